@@ -1,0 +1,153 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+)
+
+// caddy is the server that the tests start, each for itself.
+var caddy string
+
+func TestMain(m *testing.M) { os.Exit(runTests(m)) }
+
+func runTests(m *testing.M) int {
+	if runtime.GOOS != "linux" {
+		return m.Run()
+	}
+	dir, err := os.MkdirTemp("", "pushit-bench-")
+	if err == nil {
+		defer func() { _ = os.RemoveAll(dir) }()
+		caddy, err = buildServer(context.Background(), dir)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return m.Run()
+}
+
+// bounded returns a context for a test that starts a server.
+func bounded(t *testing.T) context.Context {
+	t.Helper()
+	if caddy == "" {
+		t.Skip("what is looked at is in /proc, which only Linux has")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func TestIdleAgentsHaveOneGoroutineEachAndLeaveNothing(t *testing.T) {
+	for _, test := range []struct {
+		at     endpoint
+		secure bool
+	}{{bare, false}, {sockjs, false}, {bare, true}} {
+		t.Run(fmt.Sprintf("%s,secure=%v", test.at.name, test.secure), func(t *testing.T) {
+			const n = 100
+			res, err := measureIdle(bounded(t), caddy, idleLoad{agents: n, at: test.at, secure: test.secure})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if res.goroutines > n+fewGoroutines {
+				t.Errorf("%d agents have %d goroutines", n, res.goroutines)
+			}
+			if res.left.goroutines > fewGoroutines || res.left.files > fewFiles {
+				t.Errorf("left behind: %d goroutines, %d files", res.left.goroutines, res.left.files)
+			}
+		})
+	}
+}
+
+func TestStalledAgentIsClosedByItsLimits(t *testing.T) {
+	res, err := measureSlow(bounded(t), caddy, slowShort)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.stalled == 0 || res.closed != res.stalled {
+		t.Errorf("of %d stalled agents %d were closed", res.stalled, res.closed)
+	}
+	if res.lost != 0 {
+		t.Errorf("%d agents that read were closed", res.lost)
+	}
+}
+
+func TestThoseWhoStayLoseNothing(t *testing.T) {
+	res, err := measureSoak(bounded(t), caddy, soakShort(3*time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.published == 0 || res.reloads == 0 {
+		t.Errorf("%d messages, %d reloads: nothing was tried", res.published, res.reloads)
+	}
+	if res.faultCount > 0 {
+		t.Errorf("%d messages lost, doubled or out of order:\n%s", res.faultCount, strings.Join(res.faults, "\n"))
+	}
+	if res.lost != 0 {
+		t.Errorf("%d agents that stayed were closed", res.lost)
+	}
+	if res.left.goroutines > fewGoroutines || res.left.files > fewFiles {
+		t.Errorf("left behind: %d goroutines, %d files", res.left.goroutines, res.left.files)
+	}
+}
+
+// A ledger that finds nothing must be one that can.
+func TestLedgerFindsFaults(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		got      [][]int // by agent: the numbers of one stream, as they came
+		promised int
+		faults   int
+	}{
+		{"all well", [][]int{{1, 2, 3}, {1, 2, 3}}, 3, 0},
+		{"lost at the end", [][]int{{1, 2, 3}, {1, 2}}, 3, 2},
+		{"lost in the middle", [][]int{{1, 2, 3}, {1, 3}}, 3, 1},
+		{"lost by all", [][]int{{1, 2}, {1, 2}}, 3, 2},
+		{"doubled", [][]int{{1, 2, 3}, {1, 2, 2, 3}}, 3, 1},
+		{"out of order", [][]int{{1, 2, 3}, {1, 3, 2, 3}}, 3, 2},
+		{"not acknowledged, but seen by some", [][]int{{1, 2}, {1}}, 0, 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			l := newLedger(len(test.got))
+			for stayer, numbers := range test.got {
+				for _, n := range numbers {
+					l.received(stayer, bare, fmt.Appendf(nil, `{"channel":"c","uuid":"u","data":{"stream":7,"n":%d}}`, n))
+				}
+			}
+			if test.promised > 0 {
+				l.promised(7, test.promised)
+			}
+			var res soakResult
+			l.report(&res)
+			if res.faultCount != test.faults {
+				t.Errorf("%d faults, want %d: %q", res.faultCount, test.faults, res.faults)
+			}
+		})
+	}
+}
+
+func TestReportCountsFailures(t *testing.T) {
+	var out strings.Builder
+	r := newReport(&out)
+	r.atMost(8, "KiB", 7.5, "an agent")
+	r.atMost(8, "KiB", 8.25, "an agent")
+	r.exactly(0, "messages", 1, "lost")
+	r.info("us", 1.5, "a delivery")
+	const want = "PASS an agent: 7.5 KiB (limit at most 8)\n" +
+		"FAIL an agent: 8.25 KiB (limit at most 8)\n" +
+		"FAIL lost: 1 messages (limit 0)\n" +
+		"INFO a delivery: 1.5 us\n"
+	if out.String() != want {
+		t.Errorf("got\n%swant\n%s", out.String(), want)
+	}
+	if r.failures != 2 {
+		t.Errorf("failures = %d, want 2", r.failures)
+	}
+}

@@ -1,0 +1,106 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+)
+
+// atOnce is how many agents of a crowd come or go at a time: far fewer than the
+// sessions that one address may have unconnected.
+const atOnce = 64
+
+// A crowd is many agents.
+type crowd []*agent
+
+// gather has n agents come; options is asked for each, from several goroutines.
+// When one fails, those that have come are sent away again.
+func gather(ctx context.Context, n int, t target, at endpoint, options func(i int) agentOptions) (crowd, error) {
+	all := make(crowd, n)
+	err := each(n, func(i int) (err error) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		all[i], err = come(ctx, t, at, options(i))
+		return err
+	})
+	if err != nil {
+		all.vanish()
+		return nil, err
+	}
+	return all, nil
+}
+
+// depart has everybody leave: every second one in order, the others without a
+// word.
+func (c crowd) depart(ctx context.Context) error {
+	return each(len(c), func(i int) error {
+		if i%2 == 0 {
+			c[i].vanish()
+			return nil
+		}
+		return c[i].depart(ctx)
+	})
+}
+
+func (c crowd) vanish() {
+	for _, a := range c {
+		if a != nil {
+			a.vanish()
+		}
+	}
+}
+
+// lost returns how many have ended on their own, and why the first of them did.
+func (c crowd) lost() (n int, why error) {
+	for _, a := range c {
+		select {
+		case <-a.done:
+			if n == 0 {
+				why = errors.Join(a.failure, closingError(a.closing))
+			}
+			n++
+		default:
+		}
+	}
+	return n, why
+}
+
+func closingError(notice string) error {
+	if notice == "" {
+		return nil
+	}
+	return errors.New(notice)
+}
+
+// each calls f for 0 to n-1 from several goroutines, and returns the first
+// error, after which it begins no more.
+func each(n int, f func(i int) error) error {
+	var (
+		wg     sync.WaitGroup
+		next   atomic.Int64
+		once   sync.Once
+		failed atomic.Bool
+		first  error
+	)
+	for range min(n, atOnce) {
+		wg.Go(func() {
+			for !failed.Load() {
+				i := int(next.Add(1)) - 1
+				if i >= n {
+					return
+				}
+				if err := f(i); err != nil {
+					once.Do(func() { first = err })
+					failed.Store(true)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return first
+}

@@ -1,0 +1,183 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+const (
+	idleAgents = 5000
+	// mostIdleMemory is what an idle agent may keep resident.
+	mostIdleMemory = 8.0 // KiB
+)
+
+// An idleLoad is who comes, and where.
+type idleLoad struct {
+	agents   int
+	at       endpoint
+	secure   bool
+	weigh    bool   // measure memory too, which takes its time
+	profiles string // where profiles go; empty for none
+}
+
+// An idleResult is what many agents that do nothing cost.
+type idleResult struct {
+	resident     float64 // bytes each, after a collection
+	free         float64 // bytes each of it that the runtime has free and keeps for later
+	live, stacks float64 // bytes each: heap in use after the collection, stacks
+	goroutines   int     // over those of a server without agents
+	left         census  // when all have left, came again and left again
+	kept         float64 // bytes resident over those before, when all have left
+}
+
+// runIdle measures what idle agents cost, and that nothing is left of them.
+func runIdle(ctx context.Context, r *report, o options) error {
+	n := orDefault(o.agents, idleAgents)
+	if o.short {
+		n = orDefault(o.agents, 200)
+	}
+	r.note("resident memory: VmRSS after forced collections (runtime.GC through pprof on the admin socket), once it falls no more;")
+	r.note("what the runtime keeps free for later is in it; nothing was tuned")
+	for _, at := range []endpoint{bare, sockjs} {
+		res, err := measureIdle(ctx, o.caddy, idleLoad{n, at, false, true, o.profiles})
+		if err != nil {
+			return err
+		}
+		r.atMost(mostIdleMemory, "KiB", res.resident/1024, "%d idle agents, %s: resident memory of each", n, at.name)
+		r.info("KiB", res.free/1024, "%d idle agents, %s: of it free in the runtime's hands", n, at.name)
+		r.info("KiB", res.live/1024, "%d idle agents, %s: live heap of each", n, at.name)
+		r.info("KiB", res.stacks/1024, "%d idle agents, %s: stacks of each", n, at.name)
+		r.atMost(float64(n+fewGoroutines), "goroutines", float64(res.goroutines), "%d idle agents, %s: one goroutine each", n, at.name)
+		r.atMost(fewGoroutines, "goroutines", float64(res.left.goroutines), "%d came, left, came and left, %s: left behind", n, at.name)
+		r.atMost(fewFiles, "files", float64(res.left.files), "%d came, left, came and left, %s: left behind", n, at.name)
+		r.info("MiB", res.kept/(1<<20), "%d came, left, came and left, %s: resident memory over that before", n, at.name)
+	}
+	res, err := measureIdle(ctx, o.caddy, idleLoad{n, bare, true, true, ""})
+	if err != nil {
+		return err
+	}
+	r.info("KiB", res.resident/1024, "%d idle agents, bare, TLS 1.3: resident memory of each", n)
+	r.info("goroutines", float64(res.goroutines), "%d idle agents, bare, TLS 1.3", n)
+	r.atMost(fewGoroutines, "goroutines", float64(res.left.goroutines), "%d came, left, came and left, TLS 1.3: left behind", n)
+	r.atMost(fewFiles, "files", float64(res.left.files), "%d came, left, came and left, TLS 1.3: left behind", n)
+	return nil
+}
+
+// measureIdle has agents with a subscription each come to a new server, and go,
+// and come and go again.
+func measureIdle(ctx context.Context, caddy string, load idleLoad) (res idleResult, err error) {
+	n := load.agents
+	if err := raiseFiles(n + 200); err != nil {
+		return res, err
+	}
+	s, err := startServer(ctx, caddy)
+	if err != nil {
+		return res, err
+	}
+	defer s.stop()
+	t := s.plain
+	if load.secure {
+		t = s.secure
+	}
+	// What the first agents ever make the server allocate is no cost of each.
+	if err := comeAndGo(ctx, min(n, 256), t, load.at); err != nil {
+		return res, err
+	}
+	empty, err := quiet(ctx, s)
+	if err != nil {
+		return res, err
+	}
+	before, err := weigh(ctx, s, load.weigh)
+	if err != nil {
+		return res, err
+	}
+	all, err := gather(ctx, n, t, load.at, subscribed)
+	if err != nil {
+		return res, err
+	}
+	defer all.vanish()
+	full, err := weigh(ctx, s, load.weigh)
+	if err != nil {
+		return res, err
+	}
+	with, err := s.census(ctx)
+	if err != nil {
+		return res, err
+	}
+	if lost, why := all.lost(); lost > 0 {
+		return res, fmt.Errorf("%d of %d idle agents were lost: %w", lost, n, why)
+	}
+	if err := s.profile(ctx, load.profiles); err != nil {
+		return res, err
+	}
+	each := func(full, before int64) float64 { return float64(full-before) / float64(n) }
+	res.resident = each(full.resident, before.resident)
+	res.free = each(full.HeapIdle-full.HeapReleased, before.HeapIdle-before.HeapReleased)
+	res.live = each(full.HeapAlloc, before.HeapAlloc)
+	res.stacks = each(full.StackInuse, before.StackInuse)
+	res.goroutines = with.goroutines - empty.goroutines
+
+	if err := all.depart(ctx); err != nil {
+		return res, fmt.Errorf("leaving: %w", err)
+	}
+	if err := comeAndGo(ctx, n, t, load.at); err != nil {
+		return res, err
+	}
+	if res.left, err = s.emptied(ctx, empty); err != nil {
+		return res, err
+	}
+	after, err := weigh(ctx, s, load.weigh)
+	res.kept = float64(after.resident - before.resident)
+	return res, err
+}
+
+// subscribed has each agent subscribe to a channel of its own.
+func subscribed(i int) agentOptions {
+	return agentOptions{subscribe: []string{fmt.Sprintf("stories/%d", i)}}
+}
+
+func comeAndGo(ctx context.Context, n int, t target, at endpoint) error {
+	all, err := gather(ctx, n, t, at, subscribed)
+	if err != nil {
+		return err
+	}
+	if err := all.depart(ctx); err != nil {
+		return fmt.Errorf("leaving: %w", err)
+	}
+	return nil
+}
+
+// quiet waits until the numbers of goroutines and files change no more.
+func quiet(ctx context.Context, s *server) (census, error) {
+	last, since := census{}, time.Now()
+	err := untilWithin(ctx, 20*time.Second, "waiting for quiet", func() (bool, error) {
+		now, err := s.census(ctx)
+		if now != last {
+			last, since = now, time.Now()
+		}
+		return time.Since(since) > time.Second/2, err
+	})
+	return last, err
+}
+
+// A weight is what the server weighs after a collection.
+type weight struct {
+	resident int64
+	memory
+}
+
+// weigh collects garbage and weighs the server, if it is to.
+func weigh(ctx context.Context, s *server, really bool) (w weight, err error) {
+	if !really {
+		return w, nil
+	}
+	if w.resident, err = s.settled(ctx); err != nil {
+		return w, err
+	}
+	w.memory, err = s.memory(ctx)
+	return w, err
+}

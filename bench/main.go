@@ -1,0 +1,170 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Command bench measures pushit as it is served: it builds cmd/caddy, starts it
+// with a Caddyfile of its own on a free port of the loopback, and puts a load on
+// it that is bounded and stops by itself.
+//
+//	go run ./bench [-n agents] [-short] idle|slow|fanout|all
+//	go run ./bench [-duration 5m] [-short] soak
+//
+// Each figure is a line: PASS or FAIL where a limit is set, INFO where none is.
+// The exit status is 1 when a figure is over its limit, 2 when nothing could be
+// measured. PUSHIT_CADDY names a binary to measure in place of a new build.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+// options are what the command line says, and the server to measure.
+type options struct {
+	caddy    string
+	agents   int
+	short    bool
+	duration time.Duration
+	profiles string
+}
+
+// A measurement loads servers and reports figures.
+type measurement struct {
+	name string
+	run  func(context.Context, *report, options) error
+	all  bool // part of "all"
+}
+
+var measurements = []measurement{
+	{"idle", runIdle, true},
+	{"slow", runSlow, true},
+	{"fanout", runFanout, true},
+	{"soak", runSoak, false},
+}
+
+func main() { os.Exit(mainStatus()) }
+
+func mainStatus() int {
+	var o options
+	flag.IntVar(&o.agents, "n", 0, "number of agents (default: what each measurement is about)")
+	flag.BoolVar(&o.short, "short", false, "a small load, to see that everything works: its figures say little")
+	flag.DurationVar(&o.duration, "duration", 0, "how long soak goes on (default 5m)")
+	flag.StringVar(&o.profiles, "profiles", "", "folder for profiles of the server's heap and goroutines, full of idle agents")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+
+	what := flag.Arg(0)
+	if what == floorCommand {
+		if err := serveFloor(ctx); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			return 2
+		}
+		return 0
+	}
+	if what == "" {
+		what = "all"
+	}
+	var chosen []measurement
+	for _, m := range measurements {
+		if m.name == what || what == "all" && m.all {
+			chosen = append(chosen, m)
+		}
+	}
+	if len(chosen) == 0 {
+		fmt.Fprintf(os.Stderr, "bench: there is no %q; there are idle, slow, fanout, all, soak\n", what)
+		return 2
+	}
+	failures, err := measure(ctx, chosen, o)
+	switch {
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		return 2
+	case failures > 0:
+		return 1
+	default:
+		return 0
+	}
+}
+
+// measure builds the server, measures, prints, and returns how many figures are
+// over their limits.
+func measure(ctx context.Context, chosen []measurement, o options) (failures int, err error) {
+	dir, err := os.MkdirTemp("", "pushit-bench-")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	if o.caddy, err = buildServer(ctx, dir); err != nil {
+		return 0, err
+	}
+	r := newReport(os.Stdout)
+	r.header(ctx)
+	for _, m := range chosen {
+		r.section(m.name)
+		if err := m.run(ctx, r, o); err != nil {
+			return r.failures, fmt.Errorf("%s: %w", m.name, err)
+		}
+	}
+	return r.failures, nil
+}
+
+// orDefault returns the first of the values that is not zero.
+func orDefault[T comparable](values ...T) T {
+	var zero T
+	for _, v := range values {
+		if v != zero {
+			return v
+		}
+	}
+	return zero
+}
+
+// until polls done, until it reports true or ctx ends.
+func until(ctx context.Context, what string, done func() (bool, error)) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		ok, err := done()
+		if err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		if ok {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s: %w", what, ctx.Err())
+		case <-tick.C:
+		}
+	}
+}
+
+// untilWithin is until with a limit of its own: passing it is no error, the
+// figures tell.
+func untilWithin(ctx context.Context, limit time.Duration, what string, done func() (bool, error)) error {
+	within, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	err := until(within, what, done)
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return nil
+	}
+	return err
+}
+
+// pause waits, unless ctx ends before.
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}

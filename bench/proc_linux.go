@@ -1,0 +1,94 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// userHZ is the unit of the times in /proc: 100 on every architecture of Linux
+// that Go supports.
+const userHZ = 100
+
+// maxFiles is how many files this program opens at most, whatever the machine
+// allows.
+const maxFiles = 20_000
+
+// raiseFiles raises the limit of open files as far as it may be, to maxFiles, and
+// fails if fewer than need may be open.
+func raiseFiles(need int) error {
+	var l syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
+		return fmt.Errorf("reading the limit of open files: %w", err)
+	}
+	want := min(l.Max, maxFiles)
+	if want < uint64(need) { //nolint:gosec // G115: need is a small positive number
+		return fmt.Errorf("%d files are to be open, and at most %d may", need, want)
+	}
+	if l.Cur == want {
+		return nil
+	}
+	l.Cur = want
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
+		return fmt.Errorf("raising the limit of open files to %d: %w", want, err)
+	}
+	return nil
+}
+
+// residentMemory returns the bytes of a process that are in memory.
+func residentMemory(pid int) (int64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			kib, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 10, 64)
+			return kib << 10, err
+		}
+	}
+	return 0, fmt.Errorf("process %d has ended", pid)
+}
+
+// openFiles returns how many files a process has open.
+func openFiles(pid int) (int, error) {
+	dir, err := os.Open(fmt.Sprintf("/proc/%d/fd", pid))
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = dir.Close() }()
+	names, err := dir.Readdirnames(-1)
+	return len(names), err
+}
+
+// cpuTime returns the processor time that a process has used, its own and the
+// kernel's on its behalf.
+func cpuTime(pid int) (user, system time.Duration, err error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, 0, err
+	}
+	// The name, in parentheses, may hold anything.
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	const utime, stime = 14 - 3, 15 - 3 // as proc(5) counts, from the third field on
+	if len(fields) <= stime {
+		return 0, 0, fmt.Errorf("/proc/%d/stat is %q", pid, text)
+	}
+	if user, err = ticks(fields[utime]); err != nil {
+		return 0, 0, err
+	}
+	system, err = ticks(fields[stime])
+	return user, system, err
+}
+
+func ticks(s string) (time.Duration, error) {
+	n, err := strconv.ParseInt(s, 10, 64)
+	return time.Duration(n) * (time.Second / userHZ), err
+}

@@ -1,0 +1,380 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// A server is a Caddy with pushit in a process of its own.
+type server struct {
+	dir    string // everything it reads and writes; removed by stop
+	cmd    *exec.Cmd
+	exited chan struct{} // closed when the process has ended; then err is set
+	err    error
+
+	plain, secure target
+	admin         *http.Client // its admin endpoint, on a unix socket that nobody else reaches
+}
+
+// caddyfile is what the server is configured with. Limits that would stop the
+// load rather than the agents are lifted; those that bound the server's memory
+// are the defaults. Arguments: directory, heartbeat, plain address, TLS address.
+const caddyfile = `{
+	admin unix/%[1]s/admin
+	auto_https off
+	persist_config off
+	storage file_system %[1]s/storage
+	log {
+		output file %[1]s/caddy.log
+	}
+}
+(site) {
+	log {
+		output file %[1]s/access.log
+	}
+	pushit /push {
+		name bench
+		heartbeat %[2]s
+		limits {
+			frames_per_second unlimited
+			publishes_per_second unlimited
+		}
+	}
+}
+http://%[3]s {
+	import site
+}
+https://%[4]s {
+	tls %[1]s/cert.pem %[1]s/key.pem
+	import site
+}
+`
+
+// startTimeout bounds the start of a server and its end.
+const startTimeout = 30 * time.Second
+
+// buildServer returns the path of the Caddy to measure: PUSHIT_CADDY, or one that
+// is built into dir.
+func buildServer(ctx context.Context, dir string) (string, error) {
+	if binary := os.Getenv("PUSHIT_CADDY"); binary != "" {
+		return filepath.Abs(binary)
+	}
+	binary := filepath.Join(dir, "caddy")
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", binary, "github.com/push-it/pushit/cmd/caddy")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building cmd/caddy: %w\n%s", err, out)
+	}
+	return binary, nil
+}
+
+// startServer starts the Caddy that binary is and waits until it serves. The
+// caller stops it.
+func startServer(ctx context.Context, binary string) (_ *server, err error) {
+	s := &server{exited: make(chan struct{})}
+	if s.dir, err = os.MkdirTemp("", "pushit-bench-"); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			s.stop()
+		}
+	}()
+	if s.plain.addr, s.secure.addr, err = freeAddresses(); err != nil {
+		return nil, err
+	}
+	if s.secure.tls, err = makeCertificate(s.dir); err != nil {
+		return nil, err
+	}
+	config := filepath.Join(s.dir, "Caddyfile")
+	if err := os.WriteFile(config, s.caddyfile("25s"), 0o600); err != nil {
+		return nil, err
+	}
+	s.admin = &http.Client{
+		Timeout: startTimeout,
+		Transport: &http.Transport{
+			DisableKeepAlives: true, // a connection that stays would be counted
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				var d net.Dialer
+				return d.DialContext(ctx, "unix", s.dir+"/admin")
+			},
+		},
+	}
+	if err := s.start(binary, config); err != nil {
+		return nil, err
+	}
+	within, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if err := until(within, "waiting for the server", s.ready); err != nil {
+		return nil, errors.Join(err, s.complaint())
+	}
+	return s, nil
+}
+
+func (s *server) caddyfile(heartbeat string) []byte {
+	return fmt.Appendf(nil, caddyfile, s.dir, heartbeat, s.plain.addr, s.secure.addr)
+}
+
+func (s *server) start(binary, config string) error {
+	output, err := os.Create(filepath.Join(s.dir, "output"))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = output.Close() }() // the process has its own
+	s.cmd = exec.Command(binary, "run", "--config", config, "--adapter", "caddyfile")
+	s.cmd.Stdout, s.cmd.Stderr = output, output
+	s.cmd.Env = append(os.Environ(),
+		"HOME="+s.dir, "XDG_CONFIG_HOME="+s.dir, "XDG_DATA_HOME="+s.dir,
+		"GORACE=halt_on_error=1") // for a binary with the race detector: a race is a crash
+	if err := s.cmd.Start(); err != nil {
+		s.cmd = nil
+		return err
+	}
+	go func() {
+		s.err = s.cmd.Wait()
+		close(s.exited)
+	}()
+	return nil
+}
+
+func (s *server) pid() int { return s.cmd.Process.Pid }
+
+// ready reports whether the server answers, and fails when it has ended.
+func (s *server) ready() (bool, error) {
+	if err := s.alive(); err != nil {
+		return false, err
+	}
+	for _, t := range []target{s.plain, s.secure} {
+		conn, err := net.DialTimeout("tcp", t.addr, time.Second)
+		if err != nil {
+			return false, nil //nolint:nilerr // not yet
+		}
+		_ = conn.Close()
+	}
+	return true, nil
+}
+
+// alive returns why the server has ended, if it has.
+func (s *server) alive() error {
+	select {
+	case <-s.exited:
+		return fmt.Errorf("the server has ended: %w", errors.Join(s.err, s.complaint()))
+	default:
+		return nil
+	}
+}
+
+// complaint returns the end of what the server wrote to its output and log.
+func (s *server) complaint() error {
+	var said []byte
+	for _, name := range []string{"output", "caddy.log"} {
+		text, err := os.ReadFile(filepath.Join(s.dir, name))
+		if err == nil {
+			said = append(said, text[max(0, len(text)-2000):]...)
+		}
+	}
+	return errors.New(string(bytes.TrimSpace(said)))
+}
+
+// stop ends the server and removes what it left.
+func (s *server) stop() {
+	if s.cmd != nil {
+		_ = s.cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case <-s.exited:
+		case <-time.After(startTimeout):
+			_ = s.cmd.Process.Kill()
+			<-s.exited
+		}
+	}
+	_ = os.RemoveAll(s.dir)
+}
+
+// reload gives the server a configuration with another heartbeat.
+func (s *server) reload(ctx context.Context, heartbeat string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://admin/load", bytes.NewReader(s.caddyfile(heartbeat)))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "text/caddyfile")
+	_, err = s.do(req)
+	return err
+}
+
+// get asks the admin endpoint. It asks again when there is no answer: at a reload
+// the endpoint is replaced by a new one.
+func (s *server) get(ctx context.Context, path string) ([]byte, error) {
+	const tries = 5
+	for try := 1; ; try++ {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://admin"+path, http.NoBody)
+		if err != nil {
+			return nil, err
+		}
+		body, err := s.do(req)
+		if err == nil || try == tries {
+			return body, err
+		}
+		if err := pause(ctx, 20*time.Millisecond); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (s *server) do(req *http.Request) ([]byte, error) {
+	resp, err := s.admin.Do(req)
+	if err != nil {
+		return nil, errors.Join(err, s.alive())
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s: %s", req.URL.Path, resp.Status, body)
+	}
+	return body, err
+}
+
+// memory is what the server's runtime says of itself.
+type memory struct {
+	HeapAlloc, HeapIdle, HeapReleased, StackInuse, Mallocs int64
+}
+
+func (s *server) memory(ctx context.Context) (memory, error) {
+	body, err := s.get(ctx, "/debug/vars")
+	if err != nil {
+		return memory{}, err
+	}
+	var vars struct {
+		Memory memory `json:"memstats"`
+	}
+	err = json.Unmarshal(body, &vars)
+	return vars.Memory, err
+}
+
+// profile writes profiles of the heap and the goroutines to dir, if it is named.
+func (s *server) profile(ctx context.Context, dir string) error {
+	if dir == "" {
+		return nil
+	}
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return err
+	}
+	for name, path := range map[string]string{"heap": "/debug/pprof/heap", "goroutine": "/debug/pprof/goroutine"} {
+		body, err := s.get(ctx, path)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, name+".pprof"), body, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// collect has the server collect its garbage, whole: what the first collection
+// only marked as dead or moved to the victims of pools, the second frees.
+func (s *server) collect(ctx context.Context) error {
+	for range 3 {
+		if _, err := s.get(ctx, "/debug/pprof/heap?gc=1"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// settled collects, and returns the resident memory when it does not fall any
+// more: the runtime gives what is free back to the kernel little by little, by a
+// hundredth of a processor's time. Nothing but time can be done about that from
+// outside, and nothing else is: what is free and not given back is counted.
+func (s *server) settled(ctx context.Context) (int64, error) {
+	const (
+		patience = 2 * time.Second
+		most     = 45 * time.Second
+	)
+	if err := s.collect(ctx); err != nil {
+		return 0, err
+	}
+	least, err := residentMemory(s.pid())
+	if err != nil {
+		return 0, err
+	}
+	begun, fell := time.Now(), time.Now()
+	for time.Since(fell) < patience && time.Since(begun) < most {
+		if err := pause(ctx, 100*time.Millisecond); err != nil {
+			return 0, err
+		}
+		now, err := residentMemory(s.pid())
+		if err != nil {
+			return 0, err
+		}
+		if now < least-64<<10 {
+			least, fell = now, time.Now()
+		}
+	}
+	return residentMemory(s.pid())
+}
+
+// goroutines returns how many the server has.
+func (s *server) goroutines(ctx context.Context) (int, error) {
+	body, err := s.get(ctx, "/debug/pprof/goroutine?debug=1")
+	if err != nil {
+		return 0, err
+	}
+	head, _, _ := strings.Cut(string(body), "\n")
+	_, count, _ := strings.Cut(head, "total ")
+	return strconv.Atoi(count)
+}
+
+// census is what sessions could leave behind.
+type census struct{ goroutines, files int }
+
+func (s *server) census(ctx context.Context) (c census, err error) {
+	if c.goroutines, err = s.goroutines(ctx); err != nil {
+		return c, err
+	}
+	c.files, err = openFiles(s.pid())
+	return c, err
+}
+
+// fewGoroutines and fewFiles are what a server may have more than before when all
+// agents have left: idle connections of Caddy's own come and go meanwhile.
+const fewGoroutines, fewFiles = 5, 2
+
+// emptied waits, for a while, until the server is as it was before, but for a
+// few, and returns what it has more.
+func (s *server) emptied(ctx context.Context, before census) (left census, err error) {
+	err = untilWithin(ctx, 20*time.Second, "waiting until all are gone", func() (bool, error) {
+		now, err := s.census(ctx)
+		left = census{now.goroutines - before.goroutines, now.files - before.files}
+		return left.goroutines <= fewGoroutines && left.files <= fewFiles, err
+	})
+	return left, err
+}
+
+// freeAddresses returns two addresses of the loopback that are free now.
+func freeAddresses() (one, other string, err error) {
+	var addresses [2]string
+	for i := range addresses {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return "", "", err
+		}
+		defer func() { _ = l.Close() }()
+		addresses[i] = l.Addr().String()
+	}
+	return addresses[0], addresses[1], nil
+}

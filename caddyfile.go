@@ -1,0 +1,480 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package pushit
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/push-it/pushit/hub/transport"
+)
+
+func init() {
+	// not RegisterHandlerDirective, which would read the matcher and drop it:
+	// the path in it is what the handler has to know
+	httpcaddyfile.RegisterDirective("pushit", parseCaddyfile)
+	// after whatever authenticates and rewrites, and after encode, so that the
+	// answers to plain requests are compressed; before handle and all that responds
+	httpcaddyfile.RegisterDirectiveOrder("pushit", httpcaddyfile.After, "encode")
+}
+
+// parseCaddyfile reads the pushit directive. Syntax:
+//
+//	pushit [<matcher>] {
+//	    path      <path>
+//	    name      <hub>
+//	    origins   <origin...>
+//	    heartbeat <duration>
+//	    handshake <duration>
+//	    limits {
+//	        message_size         <size>
+//	        credentials_size     <size>
+//	        name_length          <count>
+//	        channels_per_agent   <count>
+//	        channels             <count>|unlimited
+//	        agents               <count>|unlimited
+//	        agents_per_ip        <count>|unlimited
+//	        unconnected_per_ip   <count>|unlimited
+//	        queue_messages       <count>
+//	        queue_bytes          <size>
+//	        frames_per_second    <count>|unlimited
+//	        publishes_per_second <count>|unlimited
+//	    }
+//	}
+//
+// The matcher is a path, as /push, which covers everything below it and may be
+// written /push* or /push/* as well, or it is *, or a named one. With the latter
+// two, and without any, the path is said in the block; it is /push when nothing
+// says it. Behind handle_path, which strips the path, it is /.
+//
+// Handlers of one name share a hub, also across sites. One handler in a Caddyfile
+// may be without a name; in a named route none may.
+func parseCaddyfile(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
+	h.Next() // the directive itself, which is there
+	p := &parser{Helper: h, directive: h.Token(), seen: make(map[string]caddyfile.Token)}
+
+	matcher, err := p.matcher()
+	if err != nil {
+		return nil, err
+	}
+	if err := p.block("pushit", subdirectives()); err != nil {
+		return nil, err
+	}
+	if err := p.finish(); err != nil {
+		return nil, err
+	}
+	return h.NewRoute(p.route(matcher), &p.handler), nil
+}
+
+// A parser reads one pushit directive.
+type parser struct {
+	httpcaddyfile.Helper
+	handler   Handler
+	directive caddyfile.Token
+	// seen has where each subdirective was given, and "matcher" where the matcher
+	// gave the path; a limit is in it as "limits <name>".
+	seen map[string]caddyfile.Token
+}
+
+// A subdirective reads its arguments, up to the end of its line or block.
+type subdirective struct {
+	name  string
+	parse func(*parser) error
+}
+
+// subdirectives are what the block of pushit is made of.
+func subdirectives() []subdirective {
+	return []subdirective{
+		{"path", (*parser).path},
+		{"name", (*parser).name},
+		{"origins", (*parser).origins},
+		{"heartbeat", func(p *parser) error {
+			return p.duration(&p.handler.Heartbeat, "25s", minHeartbeat, maxHeartbeat)
+		}},
+		{"handshake", func(p *parser) error {
+			return p.duration(&p.handler.Handshake, "10s", minHandshake, maxHandshake)
+		}},
+		{"limits", (*parser).limits},
+	}
+}
+
+// limitSubdirectives are what a limits block is made of.
+func limitSubdirectives() []subdirective {
+	all := make([]subdirective, len(limitTable))
+	for i := range limitTable {
+		l := &limitTable[i]
+		all[i] = subdirective{l.name, func(p *parser) error { return p.limit(l) }}
+	}
+	return all
+}
+
+// matcher reads the matcher token. A path goes to the handler; what a named
+// matcher stands for is returned.
+func (p *parser) matcher() (set caddy.ModuleMap, err error) {
+	if !p.NextArg() {
+		return nil, nil
+	}
+	switch text := p.Val(); {
+	case strings.HasPrefix(text, "/"):
+		p.handler.Path = trimWildcard(text)
+		if err := checkPath(p.handler.Path); err != nil {
+			return nil, p.WrapErr(err)
+		}
+		p.seen["matcher"] = p.Token()
+
+	case text == "*", strings.HasPrefix(text, "@"):
+		p.Prev() // MatcherToken goes to it
+		if set, _, err = p.MatcherToken(); err != nil {
+			return nil, p.WrapErr(err)
+		}
+
+	case text == "":
+		return nil, p.empty("the matcher of pushit")
+
+	default:
+		proposed := "/" + strings.TrimLeft(text, "./")
+		if checkPath(proposed) != nil {
+			proposed = defaultPath
+		}
+		return nil, p.Errf("%q is not a matcher: write a path, as pushit %s, or the @name of a matcher, or leave it out", text, proposed)
+	}
+	if p.NextArg() {
+		return nil, p.Errf("unexpected %q: a pushit has one path; write a second pushit with a name of its own for another", p.Val())
+	}
+	return set, nil
+}
+
+// block reads a block of subdirectives of what is called parent, each at most
+// once. There need not be one.
+func (p *parser) block(parent string, known []subdirective) error {
+	for nesting := p.Nesting(); p.NextBlock(nesting); {
+		word := p.Val()
+		sub := find(known, word)
+		if sub == nil && p.afterBrace() {
+			return p.Errf("unexpected %q after }: write it on a line of its own", word)
+		}
+		if sub == nil {
+			return p.Errf("unrecognized subdirective %q of %s; %s", word, parent, proposal(word, known))
+		}
+		key := word
+		if parent != "pushit" {
+			key = parent + " " + word
+		}
+		if first, ok := p.seen[key]; ok {
+			return p.Errf("%s is given twice, first at %s: keep one", key, place(first))
+		}
+		p.seen[key] = p.Token()
+		if err := sub.parse(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// afterBrace reports whether the token before stands on the same line and closes
+// a block: it is taken for the end of the block only when nothing follows it.
+func (p *parser) afterBrace() bool {
+	line := p.Line()
+	p.Prev()
+	defer p.Next()
+	return p.Val() == "}" && p.Line() == line
+}
+
+func find(known []subdirective, word string) *subdirective {
+	for i := range known {
+		if known[i].name == word {
+			return &known[i]
+		}
+	}
+	return nil
+}
+
+// proposal says what could be written in place of a word that is not known.
+func proposal(word string, known []subdirective) string {
+	names := make([]string, len(known))
+	for i, k := range known {
+		names[i] = k.name
+	}
+	if name := nearest(word, names); name != "" {
+		return fmt.Sprintf("did you mean %q?", name)
+	}
+	if find(limitSubdirectives(), word) != nil {
+		return "write it in a limits block"
+	}
+	if find(subdirectives(), word) != nil {
+		return "write it in the block of pushit itself"
+	}
+	return "there are " + strings.Join(names, ", ")
+}
+
+func (p *parser) path() error {
+	path, err := p.argument("/push")
+	if err != nil {
+		return err
+	}
+	if err := checkPath(path); err != nil {
+		return p.WrapErr(err)
+	}
+	if matcher, ok := p.seen["matcher"]; ok && path != p.handler.Path {
+		return p.Errf("the path is %s here and %s in the matcher at %s: keep one of them", path, p.handler.Path, place(matcher))
+	}
+	p.handler.Path = path
+	return p.noBlock("path")
+}
+
+func (p *parser) name() (err error) {
+	if p.handler.Name, err = p.argument("chat"); err != nil {
+		return err
+	}
+	if err := checkName(p.handler.Name); err != nil {
+		return p.WrapErr(err)
+	}
+	return p.noBlock("name")
+}
+
+func (p *parser) origins() error {
+	if p.CountRemainingArgs() == 0 {
+		return p.missing("origins", "https://app.example.com")
+	}
+	for p.NextArg() {
+		switch origin := p.Val(); {
+		case origin == "":
+			return p.empty("an origin")
+		case strings.ContainsAny(origin, "{}"):
+			return p.Errf("placeholders are not expanded in the origin %q; an environment variable is written {$NAME}", origin)
+		default:
+			if _, err := transport.ParseOrigins([]string{origin}); err != nil {
+				return p.WrapErr(err)
+			}
+			p.handler.Origins = append(p.handler.Origins, origin)
+		}
+	}
+	return p.noBlock("origins")
+}
+
+func (p *parser) duration(to *caddy.Duration, example string, least, most time.Duration) error {
+	name := p.Val()
+	text, err := p.argument(example)
+	if err != nil {
+		return err
+	}
+	d, err := caddy.ParseDuration(text)
+	if err != nil {
+		return p.Errf("%s: %q is not a duration: write a number with a unit, as %s", name, text, example)
+	}
+	if err := checkRange(name, caddy.Duration(d), least, most); err != nil {
+		return p.WrapErr(err)
+	}
+	*to = caddy.Duration(d)
+	return p.noBlock(name)
+}
+
+func (p *parser) limits() error {
+	if p.NextArg() {
+		return p.Errf("unexpected %q after limits: it takes a block, with a limit on each line", p.Val())
+	}
+	if err := p.block("limits", limitSubdirectives()); err != nil {
+		return err
+	}
+	if p.Val() != "}" {
+		return p.Errf("limits takes a block, with a limit on each line")
+	}
+	if err := p.handler.Limits.checkQueue(); err != nil {
+		at, ok := p.seen["limits queue_bytes"]
+		if !ok {
+			at = p.seen["limits message_size"]
+		}
+		return errorAt(at, err)
+	}
+	return nil
+}
+
+func (p *parser) limit(l *limit) error {
+	text, err := p.argument(l.example())
+	if err != nil {
+		return err
+	}
+	v, err := l.parse(text)
+	if err != nil {
+		return p.WrapErr(fmt.Errorf("limits: %w", err))
+	}
+	*l.field(&p.handler.Limits) = v
+	return p.noBlock(l.name)
+}
+
+// argument returns the one argument of the subdirective that the parser is at.
+func (p *parser) argument(example string) (string, error) {
+	word := p.Val()
+	if !p.NextArg() {
+		return "", p.missing(word, example)
+	}
+	value := p.Val()
+	if value == "" {
+		return "", p.empty(word)
+	}
+	if p.NextArg() {
+		return "", p.Errf("unexpected %q after %s %s: %s takes one value", p.Val(), word, value, word)
+	}
+	return value, nil
+}
+
+func (p *parser) missing(word, example string) error {
+	return p.Errf("%s needs a value, as %s %s; an environment variable that is to give it may not be set", word, word, example)
+}
+
+func (p *parser) empty(what string) error {
+	return p.Errf("%s is empty; an environment variable that is to give it may not be set", what)
+}
+
+// noBlock sees to it that no block follows the arguments of word: what a
+// directive leaves unread, Caddy ignores silently.
+func (p *parser) noBlock(word string) error {
+	last := p.Val()
+	if p.NextBlock(p.Nesting()) || p.Val() != last {
+		return p.Errf("%s takes no block", word)
+	}
+	return nil
+}
+
+// finish looks at what the directive says as a whole, and beside the others.
+func (p *parser) finish() error {
+	if p.handler.Path == "" {
+		p.handler.Path = defaultPath
+	}
+	a := p.adaptation()
+	if err := a.settleName(p); err != nil {
+		return errorAt(p.directive, err)
+	}
+	if err := a.addEndpoint(p); err != nil {
+		return errorAt(p.directive, err)
+	}
+	return nil
+}
+
+// route returns the matchers of the route: those of the set that the directive
+// names, and the path, in the one form by which Caddy sorts longer paths first. A
+// set with paths of its own stays as it is; the handler looks at the path anyway.
+func (p *parser) route(set caddy.ModuleMap) caddy.ModuleMap {
+	if _, ok := set["path"]; ok {
+		return set
+	}
+	matchers := caddy.ModuleMap{}
+	maps.Copy(matchers, set)
+	pattern := p.handler.Path + "*"
+	matchers["path"] = p.JSON(caddyhttp.MatchPath{pattern})
+	return matchers
+}
+
+// An adaptation is what the pushit directives of one Caddyfile know of each
+// other. Named routes are adapted apart from the sites and have one of their own.
+type adaptation struct {
+	unnamed   *caddyfile.Token           // the one without a name
+	named     map[string]caddyfile.Token // the first of each name
+	endpoints map[string]adapted         // the first of each name and path
+}
+
+type adapted struct {
+	directive caddyfile.Token
+	handler   *Handler
+}
+
+// adaptation returns that of the Caddyfile that is being adapted.
+func (p *parser) adaptation() *adaptation {
+	const key = "http.handlers.pushit"
+	a, ok := p.State[key].(*adaptation)
+	if !ok {
+		a = &adaptation{named: make(map[string]caddyfile.Token), endpoints: make(map[string]adapted)}
+		p.State[key] = a
+	}
+	return a
+}
+
+// settleName gives the handler its name, when it has none. Sites share nothing
+// unless they say so, so only one can be without.
+func (a *adaptation) settleName(p *parser) error {
+	name := p.handler.Name
+	proposed := a.freeName(p.handler.Path)
+	if p.IsNamedRoute() {
+		switch name {
+		case "":
+			return fmt.Errorf("in a named route a pushit needs a name, because all sites that invoke it share its hub: write name %s in its block", proposed)
+		case defaultName:
+			return fmt.Errorf("in a named route the name of a pushit cannot be %s, which is that of the pushit without a name: write name %s, for example", name, proposed)
+		}
+	}
+	switch first, taken := a.named[defaultName]; {
+	case name == "" && a.unnamed != nil && place(*a.unnamed) == place(p.directive):
+		return errors.New("a pushit without a name is imported twice: write name {args[0]} in its block, and a name after each import")
+	case name == "" && a.unnamed != nil:
+		return fmt.Errorf("this pushit has no name, and neither has the one at %s: write name %s in its block to keep them apart, or one name in both to share a hub",
+			place(*a.unnamed), proposed)
+	case name == "" && taken:
+		return fmt.Errorf("this pushit has no name, and %s, which it would get, is that of the one at %s: write name %s in its block to keep them apart, or name %s to share a hub",
+			defaultName, place(first), proposed, defaultName)
+	case name == defaultName && a.unnamed != nil:
+		return fmt.Errorf("the name %s is that of the pushit without a name at %s: write it there too to share a hub, or name %s here to keep them apart",
+			name, place(*a.unnamed), proposed)
+	case name == "":
+		p.handler.Name = defaultName
+		a.unnamed = &p.directive
+	default:
+		if _, ok := a.named[name]; !ok {
+			a.named[name] = p.directive
+		}
+	}
+	return nil
+}
+
+// freeName makes of a path a name that no pushit has yet.
+func (a *adaptation) freeName(path string) string {
+	base := strings.Map(func(c rune) rune {
+		if c == '/' || !nameChar(c) {
+			return '-'
+		}
+		return c
+	}, strings.Trim(path, "/"))
+	if base == "" || base == defaultName || len(base) > maxNameLength/2 {
+		base = "push"
+	}
+	name := base
+	for n := 2; ; n++ {
+		if _, taken := a.named[name]; !taken {
+			return name
+		}
+		name = base + strconv.Itoa(n)
+	}
+}
+
+// addEndpoint compares the handler with the first of its name and path.
+func (a *adaptation) addEndpoint(p *parser) error {
+	first, ok := a.endpoints[p.handler.mount()]
+	if !ok {
+		a.endpoints[p.handler.mount()] = adapted{p.directive, &p.handler}
+		return nil
+	}
+	if differ := difference(first.handler.settings(), p.handler.settings()); differ != "" {
+		return fmt.Errorf("this pushit has the name %s and the path %s, as the one at %s, but differs in %s: make them equal, or give one another name or path",
+			p.handler.Name, p.handler.Path, place(first.directive), differ)
+	}
+	return nil
+}
+
+// place tells where a token stands, as Caddy's errors do.
+func place(t caddyfile.Token) string { return fmt.Sprintf("%s:%d", t.File, t.Line) }
+
+// errorAt adds to err where t stands.
+func errorAt(t caddyfile.Token, err error) error {
+	d := caddyfile.NewDispenser([]caddyfile.Token{t})
+	d.Next()
+	return d.WrapErr(err)
+}

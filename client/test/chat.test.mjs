@@ -1,0 +1,224 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import { ChatPage } from './chatpage.mjs';
+import { has, picture, Server, startBrowser } from './harness.mjs';
+
+const MESSAGE_SIZE = 4096;
+const phone = { width: 375, height: 812 };
+const desktop = { width: 1280, height: 800 };
+
+for (const name of ['chrome', 'firefox']) {
+  describe(`the chat in ${name}`, { skip: has(name) ? false : `there is no ${name}` }, () => {
+    let server;
+    let browser;
+
+    before(async () => {
+      server = await Server.start('Caddyfile.example', (handler) => {
+        handler.limits = { message_size: MESSAGE_SIZE };
+      });
+      browser = await startBrowser(name);
+    });
+
+    after(async () => {
+      await browser?.close();
+      await server?.stop();
+    });
+
+    test('two tabs see each other', async () => {
+      const ada = await ChatPage.open(browser, server.url, desktop);
+      const grace = await ChatPage.open(browser, server.url, phone);
+      await ada.rename('Ada');
+      await grace.rename('Grace Hopper');
+      await picture(ada.page, `${name}-desktop-empty`);
+      await picture(grace.page, `${name}-phone-empty`);
+
+      await ada.say('Hello from the desktop');
+      await grace.sees('Hello from the desktop');
+      await grace.say('And from the phone');
+      await ada.sees('And from the phone');
+      await grace.sees('And from the phone');
+      await ada.sees('Hello from the desktop');
+      await picture(ada.page, `${name}-desktop`);
+      await picture(grace.page, `${name}-phone`);
+
+      assert.deepEqual(await grace.entries(), [
+        { name: 'Ada', text: 'Hello from the desktop', status: 'sent', mine: false },
+        { name: 'Grace Hopper', text: 'And from the phone', status: 'sent', mine: true },
+      ]);
+      assert.deepEqual(await ada.texts(), await grace.texts());
+      assert.deepEqual([...(await ada.complaints()), ...(await grace.complaints())], []);
+    });
+
+    if (name !== 'chrome') return;
+
+    test('nothing is wider than a phone, and dark is dark', async () => {
+      for (const dark of [false, true]) {
+        const chat = await ChatPage.open(browser, server.url, { ...phone, dark });
+        await chat.paste(`A long word does not widen the page: ${'long'.repeat(60)}`);
+        await chat.page.waitForSelector('#log li[data-status="sent"]');
+        await picture(chat.page, `phone-${dark ? 'dark' : 'light'}`);
+        const { wide, paper } = await chat.page.evaluate(() => ({
+          wide: document.documentElement.scrollWidth,
+          paper: getComputedStyle(document.body).backgroundColor,
+        }));
+        assert.equal(wide, phone.width);
+        const [red] = paper.match(/\d+/).map(Number);
+        assert.equal(red < 64, dark, `background ${paper}`);
+        assert.deepEqual(await chat.complaints(), []);
+      }
+    });
+
+    test('what others send stays text', async () => {
+      const evil = '<img src=x onerror=window.pwned=1>';
+      const mallory = await ChatPage.open(browser, server.url);
+      const victim = await ChatPage.open(browser, server.url);
+      await mallory.rename(evil);
+      await mallory.page.type('#text', evil);
+      await victim.page.waitForFunction(() => document.querySelector('#typing').textContent !== '');
+      assert.equal(await victim.page.$eval('#typing', (p) => p.textContent), `${evil} is typing …`);
+      await mallory.page.keyboard.press('Enter');
+      await victim.sees(evil);
+      assert.deepEqual((await victim.entries()).at(-1), { name: evil, text: evil, status: 'sent', mine: false });
+
+      // What no form would send: any JSON, on channels with any name.
+      const link = '<img/src=x/onerror=window.pwned=1>';
+      await mallory.join(link);
+      await mallory.say('in a channel with a bad name');
+      await mallory.sees('in a channel with a bad name');
+      const shapes = [null, 7, 'word', [], {}, { name: {}, text: [] }, { name: '', text: evil, at: 1e300 }, { name: 'x', text: 1, at: 'y' }];
+      await mallory.page.evaluate(publishRaw, [...shapes, { name: 'Mallory', text: 'the last', at: {} }]);
+      await victim.sees('the last');
+      await victim.enter('*');
+      await victim.sees('in a channel with a bad name');
+      await victim.sees('the last');
+      assert.deepEqual((await victim.texts()).slice(-1 - shapes.length), [
+        'null', '7', '"word"', '[]', '{}', '{"name":{},"text":[]}', evil, '{"name":"x","text":1,"at":"y"}', 'the last',
+      ]);
+      await picture(victim.page, 'everything');
+
+      for (const chat of [mallory, victim]) {
+        assert.equal(await chat.page.evaluate(() => window.pwned), undefined);
+        assert.equal(await chat.page.$$eval('#log img, .rooms img, .typing img', (images) => images.length), 0);
+        assert.deepEqual(await chat.complaints(), []);
+      }
+    });
+
+    test('the policy holds where the page would not', async () => {
+      const chat = await ChatPage.open(browser, server.url);
+      const refused = await chat.page.evaluate(() => {
+        try {
+          document.body.innerHTML += '<img src=x onerror=window.pwned=1>';
+          return false;
+        } catch {
+          return true;
+        }
+      });
+      assert.ok(refused, 'HTML from text was let in');
+      assert.match((await chat.complaints()).join('\n'), /require-trusted-types-for/);
+      const { headers } = await fetch(server.url);
+      assert.match(headers.get('content-security-policy'), /default-src 'self'/);
+      assert.doesNotMatch(headers.get('content-security-policy'), /unsafe|\*|data:/);
+    });
+
+    test('a refused message says why and can be tried again', async () => {
+      const chat = await ChatPage.open(browser, server.url);
+      const long = 'x'.repeat(MESSAGE_SIZE);
+      await chat.paste(long);
+      await chat.sees(long, 'failed');
+      const reason = () => chat.page.$eval('#log li[data-status="failed"] .reason', (span) => span.textContent);
+      assert.match(await reason(), /\w+ \w+/);
+      await picture(chat.page, 'refused');
+      await chat.say('shorter');
+      await chat.sees('shorter');
+      await chat.page.$eval('#log .reason', (span) => (span.textContent = ''));
+      await chat.page.click('#log li[data-status="failed"] .again');
+      await chat.page.waitForFunction(() => document.querySelector('#log [data-status="failed"] .reason')?.textContent);
+      assert.match(await reason(), /\w+ \w+.*\.$/);
+      assert.deepEqual((await chat.entries()).map((entry) => entry.status), ['failed', 'sent']);
+      await chat.page.click('#log li[data-status="failed"] .edit');
+      assert.equal(await chat.page.$eval('#text', (area) => area.value), long);
+      assert.deepEqual(await chat.texts(), ['shorter']);
+      assert.deepEqual(await chat.complaints(), []);
+    });
+
+    test('channels are joined, left, counted and remembered', async () => {
+      const ada = await ChatPage.open(browser, server.url);
+      const grace = await ChatPage.open(browser, server.url);
+      await ada.join('stories/7');
+      await grace.join('stories/7');
+      await grace.enter('lobby');
+      await ada.say('one');
+      await ada.say('two');
+      await grace.page.waitForFunction(() => document.querySelector('.rooms a[href="#stories/7"] .unread b').textContent === '2');
+      await picture(grace.page, 'unread');
+      await grace.enter('stories/7');
+      assert.deepEqual(await grace.texts(), ['one', 'two']);
+      assert.ok(await grace.page.$eval('.rooms a[href="#stories/7"] .unread', (badge) => badge.hidden));
+
+      await grace.page.click('.rooms a[aria-current] + .leave');
+      await grace.page.waitForFunction(() => !document.querySelector('.rooms a[href="#stories/7"]'));
+      await ada.say('nobody hears');
+      await ada.sees('nobody hears');
+      await grace.enter('*');
+      await grace.sees('nobody hears');
+
+      await ada.page.reload();
+      await ada.is('connected');
+      assert.equal(await ada.page.$eval('#title', (title) => title.textContent), '# stories/7');
+      await ada.join('no good');
+      await ada.page.waitForSelector('.rooms .refused [aria-current]');
+      assert.match(await ada.page.$eval('#hint', (hint) => hint.textContent), /^You are not in this channel\. A \w.*\.$/);
+      await picture(ada.page, 'refused-channel');
+      assert.deepEqual([...(await ada.complaints()), ...(await grace.complaints())], []);
+    });
+
+    for (const signal of ['SIGKILL', 'SIGTERM']) {
+      test(`the server goes (${signal}) and comes back`, async (t) => {
+        const server = await Server.start('Caddyfile.example');
+        t.after(() => server.stop());
+        const ada = await ChatPage.open(browser, server.url);
+        const grace = await ChatPage.open(browser, server.url, phone);
+        await ada.say('before');
+        await grace.sees('before');
+
+        await server.kill(signal);
+        await ada.is('waiting');
+        await grace.is('waiting');
+        assert.match(await ada.page.$eval('#reason', (span) => span.textContent), /\w+ \w+/);
+        assert.match(await ada.page.$eval('#countdown', (span) => span.textContent), /Reconnecting in \d+\ss\.|Connecting/);
+        await ada.say('meanwhile');
+        await ada.sees('meanwhile', 'sending');
+        await picture(grace.page, `away-${signal}`);
+
+        await server.start();
+        for (const chat of [ada, grace]) {
+          // A press of the button, because the wait may have grown to its full 30 s.
+          await chat.page.$eval('#reconnect', (button) => button.click());
+          await chat.is('connected');
+        }
+        await ada.sees('meanwhile');
+        await grace.say('after');
+        await ada.sees('after');
+        await grace.sees('after');
+        assert.deepEqual(await ada.texts(), ['before', 'meanwhile', 'after']);
+      });
+    }
+  });
+}
+
+/** Publishes each of the list on `lobby` over a connection of its own; runs in the page. */
+function publishRaw(list) {
+  return new Promise((resolve) => {
+    const socket = new WebSocket(location.origin.replace('http', 'ws') + '/push/websocket');
+    const send = (uuid, channel, data) => socket.send(JSON.stringify({ channel, uuid, agentId: 'raw', data }));
+    let answers = 0;
+    socket.onopen = () => send('c', '/meta/connect', {});
+    socket.onmessage = ({ data }) => {
+      if (JSON.parse(data).channel === '/meta/connect') list.forEach((each, n) => send(`raw-${n}`, 'lobby', each));
+      else if (++answers === list.length) resolve(socket.close());
+    };
+  });
+}

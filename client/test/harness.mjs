@@ -1,0 +1,270 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+/**
+ * Real servers and real browsers for the tests. Nothing has a fixed port, nothing
+ * sleeps: everything waits for what it needs, up to a deadline. What is started
+ * here is ended here, by its process id.
+ *
+ *   PUSHIT_CADDY        the Caddy to test; without it, it is built from ./cmd/caddy
+ *   CHROMIUM, FIREFOX   the browsers' executables
+ *   PUSHIT_SCREENSHOTS  a folder for pictures of what the tests see; without it, none are taken
+ *
+ * @module
+ */
+
+import { execFile, spawn } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import puppeteer from 'puppeteer-core';
+
+const run = promisify(execFile);
+
+/** The top of the repository: the paths in its Caddyfiles are relative to it. */
+export const top = join(dirname(fileURLToPath(import.meta.url)), '..', '..');
+
+/** How long anything may take, in ms. On an idle machine all of it takes moments. */
+const DEADLINE = 60_000;
+
+/**
+ * Rejects when the promise takes longer than the deadline.
+ *
+ * @template T
+ * @param {string} what  is waited for
+ * @param {Promise<T>} promise
+ * @param {number} [ms]
+ * @returns {Promise<T>}
+ */
+export async function within(what, promise, ms = DEADLINE) {
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`${what}: not within ${ms} ms`)), ms);
+  });
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** @returns {Promise<string>} the path of a Caddy with pushit in it */
+async function caddyBinary() {
+  if (process.env.PUSHIT_CADDY) return process.env.PUSHIT_CADDY;
+  const path = join(top, 'client', '.build', 'caddy');
+  await run('go', ['build', '-o', path, './cmd/caddy'], { cwd: top });
+  return path;
+}
+
+export class Server {
+  #binary;
+  #dir;
+  #config;
+  #process = null;
+  #exited = null;
+  #log = [];
+  /** @type {number} 0 until it is known */
+  port = 0;
+
+  constructor(binary, dir, config) {
+    this.#binary = binary;
+    this.#dir = dir;
+    this.#config = config;
+  }
+
+  /**
+   * Starts Caddy with a Caddyfile of the repository, as it is but for the port and
+   * the admin endpoint.
+   *
+   * @param {string} caddyfile  its path from the top of the repository
+   * @param {(handler: object) => void} [change]  changes the pushit handler's JSON
+   * @returns {Promise<Server>}
+   */
+  static async start(caddyfile, change = () => {}) {
+    const binary = await caddyBinary();
+    const dir = await mkdtemp(join(tmpdir(), 'pushit-caddy-'));
+    const { stdout } = await run(binary, ['adapt', '--config', caddyfile], { cwd: top });
+    const config = JSON.parse(stdout);
+    config.admin = { disabled: true, config: { persist: false } };
+    let found = 0;
+    walk(config, (object) => {
+      if (object.handler !== 'pushit') return;
+      found++;
+      change(object);
+    });
+    if (found !== 1) throw new Error(`${caddyfile} has ${found} pushit handlers, want 1`);
+    const server = new Server(binary, dir, config);
+    try {
+      await server.start();
+    } catch (error) {
+      await server.stop();
+      throw error;
+    }
+    return server;
+  }
+
+  get url() {
+    return `http://localhost:${this.port}`;
+  }
+
+  /** What the server has logged: a line each. */
+  get log() {
+    return this.#log.join('\n');
+  }
+
+  /** Starts it, again at the port that it had. */
+  async start() {
+    for (const server of Object.values(this.#config.apps.http.servers)) server.listen = [`127.0.0.1:${this.port}`];
+    const path = join(this.#dir, 'caddy.json');
+    await writeFile(path, JSON.stringify(this.#config));
+    // The port was the server's own a moment ago; only if somebody got it meanwhile is one attempt not enough.
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await within('starting Caddy', this.#launch(path));
+      } catch (error) {
+        await this.kill();
+        if (attempt === 3) throw new Error(`${error.message}\n${this.log}`);
+      }
+    }
+  }
+
+  async #launch(path) {
+    const env = { ...process.env, HOME: this.#dir, XDG_CONFIG_HOME: this.#dir, XDG_DATA_HOME: this.#dir };
+    const child = spawn(this.#binary, ['run', '--config', path], { cwd: top, env, stdio: ['ignore', 'ignore', 'pipe'] });
+    this.#process = child;
+    process.once('exit', () => child.kill('SIGKILL')); // a test run that is broken off leaves nothing behind
+    this.#exited = new Promise((resolve) => {
+      child.once('exit', resolve);
+      child.once('error', resolve);
+    });
+    await new Promise((resolve, reject) => {
+      this.#exited.then(() => reject(new Error('Caddy ended at its start')));
+      createInterface({ input: child.stderr }).on('line', (line) => {
+        this.#log.push(line);
+        const { msg, actual_address: address } = parsed(line);
+        if (msg === 'port 0 listener') this.port = Number(address.split(':').pop());
+        if (msg === 'serving initial configuration') resolve();
+      });
+    });
+    const response = await fetch(this.url);
+    if (!response.ok) throw new Error(`GET ${this.url}: ${response.status}`);
+  }
+
+  /** Ends it as a crash would, or with a softer signal. */
+  async kill(signal = 'SIGKILL') {
+    if (!this.#process) return;
+    this.#process.kill(signal);
+    await within('Caddy ending', this.#exited);
+    this.#process = null;
+  }
+
+  /** Ends it for good and removes what it has written. */
+  async stop() {
+    await this.kill();
+    await rm(this.#dir, { recursive: true, force: true });
+  }
+}
+
+function parsed(line) {
+  try {
+    return JSON.parse(line);
+  } catch {
+    return {};
+  }
+}
+
+function walk(value, visit) {
+  if (value === null || typeof value !== 'object') return;
+  visit(value);
+  for (const each of Object.values(value)) walk(each, visit);
+}
+
+const executables = {
+  chrome: process.env.CHROMIUM || '/usr/bin/chromium',
+  firefox: process.env.FIREFOX || '/usr/bin/firefox-esr',
+};
+
+/** Tells whether the browser is there; tests of one that is not are skipped, and say so. */
+export const has = (name) => existsSync(executables[name]);
+
+/**
+ * Starts a browser with a fresh profile.
+ *
+ * @param {'chrome' | 'firefox'} [name]
+ * @returns {Promise<Browser>}
+ */
+export async function startBrowser(name = 'chrome') {
+  const flags =
+    '--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync';
+  const browser = await puppeteer.launch({
+    browser: name,
+    executablePath: executables[name],
+    headless: true,
+    args: name === 'chrome' ? flags.split(' ') : [],
+    timeout: DEADLINE,
+    protocolTimeout: DEADLINE,
+  });
+  return new Browser(browser, name);
+}
+
+class Browser {
+  #browser;
+  #name;
+
+  constructor(browser, name) {
+    this.#browser = browser;
+    this.#name = name;
+  }
+
+  /**
+   * Opens a page in a profile of its own, and notes what it complains of.
+   *
+   * @param {string} url
+   * @param {{width?: number, height?: number, dark?: boolean}} [options]
+   * @returns {Promise<import('puppeteer-core').Page & {complaints: string[]}>}
+   */
+  async open(url, { width = 1280, height = 800, dark = false } = {}) {
+    const context = await this.#browser.createBrowserContext();
+    const page = await context.newPage();
+    page.setDefaultTimeout(DEADLINE);
+    page.complaints = [];
+    page.on('console', (message) => {
+      if (['error', 'warn'].includes(message.type())) page.complaints.push(`console: ${message.text()}`);
+    });
+    page.on('pageerror', (error) => page.complaints.push(`error: ${error.message}`));
+    await page.evaluateOnNewDocument(() => {
+      window.violations = [];
+      document.addEventListener('securitypolicyviolation', (event) => {
+        window.violations.push(`${event.effectiveDirective}: ${event.blockedURI} ${event.sample}`);
+      });
+    });
+    await page.setViewport({ width, height });
+    if (this.#name === 'chrome') {
+      await page.emulateMediaFeatures([{ name: 'prefers-color-scheme', value: dark ? 'dark' : 'light' }]);
+    }
+    await page.goto(url);
+    return page;
+  }
+
+  async close() {
+    const child = this.#browser.process();
+    try {
+      await within('closing the browser', this.#browser.close());
+    } catch (error) {
+      child?.kill('SIGKILL');
+      throw error;
+    }
+  }
+}
+
+/** Takes a picture of the page, if pictures are wanted. */
+export async function picture(page, name) {
+  const dir = process.env.PUSHIT_SCREENSHOTS;
+  if (!dir) return;
+  await mkdir(dir, { recursive: true });
+  await page.screenshot({ path: join(dir, `${name}.png`) });
+}

@@ -1,0 +1,298 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package pushit
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/dustin/go-humanize"
+
+	"github.com/push-it/pushit/hub"
+)
+
+// The defaults of Handler. The name is the adapter's: JSON has to say it.
+const (
+	defaultName = "default"
+	defaultPath = "/push"
+)
+
+// maxNameLength bounds the name of a hub, which becomes a label of metrics.
+const maxNameLength = 64
+
+// The ranges of Handler's durations.
+const (
+	minHeartbeat = time.Second // below it heartbeats would be the traffic
+	maxHeartbeat = 10 * time.Minute
+	minHandshake = time.Second // a slow phone needs as long for its first frame
+	maxHandshake = 5 * time.Minute
+)
+
+// Limits bound what comes from outside. A limit that is left out, or 0, has its
+// default; -1 is no limit, for those that say so. Sizes are in bytes. The fields
+// are those of hub.Limits, to which it is converted.
+type Limits struct {
+	// The most bytes of one message that an agent sends, as JSON, with its
+	// channel and uuid. Between 256 and 16777216. A longer one is refused, one
+	// much longer ends the session. Default: 65536 (64KiB).
+	MessageSize int `json:"message_size,omitempty"`
+
+	// The most bytes of the credentials that an agent connects with, as JSON.
+	// Between 256 and 1048576. Default: 16384 (16KiB).
+	CredentialsSize int `json:"credentials_size,omitempty"`
+
+	// The most bytes of a channel's name. Between 1 and 255. Default: 255.
+	NameLength int `json:"name_length,omitempty"`
+
+	// The most channels and patterns that one agent subscribes to at a time.
+	// Between 1 and 100000. Default: 128.
+	ChannelsPerAgent int `json:"channels_per_agent,omitempty"`
+
+	// The most channels and patterns of the hub that have subscribers at a time;
+	// -1 for no limit. Default: 1000000.
+	Channels int `json:"channels,omitempty"`
+
+	// The most sessions of the hub at a time; -1 for no limit. Default: 100000.
+	Agents int `json:"agents,omitempty"`
+
+	// The most sessions of one address (IPv6: one /64) at a time; -1 for no
+	// limit. Default: -1, because whole offices share an address.
+	AgentsPerIP int `json:"agents_per_ip,omitempty"`
+
+	// The most sessions of one address (IPv6: one /64) that are open, but have
+	// not connected yet; -1 for no limit. Default: 256.
+	UnconnectedPerIP int `json:"unconnected_per_ip,omitempty"`
+
+	// The most messages that wait for an agent that reads more slowly than its
+	// channels speak; over it the agent is closed. Between 16 and 1000000.
+	// Default: 1024.
+	QueueMessages int `json:"queue_messages,omitempty"`
+
+	// The most bytes that wait for such an agent. Between 4096 and 1073741824,
+	// and at least twice message_size. Default: 1048576 (1MiB).
+	QueueBytes int `json:"queue_bytes,omitempty"`
+
+	// How many frames of any kind an agent sends in a second; -1 for no limit.
+	// Bursts of five seconds' worth are let through, over that the session is
+	// closed. Default: 100.
+	FramesPerSecond int `json:"frames_per_second,omitempty"`
+
+	// How many messages an agent publishes in a second; -1 for no limit. Bursts
+	// of five seconds' worth are let through, over that a message is refused.
+	// Default: 50.
+	PublishesPerSecond int `json:"publishes_per_second,omitempty"`
+}
+
+// A limit describes one field of Limits, for the Caddyfile and for checking.
+type limit struct {
+	name      string
+	field     func(*Limits) *int
+	size      bool // a number of bytes; else a count
+	min, max  int
+	unlimited bool // may be hub.Unlimited
+}
+
+// maxCount is the most of a count that has no bound of its own; it fits the int
+// of 32-bit machines.
+const maxCount = 1_000_000_000
+
+var limitTable = []limit{
+	{name: "message_size", field: func(l *Limits) *int { return &l.MessageSize }, size: true, min: 256, max: 16 << 20},
+	{name: "credentials_size", field: func(l *Limits) *int { return &l.CredentialsSize }, size: true, min: 256, max: 1 << 20},
+	{name: "name_length", field: func(l *Limits) *int { return &l.NameLength }, min: 1, max: hub.MaxNameLength},
+	{name: "channels_per_agent", field: func(l *Limits) *int { return &l.ChannelsPerAgent }, min: 1, max: 100_000},
+	{name: "channels", field: func(l *Limits) *int { return &l.Channels }, min: 1, max: maxCount, unlimited: true},
+	{name: "agents", field: func(l *Limits) *int { return &l.Agents }, min: 1, max: maxCount, unlimited: true},
+	{name: "agents_per_ip", field: func(l *Limits) *int { return &l.AgentsPerIP }, min: 1, max: maxCount, unlimited: true},
+	{name: "unconnected_per_ip", field: func(l *Limits) *int { return &l.UnconnectedPerIP }, min: 1, max: maxCount, unlimited: true},
+	{name: "queue_messages", field: func(l *Limits) *int { return &l.QueueMessages }, min: 16, max: 1_000_000},
+	{name: "queue_bytes", field: func(l *Limits) *int { return &l.QueueBytes }, size: true, min: 4 << 10, max: 1 << 30},
+	{name: "frames_per_second", field: func(l *Limits) *int { return &l.FramesPerSecond }, min: 1, max: 1_000_000, unlimited: true},
+	{name: "publishes_per_second", field: func(l *Limits) *int { return &l.PublishesPerSecond }, min: 1, max: 1_000_000, unlimited: true},
+}
+
+// check says what is wrong with v as a value of l.
+func (l *limit) check(v int) error {
+	if v == hub.Unlimited && l.unlimited || v >= l.min && v <= l.max {
+		return nil
+	}
+	if l.size {
+		return fmt.Errorf("%s must be %s, not %d bytes", l.name, l.ranges(), v)
+	}
+	return fmt.Errorf("%s must be %s, not %d", l.name, l.ranges(), v)
+}
+
+// ranges describes the values that l takes.
+func (l *limit) ranges() string {
+	switch {
+	case l.size:
+		return "between " + formatSize(l.min) + " and " + formatSize(l.max)
+	case l.unlimited:
+		return fmt.Sprintf("between %d and %d, or unlimited (in JSON: -1)", l.min, l.max)
+	default:
+		return fmt.Sprintf("between %d and %d", l.min, l.max)
+	}
+}
+
+// example is a value of l that people may want.
+func (l *limit) example() string {
+	defaults := Limits(hub.DefaultLimits)
+	switch v := *l.field(&defaults); {
+	case l.size:
+		return formatSize(v)
+	case v == hub.Unlimited:
+		return "100"
+	default:
+		return strconv.Itoa(v)
+	}
+}
+
+// parse reads a value of l as the Caddyfile has it.
+func (l *limit) parse(text string) (int, error) {
+	switch {
+	case text == "unlimited" && l.unlimited:
+		return hub.Unlimited, nil
+	case l.unlimited && (text == "off" || text == "none" || text == "0" || text == "-1"):
+		return 0, fmt.Errorf("%s: write unlimited for no limit, not %s", l.name, text)
+	case text == "unlimited" || text == "off" || text == "none":
+		return 0, fmt.Errorf("%s cannot be switched off: it must be %s", l.name, l.ranges())
+	}
+	v, err := l.number(text)
+	if err != nil {
+		return 0, err
+	}
+	return v, l.check(v)
+}
+
+func (l *limit) number(text string) (int, error) {
+	if l.size {
+		v, err := humanize.ParseBytes(text)
+		if err != nil || v > 2*maxCount {
+			return 0, fmt.Errorf("%s: %q is not a size %s: write a number of bytes, or with a unit, as %s", l.name, text, l.ranges(), l.example())
+		}
+		return int(v), nil //nolint:gosec // bounded above
+	}
+	v, err := strconv.Atoi(text)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %q is not a whole number: write it in digits, as %s", l.name, text, l.example())
+	}
+	return v, nil
+}
+
+// formatSize writes a size as the Caddyfile takes it: 64KiB.
+func formatSize(n int) string {
+	number, unit, _ := strings.Cut(humanize.IBytes(uint64(n)), " ") //nolint:gosec // sizes are not negative
+	return strings.TrimSuffix(number, ".0") + unit
+}
+
+// check says what is wrong with l as a whole or in one of its fields.
+func (l *Limits) check() error {
+	for i := range limitTable {
+		if v := *limitTable[i].field(l); v != 0 {
+			if err := limitTable[i].check(v); err != nil {
+				return fmt.Errorf("limits: %w", err)
+			}
+		}
+	}
+	return l.checkQueue()
+}
+
+// checkQueue sees to it that the longest message can be queued at all: SockJS
+// carries JSON in JSON strings, which can double it.
+func (l *Limits) checkQueue() error {
+	all := hub.Limits(*l).WithDefaults()
+	if all.QueueBytes < 2*all.MessageSize {
+		return fmt.Errorf("limits: queue_bytes (%s) must be at least twice message_size (%s): write queue_bytes %s",
+			formatSize(all.QueueBytes), formatSize(all.MessageSize), formatSize(2*all.MessageSize))
+	}
+	return nil
+}
+
+// checkRange says when the duration called name is not between least and most.
+func checkRange(name string, d caddy.Duration, least, most time.Duration) error {
+	if v := time.Duration(d); v < least || v > most {
+		return fmt.Errorf("%s must be between %s and %s, not %s", name, shortDuration(least), shortDuration(most), v)
+	}
+	return nil
+}
+
+// shortDuration writes whole minutes and seconds as people do: 5m, not 5m0s.
+func shortDuration(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	return s
+}
+
+// checkName says what is wrong with the name of a hub.
+func checkName(name string) error {
+	switch {
+	case name == "":
+		return errors.New("the name is empty")
+	case strings.ContainsAny(name, "{}"):
+		return fmt.Errorf("placeholders are not expanded in the name %q; an environment variable is written {$NAME}", name)
+	case len(name) > maxNameLength:
+		return fmt.Errorf("the name %q is longer than %d bytes", name, maxNameLength)
+	}
+	for _, c := range name {
+		if !nameChar(c) {
+			return fmt.Errorf("the name %q has %q in it; it may have letters, digits, and any of - _ .", name, c)
+		}
+	}
+	return nil
+}
+
+func nameChar(c rune) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_' || c == '.'
+}
+
+// checkPath says what is wrong with the path of an endpoint. It has to be plain,
+// because two parties read it: Caddy's path matcher, in which *, % and { mean
+// something, and the handler.
+func checkPath(path string) error {
+	switch {
+	case path == "":
+		return errors.New("the path is empty")
+	case path[0] != '/':
+		return fmt.Errorf("the path %q does not begin with a slash: write /%s", path, path)
+	case strings.HasSuffix(path, "{"):
+		return fmt.Errorf("the path %q ends in {: write a space before it", path)
+	case strings.HasSuffix(path, "*"):
+		return fmt.Errorf("the path %q ends in *: write %s, it covers everything below it", path, trimWildcard(path))
+	case path != "/" && path[len(path)-1] == '/':
+		return fmt.Errorf("the path %q ends in a slash: write %s, it covers everything below it", path, trimWildcard(path))
+	case strings.ContainsAny(path, "{}"):
+		return fmt.Errorf("placeholders are not expanded in the path %q; an environment variable is written {$NAME}", path)
+	case !utf8.ValidString(path):
+		return fmt.Errorf("the path %q is not UTF-8", path)
+	}
+	for _, c := range path {
+		if strings.ContainsRune(`*?#%\`, c) || unicode.IsSpace(c) || unicode.IsControl(c) {
+			return fmt.Errorf("the path %q has %q in it: write a plain path, as %s", path, c, defaultPath)
+		}
+	}
+	for segment := range strings.SplitSeq(path[1:], "/") {
+		if path != "/" && (segment == "" || segment == "." || segment == "..") {
+			return fmt.Errorf("the path %q has the segment %q in it: write a plain path, as %s", path, segment, defaultPath)
+		}
+	}
+	return nil
+}
+
+// trimWildcard reduces a path that covers what is below it, however that is
+// written (/push, /push/, /push*, /push/*), to the path itself.
+func trimWildcard(path string) string {
+	path = strings.TrimRight(strings.TrimSuffix(path, "*"), "/")
+	if path == "" {
+		return "/"
+	}
+	return path
+}

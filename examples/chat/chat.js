@@ -1,0 +1,467 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+/**
+ * The page of the chat: rooms on the left, each a channel that this page
+ * subscribes to. A message's data is {name, text, at}. The name is what the
+ * sender claims, no more: nobody checks it here. All that others send goes into
+ * the page as text, never as HTML.
+ *
+ * @module
+ */
+
+import { Connection, id } from './connection.js';
+import { hue, initials, randomName } from './names.js';
+
+const EVERYTHING = '*'; // a pattern: all channels there are
+const TYPING = 'typing/'; // who types in `lobby` says so on `typing/lobby`
+const TYPING_EVERY = 2_000; // how often to say so, in ms
+const TYPING_LASTS = 4_000; // how long to believe it, in ms
+const MOST_ENTRIES = 300; // what a room keeps
+const SAME_BREATH = 5 * 60_000; // messages of one sender within this many ms stand together
+const NAME_LENGTH = 40;
+
+const $ = (name) => document.getElementById(name);
+const log = $('log');
+const scroll = $('scroll');
+const text = $('text');
+const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit' });
+
+/**
+ * An entry is a message as a room shows it.
+ * @typedef {{uuid: string, channel: string, data: any, name: string, text: string, at: number, mine: boolean,
+ *   status: 'sending' | 'sent' | 'failed', element: HTMLElement}} Entry
+ *
+ * @typedef {{channel: string, entries: Entry[], seen: Set<string>, typing: Map<string, {name: string, timer: number}>,
+ *   unread: number, draft: string, refused: string, item: HTMLElement, leave: () => void}} Room
+ */
+
+/** @type {Map<string, Room>} */
+const rooms = new Map();
+/** @type {Room} */
+let current;
+const tab = id(); // tells this page's typing from that of others who carry the same name
+const published = new Set(); // uuids of this page's own messages
+const known = new Set(['lobby', 'random', 'stories/5']);
+let saidTypingAt = 0;
+
+// ---- What the browser remembers ----
+
+/** Storage that may be switched off. */
+function recall(storage, key) {
+  try {
+    return JSON.parse(window[storage].getItem(`pushit-chat-${key}`));
+  } catch {
+    return null;
+  }
+}
+
+function remember(storage, key, value) {
+  try {
+    window[storage].setItem(`pushit-chat-${key}`, JSON.stringify(value));
+  } catch {
+    // Then the page forgets.
+  }
+}
+
+/** The chosen name holds for all tabs; a made-up one for its tab, so that two tabs are two people. */
+let myName = recall('localStorage', 'name') ?? recall('sessionStorage', 'name') ?? randomName();
+remember('sessionStorage', 'name', myName);
+
+// ---- The connection ----
+
+const connection = new Connection('push/websocket', { onState: showState });
+connection.subscribe(`${TYPING}*`, onTyping);
+
+let countdown = 0;
+
+function showState(state) {
+  const words = { connecting: 'Connecting…', connected: 'Connected', waiting: 'Reconnecting', closed: 'Closed' };
+  $('state').dataset.state = state.name;
+  $('state').textContent = words[state.name];
+  // The notice stays while a new attempt runs, so that the page does not jump.
+  if (state.name === 'connected') $('notice').hidden = true;
+  if (state.reason) {
+    $('notice').hidden = false;
+    $('reason').textContent = sentence(state.reason);
+  }
+  $('reconnect').hidden = state.name === 'connecting';
+  $('countdown').textContent = state.name === 'connecting' ? 'Connecting…' : '';
+  clearInterval(countdown);
+  if (state.name === 'waiting') {
+    const tick = () => {
+      const seconds = Math.max(0, Math.ceil((state.until - Date.now()) / 1000));
+      $('countdown').textContent = `Reconnecting in ${seconds}\u00a0s.`;
+    };
+    countdown = setInterval(tick, 250);
+    tick();
+  }
+}
+
+$('reconnect').addEventListener('click', () => {
+  if (connection.state.name === 'closed') connection.open();
+  else connection.hurry();
+});
+
+// ---- Rooms ----
+
+function join(channel) {
+  if (rooms.has(channel)) return rooms.get(channel);
+  const item = fromTemplate('room');
+  const room = {
+    channel,
+    entries: [],
+    seen: new Set(),
+    typing: new Map(),
+    unread: 0,
+    draft: '',
+    refused: '',
+    item,
+    leave: () => {},
+  };
+  item.querySelector('a').href = linkTo(channel);
+  item.querySelector('.channel').textContent = channel === EVERYTHING ? 'everything' : channel;
+  item.querySelector('.sign').textContent = channel === EVERYTHING ? '✳' : '#';
+  item.querySelector('.leave').setAttribute('aria-label', `Leave ${channel}`);
+  item.querySelector('.leave').addEventListener('click', () => leave(room));
+  $('rooms').insertBefore(item, rooms.get(EVERYTHING)?.item ?? null); // which stays last
+  rooms.set(channel, room);
+  known.add(channel);
+  const unsubscribe = connection.subscribe(
+    channel,
+    (message) => onMessage(room, message),
+    (refusal) => {
+      room.refused = refusal ? refusal.message : '';
+      showRoom(room);
+    },
+  );
+  room.leave = unsubscribe;
+  rememberRooms();
+  return room;
+}
+
+function leave(room) {
+  room.leave();
+  room.item.remove();
+  rooms.delete(room.channel);
+  rememberRooms();
+  if (room === current) {
+    const next = rooms.values().next().value ?? join('lobby');
+    history.replaceState(null, '', linkTo(next.channel));
+    enter(next);
+  }
+  current.item.querySelector('a').focus();
+}
+
+function rememberRooms() {
+  remember('localStorage', 'rooms', [...rooms.keys()]);
+}
+
+/** The address of the page names the room, so that links and the back button work. */
+function linkTo(channel) {
+  return `#${encodeURIComponent(channel).replaceAll('%2F', '/')}`;
+}
+
+function enterFromAddress() {
+  let channel = '';
+  try {
+    channel = decodeURIComponent(location.hash.slice(1));
+  } catch {
+    // An address that somebody mistyped.
+  }
+  enter(channel ? join(channel) : (rooms.values().next().value ?? join('lobby')));
+}
+
+function enter(room) {
+  if (current) current.draft = text.value;
+  current = room;
+  text.value = room.draft;
+  log.ariaBusy = true; // do not read out the whole room
+  log.replaceChildren(...room.entries.map((entry) => entry.element));
+  log.ariaBusy = false;
+  const everything = room.channel === EVERYTHING;
+  $('title').textContent = everything ? '✳ everything' : `# ${room.channel}`;
+  $('about').textContent = everything ? 'Whatever is published, on any channel' : 'Whoever opens this page may read and write here';
+  $('second').href = linkTo(room.channel);
+  $('listening').hidden = !everything;
+  text.placeholder = `Message to ${room.channel}`;
+  for (const each of rooms.values()) showRoom(each);
+  room.item.scrollIntoView({ block: 'nearest', inline: 'center' });
+  toEnd();
+}
+
+/** Brings what stands outside of the messages up to date: the list, the count of unread, the hint, who types. */
+function showRoom(room) {
+  if (room === current && !document.hidden) room.unread = 0;
+  const link = room.item.querySelector('a');
+  if (room === current) link.setAttribute('aria-current', 'page');
+  else link.removeAttribute('aria-current');
+  room.item.classList.toggle('refused', room.refused !== '');
+  room.item.classList.toggle('typing', room.typing.size > 0);
+  room.item.querySelector('.unread').hidden = room.unread === 0;
+  room.item.querySelector('.unread b').textContent = room.unread > 99 ? '99+' : String(room.unread);
+  const all = [...rooms.values()].reduce((sum, each) => sum + each.unread, 0);
+  document.title = all > 0 ? `(${all}) pushit chat` : 'pushit chat';
+  if (room !== current) return;
+
+  $('empty').hidden = room.entries.length > 0 && !room.refused;
+  $('empty').classList.toggle('refused', room.refused !== '');
+  $('composer').hidden = room.channel === EVERYTHING || room.refused !== '';
+  $('hint').textContent = room.refused
+    ? `You are not in this channel. ${sentence(room.refused)}`
+    : 'Nothing was said since you came in.';
+  const names = [...new Set([...room.typing.values()].map(({ name }) => name))];
+  $('typing').textContent =
+    names.length === 0 ? '' : names.length > 3 ? 'Several people are typing …' : `${names.join(' and ')} ${names.length > 1 ? 'are' : 'is'} typing …`;
+}
+
+// ---- Messages ----
+
+function onMessage(room, { channel, uuid, data }) {
+  if (room.channel === EVERYTHING && channel.startsWith(TYPING)) return;
+  known.add(channel);
+  const own = room.entries.find((entry) => entry.uuid === uuid && entry.status !== 'sent');
+  if (own) return sent(room, own, true);
+  if (room.seen.has(uuid)) return; // sent again, because the first answer was lost
+  const entry = makeEntry(room, uuid, channel, data, published.has(uuid) ? 'sent' : undefined);
+  insert(room, entry);
+  for (const [who, { name }] of room.typing) if (name === entry.name) stopTyping(room, who);
+  if (room !== current || document.hidden) room.unread += room.channel === EVERYTHING ? 0 : 1;
+  showRoom(room);
+}
+
+/** @returns {Entry} with a status: of this page's own; without: of somebody else's */
+function makeEntry(room, uuid, channel, data, status) {
+  const plain = typeof data?.text === 'string' && typeof data?.name === 'string';
+  const now = Date.now();
+  const at = Math.abs(data?.at - now) < 86_400_000 ? data.at : now; // the sender's clock, as far as it can be believed
+  const entry = {
+    uuid,
+    channel,
+    data,
+    name: plain ? data.name.trim().slice(0, NAME_LENGTH) || 'Nobody' : 'a program',
+    text: plain ? data.text : JSON.stringify(data), // a channel carries any JSON: show it as it is
+    at,
+    mine: status !== undefined,
+    status: status ?? 'sent',
+    element: fromTemplate('entry'),
+  };
+  const part = (selector) => entry.element.querySelector(selector);
+  entry.element.classList.toggle('mine', entry.mine);
+  entry.element.classList.toggle('raw', !plain);
+  paint(entry.element, entry.name);
+  part('.name').textContent = entry.name;
+  part('.text').textContent = entry.text;
+  part('time').textContent = clock.format(at);
+  part('time').dateTime = new Date(at).toISOString();
+  if (room.channel === EVERYTHING) {
+    part('.where').textContent = `#${channel}`;
+    part('.where').href = linkTo(channel);
+  }
+  part('.again').addEventListener('click', () => send(room, entry));
+  part('.edit').addEventListener('click', () => edit(room, entry));
+  return entry;
+}
+
+function insert(room, entry) {
+  room.seen.add(entry.uuid);
+  // What is still on its way stays below what has arrived.
+  let at = room.entries.length;
+  while (entry.status === 'sent' && at > 0 && room.entries[at - 1].status === 'sending') at--;
+  room.entries.splice(at, 0, entry);
+  showStatus(entry);
+  group(room, at);
+  group(room, at + 1);
+  if (room.entries.length > MOST_ENTRIES) {
+    const [oldest] = room.entries.splice(0, 1);
+    room.seen.delete(oldest.uuid);
+    oldest.element.remove();
+    group(room, 0);
+  }
+  if (room !== current) return;
+  const follow = atEnd() || entry.mine;
+  const next = room.entries[room.entries.indexOf(entry) + 1];
+  log.insertBefore(entry.element, next ? next.element : null);
+  if (follow) toEnd();
+  else $('newer').hidden = false;
+}
+
+/** What one sender says in one breath carries the name once. */
+function group(room, at) {
+  const entry = room.entries[at];
+  if (!entry) return;
+  const before = room.entries[at - 1];
+  const together =
+    before && before.name === entry.name && before.mine === entry.mine && before.channel === entry.channel && entry.at - before.at < SAME_BREATH;
+  entry.element.classList.toggle('together', Boolean(together));
+}
+
+function showStatus(entry) {
+  entry.element.dataset.status = entry.status;
+  entry.element.querySelector('.failed').hidden = entry.status !== 'failed';
+}
+
+function say(room, words) {
+  const data = { name: myName, text: words, at: Date.now() };
+  const entry = makeEntry(room, id(), room.channel, data, 'sending');
+  published.add(entry.uuid);
+  insert(room, entry);
+  showRoom(room);
+  send(room, entry);
+}
+
+async function send(room, entry) {
+  entry.status = 'sending';
+  showStatus(entry);
+  try {
+    await connection.publish(room.channel, entry.data, entry.uuid);
+    sent(room, entry, false);
+  } catch (refusal) {
+    entry.status = 'failed';
+    entry.element.querySelector('.reason').textContent = sentence(refusal.message);
+    entry.element.querySelector('.again').hidden = refusal.retry === false || refusal.code === 'invalid';
+    showStatus(entry);
+    if (room === current && atEnd(200)) toEnd();
+  }
+}
+
+/** Takes a refused message back into the composer. */
+function edit(room, entry) {
+  room.entries.splice(room.entries.indexOf(entry), 1);
+  entry.element.remove();
+  showRoom(room);
+  text.value = [entry.text, text.value].filter(Boolean).join('\n');
+  text.focus();
+}
+
+/** The server has it. Back from the channel it takes its place in the order that all others see, too. */
+function sent(room, entry, back) {
+  if (entry.status === 'sent') return;
+  entry.status = 'sent';
+  showStatus(entry);
+  if (!back) return;
+  const was = room.entries.indexOf(entry);
+  room.entries.splice(was, 1);
+  group(room, was);
+  insert(room, entry);
+}
+
+// ---- Who is typing: one subscription to typing/* for all rooms ----
+
+function onTyping({ channel, data }) {
+  const room = rooms.get(channel.slice(TYPING.length));
+  if (!room || typeof data?.name !== 'string' || typeof data?.tab !== 'string' || data.tab === tab) return;
+  stopTyping(room, data.tab);
+  if (room.typing.size > 20) return;
+  const timer = setTimeout(() => stopTyping(room, data.tab), TYPING_LASTS);
+  room.typing.set(data.tab, { name: data.name.slice(0, NAME_LENGTH), timer });
+  showRoom(room);
+}
+
+function stopTyping(room, who) {
+  clearTimeout(room.typing.get(who)?.timer);
+  room.typing.delete(who);
+  showRoom(room);
+}
+
+text.addEventListener('input', () => {
+  if (connection.state.name !== 'connected' || text.value.trim() === '' || Date.now() - saidTypingAt < TYPING_EVERY) return;
+  saidTypingAt = Date.now();
+  connection.publish(TYPING + current.channel, { name: myName, tab }).catch(() => {}); // nobody misses it
+});
+
+// ---- The composer ----
+
+$('composer').addEventListener('submit', (event) => {
+  event.preventDefault();
+  const words = text.value.trim();
+  if (words === '') return;
+  text.value = '';
+  saidTypingAt = 0;
+  say(current, words);
+  text.focus();
+});
+
+text.addEventListener('keydown', (event) => {
+  if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  $('composer').requestSubmit();
+});
+
+// ---- Scrolling ----
+
+function atEnd(slack = 60) {
+  return scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < slack;
+}
+
+function toEnd() {
+  scroll.scrollTop = scroll.scrollHeight;
+  $('newer').hidden = true;
+}
+
+let followed = true;
+scroll.addEventListener('scroll', () => {
+  followed = atEnd();
+  if (followed) $('newer').hidden = true;
+});
+new ResizeObserver(() => followed && toEnd()).observe(scroll); // a phone's keyboard came or went
+$('newer').addEventListener('click', toEnd);
+
+// ---- Dialogs ----
+
+$('join').addEventListener('click', () => {
+  const options = [...known].filter((channel) => !rooms.has(channel)).slice(0, 50);
+  $('known').replaceChildren(...options.map((channel) => new Option(channel, channel)));
+  ask('join-dialog', '', (channel) => {
+    location.hash = linkTo(channel);
+    text.focus();
+  });
+});
+
+$('me').addEventListener('click', () =>
+  ask('name-dialog', myName, (name) => {
+    myName = name;
+    remember('localStorage', 'name', name);
+    showMe();
+  }),
+);
+
+function ask(dialogId, value, done) {
+  const dialog = $(dialogId);
+  const input = dialog.querySelector('input');
+  input.value = value;
+  dialog.returnValue = '';
+  dialog.onclose = () => {
+    if (dialog.returnValue === 'ok' && input.value.trim() !== '') done(input.value.trim());
+  };
+  dialog.showModal();
+  input.select();
+}
+
+// ---- Small things ----
+
+function fromTemplate(name) {
+  return $(name).content.firstElementChild.cloneNode(true);
+}
+
+/** Reasons come as a program says them: `not today`. */
+function sentence(reason) {
+  return reason.charAt(0).toUpperCase() + reason.slice(1).replace(/[^.!?]$/, '$&.');
+}
+
+/** Gives the element's avatar, and whatever the style wants, the name's letters and colour. */
+function paint(element, name) {
+  element.querySelector('.avatar').textContent = initials(name);
+  element.style.setProperty('--hue', String(hue(name)));
+}
+
+function showMe() {
+  paint($('me'), myName);
+  $('me').querySelector('.name').textContent = myName;
+}
+
+showMe();
+for (const channel of recall('localStorage', 'rooms') ?? ['lobby', 'random', 'stories/5', EVERYTHING]) join(channel);
+addEventListener('hashchange', enterFromAddress);
+document.addEventListener('visibilitychange', () => showRoom(current));
+enterFromAddress();

@@ -1,0 +1,341 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package hub
+
+import (
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// An agent's life goes through these states in order; it may skip some.
+type state uint8
+
+const (
+	stateOpen       state = iota // /meta/connect is awaited
+	stateConnecting              // the connect gate is being asked
+	stateConnected               // may do what its gates allow
+	stateClosing                 // the last word is queued or said: nothing more goes in or out
+	stateGone                    // the peer is gone
+)
+
+// An Agent is one connected endpoint: a browser tab, a program. It begins with
+// Hub.Open and ends with its session.
+type Agent struct {
+	// Immutable after Open.
+	hub     *Hub
+	id      uuid.UUID
+	opening Opening
+	address netip.Prefix
+	lane    int // which of the hub's flushers writes for it
+
+	// Set by Start, before anything else happens.
+	conn   Conn
+	blocks bool // conn cannot write without blocking
+
+	policy    atomic.Pointer[Policy]
+	heard     atomic.Int64 // when the peer was last heard, on the schedule's clock
+	receiving atomic.Bool  // Receive runs: it is not the peer who is silent
+	due       dueEntry     // guarded by schedule.mu
+
+	// Owned by who handles frames: the goroutine that calls Receive, and while
+	// frames are held, the one that decides the connect.
+	frames, publishes bucket
+
+	// Owned by who writes: a flusher, or the agent's own goroutine; see writing.
+	deadline bool          // writes have one
+	renewed  time.Duration // when it was set, on the schedule's clock
+
+	mu          sync.Mutex // guards the following; taken after hub.mu and node.mu
+	cond        sync.Cond  // of mu: state, held, pending or wantsRoom have changed
+	state       state
+	writing     bool          // a flusher has the agent on its list, or its conn is being written to
+	connClosed  bool          // conn.Close was called
+	idle        chan struct{} // if not nil, closed when writing ends
+	queue       *[]item       // nil while empty
+	queued      int           // messages in queue and being written
+	queuedBytes int
+	wantsRoom   bool // the reader waits until queue is half empty
+	agentID     string
+	credentials []byte
+	subs        []*subscription
+	asking      *asking // nil until something is asked
+	closeCode   CloseCode
+	closeReason string
+	closeRetry  time.Duration
+	closeBy     time.Time // when closing: how long writes may take
+	leftBecause string    // for the log
+}
+
+// UUID returns the name the server gave the agent.
+func (a *Agent) UUID() string { return a.id.String() }
+
+// Policy returns what holds for the agent now. It changes at a reload: ask each
+// time.
+func (a *Agent) Policy() *Policy { return a.policy.Load() }
+
+// Opening returns the snapshot of the request that opened the session.
+func (a *Agent) Opening() *Opening { return &a.opening }
+
+// User returns who the server authenticated, empty when nobody.
+func (a *Agent) User() string { return a.opening.User }
+
+// AgentID returns what the agent calls itself: a label that proves nothing.
+func (a *Agent) AgentID() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.agentID
+}
+
+// IsConnected reports whether the agent was allowed to connect and is not being
+// closed.
+func (a *Agent) IsConnected() bool { return a.currently() == stateConnected }
+
+func (a *Agent) currently() state {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.state
+}
+
+// Start attaches the Conn: the opening is written, the time to connect begins to
+// run. It is called once, before Receive.
+func (a *Agent) Start(c Conn) {
+	_, err := c.TryWrite(nil)
+	a.mu.Lock()
+	a.conn, a.blocks = c, err != nil
+	closing := a.state == stateClosing // the hub closed while the Conn was made
+	if closing {
+		a.queueLocked(item{bytes: a.noticeLocked()})
+	} else if opening := c.Form().Opening; opening != nil {
+		a.queueLocked(item{bytes: opening})
+	}
+	flush := a.wakeLocked()
+	a.mu.Unlock()
+	a.Touch()
+	if !closing {
+		a.hub.schedule.set(a, a.policy.Load().Handshake)
+	}
+	if flush {
+		a.schedule()
+	}
+}
+
+// Touch notes that bytes have come from the peer.
+func (a *Agent) Touch() { a.heard.Store(int64(a.hub.schedule.now())) }
+
+// Send queues bytes of the transport's own, which it must not change any more.
+// They go out in order with everything else.
+func (a *Agent) Send(p []byte) {
+	a.mu.Lock()
+	flush := a.state < stateClosing && a.acceptLocked(item{bytes: p})
+	a.mu.Unlock()
+	if flush {
+		a.schedule()
+	}
+}
+
+// reply queues the answer to a frame: one JSON object.
+func (a *Agent) reply(object []byte) { a.Send(a.conn.Form().encode(object)) }
+
+// push queues a message, unless the agent is a member of one of the nodes
+// before, through which it has got it. It reports whether the agent is to be
+// handed to its flusher. The caller holds the node that leads here and those
+// before.
+func (a *Agent) push(b []byte, m *Message, before []*node) (flush bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.state != stateConnected || a.onAnyLocked(before) {
+		return false
+	}
+	return a.acceptLocked(item{bytes: b, msg: m})
+}
+
+// onAnyLocked reports whether the agent is subscribed to one of the nodes. An
+// agent has few subscriptions; looking through them is faster than any map.
+func (a *Agent) onAnyLocked(nodes []*node) bool {
+	for _, n := range nodes {
+		for _, s := range a.subs {
+			if s.node == n {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// acceptLocked queues it, or closes the agent if it is too slow, and reports
+// whether the agent is to be handed to its flusher. The caller holds a.mu.
+func (a *Agent) acceptLocked(it item) (flush bool) {
+	if l := &a.policy.Load().Limits; a.queued >= l.QueueMessages || a.queued > 0 && a.queuedBytes+len(it.bytes) > l.QueueBytes {
+		return a.closeLocked(CloseSlow, "you read slower than your channels speak", time.Second)
+	}
+	a.queueLocked(it)
+	return a.wakeLocked()
+}
+
+func (a *Agent) queueLocked(it item) {
+	if a.queue == nil {
+		a.queue = queuePool.Get().(*[]item)
+	}
+	*a.queue = append(*a.queue, it)
+	a.queued++
+	a.queuedBytes += len(it.bytes)
+}
+
+// dropQueueLocked forgets what is queued and not being written yet.
+func (a *Agent) dropQueueLocked() {
+	if a.queue == nil {
+		return
+	}
+	for _, it := range *a.queue {
+		a.queued--
+		a.queuedBytes -= len(it.bytes)
+	}
+	putQueue(a.queue)
+	a.queue = nil
+}
+
+// wakeLocked reports whether the caller must call schedule once it has released
+// a.mu.
+func (a *Agent) wakeLocked() bool {
+	if a.writing || a.conn == nil {
+		return false
+	}
+	a.writing = true
+	return true
+}
+
+// schedule hands the agent to its flusher; its writing flag is set.
+func (a *Agent) schedule() { a.hub.flushers[a.lane].add(a) }
+
+// Close ends the session in order: what is queued goes out, then /meta/close
+// with code, reason and retry, then the Conn is closed with code and reason. The
+// first call counts. It does not block.
+func (a *Agent) Close(code CloseCode, reason string, retry time.Duration) {
+	a.mu.Lock()
+	flush := a.closeLocked(code, reason, retry)
+	a.mu.Unlock()
+	if flush {
+		a.schedule()
+	}
+}
+
+func (a *Agent) closeLocked(code CloseCode, reason string, retry time.Duration) (flush bool) {
+	if a.state >= stateClosing {
+		return false
+	}
+	a.state = stateClosing
+	a.closeCode, a.closeReason, a.closeRetry = code, reason, retry
+	a.leftBecause = reason
+	a.stateChangedLocked()
+	if a.conn == nil {
+		return false // Start says it
+	}
+	if code == CloseSlow {
+		a.dropQueueLocked() // it would not be read in time either
+	}
+	a.queueLocked(item{bytes: a.noticeLocked()})
+	a.expireLocked(time.Now().Add(closeGrace))
+	return a.wakeLocked()
+}
+
+// noticeLocked returns the /meta/close frame.
+func (a *Agent) noticeLocked() []byte {
+	return a.conn.Form().encode(appendClose(nil, a.closeCode, a.closeReason, a.closeRetry))
+}
+
+// stateChangedLocked cancels what is being asked and wakes who waits.
+func (a *Agent) stateChangedLocked() {
+	if a.asking != nil {
+		a.asking.cancel()
+		a.asking.pending = nil
+		a.asking.held = nil
+	}
+	a.cond.Broadcast()
+}
+
+// Left ends the agent: the peer is gone, for the reason given, which goes to the
+// log. The transport calls it once, as its last call, from the goroutine that
+// called Receive. When it returns, the hub does not touch the Conn any more.
+func (a *Agent) Left(reason string) {
+	a.mu.Lock()
+	wasConnected := a.agentID != ""
+	a.state = stateGone
+	a.stateChangedLocked()
+	if a.leftBecause != "" {
+		reason = a.leftBecause
+	}
+	subs := a.subs
+	a.subs = nil
+	a.dropQueueLocked()
+	var idle chan struct{}
+	if a.writing {
+		idle = make(chan struct{})
+		a.idle = idle
+		a.expireLocked(time.Unix(1, 0)) // a write under way ends at once
+	}
+	agentID, code := a.agentID, a.closeCode
+	a.mu.Unlock()
+	if idle != nil {
+		<-idle
+	}
+	for _, s := range subs {
+		a.hub.leave(s)
+	}
+	a.hub.forget(a)
+	a.hub.admission.leave(a.address, wasConnected)
+	p := a.policy.Load()
+	if wasConnected {
+		a.disconnected(p)
+	}
+	p.Log.Debug("agent left",
+		slog.String("agent", a.UUID()), slog.String("agent_id", agentID), slog.String("user", a.opening.User),
+		slog.String("transport", a.opening.Transport), slog.String("reason", reason), slog.Int("code", int(code)))
+}
+
+// disconnected tells the disconnect gate, whose answer changes nothing: nobody
+// waits for it.
+func (a *Agent) disconnected(p *Policy) {
+	if g := p.gate(GateDisconnect, ""); g != nil {
+		go a.decide(context.Background(), g, &Question{Gate: GateDisconnect, Agent: a})
+	}
+}
+
+// tick is called when the agent is due, and returns when it is due again: 0 for
+// never.
+func (a *Agent) tick() time.Duration {
+	p := a.policy.Load()
+	a.hub.repeats.expire(time.Now())
+	a.mu.Lock()
+	flush := false
+	switch silence := a.hub.schedule.now() - time.Duration(a.heard.Load()); {
+	case a.state >= stateClosing:
+		a.mu.Unlock()
+		return 0
+	case a.state == stateOpen:
+		flush = a.closeLocked(CloseTimeout, "no /meta/connect came in time", time.Second)
+	case silence >= 2*p.Heartbeat-p.Heartbeat/4 && !a.receiving.Load():
+		// A quarter less than two intervals: what answered the last ping but one
+		// answered a little after it was sent.
+		flush = a.closeLocked(CloseTimeout, "nothing was heard from you for two heartbeats", time.Second)
+	default:
+		flush = a.acceptLocked(item{bytes: a.conn.Form().Heartbeat})
+	}
+	a.mu.Unlock()
+	if flush {
+		a.schedule()
+	}
+	return p.Heartbeat
+}
+
+// firstHeartbeat spreads the heartbeats of agents that connected at one moment.
+func firstHeartbeat(interval time.Duration) time.Duration {
+	return interval/2 + rand.N(interval/2+1) //nolint:gosec // G404: nothing secret
+}

@@ -1,0 +1,108 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package hub_test
+
+import (
+	"fmt"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/push-it/pushit/hub"
+	"github.com/push-it/pushit/hub/hubtest"
+)
+
+// A sink is a Conn that counts what it is given.
+type sink struct{ bytes atomic.Int64 }
+
+func (s *sink) Form() *hub.Form                  { return hubtest.Form }
+func (s *sink) TryWrite(p []byte) (int, error)   { s.bytes.Add(int64(len(p))); return len(p), nil }
+func (s *sink) Write(p []byte) (int, error)      { return s.TryWrite(p) }
+func (s *sink) SetWriteDeadline(time.Time) error { return nil }
+func (s *sink) Close(hub.CloseCode, string)      {}
+
+// await spins until n bytes have come: a benchmark must not pay for signals that
+// the real thing does not send.
+func (s *sink) await(n int64) {
+	for s.bytes.Load() < n {
+		runtime.Gosched()
+	}
+}
+
+// newFanout returns a hub whose subscribers of "news", n of them, all write to
+// one sink.
+func newFanout(tb testing.TB, n int, gates hub.Gates) (*hub.Hub, *sink) {
+	tb.Helper()
+	h, err := hub.New("bench", nil)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	p := h.Use(&hub.Policy{Mount: "bench", Heartbeat: time.Hour, Gates: gates})
+	s := new(sink)
+	for i := range n {
+		a, err := h.Open(p, hub.Opening{})
+		if err != nil {
+			tb.Fatal(err)
+		}
+		a.Start(s)
+		a.Receive([]byte(connect(fmt.Sprint("a", i))))
+		a.Receive([]byte(subscribe("news")))
+		tb.Cleanup(func() { a.Left("the end") })
+	}
+	want := int64(0)
+	for i := range n {
+		want += int64(len("o\n") + len(connected(fmt.Sprint("a", i))) + len(subscribed("news")) + 2)
+	}
+	s.await(want)
+	s.bytes.Store(0)
+	return h, s
+}
+
+func BenchmarkFanout(b *testing.B) {
+	for _, n := range []int{1, 100, 10_000} {
+		b.Run(fmt.Sprintf("subscribers=%d", n), func(b *testing.B) {
+			h, s := newFanout(b, n, nil)
+			defer h.Close()
+			data := []byte(`"` + strings.Repeat("x", 128) + `"`)
+			size := int64(len(message("news", "u", string(data))) + 1)
+			b.ReportAllocs()
+			var done int64
+			for b.Loop() {
+				if err := h.Publish(b.Context(), hub.NewMessage("news", "u", data)); err != nil {
+					b.Fatal(err)
+				}
+				done += int64(n) * size
+				s.await(done)
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(n), "ns/delivery")
+		})
+	}
+}
+
+// A delivery allocates nothing: only the message does, and a flusher's turn.
+func TestDeliveryAllocatesNothing(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector makes pools forget on purpose")
+	}
+	const subscribers = 1000
+	h, s := newFanout(t, subscribers, nil)
+	defer h.Close()
+	data := []byte(`"` + strings.Repeat("x", 128) + `"`)
+	size := int64(len(message("news", "u", string(data))) + 1)
+	var done int64
+	allocs := testing.AllocsPerRun(50, func() {
+		if err := h.Publish(t.Context(), hub.NewMessage("news", "u", data)); err != nil {
+			t.Fatal(err)
+		}
+		done += subscribers * size
+		s.await(done)
+	})
+	if per := allocs / subscribers; per > 0.04 {
+		t.Errorf("%.3f allocations a delivery (%v a message), want at most 0.04", per, allocs)
+	} else {
+		t.Logf("%.4f allocations a delivery", per)
+	}
+}

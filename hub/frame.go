@@ -1,0 +1,307 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package hub
+
+import (
+	"strconv"
+	"time"
+)
+
+// The channels of the protocol's own.
+const (
+	metaConnect     = "/meta/connect"
+	metaSubscribe   = "/meta/subscribe"
+	metaUnsubscribe = "/meta/unsubscribe"
+)
+
+// maxIDLength is the most bytes of a uuid and an agentId.
+const maxIDLength = 64
+
+// inbound is a frame of an agent.
+type inbound struct {
+	// channel is not empty, valid UTF-8 and at most MaxNameLength bytes; whether
+	// it is a channel's name or one of /meta/ has not been looked at. uuid and
+	// agentID are ids. The three share one allocation: who keeps one of them for
+	// longer than the others should clone it.
+	channel string
+	uuid    string
+	agentID string // empty without hasAgentID
+	// hasAgentID says that the frame has an agentId.
+	hasAgentID bool
+	// data is valid JSON without white space around or between its tokens, so
+	// without line breaks; nil when the frame has none. It aliases the frame
+	// where that had no such white space.
+	data []byte
+}
+
+// decodeFrame reads a frame of an agent (PROTOCOL.md, R12 to R17). On refusal
+// only the uuid of the result is set, and that only if a valid one was read
+// before what is wrong.
+func decodeFrame(frame []byte) (inbound, *Refusal) {
+	if len(frame) == 0 {
+		return inbound{}, refuse(CodeInvalid, "a frame cannot be empty: it is one JSON object")
+	}
+	s := jsonScan(frame)
+	defer s.release()
+
+	i := s.begin()
+	if i >= 0 && i < len(frame) && frame[i] != '{' {
+		return inbound{}, refuse(CodeInvalid, "a frame is one JSON object; this is something else")
+	}
+	var channel, uuid, agentID, data []byte // as JSON, nil where absent
+	var space bool                          // in data
+	var fault *Refusal                      // of the first unknown key
+	if i >= 0 {
+		i = s.members(i, func(key []byte, from, to int) {
+			value := frame[from:to:to]
+			switch string(key) {
+			case "channel":
+				channel = value
+			case "uuid":
+				uuid = value
+			case "agentId":
+				agentID = value
+			case "data":
+				data, space = value, s.space
+			default:
+				if fault == nil {
+					fault = refuse(CodeInvalid, "a frame has no "+jsonExcerpt(key)+", only channel, uuid, agentId and data")
+				}
+			}
+		})
+	}
+	if i >= 0 {
+		i = s.end(i)
+	}
+	if i < 0 {
+		fault = s.fault
+	}
+
+	// The strings one after the other, to be copied in one allocation.
+	text := s.text[:0]
+	text, r := frameID(text, "uuid", uuid)
+	uuidEnd := len(text)
+	if r == nil && fault == nil {
+		text, r = frameChannel(text, channel)
+	}
+	channelEnd := len(text)
+	if r == nil && fault == nil && agentID != nil {
+		text, r = frameID(text, "agentId", agentID)
+	}
+	s.text = text
+	if fault == nil {
+		fault = r
+	}
+	if fault != nil {
+		return inbound{uuid: string(text[:uuidEnd])}, fault
+	}
+	if space {
+		data = jsonCompact(make([]byte, 0, len(data)), data)
+	}
+	all := string(text)
+	return inbound{
+		channel:    all[uuidEnd:channelEnd],
+		uuid:       all[:uuidEnd],
+		agentID:    all[channelEnd:],
+		hasAgentID: agentID != nil,
+		data:       data,
+	}, nil
+}
+
+// frameID appends the id that value is to dst: its own, or the Refusal why it is
+// not one, and dst as it was. Name is its key.
+func frameID(dst []byte, name string, value []byte) ([]byte, *Refusal) {
+	if value == nil {
+		return dst, refuse(CodeInvalid, name+" is missing")
+	}
+	out, whole := frameText(dst, value)
+	id := out[len(dst):]
+	ok := whole && 0 < len(id) && len(id) <= maxIDLength
+	for i := 0; ok && i < len(id); i++ {
+		c := id[i]
+		ok = 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_'
+	}
+	if !ok {
+		return dst, refuse(CodeInvalid, name+" must be a string of 1 to "+strconv.Itoa(maxIDLength)+" of A-Z, a-z, 0-9, - and _")
+	}
+	return out, nil
+}
+
+// frameChannel is frameID for what can be a channel's name, a pattern or one of
+// /meta/.
+func frameChannel(dst, value []byte) ([]byte, *Refusal) {
+	if value == nil {
+		return dst, refuse(CodeInvalid, "channel is missing")
+	}
+	if value[0] != '"' {
+		return dst, refuse(CodeInvalid, "channel must be a string")
+	}
+	out, whole := frameText(dst, value)
+	switch n := len(out) - len(dst); {
+	case n == 0:
+		return dst, refuse(CodeInvalid, "channel cannot be empty")
+	case n > MaxNameLength:
+		return dst, refuse(CodeInvalid, "channel can have at most "+strconv.Itoa(MaxNameLength)+" bytes; this one has "+strconv.Itoa(n))
+	case !whole:
+		return dst, refuse(CodeInvalid, "channel cannot contain half a surrogate pair")
+	}
+	return out, nil
+}
+
+// frameText appends what value, if it is a JSON string, stands for to dst; whole
+// is whether it is one, without half a surrogate pair.
+func frameText(dst, value []byte) (out []byte, whole bool) {
+	if value[0] != '"' {
+		return dst, false
+	}
+	return jsonUnescape(dst, value[1:len(value)-1])
+}
+
+// metaChannel returns what a subscribe or unsubscribe names, a channel's name or
+// a pattern, not yet checked for being one. Data is that of a decoded frame.
+func metaChannel(data []byte) (string, *Refusal) {
+	value, r := frameMember(data, "channel")
+	if r != nil {
+		return "", r
+	}
+	if value == nil {
+		return "", refuse(CodeInvalid, `data.channel is missing: data must be like {"channel":"stories/5"}`)
+	}
+	text, r := frameChannel(nil, value)
+	if r != nil {
+		r.Reason = "data." + r.Reason
+	}
+	return string(text), r
+}
+
+// metaCredentials returns the credentials of a connect as JSON, nil when there
+// are none or null. Data is that of a decoded frame; the result aliases it.
+func metaCredentials(data []byte) ([]byte, *Refusal) {
+	value, r := frameMember(data, "credentials")
+	if string(value) == "null" {
+		value = nil
+	}
+	return value, r
+}
+
+// frameMember returns the JSON value of a key of the object that data is, nil if
+// it has none. No data, or null, is an object without keys.
+func frameMember(data []byte, name string) ([]byte, *Refusal) {
+	if data == nil || string(data) == "null" {
+		return nil, nil
+	}
+	if data[0] != '{' {
+		return nil, refuse(CodeInvalid, "data must be an object")
+	}
+	s := jsonScan(data)
+	defer s.release()
+	var found []byte
+	s.members(0, func(key []byte, from, to int) {
+		if string(key) == name {
+			found = data[from:to:to]
+		}
+	})
+	return found, s.fault
+}
+
+// The functions that follow append the frames that agents get, each one JSON
+// object (PROTOCOL.md, R19, R25, R28, R29, R34). A uuid, a channel and data that
+// they are given were decoded before.
+
+// appendMessage appends a message; data nil is null.
+func appendMessage(dst []byte, channel, uuid string, data []byte) []byte {
+	dst = append(dst, `{"channel":`...)
+	dst = jsonAppendString(dst, channel)
+	dst = append(dst, `,"uuid":`...)
+	dst = jsonAppendString(dst, uuid)
+	dst = append(dst, `,"data":`...)
+	if data == nil {
+		dst = append(dst, "null"...)
+	}
+	dst = append(dst, data...)
+	return append(dst, '}')
+}
+
+// appendConnected appends the answer to a /meta/connect; r nil is success. The
+// credentials are not repeated. An agentID is empty when there was none.
+func appendConnected(dst []byte, uuid, agentID string, r *Refusal) []byte {
+	return appendSubscribed(dst, &inbound{channel: metaConnect, uuid: uuid, agentID: agentID, hasAgentID: agentID != ""}, r)
+}
+
+// appendSubscribed appends the answer to a /meta/subscribe or /meta/unsubscribe,
+// which in is: the same object and what became of it; r nil is success.
+func appendSubscribed(dst []byte, in *inbound, r *Refusal) []byte {
+	dst = append(dst, `{"channel":`...)
+	dst = jsonAppendString(dst, in.channel)
+	dst = append(dst, `,"uuid":`...)
+	dst = jsonAppendString(dst, in.uuid)
+	if in.hasAgentID {
+		dst = append(dst, `,"agentId":`...)
+		dst = jsonAppendString(dst, in.agentID)
+	}
+	if in.data != nil {
+		dst = append(dst, `,"data":`...)
+		dst = append(dst, in.data...)
+	}
+	if r == nil {
+		return append(dst, `,"successful":true,"error":""}`...)
+	}
+	dst = append(dst, `,"successful":false`...)
+	return append(frameAppendRefusal(dst, r), '}')
+}
+
+// appendPublished appends the acknowledgement of a publish.
+func appendPublished(dst []byte, uuid string) []byte {
+	dst = append(dst, `{"channel":"/meta/successful","uuid":`...)
+	return append(jsonAppendString(dst, uuid), '}')
+}
+
+// appendError appends the answer to what was refused and has no answer of its
+// own; uuid is empty when the frame's could not be read.
+func appendError(dst []byte, uuid string, r *Refusal) []byte {
+	if uuid == "" {
+		uuid = "???"
+	}
+	dst = append(dst, `{"channel":"/meta/error","uuid":`...)
+	dst = jsonAppendString(dst, uuid)
+	return append(frameAppendRefusal(dst, r), '}')
+}
+
+// appendClose appends the notice that the session is about to end. Retry is how
+// long to stay away, 0 not at all, or NoRetry.
+func appendClose(dst []byte, code CloseCode, reason string, retry time.Duration) []byte {
+	dst = append(dst, `{"channel":"/meta/close","code":`...)
+	dst = strconv.AppendInt(dst, int64(code), 10)
+	dst = append(dst, `,"error":`...)
+	dst = jsonAppendString(dst, reason)
+	dst = frameAppendRetry(dst, retry)
+	return append(dst, '}')
+}
+
+// frameAppendRefusal appends the members that say why something was not done;
+// without retry there is no advice.
+func frameAppendRefusal(dst []byte, r *Refusal) []byte {
+	dst = append(dst, `,"error":`...)
+	dst = jsonAppendString(dst, r.Reason)
+	dst = append(dst, `,"code":`...)
+	dst = jsonAppendString(dst, string(r.Code))
+	if r.Retry != 0 {
+		dst = frameAppendRetry(dst, r.Retry)
+	}
+	return dst
+}
+
+// frameAppendRetry appends a retry: milliseconds, rounded up so that nobody
+// comes too early, or false.
+func frameAppendRetry(dst []byte, retry time.Duration) []byte {
+	dst = append(dst, `,"retry":`...)
+	if retry < 0 {
+		return append(dst, "false"...)
+	}
+	ms := retry / time.Millisecond
+	if retry%time.Millisecond > 0 {
+		ms++
+	}
+	return strconv.AppendInt(dst, int64(ms), 10)
+}

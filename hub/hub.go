@@ -1,0 +1,266 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package hub
+
+import (
+	"context"
+	"fmt"
+	"hash/maphash"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// A Hub is the agents and channels of one name. It outlives configuration
+// reloads. All methods may be called concurrently.
+type Hub struct {
+	// Immutable after New.
+	name     string
+	broker   Broker
+	flushers []*flusher
+	schedule *schedule
+	seed     maphash.Seed
+
+	// Safe by themselves.
+	channels  *directory // by name
+	patterns  *directory // by the prefix that a pattern stands for
+	repeats   *repeats
+	admission *admission
+	drains    sync.WaitGroup // goroutines of agents that write
+	fanouts   sync.Pool      // of *fanout
+	nextLane  atomic.Uint32
+
+	mu       sync.Mutex           // guards the following; may be held when Agent.mu is taken
+	policies map[string][]*Policy // by mount, oldest generation first
+	agents   map[*Agent]struct{}
+	closed   bool
+}
+
+// New returns a Hub whose messages go through broker; nil is a Broker for this
+// process alone. It fails when the Broker does not start.
+func New(name string, broker Broker) (*Hub, error) {
+	if broker == nil {
+		broker = NewMemoryBroker()
+	}
+	h := &Hub{
+		name:      name,
+		broker:    broker,
+		seed:      maphash.MakeSeed(),
+		channels:  newDirectory(),
+		patterns:  newDirectory(),
+		repeats:   newRepeats(),
+		admission: newAdmission(),
+		policies:  make(map[string][]*Policy),
+		agents:    make(map[*Agent]struct{}),
+	}
+	if err := broker.Start(h.deliver); err != nil {
+		return nil, fmt.Errorf("starting the broker of hub %q: %w", name, err)
+	}
+	h.schedule = newSchedule()
+	for range runtime.GOMAXPROCS(0) {
+		h.flushers = append(h.flushers, newFlusher())
+	}
+	h.fanouts.New = func() any { return &fanout{batches: make([][]*Agent, len(h.flushers))} }
+	return h, nil
+}
+
+// Name returns the name of the hub.
+func (h *Hub) Name() string { return h.name }
+
+// Agents returns how many sessions there are, connected or not yet.
+func (h *Hub) Agents() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.agents)
+}
+
+// Channels returns how many channels and patterns have subscribers.
+func (h *Hub) Channels() int {
+	return int(h.channels.count.Load() + h.patterns.count.Load())
+}
+
+// Use makes p the newest generation of its Mount and returns it with its
+// defaults filled in: that one is for Open and Drop. Agents that are there keep
+// theirs until it is dropped, so that a configuration that fails to load in the
+// end has changed nothing.
+func (h *Hub) Use(p *Policy) *Policy {
+	p = p.withDefaults()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.policies[p.Mount] = append(h.policies[p.Mount], p)
+	return p
+}
+
+// Drop ends the generation p: its agents go on under the newest one of the same
+// Mount, and are closed with CloseEndpoint when there is none.
+func (h *Hub) Drop(p *Policy) {
+	h.mu.Lock()
+	left := slices.DeleteFunc(h.policies[p.Mount], func(q *Policy) bool { return q == p })
+	if len(left) == 0 {
+		delete(h.policies, p.Mount)
+	} else {
+		h.policies[p.Mount] = left
+	}
+	var orphans []*Agent
+	for a := range h.agents {
+		switch {
+		case a.policy.Load() != p:
+		case len(left) > 0:
+			a.policy.Store(left[len(left)-1])
+		default:
+			orphans = append(orphans, a)
+		}
+	}
+	h.mu.Unlock()
+	for _, a := range orphans {
+		a.Close(CloseEndpoint, "this endpoint is no longer served", NoRetry)
+	}
+}
+
+// Open begins a session under p, which Use returned: an agent that has not
+// connected yet. It returns a *Refusal when a limit is reached. The caller goes
+// on with Start, or with Left if the session comes to nothing.
+func (h *Hub) Open(p *Policy, o Opening) (*Agent, error) {
+	key := addressKey(o.RemoteIP)
+	if r := h.admission.enter(key, p.Limits); r != nil {
+		return nil, r
+	}
+	a := &Agent{
+		hub:     h,
+		id:      uuid.New(),
+		opening: o,
+		address: key,
+		lane:    int(h.nextLane.Add(1) % uint32(len(h.flushers))),
+	}
+	a.cond.L = &a.mu
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		h.admission.leave(key, false)
+		return nil, refuse(CodeUnavailable, "the server is going away")
+	}
+	// A reload may have dropped p since the request came in.
+	if all := h.policies[p.Mount]; len(all) == 0 {
+		h.admission.leave(key, false)
+		return nil, refuse(CodeUnavailable, "this endpoint is no longer served")
+	} else if !slices.Contains(all, p) {
+		p = all[len(all)-1]
+	}
+	a.policy.Store(p)
+	h.agents[a] = struct{}{}
+	return a, nil
+}
+
+// Close closes every agent with CloseUnavailable and waits until all that was
+// written for them is done with.
+func (h *Hub) Close() {
+	h.mu.Lock()
+	if h.closed {
+		h.mu.Unlock()
+		return
+	}
+	h.closed = true
+	agents := make([]*Agent, 0, len(h.agents))
+	for a := range h.agents {
+		agents = append(agents, a)
+	}
+	h.mu.Unlock()
+	for _, a := range agents {
+		a.Close(CloseUnavailable, "the server is going away", time.Second)
+	}
+	h.schedule.close()
+	for _, f := range h.flushers {
+		f.close()
+	}
+	h.drains.Wait()
+	_ = h.broker.Close() // nothing is left that could be told
+}
+
+// Publish publishes m on its channel, as the Broker does it.
+func (h *Hub) Publish(ctx context.Context, m *Message) error {
+	return h.broker.Publish(ctx, m)
+}
+
+func (h *Hub) forget(a *Agent) {
+	h.schedule.drop(a)
+	h.mu.Lock()
+	delete(h.agents, a)
+	h.mu.Unlock()
+}
+
+// A fanout is the scratch of one delivery.
+type fanout struct {
+	nodes   []*node
+	batches [][]*Agent // for each flusher, by index
+	form    *Form
+	bytes   []byte
+}
+
+// deliver queues m for every agent that subscribed to its channel or to a
+// pattern over it: once, however many match. It blocks for nothing but the
+// locks of those nodes. The Broker calls it, one message of a channel at a time.
+func (h *Hub) deliver(m *Message) {
+	f := h.fanouts.Get().(*fanout)
+	defer h.putFanout(f)
+	if n := h.channels.find(m.Channel); n != nil {
+		f.nodes = append(f.nodes, n)
+	}
+	if h.patterns.count.Load() > 0 {
+		for prefix := range prefixesOf(m.Channel) {
+			if n := h.patterns.find(prefix); n != nil {
+				f.nodes = append(f.nodes, n)
+			}
+		}
+	}
+	// All nodes are held together, so that nobody gets the message twice who
+	// moves from one to the other meanwhile. Every delivery takes them in this
+	// order, from the channel to the shortest prefix.
+	for _, n := range f.nodes {
+		n.mu.RLock()
+	}
+	for i, n := range f.nodes {
+		for _, s := range n.members {
+			h.hand(f, m, s.agent, f.nodes[:i])
+		}
+	}
+	for _, n := range f.nodes {
+		n.mu.RUnlock()
+	}
+}
+
+// hand queues m for a, unless a got it through one of the nodes before.
+func (h *Hub) hand(f *fanout, m *Message, a *Agent, before []*node) {
+	if form := a.conn.Form(); form != f.form {
+		f.form, f.bytes = form, m.encoded(form)
+	}
+	if !a.push(f.bytes, m, before) {
+		return
+	}
+	batch := append(f.batches[a.lane], a)
+	if len(batch) == fanoutBatch {
+		h.flushers[a.lane].add(batch...)
+		batch = batch[:0]
+	}
+	f.batches[a.lane] = batch
+}
+
+func (h *Hub) putFanout(f *fanout) {
+	for i, batch := range f.batches {
+		if len(f.nodes) > 0 {
+			h.flushers[i].owed.Add(1)
+		}
+		if len(batch) > 0 {
+			h.flushers[i].add(batch...)
+		}
+		clear(batch[:cap(batch)])
+		f.batches[i] = batch[:0]
+	}
+	clear(f.nodes)
+	f.nodes, f.form, f.bytes = f.nodes[:0], nil, nil
+	h.fanouts.Put(f)
+}

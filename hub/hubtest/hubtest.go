@@ -1,0 +1,259 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package hubtest helps to test a hub without a network: Conns that record, stall
+// and take bytes by the drop, and peers that speak the protocol over them. It
+// works inside and outside of testing/synctest bubbles.
+package hubtest
+
+import (
+	"bytes"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/push-it/pushit/hub"
+)
+
+// Form is the encoding of this package's Conns: a line for each frame.
+var Form = hub.NewForm(func(dst, object []byte) []byte {
+	return append(append(dst, object...), '\n')
+}, []byte("o\n"), []byte("h\n"))
+
+// A Conn keeps what is written to it.
+type Conn struct {
+	// Blocks makes it one that cannot write without blocking, like TLS.
+	Blocks bool
+	// Take says how much of a TryWrite of n bytes is taken; nil takes all.
+	Take func(n int) int
+
+	closed chan struct{} // closed by Close
+
+	mu       sync.Mutex // guards the following
+	changed  chan struct{}
+	stuck    bool
+	deadline time.Time
+	written  bytes.Buffer
+	writes   int
+	code     hub.CloseCode
+	reason   string
+	closes   int
+}
+
+// NewConn returns a Conn that takes everything at once.
+func NewConn() *Conn {
+	return &Conn{closed: make(chan struct{}), changed: make(chan struct{})}
+}
+
+// Form is hub.Conn's.
+func (c *Conn) Form() *hub.Form { return Form }
+
+// Stall makes the Conn take no more bytes, or take them again.
+func (c *Conn) Stall(stuck bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stuck = stuck
+	c.signalLocked()
+}
+
+func (c *Conn) signalLocked() {
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// TryWrite is hub.Conn's.
+func (c *Conn) TryWrite(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.Blocks {
+		return 0, hub.ErrWouldBlock
+	}
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if !c.deadline.IsZero() && !time.Now().Before(c.deadline) {
+		return 0, os.ErrDeadlineExceeded
+	}
+	n := len(p)
+	if c.stuck {
+		n = 0
+	} else if c.Take != nil {
+		n = min(n, c.Take(n))
+	}
+	c.tookLocked(p[:n])
+	if n < len(p) {
+		return n, hub.ErrWouldBlock
+	}
+	return n, nil
+}
+
+// Write is hub.Conn's.
+func (c *Conn) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for {
+		if !c.deadline.IsZero() && !time.Now().Before(c.deadline) {
+			return 0, os.ErrDeadlineExceeded
+		}
+		if !c.stuck {
+			c.tookLocked(p)
+			return len(p), nil
+		}
+		c.waitLocked()
+	}
+}
+
+func (c *Conn) tookLocked(p []byte) {
+	if len(p) > 0 {
+		c.written.Write(p)
+		c.writes++
+		c.signalLocked()
+	}
+}
+
+// AwaitWrite waits until something is written that Lines has not returned, for
+// at most the given time.
+func (c *Conn) AwaitWrite(timeout time.Duration) {
+	late := time.After(timeout)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.written.Len() == 0 {
+		changed := c.changed
+		c.mu.Unlock()
+		select {
+		case <-changed:
+		case <-late:
+			c.mu.Lock()
+			return
+		}
+		c.mu.Lock()
+	}
+}
+
+// waitLocked waits until something has changed or the deadline has passed.
+func (c *Conn) waitLocked() {
+	changed := c.changed
+	timer := time.NewTimer(time.Hour)
+	if !c.deadline.IsZero() {
+		timer.Reset(time.Until(c.deadline))
+	}
+	c.mu.Unlock()
+	select {
+	case <-changed:
+	case <-timer.C:
+	}
+	timer.Stop()
+	c.mu.Lock()
+}
+
+// SetWriteDeadline is hub.Conn's.
+func (c *Conn) SetWriteDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.deadline = t
+	c.signalLocked()
+	return nil
+}
+
+// Close is hub.Conn's.
+func (c *Conn) Close(code hub.CloseCode, reason string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.code, c.reason = code, reason
+	c.closes++
+	if c.closes == 1 {
+		close(c.closed)
+	}
+}
+
+// Closed returns the code and reason of Close, and how often it was called.
+func (c *Conn) Closed() (code hub.CloseCode, reason string, times int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.code, c.reason, c.closes
+}
+
+// Writes returns how many writes took anything.
+func (c *Conn) Writes() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.writes
+}
+
+// Lines returns the whole frames that were written, and forgets them.
+func (c *Conn) Lines() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	whole := bytes.LastIndexByte(c.written.Bytes(), '\n')
+	if whole < 0 {
+		return nil
+	}
+	lines := strings.Split(string(c.written.Next(whole)), "\n")
+	c.written.Next(1)
+	return lines
+}
+
+// A Peer is the far end of a session.
+type Peer struct {
+	Agent *hub.Agent
+	Conn  *Conn
+
+	in   chan string   // frames to receive; closed by Leave
+	gone chan struct{} // closed when Agent.Left has returned
+	once sync.Once
+}
+
+// Open opens a session over c, whose frames are received by one goroutine, as a
+// transport has it.
+func Open(t testing.TB, h *hub.Hub, p *hub.Policy, o hub.Opening, c *Conn) *Peer {
+	t.Helper()
+	a, err := h.Open(p, o)
+	if err != nil {
+		t.Fatalf("Open: %v", err)
+	}
+	peer := &Peer{Agent: a, Conn: c, in: make(chan string), gone: make(chan struct{})}
+	a.Start(c)
+	go peer.read()
+	return peer
+}
+
+func (p *Peer) read() {
+	defer close(p.gone)
+	defer p.Agent.Left("the peer left")
+	for {
+		select {
+		case frame, ok := <-p.in:
+			if !ok {
+				return
+			}
+			p.Agent.Receive([]byte(frame))
+		case <-p.Conn.closed:
+			return
+		}
+	}
+}
+
+// Send sends frames, and returns when the last was received or the session has
+// ended.
+func (p *Peer) Send(frames ...string) {
+	for _, f := range frames {
+		select {
+		case p.in <- f:
+		case <-p.gone:
+			return
+		}
+	}
+}
+
+// Leave closes the connection from the far end and waits until that is known.
+func (p *Peer) Leave() {
+	p.once.Do(func() { close(p.in) })
+	<-p.gone
+}
+
+// Gone is closed when the agent has left.
+func (p *Peer) Gone() <-chan struct{} { return p.gone }
+
+var _ hub.Conn = (*Conn)(nil)

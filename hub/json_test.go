@@ -1,0 +1,486 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package hub
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"unicode/utf8"
+)
+
+// jsonRead reads text as one JSON value, whatever its kind.
+func jsonRead(text []byte) *Refusal {
+	s := jsonScan(text)
+	defer s.release()
+	i := s.begin()
+	if i >= 0 {
+		i = s.value(i)
+	}
+	if i >= 0 {
+		i = s.end(i)
+	}
+	if (i < 0) != (s.fault != nil) {
+		panic("a fault without -1, or -1 without a fault")
+	}
+	return s.fault
+}
+
+func TestStrictJSON(t *testing.T) {
+	deep := func(open, inner, shut string, n int) string {
+		return strings.Repeat(open, n) + inner + strings.Repeat(shut, n)
+	}
+	for _, tt := range []struct {
+		name, text string
+		want       string // a part of the reason, empty for valid
+	}{
+		{"null", `null`, ""},
+		{"true", `true`, ""},
+		{"false", `false`, ""},
+		{"empty string", `""`, ""},
+		{"empty object", `{}`, ""},
+		{"empty array", `[]`, ""},
+		{"space in what is empty", " [ { \t} ,[\r\n] ] ", ""},
+		{"all kinds", `{"a":[1,"x",null,true,false,{"b":{}}],"c":-0.5e+10}`, ""},
+		{"numbers", `[0,-0,10,1.5,0.25,1e5,1E-5,0e0,-12.0e+3,123456789012345678901234567890,1e999999]`, ""},
+		{"escapes", `"\"\\\/\b\f\n\r\t\u0041\uD83D\ude00"`, ""},
+		{"lone surrogate escape", `"\ud800"`, ""},
+		{"surrogates in the wrong order", `"\udc00\ud800"`, ""},
+		{"NUL as an escape", `"\u0000"`, ""},
+		{"DEL is no control character to JSON", "\"\x7f\"", ""},
+		{"line separators", "\"\u2028\u2029\"", ""},
+		{"noncharacter", "\"\uFFFF\"", ""},
+		{"byte order mark in a string", "\"\uFEFF\"", ""},
+		{"one key at two levels", `{"a":{"a":{"a":1}},"b":{"a":2}}`, ""},
+		{"one key in neighbors", `[{"a":1},{"a":1}]`, ""},
+		{"keys that differ in case", `{"a":1,"A":2}`, ""},
+		{"keys that look the same", "{\"\u00e9\":1,\"e\u0301\":2}", ""},
+		{"the empty key", `{"":1}`, ""},
+		{"32 arrays", deep("[", "1", "]", 32), ""},
+		{"32 objects", deep(`{"a":`, "1", "}", 32), ""},
+		{"string of 16 plain bytes", `"0123456789abcdef"`, ""},
+
+		{"nothing", ``, "at byte 0: the end, where a value should be"},
+		{"only space", "  ", "at byte 2: the end, where a value should be"},
+		{"33 arrays", deep("[", "1", "]", 33), "at byte 32: objects and arrays can be at most 32 deep"},
+		{"33 objects", deep(`{"a":`, "1", "}", 33), "at most 32 deep"},
+		{"64 Ki of open arrays", deep("[", "", "", 64<<10), "at most 32 deep"},
+		{"two values", `1 2`, "at byte 2: '2' where the end should be"},
+		{"closed twice", `{}}`, "at byte 2: '}' where the end should be"},
+		{"wrong bracket", `[1}`, "at byte 2: '}' where a comma or ] should be"},
+		{"wrong brace", `{"a":1]`, "at byte 6: ']' where a comma or } should be"},
+		{"open array", `[1`, "the end, where a comma or ] should be"},
+		{"open object", `{"a":1`, "the end, where a comma or } should be"},
+		{"open empty object", `{`, "the end, where a key in double quotes should be"},
+		{"open empty array", `[`, "the end, where a value should be"},
+		{"trailing comma in an array", `[1,]`, "at byte 3: ']' where a value should be"},
+		{"trailing comma in an object", `{"a":1,}`, "at byte 7: '}' where a key in double quotes should be"},
+		{"leading comma", `[,1]`, "at byte 1: ',' where a value should be"},
+		{"no comma", `[1 2]`, "at byte 3: '2' where a comma or ] should be"},
+		{"no colon", `{"a" 1}`, "at byte 5: '1' where a colon should be"},
+		{"no value", `{"a":}`, "at byte 5: '}' where a value should be"},
+		{"key without quotes", `{a:1}`, "at byte 1: 'a' where a key in double quotes should be"},
+		{"key that is a number", `{1:1}`, "at byte 1: '1' where a key in double quotes should be"},
+		{"single quotes", `['a']`, `at byte 1: '\'' where a value should be`},
+		{"a comment", `[1/**/]`, "at byte 2: '/' where a comma or ] should be"},
+		{"NaN", `NaN`, "at byte 0: 'N' where a value should be"},
+		{"Infinity", `-Infinity`, "at byte 1: 'I' where a digit should be"},
+		{"undefined", `undefined`, "'u' where a value should be"},
+		{"half a literal", `tru`, "'t' where a value should be"},
+		{"literal and more", `nullx`, "at byte 4: 'x' where the end should be"},
+		{"literal in capitals", `True`, "'T' where a value should be"},
+		{"leading zero", `01`, "at byte 1: '1' where the end should be"},
+		{"leading plus", `+1`, "'+' where a value should be"},
+		{"only a minus", `-`, "at byte 1: the end, where a digit should be"},
+		{"point without digits before", `.5`, "'.' where a value should be"},
+		{"point without digits after", `1.`, "the end, where a digit should be"},
+		{"exponent without digits", `[1e+]`, "at byte 4: ']' where a digit should be"},
+		{"hexadecimal", `0x10`, "at byte 1: 'x' where the end should be"},
+		{"open string", `"abc`, "at byte 4: the end, inside a string"},
+		{"open string that ends in a backslash", `"abc\`, "no such escape"},
+		{"line break in a string", "\"a\nb\"", "at byte 2: a control character in a string must be escaped"},
+		{"NUL in a string", "\"a\x00b\"", "control character"},
+		{"control character late in a string", "\"0123456789abcde\x1f\"", "at byte 16: a control character"},
+		{"unknown escape", `"\x41"`, "at byte 1: no such escape in a string"},
+		{"escaped single quote", `"\'"`, "no such escape"},
+		{"short u escape", `"\u12"`, "no such escape"},
+		{"u escape that is not hexadecimal", `"\u12g4"`, "no such escape"},
+		{"capital U escape", `"\U0041"`, "no such escape"},
+		{"NUL for space", "[1,\x00 2]", `at byte 3: '\x00' where a value should be`},
+		{"no-break space for space", "[\u00a01]", `where a value should be`},
+		{"form feed for space", "[\f1]", `'\f' where a value should be`},
+		{"byte order mark", "\uFEFF1", "at byte 0: a byte order mark"},
+		{"invalid UTF-8", "[\"a\xff\"]", "at byte 3: text must be valid UTF-8"},
+		{"overlong UTF-8", "\"\xc0\xaf\"", "at byte 1: text must be valid UTF-8"},
+		{"surrogate in UTF-8", "\"\xed\xa0\x80\"", "at byte 1: text must be valid UTF-8"},
+		{"UTF-8 cut off", "\"\xe2\x82\"", "at byte 1: text must be valid UTF-8"},
+		{"UTF-16", "\x00{\x00}", `'\x00' where a value should be`},
+		{"duplicate key", `{"a":1,"a":1}`, `at byte 7: a second key "a" in one object`},
+		{"duplicate key in an escape", `{"a":1,"\u0061":1}`, `a second key "a"`},
+		{"duplicate key in two escapes", `{"\u0061\/":1,"a\u002F":1}`, `a second key "a/"`},
+		{"duplicate empty key", `{"":1,"":1}`, `a second key ""`},
+		{"duplicate key deep down", `[{"x":{"a":{},"b":[],"a":0}}]`, `a second key "a"`},
+		{"duplicate key after an inner object", `{"a":{"b":1},"c":2,"a":3}`, `a second key "a"`},
+		{"keys that readers without lone surrogates confuse", `{"\ud800":1,"\udfff":1}`, "a second key"},
+		{"long duplicate key is cut", `{"` + strings.Repeat("é", 40) + `":1,"` + strings.Repeat("é", 40) + `":2}`, `"éééééééééééééééé"… in one object`},
+		{"key that could break a line", `{"a\nb":1,"a\nb":2}`, `a second key "a\nb"`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got := jsonRead([]byte(tt.text))
+			switch {
+			case tt.want == "" && got != nil:
+				t.Errorf("%.80q: refused: %v", tt.text, got)
+			case tt.want != "" && got == nil:
+				t.Errorf("%.80q: accepted, want %q", tt.text, tt.want)
+			case got != nil && (got.Code != CodeInvalid || !strings.Contains(got.Reason, tt.want)):
+				t.Errorf("%.80q: %v, want invalid: … %q", tt.text, got, tt.want)
+			}
+			if want := jsonOracle([]byte(tt.text)); (got == nil) != want {
+				t.Errorf("%.80q: valid = %v, by encoding/json %v", tt.text, got == nil, want)
+			}
+		})
+	}
+}
+
+// jsonOracle is what jsonScanner accepts, in the plain words of encoding/json.
+func jsonOracle(text []byte) bool {
+	if !utf8.Valid(text) || !json.Valid(text) {
+		return false
+	}
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber()
+	type container struct {
+		keys  map[string]bool // nil for an array
+		isKey bool            // the next string is a key
+	}
+	var open []*container
+	for {
+		token, err := d.Token()
+		if err != nil {
+			return true // the end
+		}
+		var in *container
+		if len(open) > 0 {
+			in = open[len(open)-1]
+		}
+		switch token {
+		case json.Delim('{'), json.Delim('['):
+			c := new(container)
+			if token == json.Delim('{') {
+				c.keys, c.isKey = make(map[string]bool), true
+			}
+			if in != nil {
+				in.isKey = in.keys != nil
+			}
+			if open = append(open, c); len(open) > jsonMaxDepth {
+				return false
+			}
+		case json.Delim('}'), json.Delim(']'):
+			open = open[:len(open)-1]
+		default:
+			if in == nil || in.keys == nil {
+				continue
+			}
+			if !in.isKey {
+				in.isKey = true
+				continue
+			}
+			key := token.(string)
+			if in.keys[key] {
+				return false
+			}
+			in.keys[key], in.isKey = true, false
+		}
+	}
+}
+
+func FuzzJSON(f *testing.F) {
+	for _, seed := range []string{
+		`{"a":[1,"x",null,true,false,{"b":{}}],"c":-0.5e+10}`, `{"\u0061":1,"a":2}`, `{"\ud800":1,"\ufffd":2}`, ` [1 , 2] `, `"\ud83d\ude00"`,
+		`{"a":1,"b":2,"c":3,"d":4,"e":5,"f":6,"g":7,"h":8,"i":9,"j":{"a":1,"b":2,"c":3,"d":4,"e":5,"f":6,"g":7,"h":8,"i":9,"a":0},"a":11}`,
+		strings.Repeat("[", 33) + strings.Repeat("]", 33),
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		r := jsonRead(text)
+		if got, want := r == nil, jsonOracle(text); got != want {
+			t.Fatalf("%q: valid = %v (%v), by encoding/json %v", text, got, r, want)
+		}
+		if r != nil {
+			checkReason(t, r)
+			return
+		}
+		trimmed := bytes.Trim(text, " \t\r\n")
+		var want bytes.Buffer
+		if err := json.Compact(&want, trimmed); err != nil {
+			t.Fatal(err)
+		}
+		if got := jsonCompact(nil, trimmed); !bytes.Equal(got, want.Bytes()) {
+			t.Errorf("%q: compact: %q, want %q", text, got, want.Bytes())
+		}
+	})
+}
+
+// A fuzzer seldom writes JSON that is whole; here most is, and the rest nearly.
+func TestRandomJSONIsReadAsEncodingJSONReadsIt(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(3, 4))
+	valid := 0
+	for range 5_000 {
+		text := randomJSON(nil, rnd, 0)
+		if rnd.IntN(2) == 0 && len(text) > 0 {
+			const spoilers = "{}[],:\"\\0-.eE1 \n\x00\x1ftnu\xff\xc3"
+			text[rnd.IntN(len(text))] = spoilers[rnd.IntN(len(spoilers))]
+		}
+		r := jsonRead(text)
+		if got, want := r == nil, jsonOracle(text); got != want {
+			t.Fatalf("%q: valid = %v (%v), by encoding/json %v", text, got, r, want)
+		}
+		if r == nil {
+			valid++
+		}
+	}
+	if valid < 1_000 || valid > 4_000 {
+		t.Errorf("%d of 5,000 are valid: this tests little", valid)
+	}
+}
+
+// randomJSON appends a value to dst, with all that JSON allows, and now and then
+// a duplicate key or too much depth.
+func randomJSON(dst []byte, rnd *rand.Rand, depth int) []byte {
+	space := func() {
+		for rnd.IntN(4) == 0 {
+			dst = append(dst, " \t\r\n"[rnd.IntN(4)])
+		}
+	}
+	pick := func(of ...string) { dst = append(dst, of[rnd.IntN(len(of))]...) }
+	text := func() {
+		dst = append(dst, '"')
+		for range rnd.IntN(6) {
+			pick("a", "b", "longer than a word", "é", "推", "😀", `\"`, `\\`, `\/`, `\n`, `\u0061`, `\u00e9`, `\ud83d\ude00`, `\ud83d`, `\uDE00`, "\u2028", "\x7f")
+		}
+		dst = append(dst, '"')
+	}
+	space()
+	kind := rnd.IntN(10)
+	if depth == 0 && rnd.IntN(50) == 0 { // around the limit
+		n := jsonMaxDepth - 1 + rnd.IntN(3)
+		return append(append(dst, strings.Repeat("[", n)...), strings.Repeat("]", n)...)
+	}
+	switch {
+	case kind < 3 && depth < 4:
+		dst = append(dst, '{')
+		for i := range rnd.IntN(1 + 40>>depth) {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			space()
+			if rnd.IntN(20) == 0 {
+				text()
+			} else {
+				dst = fmt.Appendf(dst, `"%c%d"`, 'a'+rnd.IntN(26), rnd.IntN(1000))
+			}
+			space()
+			dst = append(dst, ':')
+			dst = randomJSON(dst, rnd, depth+1)
+		}
+		space()
+		dst = append(dst, '}')
+	case kind < 5 && depth < 4:
+		dst = append(dst, '[')
+		for i := range rnd.IntN(5) {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = randomJSON(dst, rnd, depth+1)
+		}
+		space()
+		dst = append(dst, ']')
+	case kind < 7:
+		text()
+	case kind < 9:
+		pick("0", "-0", "17", "-1.25", "1e5", "1E-05", "0.0e+0", "12345678901234567890")
+	default:
+		pick("true", "false", "null")
+	}
+	space()
+	return dst
+}
+
+// checkReason checks what holds for every Refusal of this package's readers:
+// agents, close frames and logs get to see it.
+func checkReason(t *testing.T, r *Refusal) {
+	t.Helper()
+	if r.Code != CodeInvalid || r.Retry != 0 {
+		t.Errorf("code %v, retry %v: want invalid, no advice", r.Code, r.Retry)
+	}
+	if len(r.Reason) == 0 || len(r.Reason) > 250 || !utf8.ValidString(r.Reason) {
+		t.Errorf("reason is not 1 to 250 bytes of UTF-8: %d of %q", len(r.Reason), r.Reason)
+	}
+	for _, c := range r.Reason {
+		if !strconv.IsPrint(c) {
+			t.Errorf("reason has %q in it: %q", c, r.Reason)
+		}
+	}
+}
+
+func TestJSONUnescapeIsThatOfEncodingJSON(t *testing.T) {
+	for _, inside := range []string{
+		``, `plain`, `\"\\\/\b\f\n\r\t`, `\u0041\u00e9\u20AC\uD83D\uDE00`, `a\ud800b`, `\ud800`, `\ud800\ud800\udc00`, `\udc00\ud800`, `\ud83dx\ude00`, `\u0000`, `é€😀`,
+	} {
+		var want string
+		if err := json.Unmarshal([]byte(`"`+inside+`"`), &want); err != nil {
+			t.Fatal(err)
+		}
+		got, whole := jsonUnescape([]byte("before "), []byte(inside))
+		if string(got) != "before "+want {
+			t.Errorf("%s: %q, want %q", inside, got, "before "+want)
+		}
+		if lone := strings.Contains(want, "\uFFFD"); whole == lone {
+			t.Errorf("%s: whole = %v", inside, whole)
+		}
+	}
+}
+
+func TestJSONAppendStringComesBack(t *testing.T) {
+	for _, text := range []string{
+		"", "stories/5", `a"b\c/d`, "\x00\x01\b\f\n\r\t\x1f\x7f", "é€😀\u2028\u2029", "\xff", "a\xc3", "\xed\xa0\x80x", "\uFFFD", `<img onerror="x">&`,
+	} {
+		got := jsonAppendString([]byte("x"), text)
+		var back string
+		if err := json.Unmarshal(got[1:], &back); err != nil {
+			t.Errorf("%q: %q: %v", text, got, err)
+		}
+		if want := strings.ToValidUTF8(text, "\uFFFD"); back != want && utf8.ValidString(text) {
+			t.Errorf("%q: %q", text, back)
+		}
+		if jsonRead(got[1:]) != nil {
+			t.Errorf("%q: %q is refused", text, got)
+		}
+	}
+}
+
+// What jsonSpecial finds first must be what a look at each byte finds first.
+func TestJSONSpecialFindsTheFirst(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	kinds := []byte{0, 0x1f, 0x20, 0x21, 0x22, 0x23, 0x5b, 0x5c, 0x5d, 0x7f, 0x80, 0x9f, 0xa0, 0xa2, 0xdc, 0xff}
+	var eight [8]byte
+	for range 200_000 {
+		for i := range eight {
+			eight[i] = kinds[rnd.IntN(len(kinds))]
+		}
+		want := slices.IndexFunc(eight[:], func(c byte) bool { return c < ' ' || c == '"' || c == '\\' })
+		got := -1
+		if m := jsonSpecial(binary.LittleEndian.Uint64(eight[:])); m != 0 {
+			for got = 0; m&0x80 == 0; m >>= 8 {
+				got++
+			}
+		}
+		if got != want {
+			t.Fatalf("%x: %d, want %d", eight, got, want)
+		}
+	}
+}
+
+// Duplicates must be found on both sides of jsonFewKeys, whatever is nested
+// between, also when the table has grown.
+func TestDuplicateKeysAreFoundAtAnyDistance(t *testing.T) {
+	for _, n := range []int{2, jsonFewKeys - 1, jsonFewKeys, jsonFewKeys + 1, jsonFewKeys + 2, 50, 1000} {
+		for _, again := range []int{0, n / 2, n - 1} {
+			var b strings.Builder
+			b.WriteByte('{')
+			for i := range n {
+				// Each value is an object with the keys of the outer one.
+				fmt.Fprintf(&b, `"k%d":{"k%d":[{"k0":0,"k1":0,"k2":0,"k3":0,"k4":0,"k5":0,"k6":0,"k7":0,"k8":0,"k9":0}]},`, i, i)
+			}
+			unique := b.String() + `"last":0}`
+			if r := jsonRead([]byte(unique)); r != nil {
+				t.Fatalf("%d keys: %v", n, r)
+			}
+			double := b.String() + fmt.Sprintf(`"k%d":0}`, again)
+			if jsonRead([]byte(double)) == nil {
+				t.Errorf("%d keys: the second k%d is not found", n, again)
+			}
+		}
+	}
+}
+
+// A scanner that goes back to the pool must not hold on to what it has read.
+func TestScannerAtRestHoldsNothing(t *testing.T) {
+	many := jsonManyKeys(2000)
+	for _, text := range []string{`{"a":{"b\n":[{"c":1}]}}`, `{"a":{"b\n":[{"c":`, string(many), `{"` + strings.Repeat(`\n`, 10_000) + `":1}`} {
+		s := new(jsonScanner)
+		s.src = []byte(text)
+		s.value(0)
+		s.release()
+		if s.src != nil || s.fault != nil || len(s.keys) != 0 || len(s.text) != 0 || s.used != 0 || s.depth != 0 {
+			t.Errorf("%.40s: not empty: %+v", text, s)
+		}
+		if cap(s.keys) > jsonKeepKeys || cap(s.text) > jsonKeepText || len(s.slots) > 2*jsonKeepKeys {
+			t.Errorf("%.40s: keeps %d keys, %d bytes, %d slots", text, cap(s.keys), cap(s.text), len(s.slots))
+		}
+		for _, slot := range s.slots {
+			if slot.object != 0 {
+				t.Errorf("%.40s: keeps a slot", text)
+			}
+		}
+	}
+}
+
+// jsonManyKeys returns an object of n keys.
+func jsonManyKeys(n int) []byte {
+	b := []byte{'{'}
+	for i := range n {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(strconv.AppendInt(append(b, '"'), int64(i), 36), `":0`...)
+	}
+	return append(b, '}')
+}
+
+func BenchmarkJSON(b *testing.B) {
+	wide := jsonManyKeys(8000)
+	nested := bytes.Repeat([]byte(`{"a":0,"b":0,"c":0,"d":0,"e":0,"f":0,"g":0,"h":0,"i":0},`), 1100)
+	hashed := bytes.Repeat(append(jsonManyKeys(jsonFewKeys+1), ','), 400)
+	// Keys of one kind: no shortcut helps.
+	var alike []byte
+	for range 500 {
+		alike = append(alike, '{')
+		for i := range jsonFewKeys {
+			alike = fmt.Appendf(alike, `"-%c-%c-":0,`, 'a'+i%5, 'a'+i/5)
+		}
+		alike[len(alike)-1] = '}'
+		alike = append(alike, ',')
+	}
+	for _, bm := range []struct {
+		name string
+		text []byte
+	}{
+		{"8000 keys", wide},
+		{"objects of 9 keys", append(append([]byte{'['}, nested...), '0', ']')},
+		{"objects with a table", append(append([]byte{'['}, hashed...), '0', ']')},
+		{"objects of keys alike", append(append([]byte{'['}, alike...), '0', ']')},
+		{"numbers", append(append([]byte{'['}, bytes.Repeat([]byte("-1.25e3,"), 8000)...), '0', ']')},
+		{"one string", append(append([]byte{'"'}, bytes.Repeat([]byte("x"), 64000)...), '"')},
+		{"one string in Chinese", append(append([]byte{'"'}, bytes.Repeat([]byte("推送"), 10000)...), '"')},
+		{"escapes", append(append([]byte{'"'}, bytes.Repeat([]byte(`a\n`), 20000)...), '"')},
+	} {
+		b.Run(bm.name, func(b *testing.B) {
+			b.SetBytes(int64(len(bm.text)))
+			b.ReportAllocs()
+			for b.Loop() {
+				if r := jsonRead(bm.text); r != nil {
+					b.Fatal(r)
+				}
+			}
+		})
+	}
+}

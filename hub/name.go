@@ -1,0 +1,137 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package hub
+
+import (
+	"fmt"
+	"iter"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// MaxNameLength is the most bytes that a channel's name or a pattern can have,
+// whatever the limits say.
+const MaxNameLength = 255
+
+// CheckName returns nil if s is a channel's name of at most limit bytes, else a
+// Refusal with CodeInvalid that says what is wrong with it (PROTOCOL.md, R10):
+// valid UTF-8, no control, format or space characters, no "*", "{", "}", no
+// empty segment, no segment "." or "..". Names are compared byte by byte and
+// never cleaned, decoded or lower-cased, so what two readers could take for
+// the same name must not get in.
+func CheckName(s string, limit int) *Refusal {
+	if strings.HasPrefix(s, "/meta/") {
+		return refuse(CodeInvalid, "a channel's name cannot begin with /meta/, which is the protocol's own")
+	}
+	return nameCheck(s, limit, "a channel's name")
+}
+
+// CheckPattern returns nil if s is what can be subscribed to: a channel's name,
+// "*", or a name followed by "/*", together at most limit bytes. Else it returns
+// a Refusal with CodeInvalid that says what is wrong (PROTOCOL.md, R11).
+func CheckPattern(s string, limit int) *Refusal {
+	if !strings.Contains(s, "*") {
+		return CheckName(s, limit)
+	}
+	if len(s) > limit {
+		return nameTooLong(s, limit, "a pattern")
+	}
+	if s == "*" {
+		return nil
+	}
+	name, ok := strings.CutSuffix(s, "/*")
+	if !ok || strings.Contains(name, "*") {
+		return refuse(CodeInvalid, "in a subscription * can only be the whole last segment: stories/* has everything below stories/, and * alone has everything")
+	}
+	return nameCheck(name, limit, "what stands before /* in a pattern")
+}
+
+// IsPattern reports whether s, which CheckPattern has let through, is a pattern
+// and not a channel's name.
+func IsPattern(s string) bool { return strings.HasSuffix(s, "*") }
+
+// prefixesOf yields what patternPrefix makes of every pattern that matches the
+// channel, the most exact first: "a/b/", "a/" and "" for "a/b/c". It does not
+// allocate, which is why patterns are looked up by their prefix.
+func prefixesOf(name string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for i := len(name) - 1; i >= 0; i-- {
+			if name[i] == '/' && !yield(name[:i+1]) {
+				return
+			}
+		}
+		yield("")
+	}
+}
+
+// patternPrefix is what the channels that a pattern matches begin with: "a/b/"
+// for "a/b/*", "" for "*". No two patterns have the same prefix.
+func patternPrefix(pattern string) string { return pattern[:len(pattern)-1] }
+
+// nameCheck checks s as CheckName does; what begins the sentence that a Refusal
+// says.
+func nameCheck(s string, limit int, what string) *Refusal {
+	if s == "" {
+		return refuse(CodeInvalid, what+" cannot be empty")
+	}
+	if len(s) > limit {
+		return nameTooLong(s, limit, what)
+	}
+	segment := 0 // where the segment begins that i is in
+	for i := 0; i < len(s); {
+		c := s[i]
+		if c >= utf8.RuneSelf {
+			r, size := utf8.DecodeRuneInString(s[i:])
+			if r == utf8.RuneError && size == 1 {
+				return refuse(CodeInvalid, fmt.Sprintf("%s must be valid UTF-8; byte %d is not", what, i))
+			}
+			// Every character of White_Space is in Z or Cc.
+			if unicode.In(r, unicode.Cc, unicode.Cf, unicode.Z) {
+				return nameBadCharacter(r, i, what)
+			}
+			i += size
+			continue
+		}
+		switch {
+		case c <= ' ' || c == 0x7f:
+			return nameBadCharacter(rune(c), i, what)
+		case c == '*' || c == '{' || c == '}':
+			return refuse(CodeInvalid, fmt.Sprintf("%s cannot contain %c, as it does at byte %d", what, c, i))
+		case c == '/':
+			if r := nameSegment(s[segment:i], segment, what); r != nil {
+				return r
+			}
+			segment = i + 1
+		}
+		i++
+	}
+	return nameSegment(s[segment:], segment, what)
+}
+
+func nameSegment(segment string, at int, what string) *Refusal {
+	switch segment {
+	case "":
+		return refuse(CodeInvalid, fmt.Sprintf("%s cannot have an empty segment, as it does at byte %d: no / at its beginning or end, and no two in a row", what, at))
+	case ".", "..":
+		return refuse(CodeInvalid, fmt.Sprintf("%s cannot have %s as a segment, as it does at byte %d", what, segment, at))
+	}
+	return nil
+}
+
+func nameTooLong(s string, limit int, what string) *Refusal {
+	return refuse(CodeInvalid, what+" can have at most "+strconv.Itoa(limit)+" bytes; this one has "+strconv.Itoa(len(s)))
+}
+
+func nameBadCharacter(r rune, at int, what string) *Refusal {
+	kind := "a space"
+	switch {
+	case unicode.Is(unicode.Cc, r):
+		kind = "a control character"
+	case unicode.Is(unicode.Cf, r):
+		kind = "an invisible format character"
+	}
+	return refuse(CodeInvalid, fmt.Sprintf("%s cannot contain %s, as it does at byte %d (%U)", what, kind, at, r))
+}

@@ -1,0 +1,115 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package hub
+
+import (
+	"hash/maphash"
+	"sync"
+	"sync/atomic"
+)
+
+// A subscription is an agent on a channel or pattern.
+type subscription struct {
+	agent *Agent
+	node  *node
+	index int // in node.members; guarded by node.mu
+}
+
+// A node is a channel or pattern that has subscribers. It is born with the
+// first and dies with the last.
+type node struct {
+	// Immutable.
+	key  string
+	home *directory
+
+	mu      sync.RWMutex // guards the following; read-held while a message is handed to the members
+	members []*subscription
+	dead    bool // no longer in its directory: look again
+}
+
+// addLocked adds s. The caller holds n.mu.
+func (n *node) addLocked(s *subscription) {
+	s.index = len(n.members)
+	n.members = append(n.members, s)
+}
+
+// removeLocked takes s out. The caller holds n.mu.
+func (n *node) removeLocked(s *subscription) {
+	last := len(n.members) - 1
+	moved := n.members[last]
+	n.members[s.index], moved.index = moved, s.index
+	n.members[last] = nil
+	n.members = n.members[:last]
+	if len(n.members) > 64 && len(n.members) < cap(n.members)/4 {
+		n.members = append(make([]*subscription, 0, 2*len(n.members)), n.members...)
+	}
+}
+
+// buryLocked marks n dead if nobody is left in it: the caller, who holds n.mu,
+// releases it then, after n.mu.
+func (n *node) buryLocked() (dead bool) {
+	n.dead = n.dead || len(n.members) == 0
+	return n.dead
+}
+
+const directoryShards = 64
+
+// A directory finds nodes by key.
+type directory struct {
+	seed   maphash.Seed
+	count  atomic.Int64 // nodes in all
+	shards [directoryShards]struct {
+		mu    sync.RWMutex // guards nodes; taken before no other lock
+		nodes map[string]*node
+	}
+}
+
+func newDirectory() *directory {
+	d := &directory{seed: maphash.MakeSeed()}
+	for i := range d.shards {
+		d.shards[i].nodes = make(map[string]*node)
+	}
+	return d
+}
+
+// find returns the node of key, nil if there is none.
+func (d *directory) find(key string) *node {
+	if d.count.Load() == 0 {
+		return nil
+	}
+	s := &d.shards[maphash.String(d.seed, key)%directoryShards]
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.nodes[key]
+}
+
+// obtain returns the node of key, a new one if there is none; nil when that
+// would be one more than limit allows. A new node counts at once.
+func (d *directory) obtain(key string, fits func() bool) *node {
+	s := &d.shards[maphash.String(d.seed, key)%directoryShards]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := s.nodes[key]; n != nil {
+		return n
+	}
+	d.count.Add(1)
+	if !fits() {
+		d.count.Add(-1)
+		return nil
+	}
+	n := &node{key: key, home: d}
+	s.nodes[key] = n
+	return n
+}
+
+// release takes a dead node out.
+func (d *directory) release(n *node) {
+	s := &d.shards[maphash.String(d.seed, n.key)%directoryShards]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.nodes[n.key] == n {
+		delete(s.nodes, n.key)
+		d.count.Add(-1)
+	}
+}

@@ -1,0 +1,204 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package hub
+
+import (
+	"context"
+	"log/slog"
+	"time"
+)
+
+// A Policy is everything a configuration says about one endpoint, compiled. It
+// is immutable once it is given to Hub.Use; each configuration generation has
+// its own, and each agent an atomic pointer to the one that holds for it.
+type Policy struct {
+	// Mount names the endpoint over all generations of the configuration: when
+	// a generation goes, its agents move to the newest Policy of their Mount.
+	Mount string
+	// Heartbeat is how often an agent is sent a sign of life. Silence from it
+	// for two of them ends the session. Default: 25s.
+	Heartbeat time.Duration
+	// Handshake is how long a session may live without /meta/connect.
+	// Default: 10s.
+	Handshake time.Duration
+	// Limits bound what comes from outside; its zero fields are defaults.
+	Limits Limits
+	// Gates decides; nil allows everything.
+	Gates Gates
+	// Log is where the endpoint's log goes; nil is nowhere.
+	Log *slog.Logger
+}
+
+// The defaults of Policy.
+const (
+	DefaultHeartbeat = 25 * time.Second // below the 30 s at which the first proxies lose patience
+	DefaultHandshake = 10 * time.Second
+)
+
+func (p *Policy) withDefaults() *Policy {
+	c := *p
+	if c.Heartbeat <= 0 {
+		c.Heartbeat = DefaultHeartbeat
+	}
+	if c.Handshake <= 0 {
+		c.Handshake = DefaultHandshake
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	c.Limits = c.Limits.WithDefaults()
+	return &c
+}
+
+// gate returns what is to be asked, nil for nothing.
+func (p *Policy) gate(name GateName, channel string) Gate {
+	if p.Gates == nil {
+		return nil
+	}
+	return p.Gates.Gate(name, channel)
+}
+
+// Limits bound what agents can make the server hold and do. A field that is 0
+// has its default; Unlimited, where a field allows it, is no limit.
+type Limits struct {
+	// MessageSize is the most bytes of one frame (one JSON object) of an agent.
+	// Default: 64 KiB.
+	MessageSize int
+	// CredentialsSize is the most bytes of the credentials of /meta/connect, as
+	// JSON. Default: 16 KiB.
+	CredentialsSize int
+	// NameLength is the most bytes of a channel's name. Default and most: 255.
+	NameLength int
+	// ChannelsPerAgent is the most subscriptions of an agent. Default: 128.
+	ChannelsPerAgent int
+	// Channels is the most channels and patterns of the hub that have
+	// subscribers. Default: 1,000,000.
+	Channels int
+	// Agents is the most sessions of the hub. Default: 100,000.
+	Agents int
+	// AgentsPerIP is the most sessions of one address (IPv6: one /64).
+	// Default: Unlimited, because whole offices share an address.
+	AgentsPerIP int
+	// UnconnectedPerIP is the most sessions of one address (IPv6: one /64) that
+	// have not been allowed to connect yet. Default: 256.
+	UnconnectedPerIP int
+	// QueueMessages and QueueBytes are the most that waits for an agent that
+	// reads slowly; over either it is closed with CloseSlow.
+	// Defaults: 1,024 and 1 MiB.
+	QueueMessages, QueueBytes int
+	// FramesPerSecond bounds what an agent sends, of any kind; bursts of five
+	// seconds' worth are let through, over that it is closed with CloseLimit.
+	// Default: 100.
+	FramesPerSecond int
+	// PublishesPerSecond bounds what an agent publishes; bursts of five seconds'
+	// worth are let through, over that a publish is refused with CodeLimit.
+	// Default: 50.
+	PublishesPerSecond int
+}
+
+// Unlimited is no limit, for the limits that allow it: AgentsPerIP,
+// UnconnectedPerIP, Agents, Channels, FramesPerSecond, PublishesPerSecond.
+const Unlimited = -1
+
+// DefaultLimits are the limits that hold where nothing else is said.
+var DefaultLimits = Limits{
+	MessageSize:        64 << 10,
+	CredentialsSize:    16 << 10,
+	NameLength:         MaxNameLength,
+	ChannelsPerAgent:   128,
+	Channels:           1_000_000,
+	Agents:             100_000,
+	AgentsPerIP:        Unlimited,
+	UnconnectedPerIP:   256,
+	QueueMessages:      1024,
+	QueueBytes:         1 << 20,
+	FramesPerSecond:    100,
+	PublishesPerSecond: 50,
+}
+
+// WithDefaults returns l with each field that is 0 at its default.
+func (l Limits) WithDefaults() Limits {
+	d := DefaultLimits
+	for _, f := range []struct {
+		to   *int
+		from int
+	}{
+		{&d.MessageSize, l.MessageSize}, {&d.CredentialsSize, l.CredentialsSize}, {&d.NameLength, l.NameLength},
+		{&d.ChannelsPerAgent, l.ChannelsPerAgent}, {&d.Channels, l.Channels}, {&d.Agents, l.Agents},
+		{&d.AgentsPerIP, l.AgentsPerIP}, {&d.UnconnectedPerIP, l.UnconnectedPerIP},
+		{&d.QueueMessages, l.QueueMessages}, {&d.QueueBytes, l.QueueBytes},
+		{&d.FramesPerSecond, l.FramesPerSecond}, {&d.PublishesPerSecond, l.PublishesPerSecond},
+	} {
+		if f.from != 0 {
+			*f.to = f.from
+		}
+	}
+	return d
+}
+
+// FrameSize is the most bytes a frame may have for any purpose: what a transport
+// needs to bound its reads.
+func (l Limits) FrameSize() int { return max(l.MessageSize, l.CredentialsSize+connectOverhead) }
+
+// connectOverhead is what /meta/connect needs around its credentials.
+const connectOverhead = 1 << 10
+
+// GateName names a point where policy is asked.
+type GateName string
+
+// The gates.
+const (
+	GateConnect     GateName = "connect"
+	GateSubscribe   GateName = "subscribe"
+	GateUnsubscribe GateName = "unsubscribe"
+	GatePublish     GateName = "publish"
+	GateDeliver     GateName = "deliver"
+	GateDisconnect  GateName = "disconnect"
+)
+
+// Gates finds the gate that governs. Its methods are called on hot paths, from
+// many goroutines, with no lock held: they must not block.
+type Gates interface {
+	// Gate returns what decides at the named gate (any but deliver) for a
+	// channel or pattern, and nil where nothing is to be asked: it is allowed
+	// then. For connect and disconnect the channel is empty.
+	Gate(name GateName, channel string) Gate
+	// DeliverGate returns what stands before the delivery of each message of a
+	// channel, nil for nothing.
+	DeliverGate(channel string) DeliverGate
+}
+
+// A Gate decides. Decide may block, honors ctx, holds no lock, is called
+// concurrently. When ctx ends first, when it panics, the answer is unavailable.
+type Gate interface {
+	// Timeout bounds one question.
+	Timeout() time.Duration
+	Decide(ctx context.Context, q *Question) Verdict
+}
+
+// A DeliverGate stands between a message and one agent. Deliver is local and
+// fast: it returns what to deliver, m itself or one like it, or nil to drop it
+// silently. It is called with no lock held, concurrently.
+type DeliverGate interface {
+	Deliver(a *Agent, m *Message) *Message
+}
+
+// A Question is what a gate is asked.
+type Question struct {
+	Gate    GateName
+	Agent   *Agent
+	Channel string   // a name, or a pattern when Pattern
+	Pattern bool     // only at subscribe and unsubscribe
+	Message *Message // only at publish
+	// Credentials of /meta/connect, as JSON. Only at connect. Never logged.
+	Credentials []byte
+}
+
+// A Verdict is a gate's answer: a nil Refusal allows.
+type Verdict struct {
+	Refusal *Refusal
+}
+
+// Allow is the Verdict that allows.
+var Allow = Verdict{}

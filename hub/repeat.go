@@ -1,0 +1,141 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package hub
+
+import (
+	"container/list"
+	"hash/maphash"
+	"sync"
+	"time"
+)
+
+// What is remembered of publishes, so that a client that was cut off may send
+// one again without it being published twice (PROTOCOL.md, "Repeated publishes").
+const (
+	repeatFor     = 2 * time.Minute
+	repeatsPerHub = 100_000
+	repeatsPerOne = 1_000
+)
+
+// verdicts of repeats.check.
+type repeatKind uint8
+
+const (
+	repeatNew      repeatKind = iota // not seen: publish it
+	repeatSame                       // published already: acknowledge it
+	repeatConflict                   // the uuid was used for other data
+)
+
+// A publishKey stands for who published, channel and uuid: 128 bits under seeds
+// nobody knows.
+type publishKey [2]uint64
+
+// A remembered publish.
+type remembered struct {
+	key  publishKey
+	who  uint64
+	data uint64
+	at   time.Time
+	// places in the two lists that hold it
+	inAll, inOwn *list.Element
+}
+
+// repeats remembers publishes. Its zero value is not ready: newRepeats.
+type repeats struct {
+	seeds [2]maphash.Seed
+
+	mu    sync.Mutex // guards the following; no other lock is taken under it
+	byKey map[publishKey]*remembered
+	byWho map[uint64]*list.List // of *remembered, oldest first
+	all   *list.List            // of *remembered, oldest first
+}
+
+func newRepeats() *repeats {
+	return &repeats{
+		seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()},
+		byKey: make(map[publishKey]*remembered),
+		byWho: make(map[uint64]*list.List),
+		all:   list.New(),
+	}
+}
+
+// note remembers a publish and says whether it is new. A new one is to be
+// published by the caller; if that fails, forget(key) lets it be tried again.
+func (r *repeats) note(now time.Time, who, channel, uuid string, data []byte) (publishKey, repeatKind) {
+	key := publishKey{r.sum(0, who, channel, uuid), r.sum(1, who, channel, uuid)}
+	owner := maphash.String(r.seeds[0], who)
+	content := maphash.Bytes(r.seeds[1], data)
+
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.expireLocked(now)
+	if seen := r.byKey[key]; seen != nil {
+		if seen.data == content {
+			return key, repeatSame
+		}
+		return key, repeatConflict
+	}
+	own := r.byWho[owner]
+	if own == nil {
+		own = list.New()
+		r.byWho[owner] = own
+	}
+	if own.Len() >= repeatsPerOne {
+		r.removeLocked(own.Front().Value.(*remembered))
+	}
+	if r.all.Len() >= repeatsPerHub {
+		r.removeLocked(r.all.Front().Value.(*remembered))
+		r.byWho[owner] = own // it may have gone with its only entry
+	}
+	e := &remembered{key: key, who: owner, data: content, at: now}
+	e.inAll, e.inOwn = r.all.PushBack(e), own.PushBack(e)
+	r.byKey[key] = e
+	return key, repeatNew
+}
+
+// forget takes back what note remembered.
+func (r *repeats) forget(key publishKey) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if e := r.byKey[key]; e != nil {
+		r.removeLocked(e)
+	}
+}
+
+// expire drops what is too old.
+func (r *repeats) expire(now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.expireLocked(now)
+}
+
+func (r *repeats) expireLocked(now time.Time) {
+	for front := r.all.Front(); front != nil; front = r.all.Front() {
+		e := front.Value.(*remembered)
+		if now.Sub(e.at) < repeatFor {
+			return
+		}
+		r.removeLocked(e)
+	}
+}
+
+func (r *repeats) removeLocked(e *remembered) {
+	delete(r.byKey, e.key)
+	r.all.Remove(e.inAll)
+	own := r.byWho[e.who]
+	own.Remove(e.inOwn)
+	if own.Len() == 0 {
+		delete(r.byWho, e.who)
+	}
+}
+
+func (r *repeats) sum(seed int, parts ...string) uint64 {
+	var h maphash.Hash
+	h.SetSeed(r.seeds[seed])
+	for _, p := range parts {
+		_, _ = h.WriteString(p) // never fails
+		_ = h.WriteByte(0)      // ids and names hold no NUL
+	}
+	return h.Sum64()
+}

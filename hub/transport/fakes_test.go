@@ -1,0 +1,230 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package transport
+
+import (
+	"bufio"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/push-it/pushit/hub"
+)
+
+// frame returns a masked frame as a client sends it.
+func frame(op byte, fin bool, payload string) []byte {
+	return rawFrame(op, fin, len(payload), payload)
+}
+
+// rawFrame is frame with a length that need not be the payload's.
+func rawFrame(op byte, fin bool, size int, payload string) []byte {
+	b := appendHeader(nil, op, size)
+	if !fin {
+		b[0] &^= 0x80
+	}
+	b[1] |= 0x80
+	mask := [4]byte{0xA1, 0x02, 0xF3, 0x54}
+	b = append(b, mask[:]...)
+	p := []byte(payload)
+	unmask(p, mask, 0)
+	return append(b, p...)
+}
+
+func text(payload string) []byte { return frame(opText, true, payload) }
+
+func closing(code hub.CloseCode, reason string) []byte {
+	return frame(opClose, true, string(binary.BigEndian.AppendUint16(nil, uint16(code)))+reason)
+}
+
+func join(frames ...[]byte) []byte {
+	var all []byte
+	for _, f := range frames {
+		all = append(all, f...)
+	}
+	return all
+}
+
+// A peer is the other end of a WebSocket, for tests.
+type peer struct {
+	t  *testing.T
+	nc net.Conn
+	r  *bufio.Reader
+}
+
+func newPeer(t *testing.T, nc net.Conn) *peer {
+	t.Cleanup(func() { _ = nc.Close() })
+	return &peer{t: t, nc: nc, r: bufio.NewReader(nc)}
+}
+
+func (p *peer) send(frames ...[]byte) {
+	p.t.Helper()
+	if _, err := p.nc.Write(join(frames...)); err != nil {
+		p.t.Fatalf("writing: %v", err)
+	}
+}
+
+// read returns the next frame.
+func (p *peer) read() (op byte, payload string, err error) {
+	p.t.Helper()
+	var h [2]byte
+	if _, err := io.ReadFull(p.r, h[:]); err != nil {
+		return 0, "", err
+	}
+	if h[0]&0xF0 != 0x80 || h[1]&0x80 != 0 {
+		return 0, "", fmt.Errorf("frame begins % x: want it whole, without extensions, unmasked", h)
+	}
+	n := uint64(h[1])
+	var ext []byte
+	switch n {
+	case 126:
+		ext = make([]byte, 2)
+	case 127:
+		ext = make([]byte, 8)
+	}
+	if ext != nil {
+		if _, err := io.ReadFull(p.r, ext); err != nil {
+			return 0, "", err
+		}
+		n = 0
+		for _, b := range ext {
+			n = n<<8 | uint64(b)
+		}
+	}
+	body := make([]byte, n)
+	_, err = io.ReadFull(p.r, body)
+	return h[0] & 0xF, string(body), err
+}
+
+func (p *peer) want(op byte, payload string) {
+	p.t.Helper()
+	gotOp, got, err := p.read()
+	if err != nil || gotOp != op || got != payload {
+		p.t.Fatalf("frame = %x %q, %v; want %x %q", gotOp, got, err, op, payload)
+	}
+}
+
+// wantClose reads a close frame and then the end of the connection.
+func (p *peer) wantClose(code hub.CloseCode, reason string) {
+	p.t.Helper()
+	p.want(opClose, string(binary.BigEndian.AppendUint16(nil, uint16(code)))+reason)
+}
+
+func (p *peer) wantEnd() {
+	p.t.Helper()
+	if op, payload, err := p.read(); err == nil {
+		p.t.Fatalf("frame = %x %q; want the end", op, payload)
+	}
+}
+
+// A fakeAgent stands in for a *hub.Agent: it records, and closes its Conn from a
+// goroutine of its own, as the hub does.
+type fakeAgent struct {
+	policy *hub.Policy
+	left   chan string // one reason, at the end; buffered, so that the session ends unread
+
+	mu       sync.Mutex // guards the following
+	conn     hub.Conn
+	received []string
+	touched  int
+	code     hub.CloseCode
+	reason   string
+	writes   sync.WaitGroup
+	tail     chan struct{} // closed when the last write that was asked for is done
+	gone     bool
+	mute     bool // Close never reaches the Conn
+}
+
+func newFakeAgent(limits hub.Limits) *fakeAgent {
+	return &fakeAgent{policy: &hub.Policy{Limits: limits.WithDefaults()}, left: make(chan string, 1)}
+}
+
+func (a *fakeAgent) Policy() *hub.Policy { return a.policy }
+
+func (a *fakeAgent) Start(c hub.Conn) {
+	a.mu.Lock()
+	a.conn = c
+	a.mu.Unlock()
+	if o := c.Form().Opening; o != nil {
+		a.Send(o)
+	}
+}
+
+func (a *fakeAgent) Receive(frame []byte) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.code == 0 {
+		a.received = append(a.received, string(frame))
+	}
+}
+
+func (a *fakeAgent) Touch() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.touched++
+}
+
+// Send writes after all that was to be written before.
+func (a *fakeAgent) Send(p []byte) {
+	a.write(func() { _, _ = a.conn.Write(p) })
+}
+
+func (a *fakeAgent) Close(code hub.CloseCode, reason string, _ time.Duration) {
+	a.mu.Lock()
+	first := a.code == 0
+	if first {
+		a.code, a.reason = code, reason
+	}
+	mute := a.mute
+	a.mu.Unlock()
+	if first && !mute {
+		a.write(func() { a.conn.Close(code, reason) })
+	}
+}
+
+func (a *fakeAgent) write(f func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.gone {
+		return
+	}
+	before := a.tail
+	done := make(chan struct{})
+	a.tail = done
+	a.writes.Go(func() {
+		if before != nil {
+			<-before
+		}
+		defer close(done)
+		f()
+	})
+}
+
+func (a *fakeAgent) Left(reason string) {
+	a.mu.Lock()
+	a.gone = true
+	conn := a.conn
+	a.mu.Unlock()
+	if conn != nil {
+		_ = conn.SetWriteDeadline(time.Unix(1, 0)) // what is being written ends at once
+	}
+	a.writes.Wait()
+	a.left <- reason
+}
+
+// closedWith returns what Close was called with first.
+func (a *fakeAgent) closedWith() (hub.CloseCode, string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.code, a.reason
+}
+
+func (a *fakeAgent) messages() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return append([]string(nil), a.received...)
+}

@@ -1,0 +1,21 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !unix
+
+package transport
+
+import (
+	"errors"
+	"net"
+)
+
+// A rawConn does not exist here: every net.Conn is read with a buffer of its own
+// and written by a goroutine that may block.
+type rawConn struct{}
+
+func newRawConn(net.Conn) *rawConn { return nil }
+
+func (*rawConn) read() (*readBuffer, int, error) { return nil, 0, errors.ErrUnsupported }
+
+func (*rawConn) write([]byte) (int, error) { return 0, errors.ErrUnsupported }

@@ -1,0 +1,233 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package transport
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"time"
+
+	"github.com/push-it/pushit/hub"
+)
+
+// maxDropped is how much is read and dropped after the last word, so that what
+// the peer has sent meanwhile does not make its system throw the last word away.
+const maxDropped = 16 << 20
+
+// An agent is what a session needs of a *hub.Agent.
+type agent interface {
+	Start(c hub.Conn)
+	Receive(frame []byte)
+	Touch()
+	Send(p []byte)
+	Close(code hub.CloseCode, reason string, retry time.Duration)
+	Left(reason string)
+	Policy() *hub.Policy
+}
+
+var _ agent = (*hub.Agent)(nil)
+
+// A session reads a WebSocket: one goroutine. It holds nothing of the request.
+type session struct {
+	// Immutable.
+	conn   *wsConn
+	agent  agent
+	sockJS bool // messages are SockJS arrays of strings
+
+	// Owned by run.
+	frames    frameReader
+	allowance allowance
+	timed     bool // a read deadline is set
+	dropped   int  // bytes read after the last word
+}
+
+func newSession(nc net.Conn, a agent, sockJS bool, t *times) *session {
+	form := bareForm
+	if sockJS {
+		form = sockJSForm
+	}
+	s := &session{conn: newConn(nc, form, t), agent: a, sockJS: sockJS}
+	s.frames.sink = s
+	return s
+}
+
+var (
+	errOverrun   = errors.New("it went on sending after the last word")
+	errNoGoodbye = errors.New("the last word could not be sent in time")
+)
+
+// A peerClosed is the end of a session by the peer's close frame.
+type peerClosed struct{ code hub.CloseCode }
+
+func (e *peerClosed) Error() string {
+	if e.code == 0 {
+		return "the peer closed"
+	}
+	return fmt.Sprintf("the peer closed: %d", int(e.code))
+}
+
+// run is the session, from its first byte to Agent.Left. early is what came
+// right behind the handshake.
+func (s *session) run(early []byte) {
+	s.agent.Start(s.conn)
+	err := s.read(early)
+	s.frames.drop()
+	if bye, ok := errors.AsType[*peerClosed](err); ok {
+		// The hub may be in the midst of a frame. After Left it is not.
+		s.agent.Left(bye.Error())
+		s.conn.answer(bye.code)
+		_ = s.conn.nc.Close() // nothing is left to be lost
+		return
+	}
+	_ = s.conn.nc.Close() // likewise
+	s.agent.Left(because(err))
+}
+
+// because puts in words why a conn has ended, without addresses.
+func because(err error) string {
+	var op *net.OpError
+	switch {
+	case errors.Is(err, io.EOF):
+		return "the connection ended without a close frame"
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return "the peer did not answer the close frame in time"
+	case errors.As(err, &op):
+		return "the connection failed: " + op.Err.Error()
+	default:
+		return "the connection failed: " + err.Error()
+	}
+}
+
+// read handles what comes until the conn ends; the error says how.
+func (s *session) read(early []byte) error {
+	if err := s.take(early); err != nil {
+		return err
+	}
+	for {
+		p, err := s.conn.fill(s.timed)
+		switch {
+		case err == nil:
+			s.agent.Touch()
+			err = s.take(p)
+			s.conn.done()
+		case errors.Is(err, os.ErrDeadlineExceeded) && !s.frames.dropping && !s.conn.isClosing():
+			err = s.refuse(&violation{hub.CloseTimeout, "a message took too long to arrive whole"})
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// take handles bytes that have come.
+func (s *session) take(p []byte) error {
+	if !s.frames.dropping && s.conn.isClosing() {
+		s.frames.drop()
+	}
+	if s.frames.dropping {
+		if s.dropped += len(p); s.dropped > maxDropped {
+			return errOverrun
+		}
+	}
+	for len(p) > 0 {
+		rest, err := s.frames.feed(p)
+		if v, ok := errors.AsType[*violation](err); ok {
+			err = s.refuse(v)
+		}
+		if err != nil {
+			return err
+		}
+		p = rest
+	}
+	s.setDeadline()
+	return nil
+}
+
+// setDeadline gives a message its time from its first byte on. While nothing has
+// begun there is no deadline: the hub finds out that a peer is dead.
+func (s *session) setDeadline() {
+	switch open, fresh := s.frames.progress(); {
+	case s.frames.dropping: // Close has set it
+	case open && (fresh || !s.timed):
+		s.timed = true
+		s.conn.readBy(time.Now().Add(s.conn.times.message))
+	case !open && s.timed:
+		s.timed = false
+		s.conn.readBy(time.Time{})
+	}
+}
+
+// refuse closes the session for a violation. What comes after is dropped.
+func (s *session) refuse(v *violation) error {
+	s.frames.drop()
+	s.agent.Close(v.code, v.reason, 0)
+	if !s.conn.awaitClose() {
+		return errNoGoodbye
+	}
+	return nil
+}
+
+// limit implements sink.
+func (s *session) limit() int {
+	size := s.agent.Policy().Limits.FrameSize()
+	if s.sockJS {
+		return 2*size + sockJSOverhead
+	}
+	return size
+}
+
+// message implements sink.
+func (s *session) message(p []byte) error {
+	if !s.sockJS {
+		s.agent.Receive(p)
+		return nil
+	}
+	if len(p) == 0 { // SockJS has clients ignore it, and so do we
+		return s.idle()
+	}
+	var few [8]span // most messages hold one string
+	spans, err := decodeSockJS(p, few[:0])
+	if err != nil {
+		return err
+	}
+	if len(spans) == 0 {
+		return s.idle()
+	}
+	size := s.agent.Policy().Limits.FrameSize()
+	for _, at := range spans {
+		if int(at.to-at.from) > size {
+			return &violation{hub.CloseTooLarge, fmt.Sprintf("a string may have at most %d bytes here", size)}
+		}
+	}
+	for _, at := range spans {
+		s.agent.Receive(p[at.from:at.to:at.to])
+	}
+	return nil
+}
+
+// ping implements sink.
+func (s *session) ping(op byte, p []byte) error {
+	if err := s.idle(); err != nil {
+		return err
+	}
+	if op == opPing {
+		pong := make([]byte, 0, 2+len(p))
+		s.agent.Send(append(appendHeader(pong, opPong, len(p)), p...))
+	}
+	return nil
+}
+
+// closed implements sink.
+func (s *session) closed(code hub.CloseCode) error { return &peerClosed{code} }
+
+// idle implements sink.
+func (s *session) idle() error {
+	if s.allowance.take(time.Now()) {
+		return nil
+	}
+	return &violation{hub.CloseLimit, "too many pings, pongs or empty frames"}
+}

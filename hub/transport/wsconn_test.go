@@ -1,0 +1,357 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package transport
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/push-it/pushit/hub"
+)
+
+// socketPair returns both ends of a connection of the named network.
+func socketPair(t *testing.T, network string) (ours, theirs net.Conn) {
+	t.Helper()
+	address := "127.0.0.1:0"
+	if network == "unix" {
+		// t.TempDir may be longer than a socket's path can be.
+		dir, err := os.MkdirTemp("", "push")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = os.RemoveAll(dir) })
+		address = filepath.Join(dir, "s")
+	}
+	l, err := net.Listen(network, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if theirs, err = net.Dial(network, l.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	if ours, err = l.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = ours.Close(), theirs.Close() })
+	return ours, theirs
+}
+
+// tlsPair is socketPair with TLS on it.
+func tlsPair(t *testing.T) (ours, theirs net.Conn) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1)}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, b := socketPair(t, "tcp")
+	server := tls.Server(a, &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{cert}, PrivateKey: key}}})
+	client := tls.Client(b, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // G402: a test
+	failed := make(chan error, 1)
+	go func() { failed <- server.Handshake() }()
+	if err := client.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-failed; err != nil {
+		t.Fatal(err)
+	}
+	return server, client
+}
+
+// quick are times for tests on real sockets, where no clock is under control.
+var quick = &times{message: 50 * time.Millisecond, goodbye: 50 * time.Millisecond, closing: 50 * time.Millisecond, notice: 10 * time.Second}
+
+// patient are times that never pass.
+var patient = &times{message: time.Hour, goodbye: time.Hour, closing: time.Hour, notice: time.Hour}
+
+func needRaw(t *testing.T, c *wsConn) {
+	t.Helper()
+	if c.raw == nil {
+		t.Skip("this system has no raw conns")
+	}
+}
+
+// fillUp writes until the socket takes no more, and returns what it took.
+func fillUp(t *testing.T, c *wsConn, frame []byte) (taken int) {
+	t.Helper()
+	for range 1 << 16 {
+		n, err := c.TryWrite(frame)
+		taken += n
+		if errors.Is(err, hub.ErrWouldBlock) {
+			if n == len(frame) {
+				t.Fatal("ErrWouldBlock although all was taken")
+			}
+			return taken
+		}
+		if err != nil || n != len(frame) {
+			t.Fatalf("TryWrite = %d, %v", n, err)
+		}
+	}
+	t.Fatal("the socket takes everything")
+	return 0
+}
+
+func TestTryWriteNeverBlocks(t *testing.T) {
+	for _, network := range []string{"tcp", "unix"} {
+		t.Run(network, func(t *testing.T) {
+			ours, theirs := socketPair(t, network)
+			c := newConn(ours, bareForm, patient)
+			needRaw(t, c)
+			if n, err := c.TryWrite(nil); n != 0 || err != nil {
+				t.Errorf("TryWrite of nothing = %d, %v", n, err)
+			}
+			// A deadline that was set for another write does not fail this one.
+			if err := c.SetWriteDeadline(time.Unix(1, 0)); err != nil {
+				t.Fatal(err)
+			}
+			frame := appendBare(nil, bytes.Repeat([]byte("x"), 70000))
+			taken := fillUp(t, c, frame)
+			if n, err := c.TryWrite(frame); n != 0 || !errors.Is(err, hub.ErrWouldBlock) {
+				t.Errorf("TryWrite on a full socket = %d, %v", n, err)
+			}
+			if _, err := c.Write(frame); !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("Write = %v, want its deadline to hold", err)
+			}
+			if n, err := io.CopyN(io.Discard, theirs, int64(taken)); err != nil {
+				t.Errorf("%d of %d bytes came: %v", n, taken, err)
+			}
+		})
+	}
+}
+
+func TestTryWriteOnAConnThatCannot(t *testing.T) {
+	ours, _ := net.Pipe()
+	for _, p := range [][]byte{nil, {1}} {
+		if n, err := newConn(ours, bareForm, patient).TryWrite(p); n != 0 || !errors.Is(err, hub.ErrWouldBlock) {
+			t.Errorf("TryWrite(%v) = %d, %v; want ErrWouldBlock", p, n, err)
+		}
+	}
+}
+
+func TestTryWriteToAPeerThatIsGone(t *testing.T) {
+	ours, theirs := socketPair(t, "tcp")
+	c := newConn(ours, bareForm, patient)
+	needRaw(t, c)
+	_ = theirs.(*net.TCPConn).SetLinger(0) // a reset
+	_ = theirs.Close()
+	if _, err := ours.Read(make([]byte, 1)); err == nil {
+		t.Fatal("the reset has not come")
+	}
+	n, err := c.TryWrite([]byte("x"))
+	if n != 0 || err == nil || errors.Is(err, hub.ErrWouldBlock) {
+		t.Errorf("TryWrite = %d, %v; want an error that is final", n, err)
+	}
+	c.Close(hub.CloseCut, "cut")
+	if _, err := ours.Write([]byte("x")); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("after Close: %v, want it closed", err)
+	}
+}
+
+func TestCloseInTheMidstOfAFrameSaysNothing(t *testing.T) {
+	ours, theirs := socketPair(t, "tcp")
+	c := newConn(ours, sockJSForm, patient)
+	needRaw(t, c)
+	frame := appendBare(nil, bytes.Repeat([]byte("x"), 100_003)) // no divisor of any buffer
+	taken := fillUp(t, c, frame)
+	if taken%len(frame) == 0 {
+		t.Skip("the socket took whole frames only")
+	}
+	c.Close(hub.CloseSlow, "too slow")
+	got, err := io.ReadAll(theirs)
+	if len(got) != taken {
+		t.Errorf("%d bytes came, %v; want %d and nothing more", len(got), err, taken)
+	}
+}
+
+func TestCloseAfterTheRestOfAFrame(t *testing.T) {
+	ours, theirs := socketPair(t, "tcp")
+	c := newConn(ours, bareForm, patient)
+	needRaw(t, c)
+	frame := appendBare(nil, bytes.Repeat([]byte("x"), 100_003))
+	taken := fillUp(t, c, frame)
+	p := newPeer(t, theirs)
+	done := make(chan error, 1)
+	go func() {
+		if rest := taken % len(frame); rest > 0 {
+			if _, err := c.Write(frame[rest:]); err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- nil
+	}()
+	for range (taken + len(frame) - 1) / len(frame) {
+		p.want(opText, string(frame[10:]))
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	c.Close(hub.CloseCut, "cut")
+	p.wantClose(hub.CloseCut, "cut")
+}
+
+// Each kind of conn carries a session.
+func TestSessionsOnRealConns(t *testing.T) {
+	for name, pair := range map[string]func(*testing.T) (net.Conn, net.Conn){
+		"tcp":  func(t *testing.T) (net.Conn, net.Conn) { return socketPair(t, "tcp") },
+		"unix": func(t *testing.T) (net.Conn, net.Conn) { return socketPair(t, "unix") },
+		"tls":  tlsPair,
+		"wrapped": func(t *testing.T) (net.Conn, net.Conn) {
+			ours, theirs := socketPair(t, "tcp")
+			return struct{ net.Conn }{ours}, theirs
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			long := strings.Repeat("long ", 12_000)
+			t.Run("messages", func(t *testing.T) {
+				ours, theirs := pair(t)
+				a := newFakeAgent(hub.Limits{})
+				go newSession(ours, a, true, patient).run(nil)
+				p := newPeer(t, theirs)
+				p.want(opText, "o")
+				p.send(text(`["short"]`), frame(opPing, true, "ping"))
+				p.want(opPong, "ping")
+				p.send(text(`["`+long+`"]`), text(`["after"]`), closing(1001, "going"))
+				p.wantClose(1001, "")
+				p.wantEnd()
+				<-a.left
+				if got := a.messages(); len(got) != 3 || got[0] != "short" || got[1] != long || got[2] != "after" {
+					t.Errorf("received %d messages", len(got))
+				}
+			})
+			t.Run("a message that stops", func(t *testing.T) {
+				ours, theirs := pair(t)
+				a := newFakeAgent(hub.Limits{})
+				go newSession(ours, a, false, quick).run(nil)
+				p := newPeer(t, theirs)
+				p.send(text("whole"), text(long)[:5000])
+				p.wantClose(hub.CloseTimeout, "a message took too long to arrive whole")
+				p.wantEnd()
+				<-a.left
+			})
+			t.Run("a flood too large gets its answer", func(t *testing.T) {
+				ours, theirs := pair(t)
+				a := newFakeAgent(hub.Limits{})
+				go newSession(ours, a, false, patient).run(nil)
+				p := newPeer(t, theirs)
+				written := make(chan error, 1)
+				go func() {
+					_, err := theirs.Write(rawFrame(opText, true, 4<<20, strings.Repeat("x", 4<<20)))
+					written <- err
+				}()
+				p.wantClose(hub.CloseTooLarge, "a message may have at most 65536 bytes here")
+				if err := <-written; err != nil {
+					t.Errorf("the flood was cut: %v", err)
+				}
+				p.send(closing(hub.CloseTooLarge, ""))
+				p.wantEnd()
+				<-a.left
+			})
+			t.Run("the peer vanishes", func(t *testing.T) {
+				ours, theirs := pair(t)
+				a := newFakeAgent(hub.Limits{})
+				go newSession(ours, a, false, patient).run(nil)
+				_ = theirs.Close()
+				<-a.left
+			})
+		})
+	}
+}
+
+// An idle session holds no buffer and reading a message allocates nothing: what
+// is counted is the whole process, with the peer writing in it.
+func TestReceivingAllocatesNothing(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector makes pools drop things")
+	}
+	for name, pair := range map[string]func(*testing.T) (net.Conn, net.Conn){
+		"tcp": func(t *testing.T) (net.Conn, net.Conn) { return socketPair(t, "tcp") },
+		"tls": tlsPair,
+	} {
+		t.Run(name, func(t *testing.T) {
+			ours, theirs := pair(t)
+			a := &tallyAgent{fakeAgent: newFakeAgent(hub.Limits{}), got: make(chan int, 1)}
+			go newSession(ours, a, true, patient).run(nil)
+			message := text(`["{\"channel\":\"chat\",\"uuid\":\"1\",\"data\":{\"text\":\"hello, how are you?\"}}"]`)
+			got := testing.AllocsPerRun(500, func() {
+				if _, err := theirs.Write(message); err != nil {
+					t.Fatal(err)
+				}
+				<-a.got
+			})
+			t.Logf("%v allocations a message", got)
+			if limit := 0.0; name == "tcp" && got > limit {
+				t.Errorf("%v allocations a message", got)
+			}
+			_ = theirs.Close()
+			<-a.left
+		})
+	}
+}
+
+// A tallyAgent receives without keeping anything.
+type tallyAgent struct {
+	*fakeAgent
+	got chan int // buffered, so that the reader goes back to reading
+}
+
+func (a *tallyAgent) Receive(p []byte) { a.got <- len(p) }
+func (a *tallyAgent) Touch()           {}
+
+func TestIdleSessionsAreSmall(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector has its own memory")
+	}
+	const n = 200
+	var before, after runtime.MemStats
+	agents := make([]*fakeAgent, n)
+	ours, theirs := make([]net.Conn, n), make([]net.Conn, n)
+	for i := range n {
+		agents[i] = newFakeAgent(hub.Limits{})
+		ours[i], theirs[i] = socketPair(t, "tcp")
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	for i := range n {
+		go newSession(ours[i], agents[i], false, patient).run(nil)
+		if _, err := theirs[i].Write(frame(opPing, true, "")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range n { // each has read, and answered, and waits again
+		if _, err := io.ReadFull(theirs[i], make([]byte, 2)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	each := (int64(after.HeapAlloc+after.StackInuse) - int64(before.HeapAlloc+before.StackInuse)) / n
+	t.Logf("%d bytes of heap and stack each", each)
+	if each > 6<<10 {
+		t.Errorf("an idle session takes %d bytes of heap and stack", each)
+	}
+	for i := range n {
+		_ = theirs[i].Close()
+		<-agents[i].left
+	}
+}

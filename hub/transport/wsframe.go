@@ -1,0 +1,159 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package transport
+
+import (
+	"encoding/binary"
+
+	"github.com/push-it/pushit/hub"
+)
+
+// Opcodes of RFC 6455, section 5.2.
+const (
+	opContinuation = 0x0
+	opText         = 0x1
+	opBinary       = 0x2
+	opClose        = 0x8
+	opPing         = 0x9
+	opPong         = 0xA
+)
+
+const (
+	// maxHeader is the longest header of a frame: 2 bytes, a length of 8, a
+	// mask of 4.
+	maxHeader = 14
+	// maxControl is the longest payload of a control frame (RFC 6455, 5.5).
+	maxControl = 125
+)
+
+// A violation is a rule that the peer broke: what its session is closed with.
+type violation struct {
+	code   hub.CloseCode
+	reason string // one sentence for the peer
+}
+
+func (v *violation) Error() string { return v.reason }
+
+func invalid(reason string) error { return &violation{hub.CloseInvalid, reason} }
+
+// The violations of a frame's header. After them nobody knows where the next
+// frame begins.
+var (
+	errReserved   = invalid("a frame has a reserved bit set: no extension was agreed on")
+	errOpcode     = invalid("a frame has an opcode that RFC 6455 does not define")
+	errUnmasked   = invalid("a frame from a client must be masked")
+	errBigControl = invalid("a control frame must be whole and have at most 125 bytes")
+	errLength     = invalid("the length of a frame must be written in the shortest form")
+)
+
+// A header is what stands before a frame's payload.
+type header struct {
+	op   byte
+	fin  bool
+	size uint64
+	mask [4]byte
+}
+
+// parseHeader reads the header of a frame from a client. n is its length, 0
+// while p holds only a part of it. What is wrong is found as early as the bytes
+// allow.
+func parseHeader(p []byte) (h header, n int, err error) {
+	if len(p) < 2 {
+		return h, 0, nil
+	}
+	h.op, h.fin = p[0]&0xF, p[0]&0x80 != 0
+	length := p[1] & 0x7F
+	switch {
+	case p[0]&0x70 != 0:
+		return h, 0, errReserved
+	case h.op > opPong || h.op > opBinary && h.op < opClose:
+		return h, 0, errOpcode
+	case p[1]&0x80 == 0:
+		return h, 0, errUnmasked
+	case h.op >= opClose && (!h.fin || length > maxControl):
+		return h, 0, errBigControl
+	}
+	n = 2
+	switch length {
+	case 126:
+		if len(p) < n+2 {
+			return h, 0, nil
+		}
+		h.size = uint64(binary.BigEndian.Uint16(p[n:]))
+		if h.size < 126 {
+			return h, 0, errLength
+		}
+		n += 2
+	case 127:
+		if len(p) < n+8 {
+			return h, 0, nil
+		}
+		h.size = binary.BigEndian.Uint64(p[n:])
+		if h.size>>16 == 0 || h.size>>63 != 0 {
+			return h, 0, errLength
+		}
+		n += 8
+	default:
+		h.size = uint64(length)
+	}
+	if len(p) < n+4 {
+		return h, 0, nil
+	}
+	copy(h.mask[:], p[n:])
+	return h, n + 4, nil
+}
+
+// unmask applies mask to p, which begins at the given offset of the payload.
+func unmask(p []byte, mask [4]byte, offset uint64) {
+	var m [8]byte
+	for i := range m {
+		m[i] = mask[(offset+uint64(i))&3] //nolint:gosec // i < 8
+	}
+	word := binary.NativeEndian.Uint64(m[:])
+	for len(p) >= 8 {
+		binary.NativeEndian.PutUint64(p, binary.NativeEndian.Uint64(p)^word)
+		p = p[8:]
+	}
+	for i := range p {
+		p[i] ^= m[i]
+	}
+}
+
+// appendHeader appends the header of a whole, unmasked frame of n bytes.
+func appendHeader(dst []byte, op byte, n int) []byte {
+	dst = append(dst, 0x80|op)
+	switch {
+	case n < 126:
+		return append(dst, byte(n))
+	case n < 1<<16:
+		return binary.BigEndian.AppendUint16(append(dst, 126), uint16(n)) //nolint:gosec // n < 1<<16
+	default:
+		return binary.BigEndian.AppendUint64(append(dst, 127), uint64(n))
+	}
+}
+
+// appendClose appends a close frame; code 0 is one without a code. Of the reason
+// what fits in a control frame is sent.
+func appendClose(dst []byte, code hub.CloseCode, reason string) []byte {
+	if code == 0 {
+		return appendHeader(dst, opClose, 0)
+	}
+	reason = truncate(reason, maxControl-2)
+	dst = appendHeader(dst, opClose, 2+len(reason))
+	dst = binary.BigEndian.AppendUint16(dst, uint16(code)) //nolint:gosec // close codes are below 5000
+	return append(dst, reason...)
+}
+
+// validCloseCode reports whether a peer may send code (RFC 6455, section 7.4,
+// and the IANA registry it set up).
+func validCloseCode(code hub.CloseCode) bool {
+	switch {
+	case code >= 3000 && code <= 4999:
+		return true
+	case code == 1004, code == 1005, code == 1006:
+		return false
+	default:
+		return code >= 1000 && code <= 1014
+	}
+}

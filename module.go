@@ -1,0 +1,207 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package pushit makes Caddy a server that pushes: publish/subscribe over
+// WebSocket on named channels, in the web server that serves the site.
+package pushit
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/push-it/pushit/hub"
+	"github.com/push-it/pushit/hub/transport"
+)
+
+func init() {
+	caddy.RegisterModule(Handler{})
+}
+
+// Handler gives the pages of a site publish/subscribe: browsers open a
+// WebSocket below its path, subscribe to channels and publish on them. What lies
+// below its path and is not pushit's, it hands to the next handler.
+//
+// Agents, as connected endpoints are called, stay connected when the
+// configuration is reloaded, as long as an endpoint of the same name and path is
+// in it.
+type Handler struct {
+	// The hub that this endpoint belongs to. Required. Endpoints of one name,
+	// also on different sites, share their agents and channels; others share
+	// nothing. Letters, digits and - _ . , at most 64. The Caddyfile writes
+	// `default` here when it names none.
+	Name string `json:"name,omitempty"`
+
+	// Where the endpoint is: this path and everything below it. It is compared
+	// with the request's path as it is when it comes to this handler, so behind
+	// a handler that strips the prefix it is `/`. Case counts. Default: `/push`.
+	Path string `json:"path,omitempty"`
+
+	// The origins, besides the endpoint's own, whose pages may use it, as
+	// `https://app.example.com`. Default: only pages of the same scheme, host
+	// and port, as trusted proxies report them.
+	Origins []string `json:"origins,omitempty"`
+
+	// How often each agent is sent a sign of life; one that is silent for two of
+	// them is taken for gone. Between 1s and 10m; over 30s proxies on the way
+	// may lose patience. Default: 25s.
+	Heartbeat caddy.Duration `json:"heartbeat,omitempty"`
+
+	// How long a session may stay open without connecting as an agent. Between
+	// 1s and 5m. Default: 10s.
+	Handshake caddy.Duration `json:"handshake,omitempty"`
+
+	// Limits of what agents can make the server hold and do.
+	Limits Limits `json:"limits,omitzero"`
+
+	hub      *sharedHub          // set from Provision to Cleanup
+	use      *use                // what Provision registered at hub
+	policy   *hub.Policy         // what Provision gave to hub
+	endpoint *transport.Endpoint // immutable after Provision
+}
+
+// CaddyModule returns the Caddy module information.
+func (Handler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.pushit",
+		New: func() caddy.Module { return new(Handler) },
+	}
+}
+
+// Provision checks h, joins the hub of its name and gives it the policy of this
+// configuration, which agents come under when the old configuration goes. It
+// checks first, and not in a Validate: what is wrong must not reach the hub.
+func (h *Handler) Provision(ctx caddy.Context) error {
+	h.withDefaults()
+	origins, err := h.check()
+	if err != nil {
+		return err
+	}
+	if h.hub, err = acquireHub(h.Name); err != nil {
+		return err
+	}
+	if h.use, err = h.hub.register(ctx, h); err != nil {
+		return err
+	}
+	h.policy = h.hub.Use(&hub.Policy{
+		Mount:     h.mount(),
+		Heartbeat: time.Duration(h.Heartbeat),
+		Handshake: time.Duration(h.Handshake),
+		Limits:    hub.Limits(h.Limits),
+		Log:       ctx.Slogger().With("hub", h.Name, "path", h.Path),
+	})
+	h.endpoint = &transport.Endpoint{
+		Hub:     h.hub.Hub,
+		Policy:  h.policy,
+		Origins: origins,
+		Opening: h.opening,
+	}
+	if c := ctx.Logger().Check(zap.DebugLevel, "endpoint provisioned"); c != nil {
+		c.Write(zap.String("hub", h.Name), zap.String("path", h.Path))
+	}
+	return nil
+}
+
+// withDefaults fills in what h leaves out, but the name, which has to be said.
+func (h *Handler) withDefaults() {
+	if h.Path == "" {
+		h.Path = defaultPath
+	}
+	if h.Heartbeat == 0 {
+		h.Heartbeat = caddy.Duration(hub.DefaultHeartbeat)
+	}
+	if h.Handshake == 0 {
+		h.Handshake = caddy.Duration(hub.DefaultHandshake)
+	}
+}
+
+// check says what is wrong with h, and otherwise returns its origins.
+func (h *Handler) check() (*transport.Origins, error) {
+	if h.Name == "" {
+		return nil, fmt.Errorf(`the endpoint needs a name: write "name": %q; endpoints of one name share a hub`, defaultName)
+	}
+	var origins *transport.Origins
+	var originsErr error
+	if len(h.Origins) > 0 {
+		origins, originsErr = transport.ParseOrigins(h.Origins)
+	}
+	return origins, errors.Join(
+		checkName(h.Name),
+		checkPath(h.Path),
+		originsErr,
+		checkRange("heartbeat", h.Heartbeat, minHeartbeat, maxHeartbeat),
+		checkRange("handshake", h.Handshake, minHandshake, maxHandshake),
+		h.Limits.check(),
+	)
+}
+
+// mount names the endpoint over all generations of the configuration.
+func (h *Handler) mount() string { return h.Name + " " + h.Path }
+
+// settings is all that h is configured with, defaults filled in, for comparing.
+func (h *Handler) settings() map[string]json.RawMessage {
+	all := Handler{
+		Name: h.Name, Path: h.Path, Origins: h.Origins, Heartbeat: h.Heartbeat, Handshake: h.Handshake,
+		Limits: Limits(hub.Limits(h.Limits).WithDefaults()),
+	}
+	all.withDefaults()
+	var fields map[string]json.RawMessage
+	text, err := json.Marshal(&all)
+	if err == nil {
+		err = json.Unmarshal(text, &fields)
+	}
+	if err != nil {
+		panic(err) // strings, numbers and a flat struct always marshal
+	}
+	return fields
+}
+
+// Cleanup hands the agents of h to the newest configuration that has their
+// endpoint, or closes them when none has. It copes with whatever Provision left.
+func (h *Handler) Cleanup() error {
+	if h.hub == nil {
+		return nil
+	}
+	// When the whole server goes, the hub says so to everybody as it closes: they
+	// are to come back, other than when only this endpoint is gone.
+	if h.policy != nil && !caddy.Exiting() {
+		h.hub.Drop(h.policy)
+	}
+	if h.use != nil {
+		h.hub.unregister(h.use)
+	}
+	h.hub, h.use, h.policy = nil, nil, nil
+	return releaseHub(h.Name)
+}
+
+// ServeHTTP answers what is pushit's. After a session was opened the connection
+// is no longer the server's, so there is never an error to report.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	rest, ok := below(h.Path, r.URL.Path)
+	if ok && h.endpoint.Serve(w, r, rest) {
+		return nil
+	}
+	return next.ServeHTTP(w, r)
+}
+
+// below returns what of path lies below mount, "" or beginning with a slash, and
+// whether path is mount or below it: /push/a is below /push, /pushover is not.
+func below(mount, path string) (rest string, ok bool) {
+	rest, ok = strings.CutPrefix(path, strings.TrimSuffix(mount, "/"))
+	return rest, ok && (rest == "" || rest[0] == '/')
+}
+
+// Interface guards
+var (
+	_ caddy.Module                = (*Handler)(nil)
+	_ caddy.Provisioner           = (*Handler)(nil)
+	_ caddy.CleanerUpper          = (*Handler)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+)

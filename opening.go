@@ -1,0 +1,138 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package pushit
+
+import (
+	"maps"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/push-it/pushit/hub"
+)
+
+// opening takes down what a session keeps of the request that opens it.
+func (h *Handler) opening(r *http.Request) hub.Opening {
+	scheme, host := site(r)
+	return hub.Opening{
+		RemoteIP: clientIP(r),
+		Scheme:   scheme,
+		Host:     host,
+		URI:      h.uri(r),
+		User:     user(r),
+		Header:   hub.HeaderBlock(endToEnd(r.Header)),
+	}
+}
+
+// clientIP is the address that Caddy found out, behind trusted proxies too. It
+// is invalid where there is none, as on a unix socket.
+func clientIP(r *http.Request) netip.Addr {
+	text, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
+	addr, err := netip.ParseAddr(text)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return addr.Unmap()
+}
+
+// user is who a handler before this one, as basic_auth, has authenticated.
+func user(r *http.Request) string {
+	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok {
+		return ""
+	}
+	id, _ := repl.GetString("http.auth.user.id")
+	return id
+}
+
+// site is the scheme and host that the client asked for. What a proxy says of
+// them is believed when it is a trusted one, as Caddy's reverse_proxy does.
+func site(r *http.Request) (scheme, host string) {
+	scheme, host = "http", r.Host
+	if r.TLS != nil {
+		scheme = "https"
+	}
+	if trusted, _ := caddyhttp.GetVar(r.Context(), caddyhttp.TrustedProxyVarKey).(bool); !trusted {
+		return scheme, host
+	}
+	switch strings.ToLower(forwarded(r, "X-Forwarded-Proto")) {
+	case "https", "wss":
+		scheme = "https"
+	case "http", "ws":
+		scheme = "http"
+	}
+	if v := forwarded(r, "X-Forwarded-Host"); v != "" {
+		host = v
+	}
+	return scheme, host
+}
+
+// forwarded is the value that the nearest proxy sent in its field of that name,
+// and in a list the first element, which is what the client came with.
+func forwarded(r *http.Request, name string) string {
+	values := r.Header.Values(name)
+	if len(values) == 0 {
+		return ""
+	}
+	first, _, _ := strings.Cut(values[len(values)-1], ",")
+	return strings.TrimSpace(first)
+}
+
+// uri is the path of the endpoint as the client wrote it, so with the prefix that
+// a handler before this one has stripped, and the query.
+func (h *Handler) uri(r *http.Request) string {
+	asked := r.URL
+	if original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok && original.URL != nil {
+		asked = original.URL
+	}
+	path := h.Path
+	if rest, ok := below(h.Path, r.URL.Path); ok {
+		if endpoint, ok := strings.CutSuffix(asked.Path, rest); ok {
+			path = endpoint
+		}
+	}
+	if path == "" {
+		path = "/"
+	}
+	uri := url.URL{Path: path, RawQuery: asked.RawQuery}
+	return strings.Clone(uri.RequestURI()) // which may be part of the request's
+}
+
+// notKept are the header fields that are about the one connection or body that
+// they came with (RFC 9110, section 7.6.1), not about who asks.
+var notKept = []string{
+	"Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization",
+	"Te", "Trailer", "Transfer-Encoding", "Upgrade", "Http2-Settings", "Expect",
+}
+
+// notKeptPrefixes begin the names of more of them. Pushit-* is what the server
+// says of an agent, never what a client says of itself.
+var notKeptPrefixes = []string{"Sec-Websocket-", "Content-", "Pushit-", ":"}
+
+// endToEnd yields the header fields that tell who asks and how, by name, so that
+// equal headers give equal snapshots. It does not drop what Connection names: a
+// client could have it drop what handlers before this one have set.
+func endToEnd(header http.Header) func(yield func(name, value string) bool) {
+	return func(yield func(name, value string) bool) {
+		for _, name := range slices.Sorted(maps.Keys(header)) {
+			if slices.Contains(notKept, name) || hasAnyPrefix(name, notKeptPrefixes) {
+				continue
+			}
+			for _, value := range header[name] {
+				if !yield(name, value) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func hasAnyPrefix(s string, prefixes []string) bool {
+	return slices.ContainsFunc(prefixes, func(prefix string) bool { return strings.HasPrefix(s, prefix) })
+}

@@ -1,0 +1,174 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package pushit_test
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/push-it/pushit"
+)
+
+func init() {
+	caddy.RegisterModule(probe{})
+	httpcaddyfile.RegisterHandlerDirective("opening", func(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+		p := new(probe)
+		h.Next()
+		h.Args(&p.Path)
+		return p, nil
+	})
+	httpcaddyfile.RegisterDirectiveOrder("opening", httpcaddyfile.After, "encode")
+}
+
+// A probe stands where pushit would, and tells what a session would keep of the
+// request.
+type probe struct {
+	Path string `json:"path"`
+}
+
+func (probe) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.opening", New: func() caddy.Module { return new(probe) }}
+}
+
+// Provision fails when the path is fail, for a configuration that is to fail.
+func (p *probe) Provision(caddy.Context) error {
+	if p.Path == "fail" {
+		return errors.New("told to fail")
+	}
+	return nil
+}
+
+func (p *probe) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+	o := (&pushit.Handler{Path: p.Path}).Opening(r)
+	header := make(map[string][]string)
+	for name, value := range o.Fields {
+		header[name] = append(header[name], value)
+	}
+	return json.NewEncoder(w).Encode(opening{o.RemoteIP.String(), o.Scheme, o.Host, o.URI, o.User, header})
+}
+
+// An opening is a hub.Opening as the probe tells it.
+type opening struct {
+	IP, Scheme, Host, URI, User string
+	Header                      map[string][]string
+}
+
+func TestOpening(t *testing.T) {
+	cert, key := certificate(t, "localhost")
+	type request struct {
+		path   string
+		header http.Header
+	}
+	// what the test's HTTP client adds to each request
+	ordinary := map[string][]string{"Accept-Encoding": {"gzip"}, "User-Agent": {"Go-http-client/1.1"}}
+	const trusting = "{\n\tservers {\n\t\ttrusted_proxies static 127.0.0.1/32 ::1/128\n\t}\n}\n"
+	forwarded := http.Header{
+		"X-Forwarded-For": {"203.0.113.7"}, "X-Forwarded-Proto": {"https, http"}, "X-Forwarded-Host": {"evil.example", "www.example.com:8443"},
+	}
+	for _, tc := range []struct {
+		name, options, address, directives string
+		request                            request
+		want                               opening
+	}{
+		{
+			name: "plain", directives: "opening * /push", request: request{path: "/push/websocket?x=1&y=%2f"},
+			want: opening{IP: "127.0.0.1", Scheme: "http", Host: "localhost", URI: "/push?x=1&y=%2f"},
+		},
+		{
+			name: "of SockJS", directives: "opening * /push", request: request{path: "/push/123/abcdefgh/websocket"},
+			want: opening{IP: "127.0.0.1", Scheme: "http", Host: "localhost", URI: "/push"},
+		},
+		{
+			name: "escaped path", directives: `opening * "/a café"`, request: request{path: "/a%20caf%C3%A9/websocket"},
+			want: opening{IP: "127.0.0.1", Scheme: "http", Host: "localhost", URI: "/a%20caf%C3%A9"},
+		},
+		{
+			name: "root", directives: "opening * /", request: request{path: "/websocket?x"},
+			want: opening{IP: "127.0.0.1", Scheme: "http", Host: "localhost", URI: "/?x"},
+		},
+		{
+			name: "handle_path", directives: "handle_path /live/* {\nopening * /\n}", request: request{path: "/live/websocket?x"},
+			want: opening{IP: "127.0.0.1", Scheme: "http", Host: "localhost", URI: "/live?x"},
+		},
+		{
+			name: "handle_path and path", directives: "handle_path /live/* {\nopening * /push\n}", request: request{path: "/live/push/a/b/websocket"},
+			want: opening{IP: "127.0.0.1", Scheme: "http", Host: "localhost", URI: "/live/push"},
+		},
+		{
+			name: "rewrite", directives: "rewrite /ws /push/websocket?y\nopening * /push", request: request{path: "/ws?x"},
+			want: opening{IP: "127.0.0.1", Scheme: "http", Host: "localhost", URI: "/push?x"},
+		},
+		{
+			name: "TLS", address: "https://localhost", directives: "tls " + cert + " " + key + "\nopening * /push", request: request{path: "/push"},
+			want: opening{IP: "127.0.0.1", Scheme: "https", Host: "localhost", URI: "/push"},
+		},
+		{
+			name: "user", directives: "basic_auth {\nalice " + aliceHash + "\n}\nrequest_header -Authorization\nopening * /push",
+			request: request{path: "/push", header: basicAuth("alice", "secret of alice")},
+			want:    opening{IP: "127.0.0.1", Scheme: "http", Host: "localhost", URI: "/push", User: "alice"},
+		},
+		{
+			name: "proxy that is not trusted", directives: "opening * /push", request: request{path: "/push", header: forwarded},
+			want: opening{IP: "127.0.0.1", Scheme: "http", Host: "localhost", URI: "/push", Header: forwarded},
+		},
+		{
+			name: "trusted proxy", options: trusting, directives: "opening * /push", request: request{path: "/push", header: forwarded},
+			want: opening{IP: "203.0.113.7", Scheme: "https", Host: "www.example.com:8443", URI: "/push", Header: forwarded},
+		},
+		{
+			name: "trusted proxy that says nothing useful", options: trusting, directives: "opening * /push",
+			request: request{path: "/push", header: http.Header{"X-Forwarded-For": {"::ffff:203.0.113.7"}, "X-Forwarded-Proto": {"gopher"}, "X-Forwarded-Host": {" "}}},
+			want: opening{
+				IP: "203.0.113.7", Scheme: "http", Host: "localhost", URI: "/push",
+				Header: http.Header{"X-Forwarded-For": {"::ffff:203.0.113.7"}, "X-Forwarded-Proto": {"gopher"}, "X-Forwarded-Host": {""}},
+			},
+		},
+		{
+			name: "headers", directives: "opening * /push",
+			request: request{path: "/push", header: http.Header{
+				"Cookie": {"a=1", "b=2"}, "Accept-Language": {"de"}, "X-Own": {"kept"}, "Connection": {"keep-alive, X-Own"}, "Keep-Alive": {"5"},
+				"Sec-Websocket-Key": {"k"}, "Sec-Websocket-Protocol": {"p"}, "Content-Type": {"text/plain"}, "Te": {"trailers"},
+				"Proxy-Authorization": {"p"}, "Pushit-User": {"root"}, "Sec-Fetch-Site": {"same-origin"},
+			}},
+			want: opening{
+				IP: "127.0.0.1", Scheme: "http", Host: "localhost", URI: "/push",
+				Header: http.Header{"Cookie": {"a=1", "b=2"}, "Accept-Language": {"de"}, "X-Own": {"kept"}, "Sec-Fetch-Site": {"same-origin"}},
+			},
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			address := tc.address
+			if address == "" {
+				address = "http://localhost"
+			}
+			s := serve(t, tc.options+address+" {\n"+tc.directives+"\n}\n").site("localhost")
+			s.tls = strings.HasPrefix(address, "https")
+			_, body := s.get(tc.request.path, tc.request.header)
+			var got opening
+			if err := json.Unmarshal([]byte(body), &got); err != nil {
+				t.Fatalf("%s: %v", body, err)
+			}
+			for name, values := range ordinary {
+				if !reflect.DeepEqual(got.Header[name], values) {
+					t.Errorf("%s = %q, want %q", name, got.Header[name], values)
+				}
+				delete(got.Header, name)
+			}
+			if len(tc.want.Header) == 0 {
+				tc.want.Header = map[string][]string{}
+			}
+			if !reflect.DeepEqual(got, tc.want) {
+				t.Errorf("got  %+v\nwant %+v", got, tc.want)
+			}
+		})
+	}
+}

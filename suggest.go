@@ -1,0 +1,54 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package pushit
+
+import "strings"
+
+// nearest returns the one of known that word was probably meant to be, or "":
+// one that takes few edits to get to, or that is in it or it in one.
+func nearest(word string, known []string) string {
+	word = strings.ReplaceAll(strings.ToLower(word), "-", "_")
+	best, least := "", 1+min(2, len(word)/3)
+	for _, k := range known {
+		if d := distance(word, k); d < least {
+			best, least = k, d
+		}
+	}
+	if best != "" {
+		return best
+	}
+	for _, k := range known {
+		if len(word) >= 4 && strings.Contains(k, word) || len(k) >= 4 && strings.Contains(word, k) {
+			return k
+		}
+	}
+	return ""
+}
+
+// distance is the number of letters to insert, delete, replace or swap with their
+// neighbor to get from a to b.
+func distance(a, b string) int {
+	var before, last []int
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		before, last, row = last, row, make([]int, len(b)+1)
+		row[0] = i + 1
+		for j := range len(b) {
+			d := min(last[j+1], row[j]) + 1
+			if a[i] == b[j] {
+				d = min(d, last[j])
+			} else {
+				d = min(d, last[j]+1)
+			}
+			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
+				d = min(d, before[j-1]+1)
+			}
+			row[j+1] = d
+		}
+	}
+	return row[len(b)]
+}

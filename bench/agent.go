@@ -56,7 +56,8 @@ type agent struct {
 	onMessage func([]byte)
 	done      chan struct{} // closed when run has returned
 
-	acknowledged atomic.Int64 // publishes, also those refused
+	answered     chan struct{} // buffered(1): an answer to a publish has come since it was looked at
+	acknowledged atomic.Int64  // publishes, also those refused
 	refused      atomic.Int64
 
 	lastUUID int // owned by who asks and publishes
@@ -81,6 +82,7 @@ func come(ctx context.Context, t target, at endpoint, o agentOptions) (*agent, e
 		id:        "bench-" + strconv.FormatInt(agentCount.Add(1), 10),
 		onMessage: o.onMessage,
 		done:      make(chan struct{}),
+		answered:  make(chan struct{}, 1),
 	}
 	if err := a.begin(o.subscribe); err != nil {
 		s.cut()
@@ -199,16 +201,24 @@ func (a *agent) take(payload []byte) error {
 		return errors.New("an empty frame came")
 	case payload[0] == 'h', payload[0] == 'o', payload[0] == 'c':
 	case bytes.Contains(head, []byte("/meta/successful")):
-		a.acknowledged.Add(1)
+		a.acknowledge()
 	case bytes.Contains(head, []byte("/meta/error")):
 		a.refused.Add(1)
-		a.acknowledged.Add(1)
+		a.acknowledge()
 	case bytes.Contains(head, []byte("/meta/close")):
 		a.closing = string(payload)
 	default:
 		a.deliver(payload)
 	}
 	return nil
+}
+
+func (a *agent) acknowledge() {
+	a.acknowledged.Add(1)
+	select {
+	case a.answered <- struct{}{}:
+	default:
+	}
 }
 
 func (a *agent) deliver(payload []byte) {

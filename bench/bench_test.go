@@ -9,40 +9,44 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
 
-// caddy is the server that the tests start, each for itself.
-var caddy string
+// buildDir is where the server that the tests start is built.
+var buildDir string
 
-func TestMain(m *testing.M) { os.Exit(runTests(m)) }
+// builtServer is built once, by the first test that needs it.
+var builtServer = sync.OnceValues(func() (string, error) {
+	return buildServer(context.Background(), buildDir)
+})
 
-func runTests(m *testing.M) int {
-	if runtime.GOOS != "linux" {
-		return m.Run()
-	}
+func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "pushit-bench-")
-	if err == nil {
-		defer func() { _ = os.RemoveAll(dir) }()
-		caddy, err = buildServer(context.Background(), dir)
-	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
-		return 1
+		os.Exit(1)
 	}
-	return m.Run()
+	buildDir = dir
+	status := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(status)
 }
 
-// bounded returns a context for a test that starts a server.
-func bounded(t *testing.T) context.Context {
+// bounded returns a context for a test that starts servers, and what to start.
+func bounded(t *testing.T) (ctx context.Context, caddy string) {
 	t.Helper()
-	if caddy == "" {
+	if runtime.GOOS != "linux" {
 		t.Skip("what is looked at is in /proc, which only Linux has")
+	}
+	caddy, err := builtServer()
+	if err != nil {
+		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	t.Cleanup(cancel)
-	return ctx
+	return ctx, caddy
 }
 
 func TestIdleAgentsHaveOneGoroutineEachAndLeaveNothing(t *testing.T) {
@@ -52,7 +56,8 @@ func TestIdleAgentsHaveOneGoroutineEachAndLeaveNothing(t *testing.T) {
 	}{{bare, false}, {sockjs, false}, {bare, true}} {
 		t.Run(fmt.Sprintf("%s,secure=%v", test.at.name, test.secure), func(t *testing.T) {
 			const n = 100
-			res, err := measureIdle(bounded(t), caddy, idleLoad{agents: n, at: test.at, secure: test.secure})
+			ctx, caddy := bounded(t)
+			res, err := measureIdle(ctx, caddy, idleLoad{agents: n, at: test.at, secure: test.secure})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -67,7 +72,8 @@ func TestIdleAgentsHaveOneGoroutineEachAndLeaveNothing(t *testing.T) {
 }
 
 func TestStalledAgentIsClosedByItsLimits(t *testing.T) {
-	res, err := measureSlow(bounded(t), caddy, slowShort)
+	ctx, caddy := bounded(t)
+	res, err := measureSlow(ctx, caddy, slowShort)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +86,8 @@ func TestStalledAgentIsClosedByItsLimits(t *testing.T) {
 }
 
 func TestThoseWhoStayLoseNothing(t *testing.T) {
-	res, err := measureSoak(bounded(t), caddy, soakShort(3*time.Second))
+	ctx, caddy := bounded(t)
+	res, err := measureSoak(ctx, caddy, soakShort(3*time.Second))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,8 +6,11 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // atOnce is how many agents of a crowd come or go at a time: far fewer than the
@@ -53,6 +56,18 @@ func (c crowd) vanish() {
 			a.vanish()
 		}
 	}
+}
+
+// awaitHeartbeat waits until everybody has answered a ping.
+func (c crowd) awaitHeartbeat(ctx context.Context) error {
+	within, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	return until(within, "waiting for a heartbeat", func() (bool, error) {
+		if n, why := c.lost(); n > 0 {
+			return false, fmt.Errorf("%d agents were lost: %w", n, why)
+		}
+		return !slices.ContainsFunc(c, func(a *agent) bool { return a.pings.Load() == 0 }), nil
+	})
 }
 
 // lost returns how many have ended on their own, and why the first of them did.

@@ -183,39 +183,49 @@ type fanoutRun struct {
 
 // measure publishes, each time when all have what was published before, and
 // returns the cost of a delivery. publish publishes so many messages at once.
-func (f *fanoutRun) measure(ctx context.Context, pid, messages int, publish func() error, allocs func() (float64, error)) (c cost, err error) {
+func (f *fanoutRun) measure(ctx context.Context, pid, messages int, publish func() error, allocs func() (float64, error)) (cost, error) {
 	rounds := max(1, f.deliveries/f.agents/messages)
+	return weighWork(pid, float64(rounds*f.agents*messages), allocs, func() error {
+		for range rounds {
+			want := f.got.Load() + int64(f.agents*messages)
+			if err := publish(); err != nil {
+				return err
+			}
+			if err := f.await(ctx, want); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// weighWork does something n times, and returns what one costs the process.
+// allocs says how many allocations it has made; nil if that is not to be known.
+func weighWork(pid int, n float64, allocs func() (float64, error), work func() error) (c cost, err error) {
 	c.allocs = math.NaN()
-	var allocsBefore, reading float64
+	var before, reading float64
 	if allocs != nil {
 		// Reading them allocates too.
 		first, err := allocs()
 		if err != nil {
 			return c, err
 		}
-		if allocsBefore, err = allocs(); err != nil {
+		if before, err = allocs(); err != nil {
 			return c, err
 		}
-		reading = allocsBefore - first
+		reading = before - first
 	}
 	user, system, err := cpuTime(pid)
 	if err != nil {
 		return c, err
 	}
-	for range rounds {
-		want := f.got.Load() + int64(f.agents*messages)
-		if err := publish(); err != nil {
-			return c, err
-		}
-		if err := f.await(ctx, want); err != nil {
-			return c, err
-		}
+	if err := work(); err != nil {
+		return c, err
 	}
 	userAfter, systemAfter, err := cpuTime(pid)
 	if err != nil {
 		return c, err
 	}
-	n := float64(rounds * f.agents * messages)
 	c.user = time.Duration(float64(userAfter-user) / n)
 	c.cpu = time.Duration(float64(userAfter-user+systemAfter-system) / n)
 	if allocs != nil {
@@ -223,7 +233,7 @@ func (f *fanoutRun) measure(ctx context.Context, pid, messages int, publish func
 		if err != nil {
 			return c, err
 		}
-		c.allocs = max(0, (after-allocsBefore-reading)/n)
+		c.allocs = max(0, (after-before-reading)/n)
 	}
 	return c, nil
 }

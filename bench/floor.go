@@ -116,7 +116,7 @@ func appendText(dst, payload []byte) []byte {
 	if len(payload) < 126 {
 		dst = append(dst, 0x80|opText, byte(len(payload)))
 	} else {
-		dst = binary.BigEndian.AppendUint16(append(dst, 0x80|opText, 126), uint16(len(payload))) //nolint:gosec // G115: shorter
+		dst = binary.BigEndian.AppendUint16(append(dst, 0x80|opText, 126), uint16(len(payload)))
 	}
 	return append(dst, payload...)
 }

@@ -41,7 +41,7 @@ func runIdle(ctx context.Context, r *report, o options) error {
 		n = orDefault(o.agents, 200)
 	}
 	r.note("resident memory: VmRSS after forced collections (runtime.GC through pprof on the admin socket), once it falls no more;")
-	r.note("what the runtime keeps free for later is in it; nothing was tuned")
+	r.note("what the runtime keeps free for later is in it; nothing was tuned; each agent has had a heartbeat since it came")
 	for _, at := range []endpoint{bare, sockjs} {
 		res, err := measureIdle(ctx, o.caddy, idleLoad{n, at, false, true, o.profiles})
 		if err != nil {
@@ -100,6 +100,11 @@ func measureIdle(ctx context.Context, caddy string, load idleLoad) (res idleResu
 		return res, err
 	}
 	defer all.vanish()
+	if load.weigh {
+		if err := all.awaitHeartbeat(ctx); err != nil {
+			return res, err
+		}
+	}
 	full, err := weigh(ctx, s, load.weigh)
 	if err != nil {
 		return res, err
@@ -151,17 +156,23 @@ func comeAndGo(ctx context.Context, n int, t target, at endpoint) error {
 	return nil
 }
 
-// quiet waits until the numbers of goroutines and files change no more.
+// quiet waits until the numbers of goroutines and files change no more, and
+// returns them. The least of some looks counts: each look is itself a connection,
+// which may be seen, or the one before may.
 func quiet(ctx context.Context, s *server) (census, error) {
-	last, since := census{}, time.Now()
+	const looks = 15
+	var last, least census
+	n := 0
 	err := untilWithin(ctx, 20*time.Second, "waiting for quiet", func() (bool, error) {
 		now, err := s.census(ctx)
-		if now != last {
-			last, since = now, time.Now()
+		if n%looks == 0 {
+			last, least = least, now
 		}
-		return time.Since(since) > time.Second/2, err
+		least = census{min(least.goroutines, now.goroutines), min(least.files, now.files)}
+		n++
+		return n%looks == 0 && least == last, err
 	})
-	return last, err
+	return least, err
 }
 
 // A weight is what the server weighs after a collection.

@@ -29,7 +29,7 @@ func raiseFiles(need int) error {
 		return fmt.Errorf("reading the limit of open files: %w", err)
 	}
 	want := min(l.Max, maxFiles)
-	if want < uint64(need) { //nolint:gosec // G115: need is a small positive number
+	if want < uint64(need) {
 		return fmt.Errorf("%d files are to be open, and at most %d may", need, want)
 	}
 	if l.Cur == want {

@@ -39,8 +39,8 @@ func (r *report) atMost(limit float64, unit string, value float64, format string
 }
 
 // exactly prints a figure that has to be one value.
-func (r *report) exactly(want float64, unit string, value float64, format string, args ...any) {
-	r.verdict(value == want, fmt.Sprintf(format, args...), value, unit, number(want))
+func (r *report) exactly(want float64, unit string, value float64, name string) {
+	r.verdict(value == want, name, value, unit, number(want))
 }
 
 func (r *report) verdict(ok bool, name string, value float64, unit, limit string) {

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -66,6 +67,10 @@ https://%[4]s {
 }
 `
 
+// heartbeat is the server's, unless a reload says something else. Idle agents are
+// weighed when they have lived through one.
+const heartbeat = "10s"
+
 // startTimeout bounds the start of a server and its end.
 const startTimeout = 30 * time.Second
 
@@ -76,7 +81,7 @@ func buildServer(ctx context.Context, dir string) (string, error) {
 		return filepath.Abs(binary)
 	}
 	binary := filepath.Join(dir, "caddy")
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", binary, "github.com/push-it/pushit/cmd/caddy")
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", binary, "github.com/push-it/pushit/cmd/caddy") //nolint:gosec // G204: a folder made here
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("building cmd/caddy: %w\n%s", err, out)
 	}
@@ -102,7 +107,7 @@ func startServer(ctx context.Context, binary string) (_ *server, err error) {
 		return nil, err
 	}
 	config := filepath.Join(s.dir, "Caddyfile")
-	if err := os.WriteFile(config, s.caddyfile("25s"), 0o600); err != nil {
+	if err := os.WriteFile(config, s.caddyfile(heartbeat), 0o600); err != nil {
 		return nil, err
 	}
 	s.admin = &http.Client{
@@ -135,8 +140,8 @@ func (s *server) start(binary, config string) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = output.Close() }() // the process has its own
-	s.cmd = exec.Command(binary, "run", "--config", config, "--adapter", "caddyfile")
+	defer func() { _ = output.Close() }()                                             // the process has its own
+	s.cmd = exec.Command(binary, "run", "--config", config, "--adapter", "caddyfile") //nolint:gosec // G204: the server to measure
 	s.cmd.Stdout, s.cmd.Stderr = output, output
 	s.cmd.Env = append(os.Environ(),
 		"HOME="+s.dir, "XDG_CONFIG_HOME="+s.dir, "XDG_DATA_HOME="+s.dir,
@@ -183,7 +188,7 @@ func (s *server) alive() error {
 func (s *server) complaint() error {
 	var said []byte
 	for _, name := range []string{"output", "caddy.log"} {
-		text, err := os.ReadFile(filepath.Join(s.dir, name))
+		text, err := os.ReadFile(filepath.Join(s.dir, name)) //nolint:gosec // G304: a folder made here
 		if err == nil {
 			said = append(said, text[max(0, len(text)-2000):]...)
 		}
@@ -285,44 +290,38 @@ func (s *server) profile(ctx context.Context, dir string) error {
 	return nil
 }
 
-// collect has the server collect its garbage, whole: what the first collection
-// only marked as dead or moved to the victims of pools, the second frees.
+// collect has the server collect its garbage.
 func (s *server) collect(ctx context.Context) error {
-	for range 3 {
-		if _, err := s.get(ctx, "/debug/pprof/heap?gc=1"); err != nil {
-			return err
-		}
-	}
-	return nil
+	_, err := s.get(ctx, "/debug/pprof/heap?gc=1")
+	return err
 }
 
-// settled collects, and returns the resident memory when it does not fall any
-// more: the runtime gives what is free back to the kernel little by little, by a
-// hundredth of a processor's time. Nothing but time can be done about that from
-// outside, and nothing else is: what is free and not given back is counted.
+// settled returns the resident memory when collections make it fall no more. One
+// is not enough: the first only moves what pools hold aside, and what one has
+// freed the runtime gives back to the kernel little by little, by a hundredth of
+// a processor's time, and not before the next where it was densely used. What it
+// keeps all the same is counted.
 func (s *server) settled(ctx context.Context) (int64, error) {
 	const (
-		patience = 2 * time.Second
-		most     = 45 * time.Second
+		rounds   = 30
+		patience = 3       // rounds without a fall
+		fall     = 1 << 18 // bytes
 	)
-	if err := s.collect(ctx); err != nil {
-		return 0, err
-	}
-	least, err := residentMemory(s.pid())
-	if err != nil {
-		return 0, err
-	}
-	begun, fell := time.Now(), time.Now()
-	for time.Since(fell) < patience && time.Since(begun) < most {
-		if err := pause(ctx, 100*time.Millisecond); err != nil {
+	var least int64 = math.MaxInt64
+	for round, still := 0, 0; round < rounds && still < patience; round++ {
+		if err := s.collect(ctx); err != nil {
+			return 0, err
+		}
+		if err := pause(ctx, time.Second); err != nil {
 			return 0, err
 		}
 		now, err := residentMemory(s.pid())
 		if err != nil {
 			return 0, err
 		}
-		if now < least-64<<10 {
-			least, fell = now, time.Now()
+		still++
+		if now < least-fall {
+			least, still = now, 0
 		}
 	}
 	return residentMemory(s.pid())

@@ -18,6 +18,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -60,6 +61,8 @@ type socket struct {
 	// Owned by who reads.
 	br  *bufio.Reader
 	big []byte // a payload that br has no room for
+
+	pings atomic.Int64 // that came, and were answered
 
 	mu  sync.Mutex // guards the following, and writing: a pong is written by who reads
 	out []byte
@@ -191,6 +194,7 @@ func (s *socket) read() ([]byte, error) {
 			return payload, nil
 		case opPing:
 			err = s.write(opPong, payload)
+			s.pings.Add(1)
 		case opPong:
 		case opClose:
 			e := &errClosed{code: 1005}
@@ -274,7 +278,7 @@ func appendMasked(dst []byte, op byte, payload []byte) []byte {
 	case n < 126:
 		dst = append(dst, 0x80|byte(n))
 	case n < 1<<16:
-		dst = binary.BigEndian.AppendUint16(append(dst, 0x80|126), uint16(n)) //nolint:gosec // G115: n < 1<<16
+		dst = binary.BigEndian.AppendUint16(append(dst, 0x80|126), uint16(n))
 	default:
 		dst = binary.BigEndian.AppendUint64(append(dst, 0x80|127), uint64(n))
 	}

@@ -22,9 +22,9 @@ const (
 	// fanoutBatch is how many agents are handed to a flusher at a time: so few
 	// that writing starts while a large channel is still being walked.
 	fanoutBatch = 64
-	// maxOwed is how many messages are handed out before the flushers have looked:
-	// a quarter of the default of Limits.QueueMessages.
-	maxOwed = 256
+	// owedShare is what part of Limits.QueueMessages is handed out before the
+	// flushers have looked.
+	owedShare = 4
 )
 
 // An item waits in an agent's queue.
@@ -100,17 +100,17 @@ func (f *flusher) close() {
 	<-f.done
 }
 
-// keepUp waits, if many messages have been handed out since the flusher last
+// keepUp waits, if that many messages have been handed out since the flusher last
 // looked, until it does. It is the publisher that waits, with no lock held: so
 // that a burst it sends does not fill the queues of agents that would read it,
 // only because this machine has not come to writing yet.
-func (f *flusher) keepUp() {
-	if f.owed.Load() < maxOwed {
+func (f *flusher) keepUp(most int32) {
+	if f.owed.Load() < most {
 		return
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for f.owed.Load() >= maxOwed && !f.closed && len(f.dirty) > 0 {
+	for f.owed.Load() >= most && !f.closed && len(f.dirty) > 0 {
 		f.taken.Wait()
 	}
 }

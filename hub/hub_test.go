@@ -341,6 +341,7 @@ func TestStuckAgentIsClosedAndNobodyWaits(t *testing.T) {
 		var want []string
 		for i := range 6 { // one is being written, three wait, the fifth is too much
 			publisher.Send(publish("news", fmt.Sprint(i), "0"))
+			synctest.Wait()
 			want = append(want, message("news", fmt.Sprint(i), "0"))
 		}
 		b.want(quick, want...)

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 )
@@ -303,8 +304,9 @@ func (a *Agent) publishNow(o *op) {
 		a.answer(&o.in, &Refusal{CodeUnavailable, "the message could not be passed on; try again", time.Second})
 		return
 	}
+	most := max(a.policy.Load().Limits.QueueMessages/owedShare, 1)
 	for _, f := range a.hub.flushers {
-		f.keepUp()
+		f.keepUp(int32(min(most, math.MaxInt32))) //nolint:gosec // bounded
 	}
 	a.answer(&o.in, nil)
 }

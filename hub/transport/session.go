@@ -31,7 +31,8 @@ type agent interface {
 
 var _ agent = (*hub.Agent)(nil)
 
-// A session reads a WebSocket: one goroutine. It holds nothing of the request.
+// A session reads a WebSocket: one goroutine at a time. It holds nothing of the
+// request.
 type session struct {
 	// Immutable.
 	conn   *wsConn
@@ -42,6 +43,7 @@ type session struct {
 	frames    frameReader
 	allowance allowance
 	timed     bool // a read deadline is set
+	deep      bool // a message was handled: the goroutine's stack has grown
 	dropped   int  // bytes read after the last word
 }
 
@@ -74,7 +76,15 @@ func (e *peerClosed) Error() string {
 // right behind the handshake.
 func (s *session) run(early []byte) {
 	s.agent.Start(s.conn)
-	err := s.read(early)
+	if err := s.take(early); err != nil {
+		s.end(err)
+		return
+	}
+	s.read()
+}
+
+// end is the end of the session; err says how the reading ended.
+func (s *session) end(err error) {
 	s.frames.drop()
 	if bye, ok := errors.AsType[*peerClosed](err); ok {
 		// The hub may be in the midst of a frame. After Left it is not.
@@ -102,25 +112,33 @@ func because(err error) string {
 	}
 }
 
-// read handles what comes until the conn ends; the error says how.
-func (s *session) read(early []byte) error {
-	if err := s.take(early); err != nil {
-		return err
-	}
-	for {
+// read handles what comes until the conn ends. An agent spends nearly all its
+// life waiting here. Handling a message takes more than the 2 KiB of stack that a
+// goroutine begins with, and the runtime never takes back the 4 KiB it grows to:
+// so a new goroutine goes on waiting then, at half the memory.
+func (s *session) read() {
+	for !s.deep {
 		p, err := s.conn.fill(s.timed)
-		switch {
-		case err == nil:
-			s.agent.Touch()
-			err = s.take(p)
-			s.conn.done()
-		case errors.Is(err, os.ErrDeadlineExceeded) && !s.frames.dropping && !s.conn.isClosing():
-			err = s.refuse(&violation{hub.CloseTimeout, "a message took too long to arrive whole"})
-		}
-		if err != nil {
-			return err
+		if err = s.filled(p, err); err != nil {
+			s.end(err)
+			return
 		}
 	}
+	s.deep = false
+	go s.read()
+}
+
+// filled handles what fill returned.
+func (s *session) filled(p []byte, err error) error {
+	switch {
+	case err == nil:
+		s.agent.Touch()
+		err = s.take(p)
+		s.conn.done()
+	case errors.Is(err, os.ErrDeadlineExceeded) && !s.frames.dropping && !s.conn.isClosing():
+		err = s.refuse(&violation{hub.CloseTimeout, "a message took too long to arrive whole"})
+	}
+	return err
 }
 
 // take handles bytes that have come.
@@ -182,6 +200,7 @@ func (s *session) limit() int {
 
 // message implements sink.
 func (s *session) message(p []byte) error {
+	s.deep = true
 	if !s.sockJS {
 		s.agent.Receive(p)
 		return nil

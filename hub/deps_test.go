@@ -1,0 +1,108 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package hub_test
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// module is the path that this module's packages begin with.
+const module = "github.com/push-it/pushit"
+
+// A dependency rule says what a package, and what it imports in turn, may not
+// import. A path stands for all below it too.
+type dependencyRule struct {
+	pkg  string
+	bad  map[string]string // path -> why not
+	only []string          // of what is not the standard library; nil for anything
+}
+
+const (
+	whyNoHTTP   = "a request has no place in the core: transports make an Opening of it"
+	whyNoCaddy  = "the core and its transports are tested, and can be used, without Caddy"
+	whyNoSockJS = "what carries frames is a transport's business"
+	whyNoZap    = "log/slog says it without a dependency"
+	whyNoRoot   = "arrows go down only: the root wires the rest together"
+)
+
+var dependencyRules = []dependencyRule{
+	{
+		pkg: module + "/hub",
+		bad: map[string]string{
+			"net/http":                        whyNoHTTP,
+			"github.com/caddyserver":          whyNoCaddy,
+			"github.com/igm/sockjs-go":        whyNoSockJS,
+			"go.uber.org/zap":                 whyNoZap,
+			module + "/hub/transport":         "transports know the hub, not the other way around",
+			module + "/guards":                "guards know the hub, not the other way around",
+			"github.com/push-it/pushit/bench": "what measures is not what is measured",
+		},
+		only: []string{module + "/hub", "github.com/google/uuid"},
+	},
+	{
+		pkg: module + "/hub/transport",
+		bad: map[string]string{
+			"github.com/caddyserver": whyNoCaddy,
+			"go.uber.org/zap":        whyNoZap,
+			module + "/guards":       "a transport asks nobody but the hub",
+		},
+	},
+}
+
+// goList returns what go list prints, line by line.
+func goList(t *testing.T, args ...string) []string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "go", append([]string{"list"}, args...)...).Output()
+	if err != nil {
+		t.Fatalf("go list %s: %v", strings.Join(args, " "), err)
+	}
+	return strings.Fields(string(out))
+}
+
+func isBelow(pkg, path string) bool { return pkg == path || strings.HasPrefix(pkg, path+"/") }
+
+func TestImportsGoDownOnly(t *testing.T) {
+	for _, rule := range dependencyRules {
+		for _, dep := range goList(t, "-deps", rule.pkg) {
+			for path, why := range rule.bad {
+				if isBelow(dep, path) && dep != rule.pkg {
+					t.Errorf("%s must not depend on %s: %s", rule.pkg, dep, why)
+				}
+			}
+		}
+		if rule.only == nil {
+			continue
+		}
+		for _, dep := range goList(t, "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", rule.pkg) {
+			if !contains(rule.only, dep) {
+				t.Errorf("%s must not depend on %s: only the standard library and %s", rule.pkg, dep, strings.Join(rule.only, ", "))
+			}
+		}
+	}
+}
+
+func contains(paths []string, pkg string) bool {
+	for _, path := range paths {
+		if isBelow(pkg, path) {
+			return true
+		}
+	}
+	return false
+}
+
+func TestNobodyImportsTheRoot(t *testing.T) {
+	const command = module + "/cmd/caddy" // a Caddy with the module in it
+	for _, pkg := range goList(t, module+"/...") {
+		if pkg == module || pkg == command {
+			continue
+		}
+		for _, dep := range goList(t, "-f", `{{join .Imports "\n"}}`, pkg) {
+			if dep == module {
+				t.Errorf("%s must not import %s: %s", pkg, module, whyNoRoot)
+			}
+		}
+	}
+}

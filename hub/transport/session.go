@@ -37,7 +37,8 @@ type session struct {
 	// Immutable.
 	conn   *wsConn
 	agent  agent
-	sockJS bool // messages are SockJS arrays of strings
+	sockJS bool   // messages are SockJS arrays of strings
+	goOn   func() // read, kept because making it for each message would allocate
 
 	// Owned by run.
 	frames    frameReader
@@ -53,7 +54,7 @@ func newSession(nc net.Conn, a agent, sockJS bool, t *times) *session {
 		form = sockJSForm
 	}
 	s := &session{conn: newConn(nc, form, t), agent: a, sockJS: sockJS}
-	s.frames.sink = s
+	s.frames.sink, s.goOn = s, s.read
 	return s
 }
 
@@ -125,7 +126,7 @@ func (s *session) read() {
 		}
 	}
 	s.deep = false
-	go s.read()
+	go s.goOn()
 }
 
 // filled handles what fill returned.

@@ -88,6 +88,30 @@ func cpuTime(pid int) (user, system time.Duration, err error) {
 	return user, system, err
 }
 
+// busyTime returns the processor time that all processes of the machine have used
+// together, or that the machine was denied by its host. Interrupts, which belong
+// to nobody, are not in it.
+func busyTime() (time.Duration, error) {
+	text, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, err
+	}
+	line, _, _ := strings.Cut(string(text), "\n")
+	fields := strings.Fields(line) // cpu user nice system idle iowait irq softirq steal
+	if len(fields) < 9 {
+		return 0, fmt.Errorf("/proc/stat begins with %q", line)
+	}
+	var busy time.Duration
+	for _, i := range []int{1, 2, 3, 8} {
+		t, err := ticks(fields[i])
+		if err != nil {
+			return 0, err
+		}
+		busy += t
+	}
+	return busy, nil
+}
+
 func ticks(s string) (time.Duration, error) {
 	n, err := strconv.ParseInt(s, 10, 64)
 	return time.Duration(n) * (time.Second / userHZ), err

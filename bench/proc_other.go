@@ -16,3 +16,4 @@ func raiseFiles(int) error                                { return errNoProc }
 func residentMemory(int) (int64, error)                   { return 0, errNoProc }
 func openFiles(int) (int, error)                          { return 0, errNoProc }
 func cpuTime(int) (user, system time.Duration, err error) { return 0, 0, errNoProc }
+func busyTime() (time.Duration, error)                    { return 0, errNoProc }

@@ -62,7 +62,7 @@ func (c crowd) vanish() {
 func (c crowd) awaitHeartbeat(ctx context.Context) error {
 	within, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	return until(within, "waiting for a heartbeat", func() (bool, error) {
+	return until(within, often, "waiting for a heartbeat", func() (bool, error) {
 		if n, why := c.lost(); n > 0 {
 			return false, fmt.Errorf("%d agents were lost: %w", n, why)
 		}

@@ -163,7 +163,7 @@ func quiet(ctx context.Context, s *server) (census, error) {
 	const looks = 15
 	var last, least census
 	n := 0
-	err := untilWithin(ctx, 20*time.Second, "waiting for quiet", func() (bool, error) {
+	err := untilWithin(ctx, 20*time.Second, often, "waiting for quiet", func() (bool, error) {
 		now, err := s.census(ctx)
 		if n%looks == 0 {
 			last, least = least, now

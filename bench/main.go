@@ -126,9 +126,12 @@ func orDefault[T comparable](values ...T) T {
 	return zero
 }
 
-// until polls done, until it reports true or ctx ends.
-func until(ctx context.Context, what string, done func() (bool, error)) error {
-	tick := time.NewTicker(20 * time.Millisecond)
+// often is how often things are looked at that cost little to look at.
+const often = 20 * time.Millisecond
+
+// until polls done from time to time, until it reports true or ctx ends.
+func until(ctx context.Context, every time.Duration, what string, done func() (bool, error)) error {
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		ok, err := done()
@@ -148,10 +151,10 @@ func until(ctx context.Context, what string, done func() (bool, error)) error {
 
 // untilWithin is until with a limit of its own: passing it is no error, the
 // figures tell.
-func untilWithin(ctx context.Context, limit time.Duration, what string, done func() (bool, error)) error {
+func untilWithin(ctx context.Context, limit, every time.Duration, what string, done func() (bool, error)) error {
 	within, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	err := until(within, what, done)
+	err := until(within, every, what, done)
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 		return nil
 	}

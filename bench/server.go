@@ -125,7 +125,7 @@ func startServer(ctx context.Context, binary string) (_ *server, err error) {
 	}
 	within, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	if err := until(within, "waiting for the server", s.ready); err != nil {
+	if err := until(within, often, "waiting for the server", s.ready); err != nil {
 		return nil, errors.Join(err, s.complaint())
 	}
 	return s, nil
@@ -356,7 +356,7 @@ const fewGoroutines, fewFiles = 5, 2
 // emptied waits, for a while, until the server is as it was before, but for a
 // few, and returns what it has more.
 func (s *server) emptied(ctx context.Context, before census) (left census, err error) {
-	err = untilWithin(ctx, 20*time.Second, "waiting until all are gone", func() (bool, error) {
+	err = untilWithin(ctx, 20*time.Second, often, "waiting until all are gone", func() (bool, error) {
 		now, err := s.census(ctx)
 		left = census{now.goroutines - before.goroutines, now.files - before.files}
 		return left.goroutines <= fewGoroutines && left.files <= fewFiles, err

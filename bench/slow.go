@@ -225,7 +225,7 @@ func (w *slowRun) window(ctx context.Context) (res slowWindow, err error) {
 	}
 	within, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	err = until(within, "waiting for all messages", func() (bool, error) {
+	err = until(within, often, "waiting for all messages", func() (bool, error) {
 		return w.clock.count.Load() == int64(total*w.load.readers) &&
 			w.publisher.acknowledged.Load()-acknowledged == int64(total), w.server.alive()
 	})
@@ -375,7 +375,7 @@ func (st *stalls) one(ctx context.Context, s *server, load slowLoad) error {
 	closed := false
 	// Nothing of it is seen on this side: what the kernel holds unread stands
 	// before the end. The server's side is a file less.
-	err = untilWithin(ctx, load.deadline, "waiting for the stalled agent to be closed", func() (bool, error) {
+	err = untilWithin(ctx, load.deadline, time.Second/4, "waiting for the stalled agent to be closed", func() (bool, error) {
 		now, err := openFiles(s.pid())
 		closed = now <= before
 		return closed, err

@@ -303,7 +303,7 @@ func (so *soak) unlucky(err error) error {
 func (so *soak) acknowledged(ctx context.Context, a *agent) error {
 	within, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	return until(within, "waiting for a publisher's answers", func() (bool, error) {
+	return until(within, often, "waiting for a publisher's answers", func() (bool, error) {
 		select {
 		case <-a.done:
 			return false, fmt.Errorf("a publisher was closed: %w", errors.Join(a.failure, closingError(a.closing)))
@@ -375,7 +375,7 @@ func (so *soak) look(ctx context.Context) (one soakSample, err error) {
 // settle waits until those who stayed have all they are to have, or for so long
 // that the rest is lost.
 func (so *soak) settle(ctx context.Context) error {
-	return untilWithin(ctx, 20*time.Second, "waiting for the last messages", func() (bool, error) {
+	return untilWithin(ctx, 20*time.Second, often, "waiting for the last messages", func() (bool, error) {
 		return so.ledger.complete(), so.server.alive()
 	})
 }

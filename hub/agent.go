@@ -41,13 +41,14 @@ type Agent struct {
 	blocks bool // conn cannot write without blocking
 
 	policy    atomic.Pointer[Policy]
-	heard     atomic.Int64 // when the peer was last heard, on the schedule's clock
-	receiving atomic.Bool  // Receive runs: it is not the peer who is silent
-	due       dueEntry     // guarded by schedule.mu
+	identity  atomic.Pointer[Identity] // never nil
+	heard     atomic.Int64             // when the peer was last heard, on the schedule's clock
+	receiving atomic.Bool              // Receive runs: it is not the peer who is silent
+	due       dueEntry                 // guarded by schedule.mu
 
 	// Owned by who handles frames: the goroutine that calls Receive, and while
 	// frames are held, the one that decides the connect.
-	frames, publishes bucket
+	frames, publishes, refreshes bucket
 
 	// Owned by who writes: a flusher, or the agent's own goroutine; see writing.
 	deadline bool          // writes have one
@@ -62,11 +63,16 @@ type Agent struct {
 	queue       *[]item       // nil while empty
 	queued      int           // messages in queue and being written
 	queuedBytes int
-	wantsRoom   bool // the reader waits until queue is half empty
-	agentID     string
+	wantsRoom   bool   // the reader waits until queue is half empty
+	joined      bool   // was allowed to connect
+	agentID     string // set when it asks to connect
 	credentials []byte
+	right       validity      // to be connected
+	beat        time.Duration // when the next heartbeat is due, on the schedule's clock
 	subs        []*subscription
 	asking      *asking // nil until something is asked
+	reviews     []*op   // what is to be asked for again
+	reviewing   bool    // a goroutine sees to reviews
 	closeCode   CloseCode
 	closeReason string
 	closeRetry  time.Duration
@@ -84,10 +90,28 @@ func (a *Agent) Policy() *Policy { return a.policy.Load() }
 // Opening returns the snapshot of the request that opened the session.
 func (a *Agent) Opening() *Opening { return &a.opening }
 
-// User returns who the server authenticated, empty when nobody.
-func (a *Agent) User() string { return a.opening.User }
+// User returns who the agent is: who the server authenticated when the session
+// opened, else who the connect gate says it is; empty when nobody knows.
+func (a *Agent) User() string {
+	if a.opening.User != "" {
+		return a.opening.User
+	}
+	return a.identity.Load().User
+}
 
-// AgentID returns what the agent calls itself: a label that proves nothing.
+// Credentials returns what the agent presented when it connected, as JSON. They
+// are not to be logged or changed.
+func (a *Agent) Credentials() []byte {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.credentials
+}
+
+// Identity returns what the connect gate learned of the agent; not nil.
+func (a *Agent) Identity() *Identity { return a.identity.Load() }
+
+// AgentID returns what the agent calls itself, which it says when it asks to
+// connect: a label that proves nothing.
 func (a *Agent) AgentID() string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -157,14 +181,11 @@ func (a *Agent) push(b []byte, m *Message, before []*node) (flush bool) {
 	return a.acceptLocked(item{bytes: b, msg: m})
 }
 
-// onAnyLocked reports whether the agent is subscribed to one of the nodes. An
-// agent has few subscriptions; looking through them is faster than any map.
+// onAnyLocked reports whether the agent is subscribed to one of the nodes.
 func (a *Agent) onAnyLocked(nodes []*node) bool {
 	for _, n := range nodes {
-		for _, s := range a.subs {
-			if s.node == n {
-				return true
-			}
+		if a.subscriptionLocked(n) >= 0 {
+			return true
 		}
 	}
 	return false
@@ -266,9 +287,12 @@ func (a *Agent) stateChangedLocked() {
 // called Receive. When it returns, the hub does not touch the Conn any more.
 func (a *Agent) Left(reason string) {
 	a.mu.Lock()
-	wasConnected := a.agentID != ""
+	wasConnected := a.joined
 	a.state = stateGone
 	a.stateChangedLocked()
+	for a.asking != nil && a.asking.applying {
+		a.cond.Wait() // what was allowed and is being done is done before the end
+	}
 	if a.leftBecause != "" {
 		reason = a.leftBecause
 	}
@@ -296,16 +320,35 @@ func (a *Agent) Left(reason string) {
 		a.disconnected(p)
 	}
 	p.Log.Debug("agent left",
-		slog.String("agent", a.UUID()), slog.String("agent_id", agentID), slog.String("user", a.opening.User),
+		slog.String("agent", a.UUID()), slog.String("agent_id", agentID), slog.String("user", a.User()),
 		slog.String("transport", a.opening.Transport), slog.String("reason", reason), slog.Int("code", int(code)))
 }
+
+// maxPartings is how many agents that are gone their disconnect gates can be told
+// of at once. Who is gone counts in no other limit.
+const maxPartings = 1000
 
 // disconnected tells the disconnect gate, whose answer changes nothing: nobody
 // waits for it.
 func (a *Agent) disconnected(p *Policy) {
-	if g := p.gate(GateDisconnect, ""); g != nil {
-		go a.decide(context.Background(), g, &Question{Gate: GateDisconnect, Agent: a})
+	g := p.gate(GateDisconnect, "")
+	if g == nil {
+		return
 	}
+	q := &Question{Gate: GateDisconnect, Agent: a, Credentials: a.Credentials(), Identity: a.identity.Load()}
+	if isLocal(g) {
+		a.decideLocal(context.Background(), g, q)
+		return
+	}
+	if a.hub.partings.Add(1) > maxPartings {
+		a.hub.partings.Add(-1)
+		p.Log.Error("the disconnect gate was not told, it is too far behind", "agent", a.UUID(), "behind", maxPartings)
+		return
+	}
+	go func() {
+		defer a.hub.partings.Add(-1)
+		a.decide(context.Background(), g, q)
+	}()
 }
 
 // tick is called when the agent is due, and returns when it is due again: 0 for
@@ -314,26 +357,46 @@ func (a *Agent) tick() time.Duration {
 	p := a.policy.Load()
 	a.hub.repeats.expire(time.Now())
 	a.mu.Lock()
-	flush := false
-	switch silence := a.hub.schedule.now() - time.Duration(a.heard.Load()); {
+	now := a.hub.schedule.now()
+	var again []*op
+	var ended []*subscription
+	var flush bool
+	switch silence := now - time.Duration(a.heard.Load()); {
 	case a.state >= stateClosing:
 		a.mu.Unlock()
 		return 0
 	case a.state == stateOpen:
 		flush = a.closeLocked(CloseTimeout, "no /meta/connect came in time", time.Second)
+	case now < a.beat:
+		again, ended, flush = a.reviewLocked(now)
 	case silence >= 2*p.Heartbeat-p.Heartbeat/4 && !a.receiving.Load():
 		// A quarter less than two intervals: what answered the last ping but one
 		// answered a little after it was sent.
 		flush = a.closeLocked(CloseTimeout, "nothing was heard from you for two heartbeats", time.Second)
 	default:
-		flush = a.acceptLocked(item{bytes: a.conn.Form().Heartbeat})
+		a.beat = now + p.Heartbeat
+		again, ended, flush = a.reviewLocked(now)
+		if a.state < stateClosing {
+			flush = a.acceptLocked(item{bytes: a.conn.Form().Heartbeat}) || flush
+		}
+	}
+	next := a.beat
+	if review := a.nextReviewLocked(); review != 0 {
+		next = min(next, review)
 	}
 	a.mu.Unlock()
 	if flush {
 		a.schedule()
 	}
-	return p.Heartbeat
+	for _, s := range ended {
+		a.end(s, expired)
+	}
+	a.askAgain(again)
+	return max(next-now, scheduleGrain)
 }
+
+// expired is why a subscription ends whose right has.
+var expired = refuse(CodeExpired, "the right to receive this channel has expired")
 
 // firstHeartbeat spreads the heartbeats of agents that connected at one moment.
 func firstHeartbeat(interval time.Duration) time.Duration {

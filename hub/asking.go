@@ -39,11 +39,15 @@ type op struct {
 	gate    GateName
 	channel string // empty for a refresh
 	in      inbound
-	msg     *Message // of a publish
+	msg     *Message      // of a publish
+	sub     *subscription // of a subscribe that the server itself asks for again
+	silent  bool          // of a connect that the server itself asks for again
 
 	// guarded by the agent's mu while pending
-	verdict Verdict
-	decided bool
+	verdict  Verdict
+	decided  bool
+	policy   *Policy   // that was asked
+	identity *Identity // that it was asked for
 }
 
 func (a *Agent) askingLocked() *asking {
@@ -97,13 +101,16 @@ func (a *Agent) releaseHeld() {
 
 // perform asks the gate that governs o, if there is one, and applies o when it
 // has answered and all that came before on the same channel is done.
-func (a *Agent) perform(p *Policy, o *op) {
-	g := p.gate(o.gate, o.channel)
+func (a *Agent) perform(o *op) {
 	a.mu.Lock()
-	if g == nil && !a.isPendingLocked(o.channel) {
+	// A connect always takes its turn among the others: it changes what they are
+	// asked for.
+	if o.gate != GateConnect && !a.isPendingLocked(o.channel) {
 		a.mu.Unlock()
-		a.apply(o)
-		return
+		if a.performNow(o) {
+			return
+		}
+		a.mu.Lock()
 	}
 	w := a.askingLocked()
 	for len(w.pending) >= maxQuestions && a.state == stateConnected {
@@ -113,13 +120,62 @@ func (a *Agent) perform(p *Policy, o *op) {
 		a.mu.Unlock()
 		return
 	}
+	if o.gate == GateConnect && slices.ContainsFunc(w.pending, func(p *op) bool { return p.gate == GateConnect }) {
+		a.mu.Unlock()
+		if !o.silent {
+			a.answer(&o.in, refreshing)
+		}
+		return
+	}
 	o.in.data = bytes.Clone(o.in.data) // the frame is the transport's
 	w.pending = append(w.pending, o)
 	a.mu.Unlock()
-	q := &Question{Gate: o.gate, Agent: a, Channel: o.channel, Pattern: IsPattern(o.channel), Message: o.msg}
-	if o.gate == GateConnect {
+	a.inquire(o)
+}
+
+// refreshing is the answer to a refresh that comes too soon.
+var refreshing = &Refusal{CodeLimit, "a refresh of this session is under way, or was just done", time.Second}
+
+// performNow applies o if no gate is to be asked, or one that answers at once; if
+// not, it has done nothing.
+func (a *Agent) performNow(o *op) (done bool) {
+	for {
+		g, q := a.govern(o)
+		switch {
+		case g == nil:
+		case isLocal(g):
+			o.verdict = a.decideLocal(context.Background(), g, q)
+		default:
+			return false
+		}
+		if a.currently() != stateConnected || a.apply(o) {
+			return true
+		}
+	}
+}
+
+// govern finds the gate that governs o now, notes in o what it is asked under,
+// and returns the question. Where there is no gate, o has its verdict.
+func (a *Agent) govern(o *op) (Gate, *Question) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	o.policy, o.identity = a.policy.Load(), a.identity.Load()
+	g, r := o.policy.gateOf(o)
+	o.verdict, o.decided = Verdict{Refusal: r}, false
+	q := &Question{
+		Gate: o.gate, Agent: a, Channel: o.channel, Pattern: IsPattern(o.channel), Message: o.msg,
+		Credentials: a.credentials, Identity: o.identity,
+	}
+	if o.gate == GateConnect && !o.silent {
 		q.Credentials = o.in.data
 	}
+	return g, q
+}
+
+// inquire asks the gate that governs o, which is pending, and sees to what is
+// ready then.
+func (a *Agent) inquire(o *op) {
+	g, q := a.govern(o)
 	decided := func(v Verdict) {
 		a.mu.Lock()
 		o.verdict, o.decided = v, true
@@ -127,10 +183,16 @@ func (a *Agent) perform(p *Policy, o *op) {
 		a.settle()
 	}
 	if g == nil {
-		decided(Allow)
+		decided(o.verdict)
 		return
 	}
-	a.ask(p, g, q, decided)
+	a.ask(g, q, decided)
+}
+
+// isStale reports whether o was decided under rules, or for an identity, that are
+// no longer the agent's. It needs a.mu to be sure of the identity.
+func (a *Agent) isStale(o *op) bool {
+	return o.policy != a.policy.Load() || o.gate != GateConnect && o.identity != a.identity.Load()
 }
 
 func (a *Agent) isPendingLocked(channel string) bool {
@@ -138,7 +200,8 @@ func (a *Agent) isPendingLocked(channel string) bool {
 }
 
 // settle applies what is decided, each channel in its order. One goroutine does
-// so at a time; what becomes ready meanwhile is left to it.
+// so at a time; what becomes ready meanwhile is left to it. What was decided for
+// an identity or under a policy that has changed meanwhile is asked again.
 func (a *Agent) settle() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -148,14 +211,21 @@ func (a *Agent) settle() {
 	}
 	w.applying = true
 	for o := w.ready(); o != nil && a.state == stateConnected; o = w.ready() {
+		stale := a.isStale(o)
+		o.decided = !stale
 		a.mu.Unlock()
-		a.apply(o)
+		if stale || !a.apply(o) {
+			a.inquire(o)
+			a.mu.Lock()
+			continue
+		}
 		a.mu.Lock()
 		// It stood in the list until now, so that nothing of its channel went past.
 		w.pending = slices.DeleteFunc(w.pending, func(p *op) bool { return p == o })
 		a.cond.Broadcast()
 	}
 	w.applying = false
+	a.cond.Broadcast()
 }
 
 // ready returns the first decided op that no other of its channel precedes.
@@ -168,27 +238,44 @@ func (w *asking) ready() *op {
 	return nil
 }
 
-// ask asks g, of the policy p, in a goroutine of its own, which nobody waits
-// for: a gate that does not heed its context must not hold up anybody. then is
-// called once, with the answer, or with unavailable when the time is over; not
-// if the agent has left meanwhile. When the policy has changed meanwhile, the
-// answer is of rules that no longer hold: the gate of the new one is asked.
-func (a *Agent) ask(p *Policy, g Gate, q *Question, then func(Verdict)) {
+// ask asks g: a local one here and now, any other in a goroutine of its own, which
+// nobody waits for, since a gate that does not heed its context must not hold up
+// anybody. then is called once, with the answer, or with unavailable when the time
+// is over; not if the agent has left meanwhile.
+func (a *Agent) ask(g Gate, q *Question, then func(Verdict)) {
 	a.mu.Lock()
 	ctx := a.askingLocked().ctx
 	a.mu.Unlock()
+	if isLocal(g) {
+		then(a.decideLocal(ctx, g, q))
+		return
+	}
 	go func() {
 		v := a.decide(ctx, g, q)
-		for now := a.policy.Load(); now != p; now = a.policy.Load() {
-			p, v = now, Allow
-			if g = p.gate(q.Gate, q.Channel); g != nil {
-				v = a.decide(ctx, g, q)
-			}
-		}
 		if ctx.Err() == nil {
 			then(v)
 		}
 	}()
+}
+
+func isLocal(g Gate) bool {
+	l, ok := g.(LocalGate)
+	return ok && l.Local()
+}
+
+// decideLocal asks a gate that answers at once.
+func (a *Agent) decideLocal(ctx context.Context, g Gate, q *Question) (v Verdict) {
+	defer func() {
+		if p := recover(); p != nil {
+			a.panicked(q, p)
+			v = notFoundOut
+		}
+	}()
+	return g.Decide(ctx, q)
+}
+
+func (a *Agent) panicked(q *Question, p any) {
+	a.policy.Load().Log.Error("a gate panicked", "gate", string(q.Gate), "channel", q.Channel, "agent", a.UUID(), "panic", fmt.Sprint(p))
 }
 
 // decide asks g and waits for the answer, no longer than g's timeout.
@@ -199,7 +286,7 @@ func (a *Agent) decide(ctx context.Context, g Gate, q *Question) Verdict {
 	go func() {
 		defer func() {
 			if p := recover(); p != nil {
-				a.policy.Load().Log.Error("a gate panicked", "gate", string(q.Gate), "channel", q.Channel, "agent", a.UUID(), "panic", fmt.Sprint(p))
+				a.panicked(q, p)
 				answer <- notFoundOut
 			}
 		}()

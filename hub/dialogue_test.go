@@ -153,6 +153,8 @@ func (g dialogueGates) Gate(name hub.GateName, _ string) hub.Gate {
 	return nil
 }
 
+func (dialogueGates) Pattern(string) (hub.Gate, *hub.Refusal) { return nil, nil }
+
 func (dialogueGates) DeliverGate(string) hub.DeliverGate { return nil }
 
 func (dialogueGates) Timeout() time.Duration { return time.Second }

@@ -34,6 +34,8 @@
 //   - Nobody waits for an agent that reads slowly. Over its limits it is closed
 //     with [CloseSlow]; it has lost messages then, and is told so by the code.
 //   - After an agent is closed or cut, nothing of any channel reaches it.
+//   - What a gate allowed for a time (see [Verdict]) is asked for again before the
+//     time is over, and has ended when it is.
 //
 // # Who owns what
 //
@@ -44,6 +46,7 @@
 //	schedule         New           handshakes, heartbeats             Close                         Close
 //	question         Agent.ask     one question of one agent          answer, timeout, agent closed nobody: a gate that hangs
 //	                                                                                                must hold up no one
+//	review           Agent.askAgain  nothing: it waits to ask again       all is asked, agent closed    nobody: it holds nothing
 //	gate             Agent.decide  the call of Gate.Decide            the gate returns              nobody, for the same reason
 //
 // There is at most one writer for an agent, and none while its queue is empty:

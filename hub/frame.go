@@ -225,13 +225,25 @@ func appendMessage(dst []byte, channel, uuid string, data []byte) []byte {
 
 // appendConnected appends the answer to a /meta/connect; r nil is success. The
 // credentials are not repeated. An agentID is empty when there was none.
-func appendConnected(dst []byte, uuid, agentID string, r *Refusal) []byte {
-	return appendSubscribed(dst, &inbound{channel: metaConnect, uuid: uuid, agentID: agentID, hasAgentID: agentID != ""}, r)
+//
+// expires, if not zero, is when the right to be connected ends.
+func appendConnected(dst []byte, uuid, agentID string, expires time.Time, r *Refusal) []byte { //nolint:unparam // all that append frames are of one form
+	dst = frameAppendHead(dst, &inbound{channel: metaConnect, uuid: uuid, agentID: agentID, hasAgentID: agentID != ""})
+	if r == nil && !expires.IsZero() {
+		dst = append(dst, `,"expires":`...)
+		dst = strconv.AppendInt(dst, max(int64(time.Until(expires)/time.Millisecond), 0), 10)
+	}
+	return append(frameAppendOutcome(dst, r), '}')
 }
 
 // appendSubscribed appends the answer to a /meta/subscribe or /meta/unsubscribe,
 // which in is: the same object and what became of it; r nil is success.
-func appendSubscribed(dst []byte, in *inbound, r *Refusal) []byte {
+func appendSubscribed(dst []byte, in *inbound, r *Refusal) []byte { //nolint:unparam // all that append frames are of one form
+	return append(frameAppendOutcome(frameAppendHead(dst, in), r), '}')
+}
+
+// frameAppendHead appends the members that an answer repeats.
+func frameAppendHead(dst []byte, in *inbound) []byte {
 	dst = append(dst, `{"channel":`...)
 	dst = jsonAppendString(dst, in.channel)
 	dst = append(dst, `,"uuid":`...)
@@ -244,11 +256,15 @@ func appendSubscribed(dst []byte, in *inbound, r *Refusal) []byte {
 		dst = append(dst, `,"data":`...)
 		dst = append(dst, in.data...)
 	}
+	return dst
+}
+
+// frameAppendOutcome appends the members that say what became of it.
+func frameAppendOutcome(dst []byte, r *Refusal) []byte {
 	if r == nil {
-		return append(dst, `,"successful":true,"error":""}`...)
+		return append(dst, `,"successful":true,"error":""`...)
 	}
-	dst = append(dst, `,"successful":false`...)
-	return append(frameAppendRefusal(dst, r), '}')
+	return frameAppendRefusal(append(dst, `,"successful":false`...), r)
 }
 
 // appendPublished appends the acknowledgement of a publish.
@@ -259,7 +275,7 @@ func appendPublished(dst []byte, uuid string) []byte {
 
 // appendError appends the answer to what was refused and has no answer of its
 // own; uuid is empty when the frame's could not be read.
-func appendError(dst []byte, uuid string, r *Refusal) []byte {
+func appendError(dst []byte, uuid string, r *Refusal) []byte { //nolint:unparam // all that append frames are of one form
 	if uuid == "" {
 		uuid = "???"
 	}
@@ -270,7 +286,7 @@ func appendError(dst []byte, uuid string, r *Refusal) []byte {
 
 // appendClose appends the notice that the session is about to end. Retry is how
 // long to stay away, 0 not at all, or NoRetry.
-func appendClose(dst []byte, code CloseCode, reason string, retry time.Duration) []byte {
+func appendClose(dst []byte, code CloseCode, reason string, retry time.Duration) []byte { //nolint:unparam // all that append frames are of one form
 	dst = append(dst, `{"channel":"/meta/close","code":`...)
 	dst = strconv.AppendInt(dst, int64(code), 10)
 	dst = append(dst, `,"error":`...)
@@ -304,4 +320,17 @@ func frameAppendRetry(dst []byte, retry time.Duration) []byte {
 		ms++
 	}
 	return strconv.AppendInt(dst, int64(ms), 10)
+}
+
+// appendEnded tells an agent that a subscription of its has ended, which it did
+// not ask for (PROTOCOL.md, R44).
+func appendEnded(dst []byte, uuid, channel string, r *Refusal) []byte {
+	in := inbound{channel: metaUnsubscribe, uuid: uuid, data: channelData(channel)}
+	dst = append(frameAppendHead(dst, &in), `,"successful":true`...)
+	return append(frameAppendRefusal(dst, r), '}')
+}
+
+// channelData is the data of a frame about a subscription.
+func channelData(channel string) []byte {
+	return append(jsonAppendString([]byte(`{"channel":`), channel), '}')
 }

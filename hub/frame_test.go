@@ -24,7 +24,8 @@ func TestDecodeFrame(t *testing.T) {
 	}{
 		{
 			"a publish", `{"channel":"stories/5","uuid":"u-1","agentId":"a_1","data":{"text":"hi"}}`,
-			inbound{channel: "stories/5", uuid: "u-1", agentID: "a_1", hasAgentID: true}, `{"text":"hi"}`,
+			inbound{channel: "stories/5", uuid: "u-1", agentID: "a_1", hasAgentID: true},
+			`{"text":"hi"}`,
 		},
 		{"keys in any order", `{"data":1,"agentId":"a","uuid":"u","channel":"c"}`, inbound{channel: "c", uuid: "u", agentID: "a", hasAgentID: true}, `1`},
 		{"no agentId, no data", `{"channel":"c","uuid":"u"}`, inbound{channel: "c", uuid: "u"}, ``},
@@ -422,7 +423,7 @@ func checkFrameAnswers(t *testing.T, in *inbound) {
 	checkAnswer(t, appendSubscribed(nil, in, refusal), same)
 	same["channel"] = "/meta/connect"
 	delete(same, "data")
-	checkAnswer(t, appendConnected(nil, in.uuid, in.agentID, refusal), same)
+	checkAnswer(t, appendConnected(nil, in.uuid, in.agentID, time.Time{}, refusal), same)
 
 	checkMembers(t, in.data, data)
 }

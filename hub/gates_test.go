@@ -21,6 +21,7 @@ import (
 type gates struct {
 	ask     map[hub.GateName]func(ctx context.Context, q *hub.Question) hub.Verdict
 	deliver func(a *hub.Agent, m *hub.Message) *hub.Message
+	pattern func(pattern string) (hub.Gate, *hub.Refusal)
 	only    string // the channels whose name begins so; empty is all
 }
 
@@ -35,6 +36,13 @@ func (g *gates) Gate(name hub.GateName, channel string) hub.Gate {
 		return gateFunc(f)
 	}
 	return nil
+}
+
+func (g *gates) Pattern(pattern string) (hub.Gate, *hub.Refusal) {
+	if g.pattern != nil {
+		return g.pattern(pattern)
+	}
+	return g.Gate(hub.GateSubscribe, pattern), nil
 }
 
 func (g *gates) DeliverGate(channel string) hub.DeliverGate {

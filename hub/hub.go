@@ -34,6 +34,7 @@ type Hub struct {
 	drains    sync.WaitGroup // goroutines of agents that write
 	fanouts   sync.Pool      // of *fanout
 	nextLane  atomic.Uint32
+	partings  atomic.Int32 // agents that are gone and that a disconnect gate is being told of
 
 	mu       sync.Mutex           // guards the following; may be held when Agent.mu is taken
 	policies map[string][]*Policy // by mount, oldest generation first
@@ -138,6 +139,7 @@ func (h *Hub) Open(p *Policy, o Opening) (*Agent, error) {
 		lane:    int(h.nextLane.Add(1) % uint32(len(h.flushers))),
 	}
 	a.cond.L = &a.mu
+	a.identity.Store(noIdentity)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed {
@@ -207,12 +209,12 @@ type fanout struct {
 func (h *Hub) deliver(m *Message) {
 	f := h.fanouts.Get().(*fanout)
 	defer h.putFanout(f)
-	if n := h.channels.find(m.Channel); n != nil {
+	if n := h.channels.find(m.key); n != nil {
 		f.nodes = append(f.nodes, n)
 	}
 	if h.patterns.count.Load() > 0 {
 		for prefix := range prefixesOf(m.Channel) {
-			if n := h.patterns.find(prefix); n != nil {
+			if n := h.patterns.find(m.key[:len(m.key)-len(m.Channel)+len(prefix)]); n != nil {
 				f.nodes = append(f.nodes, n)
 			}
 		}

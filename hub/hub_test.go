@@ -263,7 +263,7 @@ func TestOrder(t *testing.T) {
 		c := hubtest.NewConn()
 		c.Blocks = i%3 == 1
 		if i%3 == 2 {
-			c.Take = func(n int) int { return rand.IntN(n + 1) } //nolint:gosec // G404: nothing secret
+			c.Take = func(n int) int { return rand.IntN(n + 1) }
 		}
 		p := hubtest.Open(t, h, policy, hub.Opening{}, c)
 		p.Send(connect("s"), subscribe([]string{"a/b", "a/*"}[i%2]))

@@ -302,11 +302,11 @@ func (s *jsonScanner) key(i int) int {
 	if end < 0 {
 		return -1
 	}
-	key := jsonKey{from: int32(i + 1), to: int32(end - 1)} //nolint:gosec // begin has seen to it that indices fit
+	key := jsonKey{from: int32(i + 1), to: int32(end - 1)}
 	if escaped {
 		from := len(s.text)
 		s.text, _ = jsonUnescape(s.text, s.src[i+1:end-1])
-		key = jsonKey{from: int32(from), to: int32(len(s.text)), inText: true} //nolint:gosec // text is shorter than src
+		key = jsonKey{from: int32(from), to: int32(len(s.text)), inText: true}
 	}
 	s.keys = append(s.keys, key)
 	if s.duplicate(s.bytes(key)) {
@@ -371,11 +371,11 @@ func (s *jsonScanner) insert(object uint32, key int) bool {
 	text := s.bytes(s.keys[key])
 	// The object's id is mixed in by a multiplication with 2^32 / the golden
 	// ratio, so that the same keys in many objects do not meet.
-	hash := uint32(maphash.Bytes(jsonSeed, text)) + object*0x9E3779B9 //nolint:gosec // half of a hash is a hash
+	hash := uint32(maphash.Bytes(jsonSeed, text)) + object*0x9E3779B9
 	for i := hash; ; i++ {
 		slot := &s.slots[int(i)&(len(s.slots)-1)]
 		if slot.object == 0 {
-			*slot = jsonSlot{object, hash, int32(key)} //nolint:gosec // fewer than src has bytes
+			*slot = jsonSlot{object, hash, int32(key)}
 			s.used++
 			return true
 		}

@@ -14,7 +14,11 @@ type Message struct {
 	Channel string
 	// Data is any JSON value, as the publisher wrote it.
 	Data []byte
+	// From is who published it, where a gate before deliveries may want to know;
+	// else nil.
+	From *Sender
 
+	key    string // namespace and channel, as nodes are found by
 	object []byte // the frame on the bare wire; Data is a part of it
 	forms  [maxForms]atomic.Pointer[[]byte]
 }
@@ -22,7 +26,7 @@ type Message struct {
 // NewMessage makes a Message. The channel must be a channel's name, uuid an id
 // and data one JSON value as PROTOCOL.md has them, nil for null; data is copied.
 func NewMessage(channel, uuid string, data []byte) *Message {
-	m := &Message{UUID: uuid, Channel: channel}
+	m := &Message{UUID: uuid, Channel: channel, key: channel}
 	if data == nil {
 		data = []byte("null")
 	}
@@ -31,6 +35,20 @@ func NewMessage(channel, uuid string, data []byte) *Message {
 	end := len(m.object) - 1
 	m.Data = m.object[end-len(data) : end : end]
 	return m
+}
+
+// in returns m as of a namespace; it has not been published yet.
+func (m *Message) in(namespace string) *Message {
+	m.key = keyOf(namespace, m.Channel)
+	return m
+}
+
+// keyOf keeps the names of namespaces apart: no name holds a NUL.
+func keyOf(namespace, channel string) string {
+	if namespace == "" {
+		return channel
+	}
+	return namespace + "\x00" + channel
 }
 
 // encoded returns the message as f has it. The result is shared: read-only.

@@ -11,9 +11,12 @@ import (
 
 // A subscription is an agent on a channel or pattern.
 type subscription struct {
-	agent *Agent
-	node  *node
-	index int // in node.members; guarded by node.mu
+	agent   *Agent
+	node    *node
+	channel string   // or pattern
+	index   int      // in node.members; guarded by node.mu
+	right   validity // guarded by agent.mu, as is the next
+	asked   bool     // it is being asked for again
 }
 
 // A node is a channel or pattern that has subscribers. It is born with the

@@ -22,6 +22,12 @@ type Opening struct {
 	// URI is the path of the endpoint and the query as they were asked for,
 	// without what SockJS adds below the path.
 	URI string
+	// RemoteAddr is the address and port of the connection's far end, which may be
+	// a proxy's.
+	RemoteAddr string
+	// Namespace keeps the names of this session apart from those of others; empty
+	// is none. It is one segment of a channel's name.
+	Namespace string
 	// User is who Caddy authenticated, empty when nobody.
 	User string
 	// Header is what HeaderBlock made of the request's header fields.

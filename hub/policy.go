@@ -59,6 +59,14 @@ func (p *Policy) gate(name GateName, channel string) Gate {
 	return p.Gates.Gate(name, channel)
 }
 
+// gateOf is gate for what an agent asked for; a Refusal is an answer already.
+func (p *Policy) gateOf(o *op) (Gate, *Refusal) {
+	if p.Gates != nil && o.gate == GateSubscribe && IsPattern(o.channel) {
+		return p.Gates.Pattern(o.channel)
+	}
+	return p.gate(o.gate, o.channel), nil
+}
+
 // Limits bound what agents can make the server hold and do. A field that is 0
 // has its default; Unlimited, where a field allows it, is no limit.
 type Limits struct {
@@ -124,11 +132,18 @@ func (l Limits) WithDefaults() Limits {
 		to   *int
 		from int
 	}{
-		{&d.MessageSize, l.MessageSize}, {&d.CredentialsSize, l.CredentialsSize}, {&d.NameLength, l.NameLength},
-		{&d.ChannelsPerAgent, l.ChannelsPerAgent}, {&d.Channels, l.Channels}, {&d.Agents, l.Agents},
-		{&d.AgentsPerIP, l.AgentsPerIP}, {&d.UnconnectedPerIP, l.UnconnectedPerIP},
-		{&d.QueueMessages, l.QueueMessages}, {&d.QueueBytes, l.QueueBytes},
-		{&d.FramesPerSecond, l.FramesPerSecond}, {&d.PublishesPerSecond, l.PublishesPerSecond},
+		{&d.MessageSize, l.MessageSize},
+		{&d.CredentialsSize, l.CredentialsSize},
+		{&d.NameLength, l.NameLength},
+		{&d.ChannelsPerAgent, l.ChannelsPerAgent},
+		{&d.Channels, l.Channels},
+		{&d.Agents, l.Agents},
+		{&d.AgentsPerIP, l.AgentsPerIP},
+		{&d.UnconnectedPerIP, l.UnconnectedPerIP},
+		{&d.QueueMessages, l.QueueMessages},
+		{&d.QueueBytes, l.QueueBytes},
+		{&d.FramesPerSecond, l.FramesPerSecond},
+		{&d.PublishesPerSecond, l.PublishesPerSecond},
 	} {
 		if f.from != 0 {
 			*f.to = f.from
@@ -161,9 +176,14 @@ const (
 // many goroutines, with no lock held: they must not block.
 type Gates interface {
 	// Gate returns what decides at the named gate (any but deliver) for a
-	// channel or pattern, and nil where nothing is to be asked: it is allowed
-	// then. For connect and disconnect the channel is empty.
+	// channel, and nil where nothing is to be asked: it is allowed then. For
+	// connect and disconnect the channel is empty. It is asked for patterns only
+	// at unsubscribe.
 	Gate(name GateName, channel string) Gate
+	// Pattern returns what decides about a subscription to a pattern: a Gate, nil
+	// where nothing is to be asked, or a Refusal where patterns are not for
+	// subscribing.
+	Pattern(pattern string) (Gate, *Refusal)
 	// DeliverGate returns what stands before the delivery of each message of a
 	// channel, nil for nothing.
 	DeliverGate(channel string) DeliverGate
@@ -175,6 +195,13 @@ type Gate interface {
 	// Timeout bounds one question.
 	Timeout() time.Duration
 	Decide(ctx context.Context, q *Question) Verdict
+}
+
+// A LocalGate may say that its answer comes from within this process and takes
+// no time worth a goroutine: it is asked where the question arises then.
+type LocalGate interface {
+	Gate
+	Local() bool
 }
 
 // A DeliverGate stands between a message and one agent. Deliver is local and
@@ -191,13 +218,31 @@ type Question struct {
 	Channel string   // a name, or a pattern when Pattern
 	Pattern bool     // only at subscribe and unsubscribe
 	Message *Message // only at publish
-	// Credentials of /meta/connect, as JSON. Only at connect. Never logged.
+	// Credentials of /meta/connect, as JSON: at connect those it came with, else
+	// those the agent is connected with. Never logged.
 	Credentials []byte
+	// Identity is what the connect gate learned of the agent; at connect, what it
+	// learned the last time. Never nil.
+	Identity *Identity
 }
 
 // A Verdict is a gate's answer: a nil Refusal allows.
 type Verdict struct {
 	Refusal *Refusal
+	// Identity is what a connect gate learned; nil is nothing.
+	Identity *Identity
+	// Subscribe is what a connect gate subscribes the agent to at once: no other
+	// gate is asked.
+	Subscribe []string
+	// Publish is what a publish gate made of the message; nil leaves it as it is.
+	Publish *Publishing
+	// Expires is when the answer is no longer to be relied on; zero is never. Of
+	// connect and subscribe. At the latest then the gate has been asked again, or
+	// the right ends.
+	Expires time.Time
+	// Recheck is how long until the gate is asked again; 0 is never. Of connect
+	// and subscribe.
+	Recheck time.Duration
 }
 
 // Allow is the Verdict that allows.

@@ -195,7 +195,7 @@ func (f *fixture) toAgent(t *testing.T) {
 	case "error":
 		got = appendError(nil, m.UUID, r)
 	case "connected":
-		got = appendConnected(nil, m.UUID, m.AgentID, r)
+		got = appendConnected(nil, m.UUID, m.AgentID, time.Time{}, r)
 	case "subscribed":
 		in, invalid := decodeFrame([]byte(m.To))
 		if invalid != nil {

@@ -87,7 +87,7 @@ func (a *Agent) answer(in *inbound, r *Refusal) { a.reply(answerTo(in, r)) }
 func answerTo(in *inbound, r *Refusal) []byte {
 	switch {
 	case in.channel == metaConnect:
-		return appendConnected(nil, in.uuid, in.agentID, r)
+		return appendConnected(nil, in.uuid, in.agentID, time.Time{}, r)
 	case in.channel == metaSubscribe || in.channel == metaUnsubscribe:
 		return appendSubscribed(nil, in, r)
 	case r != nil:
@@ -115,59 +115,89 @@ func (a *Agent) connect(p *Policy, in *inbound) {
 	state, id := a.state, a.agentID
 	a.mu.Unlock()
 	if state == stateConnected {
-		a.refresh(p, in, id, credentials)
+		a.refresh(in, id, credentials)
 		return
 	}
-	a.connectFirst(p, in, credentials)
+	a.connectFirst(in, credentials)
 }
 
-// connectFirst asks whether the agent may connect at all.
-func (a *Agent) connectFirst(p *Policy, in *inbound, credentials []byte) {
-	g := p.gate(GateConnect, "")
-	credentials = bytes.Clone(credentials) // the frame is the transport's
+// connectFirst asks whether the agent may connect at all. Frames wait meanwhile.
+func (a *Agent) connectFirst(in *inbound, credentials []byte) {
 	a.mu.Lock()
 	if a.state != stateOpen {
 		a.mu.Unlock()
 		return
 	}
 	a.state = stateConnecting
-	a.credentials = credentials
-	if g != nil {
-		a.holdLocked()
-	}
-	a.mu.Unlock()
-	if g == nil {
-		a.connected(in, nil)
+	a.agentID = strings.Clone(in.agentID)    // it shares an allocation with the rest of the frame
+	a.credentials = bytes.Clone(credentials) // the frame is the transport's
+	in.data = nil
+	if a.policy.Load().gate(GateConnect, "") == nil {
+		a.mu.Unlock()
+		a.connected(in, &Verdict{})
 		return
 	}
-	in.data = nil
-	a.ask(p, g, &Question{Gate: GateConnect, Agent: a, Credentials: credentials}, func(v Verdict) {
-		a.connected(in, v.Refusal)
+	a.holdLocked()
+	a.mu.Unlock()
+	a.askConnect(in)
+}
+
+// askConnect asks the connect gate until it has answered under the policy that
+// still holds.
+func (a *Agent) askConnect(in *inbound) {
+	p := a.policy.Load()
+	done := func(v Verdict) {
+		if a.policy.Load() != p {
+			a.askConnect(in)
+			return
+		}
+		a.connected(in, &v)
 		a.releaseHeld()
-	})
+	}
+	g := p.gate(GateConnect, "")
+	if g == nil {
+		done(Allow)
+		return
+	}
+	a.ask(g, &Question{Gate: GateConnect, Agent: a, Credentials: a.Credentials(), Identity: noIdentity}, done)
 }
 
 // connected ends the connecting.
-func (a *Agent) connected(in *inbound, r *Refusal) {
-	answer := a.conn.Form().encode(answerTo(in, r))
-	if r != nil {
-		a.refuseConnect(answer, r)
+func (a *Agent) connected(in *inbound, v *Verdict) {
+	if v.Refusal != nil {
+		a.refuseConnect(a.conn.Form().encode(answerTo(in, v.Refusal)), v.Refusal)
 		return
 	}
+	answer := a.conn.Form().encode(appendConnected(nil, in.uuid, in.agentID, v.Expires, nil))
 	a.mu.Lock()
 	if a.state != stateConnecting {
 		a.mu.Unlock()
 		return
 	}
-	a.state = stateConnected
-	a.agentID = strings.Clone(in.agentID) // it shares an allocation with the rest of the frame
+	a.state, a.joined = stateConnected, true
+	a.becomeLocked(v)
+	beat := firstHeartbeat(a.policy.Load().Heartbeat)
+	a.beat = a.hub.schedule.now() + beat
 	a.hub.admission.connected(a.address)
 	flush := a.acceptLocked(item{bytes: answer})
 	a.mu.Unlock()
-	a.hub.schedule.set(a, firstHeartbeat(a.policy.Load().Heartbeat))
 	if flush {
 		a.schedule()
 	}
+	a.hub.schedule.set(a, beat)
+	a.subscribeAll(v.Subscribe)
+	a.planReview()
+}
+
+// becomeLocked makes what the connect gate learned that of the agent. The caller
+// holds a.mu.
+func (a *Agent) becomeLocked(v *Verdict) {
+	if v.Identity == nil {
+		a.identity.Store(noIdentity)
+	} else {
+		a.identity.Store(v.Identity)
+	}
+	a.relyLocked(&a.right, v)
 }
 
 // refuseConnect says no, to each frame that was held too, and closes.
@@ -176,6 +206,8 @@ func (a *Agent) refuseConnect(answer []byte, r *Refusal) {
 	switch r.Code {
 	case CodeDenied:
 		retry = NoRetry
+	case CodeExpired:
+		retry = max(retry, time.Second) // it will have to get fresh credentials
 	case CodeLimit:
 		code = CloseLimit
 	case CodeUnavailable:
@@ -204,14 +236,22 @@ func (a *Agent) refuseConnect(answer []byte, r *Refusal) {
 	}
 }
 
+// refreshesPerSecond bounds refreshes, with a burst of five: each asks for all
+// subscriptions again.
+const refreshesPerSecond = 1
+
 // refresh asks the connect gate again for an agent that is connected.
-func (a *Agent) refresh(p *Policy, in *inbound, id string, credentials []byte) {
+func (a *Agent) refresh(in *inbound, id string, credentials []byte) {
 	if in.agentID != id {
 		a.answer(in, refuse(CodeInvalid, "this session connected with another agentId"))
 		return
 	}
+	if _, ok := a.refreshes.take(a.hub.schedule.now(), refreshesPerSecond); !ok || a.isReviewing() {
+		a.answer(in, refreshing)
+		return
+	}
 	in.data = bytes.Clone(credentials)
-	a.perform(p, &op{gate: GateConnect, in: *in})
+	a.perform(&op{gate: GateConnect, in: *in})
 }
 
 // subscription deals with /meta/subscribe and /meta/unsubscribe.
@@ -224,7 +264,7 @@ func (a *Agent) subscription(p *Policy, gate GateName, in *inbound) {
 		a.answer(in, r)
 		return
 	}
-	a.perform(p, &op{gate: gate, channel: channel, in: *in})
+	a.perform(&op{gate: gate, channel: channel, in: *in})
 }
 
 // publish deals with everything that is not of the protocol itself.
@@ -241,55 +281,89 @@ func (a *Agent) publish(p *Policy, in *inbound) {
 	}
 	msg := NewMessage(in.channel, in.uuid, in.data)
 	in.data = nil
-	a.perform(p, &op{gate: GatePublish, channel: in.channel, in: *in, msg: msg})
+	a.perform(&op{gate: GatePublish, channel: in.channel, in: *in, msg: msg})
 }
 
 // apply does what was allowed, or says that it was not. Operations of one
-// channel are applied in the order of their frames.
-func (a *Agent) apply(o *op) {
+// channel are applied in the order of their frames. It returns false, and has
+// done nothing, if o has to be asked for again, since the identity or policy that
+// was asked about is no longer the agent's.
+func (a *Agent) apply(o *op) (done bool) {
 	r := o.verdict.Refusal
 	switch {
 	case o.gate == GateConnect:
-		a.refreshed(&o.in, r)
+		a.refreshed(o)
+	case o.sub != nil:
+		a.reviewed(o)
 	case r != nil:
 		a.answer(&o.in, r)
 	case o.gate == GateSubscribe:
-		if r := a.hub.join(a, o.channel, answerTo(&o.in, nil)); r != nil {
+		r, stale := a.hub.join(a, o, answerTo(&o.in, nil))
+		if r != nil {
 			a.answer(&o.in, r)
 		}
+		return !stale
 	case o.gate == GateUnsubscribe:
 		a.hub.part(a, o.channel, answerTo(&o.in, nil))
 	default:
 		a.publishNow(o)
 	}
+	return true
 }
 
-// refreshed ends a refresh.
-func (a *Agent) refreshed(in *inbound, r *Refusal) {
-	if r == nil {
-		a.mu.Lock()
-		a.credentials = in.data
-		a.mu.Unlock()
-	}
-	a.answer(in, r)
-	if r == nil {
+// refreshed ends a refresh: of the agent's own wish, or the server's.
+func (a *Agent) refreshed(o *op) {
+	v := &o.verdict
+	if r := v.Refusal; r != nil && r.Code == CodeUnavailable {
+		a.postpone(&a.right, r)
+		if !o.silent {
+			a.answer(&o.in, r) // it keeps the rights it has, for as long as they last
+		}
 		return
 	}
-	// The page comes back, with today's cookies.
-	retry := r.Retry
-	if retry == 0 {
-		retry = time.Second
+	user := a.opening.User
+	if user == "" && v.Identity != nil {
+		user = v.Identity.User
 	}
-	a.Close(CloseCut, r.Reason, retry)
+	if v.Refusal == nil && user != a.User() {
+		v.Refusal = refuse(CodeDenied, "this session belongs to another user")
+	}
+	if r := v.Refusal; r != nil {
+		if !o.silent {
+			a.answer(&o.in, r)
+		}
+		retry := r.Retry
+		if retry <= 0 {
+			retry = time.Second // the page comes back, with today's cookies
+		}
+		a.Close(CloseCut, r.Reason, retry)
+		return
+	}
+	a.mu.Lock()
+	if a.state != stateConnected {
+		a.mu.Unlock()
+		return
+	}
+	if !o.silent {
+		a.credentials = o.in.data
+	}
+	a.becomeLocked(v)
+	a.mu.Unlock()
+	if !o.silent {
+		a.reply(appendConnected(nil, o.in.uuid, o.in.agentID, v.Expires, nil))
+	}
+	a.subscribeAll(v.Subscribe)
+	a.resubscribe(v.Subscribe)
+	a.planReview()
 }
 
 // publishNow publishes what the gate allowed, unless it has been already.
 func (a *Agent) publishNow(o *op) {
-	who := "user\x00" + a.opening.User
-	if a.opening.User == "" {
+	who := "user\x00" + a.User()
+	if len(who) == len("user\x00") {
 		who = "agent\x00" + a.AgentID()
 	}
-	key, kind := a.hub.repeats.note(time.Now(), who, o.msg.Channel, o.msg.UUID, o.msg.Data)
+	key, kind := a.hub.repeats.note(time.Now(), who, keyOf(a.opening.Namespace, o.msg.Channel), o.msg.UUID, o.msg.Data)
 	switch kind {
 	case repeatSame:
 		a.answer(&o.in, nil)
@@ -298,15 +372,54 @@ func (a *Agent) publishNow(o *op) {
 		a.answer(&o.in, refuse(CodeInvalid, "this uuid was used for other data on this channel"))
 		return
 	}
-	if err := a.hub.broker.Publish(context.Background(), o.msg); err != nil {
+	for i, m := range a.publications(o) {
+		err := a.hub.broker.Publish(context.Background(), m)
+		if err == nil {
+			continue
+		}
+		a.policy.Load().Log.Error("publishing failed", "channel", m.Channel, "agent", a.UUID(), "error", err)
+		if i > 0 {
+			continue // some of it is out: it must not be sent again
+		}
 		a.hub.repeats.forget(key)
-		a.policy.Load().Log.Error("publishing failed", "channel", o.msg.Channel, "agent", a.UUID(), "error", err)
 		a.answer(&o.in, &Refusal{CodeUnavailable, "the message could not be passed on; try again", time.Second})
 		return
 	}
 	most := max(a.policy.Load().Limits.QueueMessages/owedShare, 1)
 	for _, f := range a.hub.flushers {
-		f.keepUp(int32(min(most, math.MaxInt32))) //nolint:gosec // bounded
+		f.keepUp(int32(min(most, math.MaxInt32)))
 	}
 	a.answer(&o.in, nil)
+}
+
+// publications returns what a publish comes to.
+func (a *Agent) publications(o *op) []*Message {
+	v := o.verdict.Publish
+	if v == nil {
+		v = new(Publishing)
+	}
+	if v.Discard {
+		return nil
+	}
+	channels, data := v.Channels, v.Data
+	if channels == nil {
+		channels = []string{o.msg.Channel}
+	}
+	if data == nil {
+		data = o.msg.Data
+	}
+	var from *Sender
+	if a.policy.Load().Gates != nil { // else nobody asks
+		from = &Sender{User: a.User(), UUID: a.UUID()}
+	}
+	out := make([]*Message, len(channels))
+	for i, ch := range channels {
+		m := o.msg
+		if ch != m.Channel || v.Data != nil {
+			m = NewMessage(ch, o.msg.UUID, data)
+		}
+		m.From = from
+		out[i] = m.in(a.opening.Namespace)
+	}
+	return out
 }

@@ -43,10 +43,15 @@ func newSchedule() *schedule {
 func (s *schedule) now() time.Duration { return time.Since(s.start) }
 
 // set makes a due in so long from now, in place of any other time.
-func (s *schedule) set(a *Agent, in time.Duration) {
+func (s *schedule) set(a *Agent, in time.Duration) { s.plan(a, in, false) }
+
+// setNoLater makes a due in so long from now, unless it is due before.
+func (s *schedule) setNoLater(a *Agent, in time.Duration) { s.plan(a, in, true) }
+
+func (s *schedule) plan(a *Agent, in time.Duration, keepEarlier bool) {
 	at := (s.now() + in + scheduleGrain - 1).Truncate(scheduleGrain)
 	s.mu.Lock()
-	if s.closed {
+	if s.closed || keepEarlier && a.due.on && a.due.at <= at {
 		s.mu.Unlock()
 		return
 	}
@@ -98,7 +103,7 @@ func (s *schedule) run() {
 			return
 		case a != nil:
 			if in := a.tick(); in > 0 {
-				s.set(a, in)
+				s.setNoLater(a, in)
 			}
 			continue
 		case wait < 0:

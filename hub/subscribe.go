@@ -6,34 +6,37 @@ package hub
 import (
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // nodeOf says where the subscribers of a channel or pattern are found.
-func (h *Hub) nodeOf(channel string) (d *directory, key string) {
+func (a *Agent) nodeOf(channel string) (d *directory, key string) {
 	if IsPattern(channel) {
-		return h.patterns, patternPrefix(channel)
+		return a.hub.patterns, keyOf(a.opening.Namespace, patternPrefix(channel))
 	}
-	return h.channels, channel
+	return a.hub.channels, keyOf(a.opening.Namespace, channel)
 }
 
 // join subscribes a to a channel or pattern and queues the answer, so that it
-// precedes the first message. Subscribing again is answered and changes nothing.
-func (h *Hub) join(a *Agent, channel string, answer []byte) *Refusal {
+// precedes the first message. Subscribing again is answered, and what o's verdict
+// gives is relied on from now on. It does nothing if o is stale.
+func (h *Hub) join(a *Agent, o *op, answer []byte) (r *Refusal, stale bool) {
 	limits := a.policy.Load().Limits
 	fits := func() bool { return limits.Channels < 0 || h.Channels() <= limits.Channels }
-	d, key := h.nodeOf(channel)
+	d, key := a.nodeOf(o.channel)
 	encoded := a.conn.Form().encode(answer)
+	v := &o.verdict
 	for {
 		n := d.obtain(key, fits)
 		if n == nil {
-			return refuse(CodeLimit, fmt.Sprintf("the server has as many channels as it takes, %d", limits.Channels))
+			return refuse(CodeLimit, fmt.Sprintf("the server has as many channels as it takes, %d", limits.Channels)), false
 		}
 		n.mu.Lock()
 		if n.dead {
 			n.mu.Unlock()
 			continue // its last member left in this moment
 		}
-		flush, r := a.joinLocked(n, encoded, limits)
+		flush, stale, r := a.joinLocked(n, o, encoded, limits)
 		empty := n.buryLocked()
 		n.mu.Unlock()
 		if empty {
@@ -42,32 +45,49 @@ func (h *Hub) join(a *Agent, channel string, answer []byte) *Refusal {
 		if flush {
 			a.schedule()
 		}
-		return r
+		if v.Recheck != 0 || !v.Expires.IsZero() {
+			a.planReview()
+		}
+		return r, stale
 	}
 }
 
 // joinLocked makes a a member of n. The caller holds n.mu.
-func (a *Agent) joinLocked(n *node, answer []byte, limits Limits) (flush bool, r *Refusal) {
+func (a *Agent) joinLocked(n *node, o *op, answer []byte, limits Limits) (flush, stale bool, r *Refusal) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.state != stateConnected {
-		return false, nil // nobody is there to be told
+	switch {
+	case a.state != stateConnected:
+		return false, false, nil // nobody is there to be told
+	case a.isStale(o):
+		// From here on a refresh finds the subscription, and asks for it again.
+		return false, true, nil
 	}
-	if !a.onAnyLocked([]*node{n}) {
+	v := &o.verdict
+	if i := a.subscriptionLocked(n); i >= 0 {
+		a.subs[i].right = a.validFor(v)
+	} else {
 		if len(a.subs) >= limits.ChannelsPerAgent {
-			return false, refuse(CodeLimit, fmt.Sprintf("more than %d channels for one agent", limits.ChannelsPerAgent))
+			return false, false, refuse(CodeLimit, fmt.Sprintf("more than %d channels for one agent", limits.ChannelsPerAgent))
 		}
-		s := &subscription{agent: a, node: n}
+		s := &subscription{agent: a, node: n, channel: strings.Clone(o.channel), right: a.validFor(v)}
 		n.addLocked(s)
 		a.subs = append(a.subs, s)
 	}
-	return a.acceptLocked(item{bytes: answer}), nil
+	return a.acceptLocked(item{bytes: answer}), false, nil
+}
+
+// subscriptionLocked returns the index in a.subs of the one on n, else -1. An
+// agent has few subscriptions; looking through them is faster than any map. The
+// caller holds a.mu.
+func (a *Agent) subscriptionLocked(n *node) int {
+	return slices.IndexFunc(a.subs, func(s *subscription) bool { return s.node == n })
 }
 
 // part unsubscribes a and queues the answer: nothing of the channel follows it,
 // unless another subscription of a matches.
 func (h *Hub) part(a *Agent, channel string, answer []byte) {
-	d, key := h.nodeOf(channel)
+	d, key := a.nodeOf(channel)
 	encoded := a.conn.Form().encode(answer)
 	n := d.find(key)
 	if n == nil {
@@ -76,7 +96,7 @@ func (h *Hub) part(a *Agent, channel string, answer []byte) {
 	}
 	n.mu.Lock()
 	a.mu.Lock()
-	if i := slices.IndexFunc(a.subs, func(s *subscription) bool { return s.node == n }); i >= 0 {
+	if i := a.subscriptionLocked(n); i >= 0 {
 		n.removeLocked(a.subs[i])
 		a.subs = slices.Delete(a.subs, i, i+1)
 	}

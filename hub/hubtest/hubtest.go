@@ -213,6 +213,11 @@ func Open(t testing.TB, h *hub.Hub, p *hub.Policy, o hub.Opening, c *Conn) *Peer
 	if err != nil {
 		t.Fatalf("Open: %v", err)
 	}
+	return Carry(a, c)
+}
+
+// Carry carries an agent that was opened over c.
+func Carry(a *hub.Agent, c *Conn) *Peer {
 	peer := &Peer{Agent: a, Conn: c, in: make(chan string), gone: make(chan struct{})}
 	a.Start(c)
 	go peer.read()

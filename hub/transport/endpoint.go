@@ -35,8 +35,9 @@ type Endpoint struct {
 	// Origins may use the endpoint besides its own site; nil is none.
 	Origins *Origins
 	// Opening makes the snapshot of a request. Its Scheme and Host are those of
-	// the site, to which the request's Origin is compared.
-	Opening func(*http.Request) hub.Opening
+	// the site, to which the request's Origin is compared. A Refusal says why no
+	// session is opened for the request; Scheme and Host are set all the same.
+	Opening func(*http.Request) (hub.Opening, *hub.Refusal)
 
 	times *times // nil: defaultTimes
 }
@@ -50,7 +51,7 @@ func (e *Endpoint) Serve(w http.ResponseWriter, r *http.Request, rest string) bo
 	if t.kind == notOurs {
 		return false
 	}
-	o := e.Opening(r)
+	o, refusal := e.Opening(r)
 	cross, allowed := e.Origins.check(r.Header, o.Scheme, o.Host)
 	if !allowed {
 		fail(w, errOrigin)
@@ -62,13 +63,13 @@ func (e *Endpoint) Serve(w http.ResponseWriter, r *http.Request, rest string) bo
 	case info:
 		serveInfo(w, r, cross)
 	case bareWebSocket:
-		e.serveWebSocket(w, r, o, false)
+		e.serveWebSocket(w, r, o, refusal, false)
 	case sockJS:
-		if refusal := t.check(); refusal != nil {
-			fail(w, refusal)
+		if wrong := t.check(); wrong != nil {
+			fail(w, wrong)
 			break
 		}
-		e.serveWebSocket(w, r, o, true)
+		e.serveWebSocket(w, r, o, refusal, true)
 	case iframe:
 		fail(w, errIframe)
 	}
@@ -196,7 +197,7 @@ func fail(w http.ResponseWriter, e *httpError) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-store")
 	w.WriteHeader(e.status)
-	_, _ = w.Write([]byte(e.reason + "\n")) // who does not take it does not get it
+	_, _ = w.Write([]byte(e.reason + "\n")) //nolint:gosec // G705: a sentence of our own, as plain text
 }
 
 // refuseOpening answers with why the hub takes no session.

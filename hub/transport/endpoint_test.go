@@ -41,12 +41,12 @@ func newEndpoint(t *testing.T, limits hub.Limits, origins ...string) *Endpoint {
 		Hub:     h,
 		Policy:  h.Use(&hub.Policy{Mount: "test", Limits: limits}),
 		Origins: listed,
-		Opening: func(r *http.Request) hub.Opening {
+		Opening: func(r *http.Request) (hub.Opening, *hub.Refusal) {
 			scheme := "http"
 			if r.TLS != nil {
 				scheme = "https"
 			}
-			return hub.Opening{Scheme: scheme, Host: r.Host, URI: r.URL.RequestURI(), RemoteIP: netip.MustParseAddrPort(r.RemoteAddr).Addr()}
+			return hub.Opening{Scheme: scheme, Host: r.Host, URI: r.URL.RequestURI(), RemoteIP: netip.MustParseAddrPort(r.RemoteAddr).Addr()}, nil
 		},
 	}
 }
@@ -83,7 +83,7 @@ func dial(t *testing.T, s *httptest.Server) net.Conn {
 	var nc net.Conn
 	var err error
 	if s.TLS != nil {
-		nc, err = tls.Dial("tcp", s.Listener.Addr().String(), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}}) //nolint:gosec // G402: a test
+		nc, err = tls.Dial("tcp", s.Listener.Addr().String(), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
 	} else {
 		nc, err = net.Dial("tcp", s.Listener.Addr().String())
 	}
@@ -128,14 +128,20 @@ func TestHTTPAnswers(t *testing.T) {
 		{"greeting with a slash", "GET /push/ HTTP/1.1\r\n", 200, "Welcome to SockJS!\n", nil},
 		{"greeting, HEAD", "HEAD /push HTTP/1.1\r\n", 200, "", nil},
 		{"greeting, POST", "POST /push HTTP/1.1\r\nContent-Length: 0\r\n", 405, "not allowed", map[string]string{"Allow": "GET, HEAD"}},
-		{"info", "GET /push/info HTTP/1.1\r\n", 200, `{"websocket":true,"origins":["*:*"],"cookie_needed":false,"entropy":`,
-			map[string]string{"Content-Type": "application/json; charset=UTF-8", "Access-Control-Allow-Origin": "", "Vary": "Origin"}},
-		{"info, listed", "GET /push/info HTTP/1.1\r\nOrigin: https://friend.example\r\n", 200, `"entropy"`,
-			map[string]string{"Access-Control-Allow-Origin": "https://friend.example", "Access-Control-Allow-Credentials": "true", "Vary": "Origin"}},
+		{
+			"info", "GET /push/info HTTP/1.1\r\n", 200, `{"websocket":true,"origins":["*:*"],"cookie_needed":false,"entropy":`,
+			map[string]string{"Content-Type": "application/json; charset=UTF-8", "Access-Control-Allow-Origin": "", "Vary": "Origin"},
+		},
+		{
+			"info, listed", "GET /push/info HTTP/1.1\r\nOrigin: https://friend.example\r\n", 200, `"entropy"`,
+			map[string]string{"Access-Control-Allow-Origin": "https://friend.example", "Access-Control-Allow-Credentials": "true", "Vary": "Origin"},
+		},
 		{"info, own page", "GET /push/info HTTP/1.1\r\nOrigin: http://site.example\r\n", 200, `"entropy"`, map[string]string{"Access-Control-Allow-Origin": "", "Access-Control-Allow-Credentials": ""}},
 		{"info, foreign", "GET /push/info HTTP/1.1\r\nOrigin: https://foe.example\r\n", 403, "Pages of this origin may not use this endpoint.\n", map[string]string{"Access-Control-Allow-Origin": ""}},
-		{"info, preflight, listed", "OPTIONS /push/info HTTP/1.1\r\nOrigin: https://friend.example\r\nAccess-Control-Request-Method: GET\r\n", 204, "",
-			map[string]string{"Access-Control-Allow-Origin": "https://friend.example", "Access-Control-Allow-Methods": "GET, HEAD, OPTIONS", "Access-Control-Max-Age": "600"}},
+		{
+			"info, preflight, listed", "OPTIONS /push/info HTTP/1.1\r\nOrigin: https://friend.example\r\nAccess-Control-Request-Method: GET\r\n", 204, "",
+			map[string]string{"Access-Control-Allow-Origin": "https://friend.example", "Access-Control-Allow-Methods": "GET, HEAD, OPTIONS", "Access-Control-Max-Age": "600"},
+		},
 		{"info, preflight, foreign", "OPTIONS /push/info HTTP/1.1\r\nOrigin: https://foe.example\r\n", 403, "origin", nil},
 		{"info, POST", "POST /push/info HTTP/1.1\r\nContent-Length: 0\r\n", 405, "not allowed", map[string]string{"Allow": "GET, HEAD, OPTIONS"}},
 
@@ -180,8 +186,10 @@ func TestHTTPAnswers(t *testing.T) {
 		{"foreign", "GET /push/websocket HTTP/1.1\r\nOrigin: https://foe.example\r\n" + upgradeHeaders, 403, "origin", nil},
 		{"foreign before all else", "PUT /push/a.b/./websocket HTTP/1.1\r\nOrigin: null\r\nContent-Length: 0\r\n", 403, "origin", nil},
 		{"foreign greeting", "GET /push HTTP/1.1\r\nSec-Fetch-Site: cross-site\r\n", 403, "origin", nil},
-		{"extensions and subprotocols are offered", "GET /push/websocket HTTP/1.1\r\nOrigin: http://site.example\r\nSec-WebSocket-Extensions: permessage-deflate\r\nSec-WebSocket-Protocol: chat, mqtt\r\n" + upgradeHeaders, 101, "",
-			map[string]string{"Sec-WebSocket-Accept": "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", "Sec-WebSocket-Extensions": "", "Sec-WebSocket-Protocol": "", "Upgrade": "websocket", "Connection": "Upgrade"}},
+		{
+			"extensions and subprotocols are offered", "GET /push/websocket HTTP/1.1\r\nOrigin: http://site.example\r\nSec-WebSocket-Extensions: permessage-deflate\r\nSec-WebSocket-Protocol: chat, mqtt\r\n" + upgradeHeaders, 101, "",
+			map[string]string{"Sec-WebSocket-Accept": "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", "Sec-WebSocket-Extensions": "", "Sec-WebSocket-Protocol": "", "Upgrade": "websocket", "Connection": "Upgrade"},
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			line, rest, _ := strings.Cut(tc.head, "\r\n")

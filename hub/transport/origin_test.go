@@ -135,8 +135,11 @@ func TestOriginRule(t *testing.T) {
 		{"trailing dot", nil, "https://site.example", headers{"Origin": {"https://site.example."}}, "", false},
 		{"trailing dot on both", nil, "https://site.example.", headers{"Origin": {"https://site.example."}}, "", false},
 		{"site without a host", nil, "https://", headers{"Origin": {"https://"}}, "", false},
-		{"own page, but cross-site says the browser", nil, "https://site.example",
-			headers{"Origin": {"https://site.example"}, "Sec-Fetch-Site": {"cross-site"}}, "", true}, // Origin is the stronger word
+		{
+			"own page, but cross-site says the browser", nil, "https://site.example",
+			headers{"Origin": {"https://site.example"}, "Sec-Fetch-Site": {"cross-site"}},
+			"", true,
+		}, // Origin is the stronger word
 
 		{"listed", listed, "https://site.example", headers{"Origin": {"https://friend.example"}}, "https://friend.example", true},
 		{"listed, with a port", listed, "https://site.example", headers{"Origin": {"http://localhost:3000"}}, "http://localhost:3000", true},

@@ -107,7 +107,7 @@ func (c *rawConn) tryWrite(fd uintptr) {
 
 func ignoringEINTR(call func(fd int, p []byte) (int, error), fd uintptr, p []byte) (int, error) {
 	for {
-		n, err := call(int(fd), p) //nolint:gosec // a file descriptor fits
+		n, err := call(int(fd), p)
 		if !errors.Is(err, syscall.EINTR) {
 			return n, err
 		}

@@ -112,8 +112,9 @@ func acceptKey(key string) string {
 	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
-// serveWebSocket opens a session, if the request is for one.
-func (e *Endpoint) serveWebSocket(w http.ResponseWriter, r *http.Request, o hub.Opening, sockJS bool) {
+// serveWebSocket opens a session, if the request is for one and is not refused
+// one.
+func (e *Endpoint) serveWebSocket(w http.ResponseWriter, r *http.Request, o hub.Opening, refused *hub.Refusal, sockJS bool) {
 	switch {
 	case isExtendedConnect(r):
 		fail(w, errExtended)
@@ -141,6 +142,10 @@ func (e *Endpoint) serveWebSocket(w http.ResponseWriter, r *http.Request, o hub.
 	}
 	if refusal != nil {
 		fail(w, refusal)
+		return
+	}
+	if refused != nil {
+		refuseOpening(w, refused)
 		return
 	}
 	o.Transport = "websocket"

@@ -108,7 +108,7 @@ func parseHeader(p []byte) (h header, n int, err error) {
 func unmask(p []byte, mask [4]byte, offset uint64) {
 	var m [8]byte
 	for i := range m {
-		m[i] = mask[(offset+uint64(i))&3] //nolint:gosec // i < 8
+		m[i] = mask[(offset+uint64(i))&3]
 	}
 	word := binary.NativeEndian.Uint64(m[:])
 	for len(p) >= 8 {
@@ -127,7 +127,7 @@ func appendHeader(dst []byte, op byte, n int) []byte {
 	case n < 126:
 		return append(dst, byte(n))
 	case n < 1<<16:
-		return binary.BigEndian.AppendUint16(append(dst, 126), uint16(n)) //nolint:gosec // n < 1<<16
+		return binary.BigEndian.AppendUint16(append(dst, 126), uint16(n))
 	default:
 		return binary.BigEndian.AppendUint64(append(dst, 127), uint64(n))
 	}
@@ -141,7 +141,7 @@ func appendClose(dst []byte, code hub.CloseCode, reason string) []byte {
 	}
 	reason = truncate(reason, maxControl-2)
 	dst = appendHeader(dst, opClose, 2+len(reason))
-	dst = binary.BigEndian.AppendUint16(dst, uint16(code)) //nolint:gosec // close codes are below 5000
+	dst = binary.BigEndian.AppendUint16(dst, uint16(code))
 	return append(dst, reason...)
 }
 

@@ -82,7 +82,7 @@ func (f *frameReader) feed(p []byte) (rest []byte, err error) {
 				continue
 			}
 		}
-		n := int(min(f.frame.size-f.at, uint64(len(p)))) //nolint:gosec // at most len(p)
+		n := int(min(f.frame.size-f.at, uint64(len(p))))
 		err = f.payload(p[:n:n])
 		if p = p[n:]; err != nil {
 			return p, f.failed(err)
@@ -93,8 +93,7 @@ func (f *frameReader) feed(p []byte) (rest []byte, err error) {
 
 // failed makes the frameReader drop what comes after a violation.
 func (f *frameReader) failed(err error) error {
-	var v *violation
-	if errors.As(err, &v) {
+	if _, ok := errors.AsType[*violation](err); ok {
 		f.drop()
 	}
 	return err
@@ -177,7 +176,7 @@ func (f *frameReader) admit() error {
 	} else if f.partial != nil {
 		have = len(*f.partial)
 	}
-	if f.frame.size > uint64(f.max-have) { //nolint:gosec // have is at most max
+	if f.frame.size > uint64(f.max-have) {
 		return &violation{hub.CloseTooLarge, fmt.Sprintf("a message may have at most %d bytes here", f.max)}
 	}
 	return nil

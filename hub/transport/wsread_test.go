@@ -108,8 +108,10 @@ func TestReadFrames(t *testing.T) {
 		{"a close without a code", frame(opClose, true, ""), []string{"closed 0", "error the peer closed"}},
 
 		{"one byte too many", text(long + "x"), []string{"error a message may have at most 1000 bytes here"}},
-		{"too many over fragments", join(frame(opText, false, long), frame(opPing, true, ""), frame(opContinuation, true, "x"), text("dropped")),
-			[]string{"ping 9 ", "error a message may have at most 1000 bytes here"}},
+		{
+			"too many over fragments", join(frame(opText, false, long), frame(opPing, true, ""), frame(opContinuation, true, "x"), text("dropped")),
+			[]string{"ping 9 ", "error a message may have at most 1000 bytes here"},
+		},
 		{"an absurd length", []byte("\x81\xff\x7f\xff\xff\xff\xff\xff\xff\xff\x00\x00\x00\x00" + long), []string{"error a message may have at most 1000 bytes here"}},
 		{"binary", join(frame(opBinary, true, "x"), text("dropped")), []string{"error " + errBinary.Error()}},
 		{"empty binary", join(frame(opBinary, true, ""), text("dropped")), []string{"error " + errBinary.Error()}},
@@ -125,8 +127,10 @@ func TestReadFrames(t *testing.T) {
 		{"a close of one byte", frame(opClose, true, "x"), []string{"error " + errClose.Error()}},
 		{"a close with 1005", closing(1005, ""), []string{"error " + errClose.Error()}},
 		{"a close with invalid UTF-8", closing(1000, "\xff"), []string{"error " + errClose.Error()}},
-		{"the close after a violation is seen", join(text("\xff"), text("dropped"), frame(opPing, true, ""), frame(opBinary, false, "x"), closing(1001, "")),
-			[]string{"error " + errNotUTF8.Error(), "closed 1001", "error the peer closed: 1001"}},
+		{
+			"the close after a violation is seen", join(text("\xff"), text("dropped"), frame(opPing, true, ""), frame(opBinary, false, "x"), closing(1001, "")),
+			[]string{"error " + errNotUTF8.Error(), "closed 1001", "error the peer closed: 1001"},
+		},
 		{"a bad close after a violation is one", join(text("\xff"), closing(1005, "")), []string{"error " + errNotUTF8.Error(), "closed 0", "error the peer closed"}},
 		{"a bad header after a violation ends it", join(text("\xff"), []byte("\xff\xff"), closing(1000, "")), []string{"error " + errNotUTF8.Error()}},
 	} {

@@ -1,0 +1,195 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package guards
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/push-it/pushit/hub"
+)
+
+func init() {
+	caddy.RegisterModule(new(AllowGuard))
+	caddy.RegisterModule(new(DenyGuard))
+}
+
+// AllowGuard allows when the request that opened the session matches, whatever
+// the guards behind it would say; else it abstains. Without matchers it always
+// allows.
+//
+// The request is looked at as it is remembered: a GET of the endpoint, with the
+// query, header fields, host and addresses of the one that opened the session,
+// and with what guards have learned. Matchers of what is not remembered (its
+// method, HTTP version, TLS details, and variables that handlers before pushit
+// have set) are an error.
+type AllowGuard struct {
+	// MatcherSetsRaw are Caddy's request matchers, as routes have them: one of the
+	// sets has to match, with all that is in it. Default: everything matches.
+	MatcherSetsRaw caddyhttp.RawMatcherSets `json:"match,omitempty" caddy:"namespace=http.matchers"`
+
+	matching matching
+}
+
+// CaddyModule returns the Caddy module information.
+func (*AllowGuard) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.pushit.guards.allow", New: func() caddy.Module { return new(AllowGuard) }}
+}
+
+// Provision loads the matchers.
+func (g *AllowGuard) Provision(ctx caddy.Context) error {
+	if err := g.matching.load(ctx, g, g.MatcherSetsRaw); err != nil {
+		return fmt.Errorf("allow: %w", err)
+	}
+	return nil
+}
+
+// Local implements Local.
+func (*AllowGuard) Local() {}
+
+// Decide implements Guard.
+func (g *AllowGuard) Decide(ctx context.Context, q *Question) Answer {
+	return g.matching.decide(ctx, q, Answer{Kind: Allow})
+}
+
+// Fixed implements Fixed.
+func (g *AllowGuard) Fixed() (Kind, bool) {
+	return Allow, g.matching.always() && len(g.MatcherSetsRaw) == 0
+}
+
+// DenyGuard denies when the request that opened the session matches; else it
+// abstains. Without matchers it always denies. What it looks at is what allow
+// does.
+type DenyGuard struct {
+	// MatcherSetsRaw are Caddy's request matchers, as routes have them: one of the
+	// sets has to match, with all that is in it. Default: everything matches.
+	MatcherSetsRaw caddyhttp.RawMatcherSets `json:"match,omitempty" caddy:"namespace=http.matchers"`
+	// Reason is what the agent is told. Default: that it is not allowed.
+	Reason string `json:"reason,omitempty"`
+
+	matching matching
+}
+
+// CaddyModule returns the Caddy module information.
+func (*DenyGuard) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.pushit.guards.deny", New: func() caddy.Module { return new(DenyGuard) }}
+}
+
+// Provision loads the matchers.
+func (g *DenyGuard) Provision(ctx caddy.Context) error {
+	if err := g.matching.load(ctx, g, g.MatcherSetsRaw); err != nil {
+		return fmt.Errorf("deny: %w", err)
+	}
+	return nil
+}
+
+// Local implements Local.
+func (*DenyGuard) Local() {}
+
+// Decide implements Guard.
+func (g *DenyGuard) Decide(ctx context.Context, q *Question) Answer {
+	return g.matching.decide(ctx, q, Answer{Kind: Deny, Reason: g.Reason})
+}
+
+// Fixed implements Fixed.
+func (g *DenyGuard) Fixed() (Kind, bool) {
+	return Deny, g.matching.always() && len(g.MatcherSetsRaw) == 0
+}
+
+// CanApprove implements Bounded.
+func (g *DenyGuard) CanApprove() bool { return false }
+
+// A matching is what is looked for in the request that opened a session. It is
+// immutable once it is loaded.
+type matching struct {
+	sets  caddyhttp.MatcherSets // none: everything matches
+	reads reads
+}
+
+// load loads the matchers of a guard, whose field MatcherSetsRaw they are in.
+func (m *matching) load(ctx caddy.Context, guard any, raw caddyhttp.RawMatcherSets) (err error) {
+	if m.reads, err = checkMatchers(raw); err != nil {
+		return err
+	}
+	if len(raw) == 0 {
+		return nil
+	}
+	loaded, err := ctx.LoadModule(guard, "MatcherSetsRaw")
+	if err != nil {
+		return fmt.Errorf("loading matchers: %w", err)
+	}
+	return m.sets.FromInterface(loaded)
+}
+
+func (m *matching) always() bool { return len(m.sets) == 0 }
+
+// decide returns matched when the request matches, and Abstain when it does not.
+func (m *matching) decide(ctx context.Context, q *Question, matched Answer) Answer {
+	if m.always() {
+		return matched
+	}
+	if err := m.reads.missing(q.Agent.Opening()); err != nil {
+		return Answer{Kind: Unavailable, Err: err}
+	}
+	r, err := q.Request(ctx)
+	if err != nil {
+		return Answer{Kind: Unavailable, Err: err}
+	}
+	ok, err := m.sets.AnyMatchWithError(r)
+	if err == nil {
+		err = unanswerable(r)
+	}
+	switch {
+	case err != nil:
+		return Answer{Kind: Unavailable, Err: fmt.Errorf("matching: %w", err)}
+	case ok:
+		return matched
+	default:
+		return Answer{}
+	}
+}
+
+// reads is what matchers read that some sessions lack. They take a lacking
+// address for one that does not match, which would let pass who is to be denied.
+type reads struct {
+	remoteAddr bool // the far end of the connection
+	clientIP   bool // the client, as it was resolved
+}
+
+// missing returns what of it a session lacks.
+func (r reads) missing(o *hub.Opening) error {
+	if r.clientIP && !o.RemoteIP.IsValid() {
+		return errors.New("the client's address is not known, as on a unix socket without trusted_proxies")
+	}
+	if r.remoteAddr {
+		address := remoteAddr(o)
+		host, _, err := net.SplitHostPort(address)
+		if err != nil {
+			host = address
+		}
+		if _, err := netip.ParseAddr(host); err != nil {
+			return errors.New("the connection has no address, as on a unix socket; client_ip is the client's")
+		}
+	}
+	return nil
+}
+
+// Interface guards
+var (
+	_ Guard             = (*AllowGuard)(nil)
+	_ Fixed             = (*AllowGuard)(nil)
+	_ HelperUnmarshaler = (*AllowGuard)(nil)
+	_ caddy.Provisioner = (*AllowGuard)(nil)
+	_ Guard             = (*DenyGuard)(nil)
+	_ Fixed             = (*DenyGuard)(nil)
+	_ Bounded           = (*DenyGuard)(nil)
+	_ HelperUnmarshaler = (*DenyGuard)(nil)
+	_ caddy.Provisioner = (*DenyGuard)(nil)
+)

@@ -1,0 +1,211 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package guards
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// UnmarshalHelper sets up the guard from Caddyfile tokens. Syntax:
+//
+//	allow [@<matcher>]
+//	allow {
+//		<matcher> …
+//	}
+func (g *AllowGuard) UnmarshalHelper(h httpcaddyfile.Helper) error {
+	p := matchingParser{Helper: h, word: "allow"}
+	if err := p.parse(); err != nil {
+		return err
+	}
+	g.MatcherSetsRaw = p.sets
+	return nil
+}
+
+// UnmarshalHelper sets up the guard from Caddyfile tokens. Syntax:
+//
+//	deny [@<matcher>] ["<reason>"]
+//	deny ["<reason>"] {
+//		<matcher> …
+//	}
+func (g *DenyGuard) UnmarshalHelper(h httpcaddyfile.Helper) error {
+	p := matchingParser{Helper: h, word: "deny"}
+	if err := p.parse(); err != nil {
+		return err
+	}
+	g.MatcherSetsRaw, g.Reason = p.sets, p.reason
+	return nil
+}
+
+// A matchingParser reads the tokens of one allow or deny.
+type matchingParser struct {
+	httpcaddyfile.Helper
+	word   string
+	named  string // the matcher that was named
+	sets   caddyhttp.RawMatcherSets
+	reason string
+}
+
+func (p *matchingParser) parse() error {
+	p.Next() // the guard's word
+	for p.NextArg() {
+		if err := p.argument(); err != nil {
+			return err
+		}
+	}
+	if p.opensBlock() {
+		if err := p.block(); err != nil {
+			return err
+		}
+	}
+	if _, err := checkMatchers(p.sets); err != nil {
+		return p.Errf("%s: %w", p.word, err)
+	}
+	return nil
+}
+
+// argument reads a matcher's name or a reason.
+func (p *matchingParser) argument() error {
+	text, quoted := p.Val(), p.Token().Quoted()
+	switch {
+	case quoted || text == "":
+		return p.setReason(text)
+	case strings.HasPrefix(text, "@"):
+		return p.setNamed(text)
+	case text == "*":
+		return p.Errf("%s matches all requests without *: leave it out", p.word)
+	case strings.HasPrefix(text, "/"):
+		return p.Errf("%s takes no path: all that is asked here is asked of the endpoint; channels are told apart by channel { … }, requests by a matcher, as %s { path %s }", p.word, p.word, text)
+	}
+	if _, err := caddy.GetModule("http.matchers." + text); err == nil {
+		rest := strings.Join(p.RemainingArgsRaw(), " ")
+		return p.Errf("matchers stand in a block: write %s { %s } on lines of their own", p.word, strings.TrimSpace(text+" "+rest))
+	}
+	known := p.names()
+	switch near := nearest("@"+text, known); {
+	case slices.Contains(known, "@"+text):
+		return p.Errf("%s takes the name of a matcher with its @: write %s @%s", p.word, p.word, text)
+	case p.word == "deny" && (p.named != "" || p.CountRemainingArgs() > 0):
+		reason := strings.Join(append([]string{text}, p.RemainingArgs()...), " ")
+		return p.Errf("write the reason in quotes: %s", fmt.Sprintf("%s %q", strings.TrimSpace("deny "+p.named), reason))
+	case near != "":
+		return p.Errf("%s takes the name of a matcher with its @: did you mean %s %s?", p.word, p.word, near)
+	case p.word == "deny":
+		return p.Errf("write deny @%s for a matcher, or deny %q for a reason", text, text)
+	}
+	return p.Errf("%s takes the name of a matcher with its @: write %s @%s", p.word, p.word, text)
+}
+
+func (p *matchingParser) setReason(text string) error {
+	switch {
+	case p.word == "allow":
+		return p.Errf("unexpected %q: allow gives no reason; an expression goes into cel, as cel `…`", text)
+	case p.reason != "":
+		return p.Errf("unexpected %q: deny gives one reason", text)
+	case text == "":
+		return p.Err("the reason is empty; an environment variable that is to give it may not be set")
+	case strings.ContainsAny(text, "{}"):
+		return p.Errf("placeholders are not expanded in the reason %q; an environment variable is written {$NAME}", text)
+	}
+	p.reason = text
+	return nil
+}
+
+func (p *matchingParser) setNamed(name string) error {
+	if p.named != "" {
+		return p.Errf("unexpected %s after %s: one matcher stands on a line; two lines match either, one matcher with the content of both matches both", name, p.named)
+	}
+	if p.reason != "" {
+		return p.Errf("write %s before the reason", name)
+	}
+	p.Prev() // MatcherToken goes to it
+	set, ok, err := p.MatcherToken()
+	if err != nil || !ok {
+		return p.unknownMatcher(name)
+	}
+	p.named, p.sets = name, caddyhttp.RawMatcherSets{set}
+	return nil
+}
+
+func (p *matchingParser) unknownMatcher(name string) error {
+	known := p.names()
+	switch near := nearest(name, known); {
+	case near != "":
+		return p.Errf("there is no matcher %s; did you mean %s?", name, near)
+	case len(known) > 0:
+		return p.Errf("there is no matcher %s; there are %s", name, strings.Join(known, ", "))
+	default:
+		return p.Errf("there is no matcher %s; define it in the site or in pushit, as %s { … }", name, name)
+	}
+}
+
+// names returns the names of the matchers in scope, with their @. The Helper does
+// not tell them, so they are looked up in it; without them errors only say less.
+func (p *matchingParser) names() (names []string) {
+	defs := reflect.ValueOf(p.Helper).FieldByName("matcherDefs")
+	if !defs.IsValid() || defs.Kind() != reflect.Map {
+		return nil
+	}
+	for _, key := range defs.MapKeys() {
+		if key.Kind() == reflect.String {
+			names = append(names, key.String())
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// opensBlock reports whether a block follows; it stays to be read.
+func (p *matchingParser) opensBlock() bool {
+	if !p.Next() {
+		return false
+	}
+	defer p.Prev()
+	return p.Val() == "{" && !p.Token().Quoted()
+}
+
+// block reads matchers that have no name.
+func (p *matchingParser) block() error {
+	if p.named != "" {
+		return p.Errf("%s has the matcher %s and a block of matchers: keep one of them", p.word, p.named)
+	}
+	look := *p.Dispenser // to see the words of the block before Caddy reads it
+	empty := true
+	for nesting := look.Nesting(); look.NextBlock(nesting); {
+		empty = false
+		word := look.Val()
+		if look.Token().Quoted() { // an expression
+			continue
+		}
+		if strings.HasPrefix(word, "@") {
+			return look.Errf("a matcher with a name stands on the line of %s: write %s %s", p.word, p.word, word)
+		}
+		if _, err := caddy.GetModule("http.matchers." + word); err != nil {
+			var known []string
+			for _, m := range caddy.GetModules("http.matchers") {
+				known = append(known, m.ID.Name())
+			}
+			if near := nearest(word, known); near != "" {
+				return look.Errf("unknown matcher %q; did you mean %s?", word, near)
+			}
+			return look.Errf("unknown matcher %q; known are %s", word, strings.Join(known, ", "))
+		}
+		look.NextSegment()
+	}
+	if empty {
+		return p.Errf("the block of %s is empty: write %s alone if all requests are meant", p.word, p.word)
+	}
+	set, err := caddyhttp.ParseCaddyfileNestedMatcherSet(p.Dispenser)
+	if err != nil {
+		return err
+	}
+	p.sets = caddyhttp.RawMatcherSets{set}
+	return nil
+}

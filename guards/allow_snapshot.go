@@ -1,0 +1,295 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package guards
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/fileserver"
+)
+
+// A snapshot does not have all that the request had which opened a session. A
+// matcher of what it lacks would never match, or always: that is found when the
+// configuration is read, so that nobody believes to have a rule that is none.
+// Matchers from outside of Caddy are believed to know what they do.
+
+// checkMatchers returns what the matchers read that only some sessions lack, and
+// an error for what all do.
+func checkMatchers(sets []caddy.ModuleMap) (r reads, err error) {
+	for _, set := range sets {
+		if len(set) == 0 {
+			return r, errors.New("a matcher with nothing in it matches everything; leave it out if that is meant")
+		}
+		for _, name := range slices.Sorted(maps.Keys(set)) {
+			if err := checkMatcher(name, set[name], &r); err != nil {
+				return r, fmt.Errorf("matcher %s: %w", name, err)
+			}
+		}
+	}
+	return r, nil
+}
+
+// checkMatcher looks at one matcher, as it is written in JSON.
+func checkMatcher(name string, raw json.RawMessage, r *reads) error {
+	info, err := caddy.GetModule("http.matchers." + name)
+	if err != nil {
+		return err
+	}
+	switch module := info.New(); module.(type) {
+	case *caddyhttp.MatchNot:
+		return decoded(raw, func(not *caddyhttp.MatchNot) error {
+			inner, err := checkMatchers(not.MatcherSetsRaw)
+			r.remoteAddr = r.remoteAddr || inner.remoteAddr
+			r.clientIP = r.clientIP || inner.clientIP
+			return err
+		})
+	case *caddyhttp.MatchRemoteIP:
+		r.remoteAddr = true
+		return decoded(raw, func(m *caddyhttp.MatchRemoteIP) error { return notEmpty(len(m.Ranges), "addresses") })
+	case *caddyhttp.MatchClientIP:
+		r.clientIP = true
+		return decoded(raw, func(m *caddyhttp.MatchClientIP) error { return notEmpty(len(m.Ranges), "addresses") })
+	case *caddyhttp.MatchHost:
+		return decoded(raw, func(m *caddyhttp.MatchHost) error { return checkTexts(*m, "hosts", r) })
+	case *caddyhttp.MatchPath:
+		return decoded(raw, func(m *caddyhttp.MatchPath) error { return checkTexts(*m, "paths", r) })
+	case *caddyhttp.MatchQuery:
+		return decoded(raw, func(m *caddyhttp.MatchQuery) error { return checkLists(*m, r) })
+	case *caddyhttp.MatchHeader:
+		return decoded(raw, func(m *caddyhttp.MatchHeader) error {
+			if err := notEmpty(len(*m), "fields"); err != nil {
+				return err
+			}
+			for field := range *m {
+				if err := checkField(field); err != nil {
+					return err
+				}
+			}
+			return checkLists(*m, r)
+		})
+	case *caddyhttp.MatchHeaderRE:
+		return decoded(raw, func(m *caddyhttp.MatchHeaderRE) error {
+			for field := range *m {
+				if err := checkField(field); err != nil {
+					return err
+				}
+			}
+			return notEmpty(len(*m), "fields")
+		})
+	case *caddyhttp.VarsMatcher:
+		return decoded(raw, func(m *caddyhttp.VarsMatcher) error {
+			for name := range *m {
+				if err := checkVariable(name); err != nil {
+					return err
+				}
+			}
+			if err := notEmpty(len(*m), "variables"); err != nil {
+				return err
+			}
+			return checkLists(*m, r)
+		})
+	case *caddyhttp.MatchVarsRE:
+		return decoded(raw, func(m *caddyhttp.MatchVarsRE) error {
+			for name := range *m {
+				if err := checkVariable(name); err != nil {
+					return err
+				}
+				if err := checkText(name, r); err != nil {
+					return err
+				}
+			}
+			return notEmpty(len(*m), "variables")
+		})
+	case *fileserver.MatchFile:
+		return decoded(raw, func(m *fileserver.MatchFile) error { return checkFile(m, r) })
+	case *caddyhttp.MatchMethod:
+		return errors.New("the method of the request that opened a session is not kept; it says nothing of who asks")
+	case *caddyhttp.MatchProtocol:
+		return decoded(raw, func(m *caddyhttp.MatchProtocol) error { return checkProtocol(string(*m)) })
+	case *caddyhttp.MatchTLS:
+		return decoded(raw, func(m *caddyhttp.MatchTLS) error {
+			if m.HandshakeComplete != nil && !*m.HandshakeComplete {
+				return errEarlyData
+			}
+			return nil
+		})
+	case *caddyhttp.MatchExpression:
+		return decoded(raw, func(m *caddyhttp.MatchExpression) error { return checkExpressionMatcher(m.Expr, r) })
+	}
+	return nil
+}
+
+// decoded calls check with what raw is as JSON.
+func decoded[M any](raw json.RawMessage, check func(*M) error) error {
+	m := new(M)
+	if err := json.Unmarshal(raw, m); err != nil {
+		return err
+	}
+	return check(m)
+}
+
+// notEmpty refuses matchers without anything to match: some match nothing then,
+// some everything.
+func notEmpty(n int, what string) error {
+	if n == 0 {
+		return fmt.Errorf("it has no %s; an environment variable that is to give them may not be set", what)
+	}
+	return nil
+}
+
+func checkTexts(texts []string, what string, r *reads) error {
+	for _, text := range texts {
+		if err := checkText(text, r); err != nil {
+			return err
+		}
+	}
+	return notEmpty(len(texts), what)
+}
+
+func checkLists(lists map[string][]string, r *reads) error {
+	for name, texts := range lists {
+		if err := checkText(name, r); err != nil {
+			return err
+		}
+		for _, text := range texts {
+			if err := checkText(text, r); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// checkText looks at the placeholders of a text in which they are expanded.
+func checkText(text string, r *reads) error {
+	for _, name := range placeholdersIn(text) {
+		if err := checkPlaceholder(name, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// remembered begin the names of Caddy's placeholders whose values do not come
+// from the request, or come from what is remembered of it.
+var remembered = []string{
+	"env.", "file.", "system.", "time.",
+	"http.request.host", "http.request.port", "http.request.scheme", "http.request.uri", "http.request.orig_uri",
+	"http.request.cookie.", "http.regexp.", "http.url_pattern.", "http.matchers.",
+}
+
+// checkPlaceholder refuses a placeholder that has no value, or always the same.
+func checkPlaceholder(name string, r *reads) error {
+	switch field, isField := strings.CutPrefix(name, "http.request.header."); {
+	case isField && strings.EqualFold(field, "Host"):
+		return fmt.Errorf("{%s} is empty; write {http.request.hostport}", name)
+	case isField:
+		return checkField(field)
+	case strings.HasPrefix(name, "http.request.remote"):
+		r.remoteAddr = true
+		return nil
+	case name == "http.vars."+caddyhttp.ClientIPVarKey:
+		r.clientIP = true
+		return nil
+	case strings.HasPrefix(name, placeholderPrefix):
+		return checkName(name)
+	case name == "http.auth.user.id", slices.ContainsFunc(remembered, func(p string) bool { return strings.HasPrefix(name, p) }):
+		return nil
+	}
+	return fmt.Errorf("the value of {%s} is not kept of the request that opens a session; what handlers set can be set and matched inside of route { … }", name)
+}
+
+// checkField refuses header fields that are dropped from a snapshot.
+func checkField(field string) error {
+	if isDropped(field) && !strings.EqualFold(field, "Host") {
+		return fmt.Errorf("the header field %s is not kept of the request that opens a session: it is about the connection, or the exchange, alone", field)
+	}
+	return nil
+}
+
+// checkVariable refuses variables, which handlers set; a placeholder may stand in
+// the place of one.
+func checkVariable(name string) error {
+	if name == caddyhttp.ClientIPVarKey || strings.HasPrefix(name, "{") {
+		return nil
+	}
+	return fmt.Errorf("the variable %s is not kept of the request that opens a session; what handlers set can be set and matched inside of route { … }", name)
+}
+
+var errEarlyData = errors.New("early_data never matches: no session is opened with early data")
+
+func checkFile(m *fileserver.MatchFile, r *reads) error {
+	if m.Root == "" {
+		return errors.New("what the directive root says is not kept of the request that opens a session; say it here: file { root /srv }")
+	}
+	return checkTexts(slices.Concat([]string{m.Root, m.FileSystem}, m.TryFiles), "files", r)
+}
+
+func checkProtocol(protocol string) error {
+	if protocol == "http" || protocol == "https" {
+		return nil
+	}
+	return fmt.Errorf("%s never matches: of how the request came only http and https are kept", protocol)
+}
+
+// What is looked for in CEL expressions. Their own parser cannot tell more than
+// names either, since values may be computed.
+var (
+	exprString      = regexp.MustCompile(`'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"`)
+	exprPlaceholder = regexp.MustCompile(`\{([a-zA-Z][\w.-]+)\}`) // as Caddy finds them
+	exprCall        = regexp.MustCompile(`\b(\w+)\s*\(`)
+	exprProtocol    = regexp.MustCompile(`\bprotocol\s*\(\s*['"]([^'"]*)['"]`)
+)
+
+// checkExpressionMatcher looks at an expression of Caddy's, which has functions for all
+// matchers.
+func checkExpressionMatcher(expr string, r *reads) error {
+	for _, m := range exprPlaceholder.FindAllStringSubmatch(expr, -1) {
+		if err := checkPlaceholder(m[1], r); err != nil {
+			return err
+		}
+	}
+	texts := exprString.FindAllString(expr, -1)
+	for _, call := range exprCall.FindAllStringSubmatch(exprString.ReplaceAllString(expr, "''"), -1) {
+		var err error
+		switch name := call[1]; name {
+		case "remote_ip":
+			r.remoteAddr = true
+		case "client_ip":
+			r.clientIP = true
+		case "method":
+			err = checkMatcher(name, nil, r)
+		case "vars", "vars_regexp":
+			err = fmt.Errorf("%s(): write the placeholder itself, as {http.request.host} == 'example.com'", name)
+		case "protocol":
+			for _, m := range exprProtocol.FindAllStringSubmatch(expr, -1) {
+				err = errors.Join(err, checkProtocol(m[1]))
+			}
+		case "tls":
+			if strings.Contains(expr, "early_data") {
+				err = errEarlyData
+			}
+		case "header", "header_regexp":
+			for _, text := range texts {
+				err = errors.Join(err, checkField(strings.Trim(text, `'"`)))
+			}
+		case "file":
+			if !slices.ContainsFunc(texts, func(t string) bool { return strings.Trim(t, `'"`) == "root" }) {
+				err = errors.New("file(): say where, as file({'root': '/srv', 'try_files': ['/open']})")
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,265 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package guards
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"mime"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+
+	"github.com/push-it/pushit/hub"
+)
+
+func init() { caddy.RegisterModule(new(Ask)) }
+
+// What a question has beside the rest only if the operator says so.
+const (
+	sendAgentID     = "agentId"
+	sendClaims      = "claims"
+	sendAttributes  = "attributes"
+	sendCredentials = "credentials"
+)
+
+var sendable = []string{sendAgentID, sendClaims, sendAttributes, sendCredentials}
+
+// Ask asks a backend of any language: it sends the question as JSON in a POST, with
+// the cookies and all other header fields that the session was opened with, and
+// reads the answer. PROTOCOL.md has both, as JSON Schema.
+//
+// 204 passes; at publish it acknowledges the message and drops it. 200 with an
+// object as application/json passes, and can say more than yes: user, claims,
+// attributes, grant, subscribe, expires, channels, data. 4xx refuses, with the
+// body as the reason if it is a short line of text/plain, and so does a redirect.
+// All else says that it could not be found out: 408, 425, 429, 499, 5xx, a body
+// that is not such an object, silence.
+type Ask struct {
+	// HandlerRaw is what asks: a reverse_proxy handler, as a rule.
+	HandlerRaw json.RawMessage `json:"handler,omitempty" caddy:"namespace=http.handlers inline_key=handler"`
+
+	// Send is what to tell of an agent beside its uuid and user: agentId, claims,
+	// attributes, credentials.
+	Send []string `json:"send,omitempty"`
+
+	Sparing
+
+	handlerGuard
+}
+
+// CaddyModule returns the Caddy module information.
+func (*Ask) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.pushit.guards.ask", New: func() caddy.Module { return new(Ask) }}
+}
+
+// Provision loads the handler.
+func (g *Ask) Provision(ctx caddy.Context) error {
+	for _, what := range g.Send {
+		if err := checkSend(what); err != nil {
+			return err
+		}
+	}
+	return g.provision(ctx, g, g.HandlerRaw, g.Sparing)
+}
+
+func checkSend(what string) error {
+	if slices.Contains(sendable, what) {
+		return nil
+	}
+	if near := nearest(what, sendable); near != "" {
+		return fmt.Errorf("send: there is no %q; did you mean %s?", what, near)
+	}
+	return fmt.Errorf("send: there is no %q; there are %s", what, strings.Join(sendable, ", "))
+}
+
+// A question is what is sent.
+type question struct {
+	Gate        hub.GateName    `json:"gate"`
+	Channel     string          `json:"channel,omitempty"`
+	Pattern     bool            `json:"pattern,omitempty"`
+	Namespace   string          `json:"namespace,omitempty"`
+	Agent       questionAgent   `json:"agent"`
+	Message     *questionData   `json:"message,omitempty"`
+	Credentials json.RawMessage `json:"credentials,omitempty"`
+}
+
+type questionAgent struct {
+	UUID       string         `json:"uuid,omitempty"`
+	AgentID    string         `json:"agentId,omitempty"`
+	User       *string        `json:"user"`
+	Claims     map[string]any `json:"claims,omitempty"`
+	Attributes map[string]any `json:"attributes,omitempty"`
+}
+
+type questionData struct {
+	UUID string          `json:"uuid"`
+	Data json.RawMessage `json:"data"`
+}
+
+// question returns what is sent, but for the agent's uuid.
+func (g *Ask) question(q *Question) *question {
+	out := &question{Gate: q.Gate, Channel: q.Channel, Pattern: q.Pattern, Namespace: q.Agent.Opening().Namespace}
+	if user := q.User(); user != "" {
+		out.Agent.User = &user
+	}
+	if m := q.Message; m != nil {
+		out.Message = &questionData{UUID: m.UUID, Data: m.Data}
+	}
+	for _, what := range g.Send {
+		switch what {
+		case sendAgentID:
+			out.Agent.AgentID = q.agentID()
+		case sendClaims:
+			out.Agent.Claims = q.Learned.Claims
+		case sendAttributes:
+			out.Agent.Attributes = q.Learned.Attributes
+		case sendCredentials:
+			out.Credentials = q.Credentials
+		}
+	}
+	return out
+}
+
+// Decide implements Guard.
+func (g *Ask) Decide(ctx context.Context, q *Question) Answer {
+	var sent []byte
+	if len(g.Send) > 0 && isShared(q.Gate) {
+		var err error
+		if sent, err = json.Marshal(g.question(q)); err != nil {
+			return Answer{Kind: Unavailable, Err: err}
+		}
+	}
+	return g.remote.decide(ctx, q, sent, g.ask)
+}
+
+func (g *Ask) ask(ctx context.Context, q *Question) outcome {
+	unavailable := func(err error) outcome { return outcome{Answer: Answer{Kind: Unavailable, Err: err}} }
+	asked := g.question(q)
+	asked.Agent.UUID = q.Agent.UUID()
+	body, err := json.Marshal(asked)
+	if err != nil {
+		return unavailable(err)
+	}
+	limit := maxAnswer
+	if q.Gate == hub.GatePublish {
+		limit += q.Agent.Policy().Limits.MessageSize
+	}
+	w := newCapture(limit)
+	r, err := q.request(ctx, w, body)
+	if err != nil {
+		return unavailable(err)
+	}
+	x := exchangeWith(g.handler, w, r)
+	switch {
+	case x.broken() != nil, x.err != nil, w.status/100 > 2:
+		out := x.outcome()
+		if out.Kind == Deny && w.status/100 == 4 && x.err == nil {
+			out.Reason = reasonIn(w)
+		}
+		return out
+	case x.end != nil || w.status == 0:
+		return unavailable(errors.New("the handler did not answer"))
+	case w.status == http.StatusNoContent:
+		return outcome{Answer: Answer{Kind: Pass, Learned: Learned{Drop: q.Gate == hub.GatePublish}}, noStore: x.noStore()}
+	case w.status != http.StatusOK:
+		return unavailable(fmt.Errorf("answered HTTP %d; yes is 204, or 200 with an object as application/json", w.status))
+	}
+	l, err := g.answer(q, w)
+	if err != nil {
+		return unavailable(err)
+	}
+	return outcome{Answer: Answer{Kind: Pass, Learned: l}, noStore: x.noStore(), size: w.body.Len() * 2}
+}
+
+// answer reads the answer of a 200.
+func (g *Ask) answer(q *Question, w *capture) (Learned, error) {
+	kind := w.header.Get("Content-Type")
+	if media, _, err := mime.ParseMediaType(kind); err != nil || media != "application/json" {
+		return Learned{}, fmt.Errorf("answered HTTP 200 with Content-Type %q, not application/json: is this the site's index page, and uri wrong?", kind)
+	}
+	if coding := w.header.Get("Content-Encoding"); coding != "" && coding != "identity" {
+		return Learned{}, fmt.Errorf("the answer has Content-Encoding %q; none is accepted", coding)
+	}
+	size := q.Agent.Policy().Limits.MessageSize
+	return readAnswer(q.Gate, w.body.Bytes(), size, time.Now())
+}
+
+// reasonIn returns the body of a refusal if it can be shown to an agent: one short
+// line of plain text.
+func reasonIn(w *capture) string {
+	const most = 200 // characters
+	media, params, err := mime.ParseMediaType(w.header.Get("Content-Type"))
+	if err != nil || media != "text/plain" || w.header.Get("Content-Encoding") != "" {
+		return ""
+	}
+	if charset := strings.ToLower(params["charset"]); charset != "" && charset != "utf-8" && charset != "us-ascii" {
+		return ""
+	}
+	return oneLine(w.body.String(), most)
+}
+
+// UnmarshalHelper sets up the guard from Caddyfile tokens. Syntax:
+//
+//	ask [<upstreams…>] {
+//		uri <path>
+//		send agentId|claims|attributes|credentials…
+//		cache <ttl>
+//		key <values…>
+//		in_flight <n>
+//		<all that Caddy's reverse_proxy has, but method, rewrite and handle_response>
+//	}
+func (g *Ask) UnmarshalHelper(h httpcaddyfile.Helper) error {
+	b, err := readBlock(h, "ask localhost:8080 { uri /pushit }")
+	if err != nil {
+		return err
+	}
+	err = b.options(func(d *caddyfile.Dispenser) (bool, error) {
+		if d.Val() != "send" {
+			return g.unmarshalOption(d)
+		}
+		if g.Send = d.RemainingArgs(); len(g.Send) == 0 {
+			return true, d.Errf("send takes what to tell of an agent beside its uuid and user: %s", strings.Join(sendable, ", "))
+		}
+		for _, what := range g.Send {
+			if err := checkSend(what); err != nil {
+				return true, d.WrapErr(err)
+			}
+		}
+		return true, nil
+	})
+	if err != nil {
+		return err
+	}
+	if err := b.proxied(); err != nil {
+		return err
+	}
+	for _, name := range []string{"handle_response", "copy_headers", "user_header"} {
+		if entry := b.find(name); entry != nil {
+			return errAt(entry[0], "ask has no %s: it reads the answer itself, which says who the user is and more as JSON", name)
+		}
+	}
+	b.find("uri")[0].Text = "rewrite" // what reverse_proxy calls it
+	raw, err := b.parseAs(h, "reverse_proxy")
+	if err != nil {
+		return err
+	}
+	g.HandlerRaw, err = changed(raw, completeFastCGI)
+	return err
+}
+
+// Interface guards
+var (
+	_ Guard              = (*Ask)(nil)
+	_ HelperUnmarshaler  = (*Ask)(nil)
+	_ caddy.Provisioner  = (*Ask)(nil)
+	_ caddy.CleanerUpper = (*Ask)(nil)
+)

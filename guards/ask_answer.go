@@ -1,0 +1,243 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package guards
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/push-it/pushit/hub"
+)
+
+const (
+	// maxUser is the most bytes of a user's name.
+	maxUser = 1024
+	// maxChannels is the most channels that a message can be sent to.
+	maxChannels = 16
+	// maxAnswerDepth is how deep an answer can be nested: what it has may become
+	// data of a frame, in which objects and arrays can be 32 deep.
+	maxAnswerDepth = 32
+)
+
+// readAnswer reads the JSON of an answer to ask. What it does not know it refuses:
+// {"allowed":false} must not be taken for a yes.
+func readAnswer(gate hub.GateName, body []byte, messageSize int, now time.Time) (l Learned, err error) {
+	if err := checkJSON(body); err != nil {
+		return l, fmt.Errorf("the answer is not JSON that everybody understands alike: %w", err)
+	}
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(body, &members); err != nil || members == nil {
+		return l, errors.New("the answer is JSON, but not an object; a plain yes is {}")
+	}
+	for name, value := range members {
+		if string(value) == "null" && name != "data" {
+			value = nil // as if it were not there
+		}
+		if err := l.read(gate, name, value, messageSize, now); err != nil {
+			return Learned{}, fmt.Errorf("the answer's %q: %w", name, err)
+		}
+	}
+	if l.Channels != nil && len(l.Channels) == 0 {
+		l.Drop = true
+	}
+	return l, nil
+}
+
+// read reads one member of an answer; value is nil for null.
+func (l *Learned) read(gate hub.GateName, name string, value json.RawMessage, messageSize int, now time.Time) (err error) {
+	switch name {
+	case "grant", "subscribe":
+		if gate != hub.GateConnect && value != nil {
+			return errors.New("it counts only at connect")
+		}
+	case "channels", "data":
+		if gate != hub.GatePublish && value != nil {
+			return errors.New("it counts only at publish")
+		}
+	case "user", "claims", "attributes", "expires":
+	default:
+		return errors.New("there is no such member; there are user, claims, attributes, grant, subscribe, expires, channels, data")
+	}
+	if value == nil {
+		return nil
+	}
+	switch name {
+	case "user":
+		return l.readUser(value)
+	case "claims":
+		l.Claims, err = objectIn(value)
+	case "attributes":
+		l.Attributes, err = objectIn(value)
+	case "grant":
+		l.Grants, err = channelsIn(value, maxGrants, hub.CheckPattern)
+	case "subscribe":
+		l.Subscribe, err = channelsIn(value, maxSubscribe, hub.CheckPattern)
+	case "channels":
+		l.Channels, err = channelsIn(value, maxChannels, hub.CheckName)
+	case "expires":
+		l.Expires, err = expiryIn(value, now)
+	case "data":
+		l.Data, err = dataIn(value, messageSize)
+	}
+	return err
+}
+
+func (l *Learned) readUser(value json.RawMessage) error {
+	if json.Unmarshal(value, &l.User) != nil || l.User == "" || len(l.User) > maxUser {
+		return fmt.Errorf("a user is a string of 1 to %d bytes, or null", maxUser)
+	}
+	if hasControl(l.User) {
+		return errors.New("it has a line break or a NUL in it")
+	}
+	return nil
+}
+
+func objectIn(value json.RawMessage) (map[string]any, error) {
+	d := json.NewDecoder(bytes.NewReader(value))
+	d.UseNumber()
+	var m map[string]any
+	if d.Decode(&m) != nil || m == nil {
+		return nil, errors.New("it must be an object")
+	}
+	return withNumbers(m).(map[string]any), nil
+}
+
+// withNumbers replaces each json.Number in v: whole ones are int64 where they fit,
+// so that expressions can compare and count with them.
+func withNumbers(v any) any {
+	switch v := v.(type) {
+	case json.Number:
+		if n, err := strconv.ParseInt(v.String(), 10, 64); err == nil {
+			return n
+		}
+		f, _ := v.Float64() // too much is infinite, as little as needed is 0
+		return f
+	case []any:
+		for i, e := range v {
+			v[i] = withNumbers(e)
+		}
+	case map[string]any:
+		for k, e := range v {
+			v[k] = withNumbers(e)
+		}
+	}
+	return v
+}
+
+func channelsIn(value json.RawMessage, most int, check func(string, int) *hub.Refusal) ([]string, error) {
+	names := []string{}
+	if json.Unmarshal(value, &names) != nil {
+		return nil, errors.New("it must be an array of strings")
+	}
+	if len(names) > most {
+		return nil, fmt.Errorf("it has %d names; %d are the most", len(names), most)
+	}
+	for _, name := range names {
+		if r := check(name, hub.MaxNameLength); r != nil {
+			return nil, fmt.Errorf("%q: %s", name, r.Reason)
+		}
+	}
+	return names, nil
+}
+
+// expiryIn reads seconds from now, or a time.
+func expiryIn(value json.RawMessage, now time.Time) (at time.Time, err error) {
+	var seconds float64
+	if json.Unmarshal(value, &seconds) == nil {
+		at = now.Add(time.Duration(min(max(seconds, 0), 2*maxLife.Seconds()) * float64(time.Second)))
+		return at, checkExpires(at, now)
+	}
+	if json.Unmarshal(value, &at) != nil {
+		return time.Time{}, errors.New(`it must be a number of seconds from now, or a time such as "2030-01-31T12:00:00Z"`)
+	}
+	return at, checkExpires(at, now)
+}
+
+func dataIn(value json.RawMessage, messageSize int) ([]byte, error) {
+	var b bytes.Buffer
+	if err := json.Compact(&b, value); err != nil {
+		return nil, err
+	}
+	if b.Len() > messageSize {
+		return nil, fmt.Errorf("it has %d bytes; a message has at most %d", b.Len(), messageSize)
+	}
+	return b.Bytes(), nil
+}
+
+// checkJSON refuses JSON that two readers could understand differently: that is
+// not UTF-8, that has a key twice, that is deeper than some go.
+func checkJSON(text []byte) error {
+	if !utf8.Valid(text) {
+		return errors.New("it is not valid UTF-8")
+	}
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber()
+	if err := checkValue(d, 0); err != nil {
+		return err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("something follows the first value")
+	}
+	return nil
+}
+
+func checkValue(d *json.Decoder, depth int) error {
+	token, err := d.Token()
+	if err != nil {
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return err
+	}
+	open, ok := token.(json.Delim)
+	if !ok {
+		return nil
+	}
+	if depth++; depth >= maxAnswerDepth {
+		return fmt.Errorf("objects and arrays can be at most %d deep", maxAnswerDepth-1)
+	}
+	var keys map[string]bool
+	for d.More() {
+		if open == '{' {
+			token, err := d.Token()
+			if err != nil {
+				return err
+			}
+			key, _ := token.(string) // the decoder takes nothing else
+			if keys[key] {
+				return fmt.Errorf("an object has the key %q twice", key)
+			}
+			if keys == nil {
+				keys = make(map[string]bool)
+			}
+			keys[key] = true
+		}
+		if err := checkValue(d, depth); err != nil {
+			return err
+		}
+	}
+	_, err = d.Token() // the end of it
+	return err
+}
+
+// oneLine returns text if it is a line of at most that many characters that look
+// like themselves, else "".
+func oneLine(text string, most int) string {
+	text = strings.TrimSpace(text)
+	if !utf8.ValidString(text) || utf8.RuneCountInString(text) > most {
+		return ""
+	}
+	if strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsGraphic(r) }) {
+		return ""
+	}
+	return text
+}

@@ -1,0 +1,145 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package guards
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+)
+
+// A HelperUnmarshaler is a guard whose Caddyfile form needs more than its own
+// tokens: the matchers of the site, the directives that Caddy knows. The first
+// Next of h is the guard's word.
+type HelperUnmarshaler interface {
+	UnmarshalHelper(h httpcaddyfile.Helper) error
+}
+
+// directives that people write as guards: they are Caddy's, and go in a route.
+var directives = []string{
+	"abort", "authelia", "authenticate", "authorize", "basic_auth", "basicauth", "error", "handle", "handle_path", "header",
+	"map", "php_fastcgi", "rate_limit", "redir", "request_header", "respond", "reverse_proxy", "rewrite", "uri", "vars",
+}
+
+// ParseNext parses the guard whose word is the token of h, up to the end of its
+// line or block.
+func ParseNext(h httpcaddyfile.Helper) (json.RawMessage, error) {
+	if hasEmptyBlock(h.Dispenser) {
+		// A segment has no trace of it: "allow { }" would be allow.
+		return nil, h.Errf("the block of %s is empty; write what belongs in it, or leave the braces out", h.Val())
+	}
+	return ParseGuard(h.WithDispenser(h.NewFromNextSegment()))
+}
+
+// hasEmptyBlock reports whether the line of the current token ends in a block
+// with nothing in it. d stays where it is.
+func hasEmptyBlock(d *caddyfile.Dispenser) (empty bool) {
+	steps := 0
+	for d.NextArg() {
+		steps++
+	}
+	if d.Next() {
+		steps++
+		if d.Val() == "{" && d.Next() {
+			steps++
+			empty = d.Val() == "}"
+		}
+	}
+	for range steps {
+		d.Prev()
+	}
+	return empty
+}
+
+// ParseGuard parses one guard. h has the tokens of that guard and no others: the
+// first is its word.
+func ParseGuard(h httpcaddyfile.Helper) (json.RawMessage, error) {
+	if !h.Next() {
+		return nil, h.Err("a guard is missing, for example: allow")
+	}
+	word := h.Val()
+	info, err := caddy.GetModule(Namespace + "." + word)
+	if err != nil {
+		return nil, unknownGuard(h, word)
+	}
+	h.Reset()
+	module := info.New()
+	switch g := module.(type) {
+	case HelperUnmarshaler:
+		err = g.UnmarshalHelper(h)
+	case caddyfile.Unmarshaler:
+		err = g.UnmarshalCaddyfile(h.Dispenser)
+	default:
+		err = h.Errf("the guard %s has no Caddyfile form; use JSON", word)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if h.Next() {
+		return nil, h.Errf("unexpected %q after the guard %s: one guard stands on a line", h.Val(), word)
+	}
+	return caddyconfig.JSONModuleObject(module, "guard", word, nil), nil
+}
+
+// unknownGuard says what to write instead of word.
+func unknownGuard(h httpcaddyfile.Helper, word string) error {
+	switch {
+	case strings.HasPrefix(word, "@"):
+		return h.Errf("%s is a matcher, not a guard; write: allow %s", word, word)
+	case strings.HasPrefix(word, "/") || word == "*":
+		return h.Errf("%q is no guard; paths belong into a matcher, channels into channel { … }", word)
+	case slices.Contains(directives, word):
+		return h.Errf("%s is a directive of Caddy's, not a guard; write: route { %s … }", word, word)
+	}
+	var known []string
+	for _, m := range caddy.GetModules(Namespace) {
+		known = append(known, m.ID.Name())
+	}
+	if near := nearest(word, known); near != "" {
+		return h.Errf("unknown guard %q; did you mean %s?", word, near)
+	}
+	return h.Errf("unknown guard %q; known are %s", word, strings.Join(known, ", "))
+}
+
+// nearest returns the word of known that word was most likely meant to be, "" if
+// none is near.
+func nearest(word string, known []string) string {
+	best, distance := "", 3 // more than two slips is another word
+	for _, k := range known {
+		if d := slips(word, k); d < distance && d < len(k) {
+			best, distance = k, d
+		}
+	}
+	return best
+}
+
+// slips returns how many letters must be changed, added, left out or swapped
+// with the next to make b of a.
+func slips(a, b string) int {
+	before, row := make([]int, len(b)+1), make([]int, len(b)+1)
+	var older []int
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		older, before, row = before, row, make([]int, len(b)+1)
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := 1
+			if a[i] == b[j] {
+				cost = 0
+			}
+			row[j+1] = min(before[j]+cost, before[j+1]+1, row[j]+1)
+			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
+				row[j+1] = min(row[j+1], older[j-1]+1)
+			}
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,422 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package guards
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"regexp/syntax"
+	"slices"
+	"strings"
+	"time"
+
+	"cel.dev/cel-go/cel"
+	"cel.dev/cel-go/common/functions"
+	"cel.dev/cel-go/common/types"
+	"cel.dev/cel-go/common/types/ref"
+	"cel.dev/cel-go/common/types/traits"
+	"cel.dev/cel-go/interpreter"
+)
+
+// What clients send, an expression may walk through and compare, and they choose
+// what. So that a small rule does not become much work,
+//
+//   - an expression that loops is stopped after celSteps, which bounds the memory
+//     it takes, too;
+//   - functions that are worse than linear refuse arguments that are too large;
+//   - patterns are part of the rule, never of what a client sent.
+//
+// What does not loop and calls none of those is linear in what it is given.
+//
+// Steps are counted, not time, so that a rule says the same of a message each
+// time, however busy the machine is. CEL counts costs, too, but what it does to
+// count them is quadratic.
+const (
+	// celSteps is the most that an expression that loops may evaluate: each value
+	// that is looked at or made is a step, and so is each in it, and each textStep
+	// bytes of text. They take 20 to 50 ms. To compare 64 KiB of numbers, 32,000,
+	// with another one is 160,000.
+	celSteps = 250_000
+	// celDeliverSteps is the same at deliver, where an expression is evaluated for
+	// each agent that a message goes to, by the goroutine that writes to them all:
+	// 1 to 2 ms.
+	celDeliverSteps = 10_000
+	textStep        = 16
+	// celNesting is how many loops may be in one another.
+	celNesting = 4
+	// celPairs is the most comparisons a function may make that compares each with
+	// each: about 5 ms.
+	celPairs = 100_000
+	// celScan is the most bytes of text, times those of the word that is looked for
+	// in it: 64 KiB for a word of 64, about 5 ms.
+	celScan = 4 << 20
+	// celMatch is the most bytes of text, times the steps of the pattern it is held
+	// against: 64 KiB for 32 steps, 10 to 30 ms.
+	celMatch = 2 << 20
+	// celPattern is the most steps of a pattern.
+	celPattern = 1_000
+	// celMaxRange is the most elements of lists.range.
+	celMaxRange = 10_000
+)
+
+var (
+	errTooManySteps = errors.New("the expression took too many steps for what it was given")
+	errTooMany      = errors.New("too much to compare with each other")
+	errTextTooLong  = errors.New("the text is too long to be searched for this")
+)
+
+// A celBound returns how many steps a call with such arguments is, beside those
+// of what it makes, or why it is refused.
+type celBound func(args []ref.Val) (steps int, err error)
+
+var celBounds = map[string]celBound{
+	"sets.contains":   func(args []ref.Val) (int, error) { return boundPairs(args[0], args[1]) },
+	"sets.intersects": func(args []ref.Val) (int, error) { return boundPairs(args[0], args[1]) },
+	"sets.equivalent": func(args []ref.Val) (int, error) { return boundPairs(args[0], args[1]) },
+	"distinct":        func(args []ref.Val) (int, error) { return boundPairs(args[0], args[0]) },
+	"indexOf":         boundSearch,
+	"lastIndexOf":     boundSearch,
+	"replace":         boundReplace,
+	"join":            boundJoin,
+}
+
+func boundPairs(a, b ref.Val) (int, error) {
+	pairs := weight(a, celPairs) * weight(b, celPairs)
+	if pairs > celPairs {
+		return 0, errTooMany
+	}
+	return pairs, nil
+}
+
+func boundSearch(args []ref.Val) (int, error) {
+	text, _ := args[0].(types.String)
+	word, _ := args[1].(types.String)
+	size := len(text) * len(word)
+	if size > celScan {
+		return 0, errTextTooLong
+	}
+	return size / textStep, nil
+}
+
+func boundReplace(args []ref.Val) (int, error) {
+	text, _ := args[0].(types.String)
+	from, _ := args[1].(types.String)
+	to, _ := args[2].(types.String)
+	if len(text)+strings.Count(string(text), string(from))*len(to) > maxValue {
+		return 0, errValueSize
+	}
+	return 0, nil
+}
+
+func boundJoin(args []ref.Val) (int, error) {
+	list, ok := args[0].(traits.Lister)
+	if !ok {
+		return 0, nil
+	}
+	size, between := 0, 0
+	if len(args) > 1 {
+		s, _ := args[1].(types.String)
+		between = len(s)
+	}
+	for it := list.Iterator(); it.HasNext() == types.True; {
+		s, _ := it.Next().(types.String)
+		if size += len(s) + between; size > maxValue {
+			return 0, errValueSize
+		}
+	}
+	return 0, nil
+}
+
+// boundReplacing is that of regex.replace, for a pattern.
+func boundReplacing(re *regexp.Regexp, args []ref.Val) error {
+	text, _ := args[0].(types.String)
+	to, _ := args[2].(types.String)
+	if (len(text)+1)*(len(to)+1) > maxValue && len(text)+len(re.FindAllStringIndex(string(text), -1))*len(to) > maxValue {
+		return errValueSize
+	}
+	return nil
+}
+
+// weight is how many steps it is to look at v, if that is less than most.
+func weight(v ref.Val, most int) int {
+	n := 1
+	switch v := v.(type) {
+	case types.String:
+		n += len(v) / textStep
+	case types.Bytes:
+		n += len(v) / textStep
+	case traits.Mapper:
+		for it := v.Iterator(); n < most && it.HasNext() == types.True; {
+			n += weight(v.Get(it.Next()), most-n)
+		}
+	case traits.Lister:
+		for it := v.Iterator(); n < most && it.HasNext() == types.True; {
+			n += weight(it.Next(), most-n)
+		}
+	}
+	return n
+}
+
+// spend counts the steps of an evaluation, and ends it when there are too many.
+// To fail would not do: in CEL, a loop goes on when a part of it fails.
+func spend(frame *interpreter.ExecutionFrame, v ref.Val, steps int) ref.Val {
+	found, _ := frame.ResolveName(celVarsName)
+	if vars, ok := found.(*celVars); ok && vars.steps != unlimited {
+		if vars.steps -= steps + weight(v, vars.steps); vars.steps <= 0 {
+			panic(interpreter.EvalCancelledError{Message: errTooManySteps.Error()})
+		}
+	}
+	return v
+}
+
+// A meteredAttribute counts what a variable, or a part of it, is.
+type meteredAttribute struct {
+	interpreter.InterpretableAttribute
+}
+
+// Exec implements interpreter.InterpretableV2.
+func (a *meteredAttribute) Exec(frame *interpreter.ExecutionFrame) ref.Val {
+	return spend(frame, a.InterpretableAttribute.Exec(frame), 0)
+}
+
+// A meteredCall counts what a call makes.
+type meteredCall struct{ interpreter.InterpretableCall }
+
+// Exec implements interpreter.InterpretableV2.
+func (c *meteredCall) Exec(frame *interpreter.ExecutionFrame) ref.Val {
+	return spend(frame, c.InterpretableCall.Exec(frame), 0)
+}
+
+// A boundedCall is one that refuses some arguments.
+type boundedCall struct {
+	interpreter.InterpretableCall
+	bound celBound
+	op    functions.FunctionOp
+}
+
+// Exec implements interpreter.InterpretableV2.
+func (c *boundedCall) Exec(frame *interpreter.ExecutionFrame) ref.Val {
+	args := make([]ref.Val, len(c.Args()))
+	for i, arg := range c.Args() {
+		if args[i] = arg.Exec(frame); types.IsUnknownOrError(args[i]) {
+			return args[i]
+		}
+	}
+	steps, err := c.bound(args)
+	if err != nil {
+		return types.WrapErr(err)
+	}
+	return spend(frame, c.op(args...), steps)
+}
+
+// decorate returns what puts the bounds into a program, and meters, if it loops.
+func decorate(env *cel.Env, loops bool) (interpreter.InterpretableDecoratorV2, error) {
+	ops := make(map[string]functions.FunctionOp, len(celBounds))
+	for name := range celBounds {
+		op, err := functionOp(env, name)
+		if err != nil {
+			return nil, err
+		}
+		ops[name] = op
+	}
+	return func(i interpreter.InterpretableV2) (interpreter.InterpretableV2, error) {
+		switch node := i.(type) {
+		case *meteredAttribute, *meteredCall, *boundedCall:
+			return i, nil
+		case interpreter.InterpretableCall:
+			if bound := celBounds[node.Function()]; bound != nil {
+				return &boundedCall{node, bound, ops[node.Function()]}, nil
+			}
+			if timeZoned[node.Function()] != nil && len(node.Args()) == 2 {
+				return inZone(env, node)
+			}
+			if loops && !gathers(node) {
+				return &meteredCall{node}, nil
+			}
+			return node, nil
+		case interpreter.InterpretableAttribute:
+			if loops && !isAccumulator(node) {
+				return &meteredAttribute{node}, nil
+			}
+		}
+		return i, nil
+	}, nil
+}
+
+// gathers reports whether a call adds to what a loop makes, which was counted
+// when it was made.
+func gathers(call interpreter.InterpretableCall) bool {
+	switch call.Function() {
+	case "cel.@mapInsert":
+		return true
+	case "_+_":
+		first, ok := call.Args()[0].(interpreter.InterpretableAttribute)
+		return ok && isAccumulator(first)
+	}
+	return false
+}
+
+// isAccumulator reports whether an attribute is what a loop gathers.
+func isAccumulator(a interpreter.InterpretableAttribute) bool {
+	named, ok := a.Attr().(interpreter.NamespacedAttribute)
+	return ok && slices.Contains(named.CandidateVariableNames(), "@result")
+}
+
+// functionOp returns what the function of that name does.
+func functionOp(env *cel.Env, name string) (functions.FunctionOp, error) {
+	overloads, err := env.Functions()[name].Bindings()
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range overloads {
+		if o.Operator != name {
+			continue
+		}
+		return func(args ...ref.Val) ref.Val {
+			switch {
+			case len(args) == 1 && o.Unary != nil:
+				return o.Unary(args[0])
+			case len(args) == 2 && o.Binary != nil:
+				return o.Binary(args[0], args[1])
+			case o.Function != nil:
+				return o.Function(args...)
+			}
+			return types.NoSuchOverloadErr()
+		}, nil
+	}
+	return nil, fmt.Errorf("CEL has no function %s", name)
+}
+
+// patternFunctions are those that take a regular expression, as their second
+// argument; the first is the text that it is for.
+var patternFunctions = []string{"matches", "regex.extract", "regex.extractAll", "regex.replace"}
+
+// compilePattern compiles a regular expression of a rule, and counts its steps.
+func compilePattern(pattern string) (re *regexp.Regexp, steps int, err error) {
+	parsed, err := syntax.Parse(pattern, syntax.Perl)
+	if err != nil {
+		return nil, 0, err
+	}
+	program, err := syntax.Compile(parsed.Simplify())
+	if err != nil {
+		return nil, 0, err
+	}
+	if steps = len(program.Inst); steps > celPattern {
+		return nil, 0, fmt.Errorf("the pattern has %d steps; %d are the most: repeat less", steps, celPattern)
+	}
+	re, err = regexp.Compile(pattern)
+	return re, steps, err
+}
+
+// compileSteps is what it is worth to compile a step of a pattern, which all but
+// matches do each time.
+const compileSteps = 10
+
+// boundPatterns compiles regular expressions once, and bounds what they are held
+// against.
+func boundPatterns(env *cel.Env) ([]*interpreter.RegexOptimization, error) {
+	var all []*interpreter.RegexOptimization
+	for _, name := range patternFunctions {
+		op, err := functionOp(env, name)
+		if err != nil {
+			return nil, err
+		}
+		factory := func(call interpreter.InterpretableCall, pattern string) (interpreter.InterpretableCall, error) {
+			re, steps, err := compilePattern(pattern)
+			if err != nil {
+				return nil, err
+			}
+			bounded := &boundedCall{call, func(args []ref.Val) (int, error) {
+				text, _ := args[0].(types.String)
+				if len(text)*steps > celMatch {
+					return 0, errTextTooLong
+				}
+				work := len(text) * steps / 8
+				switch name {
+				case "matches":
+					return work, nil
+				case "regex.replace":
+					return work + steps*compileSteps, boundReplacing(re, args)
+				}
+				return work + steps*compileSteps, nil
+			}, op}
+			if name == "matches" {
+				bounded.op = func(args ...ref.Val) ref.Val {
+					text, ok := args[0].(types.String)
+					if !ok {
+						return types.NoSuchOverloadErr()
+					}
+					return types.Bool(re.MatchString(string(text)))
+				}
+			}
+			return bounded, nil
+		}
+		// By overload, too: that goes before CEL's own.
+		for _, overload := range env.Functions()[name].OverloadDecls() {
+			all = append(all, &interpreter.RegexOptimization{Function: name, OverloadID: overload.ID(), RegexIndex: 1, Factory: factory})
+		}
+	}
+	return all, nil
+}
+
+// timeZoned are the functions of a timestamp that take a time zone.
+var timeZoned = map[string]func(time.Time) int{
+	"getFullYear":     time.Time.Year,
+	"getMonth":        func(t time.Time) int { return int(t.Month()) - 1 },
+	"getDayOfYear":    func(t time.Time) int { return t.YearDay() - 1 },
+	"getDayOfMonth":   func(t time.Time) int { return t.Day() - 1 },
+	"getDate":         time.Time.Day,
+	"getDayOfWeek":    func(t time.Time) int { return int(t.Weekday()) },
+	"getHours":        time.Time.Hour,
+	"getMinutes":      time.Time.Minute,
+	"getSeconds":      time.Time.Second,
+	"getMilliseconds": func(t time.Time) int { return t.Nanosecond() / int(time.Millisecond) },
+}
+
+// zoneSteps is what it is worth to look up a time zone on the disk.
+const zoneSteps = 200
+
+// inZone returns a call that takes a time zone. One that is written out is
+// looked up once.
+func inZone(env *cel.Env, call interpreter.InterpretableCall) (interpreter.InterpretableV2, error) {
+	if zone := writtenZone(call.Args()[1]); zone != nil {
+		get := timeZoned[call.Function()]
+		return &boundedCall{call, func([]ref.Val) (int, error) { return 0, nil }, func(args ...ref.Val) ref.Val {
+			t, ok := args[0].(types.Timestamp)
+			if !ok {
+				return types.NoSuchOverloadErr()
+			}
+			return types.Int(get(t.In(zone)))
+		}}, nil
+	}
+	op, err := functionOp(env, call.Function())
+	return &boundedCall{call, func([]ref.Val) (int, error) { return zoneSteps, nil }, op}, err
+}
+
+// writtenZone returns the time zone whose name is written out, else nil.
+func writtenZone(arg interpreter.InterpretableV2) *time.Location {
+	written, ok := arg.(interpreter.InterpretableConst)
+	if !ok {
+		return nil
+	}
+	name, ok := written.Value().(types.String)
+	if !ok || strings.Contains(string(name), ":") {
+		return nil // an offset is nothing to look up
+	}
+	zone, err := time.LoadLocation(string(name))
+	if err != nil {
+		return nil
+	}
+	return zone
+}
+
+// celEvaluate evaluates a program.
+func celEvaluate(program cel.Program, vars *celVars) (ref.Val, error) {
+	out, _, err := program.Eval(vars)
+	if err != nil && errors.As(err, new(interpreter.EvalCancelledError)) {
+		err = errTooManySteps
+	}
+	return out, err
+}

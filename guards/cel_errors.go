@@ -1,0 +1,239 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package guards
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+
+	"cel.dev/cel-go/cel"
+	"cel.dev/cel-go/common"
+	"cel.dev/cel-go/common/ast"
+	"cel.dev/cel-go/common/operators"
+	"cel.dev/cel-go/common/types"
+
+	"github.com/push-it/pushit/hub"
+)
+
+// maxExcerpt is the most characters of an expression that an error shows.
+const maxExcerpt = 100
+
+// atPosition returns an error that shows where in src the mistake is.
+func atPosition(src string, at common.Location, text string) error {
+	lines := strings.Split(src, "\n")
+	if at.Line() < 1 || at.Line() > len(lines) {
+		return errors.New(text)
+	}
+	// CEL counts characters, from 0.
+	line := []rune(strings.ReplaceAll(strings.TrimRight(lines[at.Line()-1], "\r"), "\t", " "))
+	column := min(max(at.Column(), 0), len(line))
+	from := 0
+	for from < column && line[from] == ' ' {
+		from++
+	}
+	if column-from > maxExcerpt/2 {
+		from = column - maxExcerpt/2
+	}
+	line = line[from:min(len(line), from+maxExcerpt)]
+	where := ""
+	if len(lines) > 1 {
+		where = fmt.Sprintf(" (line %d of the expression)", at.Line())
+	}
+	return fmt.Errorf("%s%s\n\t%s\n\t%s^", text, where, string(line), strings.Repeat(" ", column-from))
+}
+
+// firstIssue returns the mistake to tell: others may only follow from it.
+func firstIssue(issues *cel.Issues) *cel.Error {
+	return slices.MinFunc(issues.Errors(), func(a, b *cel.Error) int {
+		if a.Location.Line() != b.Location.Line() {
+			return a.Location.Line() - b.Location.Line()
+		}
+		return a.Location.Column() - b.Location.Column()
+	})
+}
+
+// celHabits are what people write that CEL does not know, and what it wants.
+var celHabits = []struct {
+	wrong *regexp.Regexp
+	right string
+}{
+	{regexp.MustCompile(`[!=]==`), "write == to compare, and != for the contrary"},
+	{regexp.MustCompile(`(^|[^=!<>])=([^=]|$)`), "write == to compare"},
+	{regexp.MustCompile(`\{\$?[\w.]+\}`), "placeholders are not for expressions; name what pushit knows: agent.user, channel, parts[1], request.host"},
+	{regexp.MustCompile(`(?i)\band\b`), "write && for and"},
+	{regexp.MustCompile(`(?i)\bor\b`), "write || for or"},
+	{regexp.MustCompile(`(?i)\bnot\b`), "write ! for not: !(a in b)"},
+	{regexp.MustCompile(`(^|[^&])&([^&]|$)`), "write && for and"},
+	{regexp.MustCompile(`(^|[^|])\|([^|]|$)`), "write || for or"},
+}
+
+// celTexts are the parts of an expression in which anything may stand.
+var celTexts = regexp.MustCompile("(?s)\"(\\\\.|[^\"\\\\])*\"|'(\\\\.|[^'\\\\])*'")
+
+func explainSyntax(src string, issues *cel.Issues) error {
+	e := firstIssue(issues)
+	code := celTexts.ReplaceAllString(src, `""`)
+	for _, h := range celHabits {
+		if h.wrong.MatchString(code) {
+			return atPosition(src, e.Location, "this is not CEL; "+h.right)
+		}
+	}
+	// What could stand there instead is every sign there is, which helps nobody.
+	text, _, _ := strings.Cut(strings.TrimPrefix(e.Message, "Syntax error: "), " expecting ")
+	text = strings.Replace(text, "mismatched input '<EOF>'", "something is missing at the end", 1)
+	text = strings.Replace(text, " at '<EOF>'", " at the end", 1)
+	return atPosition(src, e.Location, "this is not CEL: "+text)
+}
+
+var (
+	celUndeclared = regexp.MustCompile(`^undeclared reference to '(.*)' \(in container`)
+	celUndefined  = regexp.MustCompile(`^undefined field '(.*)'$`)
+	celNoOverload = regexp.MustCompile(`(?s)^found no matching overload for '(.*)' applied to '(.*)'$`)
+	celNoFields   = regexp.MustCompile(`^type '(.*)' does not support field selection$`)
+	celWrapper    = regexp.MustCompile(`wrapper\((\w+)\)`)
+)
+
+// explainMistake says what is wrong with the names or types in an expression.
+func explainMistake(src string, s Scope, env *cel.Env, parsed *cel.Ast, issues *cel.Issues) error {
+	e := firstIssue(issues)
+	text, at := e.Message, e.Location
+	switch {
+	case celUndeclared.MatchString(text):
+		name := celUndeclared.FindStringSubmatch(text)[1]
+		text, at = s.unknownName(name, env, parsed, e.ExprID), nameBefore(src, name, at)
+	case celUndefined.MatchString(text):
+		text = s.unknownField(celUndefined.FindStringSubmatch(text)[1], parsed, e.ExprID)
+	case text == "comprehension exceeds nesting limit":
+		text = fmt.Sprintf("%d loops are the most that may be in one another", celNesting)
+	case celNoFields.MatchString(text):
+		text = celNoFields.FindStringSubmatch(text)[1] + " has no fields"
+	case celNoOverload.MatchString(text):
+		m := celNoOverload.FindStringSubmatch(text)
+		name := m[1]
+		if operator, ok := operators.FindReverse(name); ok && operator != "" {
+			name = operator
+		}
+		text, at = name+" does not go with "+m[2], nameBefore(src, name, at)
+		if name == "contains" && strings.HasPrefix(m[2], "list(") {
+			text += "; to look into a list write in: \"a\" in parts"
+		}
+	}
+	return atPosition(src, at, celNullable(text))
+}
+
+// nameBefore returns where a function's name begins: CEL tells of a mistake in a
+// call at the parenthesis.
+func nameBefore(src, name string, at common.Location) common.Location {
+	lines := strings.Split(src, "\n")
+	if at.Line() < 1 || at.Line() > len(lines) {
+		return at
+	}
+	line, length := []rune(lines[at.Line()-1]), len([]rune(name))
+	if from := at.Column() - length; from >= 0 && at.Column() <= len(line) && string(line[from:at.Column()]) == name {
+		return common.NewLocation(at.Line(), from)
+	}
+	return at
+}
+
+// celNullable replaces CEL's word for what may be null.
+func celNullable(text string) string { return celWrapper.ReplaceAllString(text, "$1 or null") }
+
+// celTypeText is how errors call a type.
+func celTypeText(t *cel.Type) string {
+	switch text := celNullable(cel.FormatCELType(t)); {
+	case t.Kind() == types.StructKind:
+		return "an object, " + strings.ToLower(strings.TrimPrefix(text, "pushit."))
+	case t.Kind() == types.IntKind:
+		return "an int"
+	case t.Kind() == types.StringKind, t.Kind() == types.DoubleKind, t.Kind() == types.UintKind:
+		return "a " + text
+	default:
+		return text
+	}
+}
+
+// missing says why a variable that some gates have is not there.
+func (s Scope) missing(name string) string {
+	switch {
+	case s.variables()[name] != nil:
+		return ""
+	case name == "message":
+		return fmt.Sprintf("there is no message at %s; publish and deliver have one", s.gate)
+	case ScopeOf(hub.GateDeliver).variables()[name] != nil:
+		return fmt.Sprintf("there is no %s at %s, which is not about a channel", name, s.gate)
+	}
+	return ""
+}
+
+func (s Scope) unknownName(name string, env *cel.Env, parsed *cel.Ast, id int64) string {
+	if text := s.missing(name); text != "" {
+		return text
+	}
+	node := celNode(parsed, id)
+	if node != nil && node.Kind() == ast.CallKind {
+		var known []string
+		for f := range env.Functions() {
+			if !strings.ContainsAny(f, "_@!") {
+				known = append(known, f)
+			}
+		}
+		for _, m := range env.Macros() {
+			known = append(known, m.Function())
+		}
+		slices.Sort(known)
+		return fmt.Sprintf("unknown function %s", name) + didYouMean(name, known)
+	}
+	known := slices.Sorted(maps.Keys(s.variables()))
+	if near := didYouMean(name, known); near != "" {
+		return fmt.Sprintf("unknown name %s", name) + near
+	}
+	for _, object := range slices.Sorted(maps.Keys(s.objects())) {
+		if _, ok := s.objects()[object][name]; ok {
+			return fmt.Sprintf("unknown name %s; did you mean %s.%s?", name, strings.ToLower(strings.TrimPrefix(object, "pushit.")), name)
+		}
+	}
+	return fmt.Sprintf("unknown name %s; known are %s; a text is written in quotes: %q", name, strings.Join(known, ", "), name)
+}
+
+func (s Scope) unknownField(name string, parsed *cel.Ast, id int64) string {
+	node := celNode(parsed, id)
+	if node == nil || node.Kind() != ast.SelectKind || node.AsSelect().Operand().Kind() != ast.IdentKind {
+		return "unknown field " + name
+	}
+	variable := node.AsSelect().Operand().AsIdent()
+	t := s.variables()[variable]
+	if t == nil {
+		return "unknown field " + name
+	}
+	if variable == "message" && celDeliveryFields[name].typ != nil {
+		return fmt.Sprintf("message.%s is known at deliver; here the publisher is agent: agent.uuid, agent.user", name)
+	}
+	known := slices.Sorted(maps.Keys(s.objects()[t.TypeName()]))
+	if near := didYouMean(name, known); near != "" {
+		return fmt.Sprintf("%s has no %s", variable, name) + near
+	}
+	return fmt.Sprintf("%s has no %s; it has %s", variable, name, strings.Join(known, ", "))
+}
+
+func didYouMean(word string, known []string) string {
+	// In a short word, two slips make another one.
+	if near := nearest(word, known); near != "" && slips(word, near) <= max(1, len(word)/3) {
+		return fmt.Sprintf("; did you mean %s?", near)
+	}
+	return ""
+}
+
+// celNode returns the part of the expression that has the id, or nil.
+func celNode(parsed *cel.Ast, id int64) (found ast.Expr) {
+	ast.PreOrderVisit(parsed.NativeRep().Expr(), ast.NewExprVisitor(func(e ast.Expr) {
+		if e.ID() == id {
+			found = e
+		}
+	}))
+	return found
+}

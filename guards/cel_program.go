@@ -1,0 +1,240 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package guards
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"cel.dev/cel-go/cel"
+	"cel.dev/cel-go/common/ast"
+	"cel.dev/cel-go/common/types"
+
+	"github.com/push-it/pushit/hub"
+)
+
+// A Program is a compiled expression. It is immutable, and evaluated by many at
+// once.
+type Program struct {
+	program cel.Program
+	loops   bool // it may walk through what a client sent
+}
+
+// CompileBool compiles an expression that says yes or no. Its errors show where
+// in src the mistake is, and what to write instead.
+func CompileBool(src string, s Scope) (*Program, error) {
+	return compileProgram(src, s, func(t *cel.Type) error {
+		switch {
+		case t.IsEquivalentType(cel.BoolType), t.Kind() == types.DynKind, t.IsEquivalentType(cel.NullableType(cel.BoolType)):
+			return nil
+		case isOptional(t):
+			return errors.New("this may have no value; say what holds then: .orValue(false)")
+		}
+		return fmt.Errorf("this must be true or false, and is %s; compare it with something", celTypeText(t))
+	})
+}
+
+// CompileValue compiles an expression that makes data.
+func CompileValue(src string, s Scope) (*Program, error) {
+	return compileProgram(src, s, func(t *cel.Type) error {
+		switch {
+		case isOptional(t):
+			return errors.New("this may have no value; say what to put then: .orValue(null)")
+		case t.Kind() == types.StructKind, t.Kind() == types.OpaqueKind, t.Kind() == types.TypeKind:
+			return fmt.Errorf("this is %s, which has no form in JSON; name its fields", celTypeText(t))
+		}
+		return nil
+	})
+}
+
+func isOptional(t *cel.Type) bool {
+	return t.Kind() == types.OpaqueKind && t.TypeName() == "optional_type"
+}
+
+func compileProgram(src string, s Scope, check func(*cel.Type) error) (*Program, error) {
+	checked, env, err := checkExpression(src, s, check)
+	if err != nil {
+		return nil, err
+	}
+	p := &Program{loops: celLoops(checked.NativeRep())}
+	bounds, err := decorate(env, p.loops)
+	if err != nil {
+		return nil, err
+	}
+	patterns, err := boundPatterns(env)
+	if err != nil {
+		return nil, err
+	}
+	p.program, err = env.Program(checked, cel.EvalOptions(cel.OptOptimize), cel.CustomDecoratorV2(bounds), cel.OptimizeRegex(patterns...))
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// checkExpression parses src and checks its types, and that of its result.
+func checkExpression(src string, s Scope, check func(*cel.Type) error) (*cel.Ast, *cel.Env, error) {
+	if strings.TrimSpace(src) == "" {
+		return nil, nil, errors.New("the expression is empty")
+	}
+	env, err := s.env()
+	if err != nil {
+		return nil, nil, err
+	}
+	parsed, issues := env.Parse(src)
+	if issues.Err() != nil {
+		return nil, nil, explainSyntax(src, issues)
+	}
+	checked, issues := env.Check(parsed)
+	if issues.Err() != nil {
+		return nil, nil, explainMistake(src, s, env, parsed, issues)
+	}
+	if err := check(checked.OutputType()); err != nil {
+		start := checked.NativeRep().SourceInfo().GetStartLocation(checked.NativeRep().Expr().ID())
+		return nil, nil, atPosition(src, start, err.Error())
+	}
+	if err := checkLiterals(src, checked); err != nil {
+		return nil, nil, err
+	}
+	return checked, env, nil
+}
+
+// checkLiterals finds mistakes in what is written out in an expression that
+// would show only when it is evaluated.
+func checkLiterals(src string, checked *cel.Ast) (err error) {
+	info := checked.NativeRep().SourceInfo()
+	report := func(e ast.Expr, text string) {
+		if err == nil {
+			err = atPosition(src, info.GetStartLocation(e.ID()), text)
+		}
+	}
+	ast.PreOrderVisit(checked.NativeRep().Expr(), ast.NewExprVisitor(func(e ast.Expr) {
+		if e.Kind() != ast.CallKind {
+			return
+		}
+		call := e.AsCall()
+		switch name := call.FunctionName(); {
+		case takesPattern(call):
+			checkPattern(name, call, report)
+		case call.IsMemberFunction() && len(call.Args()) == 1 && timeZoned[name] != nil:
+			if zone, ok := celLiteral(call.Args()[0]); ok {
+				checkZone(call.Args()[0], zone, report)
+			}
+		}
+	}))
+	return err
+}
+
+func takesPattern(call ast.CallExpr) bool {
+	return slices.Contains(patternFunctions, call.FunctionName())
+}
+
+// checkPattern wants patterns written out: one made of values could be made to
+// match anything, or to take for ever.
+func checkPattern(name string, call ast.CallExpr, report func(ast.Expr, string)) {
+	args := call.Args()
+	if !call.IsMemberFunction() {
+		args = args[1:]
+	}
+	pattern, ok := celLiteral(args[0])
+	if !ok {
+		report(args[0], "the pattern of "+name+" must be written out, in quotes: one that is made of values could be made to match anything; compare with ==, startsWith, endsWith, contains or in")
+		return
+	}
+	if _, _, err := compilePattern(pattern); err != nil {
+		report(args[0], err.Error())
+	}
+}
+
+func checkZone(e ast.Expr, zone string, report func(ast.Expr, string)) {
+	if _, err := time.LoadLocation(zone); err == nil {
+		return
+	}
+	if _, err := time.Parse("-07:00", zone); err == nil {
+		return
+	}
+	if _, err := time.Parse("07:00", zone); err == nil {
+		return
+	}
+	report(e, fmt.Sprintf("unknown time zone %q; write one like \"Europe/Berlin\", or \"+01:00\"", zone))
+}
+
+func celLiteral(e ast.Expr) (string, bool) {
+	if e.Kind() != ast.LiteralKind {
+		return "", false
+	}
+	s, ok := e.AsLiteral().(types.String)
+	return string(s), ok
+}
+
+// celLoops reports whether the expression has a loop: not cel.bind and the like,
+// which CEL makes of a loop over nothing.
+func celLoops(a *ast.AST) (found bool) {
+	ast.PreOrderVisit(a.Expr(), ast.NewExprVisitor(func(e ast.Expr) {
+		if e.Kind() != ast.ComprehensionKind {
+			return
+		}
+		over := e.AsComprehension().IterRange()
+		found = found || over.Kind() != ast.ListKind || over.AsList().Size() > 0
+	}))
+	return found
+}
+
+func (p *Program) vars(q *Question) *celVars {
+	vars := newCELVars(q)
+	if p.loops {
+		vars.steps = celSteps
+		if q.Gate == hub.GateDeliver {
+			vars.steps = celDeliverSteps
+		}
+	}
+	return vars
+}
+
+// Bool evaluates an expression that says yes or no. An error is no yes.
+func (p *Program) Bool(_ context.Context, q *Question) (bool, error) {
+	out, err := celEvaluate(p.program, p.vars(q))
+	if err != nil {
+		return false, evaluationError(err)
+	}
+	yes, ok := out.(types.Bool)
+	if !ok {
+		return false, fmt.Errorf("the expression is neither true nor false, but %s", out.Type().TypeName())
+	}
+	return bool(yes), nil
+}
+
+// Value evaluates an expression that makes data, and returns that as JSON. If it
+// is the message's data as it was, it returns the very bytes of that.
+func (p *Program) Value(_ context.Context, q *Question) (json []byte, err error) {
+	vars := p.vars(q)
+	out, err := celEvaluate(p.program, vars)
+	if err != nil {
+		return nil, evaluationError(err)
+	}
+	if vars.dataOf != nil && sameValue(out, vars.dataOf) {
+		return vars.raw(), nil
+	}
+	json, err = appendValue(nil, out, 0)
+	if err != nil {
+		return nil, evaluationError(err)
+	}
+	return json, nil
+}
+
+// maxErrorText is the most bytes of an error of an evaluation, which may quote
+// what a client sent.
+const maxErrorText = 200
+
+func evaluationError(err error) error {
+	text := err.Error()
+	if len(text) <= maxErrorText {
+		return err
+	}
+	return errors.New(text[:maxErrorText] + "…")
+}

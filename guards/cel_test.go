@@ -1,0 +1,640 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package guards
+
+import (
+	"log/slog"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/push-it/pushit/hub"
+	"github.com/push-it/pushit/hub/hubtest"
+)
+
+// A celQuestion is a question for tests, with the parts that matter.
+type celQuestion struct {
+	gate    hub.GateName // default: publish
+	channel string       // default, where there is one: news
+	pattern bool
+	data    string // of the message; default: null
+	from    *hub.Sender
+
+	user        string // whom the connect gate learned
+	claims      map[string]any
+	attributes  map[string]any
+	header      []hub.HeaderField // learned
+	replaced    string            // data that a guard before put in place of the message's
+	credentials string
+	opening     hub.Opening
+}
+
+// ask makes the Question. The agent calls itself tab-1, the message is m-1.
+func (c celQuestion) ask(t testing.TB) *Question {
+	t.Helper()
+	h, err := hub.New("cel", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := h.Open(h.Use(&hub.Policy{Mount: "cel"}), c.opening)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Start(hubtest.NewConn())
+	a.Receive([]byte(`{"channel":"/meta/connect","uuid":"c","agentId":"tab-1"}`))
+	t.Cleanup(func() {
+		a.Left("the test is over")
+		h.Close()
+	})
+	if c.gate == "" {
+		c.gate = hub.GatePublish
+	}
+	if c.channel == "" && c.gate != hub.GateConnect && c.gate != hub.GateDisconnect {
+		c.channel = "news"
+	}
+	hq := &hub.Question{Gate: c.gate, Agent: a, Channel: c.channel, Pattern: c.pattern, Identity: a.Identity()}
+	if c.credentials != "" {
+		hq.Credentials = []byte(c.credentials)
+	}
+	if c.gate == hub.GatePublish || c.gate == hub.GateDeliver {
+		var data []byte
+		if c.data != "" {
+			data = []byte(c.data)
+		}
+		hq.Message = hub.NewMessage(c.channel, "m-1", data)
+		hq.Message.From = c.from
+	}
+	q := &Question{Question: hq, Env: &Env{Log: slog.New(slog.DiscardHandler), Learned: []string{"X-User"}}}
+	q.Learned = Learned{User: c.user, Claims: c.claims, Attributes: c.attributes, Header: c.header}
+	if c.replaced != "" {
+		q.Learned.Data = []byte(c.replaced)
+	}
+	return q
+}
+
+// bool compiles and evaluates; the error is one of the evaluation.
+func (c celQuestion) bool(t testing.TB, expr string) (bool, error) {
+	t.Helper()
+	q := c.ask(t)
+	p, err := CompileBool(expr, ScopeOf(q.Gate))
+	if err != nil {
+		t.Fatalf("compiling %s: %v", expr, err)
+	}
+	return p.Bool(t.Context(), q)
+}
+
+// value compiles and evaluates; the error is one of the evaluation.
+func (c celQuestion) value(t testing.TB, expr string) (string, error) {
+	t.Helper()
+	q := c.ask(t)
+	p, err := CompileValue(expr, ScopeOf(q.Gate))
+	if err != nil {
+		t.Fatalf("compiling %s: %v", expr, err)
+	}
+	data, err := p.Value(t.Context(), q)
+	return string(data), err
+}
+
+// A celCase is a question and what a rule makes of it.
+type celCase struct {
+	name string
+	ask  celQuestion
+	want string // "pass", "deny", "deny: reason" or, of a transform, data
+}
+
+type celMap = map[string]any
+
+// The rules of the documentation, as they are written in a Caddyfile, and what
+// they do.
+var celRules = []struct {
+	name  string
+	gate  hub.GateName
+	rule  string
+	cases []celCase
+}{
+	{
+		"everybody has an inbox of their own", hub.GateSubscribe,
+		"cel `parts[0] == \"users\" && parts[1] == agent.user` \"this inbox is not yours\"",
+		[]celCase{
+			{"bob, his own", celQuestion{channel: "users/bob", user: "bob"}, "pass"},
+			{"bob, below his own", celQuestion{channel: "users/bob/mail", user: "bob"}, "pass"},
+			{"bob, everything below his own", celQuestion{channel: "users/bob/*", pattern: true, user: "bob"}, "pass"},
+			{"bob, another's", celQuestion{channel: "users/amy", user: "bob"}, "deny: this inbox is not yours"},
+			{"bob, one that differs in case", celQuestion{channel: "users/Bob", user: "bob"}, "deny: this inbox is not yours"},
+			{"bob, all", celQuestion{channel: "users/*", pattern: true, user: "bob"}, "deny"},
+			{"bob, no inbox", celQuestion{channel: "users", user: "bob"}, "deny"},
+			{"nobody, anybody's", celQuestion{channel: "users/bob"}, "deny: this inbox is not yours"},
+			{"nobody, one called null", celQuestion{channel: "users/null"}, "deny: this inbox is not yours"},
+			{"a user called *, all", celQuestion{channel: "users/*", pattern: true, user: "*"}, "deny"},
+		},
+	},
+	{
+		"editors only", hub.GatePublish,
+		"cel `agent.claims.?role.orValue(\"\") == \"editor\"`",
+		[]celCase{
+			{"an editor", celQuestion{claims: celMap{"role": "editor"}}, "pass"},
+			{"another", celQuestion{claims: celMap{"role": "reader"}}, "deny"},
+			{"a list of roles", celQuestion{claims: celMap{"role": []any{"editor"}}}, "deny"},
+			{"without a role", celQuestion{claims: celMap{}}, "deny"},
+			{"without claims", celQuestion{}, "deny"},
+		},
+	},
+	{
+		"a channel that only staff writes on", hub.GatePublish,
+		"cel `parts[0] != \"announcements\" || \"staff\" in agent.claims.?groups.orValue([])` \"only staff writes here\"",
+		[]celCase{
+			{"staff", celQuestion{channel: "announcements/today", claims: celMap{"groups": []any{"all", "staff"}}}, "pass"},
+			{"others", celQuestion{channel: "announcements/today", claims: celMap{"groups": []any{"all"}}}, "deny: only staff writes here"},
+			{"nobody", celQuestion{channel: "announcements"}, "deny: only staff writes here"},
+			{"other channels", celQuestion{channel: "chat"}, "pass"},
+		},
+	},
+	{
+		"size and shape of data", hub.GatePublish,
+		"cel `size(message.data) == 2 && type(message.data.text) == string && size(message.data.text) in lists.range(281)\n\t&& message.data.color in [\"red\", \"blue\"]` \"a text of at most 280 characters, and a color\"",
+		[]celCase{
+			{"right", celQuestion{data: `{"text":"grüezi","color":"red"}`}, "pass"},
+			{"280 characters", celQuestion{data: `{"text":"` + strings.Repeat("ü", 280) + `","color":"red"}`}, "pass"},
+			{"281 characters", celQuestion{data: `{"text":"` + strings.Repeat("ü", 281) + `","color":"red"}`}, "deny: a text of at most 280 characters, and a color"},
+			{"another color", celQuestion{data: `{"text":"hi","color":"mauve"}`}, "deny: a text of at most 280 characters, and a color"},
+			{"one field more", celQuestion{data: `{"text":"hi","color":"red","html":"<b>"}`}, "deny: a text of at most 280 characters, and a color"},
+			{"no text", celQuestion{data: `{"txt":"hi","color":"red"}`}, "deny"},
+			{"a list for a text", celQuestion{data: `{"text":["hi"],"color":"red"}`}, "deny: a text of at most 280 characters, and a color"},
+			{"a text for an object", celQuestion{data: `"hi"`}, "deny"},
+			{"nothing", celQuestion{data: `null`}, "deny"},
+		},
+	},
+	{
+		"a tenant for each host", hub.GateSubscribe,
+		"cel `request.host == parts[0] + \".example.com\"`",
+		[]celCase{
+			{"its own", celQuestion{channel: "acme/orders", opening: hub.Opening{Host: "acme.example.com"}}, "pass"},
+			{"its own, on a port and in capitals", celQuestion{channel: "acme/orders", opening: hub.Opening{Host: "ACME.example.com:8443"}}, "pass"},
+			{"another's", celQuestion{channel: "umbrella/orders", opening: hub.Opening{Host: "acme.example.com"}}, "deny"},
+			{"all", celQuestion{channel: "*", pattern: true, opening: hub.Opening{Host: "acme.example.com"}}, "deny"},
+		},
+	},
+	{
+		"what an agent may spend", hub.GatePublish,
+		"cel `message.data.amount > 0 && message.data.amount <= agent.claims.?limit.orValue(100)` \"too much\"",
+		[]celCase{
+			{"little", celQuestion{data: `{"amount":100}`}, "pass"},
+			{"little, with cents", celQuestion{data: `{"amount":99.5}`}, "pass"},
+			{"too much", celQuestion{data: `{"amount":100.01}`}, "deny: too much"},
+			{"far too much", celQuestion{data: `{"amount":1e300}`}, "deny: too much"},
+			{"more than there is", celQuestion{data: `{"amount":1e999}`}, "deny"},
+			{"less than nothing", celQuestion{data: `{"amount":-1}`}, "deny: too much"},
+			{"much, who may", celQuestion{data: `{"amount":5000}`, claims: celMap{"limit": float64(5000)}}, "pass"},
+			{"a text", celQuestion{data: `{"amount":"100"}`}, "deny"},
+		},
+	},
+	{
+		"hide a field from all but moderators", hub.GateDeliver,
+		"transform `agent.claims.?role.orValue(\"\") == \"moderator\" ? message.data : message.data.transformMap(k, v, k != \"email\", v)`",
+		[]celCase{
+			{"others", celQuestion{data: `{"text":"hi","email":"bob@example.com","n":[1,2.5,{"x":null}]}`}, `{"n":[1,2.5,{"x":null}],"text":"hi"}`},
+			{"moderators", celQuestion{data: `{"text":"hi","email":"bob@example.com", "n":1.10}`, claims: celMap{"role": "moderator"}}, `{"text":"hi","email":"bob@example.com", "n":1.10}`},
+			{"nothing to hide", celQuestion{data: `{}`}, `{}`},
+			{"not an object", celQuestion{data: `"text"`}, "deny"},
+		},
+	},
+	{
+		"moderators see what is hidden", hub.GateDeliver,
+		"cel `!message.data.?hidden.orValue(false) || message.agent == agent.uuid || \"moderator\" in agent.claims.?roles.orValue([])`",
+		[]celCase{
+			{"in the open", celQuestion{data: `{"text":"hi"}`}, "pass"},
+			{"hidden", celQuestion{data: `{"hidden":true}`, from: &hub.Sender{User: "amy", UUID: "other"}}, "deny"},
+			{"hidden, moderators", celQuestion{data: `{"hidden":true}`, claims: celMap{"roles": []any{"moderator"}}}, "pass"},
+			{"hidden, of nobody", celQuestion{data: `{"hidden":true}`}, "deny"},
+			{"hidden, with another word", celQuestion{data: `{"hidden":"yes"}`}, "deny"},
+			{"no object", celQuestion{data: `5`}, "pass"},
+		},
+	},
+	{
+		"an address range that is kept out", hub.GateConnect,
+		"cel `!cidr(\"203.0.113.0/24\").containsIP(agent.remote_ip) && !cidr(\"2001:db8::/32\").containsIP(agent.remote_ip)` \"not from there\"",
+		[]celCase{
+			{"outside", celQuestion{opening: hub.Opening{RemoteIP: netip.MustParseAddr("198.51.100.7")}}, "pass"},
+			{"inside", celQuestion{opening: hub.Opening{RemoteIP: netip.MustParseAddr("203.0.113.9")}}, "deny: not from there"},
+			{"inside, written as IPv6", celQuestion{opening: hub.Opening{RemoteIP: netip.MustParseAddr("::ffff:203.0.113.9")}}, "deny: not from there"},
+			{"inside, IPv6 with a zone", celQuestion{opening: hub.Opening{RemoteIP: netip.MustParseAddr("2001:db8::1%eth0")}}, "deny: not from there"},
+			{"outside, IPv6", celQuestion{opening: hub.Opening{RemoteIP: netip.MustParseAddr("2001:db9::1")}}, "pass"},
+			{"from nowhere", celQuestion{}, "deny"},
+		},
+	},
+}
+
+func TestCELRules(t *testing.T) {
+	for _, r := range celRules {
+		t.Run(r.name, func(t *testing.T) {
+			decide := celRule(t, r.gate, r.rule)
+			for _, c := range r.cases {
+				c.ask.gate = r.gate
+				if got := decide(c.ask.ask(t)); got != c.want {
+					t.Errorf("%s: got %q, want %q", c.name, got, c.want)
+				}
+			}
+		})
+	}
+}
+
+// The tenth rule: time is that of the bubble, which begins on a Saturday.
+func TestCELRuleTimeWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		decide := celRule(t, hub.GatePublish,
+			"cel `now.getDayOfWeek(\"Europe/Zurich\") in [1, 2, 3, 4, 5] && now.getHours(\"Europe/Zurich\") >= 8 && now.getHours(\"Europe/Zurich\") < 18` \"we are closed\"")
+		for _, c := range []struct{ at, want string }{
+			{"2000-01-01T12:00:00+01:00", "deny: we are closed"}, // Saturday
+			{"2000-01-03T07:59:59+01:00", "deny: we are closed"},
+			{"2000-01-03T08:00:00+01:00", "pass"},
+			{"2000-01-03T17:59:59+01:00", "pass"},
+			{"2000-01-03T18:00:00+01:00", "deny: we are closed"},
+			{"2000-07-03T08:00:00+02:00", "pass"}, // in summer
+		} {
+			at, err := time.Parse(time.RFC3339, c.at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Until(at))
+			if got := decide(celQuestion{}.ask(t)); got != c.want {
+				t.Errorf("at %s: got %q, want %q", c.at, got, c.want)
+			}
+		}
+	})
+}
+
+// celRule reads a line of a Caddyfile, and returns what makes an answer of it.
+func celRule(t *testing.T, gate hub.GateName, rule string) func(*Question) string {
+	t.Helper()
+	d := caddyfile.NewTestDispenser(rule)
+	if strings.HasPrefix(rule, "transform ") {
+		d.Next()
+		d.NextArg()
+		p, err := CompileValue(d.Val(), ScopeOf(gate))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return func(q *Question) string {
+			data, err := p.Value(t.Context(), q)
+			if err != nil {
+				return "deny"
+			}
+			return string(data)
+		}
+	}
+	c := new(CEL)
+	if err := c.UnmarshalCaddyfile(d); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.ForGate(gate); err != nil {
+		t.Fatal(err)
+	}
+	return func(q *Question) string {
+		a := c.Decide(t.Context(), q)
+		switch {
+		case a.Kind == Deny && a.Reason == "" && a.Err == nil && c.Reason != "":
+			t.Error("denied without the reason")
+		case a.Err != nil && a.Reason != "":
+			t.Error("the agent is told of an error")
+		case a.Reason != "":
+			return a.Kind.String() + ": " + a.Reason
+		}
+		return a.Kind.String()
+	}
+}
+
+func TestCELCaddyfile(t *testing.T) {
+	for _, c := range []struct{ line, expr, reason, mistake string }{
+		{line: "cel `agent.user == \"bob\"`", expr: `agent.user == "bob"`},
+		{line: "cel `agent.user == \"bob\"` \"not you\"", expr: `agent.user == "bob"`, reason: "not you"},
+		{line: "cel `agent.user == \"bob\"` nobody", expr: `agent.user == "bob"`, reason: "nobody"},
+		{line: `cel "agent.user == 'bob'"`, expr: `agent.user == 'bob'`},
+		{line: `cel "agent.user == \"bob\"" "not you"`, expr: `agent.user == "bob"`, reason: "not you"},
+		{line: "cel is_pattern", expr: "is_pattern"},
+		{line: "cel !is_pattern \"no patterns\"", expr: "!is_pattern", reason: "no patterns"},
+		{line: "cel `{\n\t\"a\": 1\n}.a == 1`", expr: "{\n\t\"a\": 1\n}.a == 1"},
+		{line: "cel", mistake: "cel needs an expression, in backquotes: cel `agent.user == \"bob\"`"},
+		{line: `cel agent.user == "bob"`, mistake: "put the expression in backquotes: cel `agent.user == \"bob\"`"},
+		{line: `cel agent.user =="bob"`, mistake: "put the expression in backquotes: cel `agent.user ==\"bob\"`"},
+		{line: `cel agent.user == "bob" "not you"`, mistake: "put the expression in backquotes: cel `agent.user == \"bob\" \"not you\"`"},
+		{line: "cel `true` not you", mistake: "put the reason in quotes: cel `true` \"not you\""},
+		{line: "cel `true` \"not you\" at all", mistake: "put the reason in quotes"},
+		{line: "cel `true` {\n\treason no\n}", mistake: "cel has no block"},
+	} {
+		var g CEL
+		err := g.UnmarshalCaddyfile(caddyfile.NewTestDispenser(c.line))
+		switch {
+		case c.mistake == "" && err != nil:
+			t.Errorf("%s: %v", c.line, err)
+		case c.mistake == "" && (g.Expr != c.expr || g.Reason != c.reason):
+			t.Errorf("%s: got %q and %q", c.line, g.Expr, g.Reason)
+		case c.mistake != "" && (err == nil || !strings.Contains(err.Error(), c.mistake)):
+			t.Errorf("%s: got %v, want %s", c.line, err, c.mistake)
+		}
+	}
+	if err := new(CEL).Validate(); err == nil || !strings.Contains(err.Error(), "empty") {
+		t.Errorf("an empty expression: %v", err)
+	}
+	if err := (&CEL{Expr: `agent.usr == "bob"`}).Validate(); err == nil || !strings.Contains(err.Error(), "did you mean user?") {
+		t.Errorf("a misspelt field: %v", err)
+	}
+}
+
+func TestCELDecide(t *testing.T) {
+	q := celQuestion{}.ask(t)
+	if a := (&CEL{Expr: "true"}).Decide(t.Context(), q); a.Kind != Unavailable || a.Err == nil {
+		t.Errorf("without ForGate: %v, %v", a.Kind, a.Err)
+	}
+	for _, c := range []struct {
+		expr   string
+		kind   Kind
+		reason string
+		failed bool
+	}{
+		{`true`, Pass, "", false},
+		{`false`, Deny, "a reason", false},
+		{`agent.claims.role == "x"`, Deny, "", true},
+		{`agent.claims.?admin.orValue("yes")`, Deny, "", true}, // not true but "yes"
+		{`parts[7] == "x" || true`, Pass, "", false},           // CEL: true, whatever the other side
+	} {
+		g := &CEL{Expr: c.expr, Reason: "a reason"}
+		if err := g.ForGate(hub.GatePublish); err != nil {
+			t.Fatal(err)
+		}
+		a := g.Decide(t.Context(), q)
+		if a.Kind != c.kind || a.Reason != c.reason || (a.Err != nil) != c.failed {
+			t.Errorf("%s: got %v, %q, %v", c.expr, a.Kind, a.Reason, a.Err)
+		}
+	}
+}
+
+func TestCELMistakes(t *testing.T) {
+	for _, c := range []struct {
+		gate       hub.GateName
+		expr, want string
+	}{
+		{hub.GatePublish, `agent.usr == "bob"`, "agent has no usr; did you mean user?\n\tagent.usr == \"bob\"\n\t     ^"},
+		{hub.GatePublish, `has(agent.usr)`, "agent has no usr; did you mean user?"},
+		{hub.GatePublish, `agent.shoe_size > 40`, "agent has no shoe_size; it has agentId, attributes, claims, credentials, remote_ip, user, uuid"},
+		{hub.GatePublish, `request.header["x"] == "a"`, "request has no header; did you mean headers?"},
+		{hub.GatePublish, `mesage.data == 1`, "unknown name mesage; did you mean message?"},
+		{hub.GatePublish, `user == "bob"`, "unknown name user; did you mean agent.user?"},
+		{hub.GatePublish, `agent.user == bob`, `a text is written in quotes: "bob"`},
+		{hub.GatePublish, `message.user == "bob"`, "message.user is known at deliver; here the publisher is agent"},
+		{hub.GatePublish, `channel.startWith("a")`, "unknown function startWith; did you mean startsWith?\n\tchannel.startWith(\"a\")\n\t        ^"},
+		{hub.GatePublish, `agent.user == 5`, "== does not go with (string or null, int)\n\tagent.user == 5\n\t           ^"},
+		{hub.GatePublish, `parts.contains("a")`, "contains does not go with list(string).(string); to look into a list write in"},
+		{hub.GatePublish, `agent.user.name == "a"`, "string or null has no fields"},
+		{hub.GatePublish, `channel`, "this must be true or false, and is a string"},
+		{hub.GatePublish, `size(parts)`, "this must be true or false, and is an int"},
+		{hub.GatePublish, `agent`, "this must be true or false, and is an object, agent"},
+		{hub.GatePublish, `agent.claims.?admin`, "this may have no value; say what holds then: .orValue(false)"},
+		{hub.GatePublish, `agent.user = "bob"`, "write == to compare"},
+		{hub.GatePublish, `agent.user === "bob"`, "write == to compare"},
+		{hub.GatePublish, `agent.user == "a" and channel == "b"`, "write && for and"},
+		{hub.GatePublish, `agent.user == "a" | channel == "b"`, "write || for or"},
+		{hub.GatePublish, `not is_pattern`, "write ! for not"},
+		{hub.GatePublish, `{http.auth.user.id} == "bob"`, "placeholders are not for expressions"},
+		{hub.GatePublish, `agent.user == "and not"  "or"`, "this is not CEL: extraneous input"},
+		{hub.GatePublish, `agent.user ==`, "something is missing at the end"},
+		{hub.GatePublish, `(agent.user == "a"`, "missing ')' at the end"},
+		{hub.GatePublish, " \n", "the expression is empty"},
+		{hub.GatePublish, "parts[0] == \"a\" &&\n\t\tagent.usr == \"b\"", "agent has no usr; did you mean user? (line 2 of the expression)\n\tagent.usr == \"b\"\n\t     ^"},
+		{hub.GatePublish, "channel == \"ünï\" && agent.usr == \"b\"", "\n\tchannel == \"ünï\" && agent.usr == \"b\"\n\t                         ^"},
+		{hub.GatePublish, `now.getHours("Europe/Zurych") < 8`, `unknown time zone "Europe/Zurych"`},
+		{hub.GatePublish, `now.getHours("+1") < 8`, `unknown time zone "+1"`},
+		{hub.GatePublish, `now > timestamp("yesterday")`, "timestamp"},
+		{hub.GatePublish, `cidr("10.0.0.0/33").containsIP(agent.remote_ip)`, "prefix length out of range"},
+		{hub.GatePublish, `channel.matches("^a(")`, "missing closing )"},
+		{hub.GatePublish, `channel.matches(".{1000}.{1000}")`, "2002 steps; 1000 are the most"},
+		{hub.GatePublish, `channel.matches("^users/" + agent.user)`, "must be written out"},
+		{hub.GatePublish, `regex.extract(message.data, message.data).hasValue()`, "must be written out"},
+		{hub.GatePublish, `[1].all(a, [1].all(b, [1].all(c, [1].all(d, [1].all(e, e == 1)))))`, "4 loops are the most that may be in one another"},
+		{hub.GatePublish, `["a", "b"].exists(p, matches(channel, p))`, "must be written out"},
+		{hub.GateSubscribe, `message.data == 1`, "there is no message at subscribe; publish and deliver have one\n\tmessage.data == 1\n\t^"},
+		{hub.GateConnect, `message.data == 1`, "there is no message at connect"},
+		{hub.GateConnect, `channel == "a"`, "there is no channel at connect, which is not about a channel"},
+		{hub.GateDisconnect, `parts[0] == "a"`, "there is no parts at disconnect"},
+		{hub.GateConnect, `is_pattern`, "there is no is_pattern at connect"},
+	} {
+		_, err := CompileBool(c.expr, ScopeOf(c.gate))
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %s: got\n%v\nwant\n%s", c.gate, c.expr, err, c.want)
+		}
+	}
+	for expr, want := range map[string]string{
+		"agent":                "this is an object, agent, which has no form in JSON; name its fields",
+		"message.data.?x":      "this may have no value; say what to put then: .orValue(null)",
+		`ip("1.2.3.4")`:        "which has no form in JSON",
+		"type(message.data)":   "which has no form in JSON",
+		"message.dat":          "did you mean data?",
+		`{"a": message.data]`:  "this is not CEL",
+		`optional.of("a")`:     "this may have no value",
+		`agent.user.matches()`: "matches",
+	} {
+		if _, err := CompileValue(expr, ScopeOf(hub.GateDeliver)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %s", expr, err, want)
+		}
+	}
+}
+
+func TestCELVariables(t *testing.T) {
+	everything := celQuestion{
+		channel:     "stories/5/comments",
+		data:        `{"a":{"b":[1,2]},"none":null,"nul":"\u0000"}`,
+		user:        "bob",
+		claims:      celMap{"groups": []any{"staff"}, "exp": float64(4102444800), "score": 1.5, "nested": celMap{"deep": []string{"x"}}},
+		attributes:  celMap{"color": "red"},
+		credentials: `{"token":"t","pin":1234}`,
+		header:      []hub.HeaderField{{Name: "X-User", Value: "learned"}, {Name: "X-Role", Value: "editor"}},
+		opening: hub.Opening{
+			RemoteIP: netip.MustParseAddr("192.0.2.1"), Host: "Example.com:8443", URI: "/my%20push?token=a%26b&token=second&e=",
+			Header: hub.HeaderBlock(func(yield func(name, value string) bool) {
+				_ = yield("X-User", "typed by the client") && yield("Pushit-Grant", "*") && yield("X-Two", "1") && yield("X-Two", "2") &&
+					yield("Cookie", "sid=first; theme=dark; sid=second") && yield("Accept-Language", "de")
+			}),
+		},
+	}
+	for _, c := range []struct {
+		expr string
+		want bool
+	}{
+		{`agent.uuid.matches("^[0-9a-f-]{36}$") && agent.agentId == "tab-1"`, true},
+		{`agent.user == "bob" && agent.user in ["amy", "bob"] && agent.user.startsWith("b") && has(agent.user)`, true},
+		{`"staff" in agent.claims.groups && agent.claims.?missing.orValue(7) == 7 && !has(agent.claims.missing)`, true},
+		{`timestamp(agent.claims.exp) > now && type(agent.claims.exp) == int && agent.claims.score > 1`, true},
+		{`agent.claims.nested.deep[0] == "x" && agent.attributes.color == "red"`, true},
+		{`agent.credentials.token == "t" && agent.credentials.pin + 1 == 1235`, true},
+		{`agent.remote_ip == "192.0.2.1"`, true},
+		{`channel == "stories/5/comments" && parts == ["stories", "5", "comments"] && !is_pattern && size(parts) == 3`, true},
+		{`message.uuid == "m-1" && message.data.a.b[1] == 2 && message.data.none == null && message.data.nul == "\x00"`, true},
+		{`message.data.?a.?x.?y.orValue("no") == "no" && message.data.a.?b[5].orValue(0) == 0`, true},
+		{`request.host == "example.com" && request.path == "/my push"`, true},
+		{`request.query.token == "a&b" && request.query.e == "" && !("x" in request.query)`, true},
+		{`request.cookies.sid == "first" && request.cookies["theme"] == "dark"`, true},
+		{`request.headers["X-Two"] == "1, 2" && request.headers["x-two"] == "1, 2" && "Accept-language" in request.headers`, true},
+		{`request.headers["X-User"] == "learned" && request.headers["x-role"] == "editor"`, true},
+		{`"Pushit-Grant" in request.headers || request.headers.exists(k, k != k.lowerAscii())`, false},
+		{`request.headers.?nothing.hasValue() || has(request.headers.nothing)`, false},
+		{`now > timestamp("2000-01-01T00:00:00Z") && now - now == duration("0s")`, true},
+		{`dyn(agent).user == "bob" && agent == agent && [agent].exists(a, a.user == "bob")`, true},
+		{`cel.bind(x, message.data.a.b, x[0] == 1 && x[1] == 2)`, true},
+		{`math.greatest(1, 2) == 2 && sets.contains(["a", "b"], ["b"]) && ["b", "a"].sort() == ["a", "b"] && "a-b".split("-").join("+") == "a+b"`, true},
+		{`regex.extract(channel, "^stories/([0-9]+)/").orValue("") == "5" && regex.replace(channel, "[0-9]", "N") == "stories/N/comments"`, true},
+		{`"aXbX".replace("X", "y", 1) == "aybX" && "abc".indexOf("c") == 2 && "abc".lastIndexOf("a") == 0 && [1, 1].distinct() == [1]`, true},
+		{`regex.extractAll(channel, "s").size() == 3 && matches(channel, "comments$") && !channel.matches("^comments")`, true},
+	} {
+		if got, err := everything.bool(t, c.expr); got != c.want || err != nil {
+			t.Errorf("%s: got %v, %v", c.expr, got, err)
+		}
+	}
+	nothing := celQuestion{}
+	for _, expr := range []string{
+		`agent.user == null && !has(agent.user) && agent.user != "" && agent.?user.orValue("guest") == "guest"`,
+		`size(agent.claims) == 0 && size(agent.attributes) == 0 && agent.credentials == null && agent.remote_ip == null`,
+		`agent.credentials.?token.orValue("") == "" && message.data == null && message.data.?x.orValue(1) == 1`,
+		`request.host == "" && request.path == "" && size(request.headers) == 0 && size(request.cookies) == 0 && size(request.query) == 0`,
+	} {
+		if got, err := nothing.bool(t, expr); !got || err != nil {
+			t.Errorf("of nothing, %s: got %v, %v", expr, got, err)
+		}
+	}
+	delivery := celQuestion{gate: hub.GateDeliver, data: `1`, from: &hub.Sender{User: "amy", UUID: "u-1"}}
+	if got, err := delivery.bool(t, `message.user == "amy" && message.agent == "u-1" && message.data == 1 && !is_pattern`); !got || err != nil {
+		t.Errorf("of a delivery: %v, %v", got, err)
+	}
+	delivery.from = &hub.Sender{}
+	if got, err := delivery.bool(t, `message.user == null && message.agent == null`); !got || err != nil {
+		t.Errorf("of a delivery from nobody: %v, %v", got, err)
+	}
+	delivery.from = nil
+	if got, err := delivery.bool(t, `message.user == null && message.agent == null`); !got || err != nil {
+		t.Errorf("of a delivery from outside: %v, %v", got, err)
+	}
+	pattern := celQuestion{gate: hub.GateSubscribe, channel: "stories/*", pattern: true}
+	if got, err := pattern.bool(t, `is_pattern && channel == "stories/*" && parts == ["stories"]`); !got || err != nil {
+		t.Errorf("of a pattern: %v, %v", got, err)
+	}
+	pattern.channel = "*"
+	if got, err := pattern.bool(t, `is_pattern && parts == []`); !got || err != nil {
+		t.Errorf("of the pattern of everything: %v, %v", got, err)
+	}
+	if got, err := (celQuestion{gate: hub.GateConnect, credentials: `"secret"`}).bool(t, `agent.credentials == "secret"`); !got || err != nil {
+		t.Errorf("of credentials: %v, %v", got, err)
+	}
+	if got, err := (celQuestion{data: `{"n":1}`, replaced: `{"n":2}`}).bool(t, `message.data.n == 2`); !got || err != nil {
+		t.Errorf("of data that was replaced: %v, %v", got, err)
+	}
+}
+
+func TestCELNumbers(t *testing.T) {
+	for _, c := range []struct{ json, kind, text string }{
+		{"5", "int", "5"},
+		{"5.0", "int", "5"},
+		{"5e0", "int", "5"},
+		{"-0", "int", "0"},
+		{"-0.0", "int", "0"},
+		{"5.5", "double", "5.5"},
+		{"1e-7", "double", "1e-7"},
+		{"9007199254740993", "int", "9007199254740993"},        // more than a float64 tells apart
+		{"9223372036854775807", "int", "9223372036854775807"},  // 1<<63 - 1
+		{"9223372036854775808", "uint", "9223372036854775808"}, // 1<<63
+		{"18446744073709551616", "double", "18446744073709552000"},
+		{"1e100", "double", "1e+100"},
+	} {
+		q := celQuestion{data: c.json}
+		if got, err := q.bool(t, "type(message.data) == "+c.kind); !got || err != nil {
+			t.Errorf("%s is not %s: %v", c.json, c.kind, err)
+		}
+		if got, err := q.value(t, "[message.data]"); got != "["+c.text+"]" || err != nil {
+			t.Errorf("%s became %s, %v", c.json, got, err)
+		}
+	}
+	for expr, data := range map[string]string{
+		`message.data[0] == message.data[1]`:                       `[5,5.0]`,
+		`message.data[0] < message.data[1]`:                        `[9007199254740992,9007199254740993]`,
+		`message.data[0] != message.data[1]`:                       `[9223372036854775808,9223372036854775809]`,
+		`message.data[0] + 1 == 6 && message.data[1] + 0.5 == 6.0`: `[5.0,5.5]`,
+		`message.data[0] < 5.5 && message.data[0] > 4u`:            `[5]`,
+	} {
+		if got, err := (celQuestion{data: data}).bool(t, expr); !got || err != nil {
+			t.Errorf("%s with %s: got %v, %v", expr, data, got, err)
+		}
+	}
+}
+
+func TestCELValue(t *testing.T) {
+	q := celQuestion{data: `{"s":"a\"\u00e9<\u0007\ud83d\ude00","l":[1,[]],"o":{}}`, user: "bob"}
+	for _, c := range []struct{ expr, want string }{
+		{`null`, `null`},
+		{`true`, `true`},
+		{`1u`, `1`},
+		{`-7`, `-7`},
+		{`0.25`, `0.25`},
+		{`"a\"\\b\n"`, `"a\"\\b\n"`},
+		{`b"\x00\xff"`, `"AP8="`},
+		{`timestamp("2026-01-02T03:04:05.5+01:00")`, `"2026-01-02T02:04:05.5Z"`},
+		{`duration("90s") + duration("500ms")`, `"90.5s"`},
+		{`[1, "a", null, [], {}]`, `[1,"a",null,[],{}]`},
+		{`{"b": 1, "a": {"z": 1.5}, "c": agent.user}`, `{"a":{"z":1.5},"b":1,"c":"bob"}`},
+		{`{1: "a", 2u: "b", true: "c"}`, `{"1":"a","2":"b","true":"c"}`},
+		{`{"by": agent.user, "data": message.data}`, `{"by":"bob","data":{"l":[1,[]],"o":{},"s":"a\"é\u003c\u0007😀"}}`},
+		{`{?"x": message.data.?x, ?"o": message.data.?o}`, `{"o":{}}`},
+		{`message.data.l.map(x, string(x) == "1")`, ``},
+		{`message.data`, `{"s":"a\"\u00e9<\u0007\ud83d\ude00","l":[1,[]],"o":{}}`},
+		{`message.data.l`, `[1,[]]`},
+		{`parts`, `["news"]`},
+	} {
+		got, err := q.value(t, c.expr)
+		if c.want == "" && err == nil {
+			t.Errorf("%s made %s", c.expr, got)
+		}
+		if c.want != "" && (got != c.want || err != nil) {
+			t.Errorf("%s made %s, %v, want %s", c.expr, got, err, c.want)
+		}
+	}
+	q.data = `{"long":"` + strings.Repeat("x", 1000) + `"}`
+	for expr, want := range map[string]string{
+		`[agent]`:                                "pushit.Agent has no form in JSON",
+		`[message.data.?x]`:                      ".orValue(null)",
+		`1.0 / 0.0`:                              "has no form in JSON",
+		`{1: "a", "1": "b"}`:                     "two keys",
+		`{"a": type(1)}`:                         "has no form in JSON",
+		`message.data.missing`:                   "no such key",
+		`lists.range(2000).map(x, message.data)`: errValueSize.Error(),
+	} {
+		if got, err := q.value(t, expr); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s made %.50s, %v, want %s", expr, got, err, want)
+		}
+	}
+	deep := celQuestion{data: strings.Repeat("[", 31) + strings.Repeat("]", 31)}
+	if got, err := deep.value(t, "message.data.map(x, x)"); got != deep.data || err != nil {
+		t.Errorf("31 deep: %s, %v", got, err)
+	}
+	if _, err := deep.value(t, "[message.data]"); err == nil {
+		t.Error("32 deep can be made")
+	}
+}
+
+// What a transform leaves as it is need not be encoded again.
+func TestCELValueUnchanged(t *testing.T) {
+	for _, gate := range []hub.GateName{hub.GatePublish, hub.GateDeliver} {
+		q := celQuestion{gate: gate, data: `{ "n": 1.0 }`}.ask(t)
+		p, err := CompileValue(`true ? message.data : {"a": 1}`, ScopeOf(gate))
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := p.Value(t.Context(), q)
+		if err != nil || &data[0] != &q.Message.Data[0] {
+			t.Errorf("%s: got other bytes: %s, %v", gate, data, err)
+		}
+	}
+}

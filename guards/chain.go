@@ -1,0 +1,208 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package guards
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/push-it/pushit/hub"
+)
+
+const (
+	// QueueWait is how long a question may wait for its place where only so many
+	// are asked at once. It does not count as asking.
+	QueueWait = 30 * time.Second
+	// defaultRetry is the advice to who could not be answered.
+	defaultRetry = time.Second
+)
+
+// What agents are told where a guard gives no reason of its own. It is the same
+// whether or not a channel exists.
+const (
+	reasonDenied      = "this is not allowed"
+	reasonExpired     = "what you presented has expired"
+	reasonUnavailable = "whether this is allowed could not be found out; try again"
+)
+
+// A NamedGuard is a guard and the word it was written with.
+type NamedGuard struct {
+	Name  string
+	Guard Guard
+}
+
+// A Chain is a gate: guards that are asked in order, and what is done with what
+// they allow. It implements hub.Gate.
+type Chain struct {
+	gate    hub.GateName
+	guards  []NamedGuard
+	verbs   verbs
+	timeout time.Duration // of asking
+	recheck time.Duration
+	local   bool // no guard asks anything outside this process
+	env     *Env
+	sampler *sampler
+}
+
+// A Step is a guard that was asked, for explanations.
+type Step struct {
+	Guard  string
+	Answer Answer
+}
+
+// Timeout implements hub.Gate: the time for asking, and that for waiting until
+// there is a place to ask.
+func (c *Chain) Timeout() time.Duration {
+	if c.local {
+		return c.timeout
+	}
+	return c.timeout + QueueWait
+}
+
+// Local implements hub.LocalGate.
+func (c *Chain) Local() bool { return c.local }
+
+// Decide implements hub.Gate.
+func (c *Chain) Decide(ctx context.Context, hq *hub.Question) hub.Verdict {
+	_, v := c.explain(ctx, hq, nil)
+	return v
+}
+
+// Explain decides like Decide, and tells what each guard that was asked said.
+func (c *Chain) Explain(ctx context.Context, hq *hub.Question) ([]Step, hub.Verdict) {
+	return c.explain(ctx, hq, make([]Step, 0, len(c.guards)))
+}
+
+// explain decides; it keeps the steps unless steps is nil.
+func (c *Chain) explain(ctx context.Context, hq *hub.Question, steps []Step) ([]Step, hub.Verdict) {
+	q := c.question(hq)
+	steps, name, answer := c.ask(ctx, q, steps)
+	if q.Pattern && strings.Contains(q.User(), "*") {
+		// A rule that compares the channel with the user would take "users/*" for
+		// the own name of a user called "*".
+		name, answer = "pattern", Answer{Kind: Deny}
+	}
+	if answer.Kind == Pass || answer.Kind == Allow {
+		v, err := c.allowed(ctx, q)
+		if err == nil {
+			return steps, v
+		}
+		name, answer = "transform", Answer{Kind: Unavailable, Err: err}
+	}
+	c.report(q, name, answer)
+	return steps, hub.Verdict{Refusal: answer.refusal()}
+}
+
+func (c *Chain) question(hq *hub.Question) *Question {
+	left := c.timeout
+	q := &Question{Question: hq, Env: c.env, Left: &left}
+	if id := hq.Identity; id != nil && hq.Gate != hub.GateConnect {
+		q.Learned = Learned{User: id.User, UserBy: UserByLogin, Claims: id.Claims, Attributes: id.Attributes, Header: id.Header, Grants: id.Grants}
+	}
+	return q
+}
+
+// ask asks the guards, and returns which of them decided, and what. q learns
+// what they do.
+func (c *Chain) ask(ctx context.Context, q *Question, steps []Step) (_ []Step, name string, _ Answer) {
+	passed := false
+	for _, g := range c.guards {
+		a := askOne(ctx, g.Guard, q)
+		if steps != nil {
+			steps = append(steps, Step{Guard: g.Name, Answer: a})
+		}
+		switch a.Kind {
+		case Abstain:
+			continue
+		case Deny, Unavailable:
+			return steps, g.Name, a
+		}
+		passed = true
+		q.Learned.merge(&a.Learned)
+		if a.Kind == Allow {
+			return steps, g.Name, Answer{Kind: Allow}
+		}
+	}
+	if passed || len(c.guards) == 0 {
+		return steps, "", Answer{Kind: Pass}
+	}
+	return steps, "", Answer{Kind: Deny}
+}
+
+// askOne asks one guard. One that panics could not find out.
+func askOne(ctx context.Context, g Guard, q *Question) (a Answer) {
+	defer func() {
+		if p := recover(); p != nil {
+			a = Answer{Kind: Unavailable, Err: fmt.Errorf("panic: %v", p)}
+		}
+	}()
+	a = g.Decide(ctx, q)
+	if a.Kind > Unavailable {
+		a = Answer{Kind: Unavailable, Err: fmt.Errorf("a guard answered %d, which is no answer", a.Kind)}
+	}
+	return a
+}
+
+// allowed makes the verdict of what q has learned.
+func (c *Chain) allowed(ctx context.Context, q *Question) (hub.Verdict, error) {
+	l := &q.Learned
+	v := hub.Verdict{Expires: l.Expires, Recheck: c.recheck}
+	switch q.Gate {
+	case hub.GateConnect:
+		v.Subscribe = l.Subscribe
+		v.Identity = &hub.Identity{
+			User: l.User, Claims: l.Claims, Attributes: l.Attributes, Header: l.Header, Grants: l.Grants, Expires: l.Expires,
+		}
+	case hub.GatePublish:
+		p, err := c.verbs.publishing(ctx, q)
+		v.Publish = p
+		return v, err
+	}
+	return v, nil
+}
+
+// refusal returns what the agent is told.
+func (a *Answer) refusal() *hub.Refusal {
+	r := &hub.Refusal{Code: hub.CodeDenied, Reason: reasonDenied}
+	switch {
+	case a.Kind == Unavailable:
+		r.Code, r.Reason, r.Retry = hub.CodeUnavailable, reasonUnavailable, defaultRetry
+		if a.Retry > 0 {
+			r.Retry = a.Retry
+		}
+	case a.Expired:
+		r.Code, r.Reason = hub.CodeExpired, reasonExpired
+	}
+	if a.Reason != "" {
+		r.Reason = a.Reason
+	}
+	return r
+}
+
+// report tells the operator of a refusal: denials are the ordinary business of
+// a gate, failures are not. Neither has anything of the credentials.
+func (c *Chain) report(q *Question, guard string, a Answer) {
+	level := slog.LevelInfo
+	if a.Kind == Unavailable {
+		level = slog.LevelError
+		if errors.Is(a.Err, context.Canceled) {
+			level = slog.LevelDebug // the agent has left
+		}
+	}
+	if guard == "" {
+		guard = "none passed"
+	}
+	attrs := []slog.Attr{
+		slog.String("gate", string(q.Gate)), slog.String("guard", guard), slog.String("channel", q.Channel),
+		slog.String("agent", q.Agent.UUID()), slog.String("user", q.User()), slog.String("reason", a.refusal().Reason),
+	}
+	if a.Err != nil {
+		attrs = append(attrs, slog.String("error", a.Err.Error()))
+	}
+	c.sampler.refused(level, string(q.Gate)+" "+guard, attrs)
+}

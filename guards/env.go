@@ -1,0 +1,45 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package guards
+
+import (
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// An Env is what the guards of one policy share. It is immutable once the policy
+// is in use.
+type Env struct {
+	// Generation is different for every policy that was ever compiled: part of
+	// the key of whatever is cached or asked once for many.
+	Generation uint64
+	// Server is what the endpoint is served by; nil outside of one (a dry run).
+	Server *caddyhttp.Server
+	// Log is the policy's; never nil.
+	Log *slog.Logger
+	// Learned names, in canonical form, the header fields that guards of the
+	// policy set: what a client sent under such a name is deleted from the
+	// requests that guards see.
+	Learned []string
+}
+
+var generations atomic.Uint64
+
+// NextGeneration returns a number that no policy has had.
+func NextGeneration() uint64 { return generations.Add(1) }
+
+// isLearned reports whether what the client sent in the header field is not to
+// be believed.
+func (e *Env) isLearned(name string) bool {
+	name = http.CanonicalHeaderKey(name)
+	if strings.HasPrefix(name, "Pushit-") {
+		return true
+	}
+	return slices.Contains(e.Learned, name)
+}

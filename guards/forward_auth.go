@@ -1,0 +1,296 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package guards
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+
+	"github.com/push-it/pushit/hub"
+)
+
+func init() { caddy.RegisterModule(new(ForwardAuth)) }
+
+const (
+	// maxGrants and maxSubscribe are the most names that a backend can grant, and
+	// that it can subscribe an agent to.
+	maxGrants    = 1024
+	maxSubscribe = 128
+	// maxLife is the longest time until an answer expires: who says more means
+	// something else, such as the seconds since 1970.
+	maxLife = 10 * 366 * 24 * time.Hour
+)
+
+// ForwardAuth asks an authentication gateway, as Caddy's directive of that name
+// does, with a GET request made from what is known of the agent: cookies and all
+// other header fields that the session was opened with, and its query.
+//
+// A 2xx passes. 408, 425, 429, 499 and 5xx say that it could not be found out,
+// anything else is a refusal, a redirect to a login page too. Header fields of the
+// answer that are copied hold for the guards behind it, and if it stands in the
+// connect gate for the agent.
+//
+// Three header fields of an answer that passes are pushit's. In the connect gate,
+// Pushit-Grant lists channels and patterns for the guard granted, and
+// Pushit-Subscribe those to subscribe the agent to at once, both separated by
+// spaces. Pushit-Expires says how long the answer may be relied on: seconds, or a
+// date as in Retry-After.
+type ForwardAuth struct {
+	// HandlerRaw is what asks: the reverse_proxy handler that Caddy makes of its
+	// forward_auth directive.
+	HandlerRaw json.RawMessage `json:"handler,omitempty" caddy:"namespace=http.handlers inline_key=handler"`
+
+	// UserHeader is the header field, one of those that are copied, that names the
+	// user.
+	UserHeader string `json:"user_header,omitempty"`
+
+	Sparing
+
+	handlerGuard
+	presents []string // placeholders that hold what agents present
+}
+
+// CaddyModule returns the Caddy module information.
+func (*ForwardAuth) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.pushit.guards.forward_auth", New: func() caddy.Module { return new(ForwardAuth) }}
+}
+
+// Provision loads the handler.
+func (g *ForwardAuth) Provision(ctx caddy.Context) error {
+	raw := g.HandlerRaw
+	if err := g.provision(ctx, g, raw, g.Sparing); err != nil {
+		return err
+	}
+	g.UserHeader = http.CanonicalHeaderKey(g.UserHeader)
+	if g.UserHeader != "" && !slices.Contains(g.copied, g.UserHeader) {
+		return fmt.Errorf("user_header %s: the handler does not copy this header field", g.UserHeader)
+	}
+	names, err := namedIn(raw)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		for _, prefix := range []string{"http.request.header.", "http.request.cookie.", "http.request.uri.query."} {
+			if strings.HasPrefix(name, prefix) {
+				g.presents = append(g.presents, name)
+			}
+		}
+		if strings.HasSuffix(name, "agent.credentials") {
+			g.presents = append(g.presents, name)
+		}
+	}
+	return nil
+}
+
+// Presented implements Presenter: whether the session was opened with a cookie or
+// an Authorization field, or with any of the header fields, cookies, elements of
+// the query or credentials that the guard names.
+func (g *ForwardAuth) Presented(q *Question) bool {
+	r, err := q.Request(context.Background())
+	if err != nil {
+		return true // asking tells what is wrong
+	}
+	if r.Header.Get("Cookie") != "" || r.Header.Get("Authorization") != "" {
+		return true
+	}
+	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	return slices.ContainsFunc(g.presents, func(name string) bool {
+		value, _ := repl.GetString(name)
+		return value != "" || unanswerable(r) != nil
+	})
+}
+
+// Decide implements Guard.
+func (g *ForwardAuth) Decide(ctx context.Context, q *Question) Answer {
+	return g.remote.decide(ctx, q, nil, g.ask)
+}
+
+func (g *ForwardAuth) ask(ctx context.Context, q *Question) outcome {
+	w := newCapture(maxAnswer)
+	r, err := q.request(ctx, w, nil)
+	if err != nil {
+		return outcome{Answer: Answer{Kind: Unavailable, Err: err}}
+	}
+	x := exchangeWith(g.handler, w, r)
+	if !x.passed() {
+		out := x.outcome()
+		if out.Kind == Deny && x.status()/100 == 2 {
+			out.Answer = Answer{Kind: Unavailable, Err: errors.New("no answer, or one that was replaced on the way: of a 2xx nothing is left to answer with")}
+		}
+		return out
+	}
+	// A handler of other responses may let them through as well.
+	if status, err := strconv.Atoi(x.placeholder("http.reverse_proxy.status_code")); err != nil || status/100 != 2 {
+		return outcome{Answer: Answer{Kind: kindOf(status), Err: fmt.Errorf("answered HTTP %d", status)}, noStore: x.noStore()}
+	}
+	l, size, err := g.learned(q, x)
+	if err != nil {
+		return outcome{Answer: Answer{Kind: Unavailable, Err: err}}
+	}
+	return outcome{Answer: Answer{Kind: Pass, Learned: l}, noStore: x.noStore(), size: size}
+}
+
+// learned returns what an answer that passes says.
+func (g *ForwardAuth) learned(q *Question, x *exchange) (l Learned, size int, err error) {
+	l.Header, size = fieldsOf(x.end.Header, g.copied)
+	if g.UserHeader != "" {
+		l.User, l.UserBy = x.end.Header.Get(g.UserHeader), UserByHeader
+	}
+	if q.Gate == hub.GateConnect {
+		grants, subscribe := x.upstream("Pushit-Grant"), x.upstream("Pushit-Subscribe")
+		size += len(grants) + len(subscribe)
+		if l.Grants, err = namesIn("Pushit-Grant", grants, maxGrants); err != nil {
+			return l, 0, err
+		}
+		if l.Subscribe, err = namesIn("Pushit-Subscribe", subscribe, maxSubscribe); err != nil {
+			return l, 0, err
+		}
+	}
+	if l.Expires, err = expiresIn(x.upstream("Pushit-Expires"), time.Now()); err != nil {
+		return l, 0, err
+	}
+	return l, size, checkLearned(&l, size)
+}
+
+// namesIn reads a header field that lists channels and patterns. They are
+// separated by spaces, which no name can have; a comma, which a name can have,
+// would make two of one.
+func namesIn(field, list string, most int) ([]string, error) {
+	names := strings.Fields(list)
+	if len(names) == 0 {
+		return nil, nil
+	}
+	if len(names) > most {
+		return nil, fmt.Errorf("%s has %d names; %d are the most", field, len(names), most)
+	}
+	for _, name := range names {
+		if strings.Contains(name, ",") {
+			return nil, fmt.Errorf("%s has a comma; names are separated by spaces, in one field, and one with a comma in it cannot be said there", field)
+		}
+		if r := hub.CheckPattern(name, hub.MaxNameLength); r != nil {
+			return nil, fmt.Errorf("%s: %q: %s", field, name, r.Reason)
+		}
+	}
+	return names, nil
+}
+
+// expiresIn reads a Pushit-Expires field; it is the zero time if there is none.
+func expiresIn(value string, now time.Time) (time.Time, error) {
+	if value == "" {
+		return time.Time{}, nil
+	}
+	at, err := http.ParseTime(value)
+	if err != nil {
+		seconds, err := strconv.ParseUint(value, 10, 63)
+		if err != nil {
+			return time.Time{}, fmt.Errorf("Pushit-Expires: %q is neither seconds nor a date", value)
+		}
+		at = now.Add(time.Duration(min(seconds, uint64(2*maxLife/time.Second))) * time.Second)
+	}
+	return at, checkExpires(at, now)
+}
+
+// checkExpires refuses an end that makes no sense.
+func checkExpires(at, now time.Time) error {
+	switch life := at.Sub(now); {
+	case life <= 0:
+		return errors.New("the answer says that it has expired already; is a clock wrong?")
+	case life > maxLife:
+		return errors.New("the answer says that it expires in more than ten years; seconds are counted from now")
+	}
+	return nil
+}
+
+// UnmarshalHelper sets up the guard from Caddyfile tokens. Syntax:
+//
+//	forward_auth [<upstreams…>] {
+//		uri <path>
+//		copy_headers <fields…>
+//		user_header <field>
+//		cache <ttl>
+//		key <values…>
+//		in_flight <n>
+//		<all else that Caddy's forward_auth and reverse_proxy have>
+//	}
+func (g *ForwardAuth) UnmarshalHelper(h httpcaddyfile.Helper) error {
+	b, err := readBlock(h, "forward_auth localhost:8080 { uri /auth }")
+	if err != nil {
+		return err
+	}
+	if err := g.readUserHeader(b); err != nil {
+		return err
+	}
+	if err := b.options(g.unmarshalOption); err != nil {
+		return err
+	}
+	if err := b.proxied(); err != nil {
+		return err
+	}
+	raw, err := b.parseAs(h, "forward_auth")
+	if err != nil {
+		return err
+	}
+	g.HandlerRaw, err = changed(raw, completeFastCGI)
+	return err
+}
+
+// readUserHeader reads the option and leaves in its place that the header field is
+// copied.
+func (g *ForwardAuth) readUserHeader(b *guardBlock) error {
+	entry := b.find("user_header")
+	if entry == nil {
+		return nil
+	}
+	if len(entry) != 2 || strings.ContainsAny(entry[1].Text, ">{}") {
+		return errAt(entry[0], "user_header takes the header field of the answer that names the user: user_header Remote-User")
+	}
+	g.UserHeader = entry[1].Text
+	if !b.copies(g.UserHeader) {
+		entry[0].Text = "copy_headers"
+	} else {
+		b.remove("user_header")
+	}
+	if second := b.find("user_header"); second != nil {
+		return errAt(second[0], "user_header is written twice")
+	}
+	return nil
+}
+
+// copies reports whether a copy_headers of the block sets the header field.
+func (b *guardBlock) copies(field string) bool {
+	for _, entry := range b.entries {
+		if entry.Directive() != "copy_headers" {
+			continue
+		}
+		for _, t := range entry[1:] {
+			_, to, renamed := strings.Cut(t.Text, ">")
+			if !renamed {
+				to = t.Text
+			}
+			if strings.EqualFold(to, field) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Interface guards
+var (
+	_ Guard              = (*ForwardAuth)(nil)
+	_ Presenter          = (*ForwardAuth)(nil)
+	_ HelperUnmarshaler  = (*ForwardAuth)(nil)
+	_ caddy.Provisioner  = (*ForwardAuth)(nil)
+	_ caddy.CleanerUpper = (*ForwardAuth)(nil)
+)

@@ -1,0 +1,472 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package guards
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/go-jose/go-jose/v4"
+	josejson "github.com/go-jose/go-jose/v4/json"
+
+	"github.com/push-it/pushit/hub"
+)
+
+func init() { caddy.RegisterModule(new(JWT)) }
+
+const (
+	// maxToken is the most bytes of a token: with a few dozen claims it has one or
+	// two thousand.
+	maxToken = 8 << 10
+	// defaultLeeway and maxLeeway are for clocks that differ.
+	defaultLeeway = 30 * time.Second
+	maxLeeway     = 10 * time.Minute
+)
+
+// JWT passes when the agent presents a JSON Web Token that is signed with one of
+// the keys and valid now; else it denies. What the token says sticks to the
+// agent: its claims, its subject as user (where the site itself has
+// authenticated nobody), and its expiry, by which it has to present a new one.
+//
+// The token is taken from the credentials of /meta/connect (a JSON string, or an
+// object with "token"), else from the header field, else from the cookie, else
+// from the query. The first that has one counts.
+//
+// The key decides the algorithm: a secret HS256 (from 48 bytes on also HS384,
+// from 64 on HS512), an RSA key RS256 to RS512 and PS256 to PS512, an EC key the
+// one of ES256, ES384 and ES512 that is its curve's, an Ed25519 key EdDSA. What
+// a token says of keys in its header (jku, jwk, x5u, x5c) is ignored; its kid is
+// only compared. One with crit is denied, and so is one without exp.
+type JWT struct {
+	// Secrets are shared with who makes the tokens, each of at least 32 bytes. The
+	// placeholders {env.NAME} and {file.PATH} are expanded when the configuration
+	// is loaded, here and in the other settings about keys.
+	Secrets []string `json:"secrets,omitempty"`
+	// Keys are public keys, each in PEM (also a certificate) or as a JWK.
+	Keys []string `json:"keys,omitempty"`
+	// KeyFiles are files with public keys: in PEM, a JWK, or a set of them.
+	KeyFiles []string `json:"key_files,omitempty"`
+	// JWKS is the address, or file, of a JWK Set. It is fetched when it is first
+	// needed, again every ten minutes, and when a token names a key that is not in
+	// it, at most once a minute. While it cannot be fetched, the last one is used.
+	JWKS string `json:"jwks,omitempty"`
+
+	// Issuers are who may have made the token (iss). Default: anybody with a key.
+	Issuers []string `json:"issuers,omitempty"`
+	// Audiences are for whom it may be (aud); one of them is enough. Default:
+	// anybody.
+	Audiences []string `json:"audiences,omitempty"`
+	// Require are claims that a token must have, by name. With values, it must
+	// have one of them: as text, in a list, or, in scope, as one of the words. A
+	// dotted name is a claim in a claim, as realm_access.roles.
+	Require map[string][]string `json:"require,omitempty"`
+	// Leeway is how far the clock of who makes the tokens may be ahead, for nbf and
+	// iat. exp is exact, since rights end with it. Default: 30s. Most: 10m.
+	Leeway caddy.Duration `json:"leeway,omitempty"`
+
+	// Header is the field that may have the token. Default: Authorization, behind
+	// the word Bearer.
+	Header string `json:"header,omitempty"`
+	// Cookie is the cookie that may have it. Default: none.
+	Cookie string `json:"cookie,omitempty"`
+	// Query is the parameter of the endpoint's address that may have it. Addresses
+	// get into logs and histories: better is any other place. Default: none.
+	Query string `json:"query,omitempty"`
+
+	// UserClaim is the claim that says who the user is; when it is written, a token
+	// without it is denied. Default: sub.
+	UserClaim string `json:"user_claim,omitempty"`
+	// GrantClaim is a claim with channels, and patterns over channels, for the
+	// guard granted. Default: none.
+	GrantClaim string `json:"grant_claim,omitempty"`
+
+	// Immutable after Provision.
+	places tokenPlaces
+	keys   []verifyKey
+	source *keySource // nil without JWKS
+	pooled string     // under what source is in keySources; "" if it is not
+	cache  tokenCache
+}
+
+// CaddyModule returns the Caddy module information.
+func (*JWT) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.pushit.guards.jwt", New: func() caddy.Module { return new(JWT) }}
+}
+
+// Provision reads the keys. It needs no network.
+func (g *JWT) Provision(caddy.Context) error {
+	if err := g.check(); err != nil {
+		return fmt.Errorf("jwt: %w", err)
+	}
+	if g.Leeway == 0 {
+		g.Leeway = caddy.Duration(defaultLeeway)
+	}
+	g.places = tokenPlaces{header: "Authorization", cookie: g.Cookie, query: g.Query}
+	if g.Header != "" {
+		g.places.header = http.CanonicalHeaderKey(g.Header)
+	}
+	if err := g.loadKeys(); err != nil {
+		return fmt.Errorf("jwt: %w", err)
+	}
+	return nil
+}
+
+// check returns what is wrong with the settings, as far as they tell.
+func (g *JWT) check() error {
+	if len(g.Secrets)+len(g.Keys)+len(g.KeyFiles) == 0 && g.JWKS == "" {
+		return errors.New("it needs a key to verify tokens with: secret, key, key_file or jwks; an environment variable that is to give it may not be set")
+	}
+	if g.Leeway < 0 || time.Duration(g.Leeway) > maxLeeway {
+		return fmt.Errorf("leeway is %s; %s is the most", time.Duration(g.Leeway), maxLeeway)
+	}
+	for _, name := range []string{g.Header, g.Cookie, g.Query} {
+		if strings.ContainsAny(name, "{}()<>[]@,;:\\\"/?= \t\r\n") { // RFC 9110, section 5.6.2
+			return fmt.Errorf("%q is no name for a header field, cookie or parameter", name)
+		}
+	}
+	if isDropped(g.Header) || strings.HasPrefix(http.CanonicalHeaderKey(g.Header), "Pushit-") {
+		return fmt.Errorf("header %s is not kept of the request that opens a session; a page presents its token in the credentials", g.Header)
+	}
+	return nil
+}
+
+func (g *JWT) loadKeys() (err error) {
+	for i, setting := range g.Secrets {
+		secret, err := resolve(setting)
+		if err != nil {
+			return fmt.Errorf("secret %d %w", i+1, err)
+		}
+		if err := g.addKeys(parseSecret(secret)); err != nil {
+			return fmt.Errorf("secret %d %w", i+1, err)
+		}
+	}
+	for i, setting := range g.Keys {
+		text, err := setting, error(nil)
+		if !isJWK(setting) {
+			text, err = resolve(setting)
+		}
+		if err == nil {
+			err = g.addKeys(parseKeys([]byte(text)))
+		}
+		if err != nil {
+			return fmt.Errorf("key %d %w", i+1, err)
+		}
+	}
+	for _, setting := range g.KeyFiles {
+		path, err := resolve(setting)
+		if err != nil {
+			return fmt.Errorf("key_file %w", err)
+		}
+		text, err := readKeyFile(path)
+		if err != nil {
+			return fmt.Errorf("key_file: %w", err)
+		}
+		if err := g.addKeys(parseKeys(text)); err != nil {
+			return fmt.Errorf("key_file: %s %w", path, err)
+		}
+	}
+	g.Secrets, g.Keys = nil, nil // a key may be a secret too
+	if g.JWKS == "" {
+		return nil
+	}
+	where, err := resolve(g.JWKS)
+	if err != nil {
+		return fmt.Errorf("jwks %w", err)
+	}
+	if err := checkKeySetPlace(where); err != nil {
+		return err
+	}
+	if isAddress(where) {
+		g.source, err = addressSource(where)
+		g.pooled = where
+	} else if g.source, err = fileSource(where); err != nil {
+		err = fmt.Errorf("%w; an address begins with https://", err)
+	}
+	if err != nil {
+		return fmt.Errorf("jwks: %w", err)
+	}
+	return nil
+}
+
+func (g *JWT) addKeys(keys []verifyKey, err error) error {
+	g.keys = append(g.keys, keys...)
+	return err
+}
+
+func parseSecret(secret string) ([]verifyKey, error) {
+	if secret == "" {
+		return nil, checkSecret(secret, minSecret)
+	}
+	k, err := newVerifyKey([]byte(secret), "", "")
+	return []verifyKey{k}, err
+}
+
+// isJWK tells a JWK, whose braces are no placeholder's.
+func isJWK(text string) bool {
+	rest, brace := strings.CutPrefix(strings.TrimSpace(text), "{")
+	return brace && strings.HasPrefix(strings.TrimSpace(rest), `"`)
+}
+
+func isAddress(place string) bool { return strings.Contains(place, "://") }
+
+// checkKeySetPlace returns what is wrong with an address.
+func checkKeySetPlace(place string) error {
+	if !isAddress(place) {
+		return nil
+	}
+	u, err := url.Parse(place)
+	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
+		return errors.New("jwks: what is there is neither an address, as https://id.example.com/jwks.json, nor a file")
+	}
+	return nil
+}
+
+// Cleanup gives back what Provision has taken.
+func (g *JWT) Cleanup() error {
+	switch {
+	case g.source == nil:
+		return nil
+	case g.pooled == "":
+		return g.source.Destruct()
+	default:
+		_, err := keySources.Delete(g.pooled)
+		return err
+	}
+}
+
+// Unwrap implements Wrapper: where keys are fetched from an address, the guard
+// is a remote one.
+func (g *JWT) Unwrap() []NamedGuard {
+	if g.pooled == "" {
+		return nil
+	}
+	return []NamedGuard{{Name: "jwt with jwks", Guard: remoteKeys{g}}}
+}
+
+// remoteKeys is a JWT that may have to wait for its keys.
+type remoteKeys struct{ *JWT }
+
+func (remoteKeys) Remote()              {}
+func (remoteKeys) Unwrap() []NamedGuard { return nil }
+
+// ForGate implements GateAware.
+func (g *JWT) ForGate(gate hub.GateName) error { return tokensForGate(gate) }
+
+// Presented implements Presenter.
+func (g *JWT) Presented(q *Question) bool {
+	_, presented := g.places.find(q)
+	return presented
+}
+
+// Local implements Local.
+func (*JWT) Local() {}
+
+// Decide implements Guard.
+func (g *JWT) Decide(ctx context.Context, q *Question) Answer {
+	token, presented := g.places.find(q)
+	switch {
+	case !presented:
+		return Answer{Kind: Deny, Reason: reasonNoToken}
+	case len(token) > maxToken:
+		return badToken(fmt.Errorf("it has %d bytes; %d are the most", len(token), maxToken))
+	}
+	now := time.Now()
+	hash := sha256.Sum256([]byte(token))
+	if v := g.cache.get(hash); v != nil && now.Before(v.expires) && g.isCurrent(ctx, v, q) {
+		return v.answer
+	}
+	var retry notNow
+	payload, set, err := g.verify(ctx, token, now, q)
+	switch {
+	case errors.As(err, &retry):
+		return Answer{Kind: Unavailable, Retry: max(retry.wait, 0), Err: retry.err}
+	case errors.Is(err, errExpired):
+		return Answer{Kind: Deny, Expired: true, Err: err}
+	case err != nil:
+		return badToken(err)
+	}
+	claims, err := parseClaims(payload)
+	if err == nil {
+		err = g.checkClaims(claims, now)
+	}
+	switch {
+	case errors.Is(err, errExpired):
+		return Answer{Kind: Deny, Expired: true, Err: err}
+	case err != nil:
+		return badToken(err)
+	}
+	learned, err := g.learn(claims, now)
+	if err != nil {
+		return badToken(err)
+	}
+	v := &verified{answer: Answer{Kind: Pass, Learned: learned}, expires: claims.expires, set: set}
+	g.cache.put(hash, v)
+	return v.answer
+}
+
+func badToken(why error) Answer {
+	return Answer{Kind: Deny, Reason: reasonBadToken, Err: why}
+}
+
+// A notNow says that the keys could not be had.
+type notNow struct {
+	wait time.Duration // until it may be otherwise; 0 is unknown
+	err  error
+}
+
+func (n notNow) Error() string { return n.err.Error() }
+
+var errExpired = errors.New("the token has expired")
+
+// isCurrent reports whether the key that verified v is still believed.
+func (g *JWT) isCurrent(ctx context.Context, v *verified, q *Question) bool {
+	if v.set == nil {
+		return true
+	}
+	set, _, err := g.source.current(ctx, q.Env.Log)
+	return err == nil && set == v.set
+}
+
+// verify returns the payload of a token that one of the keys has signed, and the
+// set that has the key, if a set does.
+func (g *JWT) verify(ctx context.Context, token string, asked time.Time, q *Question) (payload []byte, set *keySet, err error) {
+	alg, id, err := parseHeader(token)
+	if err != nil {
+		return nil, nil, err
+	}
+	payload, err = verifyWith(g.keys, token, alg, id)
+	if payload != nil || g.source == nil {
+		return payload, nil, err
+	}
+	ctx, done := askingTime(ctx, q)
+	defer done()
+	set, retry, failed := g.source.current(ctx, q.Env.Log)
+	if failed != nil {
+		return nil, nil, notNow{retry, failed}
+	}
+	if payload, err = verifyWith(set.keys, token, alg, id); payload != nil {
+		return payload, set, nil
+	}
+	if id == "" || hasID(g.keys, id) || hasID(set.keys, id) {
+		return nil, nil, err
+	}
+	// The key may be a new one. A token that has expired is not worth finding out;
+	// that it says so itself does harm to nobody but its agent.
+	if expiredByItself(token, asked) {
+		return nil, nil, errExpired
+	}
+	set, retry, failed = g.source.newer(ctx, asked, q.Env.Log)
+	if failed != nil {
+		return nil, nil, notNow{retry, failed}
+	}
+	payload, err = verifyWith(set.keys, token, alg, id)
+	return payload, set, err
+}
+
+// askingTime bounds ctx by the time that is left for asking; done takes off it
+// what was used.
+func askingTime(ctx context.Context, q *Question) (_ context.Context, done func()) {
+	if q.Left == nil {
+		return context.WithCancel(ctx)
+	}
+	begun := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, *q.Left)
+	return ctx, func() {
+		cancel()
+		*q.Left -= time.Since(begun)
+	}
+}
+
+// parseHeader returns the algorithm and the key's name that a token gives.
+func parseHeader(token string) (alg jose.SignatureAlgorithm, id string, err error) {
+	text, _, _ := strings.Cut(token, ".")
+	raw, err := base64.RawURLEncoding.DecodeString(text)
+	if err != nil || strings.ContainsAny(token, "\r\n") { // line breaks are passed over when decoding
+		return "", "", errors.New("it is not a JSON Web Token")
+	}
+	var header struct {
+		Alg  string              `json:"alg"`
+		Kid  string              `json:"kid"`
+		Crit josejson.RawMessage `json:"crit"`
+		B64  josejson.RawMessage `json:"b64"`
+	}
+	// Not encoding/json, which takes KID for kid, and the last of two.
+	if err := josejson.Unmarshal(raw, &header); err != nil {
+		return "", "", fmt.Errorf("its header cannot be read: %w", err)
+	}
+	switch alg = jose.SignatureAlgorithm(header.Alg); {
+	case header.Crit != nil || header.B64 != nil:
+		return "", "", errors.New("its header has crit or b64, which are not understood here")
+	case !slices.Contains(allAlgorithms, alg):
+		return "", "", fmt.Errorf("its algorithm, %.32q, is not accepted", header.Alg)
+	}
+	return alg, header.Kid, nil
+}
+
+// verifyWith tries the keys that fit and returns the payload, nil if none of
+// them signed it.
+func verifyWith(keys []verifyKey, token string, alg jose.SignatureAlgorithm, id string) (payload []byte, err error) {
+	err = fmt.Errorf("no key fits its algorithm, %s, and key id, %.64q", alg, id)
+	var signed *jose.JSONWebSignature
+	for i := range keys {
+		k := &keys[i]
+		if !k.fits(alg, id) {
+			continue
+		}
+		if signed == nil {
+			if signed, err = jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{alg}); err != nil {
+				return nil, fmt.Errorf("it cannot be read: %w", err)
+			}
+		}
+		if payload, err = signed.Verify(k.key); err == nil {
+			return payload, nil
+		}
+		err = fmt.Errorf("its signature (%s, key id %.64q) is not of the key", alg, id)
+	}
+	return nil, err
+}
+
+// hasID reports whether one of the keys has the name, for whatever algorithm.
+func hasID(keys []verifyKey, id string) bool {
+	return slices.ContainsFunc(keys, func(k verifyKey) bool { return k.id == id })
+}
+
+// expiredByItself reports whether a token that is not verified says that it has
+// expired.
+func expiredByItself(token string, now time.Time) bool {
+	_, rest, _ := strings.Cut(token, ".")
+	text, _, _ := strings.Cut(rest, ".")
+	payload, err := base64.RawURLEncoding.DecodeString(text)
+	if err != nil {
+		return false
+	}
+	claims, err := parseClaims(payload)
+	return err == nil && !claims.expires.IsZero() && !now.Before(claims.expires)
+}
+
+// String keeps keys out of what is printed.
+func (*JWT) String() string { return "jwt" }
+
+// GoString keeps keys out of what is printed.
+func (*JWT) GoString() string { return "jwt" }
+
+// Interface guards
+var (
+	_ Guard              = (*JWT)(nil)
+	_ Presenter          = (*JWT)(nil)
+	_ GateAware          = (*JWT)(nil)
+	_ Wrapper            = (*JWT)(nil)
+	_ Remote             = remoteKeys{}
+	_ caddy.Provisioner  = (*JWT)(nil)
+	_ caddy.CleanerUpper = (*JWT)(nil)
+)

@@ -1,0 +1,222 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package guards
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	josejson "github.com/go-jose/go-jose/v4/json"
+	"github.com/go-jose/go-jose/v4/jwt"
+)
+
+// farthest is the farthest expiry that counts: further away is never, and some
+// durations cannot express it.
+const farthest = 100 * 365 * 24 * time.Hour
+
+// claims are those of a token.
+type claims struct {
+	all                      map[string]any // numbers are josejson.Number
+	issuer                   string
+	audience                 jwt.Audience
+	expires, notBefore, made time.Time // zero: it does not say
+}
+
+// parseClaims reads the payload of a token. Names count in their exact case, and
+// none may be there twice.
+func parseClaims(payload []byte) (c claims, err error) {
+	d := josejson.NewDecoder(bytes.NewReader(payload))
+	d.SetNumberType(josejson.UnmarshalJSONNumber)
+	if err := d.Decode(&c.all); err != nil {
+		return c, fmt.Errorf("its claims cannot be read: %w", err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return c, errors.New("something follows its claims")
+	}
+	var registered struct {
+		Issuer    string           `json:"iss"`
+		Audience  jwt.Audience     `json:"aud"`
+		Expiry    *jwt.NumericDate `json:"exp"`
+		NotBefore *jwt.NumericDate `json:"nbf"`
+		IssuedAt  *jwt.NumericDate `json:"iat"`
+	}
+	if err := josejson.Unmarshal(payload, &registered); err != nil {
+		return c, fmt.Errorf("its registered claims cannot be read: %w", err)
+	}
+	c.issuer, c.audience = registered.Issuer, registered.Audience
+	c.expires, c.notBefore, c.made = registered.Expiry.Time(), registered.NotBefore.Time(), registered.IssuedAt.Time()
+	return c, nil
+}
+
+// checkClaims returns what keeps the token from being valid now.
+func (g *JWT) checkClaims(c claims, now time.Time) error {
+	ahead := now.Add(time.Duration(g.Leeway))
+	switch {
+	case len(g.Issuers) > 0 && !slices.Contains(g.Issuers, c.issuer):
+		return fmt.Errorf("its issuer is %.64q", c.issuer)
+	case len(g.Audiences) > 0 && !slices.ContainsFunc(c.audience, func(a string) bool { return slices.Contains(g.Audiences, a) }):
+		return fmt.Errorf("its audience is %.128q", []string(c.audience))
+	case c.expires.IsZero():
+		return errors.New("it has no expiry (exp)")
+	case c.notBefore.After(ahead):
+		return errors.New("it is not valid yet (nbf)")
+	case c.made.After(ahead):
+		return errors.New("it is from the future (iat)")
+	}
+	for name, values := range g.Require {
+		has := c.texts(name)
+		switch {
+		case has == nil:
+			return fmt.Errorf("it lacks the claim %s", name)
+		case len(values) > 0 && !slices.ContainsFunc(has, func(v string) bool { return slices.Contains(values, v) }):
+			return fmt.Errorf("its claim %s is none of the values that are required", name)
+		}
+	}
+	if !now.Before(c.expires) {
+		return errExpired // all else is as it should be
+	}
+	return nil
+}
+
+// learn returns what a valid token tells.
+func (g *JWT) learn(c claims, now time.Time) (l Learned, err error) {
+	l.UserBy = UserByToken
+	if l.User, err = c.user(g.UserClaim); err != nil {
+		return l, err
+	}
+	if g.GrantClaim != "" {
+		if l.Grants, err = c.strings(g.GrantClaim); err != nil {
+			return l, err
+		}
+	}
+	l.Expires = c.expires
+	if most := now.Add(farthest); l.Expires.After(most) {
+		l.Expires = most
+	}
+	l.Claims, _ = plainNumbers(c.all).(map[string]any)
+	return l, nil
+}
+
+// user returns who the token is for. Only a claim that was asked for by name has
+// to be there.
+func (c *claims) user(claim string) (string, error) {
+	name, optional := claim, claim == ""
+	if optional {
+		name = "sub"
+	}
+	v, ok := c.find(name)
+	if !ok && optional {
+		return "", nil
+	}
+	switch v.(type) {
+	case string, josejson.Number:
+		if user, _ := text(v); user != "" || optional {
+			return user, nil
+		}
+	}
+	return "", fmt.Errorf("its claim %s does not name a user", name)
+}
+
+// find returns a claim that is there and not null. A dotted name that is not one
+// of a claim leads into objects.
+func (c *claims) find(name string) (any, bool) {
+	if v := c.all[name]; v != nil {
+		return v, true
+	}
+	var v any = c.all
+	for part := range strings.SplitSeq(name, ".") {
+		members, ok := v.(map[string]any)
+		if !ok {
+			return nil, false
+		}
+		v = members[part]
+	}
+	return v, v != nil
+}
+
+// texts returns what a claim says, in words: nil if it is not there.
+func (c *claims) texts(name string) []string {
+	v, ok := c.find(name)
+	if !ok {
+		return nil
+	}
+	texts := []string{}
+	list, isList := v.([]any)
+	if !isList {
+		list = []any{v}
+	}
+	for _, v := range list {
+		if t, ok := text(v); ok {
+			texts = append(texts, t)
+		}
+	}
+	if s, ok := v.(string); ok && name == "scope" { // RFC 8693, section 4.2
+		texts = append(texts, strings.Fields(s)...)
+	}
+	return texts
+}
+
+// strings returns a claim that is a string or a list of them; nil if it is not
+// there.
+func (c *claims) strings(name string) (list []string, err error) {
+	v, ok := c.find(name)
+	if !ok {
+		return nil, nil
+	}
+	if s, ok := v.(string); ok {
+		return []string{s}, nil
+	}
+	values, ok := v.([]any)
+	for _, v := range values {
+		s, isString := v.(string)
+		if !isString {
+			ok = false
+		}
+		list = append(list, s)
+	}
+	if !ok {
+		return nil, fmt.Errorf("its claim %s is not a list of strings", name)
+	}
+	return list, nil
+}
+
+// text returns a string, number or truth value as text. Numbers are as the token
+// has them: two that differ, differ.
+func text(v any) (string, bool) {
+	switch v := v.(type) {
+	case string:
+		return v, true
+	case josejson.Number:
+		return v.String(), true
+	case bool:
+		return strconv.FormatBool(v), true
+	default:
+		return "", false
+	}
+}
+
+// plainNumbers returns v with the numbers of encoding/json in it, with all their
+// digits.
+func plainNumbers(v any) any {
+	switch v := v.(type) {
+	case josejson.Number:
+		return json.Number(v)
+	case map[string]any:
+		for k, m := range v {
+			v[k] = plainNumbers(m)
+		}
+	case []any:
+		for i, m := range v {
+			v[i] = plainNumbers(m)
+		}
+	}
+	return v
+}

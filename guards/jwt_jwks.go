@@ -1,0 +1,299 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package guards
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// How a key set is fetched.
+const (
+	// keySetRefresh is the age at which a set is fetched again, while it is still
+	// used: how long a key that was withdrawn is believed.
+	keySetRefresh = 10 * time.Minute
+	// unknownKeyPause is the time between two fetches because of a token whose key
+	// is not in the set: anybody can make up such tokens.
+	unknownKeyPause = time.Minute
+	// fetchTimeout bounds one fetch, maxKeySet what it brings, in bytes.
+	fetchTimeout = 10 * time.Second
+	maxKeySet    = 1 << 20
+	// minFetchPause and maxFetchPause are between a fetch that failed and the next
+	// one; it doubles with each.
+	minFetchPause, maxFetchPause = time.Second, time.Minute
+)
+
+// A keySet is what was fetched at one time. It is immutable.
+type keySet struct {
+	keys []verifyKey
+	sum  [sha256.Size]byte // of its text
+}
+
+// A keySource has the key set of an address or a file: fetched when it is first
+// needed, by one goroutine at a time, and again when it is old. When fetching
+// fails, the last good set stays.
+type keySource struct {
+	name  string // for errors and logs
+	fetch func(context.Context) ([]byte, error)
+
+	ctx    context.Context // of all fetches
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // of the fetch under way; Destruct waits
+
+	mu       sync.Mutex    // guards the following
+	set      *keySet       // nil until the first was fetched
+	fetched  time.Time     // when the set was last found to be current
+	err      error         // why the last fetch failed; nil if it did not
+	failures int           // fetches that failed, since one did not
+	notNow   time.Time     // no fetch before then, because the last one failed
+	unknown  time.Time     // the last fetch because of an unknown key
+	fetching chan struct{} // closed when the fetch under way is over; nil if none is
+}
+
+func newKeySource(name string, fetch func(context.Context) ([]byte, error)) *keySource {
+	s := &keySource{name: name, fetch: fetch}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	return s
+}
+
+// Destruct ends a fetch that is under way.
+func (s *keySource) Destruct() error {
+	s.mu.Lock()
+	s.cancel() // no fetch begins after this
+	s.err = errors.New("the configuration that named it is gone")
+	s.mu.Unlock()
+	s.wg.Wait()
+	return nil
+}
+
+// current returns the set. It waits only for the first one. If there is none,
+// retry says when there may be.
+func (s *keySource) current(ctx context.Context, log *slog.Logger) (set *keySet, retry time.Duration, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.set != nil {
+		if time.Since(s.fetched) >= keySetRefresh {
+			s.startLocked(log)
+		}
+		return s.set, 0, nil
+	}
+	if err := s.awaitLocked(ctx, s.startLocked(log)); err != nil {
+		return nil, 0, fmt.Errorf("%s: %w", s.name, err)
+	}
+	if s.set == nil {
+		return nil, time.Until(s.notNow), fmt.Errorf("%s: %w", s.name, s.err)
+	}
+	return s.set, 0, nil
+}
+
+// newer returns a set that is newer than the question, which was asked at that
+// time and is about a key that is in no older one. If it cannot be had, retry
+// says when it may be.
+func (s *keySource) newer(ctx context.Context, asked time.Time, log *slog.Logger) (set *keySet, retry time.Duration, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.fetched.Before(asked) {
+		return s.set, 0, nil
+	}
+	started := s.fetching
+	if started == nil {
+		if retry := time.Until(s.unknown.Add(unknownKeyPause)); retry > 0 {
+			return nil, retry, fmt.Errorf("%s: the token's key is not in it, and it was fetched for such a token less than %s ago", s.name, unknownKeyPause)
+		}
+		if started = s.startLocked(log); started != nil {
+			s.unknown = time.Now()
+		}
+	}
+	if err := s.awaitLocked(ctx, started); err != nil {
+		return nil, 0, fmt.Errorf("%s: %w", s.name, err)
+	}
+	if s.fetched.Before(asked) {
+		return nil, time.Until(s.notNow), fmt.Errorf("%s: %w", s.name, s.err)
+	}
+	return s.set, 0, nil
+}
+
+// startLocked begins a fetch, unless one is under way or it is too early after
+// one that failed, and returns what is closed when it is over: nil if there is
+// none. The caller holds s.mu.
+func (s *keySource) startLocked(log *slog.Logger) chan struct{} {
+	if s.fetching != nil || time.Now().Before(s.notNow) || s.ctx.Err() != nil {
+		return s.fetching
+	}
+	s.fetching = make(chan struct{})
+	s.wg.Go(func() {
+		ctx, cancel := context.WithTimeout(s.ctx, fetchTimeout)
+		defer cancel()
+		set, err := s.load(ctx)
+		s.loaded(set, err, log)
+	})
+	return s.fetching
+}
+
+// load fetches the set and reads it. What others publish must not end this
+// process, whatever it makes of a library.
+func (s *keySource) load(ctx context.Context) (set *keySet, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	text, err := s.fetch(ctx)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := parseKeySet(text, false)
+	return &keySet{keys: keys, sum: sha256.Sum256(text)}, err
+}
+
+// loaded notes how a fetch went.
+func (s *keySource) loaded(set *keySet, err error, log *slog.Logger) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(s.fetching)
+	s.fetching = nil
+	s.err = err
+	if err != nil {
+		pause := maxFetchPause
+		if s.failures < 6 { // 2^6 s are more than a minute
+			pause = minFetchPause << s.failures
+		}
+		s.failures++
+		s.notNow = time.Now().Add(pause)
+		if s.set != nil && s.ctx.Err() == nil {
+			// No answer tells of it, since those before it go on.
+			log.Warn("fetching the key set failed; the last one is used", "jwks", s.name, "fetched", s.fetched, "error", err)
+		}
+		return
+	}
+	s.failures, s.notNow = 0, time.Time{}
+	s.fetched = time.Now()
+	if s.set == nil || s.set.sum != set.sum { // else what was verified stays so
+		s.set = set
+	}
+}
+
+// awaitLocked waits until a fetch is over. The caller holds s.mu, which is not
+// held meanwhile.
+func (s *keySource) awaitLocked(ctx context.Context, over <-chan struct{}) error {
+	if over == nil {
+		return nil
+	}
+	s.mu.Unlock()
+	defer s.mu.Lock()
+	select {
+	case <-over:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// keySources are those of addresses. They outlive a reload, so that an endpoint
+// that is away at that moment locks nobody out.
+var keySources = caddy.NewUsagePool()
+
+// addressSource returns the key source of an address, which is to be given back
+// with keySources.Delete.
+func addressSource(address string) (*keySource, error) {
+	source, _, err := keySources.LoadOrNew(address, func() (caddy.Destructor, error) {
+		name := address
+		if u, err := url.Parse(address); err == nil {
+			name = u.Redacted()
+		}
+		client := keySetClient()
+		return newKeySource(name, func(ctx context.Context) ([]byte, error) { return fetchKeySet(ctx, client, address) }), nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return source.(*keySource), nil
+}
+
+// fileSource returns the key source of a file, which it reads.
+func fileSource(path string) (*keySource, error) {
+	s := newKeySource(path, func(context.Context) ([]byte, error) { return readKeyFile(path) })
+	set, err := s.load(s.ctx)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	s.set, s.fetched = set, time.Now()
+	return s, nil
+}
+
+// readKeyFile reads a file of bounded size. Errors name it.
+func readKeyFile(path string) ([]byte, error) {
+	f, err := os.Open(path) //nolint:gosec // G304: the operator names it
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() //nolint:errcheck // it was only read
+	text, err := readBounded(f)
+	if err != nil {
+		return nil, fmt.Errorf("%s %w", path, err)
+	}
+	return text, nil
+}
+
+// keySetClient returns a client that keeps no connection, since it is used
+// every few minutes, and does not let itself be sent from https to http.
+func keySetClient() *http.Client {
+	return &http.Client{
+		Timeout: fetchTimeout,
+		Transport: &http.Transport{
+			Proxy:                  http.ProxyFromEnvironment,
+			DisableKeepAlives:      true,
+			MaxResponseHeaderBytes: 64 << 10,
+		},
+		CheckRedirect: func(r *http.Request, via []*http.Request) error {
+			if len(via) > 3 {
+				return errors.New("too many redirects")
+			}
+			if via[0].URL.Scheme == "https" && r.URL.Scheme != "https" {
+				return errors.New("redirected from https to " + r.URL.Scheme)
+			}
+			return nil
+		},
+	}
+}
+
+func fetchKeySet(ctx context.Context, client *http.Client, address string) ([]byte, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return nil, err
+	}
+	r.Header.Set("Accept", "application/jwk-set+json, application/json")
+	r.Header.Set("User-Agent", "pushit")
+	resp, err := client.Do(r)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close() //nolint:errcheck // what it brought is complete, or not, before
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("the answer was %s", resp.Status)
+	}
+	return readBounded(resp.Body)
+}
+
+func readBounded(r io.Reader) ([]byte, error) {
+	text, err := io.ReadAll(io.LimitReader(r, maxKeySet+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > maxKeySet {
+		return nil, fmt.Errorf("is larger than %d bytes", maxKeySet)
+	}
+	return text, nil
+}

@@ -1,0 +1,204 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package guards
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/go-jose/go-jose/v4"
+)
+
+// The bounds of keys.
+const (
+	// minSecret is the fewest bytes of an HMAC secret: the size of the smallest
+	// hash (RFC 7518, section 3.2).
+	minSecret = 32
+	// minRSA is the fewest bits of an RSA key (RFC 7518, section 3.3), maxRSA the
+	// most: verifying costs with the square of it.
+	minRSA, maxRSA = 2048, 8192
+	// maxKeys is the most keys of one set: a token that names none of them is
+	// tried with each.
+	maxKeys = 32
+)
+
+// A verifyKey verifies tokens of its algorithms and of no others: the key
+// decides, not what a token says of itself (RFC 8725, section 3.1).
+type verifyKey struct {
+	id   string // as tokens name it (kid); "" fits every name
+	key  any    // []byte, *rsa.PublicKey, *ecdsa.PublicKey or ed25519.PublicKey
+	algs []jose.SignatureAlgorithm
+}
+
+// fits reports whether a token with that algorithm and key id may be of the key.
+func (k *verifyKey) fits(alg jose.SignatureAlgorithm, id string) bool {
+	return (k.id == "" || id == "" || k.id == id) && slices.Contains(k.algs, alg)
+}
+
+// newVerifyKey returns the key with the algorithms that are its kind's; alg, if
+// there is one, is the only of them.
+func newVerifyKey(key any, id, alg string) (verifyKey, error) {
+	k := verifyKey{id: id, key: key}
+	switch key := key.(type) {
+	case []byte:
+		if len(key) < minSecret {
+			return k, fmt.Errorf("has %d bytes, and at least %d are needed; make one with: openssl rand -hex %d", len(key), minSecret, minSecret)
+		}
+		// A hash that is longer than its secret is not allowed.
+		k.algs = []jose.SignatureAlgorithm{jose.HS256}
+		if len(key) >= 48 {
+			k.algs = append(k.algs, jose.HS384)
+		}
+		if len(key) >= 64 {
+			k.algs = append(k.algs, jose.HS512)
+		}
+	case *rsa.PublicKey:
+		if bits := key.N.BitLen(); bits < minRSA || bits > maxRSA {
+			return k, fmt.Errorf("is an RSA key of %d bits; %d to %d are accepted", bits, minRSA, maxRSA)
+		}
+		k.algs = []jose.SignatureAlgorithm{jose.RS256, jose.RS384, jose.RS512, jose.PS256, jose.PS384, jose.PS512}
+	case *ecdsa.PublicKey:
+		switch key.Curve {
+		case elliptic.P256():
+			k.algs = []jose.SignatureAlgorithm{jose.ES256}
+		case elliptic.P384():
+			k.algs = []jose.SignatureAlgorithm{jose.ES384}
+		case elliptic.P521():
+			k.algs = []jose.SignatureAlgorithm{jose.ES512}
+		default:
+			return k, errors.New("is on a curve that is not known here; P-256, P-384 and P-521 are")
+		}
+	case ed25519.PublicKey:
+		k.algs = []jose.SignatureAlgorithm{jose.EdDSA}
+	case *rsa.PrivateKey, *ecdsa.PrivateKey, ed25519.PrivateKey:
+		return k, errPrivateKey
+	default:
+		return k, errors.New("is of a kind that is not known here; RSA, EC (P-256, P-384, P-521) and Ed25519 are")
+	}
+	if alg != "" {
+		if !slices.Contains(k.algs, jose.SignatureAlgorithm(alg)) {
+			return k, fmt.Errorf("says it is for %.32q, which is nothing that it can be for here", alg)
+		}
+		k.algs = []jose.SignatureAlgorithm{jose.SignatureAlgorithm(alg)}
+	}
+	return k, nil
+}
+
+var errPrivateKey = errors.New("is a private key, with which tokens are made; to verify them takes the public one: openssl pkey -in private.pem -pubout")
+
+// allAlgorithms are those that any key can be for; none is not among them.
+var allAlgorithms = []jose.SignatureAlgorithm{
+	jose.HS256, jose.HS384, jose.HS512, jose.RS256, jose.RS384, jose.RS512, jose.PS256, jose.PS384, jose.PS512,
+	jose.ES256, jose.ES384, jose.ES512, jose.EdDSA,
+}
+
+// parseKeys reads keys in PEM, or one JWK, or a set of them.
+func parseKeys(text []byte) ([]verifyKey, error) {
+	text = bytes.TrimSpace(text)
+	switch {
+	case len(text) == 0:
+		return nil, errors.New("is empty; an environment variable that is to give it may not be set")
+	case text[0] != '{':
+		return parsePEM(text)
+	}
+	var set struct {
+		Keys json.RawMessage `json:"keys"`
+	}
+	if json.Unmarshal(text, &set) == nil && set.Keys != nil {
+		return parseKeySet(text, true)
+	}
+	k, err := parseJWK(text)
+	return []verifyKey{k}, err
+}
+
+func parsePEM(text []byte) (keys []verifyKey, err error) {
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		var public any
+		switch block.Type {
+		case "PUBLIC KEY":
+			public, err = x509.ParsePKIXPublicKey(block.Bytes)
+		case "RSA PUBLIC KEY":
+			public, err = x509.ParsePKCS1PublicKey(block.Bytes)
+		case "CERTIFICATE":
+			var cert *x509.Certificate
+			if cert, err = x509.ParseCertificate(block.Bytes); err == nil {
+				public = cert.PublicKey
+			}
+		default:
+			if strings.HasSuffix(block.Type, "PRIVATE KEY") {
+				return nil, errPrivateKey
+			}
+			err = errors.New("PUBLIC KEY, RSA PUBLIC KEY and CERTIFICATE are accepted")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("has a PEM block, %.32s, that cannot be read: %w", block.Type, err)
+		}
+		k, err := newVerifyKey(public, "", "")
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, k)
+	}
+	if len(keys) == 0 {
+		return nil, errors.New("is neither a public key in PEM (-----BEGIN PUBLIC KEY-----) nor a JWK ({\"kty\": …})")
+	}
+	return keys, nil
+}
+
+func parseJWK(text []byte) (verifyKey, error) {
+	var k jose.JSONWebKey
+	if err := k.UnmarshalJSON(text); err != nil {
+		return verifyKey{}, fmt.Errorf("is a JWK that cannot be read: %w", err)
+	}
+	if k.Use != "" && k.Use != "sig" {
+		return verifyKey{}, fmt.Errorf("is a JWK for %.32q, not for signatures", k.Use)
+	}
+	return newVerifyKey(k.Key, k.KeyID, k.Algorithm)
+}
+
+// parseKeySet reads a JWK Set. Keys in it that are of no use here are passed
+// over (RFC 7517, section 5). Secrets are, too, unless they are asked for: a
+// secret that is fetched from somewhere is one that anybody can fetch.
+func parseKeySet(text []byte, secrets bool) ([]verifyKey, error) {
+	var set struct {
+		Keys []json.RawMessage `json:"keys"`
+	}
+	if err := json.Unmarshal(text, &set); err != nil {
+		return nil, fmt.Errorf("is not a JWK Set: %w", err)
+	}
+	if len(set.Keys) > maxKeys {
+		return nil, fmt.Errorf("has %d keys; %d are the most", len(set.Keys), maxKeys)
+	}
+	var keys []verifyKey
+	var why error
+	for _, raw := range set.Keys {
+		k, err := parseJWK(raw)
+		if _, secret := k.key.([]byte); secret && !secrets {
+			err = errors.New("is a secret, which must not be published")
+		}
+		if err != nil {
+			why = err
+			continue
+		}
+		keys = append(keys, k)
+	}
+	switch {
+	case len(keys) > 0:
+		return keys, nil
+	case why != nil:
+		return nil, fmt.Errorf("has no key that verifies signatures; the last of them %w", why)
+	default:
+		return nil, errors.New("has no keys")
+	}
+}

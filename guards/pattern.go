@@ -1,0 +1,108 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package guards
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/push-it/pushit/hub"
+)
+
+// A pattern says which channels a block is about: a name in which "*" stands
+// for any one segment or, at the end, for everything below.
+type pattern struct {
+	text     string
+	segments []string // without the "*" at the end
+	below    bool     // it ends in "*"
+}
+
+// parsePattern reads the pattern of a channel block. Its errors say what to
+// write instead.
+func parsePattern(s string) (pattern, error) {
+	if strings.ContainsAny(s, "{}") {
+		return pattern{}, fmt.Errorf("channel pattern %q: placeholders and captures are not for patterns; match with * and decide with a rule, "+
+			"for example: channel users/* { subscribe cel `parts[1] == agent.user` }", s)
+	}
+	p := pattern{text: s, segments: strings.Split(s, "/")}
+	for i, seg := range p.segments {
+		switch {
+		case seg == "*":
+		case strings.Contains(seg, "*"):
+			return pattern{}, fmt.Errorf("channel pattern %q: * stands for a whole segment, as in stories/* or users/*/inbox; "+
+				"to match a part of a segment, match all and decide with a rule: cel `parts[%d].startsWith(%q)`", s, i, strings.TrimRight(seg, "*"))
+		}
+	}
+	// What is left must be a name when each * is some segment.
+	if r := hub.CheckName(strings.ReplaceAll(s, "*", "x"), hub.MaxNameLength); r != nil {
+		return pattern{}, fmt.Errorf("channel pattern %q: %s", s, r.Reason)
+	}
+	if last := len(p.segments) - 1; p.segments[last] == "*" {
+		p.segments, p.below = p.segments[:last], true
+	}
+	return p, nil
+}
+
+// matches reports whether a channel's name is of the pattern.
+func (p pattern) matches(name string) bool {
+	for _, seg := range p.segments {
+		if name == "" {
+			return false
+		}
+		first, rest, _ := strings.Cut(name, "/")
+		if seg != "*" && seg != first {
+			return false
+		}
+		name = rest
+	}
+	return p.below == (name != "")
+}
+
+// covers reports whether every name of q is one of p.
+func (p pattern) covers(q pattern) bool {
+	switch {
+	case p.below && len(q.segments) < len(p.segments),
+		p.below && !q.below && len(q.segments) == len(p.segments),
+		!p.below && (q.below || len(q.segments) != len(p.segments)):
+		return false
+	}
+	for i, seg := range p.segments {
+		if seg != "*" && seg != q.segments[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// overlaps reports whether a name can be of both p and q.
+func (p pattern) overlaps(q pattern) bool {
+	n, m := len(p.segments), len(q.segments)
+	switch {
+	case !p.below && !q.below && n != m,
+		p.below && !q.below && m <= n,
+		!p.below && q.below && n <= m:
+		return false
+	}
+	for i := range min(n, m) {
+		if a, b := p.segments[i], q.segments[i]; a != "*" && b != "*" && a != b {
+			return false
+		}
+	}
+	return true
+}
+
+// coversName reports whether one of the patterns covers a name or, as
+// subscriptions have them, a pattern. What is neither is not covered.
+func coversName(grants []string, channel string) bool {
+	want, err := parsePattern(channel)
+	if err != nil {
+		return false
+	}
+	for _, g := range grants {
+		if p, err := parsePattern(g); err == nil && p.covers(want) {
+			return true
+		}
+	}
+	return false
+}

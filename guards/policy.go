@@ -1,0 +1,374 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package guards
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/push-it/pushit/hub"
+)
+
+// The time a gate has for asking, unless it is written otherwise, as in Push-It.
+const (
+	DefaultConnectTimeout = 10 * time.Second
+	DefaultTimeout        = time.Second
+)
+
+// The values of PolicyConfig.Default.
+const (
+	DefaultAllow = "allow"
+	DefaultDeny  = "deny"
+)
+
+// A PolicyConfig is a policy as it is written.
+type PolicyConfig struct {
+	// Gates are those written at the handler's level.
+	Gates map[hub.GateName]*GateConfig
+	// Blocks are the channel blocks, in order.
+	Blocks []BlockConfig
+	// Default is what holds for connect, subscribe and publish where no gate is
+	// written: DefaultAllow, DefaultDeny, or "".
+	Default string
+	// Timeouts are the times for asking, by gate, where the gate itself has none.
+	Timeouts map[hub.GateName]time.Duration
+}
+
+// A GateConfig is a gate as it is written.
+type GateConfig struct {
+	Guards []NamedGuard
+	// Timeout is the time for asking; 0 is the policy's or the default.
+	Timeout time.Duration
+	// Recheck is how long an answer holds until the gate is asked again; 0 is for
+	// good. Of connect and subscribe.
+	Recheck time.Duration
+	// To, Transform and Discard are the verbs.
+	To        []string
+	Transform string
+	Discard   bool
+	// Where says where it is written, for errors.
+	Where string
+}
+
+// A BlockConfig is a channel block as it is written.
+type BlockConfig struct {
+	Match    []string
+	Patterns bool
+	Gates    map[hub.GateName]*GateConfig
+	Where    string
+}
+
+// A Policy finds the gate that governs. It implements hub.Gates.
+type Policy struct {
+	handler map[hub.GateName]*Chain
+	blocks  []block
+	env     *Env
+	// What most questions come down to, for the hot paths.
+	delivers bool // some gate stands before deliveries
+}
+
+type block struct {
+	match    []pattern
+	patterns bool
+	gates    map[hub.GateName]*Chain
+	where    string
+}
+
+// Compile makes a Policy of what is written, or tells the first mistake in it
+// and where.
+func Compile(c PolicyConfig, env *Env) (*Policy, error) {
+	p := &Policy{handler: make(map[hub.GateName]*Chain), env: env}
+	sampler := newSampler(env.Log)
+	compile := func(name hub.GateName, g *GateConfig) (*Chain, error) {
+		chain, err := compileGate(name, g, c.Timeouts[name], env, sampler)
+		if err != nil {
+			return nil, fmt.Errorf("%s, at %s: %w", name, g.Where, err)
+		}
+		p.delivers = p.delivers || name == hub.GateDeliver
+		return chain, nil
+	}
+	for _, name := range gateNames {
+		g := c.Gates[name]
+		if g == nil {
+			continue
+		}
+		chain, err := compile(name, g)
+		if err != nil {
+			return nil, err
+		}
+		p.handler[name] = chain
+	}
+	for _, b := range c.Blocks {
+		compiled, err := compileBlock(b, compile)
+		if err != nil {
+			return nil, err
+		}
+		if err := p.shadowed(compiled); err != nil {
+			return nil, err
+		}
+		p.blocks = append(p.blocks, compiled)
+	}
+	return p, p.defaults(c, env, sampler)
+}
+
+// gateNames are all gates, in the order in which mistakes are looked for.
+var gateNames = []hub.GateName{
+	hub.GateConnect, hub.GateSubscribe, hub.GateUnsubscribe, hub.GatePublish, hub.GateDeliver, hub.GateDisconnect,
+}
+
+func compileBlock(b BlockConfig, compile func(hub.GateName, *GateConfig) (*Chain, error)) (block, error) {
+	out := block{patterns: b.Patterns, gates: make(map[hub.GateName]*Chain), where: b.Where}
+	if len(b.Match) == 0 {
+		return out, fmt.Errorf("channel, at %s: it needs at least one pattern, for example: channel news/*", b.Where)
+	}
+	for _, m := range b.Match {
+		pat, err := parsePattern(m)
+		if err != nil {
+			return out, fmt.Errorf("%w, at %s", err, b.Where)
+		}
+		out.match = append(out.match, pat)
+	}
+	for _, name := range gateNames {
+		g := b.Gates[name]
+		if g == nil {
+			continue
+		}
+		if name == hub.GateConnect || name == hub.GateDisconnect {
+			return out, fmt.Errorf("%s, at %s: it is not about a channel; write it outside of the channel block", name, g.Where)
+		}
+		chain, err := compile(name, g)
+		if err != nil {
+			return out, err
+		}
+		out.gates[name] = chain
+	}
+	if b.Patterns && out.gates[hub.GateSubscribe] == nil {
+		return out, fmt.Errorf("channel %s, at %s: patterns lets a subscription cover all of the block at once, so the block needs a subscribe gate of its own", strings.Join(b.Match, " "), b.Where)
+	}
+	return out, nil
+}
+
+func compileGate(name hub.GateName, g *GateConfig, timeout time.Duration, env *Env, s *sampler) (*Chain, error) {
+	c := &Chain{gate: name, guards: g.Guards, recheck: g.Recheck, env: env, sampler: s}
+	remote := firstRemote(g.Guards)
+	c.local = remote == ""
+	switch {
+	case name == hub.GateDeliver && !c.local:
+		return nil, fmt.Errorf("%s asks a backend, which cannot be done for each delivery; use matchers, cel or transform here", remote)
+	case name != hub.GatePublish && (g.To != nil || g.Discard):
+		return nil, errors.New("to and discard are for publish")
+	case name != hub.GatePublish && name != hub.GateDeliver && g.Transform != "":
+		return nil, errors.New("transform is for publish and deliver")
+	case name != hub.GateConnect && name != hub.GateSubscribe && g.Recheck != 0:
+		return nil, errors.New("recheck is for connect and subscribe, whose answers last")
+	case g.Discard && (g.To != nil || g.Transform != ""):
+		return nil, errors.New("discard publishes nothing, so to and transform have no use beside it")
+	}
+	switch {
+	case g.Timeout > 0:
+		c.timeout = g.Timeout
+	case timeout > 0:
+		c.timeout = timeout
+	case name == hub.GateConnect:
+		c.timeout = DefaultConnectTimeout
+	default:
+		c.timeout = DefaultTimeout
+	}
+	if err := checkGuards(name, g.Guards); err != nil {
+		return nil, err
+	}
+	if err := forGate(g.Guards, name); err != nil {
+		return nil, err
+	}
+	return c, c.verbs.compile(name, g)
+}
+
+// checkGuards finds guards that are never asked, and gates that never allow.
+func checkGuards(name hub.GateName, guards []NamedGuard) error {
+	if len(guards) == 0 && name != hub.GateDeliver {
+		return errors.New("it has no guard, so nothing would be allowed; write allow to allow everything")
+	}
+	approves := len(guards) == 0
+	for i, g := range guards {
+		if b, ok := g.Guard.(Bounded); !ok || b.CanApprove() {
+			approves = true
+		}
+		if f, ok := g.Guard.(Fixed); ok {
+			if kind, fixed := f.Fixed(); fixed && (kind == Allow || kind == Deny) && i < len(guards)-1 {
+				return fmt.Errorf("%s is never asked, because the %s before it always decides; put that last", guards[i+1].Name, g.Name)
+			}
+		}
+	}
+	if approves || name == hub.GateDisconnect {
+		return nil
+	}
+	if len(guards) == 1 {
+		if f, ok := guards[0].Guard.(Fixed); ok {
+			if kind, fixed := f.Fixed(); fixed && kind == Deny {
+				return nil // said in so many words
+			}
+		}
+	}
+	return errors.New("it can never allow: none of its guards approves of anything; end it with allow, or write only deny")
+}
+
+func (v *verbs) compile(name hub.GateName, g *GateConfig) (err error) {
+	if len(g.To) > maxTo {
+		return fmt.Errorf("to names %d channels; %d are the most", len(g.To), maxTo)
+	}
+	for _, ch := range g.To {
+		if r := hub.CheckName(ch, hub.MaxNameLength); r != nil {
+			return fmt.Errorf("to %s: %s", ch, r.Reason)
+		}
+	}
+	v.to, v.discard = g.To, g.Discard
+	if g.Transform != "" {
+		v.transform, err = CompileValue(g.Transform, ScopeOf(name))
+		if err != nil {
+			return fmt.Errorf("transform: %w", err)
+		}
+	}
+	return nil
+}
+
+// shadowed finds what of b is never reached, because blocks before it match all
+// that it matches.
+func (p *Policy) shadowed(b block) error {
+	for _, before := range p.blocks {
+		if !coversAll(before.match, b.match) {
+			continue
+		}
+		for _, name := range gateNames {
+			if b.gates[name] != nil && before.gates[name] != nil {
+				return fmt.Errorf("%s of the channel block at %s is never reached: the block at %s matches all of its channels first; put the narrower block first", name, b.where, before.where)
+			}
+		}
+	}
+	return nil
+}
+
+// coversAll reports whether every name of the patterns in b is of one in a.
+func coversAll(a, b []pattern) bool {
+	for _, q := range b {
+		if !slices.ContainsFunc(a, func(p pattern) bool { return p.covers(q) }) {
+			return false
+		}
+	}
+	return true
+}
+
+// defaults completes the gates that everybody must get past.
+func (p *Policy) defaults(c PolicyConfig, env *Env, s *sampler) error {
+	written := len(c.Gates) > 0 || slices.ContainsFunc(c.Blocks, func(b BlockConfig) bool { return len(b.Gates) > 0 })
+	var open []string
+	for _, name := range []hub.GateName{hub.GateConnect, hub.GateSubscribe, hub.GatePublish} {
+		switch {
+		case p.handler[name] != nil || c.Default == DefaultAllow:
+		case c.Default == DefaultDeny:
+			p.handler[name] = &Chain{gate: name, guards: []NamedGuard{{Name: "default deny", Guard: denyAll{}}}, timeout: DefaultTimeout, local: true, env: env, sampler: s}
+		case written:
+			open = append(open, string(name))
+		}
+	}
+	if len(open) > 0 {
+		return fmt.Errorf("some gates are written, but not %s for every channel, which would leave it open; write %s { … } outside of channel blocks, or default deny (or default allow)", strings.Join(open, " and "), open[0])
+	}
+	return nil
+}
+
+// Gate implements hub.Gates.
+func (p *Policy) Gate(name hub.GateName, channel string) hub.Gate {
+	if c, _ := p.find(name, channel); c != nil && !c.open() {
+		return c
+	}
+	return nil
+}
+
+// DeliverGate implements hub.Gates.
+func (p *Policy) DeliverGate(channel string) hub.DeliverGate {
+	if !p.delivers {
+		return nil
+	}
+	if c, _ := p.find(hub.GateDeliver, channel); c != nil && !c.open() {
+		return c
+	}
+	return nil
+}
+
+// errNoPatterns is the answer where a pattern would see what its parts may not.
+var errNoPatterns = &hub.Refusal{Code: hub.CodeDenied, Reason: "patterns cannot be subscribed to here; subscribe to the channels"}
+
+// Pattern implements hub.Gates. A pattern is let through to a gate only if that
+// gate alone decides about every channel it covers.
+func (p *Policy) Pattern(text string) (hub.Gate, *hub.Refusal) {
+	want, err := parsePattern(text)
+	if err != nil {
+		return nil, errNoPatterns
+	}
+	var governs *block
+	for i := range p.blocks {
+		b := &p.blocks[i]
+		if b.gates[hub.GateSubscribe] == nil || !slices.ContainsFunc(b.match, want.overlaps) {
+			continue
+		}
+		if governs != nil {
+			return nil, errNoPatterns
+		}
+		governs = b
+	}
+	switch {
+	case governs == nil && p.handler[hub.GateSubscribe] == nil:
+		return nil, nil // every channel is open, and so is this
+	case governs == nil || !governs.patterns || !slices.ContainsFunc(governs.match, func(q pattern) bool { return q.covers(want) }):
+		return nil, errNoPatterns
+	}
+	if c := governs.gates[hub.GateSubscribe]; !c.open() {
+		return c, nil
+	}
+	return nil, nil
+}
+
+// find returns the gate that governs a channel, and where it is written.
+func (p *Policy) find(name hub.GateName, channel string) (*Chain, string) {
+	if channel != "" {
+		for i := range p.blocks {
+			b := &p.blocks[i]
+			c := b.gates[name]
+			if c == nil {
+				continue
+			}
+			for _, m := range b.match {
+				if m.matches(channel) {
+					return c, b.where
+				}
+			}
+		}
+	}
+	return p.handler[name], ""
+}
+
+// open reports whether there is nothing to ask and nothing to do.
+func (c *Chain) open() bool {
+	if c.verbs.to != nil || c.verbs.discard || c.verbs.transform != nil || len(c.guards) != 1 {
+		return false
+	}
+	f, ok := c.guards[0].Guard.(Fixed)
+	if !ok {
+		return false
+	}
+	kind, fixed := f.Fixed()
+	return fixed && (kind == Allow || kind == Pass)
+}
+
+// Explain tells which gate governs, where it is written ("" is outside of any
+// channel block), and what it says: an explanation for operators. The Chain is
+// nil where nothing is asked.
+func (p *Policy) Explain(name hub.GateName, channel string) (*Chain, string) {
+	return p.find(name, channel)
+}
+
+var _ hub.Gates = (*Policy)(nil)

@@ -1,0 +1,155 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package guards
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/push-it/pushit/hub"
+)
+
+// Request returns a GET of the endpoint, with the query and the header fields
+// that the session was opened with and with what was learned since: what Caddy's
+// matchers and handlers look at, and what is sent to a backend. It is ready for
+// them, with placeholders and variables, and the caller's own.
+//
+// It is made from the agent's snapshot, which does not have everything that the
+// request itself had. Ask unanswerable once the request was used.
+func (q *Question) Request(ctx context.Context) (*http.Request, error) {
+	return q.request(ctx, nil, nil)
+}
+
+// request is Request for handlers that write to w; if body is not nil, it is a
+// POST of that, which is JSON.
+func (q *Question) request(ctx context.Context, w http.ResponseWriter, body []byte) (*http.Request, error) {
+	o := q.Agent.Opening()
+	uri := o.URI
+	if uri == "" {
+		uri = "/"
+	}
+	target, err := url.ParseRequestURI(uri)
+	if err != nil {
+		return nil, errors.New("the URI that the session was opened with is none") // it may hold a secret
+	}
+	user := q.User()
+	if hasControl(user) {
+		return nil, errControl("http.auth.user.id")
+	}
+	r := &http.Request{
+		Method: http.MethodGet, URL: target, RequestURI: uri, Host: o.Host,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: q.header(o), Body: http.NoBody, RemoteAddr: remoteAddr(o),
+	}
+	if body != nil {
+		r.Method = http.MethodPost
+		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+		r.Header["Content-Type"] = []string{"application/json"}
+		r.Header["Content-Length"] = []string{strconv.Itoa(len(body))}
+		r.Header["Accept"] = []string{"application/json, text/plain"}
+	}
+	if o.Scheme == "https" {
+		r.TLS = &tls.ConnectionState{HandshakeComplete: true}
+	}
+
+	misses := new(misses)
+	repl := caddy.NewReplacer()
+	if user != "" {
+		repl.Set("http.auth.user.id", user)
+	}
+	// Before those of Caddy, so that what the snapshot lacks is not taken for
+	// absent.
+	repl.Map(func(name string) (any, bool) { return q.replace(name, r, misses) })
+
+	server := q.Env.Server
+	if server == nil {
+		server = new(caddyhttp.Server) // Caddy's handlers cannot do without
+	}
+	r = r.WithContext(context.WithValue(ctx, missesKey{}, misses))
+	r = caddyhttp.PrepareRequest(r, repl, w, server)
+	if o.RemoteIP.IsValid() {
+		// As it was resolved then: today's trusted proxies may be others.
+		caddyhttp.SetVar(r.Context(), caddyhttp.ClientIPVarKey, o.RemoteIP.String())
+	}
+	return r, nil
+}
+
+// header returns the header fields: those of the snapshot without what is not to
+// be believed, and what guards have learned.
+func (q *Question) header(o *hub.Opening) http.Header {
+	header := make(http.Header)
+	for name, value := range o.Fields {
+		// To what speaks CGI, Remote_User and Remote-User are one.
+		if alike := strings.ReplaceAll(name, "_", "-"); !q.Env.isLearned(alike) && !isDropped(alike) {
+			header.Add(name, value)
+		}
+	}
+	for _, f := range q.Learned.Header {
+		if f.Value == "" {
+			header.Del(f.Name)
+		} else {
+			header.Set(f.Name, f.Value)
+		}
+	}
+	return header
+}
+
+// dropped are the header fields that are about the connection or the exchange
+// that a session was opened with (RFC 9110), or that name another method or
+// target than the request has, which some backends believe.
+var dropped = []string{
+	"Accept-Encoding", "Alt-Svc", "Connection", "Early-Data", "Expect", "Http2-Settings", "Incremental", "Keep-Alive",
+	"Proxy-Authenticate", "Proxy-Authorization", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
+	"Host", "If-Match", "If-Modified-Since", "If-None-Match", "If-Range", "If-Unmodified-Since", "Range",
+	"X-Http-Method", "X-Http-Method-Override", "X-Method-Override", "X-Original-Url", "X-Rewrite-Url",
+}
+
+func isDropped(name string) bool {
+	name = http.CanonicalHeaderKey(name)
+	return strings.HasPrefix(name, "Sec-Websocket-") || strings.HasPrefix(name, "Content-") || strings.HasPrefix(name, ":") ||
+		slices.Contains(dropped, name)
+}
+
+// remoteAddr returns the far end of the connection that the session was opened
+// with: a proxy's, if it came through one.
+func remoteAddr(o *hub.Opening) string {
+	if o.RemoteAddr == "" && o.RemoteIP.IsValid() {
+		return net.JoinHostPort(o.RemoteIP.String(), "0")
+	}
+	return o.RemoteAddr
+}
+
+// misses notes the first placeholder whose value could not be told.
+type misses struct {
+	first atomic.Pointer[error]
+}
+
+type missesKey struct{}
+
+func (m *misses) note(err error) { m.first.CompareAndSwap(nil, &err) }
+
+// unanswerable returns why what r was asked for by matchers or handlers is not to
+// be relied on, or nil: the snapshot lacks a value, or one has characters that
+// must not get into a request. The answer is Unavailable then.
+func unanswerable(r *http.Request) error {
+	if m, ok := r.Context().Value(missesKey{}).(*misses); ok {
+		if err := m.first.Load(); err != nil {
+			return *err
+		}
+	}
+	return nil
+}

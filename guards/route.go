@@ -1,0 +1,121 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package guards
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+)
+
+func init() { caddy.RegisterModule(new(Route)) }
+
+// Route is a chain of Caddy's own handlers as a guard. It is given a GET request
+// made from what is known of the agent: the path of the endpoint, and the query
+// and the header fields that the session was opened with.
+//
+// It passes if the request reaches the end of the chain. If something on the way
+// answers, it is refused: with 408, 425, 429, 499 and 5xx because it could not be
+// found out, with anything else for good, a 200 and a redirect too. A user that
+// the chain authenticated, and header fields that it copied from a backend's
+// response, hold for the guards behind it, and if it stands in the connect gate
+// for the agent.
+type Route struct {
+	// HandlerRaw is the chain: an HTTP handler, most often a subroute.
+	HandlerRaw json.RawMessage `json:"handler,omitempty" caddy:"namespace=http.handlers inline_key=handler"`
+
+	Sparing
+
+	handlerGuard
+}
+
+// CaddyModule returns the Caddy module information.
+func (*Route) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.pushit.guards.route", New: func() caddy.Module { return new(Route) }}
+}
+
+// Provision loads the handlers.
+func (g *Route) Provision(ctx caddy.Context) error {
+	return g.provision(ctx, g, g.HandlerRaw, g.Sparing)
+}
+
+// Decide implements Guard.
+func (g *Route) Decide(ctx context.Context, q *Question) Answer {
+	return g.remote.decide(ctx, q, nil, g.ask)
+}
+
+func (g *Route) ask(ctx context.Context, q *Question) outcome {
+	w := newCapture(maxAnswer)
+	r, err := q.request(ctx, w, nil)
+	if err != nil {
+		return outcome{Answer: Answer{Kind: Unavailable, Err: err}}
+	}
+	before := r.Header.Clone() // handlers change it in place
+	x := exchangeWith(g.handler, w, r)
+	if !x.passed() {
+		out := x.outcome()
+		if out.Kind == Deny && x.status()/100 == 2 {
+			out.Err = errors.New("a directive ended the chain; only a chain that reaches its end lets through")
+		}
+		return out
+	}
+	out := outcome{Answer: Answer{Kind: Pass}, noStore: x.noStore()}
+	var changed []string
+	for _, name := range q.Env.Learned {
+		if strings.Join(before[name], ", ") != strings.Join(x.end.Header[name], ", ") {
+			changed = append(changed, name)
+		}
+	}
+	l := &out.Learned
+	l.Header, out.size = fieldsOf(x.end.Header, changed)
+	if user := x.placeholder("http.auth.user.id"); q.Agent.Opening().User == "" && user != q.User() {
+		l.User, l.UserBy = user, UserByLogin
+		out.size += len(user)
+	}
+	if err := checkLearned(l, out.size); err != nil {
+		return outcome{Answer: Answer{Kind: Unavailable, Err: err}}
+	}
+	return out
+}
+
+// UnmarshalHelper sets up the guard from Caddyfile tokens. Syntax:
+//
+//	route {
+//		<directives>
+//		cache <ttl>
+//		key <values…>
+//		in_flight <n>
+//	}
+//
+// Directives are any of Caddy's that a route can have, and run in the order they
+// are written in.
+func (g *Route) UnmarshalHelper(h httpcaddyfile.Helper) error {
+	b, err := readBlock(h, "route { <directives> }")
+	if err != nil {
+		return err
+	}
+	if len(b.line) > 1 {
+		return errAt(b.line[1], "unexpected %q after route: matchers go to the directives inside, route { basic_auth %s { … } }", b.line[1].Text, b.line[1].Text)
+	}
+	if err := b.options(g.unmarshalOption); err != nil {
+		return err
+	}
+	if len(b.entries) == 0 {
+		return errAt(b.line[0], "route needs a directive: an empty one lets everybody through; for that, write allow")
+	}
+	g.HandlerRaw, err = b.parseAs(h, "route")
+	return err
+}
+
+// Interface guards
+var (
+	_ Guard              = (*Route)(nil)
+	_ HelperUnmarshaler  = (*Route)(nil)
+	_ caddy.Provisioner  = (*Route)(nil)
+	_ caddy.CleanerUpper = (*Route)(nil)
+)

@@ -1,0 +1,104 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package guards
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/push-it/pushit/hub"
+)
+
+// maxTo is the most channels that one publish goes to.
+const maxTo = 16
+
+// verbs are what a gate does after it has allowed.
+type verbs struct {
+	to        []string // publish: where to, in place of the message's channel
+	transform *Program // publish, deliver: the data, in place of the message's
+	discard   bool     // publish: nowhere
+}
+
+// publishing returns what becomes of a message that may be published; nil leaves
+// it as it is.
+func (v *verbs) publishing(ctx context.Context, q *Question) (*hub.Publishing, error) {
+	l := &q.Learned
+	p := hub.Publishing{Channels: l.Channels, Data: l.Data, Discard: l.Drop || v.discard}
+	if v.to != nil {
+		p.Channels = v.to
+	}
+	if v.transform != nil && !p.Discard {
+		if p.Data != nil {
+			q.Question = withData(q.Question, p.Data)
+		}
+		data, err := v.transformed(ctx, q)
+		if err != nil {
+			return nil, err
+		}
+		p.Data = data
+	}
+	if p.Channels == nil && p.Data == nil && !p.Discard {
+		return nil, nil
+	}
+	return &p, nil
+}
+
+// transformed returns the data that transform makes of a message, which is to be
+// no larger than what an agent may send.
+func (v *verbs) transformed(ctx context.Context, q *Question) ([]byte, error) {
+	data, err := v.transform.Value(ctx, q)
+	if err != nil {
+		return nil, fmt.Errorf("transform: %w", err)
+	}
+	if limit := q.Agent.Policy().Limits.MessageSize; len(data) > limit {
+		return nil, fmt.Errorf("transform: made %d bytes of data, more than message_size, %d", len(data), limit)
+	}
+	return data, nil
+}
+
+// withData returns q with other data in its message.
+func withData(q *hub.Question, data []byte) *hub.Question {
+	c := *q
+	c.Message = hub.NewMessage(q.Message.Channel, q.Message.UUID, data)
+	c.Message.From = q.Message.From
+	return &c
+}
+
+// Deliver implements hub.DeliverGate: what the guards do not allow, or cannot
+// decide, is dropped.
+func (c *Chain) Deliver(a *hub.Agent, m *hub.Message) (out *hub.Message) {
+	hq := &hub.Question{Gate: hub.GateDeliver, Agent: a, Channel: m.Channel, Message: m, Credentials: a.Credentials(), Identity: a.Identity()}
+	q := c.question(hq)
+	defer func() {
+		if p := recover(); p != nil {
+			c.report(q, "transform", Answer{Kind: Unavailable, Err: fmt.Errorf("panic: %v", p)})
+			out = nil
+		}
+	}()
+	ctx := context.Background() // local guards are bounded by themselves
+	_, name, answer := c.ask(ctx, q, nil)
+	switch answer.Kind {
+	case Pass, Allow:
+	case Unavailable:
+		c.report(q, name, answer)
+		return nil
+	default:
+		if answer.Err != nil { // an expression that failed, not one that said no
+			c.report(q, name, Answer{Kind: Unavailable, Err: answer.Err})
+		}
+		return nil
+	}
+	if c.verbs.transform == nil {
+		return m
+	}
+	data, err := c.verbs.transformed(ctx, q)
+	if err != nil {
+		c.report(q, "transform", Answer{Kind: Unavailable, Err: err})
+		return nil
+	}
+	if len(data) > 0 && len(data) == len(m.Data) && &data[0] == &m.Data[0] {
+		return m // it is the message's own data: so is the encoding that all share
+	}
+	return hub.NewMessage(m.Channel, m.UUID, data)
+}

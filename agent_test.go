@@ -8,12 +8,15 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/push-it/pushit/hub"
 )
 
 // An agent is a WebSocket client as the tests need one: it fails its test when
@@ -51,9 +54,7 @@ func (s site) upgrade(path string, header http.Header) (*agent, *http.Response) 
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	for name, values := range header {
-		r.Header[name] = values
-	}
+	maps.Copy(r.Header, header)
 	r.Header.Set("Connection", "Upgrade")
 	r.Header.Set("Upgrade", "websocket")
 	r.Header.Set("Sec-WebSocket-Version", "13")
@@ -85,6 +86,55 @@ func (s site) connect(path string, header http.Header) *agent {
 	}
 	a.request("/meta/connect", object{"credentials": nil})
 	return a
+}
+
+// open opens a session at path, of bare JSON, and connects with the credentials.
+// It returns the answer too.
+func (s site) open(path string, header http.Header, credentials any) (*agent, object) {
+	s.t.Helper()
+	a, resp := s.upgrade(path, header)
+	if a == nil {
+		s.t.Fatalf("upgrading at %s: status %d", path, resp.StatusCode)
+	}
+	return a, a.ask("/meta/connect", object{"credentials": credentials})
+}
+
+// ask sends a frame and returns its answer. A message that comes before, the
+// agent's own perhaps, is kept for receive.
+func (a *agent) ask(channel string, data any) object {
+	a.t.Helper()
+	uuid := a.send(channel, data)
+	var before []object
+	for {
+		f := a.receive()
+		if f["uuid"] == uuid && f["channel"] != channel || f["successful"] != nil {
+			a.kept = before
+			return f
+		}
+		before = append(before, f)
+	}
+}
+
+// wantAllowed wants the subscription or publication to be allowed.
+func (a *agent) wantAllowed(f object) {
+	a.t.Helper()
+	if f["successful"] != true && f["channel"] != "/meta/successful" {
+		a.t.Errorf("answered with %v, want it allowed", f)
+	}
+}
+
+// wantRefused wants it to be refused with that code.
+func (a *agent) wantRefused(f object, code hub.Code) {
+	a.t.Helper()
+	if f["successful"] == true || f["channel"] == "/meta/successful" || f["code"] != string(code) {
+		a.t.Errorf("answered with %v, want it refused with the code %s", f, code)
+	}
+}
+
+// askToSubscribe subscribes and returns the answer.
+func (a *agent) askToSubscribe(channel string) object {
+	a.t.Helper()
+	return a.ask("/meta/subscribe", object{"channel": channel})
 }
 
 // subscribe subscribes to a channel.

@@ -50,6 +50,26 @@ func init() {
 //	        frames_per_second    <count>|unlimited
 //	        publishes_per_second <count>|unlimited
 //	    }
+//	    namespace <placeholder>
+//	    default   allow|deny
+//	    timeout   <gate> <duration>
+//	    connect|subscribe|unsubscribe|publish|deliver|disconnect <guard>
+//	    connect|subscribe|unsubscribe|publish|deliver|disconnect {
+//	        <guards...>
+//	        to        <channel...>
+//	        transform <expression>
+//	        discard
+//	        timeout   <duration>
+//	        recheck   <duration>
+//	    }
+//	    channel <pattern...> {
+//	        subscribe|unsubscribe|publish|deliver <guard>
+//	        subscribe|unsubscribe|publish|deliver {
+//	            ...
+//	        }
+//	        patterns
+//	    }
+//	    @<name> <matcher>
 //	}
 //
 // The matcher is a path, as /push, which covers everything below it and may be
@@ -59,10 +79,23 @@ func init() {
 //
 // Handlers of one name share a hub, also across sites. One handler in a Caddyfile
 // may be without a name; in a named route none may.
+//
+// A guard is a module of the namespace http.pushit.guards, and written as that
+// says; it may have a block of its own. Guards know the matchers of the site and
+// those that are defined in the block of pushit.
 func parseCaddyfile(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
 	h.Next() // the directive itself, which is there
-	p := &parser{Helper: h, directive: h.Token(), seen: make(map[string]caddyfile.Token)}
-
+	if matchers, ok := h.BlockState[matchersKey].(*httpcaddyfile.Helper); ok {
+		*matchers = h
+		return nil, nil
+	}
+	p := &parser{Helper: h, directive: h.Token(), seen: make(map[string]caddyfile.Token), places: make(map[string]caddyfile.Token)}
+	if err := p.checkBraces(); err != nil {
+		return nil, err
+	}
+	if err := p.defineMatchers(); err != nil {
+		return nil, err
+	}
 	matcher, err := p.matcher()
 	if err != nil {
 		return nil, err
@@ -73,6 +106,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 	if err := p.finish(); err != nil {
 		return nil, err
 	}
+	p.tell()
 	return h.NewRoute(p.route(matcher), &p.handler), nil
 }
 
@@ -84,28 +118,32 @@ type parser struct {
 	// seen has where each subdirective was given, and "matcher" where the matcher
 	// gave the path; a limit is in it as "limits <name>".
 	seen map[string]caddyfile.Token
+	// places has where the gates and channel blocks are written, by where they are
+	// in the JSON of the handler.
+	places map[string]caddyfile.Token
 }
 
 // A subdirective reads its arguments, up to the end of its line or block.
 type subdirective struct {
-	name  string
-	parse func(*parser) error
+	name    string
+	parse   func(*parser) error
+	repeats bool // it may be given more than once
 }
 
 // subdirectives are what the block of pushit is made of.
 func subdirectives() []subdirective {
-	return []subdirective{
-		{"path", (*parser).path},
-		{"name", (*parser).name},
-		{"origins", (*parser).origins},
-		{"heartbeat", func(p *parser) error {
+	return append([]subdirective{
+		{name: "path", parse: (*parser).path},
+		{name: "name", parse: (*parser).name},
+		{name: "origins", parse: (*parser).origins},
+		{name: "heartbeat", parse: func(p *parser) error {
 			return p.duration(&p.handler.Heartbeat, "25s", minHeartbeat, maxHeartbeat)
 		}},
-		{"handshake", func(p *parser) error {
+		{name: "handshake", parse: func(p *parser) error {
 			return p.duration(&p.handler.Handshake, "10s", minHandshake, maxHandshake)
 		}},
-		{"limits", (*parser).limits},
-	}
+		{name: "limits", parse: (*parser).limits},
+	}, gateSubdirectives()...)
 }
 
 // limitSubdirectives are what a limits block is made of.
@@ -113,7 +151,7 @@ func limitSubdirectives() []subdirective {
 	all := make([]subdirective, len(limitTable))
 	for i := range limitTable {
 		l := &limitTable[i]
-		all[i] = subdirective{l.name, func(p *parser) error { return p.limit(l) }}
+		all[i] = subdirective{name: l.name, parse: func(p *parser) error { return p.limit(l) }}
 	}
 	return all
 }
@@ -155,13 +193,14 @@ func (p *parser) matcher() (set caddy.ModuleMap, err error) {
 }
 
 // block reads a block of subdirectives of what is called parent, each at most
-// once. There need not be one.
+// once, but for those that repeat. There need not be one.
 func (p *parser) block(parent string, known []subdirective) error {
 	for nesting := p.Nesting(); p.NextBlock(nesting); {
 		word := p.Val()
 		sub := find(known, word)
-		if sub == nil && p.afterBrace() {
-			return p.Errf("unexpected %q after }: write it on a line of its own", word)
+		if strings.HasPrefix(word, "@") && parent == "pushit" {
+			p.NextSegment() // defineMatchers has read it
+			continue
 		}
 		if sub == nil {
 			return p.Errf("unrecognized subdirective %q of %s; %s", word, parent, proposal(word, known))
@@ -170,24 +209,33 @@ func (p *parser) block(parent string, known []subdirective) error {
 		if parent != "pushit" {
 			key = parent + " " + word
 		}
-		if first, ok := p.seen[key]; ok {
-			return p.Errf("%s is given twice, first at %s: keep one", key, place(first))
-		}
-		p.seen[key] = p.Token()
-		if err := sub.parse(p); err != nil {
+		if err := p.once(sub, key); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// afterBrace reports whether the token before stands on the same line and closes
-// a block: it is taken for the end of the block only when nothing follows it.
-func (p *parser) afterBrace() bool {
-	line := p.Line()
-	p.Prev()
-	defer p.Next()
-	return p.Val() == "}" && p.Line() == line
+// once reads a subdirective, unless it was given before under that key.
+func (p *parser) once(sub *subdirective, key string) error {
+	if first, ok := p.seen[key]; ok && !sub.repeats {
+		return p.Errf("%s is given twice, first at %s: keep one", key, place(first))
+	}
+	p.seen[key] = p.Token()
+	return sub.parse(p)
+}
+
+// checkBraces sees to it that what closes a block stands alone: else Caddy takes
+// it for a word in the block, and what follows for a part of it.
+func (p *parser) checkBraces() error {
+	defer p.reset()
+	for p.Next() {
+		if last := p.Token(); last.Text != "}" || last.Quoted() || !p.NextArg() {
+			continue
+		}
+		return p.Errf("unexpected %q after }: write it on a line of its own", p.Val())
+	}
+	return nil
 }
 
 func find(known []subdirective, word string) *subdirective {
@@ -208,11 +256,23 @@ func proposal(word string, known []subdirective) string {
 	if name := nearest(word, names); name != "" {
 		return fmt.Sprintf("did you mean %q?", name)
 	}
+	if strings.HasPrefix(word, "@") {
+		return "define matchers in the block of pushit itself, or before it in the site"
+	}
 	if find(limitSubdirectives(), word) != nil {
 		return "write it in a limits block"
 	}
+	if find(verbs("", new(Gate)), word) != nil {
+		return "write it in the block of a gate"
+	}
 	if find(subdirectives(), word) != nil {
 		return "write it in the block of pushit itself"
+	}
+	if find(channelSubdirectives("", new(ChannelBlock)), word) != nil {
+		return "write it in the block of a channel"
+	}
+	if isGuard(word) {
+		return fmt.Sprintf("it is a guard: write it behind a gate, as connect %s, or in the block of one", word)
 	}
 	return "there are " + strings.Join(names, ", ")
 }
@@ -263,8 +323,12 @@ func (p *parser) origins() error {
 }
 
 func (p *parser) duration(to *caddy.Duration, example string, least, most time.Duration) error {
-	name := p.Val()
-	text, err := p.argument(example)
+	return p.durationOf(p.Val(), to, example, least, most)
+}
+
+// durationOf reads the duration of what is called name.
+func (p *parser) durationOf(name string, to *caddy.Duration, example string, least, most time.Duration) error {
+	text, err := p.argumentOf(name, example)
 	if err != nil {
 		return err
 	}
@@ -313,8 +377,10 @@ func (p *parser) limit(l *limit) error {
 }
 
 // argument returns the one argument of the subdirective that the parser is at.
-func (p *parser) argument(example string) (string, error) {
-	word := p.Val()
+func (p *parser) argument(example string) (string, error) { return p.argumentOf(p.Val(), example) }
+
+// argumentOf returns the one argument of what is called word.
+func (p *parser) argumentOf(word, example string) (string, error) {
 	if !p.NextArg() {
 		return "", p.missing(word, example)
 	}
@@ -350,6 +416,9 @@ func (p *parser) noBlock(word string) error {
 func (p *parser) finish() error {
 	if p.handler.Path == "" {
 		p.handler.Path = defaultPath
+	}
+	if err := p.checkPolicy(); err != nil {
+		return err
 	}
 	a := p.adaptation()
 	if err := a.settleName(p); err != nil {

@@ -22,6 +22,7 @@ import (
 // Caddyfile.something, and at every block of a Markdown file that is marked as
 // one: it is as caddy fmt writes it, adapts without a warning, and is valid.
 func TestCaddyfilesOfTheRepository(t *testing.T) {
+	t.Setenv("JWT_SECRET", "a secret of some length, for these tests alone")
 	found := 0
 	err := filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
 		name := entry.Name()

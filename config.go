@@ -177,7 +177,7 @@ func (l *limit) number(text string) (int, error) {
 		if err != nil || v > 2*maxCount {
 			return 0, fmt.Errorf("%s: %q is not a size %s: write a number of bytes, or with a unit, as %s", l.name, text, l.ranges(), l.example())
 		}
-		return int(v), nil //nolint:gosec // bounded above
+		return int(v), nil
 	}
 	v, err := strconv.Atoi(text)
 	if err != nil {
@@ -188,7 +188,7 @@ func (l *limit) number(text string) (int, error) {
 
 // formatSize writes a size as the Caddyfile takes it: 64KiB.
 func formatSize(n int) string {
-	number, unit, _ := strings.Cut(humanize.IBytes(uint64(n)), " ") //nolint:gosec // sizes are not negative
+	number, unit, _ := strings.Cut(humanize.IBytes(uint64(n)), " ")
 	return strings.TrimSuffix(number, ".0") + unit
 }
 
@@ -218,16 +218,18 @@ func (l *Limits) checkQueue() error {
 // checkRange says when the duration called name is not between least and most.
 func checkRange(name string, d caddy.Duration, least, most time.Duration) error {
 	if v := time.Duration(d); v < least || v > most {
-		return fmt.Errorf("%s must be between %s and %s, not %s", name, shortDuration(least), shortDuration(most), v)
+		return fmt.Errorf("%s must be between %s and %s, not %s", name, shortDuration(least), shortDuration(most), shortDuration(v))
 	}
 	return nil
 }
 
-// shortDuration writes whole minutes and seconds as people do: 5m, not 5m0s.
+// shortDuration writes whole hours and minutes as people do: 5m, not 5m0s.
 func shortDuration(d time.Duration) string {
 	s := d.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
+	for _, zero := range []string{"m0s", "h0m"} {
+		if strings.HasSuffix(s, zero) {
+			s = s[:len(s)-2]
+		}
 	}
 	return s
 }
@@ -244,7 +246,7 @@ func checkName(name string) error {
 	}
 	for _, c := range name {
 		if !nameChar(c) {
-			return fmt.Errorf("the name %q has %q in it; it may have letters, digits, and any of - _ .", name, c)
+			return fmt.Errorf("the name %q has %q in it; it may have letters, digits, and any of - . _", name, c)
 		}
 	}
 	return nil

@@ -4,13 +4,18 @@
 package pushit
 
 import (
+	"errors"
+	"fmt"
+	"io"
 	"net/http"
+	"strings"
 
 	"github.com/push-it/pushit/hub"
 )
 
-// Opening is what a session at the endpoint of h would keep of r.
-func (h *Handler) Opening(r *http.Request) hub.Opening { return h.opening(r) }
+// Opening is what a session at the endpoint of h would keep of r, or why there
+// would be none.
+func (h *Handler) Opening(r *http.Request) (hub.Opening, *hub.Refusal) { return h.opening(r) }
 
 // HubReferences is how many handlers hold the hub of that name.
 func HubReferences(name string) int {
@@ -34,3 +39,23 @@ var (
 	Below   = below
 	Nearest = nearest
 )
+
+// Explain runs pushit explain with these arguments. It returns what that printed
+// and the exit status.
+func Explain(args ...string) (out string, status int, err error) {
+	var text strings.Builder
+	cmd := explainCommand()
+	cmd.SetArgs(args)
+	cmd.SetOut(&text)
+	cmd.SetErr(io.Discard)
+	switch err = cmd.Execute(); {
+	case err == nil:
+		return text.String(), 0, nil
+	case errors.Is(err, errRefused):
+		return text.String(), 1, nil
+	case strings.HasSuffix(fmt.Sprintf("%T", err), ".exitError"): // Caddy's own, with the status in it
+		return text.String(), exitNotAsked, err
+	default:
+		return text.String(), -1, err
+	}
+}

@@ -19,10 +19,12 @@ import (
 
 // TestHTTP2 runs itself again in a process in which HTTP/2 servers offer extended
 // CONNECT (RFC 8441): whether they do is read from the environment at the start.
+//
+//nolint:staticcheck // SA1019: net/http has no extended CONNECT for clients
 func TestHTTP2(t *testing.T) {
 	const setting = "http2xconnect=1"
 	if !strings.Contains(os.Getenv("GODEBUG"), setting) {
-		self := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestHTTP2$", "-test.v") //nolint:gosec // it is this program
+		self := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestHTTP2$", "-test.v")
 		self.Env = append(os.Environ(), "GODEBUG="+setting)
 		if out, err := self.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS: TestHTTP2") {
 			t.Errorf("%v\n%s", err, out)
@@ -36,7 +38,7 @@ func TestHTTP2(t *testing.T) {
 			d := tls.Dialer{Config: config}
 			return d.DialContext(ctx, network, s.addr(s.name))
 		},
-		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // the test made the certificate
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
 	}
 	defer client.CloseIdleConnections()
 

@@ -6,6 +6,7 @@
 package pushit
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/push-it/pushit/guards"
 	"github.com/push-it/pushit/hub"
 	"github.com/push-it/pushit/hub/transport"
 )
@@ -28,6 +30,8 @@ func init() {
 // Handler gives the pages of a site publish/subscribe: browsers open a
 // WebSocket below its path, subscribe to channels and publish on them. What lies
 // below its path and is not pushit's, it hands to the next handler.
+//
+// Who may do that is for gates to say. Without any, everybody may do everything.
 //
 // Agents, as connected endpoints are called, stay connected when the
 // configuration is reloaded, as long as an endpoint of the same name and path is
@@ -61,9 +65,39 @@ type Handler struct {
 	// Limits of what agents can make the server hold and do.
 	Limits Limits `json:"limits,omitzero"`
 
+	// A placeholder whose value keeps the channels of tenants apart, as
+	// `{http.request.host.labels.2}`: agents of one value share nothing with those
+	// of another, and see names without it. It is looked at when a session opens;
+	// where it is not one segment of a channel's name, there is no session. Let it
+	// not be what clients can choose, as a query or a header, unless tenants are
+	// no secret to each other. Default: none, all share the channels of the hub.
+	Namespace string `json:"namespace,omitempty"`
+
+	// What holds where no gate is written: `allow` or `deny`. It speaks for
+	// `connect`, `subscribe` and `publish`; the others let pass what nothing is
+	// written about. Required when a gate is written, but not each of these three
+	// at this level. Without any gate everything is allowed, which a warning says.
+	Default string `json:"default,omitempty"`
+
+	// The gates, by name: `connect`, `subscribe`, `unsubscribe`, `publish`,
+	// `deliver`, `disconnect`. Those of `channels` go before them.
+	Gates map[string]*Gate `json:"gates,omitempty"`
+
+	// How long the guards of a gate may take, by the name of the gate, where it
+	// says nothing itself. Between 10ms and 5m.
+	Timeouts map[string]caddy.Duration `json:"timeouts,omitempty"`
+
+	// Gates for some of the channels. For each gate, the first of these counts
+	// that matches the channel and has it.
+	Channels []ChannelBlock `json:"channels,omitempty"`
+
+	gates    *guards.Policy      // nil: everything is allowed
+	asksWho  bool                // the connect gate wants to know who somebody is
+	env      *guards.Env         // of gates
+	site     servedAt            // immutable after Provision
 	hub      *sharedHub          // set from Provision to Cleanup
 	use      *use                // what Provision registered at hub
-	policy   *hub.Policy         // what Provision gave to hub
+	used     *hub.Policy         // what Provision gave to hub
 	endpoint *transport.Endpoint // immutable after Provision
 }
 
@@ -84,25 +118,37 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
+	log := ctx.Slogger().With("hub", h.Name, "path", h.Path)
+	settings := h.settings() // before its guards are loaded, which leaves nothing of them to compare
+	h.site = whereServed(ctx)
+	h.env = &guards.Env{Generation: guards.NextGeneration(), Server: h.site.server, Log: log}
+	if h.gates, err = h.policy(ctx, h.env); err != nil {
+		return err
+	}
 	if h.hub, err = acquireHub(h.Name); err != nil {
 		return err
 	}
-	if h.use, err = h.hub.register(ctx, h); err != nil {
+	if h.use, err = h.hub.register(ctx, h, settings); err != nil {
 		return err
 	}
-	h.policy = h.hub.Use(&hub.Policy{
+	p := &hub.Policy{
 		Mount:     h.mount(),
 		Heartbeat: time.Duration(h.Heartbeat),
 		Handshake: time.Duration(h.Handshake),
 		Limits:    hub.Limits(h.Limits),
-		Log:       ctx.Slogger().With("hub", h.Name, "path", h.Path),
-	})
+		Log:       log,
+	}
+	if h.gates != nil { // an interface with a nil pointer in it would not be nil
+		p.Gates = h.gates
+	}
+	h.used = h.hub.Use(p)
 	h.endpoint = &transport.Endpoint{
 		Hub:     h.hub.Hub,
-		Policy:  h.policy,
+		Policy:  h.used,
 		Origins: origins,
 		Opening: h.opening,
 	}
+	h.warn(log)
 	if c := ctx.Logger().Check(zap.DebugLevel, "endpoint provisioned"); c != nil {
 		c.Write(zap.String("hub", h.Name), zap.String("path", h.Path))
 	}
@@ -139,17 +185,20 @@ func (h *Handler) check() (*transport.Origins, error) {
 		checkRange("heartbeat", h.Heartbeat, minHeartbeat, maxHeartbeat),
 		checkRange("handshake", h.Handshake, minHandshake, maxHandshake),
 		h.Limits.check(),
+		h.checkGates(),
 	)
 }
 
 // mount names the endpoint over all generations of the configuration.
 func (h *Handler) mount() string { return h.Name + " " + h.Path }
 
-// settings is all that h is configured with, defaults filled in, for comparing.
-func (h *Handler) settings() map[string]json.RawMessage {
+// settings is all that h is configured with, defaults filled in, for comparing:
+// hashes, because there are secrets among it, and they are kept.
+func (h *Handler) settings() settings {
 	all := Handler{
 		Name: h.Name, Path: h.Path, Origins: h.Origins, Heartbeat: h.Heartbeat, Handshake: h.Handshake,
-		Limits: Limits(hub.Limits(h.Limits).WithDefaults()),
+		Limits: Limits(hub.Limits(h.Limits).WithDefaults()), Namespace: h.Namespace,
+		Default: h.Default, Gates: h.Gates, Timeouts: h.Timeouts, Channels: h.Channels,
 	}
 	all.withDefaults()
 	var fields map[string]json.RawMessage
@@ -158,9 +207,13 @@ func (h *Handler) settings() map[string]json.RawMessage {
 		err = json.Unmarshal(text, &fields)
 	}
 	if err != nil {
-		panic(err) // strings, numbers and a flat struct always marshal
+		panic(err) // strings, numbers, and JSON that was parsed before, always marshal
 	}
-	return fields
+	hashes := make(settings, len(fields))
+	for name, value := range fields {
+		hashes[name] = sha256.Sum256(value)
+	}
+	return hashes
 }
 
 // Cleanup hands the agents of h to the newest configuration that has their
@@ -171,13 +224,13 @@ func (h *Handler) Cleanup() error {
 	}
 	// When the whole server goes, the hub says so to everybody as it closes: they
 	// are to come back, other than when only this endpoint is gone.
-	if h.policy != nil && !caddy.Exiting() {
-		h.hub.Drop(h.policy)
+	if h.used != nil && !caddy.Exiting() {
+		h.hub.Drop(h.used)
 	}
 	if h.use != nil {
-		h.hub.unregister(h.use)
+		h.hub.unregister(h.use, h)
 	}
-	h.hub, h.use, h.policy = nil, nil, nil
+	h.hub, h.use, h.used = nil, nil, nil
 	return releaseHub(h.Name)
 }
 

@@ -262,6 +262,13 @@ func endpoint(fields object) object {
 	return h
 }
 
+// gate is the JSON of a gate with one guard.
+func gate(guard, fields object) object {
+	g := object{"guards": []any{guard}}
+	maps.Copy(g, fields)
+	return g
+}
+
 // servers is a configuration with servers of one route each.
 func servers(handlers ...object) object {
 	all := object{}
@@ -290,6 +297,63 @@ func TestJSONIsChecked(t *testing.T) {
 		{"limit", servers(endpoint(object{"name": "a", "limits": object{"name_length": 256}})), []string{"limits: name_length must be between 1 and 255, not 256"}},
 		{"unlimited", servers(endpoint(object{"name": "a", "limits": object{"queue_bytes": -1}})), []string{"limits: queue_bytes must be between"}},
 		{"queue", servers(endpoint(object{"name": "a", "limits": object{"queue_bytes": 100000}})), []string{"at least twice message_size"}},
+		{"gates", servers(endpoint(object{
+			"name": "a", "default": "deny", "namespace": "{http.request.host.labels.2}", "timeouts": object{"connect": "5s"},
+			"gates": object{"connect": gate(object{"guard": "user"}, object{"timeout": "10s", "recheck": "5m"})},
+			"channels": []any{object{"match": []any{"news", "stories/*"}, "patterns": true, "gates": object{
+				"subscribe": gate(object{"guard": "allow"}, nil),
+				"publish":   gate(object{"guard": "cel", "expr": "true"}, object{"to": []any{"a", "b"}, "transform": "message.data"}),
+			}}},
+		})), nil},
+		{
+			"gate name", servers(endpoint(object{"name": "a", "default": "deny", "gates": object{"subscribes": gate(object{"guard": "allow"}, nil)}})),
+			[]string{"gates.subscribes: there is no gate", `did you mean "subscribe"?`},
+		},
+		{"gate null", servers(endpoint(object{"name": "a", "default": "deny", "gates": object{"subscribe": nil}})), []string{"gates.subscribe is null"}},
+		{"gate field", servers(endpoint(object{"name": "a", "default": "deny", "gates": object{"subscribe": object{"guard": "allow"}}})), []string{`unknown field "guard"`}},
+		{"guard name", servers(endpoint(object{"name": "a", "default": "deny", "gates": object{"subscribe": gate(object{"guard": "alow"}, nil)}})), []string{"gates.subscribe: ", "http.pushit.guards.alow"}},
+		{"guard without a name", servers(endpoint(object{"name": "a", "default": "deny", "gates": object{"subscribe": gate(object{}, nil)}})), []string{"gates.subscribe: "}},
+		{
+			"guard's settings", servers(endpoint(object{"name": "a", "default": "deny", "channels": []any{object{"match": []any{"x"}, "gates": object{"publish": gate(object{"guard": "bearer"}, nil)}}}})),
+			[]string{"channels[0].gates.publish: ", "bearer"},
+		},
+		{"default", servers(endpoint(object{"name": "a", "default": "open"})), []string{`default is allow or deny`}},
+		{"missing gates", servers(endpoint(object{"name": "a", "gates": object{"subscribe": gate(object{"guard": "allow"}, nil)}})), []string{"not connect and publish"}},
+		{"namespace", servers(endpoint(object{"name": "a", "default": "deny", "namespace": "acme"})), []string{"is not a placeholder"}},
+		{
+			"timeouts", servers(endpoint(object{"name": "a", "default": "deny", "timeouts": object{"conect": "5s", "publish": "1h", "deliver": "1s"}})),
+			[]string{`did you mean "connect"?`, "timeouts.publish must be between 10ms and 5m, not 1h", "deliver has no timeout"},
+		},
+		{
+			"gate's durations", servers(endpoint(object{"name": "a", "default": "deny", "gates": object{"connect": gate(object{"guard": "user"}, object{"timeout": "1ms", "recheck": "30d"})}})),
+			[]string{"gates.connect: timeout must be", "recheck must be"},
+		},
+		{
+			"pattern", servers(endpoint(object{"name": "a", "default": "deny", "channels": []any{object{"match": []any{"n*"}, "gates": object{"publish": gate(object{"guard": "allow"}, nil)}}}})),
+			[]string{`channel pattern "n*"`, "channels[0]"},
+		},
+		{
+			"no pattern", servers(endpoint(object{"name": "a", "default": "deny", "channels": []any{object{"gates": object{"publish": gate(object{"guard": "allow"}, nil)}}}})),
+			[]string{"channels[0]", "at least one pattern"},
+		},
+		{"shadowed", servers(endpoint(object{"name": "a", "default": "deny", "channels": []any{
+			object{"match": []any{"a/*"}, "gates": object{"publish": gate(object{"guard": "allow"}, nil)}},
+			object{"match": []any{"a/b"}, "gates": object{"publish": gate(object{"guard": "user"}, nil)}},
+		}})), []string{"channels[0]", "channels[1]", "never reached"}},
+		{
+			"key file", servers(endpoint(object{"name": "a", "default": "deny", "gates": object{"connect": gate(object{"guard": "jwt", "key_files": []any{"/no/such/file.pem"}}, nil)}})),
+			[]string{"gates.connect: ", "/no/such/file.pem"},
+		},
+		{
+			"different gates on two servers",
+			servers(endpoint(object{"name": "a", "default": "deny"}), endpoint(object{"name": "a", "default": "allow", "gates": object{"connect": gate(object{"guard": "allow"}, nil)}})),
+			[]string{"differ in default, gates"},
+		},
+		{
+			"equal gates on two servers",
+			servers(endpoint(object{"name": "a", "default": "deny", "gates": object{"connect": gate(object{"guard": "allow"}, nil)}}), endpoint(object{"name": "a", "default": "deny", "gates": object{"connect": gate(object{"guard": "allow"}, nil)}})),
+			nil,
+		},
 		{"equal on two servers", servers(endpoint(object{"name": "a"}), endpoint(object{"name": "a", "path": "/push", "heartbeat": "25s"})), nil},
 		{"two paths", servers(endpoint(object{"name": "a"}), endpoint(object{"name": "a", "path": "/live", "heartbeat": "20s"})), nil},
 		{"two names", servers(endpoint(object{"name": "a"}), endpoint(object{"name": "b", "heartbeat": "20s"})), nil},

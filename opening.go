@@ -17,17 +17,40 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// opening takes down what a session keeps of the request that opens it.
-func (h *Handler) opening(r *http.Request) hub.Opening {
+// opening takes down what a session keeps of the request that opens it. The
+// Refusal says why there can be none.
+func (h *Handler) opening(r *http.Request) (hub.Opening, *hub.Refusal) {
 	scheme, host := site(r)
+	namespace, refusal := h.namespace(r)
 	return hub.Opening{
-		RemoteIP: clientIP(r),
-		Scheme:   scheme,
-		Host:     host,
-		URI:      h.uri(r),
-		User:     user(r),
-		Header:   hub.HeaderBlock(endToEnd(r.Header)),
+		RemoteIP:   clientIP(r),
+		Scheme:     scheme,
+		Host:       host,
+		URI:        h.uri(r),
+		RemoteAddr: strings.Clone(r.RemoteAddr),
+		Namespace:  namespace,
+		User:       user(r),
+		Header:     hub.HeaderBlock(endToEnd(r.Header)),
+	}, refusal
+}
+
+// errNamespace is what a session is refused with whose namespace is none.
+var errNamespace = &hub.Refusal{Code: hub.CodeInvalid, Reason: "this address does not tell which of the spaces here is meant"}
+
+// namespace is that of the session that r opens.
+func (h *Handler) namespace(r *http.Request) (string, *hub.Refusal) {
+	if h.Namespace == "" {
+		return "", nil
 	}
+	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok {
+		return "", errNamespace
+	}
+	value, _ := repl.GetString(strings.Trim(h.Namespace, "{}"))
+	if strings.Contains(value, "/") || hub.CheckName(value, hub.MaxNameLength) != nil {
+		return "", errNamespace
+	}
+	return strings.Clone(value), nil
 }
 
 // clientIP is the address that Caddy found out, behind trusted proxies too. It

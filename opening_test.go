@@ -48,18 +48,19 @@ func (p *probe) Provision(caddy.Context) error {
 }
 
 func (p *probe) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
-	o := (&pushit.Handler{Path: p.Path}).Opening(r)
+	o, _ := (&pushit.Handler{Path: p.Path}).Opening(r)
 	header := make(map[string][]string)
 	for name, value := range o.Fields {
 		header[name] = append(header[name], value)
 	}
-	return json.NewEncoder(w).Encode(opening{o.RemoteIP.String(), o.Scheme, o.Host, o.URI, o.User, header})
+	far, _, _ := strings.Cut(o.RemoteAddr, ":")
+	return json.NewEncoder(w).Encode(opening{far, o.RemoteIP.String(), o.Scheme, o.Host, o.URI, o.User, header})
 }
 
 // An opening is a hub.Opening as the probe tells it.
 type opening struct {
-	IP, Scheme, Host, URI, User string
-	Header                      map[string][]string
+	Far, IP, Scheme, Host, URI, User string // Far is the address without the port
+	Header                           map[string][]string
 }
 
 func TestOpening(t *testing.T) {
@@ -163,6 +164,7 @@ func TestOpening(t *testing.T) {
 				}
 				delete(got.Header, name)
 			}
+			tc.want.Far = "127.0.0.1"
 			if len(tc.want.Header) == 0 {
 				tc.want.Header = map[string][]string{}
 			}

@@ -4,8 +4,7 @@
 package pushit
 
 import (
-	"bytes"
-	"encoding/json"
+	"crypto/sha256"
 	"fmt"
 	"maps"
 	"slices"
@@ -13,7 +12,6 @@ import (
 	"sync"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/push-it/pushit/hub"
 )
@@ -41,9 +39,10 @@ type useKey struct {
 // A use is what handlers of one name and one path in one configuration agree on.
 type use struct {
 	key      useKey
-	settings map[string]json.RawMessage
-	server   string // of the first of them, for people
-	handlers int
+	settings settings
+	server   string          // of the first of them, for people
+	handlers []*Handler      // in the order in which they came
+	said     map[string]bool // what warnings were about
 }
 
 // acquireHub takes a reference to the hub of that name, and makes it first where
@@ -75,43 +74,75 @@ func (s *sharedHub) Destruct() error {
 
 // register notes that h is of the configuration of ctx. Where there is an
 // endpoint of that name and path in it already (a site on two servers has one on
-// each), an error says in what they differ.
-func (s *sharedHub) register(ctx caddy.Context, h *Handler) (*use, error) {
+// each), an error says in what they differ. settings are those of h.
+func (s *sharedHub) register(ctx caddy.Context, h *Handler, settings settings) (*use, error) {
 	server := "?"
-	if srv, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
-		server = srv.Name()
+	if h.site.server != nil {
+		server = h.site.server.Name()
 	}
 	key := useKey{generation: ctx.Done(), path: h.Path}
-	settings := h.settings()
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	u := s.uses[key]
 	if u == nil {
-		u = &use{key: key, settings: settings, server: server}
+		u = &use{key: key, settings: settings, server: server, said: make(map[string]bool)}
 		s.uses[key] = u
 	} else if differ := difference(u.settings, settings); differ != "" {
 		return nil, fmt.Errorf("two endpoints, in the servers %s and %s, have the name %q and the path %s, but differ in %s: "+
 			"make them equal, or give one another name or path", u.server, server, h.Name, h.Path, differ)
 	}
-	u.handlers++
+	u.handlers = append(u.handlers, h)
 	return u, nil
 }
 
-func (s *sharedHub) unregister(u *use) {
+func (s *sharedHub) unregister(u *use, h *Handler) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if u.handlers--; u.handlers == 0 {
+	u.handlers = slices.DeleteFunc(u.handlers, func(other *Handler) bool { return other == h })
+	if len(u.handlers) == 0 {
 		delete(s.uses, u.key)
 	}
 }
 
+// once reports whether nothing has been said about that yet to who reads the log,
+// for the handlers of u.
+func (s *sharedHub) once(u *use, about string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if u.said[about] {
+		return false
+	}
+	u.said[about] = true
+	return true
+}
+
+// provisioned returns the handlers of the configuration of ctx, by name and path.
+func provisioned(ctx caddy.Context) (handlers []*Handler) {
+	hubs.Range(func(_, v any) bool {
+		s := v.(*sharedHub)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for key, u := range s.uses {
+			if key.generation == ctx.Done() {
+				handlers = append(handlers, u.handlers...)
+			}
+		}
+		return true
+	})
+	slices.SortStableFunc(handlers, func(a, b *Handler) int { return strings.Compare(a.mount(), b.mount()) })
+	return handlers
+}
+
+// settings are hashes of what handlers are configured with, by JSON name.
+type settings map[string][sha256.Size]byte
+
 // difference names the settings that a and b do not have in common.
-func difference(a, b map[string]json.RawMessage) string {
+func difference(a, b settings) string {
 	names := make(map[string]bool)
-	for _, m := range []map[string]json.RawMessage{a, b} {
+	for _, m := range []settings{a, b} {
 		for name := range m {
-			if !bytes.Equal(a[name], b[name]) {
+			if one, other := a[name], b[name]; one != other {
 				names[name] = true
 			}
 		}

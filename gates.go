@@ -1,0 +1,247 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package pushit
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/push-it/pushit/guards"
+	"github.com/push-it/pushit/hub"
+)
+
+// A Gate is a point where policy is asked, and what is done with what it allows.
+// Its guards are asked in order until one decides; it allows if at least one of
+// them approved.
+type Gate struct {
+	// The guards. A gate without any allows nothing, but for `deliver`, which
+	// lets everything through to `transform`.
+	GuardsRaw []json.RawMessage `json:"guards,omitempty" caddy:"namespace=http.pushit.guards inline_key=guard"`
+
+	// How long the guards may take for one answer; who is not answered by then is
+	// refused, and told that it may try again. Waiting for a place where only so
+	// many are asked at once does not count. Between 10ms and 5m; not for
+	// `deliver`, which asks nobody. Default: what the handler's `timeouts` say,
+	// else 10s for `connect` and 1s for the others.
+	Timeout caddy.Duration `json:"timeout,omitempty"`
+
+	// How old an answer of `connect` or `subscribe` may get before the gate is
+	// asked again. Between 1s and 24h. Default: as old as the session.
+	Recheck caddy.Duration `json:"recheck,omitempty"`
+
+	// Of `publish`: the channels that the message goes to in place of its own, at
+	// most 16. No other gate is asked about them.
+	To []string `json:"to,omitempty"`
+
+	// Of `publish` and `deliver`: an expression (CEL) whose value takes the place
+	// of the message's data.
+	Transform string `json:"transform,omitempty"`
+
+	// Of `publish`: the message goes nowhere, though who published it is told that
+	// it succeeded.
+	Discard bool `json:"discard,omitempty"`
+}
+
+// A ChannelBlock has gates for some of the channels, in place of the handler's.
+type ChannelBlock struct {
+	// The channels it is about: names, in which `*` stands for any one segment,
+	// or as the last for everything below. Required.
+	Match []string `json:"match,omitempty"`
+
+	// The gates that hold for these channels: `subscribe`, `unsubscribe`,
+	// `publish`, `deliver`. Those that are missing are looked for in later blocks,
+	// and then at the handler.
+	Gates map[string]*Gate `json:"gates,omitempty"`
+
+	// Whether one subscription may cover many of these channels, as `stories/*`
+	// does. Its `subscribe` gate is asked once then, about the pattern. Patterns
+	// that reach into another block that has a `subscribe` gate are refused in any
+	// case. Default: false.
+	Patterns bool `json:"patterns,omitempty"`
+}
+
+// gateNames are the names of all gates.
+var gateNames = []string{
+	string(hub.GateConnect), string(hub.GateSubscribe), string(hub.GateUnsubscribe),
+	string(hub.GatePublish), string(hub.GateDeliver), string(hub.GateDisconnect),
+}
+
+// The ranges of the durations of gates.
+const (
+	minTimeout = 10 * time.Millisecond // below it a backend in the same room does not answer
+	maxTimeout = 5 * time.Minute
+	minRecheck = time.Second
+	maxRecheck = 24 * time.Hour
+)
+
+// hasGates reports whether any gate is written.
+func (h *Handler) hasGates() bool {
+	return len(h.Gates) > 0 || h.Default != "" || len(h.Channels) > 0
+}
+
+// checkGates says what is wrong with the gates of h, but for what needs its
+// guards: that guards.Compile finds.
+func (h *Handler) checkGates() error {
+	errs := []error{checkNamespace(h.Namespace), checkDefault(h.Default)}
+	for _, name := range slices.Sorted(maps.Keys(h.Timeouts)) {
+		errs = append(errs, checkTimeoutOf(name), checkRange("timeouts."+name, h.Timeouts[name], minTimeout, maxTimeout))
+	}
+	errs = append(errs, h.eachGate(func(where, name string, g *Gate) error {
+		if g == nil {
+			return fmt.Errorf("%s is null: leave it out, or write its guards", where)
+		}
+		errs := []error{checkGateName(name)}
+		if g.Timeout != 0 {
+			errs = append(errs, checkTimeoutOf(name), checkRange("timeout", g.Timeout, minTimeout, maxTimeout))
+		}
+		if g.Recheck != 0 {
+			errs = append(errs, checkRange("recheck", g.Recheck, minRecheck, maxRecheck))
+		}
+		if err := errors.Join(errs...); err != nil {
+			return fmt.Errorf("%s: %w", where, err)
+		}
+		return nil
+	}))
+	return errors.Join(errs...)
+}
+
+// eachGate calls f for each gate, in a fixed order, with where it is in the JSON
+// of h.
+func (h *Handler) eachGate(f func(where, name string, g *Gate) error) error {
+	var errs []error
+	each := func(parent string, gates map[string]*Gate) {
+		for _, name := range slices.Sorted(maps.Keys(gates)) {
+			errs = append(errs, f(parent+"gates."+name, name, gates[name]))
+		}
+	}
+	each("", h.Gates)
+	for i := range h.Channels {
+		each(blockPath(i)+".", h.Channels[i].Gates)
+	}
+	return errors.Join(errs...)
+}
+
+// blockPath is where a channel block is in the JSON of a Handler.
+func blockPath(i int) string { return fmt.Sprintf("channels[%d]", i) }
+
+func checkGateName(name string) error {
+	if slices.Contains(gateNames, name) {
+		return nil
+	}
+	if near := nearest(name, gateNames); near != "" {
+		return fmt.Errorf("there is no gate %q; did you mean %q?", name, near)
+	}
+	return fmt.Errorf("there is no gate %q; there are %s", name, strings.Join(gateNames, ", "))
+}
+
+// checkTimeoutOf says when a gate has no timeout.
+func checkTimeoutOf(gate string) error {
+	if gate == string(hub.GateDeliver) {
+		return errors.New("deliver has no timeout: what stands before deliveries asks nobody")
+	}
+	return checkGateName(gate)
+}
+
+func checkDefault(value string) error {
+	switch value {
+	case "", guards.DefaultAllow, guards.DefaultDeny:
+		return nil
+	}
+	return fmt.Errorf("default is allow or deny, for connect, subscribe and publish where no gate is written, not %q", value)
+}
+
+// checkNamespace says what is wrong with a namespace: it is one placeholder.
+func checkNamespace(text string) error {
+	inner := strings.TrimSuffix(strings.TrimPrefix(text, "{"), "}")
+	if text == "" || text == "{"+inner+"}" && inner != "" && !strings.ContainsAny(inner, "{} \t\r\n") {
+		return nil
+	}
+	return fmt.Errorf("the namespace %q is not a placeholder: write one that tells the tenants apart, as {labels.2} "+
+		"(in JSON {http.request.host.labels.2}) for acme in acme.example.com", text)
+}
+
+// policy loads the guards of h and makes its policy of them; nil when no gate is
+// written, which allows everything.
+func (h *Handler) policy(ctx caddy.Context, env *guards.Env) (*guards.Policy, error) {
+	if !h.hasGates() {
+		return nil, nil
+	}
+	load := func(where string, g *Gate) ([]guards.NamedGuard, error) {
+		list, err := guards.Load(ctx, g, "GuardsRaw", g.GuardsRaw)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", where, err)
+		}
+		return list, nil
+	}
+	c, err := h.policyConfig(load, func(where string) string { return where })
+	if err != nil {
+		return nil, err
+	}
+	env.Learned = learnedHeaders(c)
+	h.asksWho = asksWho(c)
+	return guards.Compile(c, env)
+}
+
+// policyConfig is what h says of its gates. load returns the guards of a gate,
+// place tells people where something in the JSON of h is written.
+func (h *Handler) policyConfig(load func(where string, g *Gate) ([]guards.NamedGuard, error), place func(where string) string) (guards.PolicyConfig, error) {
+	c := guards.PolicyConfig{
+		Gates:    make(map[hub.GateName]*guards.GateConfig),
+		Blocks:   make([]guards.BlockConfig, len(h.Channels)),
+		Default:  h.Default,
+		Timeouts: make(map[hub.GateName]time.Duration),
+	}
+	for name, d := range h.Timeouts {
+		c.Timeouts[hub.GateName(name)] = time.Duration(d)
+	}
+	byPath := map[string]map[hub.GateName]*guards.GateConfig{"": c.Gates}
+	for i, b := range h.Channels {
+		gates := make(map[hub.GateName]*guards.GateConfig)
+		c.Blocks[i] = guards.BlockConfig{Match: b.Match, Patterns: b.Patterns, Gates: gates, Where: place(blockPath(i))}
+		byPath[blockPath(i)+"."] = gates
+	}
+	return c, h.eachGate(func(where, name string, g *Gate) error {
+		list, err := load(where, g)
+		if err != nil {
+			return err
+		}
+		parent, _ := strings.CutSuffix(where, "gates."+name)
+		byPath[parent][hub.GateName(name)] = &guards.GateConfig{
+			Guards:    list,
+			Timeout:   time.Duration(g.Timeout),
+			Recheck:   time.Duration(g.Recheck),
+			To:        g.To,
+			Transform: g.Transform,
+			Discard:   g.Discard,
+			Where:     place(where),
+		}
+		return nil
+	})
+}
+
+// learnedHeaders are the header fields that guards of a policy set, in canonical
+// form.
+func learnedHeaders(c guards.PolicyConfig) (names []string) {
+	add := func(gates map[hub.GateName]*guards.GateConfig) {
+		for _, g := range gates {
+			for _, name := range guards.LearnedHeaders(g.Guards) {
+				names = append(names, http.CanonicalHeaderKey(name))
+			}
+		}
+	}
+	add(c.Gates)
+	for _, b := range c.Blocks {
+		add(b.Gates)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}

@@ -1,0 +1,170 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package pushit
+
+import (
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/push-it/pushit/guards"
+	"github.com/push-it/pushit/hub"
+)
+
+// A servedAt is what can be known, when a handler is provisioned, of where it is
+// served.
+type servedAt struct {
+	// server is the handler's; nil outside of one.
+	server *caddyhttp.Server
+	// routed says that the routes around the handler are known. Those of a named
+	// route, which many may invoke, are not.
+	routed bool
+	// hosts are, for each route around it that is for certain hosts alone, these.
+	hosts []caddyhttp.MatchHost
+	// inClear says that it has a listener without TLS, exposed that one of these
+	// can be reached from other machines.
+	inClear, exposed bool
+}
+
+// whereServed looks around in the configuration of which ctx provisions a module.
+func whereServed(ctx caddy.Context) (s servedAt) {
+	srv, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if !ok || srv == nil {
+		return s
+	}
+	s.server = srv
+	around := []caddyhttp.RouteList{srv.Routes}
+	httpPort := caddyhttp.DefaultHTTPPort
+	for _, m := range ctx.Modules() {
+		switch m := m.(type) {
+		case *caddyhttp.App:
+			if m.HTTPPort != 0 {
+				httpPort = m.HTTPPort
+			}
+		case *caddyhttp.Subroute:
+			around = append(around, m.Routes)
+		}
+	}
+	s.lookAtListeners(httpPort)
+	for i, routes := range around {
+		route := beingProvisioned(routes)
+		if route == nil && i == 0 {
+			return s
+		}
+		if route != nil {
+			if hosts := hostsOf(route); hosts != nil {
+				s.hosts = append(s.hosts, hosts)
+			}
+		}
+	}
+	s.routed = true
+	return s
+}
+
+// beingProvisioned returns the one of routes whose handlers are being loaded now:
+// they are loaded in order, and the raw form goes when that is done. It returns
+// nil when there is none.
+func beingProvisioned(routes caddyhttp.RouteList) *caddyhttp.Route {
+	for i := range routes {
+		if routes[i].HandlersRaw != nil {
+			return &routes[i]
+		}
+	}
+	return nil
+}
+
+// hostsOf returns the hosts that a route is for; nil when it is for any.
+func hostsOf(route *caddyhttp.Route) (hosts caddyhttp.MatchHost) {
+	for _, set := range route.MatcherSets {
+		var of caddyhttp.MatchHost
+		for _, m := range set {
+			if host, ok := m.(*caddyhttp.MatchHost); ok {
+				of = append(of, *host...)
+			}
+		}
+		if of == nil {
+			return nil
+		}
+		hosts = append(hosts, of...)
+	}
+	return hosts
+}
+
+// lookAtListeners finds out whether there is one without TLS: Caddy speaks none
+// on its HTTP port, nor where it has no policy for it.
+func (s *servedAt) lookAtListeners(httpPort int) {
+	for _, listen := range s.server.Listen {
+		addr, err := caddy.ParseNetworkAddress(listen)
+		if err != nil || addr.IsUnixNetwork() || addr.IsFdNetwork() {
+			continue
+		}
+		if len(s.server.TLSConnPolicies) > 0 && int(addr.StartPort) != httpPort {
+			continue
+		}
+		s.inClear = true
+		s.exposed = s.exposed || !isLoopback(addr.Host)
+	}
+}
+
+func isLoopback(host string) bool {
+	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
+		return true
+	}
+	addr, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	return err == nil && addr.IsLoopback()
+}
+
+// forThisMachine reports whether only names that lead to the machine itself lead
+// to the handler.
+func (s *servedAt) forThisMachine() bool {
+	return slices.ContainsFunc(s.hosts, func(hosts caddyhttp.MatchHost) bool {
+		return !slices.ContainsFunc(hosts, func(host string) bool { return !isLoopback(host) })
+	})
+}
+
+// serves reports whether requests like r come to the handler, as far as that
+// depends on their host.
+func (s *servedAt) serves(r *http.Request) bool {
+	for i := range s.hosts {
+		if ok, err := s.hosts[i].MatchWithError(r); err != nil || !ok {
+			return false
+		}
+	}
+	return true
+}
+
+// warn tells the operator what may not be meant as it is written, and what to do
+// about it. Another server may have the same endpoint: each is told once.
+func (h *Handler) warn(log *slog.Logger) {
+	once := func(about string) bool { return h.hub.once(h.use, about) }
+	if h.gates == nil && once("no gate") {
+		log.Warn("no gate is written: everybody may subscribe to every channel and publish on it",
+			"to_do", "write connect, subscribe and publish in the block of pushit, or default allow if this is meant")
+	}
+	// A browser tells the page's host by its name. When any name will do, a page
+	// of any site whose name leads here passes for one of this site's. Over TLS
+	// the certificate would have to name it.
+	if h.site.routed && h.site.hosts == nil && h.site.inClear && once("any host") {
+		log.Warn("any host name leads here, so pages of any site can pass for this site's own",
+			"to_do", "write the host names of the site in its address")
+	}
+	if h.asksWho && h.site.exposed && !h.site.forThisMachine() && once("in the clear") {
+		log.Warn("credentials cross the network in the clear: this is plain HTTP",
+			"to_do", "serve the site over HTTPS, unless a proxy before it does")
+	}
+}
+
+// asksWho reports whether the connect gate wants to know who somebody is, and not
+// just where the request comes from.
+func asksWho(c guards.PolicyConfig) bool {
+	connect := c.Gates[hub.GateConnect]
+	return connect != nil && slices.ContainsFunc(connect.Guards, func(g guards.NamedGuard) bool {
+		return g.Name != "allow" && g.Name != "deny" && g.Name != "cel"
+	})
+}

@@ -264,6 +264,18 @@ describe('the connection of the chat', () => {
     assert.ok(last().closed);
   });
 
+  test('a server may take 45 s to let it connect', async () => {
+    await connect();
+    last().onclose({ reason: '' });
+    listeners.online();
+    now();
+    last().onopen();
+    mock.timers.tick(44_999);
+    assert.equal(states.at(-1).name, 'connecting');
+    mock.timers.tick(1);
+    assert.equal(states.at(-1).reason, 'The server does not answer.');
+  });
+
   test('what waits for an answer is bounded', async () => {
     const connection = await connect();
     for (let n = 0; n < 100; n++) connection.publish('a', n);

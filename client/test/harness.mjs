@@ -151,7 +151,8 @@ export class Server {
       });
     });
     const response = await fetch(this.url);
-    if (!response.ok) throw new Error(`GET ${this.url}: ${response.status}`);
+    // Whoever asks for a login is there, too.
+    if (!response.ok && response.status !== 401) throw new Error(`GET ${this.url}: ${response.status}`);
   }
 
   /** Ends it as a crash would, or with a softer signal. */
@@ -224,10 +225,11 @@ class Browser {
    * Opens a page in a profile of its own, and notes what it complains of.
    *
    * @param {string} url
-   * @param {{width?: number, height?: number, dark?: boolean}} [options]
+   * @param {{width?: number, height?: number, dark?: boolean, login?: {username: string, password: string}}} [options]
+   *   `login` is what to answer when the server asks who is there
    * @returns {Promise<import('puppeteer-core').Page & {complaints: string[]}>}
    */
-  async open(url, { width = 1280, height = 800, dark = false } = {}) {
+  async open(url, { width = 1280, height = 800, dark = false, login } = {}) {
     const context = await this.#browser.createBrowserContext();
     const page = await context.newPage();
     page.setDefaultTimeout(DEADLINE);
@@ -246,6 +248,7 @@ class Browser {
     if (this.#name === 'chrome') {
       await page.emulateMediaFeatures([{ name: 'prefers-color-scheme', value: dark ? 'dark' : 'light' }]);
     }
+    if (login) await page.authenticate(login);
     await page.goto(url);
     return page;
   }

@@ -15,6 +15,8 @@
 
 /** How long the server may owe an answer before the connection counts as dead, in ms. */
 const ANSWER_WITHIN = 15_000;
+/** The same for /meta/connect: after a restart the server may have many logins to look at. */
+const CONNECT_WITHIN = 45_000;
 /** The first wait before reconnecting is at most this long, in ms; each further one twice as long … */
 const FIRST_WAIT = 500;
 /** … up to this, in ms. */
@@ -190,6 +192,9 @@ export class Connection {
 
   #connect() {
     const credentials = this.#credentials();
+    clearTimeout(this.#answerTimer);
+    this.#answerTimer = 0;
+    this.#awaitAnswer(CONNECT_WITHIN);
     this.#ask('/meta/connect', credentials === undefined ? {} : { credentials }, (refusal) => {
       if (refusal) return this.#lost(refusal.message, refusal.retry);
       this.#connectedAt = Date.now();
@@ -230,8 +235,8 @@ export class Connection {
     this.#awaitAnswer();
   }
 
-  #awaitAnswer() {
-    this.#answerTimer ||= setTimeout(() => this.#lost('The server does not answer.'), ANSWER_WITHIN);
+  #awaitAnswer(within = ANSWER_WITHIN) {
+    this.#answerTimer ||= setTimeout(() => this.#lost('The server does not answer.'), within);
   }
 
   #receive(frame) {

@@ -1,0 +1,253 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+/**
+ * The page of the members' area. What it may do and what it is told is up to the
+ * rules in the Caddyfile. A page sends {text}; what arrives is {from, text, at},
+ * made by the server, so that the page can rely on it: from is who was logged in,
+ * text is a string, at is the server's time.
+ *
+ * @module
+ */
+
+import { Connection, id } from './connection.js';
+import { hue, initials } from './names.js';
+
+const MOST_ENTRIES = 300; // what a view keeps
+
+const $ = (name) => document.getElementById(name);
+const me = $('name').textContent;
+const text = $('text');
+const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit' });
+const sending = new Map(); // this page's messages without an answer: their elements, by uuid
+
+// ---- The connection ----
+
+const connection = new Connection('push/websocket', { onState: showState });
+
+function showState(state) {
+  const words = { connecting: 'Connecting…', connected: 'Connected', waiting: 'Reconnecting', closed: 'Closed' };
+  $('state').dataset.state = state.name;
+  $('state').textContent = words[state.name];
+  // The notice stays while a new attempt runs, so that the page does not jump.
+  if (state.name === 'connected') $('notice').hidden = true;
+  if (state.reason) {
+    $('notice').hidden = false;
+    $('reason').textContent = sentence(state.reason);
+  }
+}
+
+$('reconnect').addEventListener('click', () => {
+  if (connection.state.name === 'closed') connection.open();
+  else connection.hurry();
+});
+
+// ---- Views ----
+
+const views = {
+  inbox: makeView('inbox', 'Inbox', `users/${me}: members write, only you read`),
+  news: makeView('news', 'News', 'news: editors write, members read'),
+  rules: makeView('rules', 'Rules', 'What the Caddyfile says, tried out'),
+};
+/** @type {ReturnType<typeof makeView>} */
+let current;
+
+function makeView(name, title, about) {
+  const section = $(`view-${name}`);
+  const link = document.querySelector(`nav a[href="#${name}"]`);
+  return { name, title, about, section, link, log: section.querySelector('.log'), unread: 0, draft: '' };
+}
+
+function enterFromAddress() {
+  if (current) current.draft = text.value;
+  current = views[location.hash.slice(1)] ?? views.inbox;
+  $('title').textContent = current.title;
+  $('about').textContent = current.about;
+  $('composer').hidden = current === views.rules;
+  $('to-label').hidden = current !== views.inbox;
+  text.value = current.draft;
+  for (const each of Object.values(views)) {
+    each.section.hidden = each !== current;
+    if (each === current) each.link.setAttribute('aria-current', 'page');
+    else each.link.removeAttribute('aria-current');
+  }
+  toEnd(current);
+  showUnread();
+}
+
+function showUnread() {
+  if (!document.hidden) current.unread = 0;
+  let all = 0;
+  for (const { unread, link } of [views.inbox, views.news]) {
+    all += unread;
+    link.querySelector('.unread').hidden = unread === 0;
+    link.querySelector('.unread b').textContent = unread > 99 ? '99+' : String(unread);
+  }
+  document.title = all > 0 ? `(${all}) pushit members` : 'pushit members';
+}
+
+function toEnd({ log, section }) {
+  if (log) section.scrollTop = section.scrollHeight;
+}
+
+// ---- Messages ----
+
+/** Reads a channel into a view; a refusal is shown there. */
+function read(view, channel) {
+  const empty = view.section.querySelector('.empty');
+  const words = empty.textContent;
+  connection.subscribe(
+    channel,
+    (message) => receive(view, message),
+    (refusal) => {
+      empty.textContent = refusal ? `You cannot read here. ${sentence(refusal.message)}` : words;
+      empty.classList.toggle('refused', Boolean(refusal));
+      view.section.dataset.read = String(!refusal);
+      empty.hidden = !refusal && view.log.childElementCount > 0;
+    },
+  );
+}
+
+function receive(view, { uuid, data }) {
+  // Anybody can use a uuid again; only the server's stamp says that this is one's own come back.
+  const own = data.from === me && sending.get(uuid);
+  if (own) return showTime(own, data.at);
+  show(view, data, view === views.news && data.from === me);
+  if (view !== current || document.hidden) view.unread++;
+  showUnread();
+}
+
+/** Adds a message to a view, and returns its element. */
+function show(view, { from, text, at }, mine, to = '') {
+  const element = fromTemplate('entry');
+  const part = (selector) => element.querySelector(selector);
+  element.classList.toggle('mine', mine);
+  paint(element, from);
+  part('.where').textContent = to && `to ${to}`;
+  part('.name').textContent = from;
+  part('.text').textContent = text;
+  showTime(element, at);
+  const { section, log } = view;
+  const follow = mine || section.scrollHeight - section.scrollTop - section.clientHeight < 60;
+  log.append(element);
+  if (log.childElementCount > MOST_ENTRIES) log.firstElementChild.remove();
+  section.querySelector('.empty').hidden = true;
+  if (follow) toEnd(view);
+  return element;
+}
+
+function showTime(element, at) {
+  const time = element.querySelector('time');
+  time.textContent = clock.format(new Date(at));
+  time.dateTime = at;
+}
+
+async function say(view, channel, words, to) {
+  const uuid = id();
+  const element = show(view, { from: me, text: words, at: new Date().toISOString() }, true, to);
+  element.dataset.status = 'sending';
+  sending.set(uuid, element);
+  try {
+    await connection.publish(channel, { text: words }, uuid);
+    element.dataset.status = 'sent';
+  } catch (refusal) {
+    element.dataset.status = 'failed';
+    element.querySelector('.reason').textContent = sentence(refusal.message);
+    element.querySelector('.failed').hidden = false;
+    element.querySelector('.edit').addEventListener('click', () => edit(element, words, to));
+    toEnd(view);
+  }
+  sending.delete(uuid);
+}
+
+/** Takes a refused message back into the composer. */
+function edit(element, words, to) {
+  element.remove();
+  if (to) $('to').value = to;
+  text.value = [words, text.value].filter(Boolean).join('\n');
+  text.focus();
+}
+
+$('composer').addEventListener('submit', (event) => {
+  event.preventDefault();
+  const words = text.value.trim();
+  if (words === '') return;
+  text.value = '';
+  if (current === views.news) say(views.news, 'news', words);
+  else say(views.inbox, `users/${$('to').value}`, words, $('to').value);
+  text.focus();
+});
+
+text.addEventListener('keydown', (event) => {
+  if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  $('composer').requestSubmit();
+});
+
+// ---- The rules, tried out ----
+
+function subscribe(channel) {
+  return new Promise((resolve, reject) => {
+    const undo = connection.subscribe(
+      channel,
+      () => {},
+      (refusal) => {
+        undo();
+        if (refusal) reject(refusal);
+        else resolve();
+      },
+    );
+  });
+}
+
+const publish = (channel, data) => connection.publish(channel, data);
+
+function addAttempt(what, act, ...args) {
+  const element = fromTemplate('attempt');
+  const part = (selector) => element.querySelector(selector);
+  part('h3').textContent = what;
+  part('code').textContent = [act.name, args[0], ...args.slice(1).map((data) => JSON.stringify(data))].join(' ');
+  part('button').setAttribute('aria-label', `Try: ${what}`);
+  part('button').addEventListener('click', async () => {
+    const answer = part('.answer');
+    answer.textContent = 'Asking…';
+    delete answer.dataset.refused;
+    const refusal = await act(...args).catch((error) => error);
+    answer.textContent = refusal ? `Refused (${refusal.code}): ${sentence(refusal.message)}` : 'Accepted.';
+    answer.dataset.refused = String(Boolean(refusal));
+  });
+  $('attempts').append(element);
+}
+
+// ---- Small things ----
+
+function fromTemplate(name) {
+  return $(name).content.firstElementChild.cloneNode(true);
+}
+
+/** Reasons come as a program says them: `not today`. */
+function sentence(reason) {
+  return reason.charAt(0).toUpperCase() + reason.slice(1).replace(/[^.!?]$/, '$&.');
+}
+
+/** Gives the element's avatar, and whatever the style wants, the name's letters and colour. */
+function paint(element, name) {
+  element.querySelector('.avatar').textContent = initials(name);
+  element.style.setProperty('--hue', String(hue(name)));
+}
+
+paint($('me'), me);
+for (const option of [...$('to').options]) if (option.value === me) option.remove();
+const other = $('to').value;
+
+read(views.inbox, `users/${me}`);
+read(views.news, 'news');
+addAttempt(`Read ${other}’s inbox`, subscribe, `users/${other}`);
+addAttempt('Read everything at once', subscribe, '*');
+addAttempt(`Write to yourself as ${other}, and see in your inbox who it is from`, publish, `users/${me}`, { from: other, text: 'Guess who!' });
+addAttempt('Send what is not text', publish, `users/${other}`, { text: 7 });
+addAttempt('Publish where no rule allows it', publish, 'lobby', { text: 'Is anybody here?' });
+
+addEventListener('hashchange', enterFromAddress);
+document.addEventListener('visibilitychange', showUnread);
+enterFromAddress();

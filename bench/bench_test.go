@@ -23,6 +23,13 @@ var builtServer = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
+	if len(os.Args) == 3 && os.Args[1] == backendCommand {
+		if err := serveBackend(context.Background(), os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(2)
+		}
+		return
+	}
 	dir, err := os.MkdirTemp("", "pushit-bench-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -82,6 +89,36 @@ func TestStalledAgentIsClosedByItsLimits(t *testing.T) {
 	}
 	if res.lost != 0 {
 		t.Errorf("%d agents that read were closed", res.lost)
+	}
+}
+
+func TestAllGetInThroughAStorm(t *testing.T) {
+	for _, load := range storms(0, true) {
+		t.Run(fmt.Sprintf("cached=%v,away=%v", load.cached, load.away > 0), func(t *testing.T) {
+			ctx, caddy := bounded(t)
+			res, err := measureStorm(ctx, caddy, load)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if res.out != 0 {
+				t.Errorf("%d of %d agents did not get in: %+v", res.out, load.agents, res.counts)
+			}
+			if res.counts.denied != 0 || res.counts.stopped != 0 {
+				t.Errorf("%d attempts were told denied, and %d agents not to come back", res.counts.denied, res.counts.stopped)
+			}
+			if res.backend.Most > mostAsked {
+				t.Errorf("the backend was asked %d questions at once", res.backend.Most)
+			}
+			if res.backend.Users != load.users {
+				t.Errorf("the backend was asked about %d users of %d", res.backend.Users, load.users)
+			}
+			if load.cached && res.backend.Requests > load.mostRequests(res.all) {
+				t.Errorf("the backend was asked %d times about %d users, and its answers are kept", res.backend.Requests, load.users)
+			}
+			if load.away > 0 && res.counts.unavailable == 0 {
+				t.Error("nobody noticed that the backend was away")
+			}
+		})
 	}
 }
 

@@ -5,7 +5,7 @@
 // with a Caddyfile of its own on a free port of the loopback, and puts a load on
 // it that is bounded and stops by itself.
 //
-//	go run ./bench [-n agents] [-short] idle|slow|fanout|receive|all
+//	go run ./bench [-n agents] [-short] idle|slow|fanout|receive|storm|all
 //	go run ./bench [-duration 5m] [-short] soak
 //
 // Each figure is a line: PASS or FAIL where a limit is set, INFO where none is.
@@ -45,6 +45,7 @@ var measurements = []measurement{
 	{"slow", runSlow, true},
 	{"fanout", runFanout, true},
 	{"receive", runReceive, true},
+	{"storm", runStorm, true},
 	{"soak", runSoak, false},
 }
 
@@ -61,8 +62,8 @@ func mainStatus() int {
 	defer stop()
 
 	what := flag.Arg(0)
-	if what == floorCommand {
-		if err := serveFloor(ctx); err != nil {
+	if what == floorCommand || what == backendCommand {
+		if err := serveOther(ctx, what); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)
 			return 2
 		}
@@ -78,7 +79,7 @@ func mainStatus() int {
 		}
 	}
 	if len(chosen) == 0 {
-		fmt.Fprintf(os.Stderr, "bench: there is no %q; there are idle, slow, fanout, receive, all, soak\n", what)
+		fmt.Fprintf(os.Stderr, "bench: there is no %q; there are idle, slow, fanout, receive, storm, all, soak\n", what)
 		return 2
 	}
 	failures, err := measure(ctx, chosen, o)
@@ -91,6 +92,14 @@ func mainStatus() int {
 	default:
 		return 0
 	}
+}
+
+// serveOther is what this program does for another one of itself.
+func serveOther(ctx context.Context, what string) error {
+	if what == floorCommand {
+		return serveFloor(ctx)
+	}
+	return serveBackend(ctx, flag.Arg(1))
 }
 
 // measure builds the server, measures, prints, and returns how many figures are

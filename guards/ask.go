@@ -68,7 +68,7 @@ func (g *Ask) Provision(ctx caddy.Context) error {
 			return err
 		}
 	}
-	return g.provision(ctx, g, g.HandlerRaw, g.Sparing)
+	return g.provision(ctx, g, &g.HandlerRaw, g.Sparing)
 }
 
 func checkSend(what string) error {

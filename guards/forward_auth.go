@@ -69,7 +69,7 @@ func (*ForwardAuth) CaddyModule() caddy.ModuleInfo {
 // Provision loads the handler.
 func (g *ForwardAuth) Provision(ctx caddy.Context) error {
 	raw := g.HandlerRaw
-	if err := g.provision(ctx, g, raw, g.Sparing); err != nil {
+	if err := g.provision(ctx, g, &g.HandlerRaw, g.Sparing); err != nil {
 		return err
 	}
 	g.UserHeader = http.CanonicalHeaderKey(g.UserHeader)

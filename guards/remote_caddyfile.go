@@ -243,11 +243,9 @@ func (b *guardBlock) proxied() error {
 // any more for what it asked, and holds a place until then.
 const fastCGITimeout = "30s"
 
-// completeFastCGI adds to a proxy's FastCGI transport what is not written: how
-// long it waits, and that the path of a PHP script ends behind .php, as
-// php_fastcgi has it.
-func completeFastCGI(proxy map[string]any) {
-	transport, _ := proxy["transport"].(map[string]any)
+// boundFastCGI adds to a FastCGI transport how long it waits, where that is not
+// written.
+func boundFastCGI(transport map[string]any) {
 	if transport["protocol"] != "fastcgi" {
 		return
 	}
@@ -256,6 +254,17 @@ func completeFastCGI(proxy map[string]any) {
 			transport[name] = fastCGITimeout
 		}
 	}
+}
+
+// completeFastCGI adds to a proxy's FastCGI transport what is not written: how
+// long it waits, and that the path of a PHP script ends behind .php, as
+// php_fastcgi has it.
+func completeFastCGI(proxy map[string]any) {
+	transport, _ := proxy["transport"].(map[string]any)
+	if transport["protocol"] != "fastcgi" {
+		return
+	}
+	boundFastCGI(transport)
 	rewrite, _ := proxy["rewrite"].(map[string]any)
 	uri, _ := rewrite["uri"].(string)
 	if path, _, _ := strings.Cut(uri, "?"); transport["split_path"] == nil && strings.Contains(path, ".php") {

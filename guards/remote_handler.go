@@ -299,7 +299,8 @@ type handlerGuard struct {
 }
 
 // provision prepares the handler in the HandlerRaw field of a guard.
-func (g *handlerGuard) provision(ctx caddy.Context, guard any, raw json.RawMessage, s Sparing) error {
+func (g *handlerGuard) provision(ctx caddy.Context, guard any, field *json.RawMessage, s Sparing) (err error) {
+	raw := *field
 	if len(raw) == 0 {
 		return errors.New("handler is missing: it is what is asked")
 	}
@@ -307,9 +308,14 @@ func (g *handlerGuard) provision(ctx caddy.Context, guard any, raw json.RawMessa
 		return err
 	}
 	g.copied = copiedBy(raw)
-	var err error
 	if g.remote, err = newRemote(s, raw); err != nil {
 		return err
+	}
+	if bytes.Contains(raw, []byte(`"fastcgi"`)) {
+		*field, err = changed(raw, func(handler map[string]any) { eachObject(handler, boundFastCGI) })
+		if err != nil {
+			return err
+		}
 	}
 	module, err := ctx.LoadModule(guard, "HandlerRaw")
 	if err != nil {

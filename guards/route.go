@@ -41,7 +41,7 @@ func (*Route) CaddyModule() caddy.ModuleInfo {
 
 // Provision loads the handlers.
 func (g *Route) Provision(ctx caddy.Context) error {
-	return g.provision(ctx, g, g.HandlerRaw, g.Sparing)
+	return g.provision(ctx, g, &g.HandlerRaw, g.Sparing)
 }
 
 // Decide implements Guard.

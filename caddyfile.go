@@ -17,6 +17,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/push-it/pushit/hub/transport"
+
+	"github.com/push-it/pushit/guards"
 )
 
 func init() {
@@ -253,7 +255,7 @@ func proposal(word string, known []subdirective) string {
 	for i, k := range known {
 		names[i] = k.name
 	}
-	if name := nearest(word, names); name != "" {
+	if name := guards.Nearest(word, names); name != "" {
 		return fmt.Sprintf("did you mean %q?", name)
 	}
 	if strings.HasPrefix(word, "@") {

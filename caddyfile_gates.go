@@ -176,8 +176,8 @@ func (p *parser) guard(path string, g *Gate) error {
 		return p.Errf("%s is not a guard: write it in the block of the gate, on a line of its own, beside the guards", word)
 	case find(subdirectives(), word) != nil || find(channelSubdirectives("", new(ChannelBlock)), word) != nil:
 		return p.Errf("%s is not a guard; if it is not meant to be in a gate, a } is missing before it", word)
-	case nearest(word, verbNames()) != "":
-		return p.Errf("unknown word %q in a gate; did you mean %s?", word, nearest(word, verbNames()))
+	case guards.Nearest(word, verbNames()) != "":
+		return p.Errf("unknown word %q in a gate; did you mean %s?", word, guards.Nearest(word, verbNames()))
 	}
 	raw, err := guards.ParseNext(p.Helper)
 	if err != nil {

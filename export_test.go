@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/push-it/pushit/guards"
 	"github.com/push-it/pushit/hub"
 )
 
@@ -37,7 +38,7 @@ func HubAgents(name string) int {
 
 var (
 	Below   = below
-	Nearest = nearest
+	Nearest = guards.Nearest
 )
 
 // Explain runs pushit explain with these arguments. It returns what that printed

@@ -137,7 +137,7 @@ func checkGateName(name string) error {
 	if slices.Contains(gateNames, name) {
 		return nil
 	}
-	if near := nearest(name, gateNames); near != "" {
+	if near := guards.Nearest(name, gateNames); near != "" {
 		return fmt.Errorf("there is no gate %q; did you mean %q?", name, near)
 	}
 	return fmt.Errorf("there is no gate %q; there are %s", name, strings.Join(gateNames, ", "))

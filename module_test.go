@@ -10,8 +10,10 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -93,9 +95,13 @@ func TestWorksAmongOtherDirectives(t *testing.T) {
 func TestAccessLogShows101(t *testing.T) {
 	s := serve(t, "http://localhost {\n\tlog\n\tpushit\n}\n").site("localhost")
 	s.connect("/push/websocket", nil)
-	for line := range strings.Lines(s.log()) {
-		if strings.Contains(line, "http.log.access") && strings.Contains(line, `"status":101`) {
-			return
+	// The line is written when the handler has returned, which the session does not
+	// wait for.
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); runtime.Gosched() {
+		for line := range strings.Lines(s.log()) {
+			if strings.Contains(line, "http.log.access") && strings.Contains(line, `"status":101`) {
+				return
+			}
 		}
 	}
 	t.Error("the access log has no line with status 101 while the session is open")

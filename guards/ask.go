@@ -75,7 +75,7 @@ func checkSend(what string) error {
 	if slices.Contains(sendable, what) {
 		return nil
 	}
-	if near := nearest(what, sendable); near != "" {
+	if near := Nearest(what, sendable); near != "" {
 		return fmt.Errorf("send: there is no %q; did you mean %s?", what, near)
 	}
 	return fmt.Errorf("send: there is no %q; there are %s", what, strings.Join(sendable, ", "))

@@ -101,45 +101,8 @@ func unknownGuard(h httpcaddyfile.Helper, word string) error {
 	for _, m := range caddy.GetModules(Namespace) {
 		known = append(known, m.ID.Name())
 	}
-	if near := nearest(word, known); near != "" {
+	if near := Nearest(word, known); near != "" {
 		return h.Errf("unknown guard %q; did you mean %s?", word, near)
 	}
 	return h.Errf("unknown guard %q; known are %s", word, strings.Join(known, ", "))
-}
-
-// nearest returns the word of known that word was most likely meant to be, "" if
-// none is near.
-func nearest(word string, known []string) string {
-	best, distance := "", 3 // more than two slips is another word
-	for _, k := range known {
-		if d := slips(word, k); d < distance && d < len(k) {
-			best, distance = k, d
-		}
-	}
-	return best
-}
-
-// slips returns how many letters must be changed, added, left out or swapped
-// with the next to make b of a.
-func slips(a, b string) int {
-	before, row := make([]int, len(b)+1), make([]int, len(b)+1)
-	var older []int
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		older, before, row = before, row, make([]int, len(b)+1)
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			row[j+1] = min(before[j]+cost, before[j+1]+1, row[j]+1)
-			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
-				row[j+1] = min(row[j+1], older[j-1]+1)
-			}
-		}
-	}
-	return row[len(b)]
 }

@@ -222,7 +222,7 @@ func (s Scope) unknownField(name string, parsed *cel.Ast, id int64) string {
 
 func didYouMean(word string, known []string) string {
 	// In a short word, two slips make another one.
-	if near := nearest(word, known); near != "" && slips(word, near) <= max(1, len(word)/3) {
+	if near := Nearest(word, known); near != "" && distance(word, near) <= max(1, len(word)/3) {
 		return fmt.Sprintf("; did you mean %s?", near)
 	}
 	return ""

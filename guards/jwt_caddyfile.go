@@ -92,7 +92,7 @@ func checkJWTWord(d *caddyfile.Dispenser, word string) error {
 	case word == "{":
 		return d.Err("the settings of jwt take no block")
 	}
-	if near := nearest(word, jwtWords); near != "" {
+	if near := Nearest(word, jwtWords); near != "" {
 		return d.Errf("unknown setting %q of jwt; did you mean %s?", word, near)
 	}
 	return d.Errf("unknown setting %q of jwt; known are %s", word, strings.Join(jwtWords, ", "))

@@ -282,7 +282,7 @@ func checkName(name string) error {
 	case isPart:
 		return fmt.Errorf("{%s}: parts are counted from 0: {%s%s0}", name, placeholderPrefix, partsPrefix)
 	}
-	if near := nearest(plain, placeholders); near != "" {
+	if near := Nearest(plain, placeholders); near != "" {
 		return fmt.Errorf("there is no placeholder {%s}; did you mean {%s%s}?", name, placeholderPrefix, near)
 	}
 	return fmt.Errorf("there is no placeholder {%s}; there are {%s%s}, {%s%s0}, {%s%s…} and {%s%s…}", name,

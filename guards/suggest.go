@@ -1,13 +1,13 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-package pushit
+package guards
 
 import "strings"
 
-// nearest returns the one of known that word was probably meant to be, or "":
+// Nearest returns the one of known that word was probably meant to be, or "":
 // one that takes few edits to get to, or that is in it or it in one.
-func nearest(word string, known []string) string {
+func Nearest(word string, known []string) string {
 	word = strings.ReplaceAll(strings.ToLower(word), "-", "_")
 	best, least := "", 1+min(2, len(word)/3)
 	for _, k := range known {

@@ -16,9 +16,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
-	"github.com/push-it/pushit/hub/transport"
-
 	"github.com/push-it/pushit/guards"
+	"github.com/push-it/pushit/hub/transport"
 )
 
 func init() {

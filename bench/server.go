@@ -33,10 +33,8 @@ type server struct {
 	admin         *http.Client // its admin endpoint, on a unix socket that nobody else reaches
 }
 
-// caddyfile is what the server is configured with. Limits that would stop the
-// load rather than the agents are lifted; those that bound the server's memory
-// are the defaults. Arguments: directory, heartbeat, plain address, TLS address.
-const caddyfile = `{
+// globalOptions keep all that a server needs in one directory. Argument 1 is it.
+const globalOptions = `{
 	admin unix/%[1]s/admin
 	auto_https off
 	persist_config off
@@ -45,7 +43,12 @@ const caddyfile = `{
 		output file %[1]s/caddy.log
 	}
 }
-(site) {
+`
+
+// caddyfile is what the server is configured with. Limits that would stop the
+// load rather than the agents are lifted; those that bound the server's memory
+// are the defaults. Arguments: directory, heartbeat, plain address, TLS address.
+const caddyfile = globalOptions + `(site) {
 	log {
 		output file %[1]s/access.log
 	}

@@ -51,16 +51,7 @@ const firstWait, longestWait = 500 * time.Millisecond, 30 * time.Second
 
 // stormCaddyfile is what the server is configured with. Arguments: directory,
 // address, the backend's address, options of the guard.
-const stormCaddyfile = `{
-	admin unix/%[1]s/admin
-	auto_https off
-	persist_config off
-	storage file_system %[1]s/storage
-	log {
-		output file %[1]s/caddy.log
-	}
-}
-http://%[2]s {
+const stormCaddyfile = globalOptions + `http://%[2]s {
 	pushit /push {
 		name storm
 		default allow

@@ -49,11 +49,14 @@ func (n *node) removeLocked(s *subscription) {
 	}
 }
 
-// buryLocked marks n dead if nobody is left in it: the caller, who holds n.mu,
-// releases it then, after n.mu.
-func (n *node) buryLocked() (dead bool) {
+// unlock releases n.mu, and takes n out of its directory if nobody is left in it.
+func (n *node) unlock() {
 	n.dead = n.dead || len(n.members) == 0
-	return n.dead
+	dead := n.dead
+	n.mu.Unlock()
+	if dead {
+		n.home.release(n)
+	}
 }
 
 const directoryShards = 64

@@ -165,17 +165,12 @@ func (a *Agent) end(s *subscription, r *Refusal) {
 	a.mu.Lock()
 	var flush bool
 	if i := slices.Index(a.subs, s); i >= 0 && a.state == stateConnected {
-		n.removeLocked(s)
-		a.subs = slices.Delete(a.subs, i, i+1)
+		a.dropLocked(i)
 		notice := appendEnded(nil, uuid.NewString(), s.channel, r)
 		flush = a.acceptLocked(item{bytes: a.conn.Form().encode(notice)})
 	}
 	a.mu.Unlock()
-	empty := n.buryLocked()
-	n.mu.Unlock()
-	if empty {
-		n.home.release(n)
-	}
+	n.unlock()
 	if flush {
 		a.schedule()
 	}

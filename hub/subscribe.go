@@ -37,11 +37,7 @@ func (h *Hub) join(a *Agent, o *op, answer []byte) (r *Refusal, stale bool) {
 			continue // its last member left in this moment
 		}
 		flush, stale, r := a.joinLocked(n, o, encoded, limits)
-		empty := n.buryLocked()
-		n.mu.Unlock()
-		if empty {
-			d.release(n)
-		}
+		n.unlock()
 		if flush {
 			a.schedule()
 		}
@@ -84,6 +80,14 @@ func (a *Agent) subscriptionLocked(n *node) int {
 	return slices.IndexFunc(a.subs, func(s *subscription) bool { return s.node == n })
 }
 
+// dropLocked ends the subscription a.subs[i]. The caller holds its node's mu and
+// a.mu.
+func (a *Agent) dropLocked(i int) {
+	s := a.subs[i]
+	s.node.removeLocked(s)
+	a.subs = slices.Delete(a.subs, i, i+1)
+}
+
 // part unsubscribes a and queues the answer: nothing of the channel follows it,
 // unless another subscription of a matches.
 func (h *Hub) part(a *Agent, channel string, answer []byte) {
@@ -97,16 +101,11 @@ func (h *Hub) part(a *Agent, channel string, answer []byte) {
 	n.mu.Lock()
 	a.mu.Lock()
 	if i := a.subscriptionLocked(n); i >= 0 {
-		n.removeLocked(a.subs[i])
-		a.subs = slices.Delete(a.subs, i, i+1)
+		a.dropLocked(i)
 	}
 	flush := a.state < stateClosing && a.acceptLocked(item{bytes: encoded})
 	a.mu.Unlock()
-	empty := n.buryLocked()
-	n.mu.Unlock()
-	if empty {
-		d.release(n)
-	}
+	n.unlock()
 	if flush {
 		a.schedule()
 	}
@@ -117,9 +116,5 @@ func (h *Hub) leave(s *subscription) {
 	n := s.node
 	n.mu.Lock()
 	n.removeLocked(s)
-	empty := n.buryLocked()
-	n.mu.Unlock()
-	if empty {
-		n.home.release(n)
-	}
+	n.unlock()
 }

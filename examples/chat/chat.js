@@ -11,7 +11,7 @@
  */
 
 import { Connection, id } from './connection.js';
-import { hue, initials, randomName } from './names.js';
+import { paint, randomName } from './names.js';
 
 const EVERYTHING = '*'; // a pattern: all channels there are
 const TYPING = 'typing/'; // who types in `lobby` says so on `typing/lobby`
@@ -447,12 +447,6 @@ function fromTemplate(name) {
 /** Reasons come as a program says them: `not today`. */
 function sentence(reason) {
   return reason.charAt(0).toUpperCase() + reason.slice(1).replace(/[^.!?]$/, '$&.');
-}
-
-/** Gives the element's avatar, and whatever the style wants, the name's letters and colour. */
-function paint(element, name) {
-  element.querySelector('.avatar').textContent = initials(name);
-  element.style.setProperty('--hue', String(hue(name)));
 }
 
 function showMe() {

@@ -28,3 +28,13 @@ export function initials(name) {
   const words = name.split(/\s+/).filter(Boolean).slice(0, 2);
   return words.map((word) => [...word][0].toUpperCase()).join('');
 }
+
+/**
+ * Gives the element's avatar, and whatever the style wants, the name's letters and colour.
+ * @param {HTMLElement} element
+ * @param {string} name
+ */
+export function paint(element, name) {
+  element.querySelector('.avatar').textContent = initials(name);
+  element.style.setProperty('--hue', String(hue(name)));
+}

@@ -11,7 +11,7 @@
  */
 
 import { Connection, id } from './connection.js';
-import { hue, initials } from './names.js';
+import { paint } from './names.js';
 
 const MOST_ENTRIES = 300; // what a view keeps
 
@@ -228,12 +228,6 @@ function fromTemplate(name) {
 /** Reasons come as a program says them: `not today`. */
 function sentence(reason) {
   return reason.charAt(0).toUpperCase() + reason.slice(1).replace(/[^.!?]$/, '$&.');
-}
-
-/** Gives the element's avatar, and whatever the style wants, the name's letters and colour. */
-function paint(element, name) {
-  element.querySelector('.avatar').textContent = initials(name);
-  element.style.setProperty('--hue', String(hue(name)));
 }
 
 paint($('me'), me);

@@ -37,6 +37,7 @@ func init() {
 //	    origins   <origin...>
 //	    heartbeat <duration>
 //	    handshake <duration>
+//	    grace     <duration>
 //	    limits {
 //	        message_size         <size>
 //	        credentials_size     <size>
@@ -142,6 +143,9 @@ func subdirectives() []subdirective {
 		}},
 		{name: "handshake", parse: func(p *parser) error {
 			return p.duration(&p.handler.Handshake, "10s", minHandshake, maxHandshake)
+		}},
+		{name: "grace", parse: func(p *parser) error {
+			return p.duration(&p.handler.Grace, "60s", minGrace, maxGrace)
 		}},
 		{name: "limits", parse: (*parser).limits},
 	}, gateSubdirectives()...)

@@ -128,6 +128,21 @@ func (s *servedAt) forThisMachine() bool {
 	})
 }
 
+// place tells people where in the configuration it is.
+func (s *servedAt) place() string {
+	switch {
+	case s.server == nil:
+		return "no server"
+	case !s.routed:
+		return "a named route of the server " + s.server.Name()
+	}
+	place := "the server " + s.server.Name()
+	for _, hosts := range s.hosts {
+		place += " for " + strings.Join(hosts, ", ")
+	}
+	return place
+}
+
 // serves reports whether requests like r come to the handler, as far as that
 // depends on their host.
 func (s *servedAt) serves(r *http.Request) bool {

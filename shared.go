@@ -42,7 +42,7 @@ type use struct {
 	key      useKey
 	order    int // later configurations have greater ones
 	settings settings
-	server   string          // of the first of them, for people
+	place    string          // of the first of them, for people
 	handlers []*Handler      // in the order in which they came
 	said     map[string]bool // what warnings were about
 	reloads  []*hub.Reload   // of the agents of those that are gone
@@ -79,10 +79,7 @@ func (s *sharedHub) Destruct() error {
 // endpoint of that name and path in it already (a site on two servers has one on
 // each), an error says in what they differ. settings are those of h.
 func (s *sharedHub) register(ctx caddy.Context, h *Handler, settings settings) (*use, error) {
-	server := "?"
-	if h.site.server != nil {
-		server = h.site.server.Name()
-	}
+	place := h.site.place()
 	key := useKey{generation: ctx.Done(), path: h.Path}
 
 	s.mu.Lock()
@@ -90,11 +87,11 @@ func (s *sharedHub) register(ctx caddy.Context, h *Handler, settings settings) (
 	u := s.uses[key]
 	if u == nil {
 		s.count++
-		u = &use{key: key, order: s.count, settings: settings, server: server, said: make(map[string]bool)}
+		u = &use{key: key, order: s.count, settings: settings, place: place, said: make(map[string]bool)}
 		s.uses[key] = u
 	} else if differ := difference(u.settings, settings); differ != "" {
-		return nil, fmt.Errorf("two endpoints, in the servers %s and %s, have the name %q and the path %s, but differ in %s: "+
-			"make them equal, or give one another name or path", u.server, server, h.Name, h.Path, differ)
+		return nil, fmt.Errorf("two endpoints, in %s and in %s, have the name %q and the path %s, but differ in %s: "+
+			"make them equal, or give one another name or path", u.place, place, h.Name, h.Path, differ)
 	}
 	u.handlers = append(u.handlers, h)
 	return u, nil

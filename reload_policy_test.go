@@ -218,7 +218,7 @@ func TestReloadWhileTheBackendIsAway(t *testing.T) {
 		b.publish("news", "away")
 		a.wantMessage("news", "away")
 	}
-	c.says(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	c.says(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
 	f := s.wantEffects("[connect subscribe]")
 	if f["agents_cut"] != 0.0 || f["subscriptions_ended"] != 0.0 || f["unanswered"] != 0.0 {
 		t.Errorf("the log has %v", f)
@@ -259,7 +259,7 @@ func TestReloadInTheMiddleOfQuestions(t *testing.T) {
 	asked := make(chan struct{}, 8)
 	s := serve(t, ruled("default allow\ntimeout subscribe 10s\ntimeout publish 10s\nsubscribe ask "+address+" {\nuri /\n}\npublish ask "+address+" {\nuri /\n}")).site("localhost")
 	a, fresh := s.connect("/push/websocket", nil), s.connect("/push/websocket", nil).subscribe("news")
-	c.says(func(w http.ResponseWriter, r *http.Request) {
+	c.says(func(w http.ResponseWriter, _ *http.Request) {
 		asked <- struct{}{}
 		<-hold
 		w.WriteHeader(http.StatusNoContent)

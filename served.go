@@ -136,11 +136,11 @@ func (s *servedAt) place() string {
 	case !s.routed:
 		return "a named route of the server " + s.server.Name()
 	}
-	place := "the server " + s.server.Name()
+	place := []string{"the server " + s.server.Name()}
 	for _, hosts := range s.hosts {
-		place += " for " + strings.Join(hosts, ", ")
+		place = append(place, strings.Join(hosts, ", "))
 	}
-	return place
+	return strings.Join(place, " for ")
 }
 
 // serves reports whether requests like r come to the handler, as far as that

@@ -513,7 +513,7 @@ func TestReloadOfTheConnectGate(t *testing.T) {
 		"nobody any more":     {before: bob, asked: 1},
 		"another user":        {before: bob, after: hub.Verdict{Identity: &hub.Identity{User: "eve"}}, cut: "this session belongs to another user"},
 		"refused, remote":     {before: bob, after: denied("members only"), remote: true, cut: "members only"},
-		"cannot be found out": {before: bob, after: away(nil, nil), cut: "away"},
+		"cannot be found out": {before: bob, after: hub.Verdict{Refusal: &hub.Refusal{Code: hub.CodeUnavailable, Reason: "away"}}, cut: "away"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			subscribes := func() *ruling { return remote("subscribe", nil) }

@@ -7,6 +7,7 @@
 //
 //	go run ./bench [-n agents] [-short] idle|slow|fanout|receive|storm|all
 //	go run ./bench [-duration 5m] [-short] soak
+//	go run ./bench [-n agents] [-short] reload
 //
 // Each figure is a line: PASS or FAIL where a limit is set, INFO where none is.
 // The exit status is 1 when a figure is over its limit, 2 when nothing could be
@@ -47,6 +48,7 @@ var measurements = []measurement{
 	{"receive", runReceive, true},
 	{"storm", runStorm, true},
 	{"soak", runSoak, false},
+	{"reload", runReload, false},
 }
 
 func main() { os.Exit(mainStatus()) }
@@ -79,7 +81,7 @@ func mainStatus() int {
 		}
 	}
 	if len(chosen) == 0 {
-		fmt.Fprintf(os.Stderr, "bench: there is no %q; there are idle, slow, fanout, receive, storm, all, soak\n", what)
+		fmt.Fprintf(os.Stderr, "bench: there is no %q; there are idle, slow, fanout, receive, storm, all, soak, reload\n", what)
 		return 2
 	}
 	failures, err := measure(ctx, chosen, o)

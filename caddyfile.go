@@ -35,6 +35,8 @@ func init() {
 //	    path      <path>
 //	    name      <hub>
 //	    origins   <origin...>
+//	    transports      websocket|xhr_streaming|xhr|eventsource|htmlfile|jsonp...
+//	    session_cookies <name...>
 //	    heartbeat <duration>
 //	    handshake <duration>
 //	    grace     <duration>
@@ -148,7 +150,7 @@ func subdirectives() []subdirective {
 			return p.duration(&p.handler.Grace, "60s", minGrace, maxGrace)
 		}},
 		{name: "limits", parse: (*parser).limits},
-	}, gateSubdirectives()...)
+	}, append(transportSubdirectives(), gateSubdirectives()...)...)
 }
 
 // limitSubdirectives are what a limits block is made of.

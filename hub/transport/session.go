@@ -27,6 +27,7 @@ type agent interface {
 	Close(code hub.CloseCode, reason string, retry time.Duration)
 	Left(reason string)
 	Policy() *hub.Policy
+	IsOpen() bool
 }
 
 var _ agent = (*hub.Agent)(nil)
@@ -192,11 +193,11 @@ func (s *session) refuse(v *violation) error {
 
 // limit implements sink.
 func (s *session) limit() int {
-	size := s.agent.Policy().Limits.FrameSize()
+	limits := s.agent.Policy().Limits
 	if s.sockJS {
-		return 2*size + sockJSOverhead
+		return bodyLimit(limits)
 	}
-	return size
+	return limits.FrameSize()
 }
 
 // message implements sink.

@@ -158,7 +158,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		Handshake: time.Duration(h.Handshake),
 		Grace:     time.Duration(h.Grace),
 		Limits:    hub.Limits(h.Limits),
-		Admission: &admission{listed: h.Origins, origins: origins, namespace: h.Namespace, env: h.env},
+		Admission: &admission{listed: h.Origins, origins: origins, ways: h.waysIn(), namespace: h.Namespace, env: h.env},
 		Log:       log,
 	}
 	if h.gates != nil { // an interface with a nil pointer in it would not be nil

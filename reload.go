@@ -19,6 +19,7 @@ import (
 // the gates. It implements hub.Admission. It is immutable.
 type admission struct {
 	listed    []string // origins, as they are configured
+	ways      []string // transports that are served
 	origins   *transport.Origins
 	namespace string
 	env       *guards.Env
@@ -27,6 +28,7 @@ type admission struct {
 // What a session is cut with that a new configuration has no place for.
 var (
 	errForeign = &hub.Refusal{Code: hub.CodeDenied, Reason: "pages of this origin may not use this endpoint any more"}
+	errWay     = &hub.Refusal{Code: hub.CodeUnavailable, Reason: "this transport is not served any more; come back by another"}
 	errMoved   = &hub.Refusal{Code: hub.CodeExpired, Reason: "this session was opened in another space than it would be now; open a new one"}
 )
 
@@ -40,10 +42,21 @@ func (ad *admission) Stays(a *hub.Agent, before hub.Admission) *hub.Refusal {
 	if !slices.Equal(old.listed, ad.listed) && !ad.origins.Admit(a.Opening()) {
 		return errForeign
 	}
+	if !slices.Equal(old.ways, ad.ways) && !slices.Contains(ad.ways, a.Opening().Transport) {
+		return errWay
+	}
 	if old.namespace != ad.namespace && !ad.isIn(a) {
 		return errMoved
 	}
 	return nil
+}
+
+// waysIn are the transports that h serves.
+func (h *Handler) waysIn() []string {
+	if h.Transports == nil {
+		return transport.DefaultTransports
+	}
+	return h.Transports
 }
 
 // isIn reports whether a session that was opened now, by the request that a's was

@@ -149,14 +149,14 @@ func (e *Endpoint) session(w http.ResponseWriter, r *http.Request, kind *receivi
 		if a == nil {
 			return nil
 		}
-		opened := e.Sessions.newFallback(key, by, a, e.patience())
+		opened := e.Sessions.newFallback(key, by, e.SessionCookies, a, e.patience())
 		a.Start(opened) // before anybody can find it and send
 		if f = e.Sessions.add(opened); f == nil {
 			return opened
 		}
 		a.Left("another request opened the session first")
 	}
-	if f.owner != by {
+	if !f.isOf(e, by) {
 		fail(w, errUnknown)
 		return nil
 	}
@@ -178,7 +178,7 @@ func isCallback(name string) bool {
 // that all of them were taken.
 func (e *Endpoint) serveSend(w http.ResponseWriter, r *http.Request, key sessionKey, by owner, jsonp bool) {
 	f := e.Sessions.find(key)
-	if f == nil || f.owner != by || f.isOver() {
+	if f == nil || !f.isOf(e, by) || f.isOver() {
 		fail(w, errUnknown)
 		return
 	}

@@ -154,8 +154,8 @@ func TestReloadsDropNobody(t *testing.T) {
 	if res.faultCount > 0 {
 		t.Errorf("%d messages lost, doubled or out of order:\n%s", res.faultCount, strings.Join(res.faults, "\n"))
 	}
-	if res.lost != 0 {
-		t.Errorf("%d agents were dropped: %v", res.lost, res.lostWhy)
+	if len(res.lost) != 0 {
+		t.Errorf("agents were dropped: %v", res.lost)
 	}
 	if res.left.goroutines > fewGoroutines || res.left.files > fewFiles {
 		t.Errorf("left behind: %d goroutines, %d files", res.left.goroutines, res.left.files)

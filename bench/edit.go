@@ -33,7 +33,7 @@ func (s *server) edited(r *rand.Rand, asked string) []byte {
 		fmt.Sprintf("queue_messages %d", 256+r.IntN(4096)), fmt.Sprintf("queue_bytes %dKiB", 256+r.IntN(4096)),
 		fmt.Sprintf("channels_per_agent %d", 1+r.IntN(8)), fmt.Sprintf("agents %d", 1+r.IntN(100_000)), fmt.Sprintf("name_length %d", 6+r.IntN(200)),
 	}
-	global := pick("", "\tgrace_period 1s\n", "\tservers {\n\t\ttimeouts {\n\t\t\tidle 3m\n\t\t}\n\t}\n")
+	global := pick("", "\tgrace_period 5s\n", "\tservers {\n\t\ttimeouts {\n\t\t\tidle 3m\n\t\t}\n\t}\n")
 	cert := pick("cert", "other")
 	site := pick("", "\theader X-Frame-Options DENY\n", "\tencode\n", "\tlog {\n\t\toutput file "+s.dir+"/access.log\n\t}\n", "\trequest_header X-Site yes\n")
 	more := pick("", "http://more.localhost:"+port(s.plain.addr)+" {\n\tpushit {\n\t\tname more\n\t\tdefault allow\n\t}\n}\n")

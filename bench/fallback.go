@@ -12,12 +12,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/http/httptrace"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
+	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
 )
 
@@ -83,6 +88,7 @@ type fallbackAgent struct {
 	by        route
 	id        string
 	onMessage func(object []byte)
+	unread    *atomic.Int64   // requests that were made again
 	ctx       context.Context //nolint:containedctx // ends all requests of the agent
 	cancel    context.CancelFunc
 	done      chan struct{} // closed when run has returned
@@ -92,14 +98,15 @@ type fallbackAgent struct {
 	count   int // of frames sent
 
 	// Owned by run until done is closed.
+	open    bool
 	failure error // why run ended
 }
 
 // comeByFallback opens a session, connects and subscribes.
-func comeByFallback(ctx context.Context, origin string, by route, via http.RoundTripper, channel string, onMessage func([]byte)) (*fallbackAgent, error) {
+func comeByFallback(ctx context.Context, origin string, by route, via http.RoundTripper, channel string, unread *atomic.Int64, onMessage func([]byte)) (*fallbackAgent, error) {
 	id := "bench-" + strconv.FormatInt(agentCount.Add(1), 10)
 	a := &fallbackAgent{
-		client: http.Client{Transport: via}, url: origin + "/push/000/" + id + "/", by: by, id: id, onMessage: onMessage,
+		client: http.Client{Transport: via}, url: origin + "/push/000/" + id + "/", by: by, id: id, onMessage: onMessage, unread: unread,
 		done: make(chan struct{}), answers: make(map[string]chan frame),
 	}
 	a.ctx, a.cancel = context.WithCancel(context.WithoutCancel(ctx))
@@ -164,25 +171,47 @@ func (a *fallbackAgent) ask(ctx context.Context, channel, data string) error {
 	}
 }
 
-// request makes a request. A connection that the server has closed meanwhile is
-// replaced, and the request made again, as browsers do.
+// request makes a request; again, as browsers do, if it has not been read: the
+// server had closed the connection, or had not come to it when it gave up the
+// listener to its successor.
 func (a *fallbackAgent) request(ctx context.Context, method, path string, body []byte) (*http.Response, error) {
 	const tries = 50
 	for try := 1; ; try++ {
-		r, err := http.NewRequestWithContext(ctx, method, a.url+path, bytes.NewReader(body))
+		reused := false
+		trace := &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) { reused = info.Reused }}
+		r, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, trace), method, a.url+path, bytes.NewReader(body))
 		if err != nil {
 			return nil, err
 		}
 		r.Header.Set("Content-Type", "text/plain")
-		r.Header["X-Idempotency-Key"] = []string{} // sends nothing, but lets net/http do the same
+		r.Header["X-Idempotency-Key"] = []string{} // sends nothing, but lets net/http make it again
 		resp, err := a.client.Do(r)
-		if err == nil || try == tries || ctx.Err() != nil {
+		if err == nil || try == tries || ctx.Err() != nil || !isUnread(err, reused) {
 			return resp, err
 		}
+		a.unread.Add(1)
 		if err := pause(ctx, often); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// isUnread reports whether a request that failed so cannot have been read by the
+// server. What fails over a connection that was used before, net/http looks at.
+func isUnread(err error, reused bool) bool {
+	if _, ok := errors.AsType[*quic.HandshakeTimeoutError](err); ok {
+		return true
+	}
+	if e, ok := errors.AsType[*quic.TransportError](err); ok {
+		return e.ErrorCode == quic.ConnectionRefused
+	}
+	if e, ok := errors.AsType[*net.OpError](err); ok && e.Op == "dial" {
+		return true
+	}
+	if strings.Contains(err.Error(), "connection in graceful shutdown") { // of quic-go, which has no name for it
+		return true
+	}
+	return !reused && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET))
 }
 
 // run receives until the session ends.
@@ -224,9 +253,13 @@ func (a *fallbackAgent) receive(resp *http.Response, opened func()) error {
 		if text == "" || text[0] == 'h' || text[0] == ':' {
 			continue
 		}
-		opened()
 		switch text[0] {
 		case 'o':
+			if a.open {
+				return errors.New("the session is another one: no request came in time to receive for it")
+			}
+			a.open = true
+			opened()
 		case 'a':
 			if err := a.frames(text[1:]); err != nil {
 				return err

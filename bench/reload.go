@@ -29,7 +29,7 @@ type reloadLoad struct {
 }
 
 var (
-	reloadFull  = reloadLoad{agents: 2000, reloads: 50, pause: time.Second, every: 250 * time.Millisecond}
+	reloadFull  = reloadLoad{agents: 2000, reloads: 50, pause: time.Second, every: time.Second}
 	reloadShort = reloadLoad{agents: 120, reloads: 10, pause: 100 * time.Millisecond, every: 20 * time.Millisecond}
 )
 
@@ -49,9 +49,9 @@ type reloadResult struct {
 	delivered  int64
 	faults     []string // the first messages that were lost, doubled, out of order
 	faultCount int
-	lost       int // agents that were dropped
-	lostWhy    error
+	lost       map[string]int // agents that were dropped, by reason
 	asked      int64 // of the backend
+	unread     int64 // requests that the server did not read, and were made again
 	samples    []soakSample
 	left       census
 }
@@ -71,15 +71,18 @@ func runReload(ctx context.Context, r *report, o options) error {
 	r.info("messages", float64(res.published), "published")
 	r.info("deliveries", float64(res.delivered), "in all")
 	r.info("questions", float64(res.asked), "to a backend, about what agents had")
+	r.info("requests", float64(res.unread), "not read, because the configuration changed under them, and made again")
 	r.info("ms", float64(res.slowest.Milliseconds()), "the slowest reload")
 	for _, fault := range res.faults {
 		r.note("%s", fault)
 	}
-	if res.lostWhy != nil {
-		r.note("%v", res.lostWhy)
+	dropped := 0
+	for why, n := range res.lost {
+		r.note("%d dropped: %s", n, why)
+		dropped += n
 	}
 	r.exactly(float64(load.reloads), "reloads", float64(res.reloads), "done")
-	r.exactly(0, "agents", float64(res.lost), "dropped")
+	r.exactly(0, "agents", float64(dropped), "dropped")
 	r.exactly(0, "messages", float64(res.faultCount), "lost, doubled or out of order")
 	if thirds := len(res.samples) / 3; thirds > 0 && !o.short {
 		middle, last := res.samples[thirds:2*thirds], res.samples[2*thirds:]
@@ -131,6 +134,7 @@ type reloader struct {
 	roads  roads
 	book   *book
 	asked  atomic.Int64
+	unread atomic.Int64
 }
 
 func measureReload(ctx context.Context, caddy string, load reloadLoad) (res reloadResult, err error) {
@@ -183,14 +187,14 @@ func measureReload(ctx context.Context, caddy string, load reloadLoad) (res relo
 	if err := re.settle(ctx); err != nil {
 		return res, err
 	}
+	res.lost = make(map[string]int)
 	for _, v := range all {
 		if why := v.lost(); why != nil {
-			res.lost++
-			res.lostWhy = orDefault(res.lostWhy, why)
+			res.lost[why.Error()]++
 		}
 	}
 	re.book.report(&res)
-	res.asked = re.asked.Load()
+	res.asked, res.unread = re.asked.Load(), re.unread.Load()
 	_ = each(len(all), func(i int) error {
 		all[i].vanish()
 		return nil
@@ -233,7 +237,7 @@ func (re *reloader) gather(ctx context.Context) ([]visitor, error) {
 			if by.version == 1 && i%2 == 0 {
 				origin = re.server.plain.origin()
 			}
-			all[i], err = comeByFallback(ctx, origin, by, re.roads.of(by.version), reloadChannel, received)
+			all[i], err = comeByFallback(ctx, origin, by, re.roads.of(by.version), reloadChannel, &re.unread, received)
 		}
 		return err
 	})

@@ -118,7 +118,7 @@ type fallback struct {
 	turn    chan struct{} // buffered(1): who puts something in may call Receive; never closed
 	idle    allowance     // of who has the turn
 
-	mu       sync.Mutex  // guards the following; receiver.mu may be taken under it
+	mu       sync.Mutex // guards the following; receiver.mu may be taken under it
 	owner    owner
 	cookies  []string    // the session_cookies that owner goes by
 	receiver *receiver   // nil between two requests
@@ -318,8 +318,11 @@ func (f *fallback) ready(r *receiver) {
 	}
 	f.changeLocked()
 	f.mu.Unlock()
-	if bye != "" {
+	switch {
+	case bye != "":
 		_ = r.farewell(bye)
+	case r.endNext.Load(): // it was to end before it could be written to
+		f.agent.Send(fallbackForm.Heartbeat)
 	}
 }
 

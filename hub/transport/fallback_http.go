@@ -133,6 +133,9 @@ func (e *Endpoint) serveReceive(w http.ResponseWriter, r *http.Request, kind *re
 		response.serve(e.Sessions.lib, r.Context(), callback)
 		return
 	}
+	if e.retired.Load() && response.protocol == 3 {
+		f.endResponse(response) // it was attached after Retire had looked
+	}
 	if e.ResponseTime > 0 {
 		timer := time.AfterFunc(e.ResponseTime, func() { f.endResponse(response) })
 		defer timer.Stop()

@@ -44,8 +44,9 @@ type wsConn struct {
 	// Immutable after newConn.
 	nc    net.Conn
 	raw   *rawConn // nil where reading and writing go through nc
-	form  *hub.Form
 	times *times
+
+	form atomic.Pointer[hub.Form] // changes once, by speakLegacy
 
 	// Owned by who reads.
 	small  []byte      // where raw is nil
@@ -64,7 +65,8 @@ type wsConn struct {
 var _ hub.Conn = (*wsConn)(nil)
 
 func newConn(nc net.Conn, form *hub.Form, t *times) *wsConn {
-	c := &wsConn{nc: nc, raw: newRawConn(nc), form: form, times: t}
+	c := &wsConn{nc: nc, raw: newRawConn(nc), times: t}
+	c.form.Store(form)
 	if c.raw == nil {
 		c.small = make([]byte, smallSize)
 	}
@@ -72,7 +74,11 @@ func newConn(nc net.Conn, form *hub.Form, t *times) *wsConn {
 }
 
 // Form implements hub.Conn.
-func (c *wsConn) Form() *hub.Form { return c.form }
+func (c *wsConn) Form() *hub.Form { return c.form.Load() }
+
+// speakLegacy makes what is written from now on what a client of 2011 reads. Only
+// the goroutine that reads calls it, before it hands the first frame to the hub.
+func (c *wsConn) speakLegacy() { c.form.Store(legacyForm) }
 
 // TryWrite implements hub.Conn.
 func (c *wsConn) TryWrite(p []byte) (n int, err error) {
@@ -115,7 +121,7 @@ func (c *wsConn) Close(code hub.CloseCode, reason string) {
 	c.closing = true // from here on the reader leaves the read deadline alone
 	c.mu.Unlock()
 	var bye []byte
-	if c.form == sockJSForm {
+	if c.Form() != bareForm {
 		bye = appendSockJSClose(nil, code, reason)
 	}
 	said := c.goodbye(appendClose(bye, code, reason))

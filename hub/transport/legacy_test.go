@@ -47,7 +47,7 @@ func TestLegacyClient(t *testing.T) {
 			t.Errorf("%+v, %v", nested, err)
 		}
 
-		old.send(text(`[1]`), text(`garbage`), text(`["` + quoted(metaSubscribe) + `"]`))
+		old.send(text(`[1]`), text(`garbage`), text(`["`+quoted(metaSubscribe)+`"]`))
 		for range 3 { // an object is what it sends, now and ever
 			if _, got, err := old.read(); err != nil || !strings.HasPrefix(got, `a[{"channel":"/meta/error"`) {
 				t.Errorf("%q, %v", got, err)

@@ -28,16 +28,17 @@ var readBuffers = sync.Pool{New: func() any { return new(readBuffer) }}
 
 // times are the patience of the transports; tests have less of it.
 type times struct {
-	write   time.Duration // one write to a fallback's response
-	message time.Duration // from the first byte of a message to its last
-	goodbye time.Duration // writing a close frame where that can block
-	closing time.Duration // from the close frame to the peer's, or its end
-	notice  time.Duration // from Agent.Close to Conn.Close
+	disconnect time.Duration // of a fallback session without a request that receives
+	write      time.Duration // one write to a fallback's response
+	message    time.Duration // from the first byte of a message to its last
+	goodbye    time.Duration // writing a close frame where that can block
+	closing    time.Duration // from the close frame to the peer's, or its end
+	notice     time.Duration // from Agent.Close to Conn.Close
 }
 
 // defaultTimes: 30 s carry a message of 64 KiB over 20 kbit/s; the hub takes 2 s
 // at most until it calls Conn.Close, and gives up a write after 10 s.
-var defaultTimes = &times{write: 10 * time.Second, message: 30 * time.Second, goodbye: time.Second, closing: 2 * time.Second, notice: 5 * time.Second}
+var defaultTimes = &times{disconnect: disconnectDelay, write: 10 * time.Second, message: 30 * time.Second, goodbye: time.Second, closing: 2 * time.Second, notice: 5 * time.Second}
 
 // A wsConn is a WebSocket as the hub writes to it and its session reads from it.
 type wsConn struct {

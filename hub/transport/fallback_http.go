@@ -130,14 +130,14 @@ func (e *Endpoint) serveReceive(w http.ResponseWriter, r *http.Request, kind *re
 	f.agent.Touch()
 	response := newReceiver(w, kind, r.ProtoMajor, f.times)
 	if response.bye = f.attach(response); response.bye != "" {
-		response.serve(e.Sessions.lib, r.Context(), callback)
+		response.serve(r.Context(), e.Sessions.lib, callback)
 		return
 	}
 	if e.ResponseTime > 0 {
 		timer := time.AfterFunc(e.ResponseTime, func() { f.endResponse(response) })
 		defer timer.Stop()
 	}
-	f.detach(response, response.serve(e.Sessions.lib, r.Context(), callback))
+	f.detach(response, response.serve(r.Context(), e.Sessions.lib, callback))
 }
 
 // session returns the session of that key, a new one if there is none. It returns

@@ -76,13 +76,13 @@ func measurePolls(ctx context.Context, caddy string, total, busy int) (all pollR
 		}
 		defer stop()
 	}
-	client := fallbackClient(pollers)
+	client := requesterClient(pollers)
 	defer client.CloseIdleConnections()
 	var mu sync.Mutex // guards all
 	var wg sync.WaitGroup
 	for range pollers {
 		wg.Go(func() {
-			one := pollOn(ctx, s, func() (*fallbackAgent, error) {
+			one := pollOn(ctx, s, func() (*requester, error) {
 				return comeOver(ctx, client, s.plain, "xhr", "room/"+uuid.NewString())
 			}, total/pollers)
 			mu.Lock()
@@ -107,7 +107,7 @@ func (r *pollResult) add(other pollResult) {
 }
 
 // pollOn is one poller, until it has polled so often.
-func pollOn(ctx context.Context, s *server, come func() (*fallbackAgent, error), total int) (r pollResult) {
+func pollOn(ctx context.Context, s *server, come func() (*requester, error), total int) (r pollResult) {
 	a, err := come()
 	if err != nil {
 		return pollResult{ended: 1, err: err}

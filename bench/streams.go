@@ -120,7 +120,7 @@ func (s *server) renewing(ctx context.Context, n int, requests func() int64) (fl
 // stayed has n sessions come, calls meanwhile, and has them go. It returns how many
 // ended on their own.
 func stayed(ctx context.Context, s *server, transport string, n int, meanwhile func(requests func() int64) error) (lost int, err error) {
-	client := fallbackClient(n)
+	client := requesterClient(n)
 	defer client.CloseIdleConnections()
 	staying, leave := context.WithCancel(ctx)
 	defer leave()

@@ -18,9 +18,9 @@ import (
 	"github.com/google/uuid"
 )
 
-// A fallbackAgent is an agent over SockJS's fallbacks, that makes one request
+// A requester is an agent over SockJS's fallbacks, that makes one request
 // after the other.
-type fallbackAgent struct {
+type requester struct {
 	client    *http.Client
 	base      string        // of its session
 	transport string        // that receives: "xhr", "xhr_streaming"
@@ -31,8 +31,8 @@ type fallbackAgent struct {
 	lines *bufio.Reader
 }
 
-// fallbackClient returns a client for n agents, whose connections are its own.
-func fallbackClient(n int) *http.Client {
+// requesterClient returns a client for n agents, whose connections are its own.
+func requesterClient(n int) *http.Client {
 	return &http.Client{Transport: &http.Transport{
 		MaxIdleConnsPerHost: 2 * n,
 		ReadBufferSize:      1 << 10, WriteBufferSize: 1 << 10,
@@ -40,8 +40,8 @@ func fallbackClient(n int) *http.Client {
 }
 
 // comeOver opens a session over a transport, connects and subscribes to channels.
-func comeOver(ctx context.Context, client *http.Client, t target, transport string, channels ...string) (*fallbackAgent, error) {
-	a := &fallbackAgent{client: client, base: t.origin() + "/push/000/" + uuid.NewString(), transport: transport}
+func comeOver(ctx context.Context, client *http.Client, t target, transport string, channels ...string) (*requester, error) {
+	a := &requester{client: client, base: t.origin() + "/push/000/" + uuid.NewString(), transport: transport}
 	if frame, err := a.frame(ctx); err != nil || frame != "o" {
 		return nil, errors.Join(err, fmt.Errorf("the session begins with %q", frame))
 	}
@@ -68,7 +68,7 @@ func comeOver(ctx context.Context, client *http.Client, t target, transport stri
 }
 
 // do makes a request to the session.
-func (a *fallbackAgent) do(ctx context.Context, path, body string) (*http.Response, error) {
+func (a *requester) do(ctx context.Context, path, body string) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, a.base+path, strings.NewReader(body))
 	if err != nil {
 		return nil, err
@@ -88,7 +88,7 @@ var browserHeader = map[string]string{
 }
 
 // send hands objects to the server.
-func (a *fallbackAgent) send(ctx context.Context, objects ...string) error {
+func (a *requester) send(ctx context.Context, objects ...string) error {
 	body, err := json.Marshal(objects)
 	if err != nil {
 		return err
@@ -106,7 +106,7 @@ func (a *fallbackAgent) send(ctx context.Context, objects ...string) error {
 }
 
 // frame returns the next frame, of as many responses as it takes.
-func (a *fallbackAgent) frame(ctx context.Context) (string, error) {
+func (a *requester) frame(ctx context.Context) (string, error) {
 	for {
 		if a.body == nil {
 			resp, err := a.do(ctx, "/"+a.transport, "")
@@ -139,7 +139,7 @@ func (a *fallbackAgent) frame(ctx context.Context) (string, error) {
 }
 
 // receive returns the objects of the next frame that has some.
-func (a *fallbackAgent) receive(ctx context.Context) (objects []string, err error) {
+func (a *requester) receive(ctx context.Context) (objects []string, err error) {
 	for {
 		frame, err := a.frame(ctx)
 		switch {
@@ -155,7 +155,7 @@ func (a *fallbackAgent) receive(ctx context.Context) (objects []string, err erro
 }
 
 // stay receives until ctx ends, and returns why it could not.
-func (a *fallbackAgent) stay(ctx context.Context) error {
+func (a *requester) stay(ctx context.Context) error {
 	for {
 		if _, err := a.receive(ctx); err != nil {
 			if ctx.Err() != nil {
@@ -167,7 +167,7 @@ func (a *fallbackAgent) stay(ctx context.Context) error {
 }
 
 // leave gives up the response that receives, by which the session ends.
-func (a *fallbackAgent) leave() {
+func (a *requester) leave() {
 	if a.body != nil {
 		_ = a.body.Close() // that is how it is given up
 	}

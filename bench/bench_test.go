@@ -23,6 +23,10 @@ var builtServer = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == busyCommand {
+		beBusy(context.Background())
+		return
+	}
 	if len(os.Args) == 3 && os.Args[1] == backendCommand {
 		if err := serveBackend(context.Background(), os.Args[2]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -75,6 +79,36 @@ func TestIdleAgentsHaveOneGoroutineEachAndLeaveNothing(t *testing.T) {
 				t.Errorf("left behind: %d goroutines, %d files", res.left.goroutines, res.left.files)
 			}
 		})
+	}
+}
+
+func TestIdleStreamsLeaveNothing(t *testing.T) {
+	for _, transport := range []string{"xhr_streaming", "xhr"} {
+		t.Run(transport, func(t *testing.T) {
+			const n = 50
+			ctx, caddy := bounded(t)
+			res, err := measureStreams(ctx, caddy, transport, n, false, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if res.goroutines > fallbackGoroutines*n+fewGoroutines {
+				t.Errorf("%d sessions have %d goroutines", n, res.goroutines)
+			}
+			if res.lost > 0 || res.left.goroutines > fewGoroutines || res.left.files > fewFiles {
+				t.Errorf("%d lost; left behind: %d goroutines, %d files", res.lost, res.left.goroutines, res.left.files)
+			}
+		})
+	}
+}
+
+func TestPollersAreLeftInPeace(t *testing.T) {
+	ctx, caddy := bounded(t)
+	res, err := measurePolls(ctx, caddy, 600, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.polls < 600 || res.err != nil || res.another+res.ended+res.lost+res.doubled+res.disorder > 0 {
+		t.Errorf("%+v", res)
 	}
 }
 

@@ -5,7 +5,8 @@
 // with a Caddyfile of its own on a free port of the loopback, and puts a load on
 // it that is bounded and stops by itself.
 //
-//	go run ./bench [-n agents] [-short] idle|slow|fanout|receive|storm|all
+//	go run ./bench [-n agents] [-short] idle|slow|fanout|receive|storm|streams|all
+//	go run ./bench [-short] polls
 //	go run ./bench [-duration 5m] [-short] soak
 //	go run ./bench [-n agents] [-short] reload
 //
@@ -47,6 +48,8 @@ var measurements = []measurement{
 	{"fanout", runFanout, true},
 	{"receive", runReceive, true},
 	{"storm", runStorm, true},
+	{"streams", runStreams, true},
+	{"polls", runPolls, false},
 	{"soak", runSoak, false},
 	{"reload", runReload, false},
 }
@@ -64,7 +67,7 @@ func mainStatus() int {
 	defer stop()
 
 	what := flag.Arg(0)
-	if what == floorCommand || what == backendCommand {
+	if what == floorCommand || what == backendCommand || what == busyCommand {
 		if err := serveOther(ctx, what); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)
 			return 2
@@ -81,7 +84,7 @@ func mainStatus() int {
 		}
 	}
 	if len(chosen) == 0 {
-		fmt.Fprintf(os.Stderr, "bench: there is no %q; there are idle, slow, fanout, receive, storm, all, soak, reload\n", what)
+		fmt.Fprintf(os.Stderr, "bench: there is no %q; there are idle, slow, fanout, receive, storm, streams, all, polls, soak, reload\n", what)
 		return 2
 	}
 	failures, err := measure(ctx, chosen, o)
@@ -98,10 +101,15 @@ func mainStatus() int {
 
 // serveOther is what this program does for another one of itself.
 func serveOther(ctx context.Context, what string) error {
-	if what == floorCommand {
+	switch what {
+	case floorCommand:
 		return serveFloor(ctx)
+	case busyCommand:
+		beBusy(ctx)
+		return nil
+	default:
+		return serveBackend(ctx, flag.Arg(1))
 	}
-	return serveBackend(ctx, flag.Arg(1))
 }
 
 // measure builds the server, measures, prints, and returns how many figures are

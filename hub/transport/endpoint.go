@@ -140,6 +140,9 @@ func routeOf(rest string) target {
 		return target{kind: bareWebSocket, transport: webSocket}
 	}
 	parts := strings.Split(rest, "/")
+	if len(parts) == 5 && parts[0] == "" && parts[1] == "" && parts[4] == webSocket {
+		parts = parts[1:] // Push-It's client of 2011 joins a path that ends in a slash with one that begins with one
+	}
 	switch {
 	case len(parts) == 2 && strings.HasPrefix(parts[1], "iframe") && strings.HasSuffix(parts[1], ".html"):
 		return target{kind: iframe}

@@ -262,7 +262,7 @@ func (f *fallback) end(bye, left string) {
 	f.bye = bye
 	r := f.receiver
 	told := r != nil && r.isReady()
-	f.expireInLocked(disconnectDelay)
+	f.expireInLocked(f.times.disconnect)
 	f.changeLocked()
 	f.mu.Unlock()
 	if told {
@@ -333,7 +333,7 @@ func (f *fallback) detach(r *receiver, inOrder bool) {
 	f.mu.Lock()
 	f.receiver = nil
 	if f.bye == "" {
-		f.expireInLocked(disconnectDelay)
+		f.expireInLocked(f.times.disconnect)
 	}
 	f.changeLocked()
 	f.mu.Unlock()

@@ -60,9 +60,10 @@ bench: ## measure memory, latency and processor time against their limits
 	go run ./bench all
 
 .PHONY: soak
-soak: ## have agents come and go for SOAKTIME, and poll, and miss nothing
+soak: ## have agents come and go for SOAKTIME, poll, stay over reloads, and miss nothing
 	go run ./bench -duration $(SOAKTIME) soak
 	go run ./bench polls
+	go run ./bench reload
 
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME

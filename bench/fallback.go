@@ -207,6 +207,9 @@ func isUnread(err error, reused bool) bool {
 	if _, ok := errors.AsType[*quic.HandshakeTimeoutError](err); ok {
 		return true
 	}
+	if e, ok := errors.AsType[*http3.Error](err); ok && e.ErrorCode == http3.ErrCodeRequestRejected {
+		return true
+	}
 	if e, ok := errors.AsType[*quic.TransportError](err); ok {
 		return e.ErrorCode == quic.ConnectionRefused
 	}

@@ -183,7 +183,10 @@ func (a *fallbackAgent) request(ctx context.Context, method, path string, body [
 	const tries = 50
 	for try := 1; ; try++ {
 		reused := false
-		trace := &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) { reused = info.Reused }}
+		trace := &httptrace.ClientTrace{
+			GetConn: func(string) { reused = false }, // net/http may try another one by itself
+			GotConn: func(info httptrace.GotConnInfo) { reused = info.Reused },
+		}
 		r, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, trace), method, a.url+path, bytes.NewReader(body))
 		if err != nil {
 			return nil, err

@@ -28,7 +28,6 @@ export async function built() {
     ...(await script('classic.js', 'pushit.js', 'iife')),
   ]);
   files.set('pushit.d.ts', await readFile(join(here, 'src', 'pushit.d.ts'), 'utf8'));
-  files.set('package.json', '{ "type": "commonjs" }\n'); // pushit.js can be required; .mjs is a module all the same
   return files;
 }
 
@@ -47,7 +46,6 @@ async function script(entry, name, format) {
     sourcesContent: true,
     write: false,
     logLevel: 'warning',
-    logOverride: { 'commonjs-variable-in-esm': 'silent' },
   });
   const [map, code] = result.outputFiles.map((file) => file.text);
   const small = await minify(

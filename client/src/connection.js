@@ -172,6 +172,7 @@ export function makeConnection(push) {
   /** The session has ended, before it was open or after. */
   function lost(mine, code, reason, retry, refusal) {
     const connected = is('connected');
+    reason ||= connected ? 'the connection was lost' : 'no connection';
     session = undefined;
     stopRefreshing();
     push._outbox._lost(code);
@@ -179,9 +180,8 @@ export function makeConnection(push) {
     if (retry === false || (socket && typeof socket !== 'function')) return close(code, reason, refusal);
     if (connected && now() - since >= options.steadyAfter) waits._reset();
     notBefore = now() + (Number(retry) || 0);
-    const failed = { code, reason: reason || (connected ? 'the connection was lost' : 'no connection') };
-    if (mine._blame && !socket && !retry && !page._blocked()) examine(failed);
-    else wait(failed);
+    if (mine._blame && !socket && !retry && !page._blocked()) examine({ code, reason });
+    else wait({ code, reason });
   }
 
   /**

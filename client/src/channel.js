@@ -28,7 +28,7 @@ export function makeChannel(push, name, whole) {
 
     on(type, fn, { signal = whole } = {}) {
       if (type !== 'message') throw new TypeError(`no event ${type}`);
-      const stop = use({ _message: (message) => call(fn, message), _end: (refusal) => refusal && push._error(refusal) });
+      const stop = use({ _message: (message) => call(fn, message) });
       const forget = onAbort(signal, stop);
       return () => {
         forget();

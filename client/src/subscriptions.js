@@ -38,7 +38,7 @@ export function makeSubscriptions(push) {
     /**
      * Somebody listens.
      *
-     * @param {{_message: (message: object) => void, _end: (refusal?: Error) => void}} user  `_end`: nothing will come any more
+     * @param {{_message: (message: object) => void, _end?: (refusal?: Error) => void}} user  `_end`: nothing will come any more
      * @returns {() => void} stops it
      */
     _use(name, user) {
@@ -146,14 +146,15 @@ export function makeSubscriptions(push) {
   /** Nobody has it any more, and all who care are told: why, where it was not their wish. */
   function drop(sub, refusal) {
     subs.delete(sub._name);
-    end(sub, refusal);
+    if (!end(sub, refusal) && refusal && sub._users.size) push._error(refusal);
     sub._users.clear();
   }
 
+  /** @returns {number} how many were told */
   function end(sub, refusal) {
-    const waiting = sub._waiting.splice(0);
-    for (const done of waiting) done(refusal ?? closed('unsubscribed', sub._name));
-    for (const user of sub._users) user._end(refusal);
+    const told = [...sub._users].map((user) => user._end).filter(Boolean);
+    for (const done of sub._waiting.splice(0)) told.push(() => done(refusal ?? closed('unsubscribed', sub._name)));
+    return told.map((each) => each(refusal)).length;
   }
 
   /** @param {Done} [done] */

@@ -740,6 +740,23 @@ describe('subscribing', () => {
     assert.deepEqual(got.map(([name]) => name), ['a/*', 'callback', 'event']);
   });
 
+  test('a refusal is told once: to who asked, else to the loops, else to all', async () => {
+    for (const [begin, want] of [
+      [(push) => push.subscribe('a', () => {}), []],
+      [(push) => push.subscribe('a'), ['error denied no']],
+      [(push) => push.channel('a').on('message', () => {}), ['error denied no']],
+      [(push) => (push.channel('a').on('message', () => {}), push.subscribe('a', () => {})), []],
+      [(push) => void push.channel('a')[Symbol.asyncIterator]().next().catch(() => {}), []],
+    ]) {
+      world = new World();
+      const push = await world.connected();
+      begin(push);
+      await settle();
+      await world.socket.answer('/meta/subscribe', { successful: false, error: 'no', code: 'denied' });
+      assert.deepEqual(push.told, want, String(begin));
+    }
+  });
+
   test('listening subscribes, and the last to stop unsubscribes', async () => {
     const push = await world.connected();
     const a = push.channel('a');

@@ -81,7 +81,7 @@ export class Server {
    * the admin endpoint.
    *
    * @param {string} caddyfile  its path from the top of the repository
-   * @param {(handler: object) => void} [change]  changes the pushit handler's JSON
+   * @param {(handler: object) => void} [change]  changes each pushit handler's JSON
    * @returns {Promise<Server>}
    */
   static async start(caddyfile, change = () => {}) {
@@ -96,7 +96,7 @@ export class Server {
       found++;
       change(object);
     });
-    if (found !== 1) throw new Error(`${caddyfile} has ${found} pushit handlers, want 1`);
+    if (found === 0) throw new Error(`${caddyfile} has no pushit handler`);
     const server = new Server(binary, dir, config);
     try {
       await server.start();

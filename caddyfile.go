@@ -35,6 +35,8 @@ func init() {
 //	    path      <path>
 //	    name      <hub>
 //	    origins   <origin...>
+//	    transports      websocket|xhr_streaming|xhr|eventsource|htmlfile|jsonp...
+//	    session_cookies <name...>
 //	    heartbeat <duration>
 //	    handshake <duration>
 //	    limits {
@@ -144,7 +146,7 @@ func subdirectives() []subdirective {
 			return p.duration(&p.handler.Handshake, "10s", minHandshake, maxHandshake)
 		}},
 		{name: "limits", parse: (*parser).limits},
-	}, gateSubdirectives()...)
+	}, append(transportSubdirectives(), gateSubdirectives()...)...)
 }
 
 // limitSubdirectives are what a limits block is made of.

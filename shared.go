@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/push-it/pushit/hub"
+	"github.com/push-it/pushit/hub/transport"
 )
 
 // hubs holds the hubs by their names, never by what they are configured with, so
@@ -25,6 +26,7 @@ var hubs = caddy.NewUsagePool()
 // configuration, or for the time of a reload two.
 type sharedHub struct {
 	*hub.Hub
+	sessions *transport.Sessions // those over fallback transports
 
 	mu   sync.Mutex      // guards uses and what is in it
 	uses map[useKey]*use // an entry lives while handlers hold it
@@ -53,7 +55,7 @@ func acquireHub(name string) (*sharedHub, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &sharedHub{Hub: h, uses: make(map[useKey]*use)}, nil
+		return &sharedHub{Hub: h, sessions: transport.NewSessions(), uses: make(map[useKey]*use)}, nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("hub %q: %w", name, err)

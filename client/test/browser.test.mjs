@@ -56,8 +56,8 @@ window.ready = true;
 `;
 
 const transports = ['websocket', 'xhr_streaming', 'xhr'];
-/** Deadlines for tests: nobody waits for minutes. */
-const QUICK = { firstWait: 100, longestWait: 500, silence: 400, answerWithin: 400 };
+/** Deadlines for tests: nobody waits for minutes, also in tabs that others hide. */
+const QUICK = { background: true, firstWait: 100, longestWait: 500, silence: 400, answerWithin: 400 };
 
 for (const name of ['chrome', 'firefox']) {
   describe(`the client in ${name}`, { skip: has(name) ? false : `there is no ${name}` }, () => {
@@ -86,7 +86,6 @@ for (const name of ['chrome', 'firefox']) {
     });
 
     afterEach(async () => {
-      for (const page of pages.splice(0)) await page.evaluate(() => window.push?.close()).catch(() => {});
       for (const page of pages.splice(0)) await page.close().catch(() => {});
       Object.assign(proxy, { upgrades: 'pass', buffer: false, stalled: false });
       proxy.requests.length = 0;
@@ -278,9 +277,30 @@ for (const name of ['chrome', 'firefox']) {
       assert.ok(await page.evaluate(() => states.some(({ name, reason }) => name === 'disconnected' && reason === 'the page was left')));
     });
 
+    test('hidden it waits, visible it is there at once', async (t) => {
+      const page = await open({ background: false, firstWait: 20_000, longestWait: 20_000 });
+      const other = await page.browserContext().newPage(); // in front of it
+      pages.push(other);
+      await other.bringToFront();
+      const hides = await page.evaluate(() => document.hidden);
+      t.diagnostic(`${name} ${hides ? 'hides' : 'does not hide'} a tab behind another`);
+      if (!hides) await setHidden(page, true);
+      proxy.cut();
+      await is(page, 'disconnected');
+      assert.equal(await page.evaluate(() => push.state.retryAt), undefined);
+      const { requests: { length } } = proxy;
+      await say(page, 'seen later');
+      if (hides) await page.bringToFront();
+      else await setHidden(page, false);
+      await ended(page, 'seen later');
+      await subscribed(page);
+      assert.ok(proxy.requests.length > length);
+      await talk(page);
+    });
+
     if (name === 'chrome') {
       test('offline it waits, online it is there at once', async () => {
-        const page = await open({ firstWait: 20_000, longestWait: 20_000 }, { url: `http://pushit.test:${proxy.port}` });
+        const page = await open({ background: false, firstWait: 20_000, longestWait: 20_000 }, { url: `http://pushit.test:${proxy.port}` });
         const client = await page.createCDPSession();
         const offline = (on) => client.send('Network.emulateNetworkConditions', { offline: on, latency: 0, downloadThroughput: -1, uploadThroughput: -1 });
         await client.send('Network.enable');
@@ -294,19 +314,8 @@ for (const name of ['chrome', 'firefox']) {
         await talk(page);
       });
 
-      test('hidden it waits, visible it is there at once', async () => {
-        const page = await open({ firstWait: 20_000, longestWait: 20_000 });
-        await setHidden(page, true);
-        proxy.cut();
-        await is(page, 'disconnected');
-        assert.equal(await page.evaluate(() => push.state.retryAt), undefined);
-        await setHidden(page, false);
-        await subscribed(page);
-        await talk(page);
-      });
-
       test('frozen and thawed, it finds out that its connection is gone', async () => {
-        const page = await open({ silence: 30_000, answerWithin: 15_000 });
+        const page = await open({ background: false, silence: 30_000, answerWithin: 15_000 });
         const client = await page.createCDPSession();
         await client.send('Page.setWebLifecycleState', { state: 'frozen' });
         proxy.halfOpen();

@@ -71,9 +71,10 @@ export class Proxy {
     all[Math.floor(random() * all.length)]?.resetAndDestroy();
   }
 
-  /** Ends all connections on the server's side only: the clients are told nothing. */
-  halfOpen() {
-    for (const socket of this.#upstream) {
+  /** Ends connections on the server's side only, all or one: the clients are told nothing. */
+  halfOpen(random) {
+    const all = [...this.#upstream];
+    for (const socket of random ? all.slice(Math.floor(random() * all.length)).slice(0, 1) : all) {
       socket.removeAllListeners('close');
       socket.removeAllListeners('data');
       socket.destroy();

@@ -20,7 +20,7 @@ import { Proxy } from './proxy.mjs';
 const CADDYFILE = `
 http://:8080 {
 	root DIR
-	header Content-Security-Policy "default-src 'none'; script-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
+	header Content-Security-Policy "default-src 'none'; script-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
 	pushit /push {
 		limits {
 			message_size 1KiB

@@ -17,8 +17,6 @@ export class Proxy {
   upgrades = 'pass';
   /** Answers are held back until they are whole. */
   buffer = false;
-  /** Nothing is passed on, and nobody is told. */
-  stalled = false;
   /** Requests that came, as `POST xhr_send`, the last part of their paths only. @type {string[]} */
   requests = [];
   port = 0;
@@ -27,6 +25,8 @@ export class Proxy {
   #sockets = new Set(); // of clients
   #webSockets = new Set(); // of these, those that are upgraded
   #upstream = new Set();
+  #stalled = false;
+  #held = []; // what to do when it goes on
 
   /** @param {() => number} target  the port to pass on to, now */
   static async start(target) {
@@ -44,8 +44,8 @@ export class Proxy {
   async up() {
     this.#server = http.createServer({ keepAlive: true });
     this.#server.on('connection', (socket) => this.#track(this.#sockets, socket));
-    this.#server.on('request', (request, response) => this.#request(request, response));
-    this.#server.on('upgrade', (request, socket, head) => this.#upgrade(request, socket, head));
+    this.#server.on('request', (...args) => this.#pass(() => this.#request(...args)));
+    this.#server.on('upgrade', (...args) => this.#pass(() => this.#upgrade(...args)));
     await new Promise((resolve, reject) => {
       this.#server.once('error', reject);
       this.#server.listen(this.port, '127.0.0.1', resolve);
@@ -86,6 +86,17 @@ export class Proxy {
     for (const socket of this.#webSockets) socket.write(typeof data === 'string' ? textFrame(data) : data);
   }
 
+  /** Nothing is passed on, and nobody is told, until it is switched off: then all that was held goes on its way. */
+  set stalled(on) {
+    this.#stalled = on;
+    if (!on) for (const pass of this.#held.splice(0)) pass();
+  }
+
+  #pass(fn) {
+    if (this.#stalled) this.#held.push(fn);
+    else fn();
+  }
+
   get webSockets() {
     return this.#webSockets.size;
   }
@@ -102,23 +113,19 @@ export class Proxy {
 
   #request(request, response) {
     this.#note(request);
-    if (this.stalled) return;
     const { method, url: path, headers } = request;
     const upstream = http.request({ host: '127.0.0.1', port: this.#target(), method, path, headers, agent: false }, (answer) => {
       const chunks = [];
       const head = () => response.headersSent || response.writeHead(answer.statusCode, answer.headers);
       if (!this.buffer) head();
       if (!this.buffer) response.flushHeaders();
-      answer.on('data', (chunk) => {
-        if (this.stalled) return;
-        if (this.buffer) chunks.push(chunk);
-        else response.write(chunk);
-      });
-      answer.on('end', () => {
-        if (this.stalled) return;
-        head();
-        response.end(Buffer.concat(chunks));
-      });
+      answer.on('data', (chunk) => this.#pass(() => (this.buffer ? chunks.push(chunk) : response.write(chunk))));
+      answer.on('end', () =>
+        this.#pass(() => {
+          head();
+          response.end(Buffer.concat(chunks));
+        }),
+      );
       answer.on('error', () => response.destroy());
     });
     upstream.on('socket', (socket) => this.#track(this.#upstream, socket));
@@ -129,7 +136,7 @@ export class Proxy {
 
   #upgrade(request, socket, head) {
     this.#note(request);
-    if (this.upgrades === 'ignore' || this.stalled) return;
+    if (this.upgrades === 'ignore') return;
     if (this.upgrades === 'refuse') {
       socket.end('HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n');
       return;
@@ -141,8 +148,8 @@ export class Proxy {
     for (let n = 0; n < request.rawHeaders.length; n += 2) lines.push(`${request.rawHeaders[n]}: ${request.rawHeaders[n + 1]}`);
     upstream.write(`${lines.join('\r\n')}\r\n\r\n`);
     upstream.write(head);
-    socket.on('data', (chunk) => this.stalled || upstream.destroyed || upstream.write(chunk));
-    upstream.on('data', (chunk) => this.stalled || socket.destroyed || socket.write(chunk));
+    socket.on('data', (chunk) => this.#pass(() => upstream.destroyed || upstream.write(chunk)));
+    upstream.on('data', (chunk) => this.#pass(() => socket.destroyed || socket.write(chunk)));
     socket.on('close', () => upstream.destroy());
     upstream.on('close', () => socket.end());
   }

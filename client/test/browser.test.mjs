@@ -10,70 +10,26 @@
 
 import assert from 'node:assert/strict';
 import { Buffer } from 'node:buffer';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { after, afterEach, before, describe, test } from 'node:test';
 import { has, Server, startBrowser } from './harness.mjs';
 import { Proxy } from './proxy.mjs';
-
-const CADDYFILE = `
-http://:8080 {
-	root DIR
-	header Content-Security-Policy "default-src 'none'; script-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
-	pushit /push {
-		limits {
-			message_size 1KiB
-			credentials_size 1KiB
-			publishes_per_second 5
-			frames_per_second 20
-		}
-	}
-	pushit /guarded {
-		name guarded
-		default allow
-		connect bearer "open sesame, please"
-	}
-	file_server
-}
-`;
-const PAGE = '<!doctype html><title>test</title><script type="module" src="/page.js"></script>';
-const SCRIPT = `
-import { PushIt } from '/push/pushit.mjs';
-window.shown = [];
-addEventListener('pageshow', ({ persisted }) => shown.push(persisted));
-window.start = (options) => {
-  window.push = new PushIt(options);
-  window.states = [];
-  window.got = [];
-  window.ended = [];
-  push.on('state', (state) => states.push(state));
-  push.on('error', (error) => ended.push('error ' + error.code));
-  push.onMessageReceived = (channel, { payload }) => got.push(payload);
-};
-window.say = (data, channel = 'news') => push.publish({ channel, data }, (error) => ended.push(data + ' ' + error.code), () => ended.push(data));
-window.ready = true;
-`;
+import { makeSite } from './site.mjs';
 
 const transports = ['websocket', 'xhr_streaming', 'xhr'];
 /** Deadlines for tests: nobody waits for minutes, also in tabs that others hide. */
-const QUICK = { background: true, firstWait: 100, longestWait: 500, silence: 400, answerWithin: 400 };
+const QUICK = { background: true, firstWait: 20, longestWait: 200, silence: 400, answerWithin: 400 };
 
 for (const name of ['chrome', 'firefox']) {
   describe(`the client in ${name}`, { skip: has(name) ? false : `there is no ${name}` }, () => {
-    let dir;
+    let site;
     let server;
     let proxy;
     let browser;
     let pages = [];
 
     before(async () => {
-      dir = await mkdtemp(join(tmpdir(), 'pushit-browser-'));
-      await writeFile(join(dir, 'Caddyfile'), CADDYFILE.replace('DIR', dir));
-      await writeFile(join(dir, 'index.html'), PAGE);
-      await writeFile(join(dir, 'page.js'), SCRIPT);
-      await writeFile(join(dir, 'favicon.ico'), '');
-      server = await Server.start(join(dir, 'Caddyfile'));
+      site = await makeSite();
+      server = await Server.start(site.caddyfile);
       proxy = await Proxy.start(() => server.port);
       browser = await startBrowser(name);
     });
@@ -82,7 +38,7 @@ for (const name of ['chrome', 'firefox']) {
       await browser?.close();
       await proxy?.stop();
       await server?.stop();
-      await rm(dir, { recursive: true, force: true });
+      await site?.remove();
     });
 
     afterEach(async () => {
@@ -120,49 +76,37 @@ for (const name of ['chrome', 'firefox']) {
     }
 
     for (const transport of transports) {
-      test(`${transport}: talks, is cut and comes back`, async () => {
-        const page = await open({ transports: [transport] });
+      test(`${transport}: talks; is cut, loses its server, is dead, stalls, and comes back`, async () => {
+        const page = await open({ transports: [transport], openWithin: 1000 });
         const other = await open();
         await talk(page);
         await say(other, 'from the other');
         await heard(page, 'from the other');
         await say(page, 'to the other');
         await heard(other, 'to the other');
-        const before = await page.evaluate(() => states.length);
-        proxy.cut();
-        await page.waitForFunction((n) => states.length > n, { polling: 20 }, before);
-        await say(page, 'meanwhile');
-        await ended(page, 'meanwhile');
-        await subscribed(page);
-        await talk(page);
+        await other.evaluate(() => push.close());
+
+        for (const [fault, mend] of [
+          [() => proxy.cut()],
+          [() => server.kill(), () => server.start()],
+          [() => proxy.halfOpen()],
+          [() => (proxy.stalled = true), () => (proxy.stalled = false)],
+        ]) {
+          const before = await page.evaluate(() => states.length);
+          await fault();
+          const what = `after ${fault}`;
+          await say(page, what);
+          await page.waitForFunction((n) => states.length > n, { polling: 20 }, before);
+          await mend?.();
+          await ended(page, what);
+          await heard(page, what);
+          await subscribed(page);
+          await talk(page);
+          assert.equal(await page.evaluate((want) => got.filter((each) => each === want).length, what), 1, what);
+        }
         const used = proxy.requests.map((request) => request.split(' ')[1]);
         assert.ok(used.includes(transport), used.join());
         assert.deepEqual(await page.evaluate(() => window.violations), []);
-      });
-
-      test(`${transport}: the server dies and comes back`, async () => {
-        const page = await open({ transports: [transport] });
-        await talk(page);
-        await server.kill();
-        await is(page, 'disconnected');
-        await say(page, 'while it was away');
-        await server.start();
-        await ended(page, 'while it was away');
-        await subscribed(page);
-        await talk(page);
-      });
-
-      test(`${transport}: a connection that is dead, and one that stalls, are found`, async () => {
-        for (const fault of ['halfOpen', 'stalled']) {
-          const page = await open({ transports: [transport], openWithin: 500 });
-          await talk(page);
-          if (fault === 'stalled') proxy.stalled = true;
-          else proxy.halfOpen();
-          await page.waitForFunction(() => states.at(-1).name !== 'connected', { polling: 20 });
-          proxy.stalled = false;
-          await subscribed(page);
-          await talk(page);
-        }
       });
     }
 

@@ -8,6 +8,7 @@
 //	go run ./bench [-n agents] [-short] idle|slow|fanout|receive|storm|streams|all
 //	go run ./bench [-short] polls
 //	go run ./bench [-duration 5m] [-short] soak
+//	go run ./bench [-n agents] [-short] reload
 //
 // Each figure is a line: PASS or FAIL where a limit is set, INFO where none is.
 // The exit status is 1 when a figure is over its limit, 2 when nothing could be
@@ -21,6 +22,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -50,6 +52,16 @@ var measurements = []measurement{
 	{"streams", runStreams, true},
 	{"polls", runPolls, false},
 	{"soak", runSoak, false},
+	{"reload", runReload, false},
+}
+
+// measurementNames lists them.
+func measurementNames() string {
+	names := make([]string, len(measurements))
+	for i, m := range measurements {
+		names[i] = m.name
+	}
+	return strings.Join(names, ", ")
 }
 
 func main() { os.Exit(mainStatus()) }
@@ -82,7 +94,7 @@ func mainStatus() int {
 		}
 	}
 	if len(chosen) == 0 {
-		fmt.Fprintf(os.Stderr, "bench: there is no %q; there are idle, slow, fanout, receive, storm, streams, all, polls, soak\n", what)
+		fmt.Fprintf(os.Stderr, "bench: there is no %q; there are all, %s\n", what, measurementNames())
 		return 2
 	}
 	failures, err := measure(ctx, chosen, o)

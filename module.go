@@ -36,7 +36,8 @@ func init() {
 //
 // Agents, as connected endpoints are called, stay connected when the
 // configuration is reloaded, as long as an endpoint of the same name and path is
-// in it.
+// in it, and the new rules allow it: gates that have changed are asked again, for
+// each agent and each of its subscriptions.
 type Handler struct {
 	// The hub that this endpoint belongs to. Required. Endpoints of one name,
 	// also on different sites, share their agents and channels; others share
@@ -76,7 +77,14 @@ type Handler struct {
 	// 1s and 5m. Default: 10s.
 	Handshake caddy.Duration `json:"handshake,omitempty"`
 
-	// Limits of what agents can make the server hold and do.
+	// How long an agent keeps a right while the gate that governs it does not
+	// answer: since a reload that changed the gate, or since it was to be asked
+	// again. After that the right has ended, and the agent is told that it may try
+	// again. Between 1s and 10m. Default: 60s.
+	Grace caddy.Duration `json:"grace,omitempty"`
+
+	// Limits of what agents can make the server hold and do. At a reload, one that
+	// is lowered takes nothing from who is over it: it holds for what comes.
 	Limits Limits `json:"limits,omitzero"`
 
 	// A placeholder whose value keeps the channels of tenants apart, as
@@ -149,7 +157,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		Mount:     h.mount(),
 		Heartbeat: time.Duration(h.Heartbeat),
 		Handshake: time.Duration(h.Handshake),
+		Grace:     time.Duration(h.Grace),
 		Limits:    hub.Limits(h.Limits),
+		Admission: &admission{listed: h.Origins, origins: origins, ways: h.waysIn(), namespace: h.Namespace, env: h.env},
 		Log:       log,
 	}
 	if h.gates != nil { // an interface with a nil pointer in it would not be nil
@@ -185,6 +195,9 @@ func (h *Handler) withDefaults() {
 	if h.Handshake == 0 {
 		h.Handshake = caddy.Duration(hub.DefaultHandshake)
 	}
+	if h.Grace == 0 {
+		h.Grace = caddy.Duration(hub.DefaultGrace)
+	}
 }
 
 // check says what is wrong with h, and otherwise returns its origins.
@@ -203,6 +216,7 @@ func (h *Handler) check() (*transport.Origins, error) {
 		originsErr,
 		checkRange("heartbeat", h.Heartbeat, minHeartbeat, maxHeartbeat),
 		checkRange("handshake", h.Handshake, minHandshake, maxHandshake),
+		checkRange("grace", h.Grace, minGrace, maxGrace),
 		checkTransports(h.Transports),
 		checkSessionCookies(h.SessionCookies),
 		h.Limits.check(),
@@ -217,7 +231,8 @@ func (h *Handler) mount() string { return h.Name + " " + h.Path }
 // hashes, because there are secrets among it, and they are kept.
 func (h *Handler) settings() settings {
 	all := Handler{
-		Name: h.Name, Path: h.Path, Origins: h.Origins, Transports: h.Transports, SessionCookies: h.SessionCookies, Heartbeat: h.Heartbeat, Handshake: h.Handshake,
+		Name: h.Name, Path: h.Path, Origins: h.Origins, Transports: h.Transports, SessionCookies: h.SessionCookies,
+		Heartbeat: h.Heartbeat, Handshake: h.Handshake, Grace: h.Grace,
 		Limits: Limits(hub.Limits(h.Limits).WithDefaults()), Namespace: h.Namespace,
 		Default: h.Default, Gates: h.Gates, Timeouts: h.Timeouts, Channels: h.Channels,
 	}
@@ -245,12 +260,13 @@ func (h *Handler) Cleanup() error {
 	}
 	// When the whole server goes, the hub says so to everybody as it closes: they
 	// are to come back, other than when only this endpoint is gone.
+	var reload *hub.Reload
 	if h.used != nil && !caddy.Exiting() {
-		h.hub.Drop(h.used)
+		reload = h.hub.Drop(h.used)
 		h.endpoint.Retire()
 	}
 	if h.use != nil {
-		h.hub.unregister(h.use, h)
+		h.hub.unregister(h.use, h, reload)
 	}
 	h.hub, h.use, h.used = nil, nil, nil
 	return releaseHub(h.Name)

@@ -33,6 +33,7 @@ type Hub struct {
 	admission *admission
 	drains    sync.WaitGroup // goroutines of agents that write
 	fanouts   sync.Pool      // of *fanout
+	reviewers reviewers      // of what reloads leave to be asked
 	nextLane  atomic.Uint32
 	partings  atomic.Int32 // agents that are gone and that a disconnect gate is being told of
 
@@ -97,32 +98,6 @@ func (h *Hub) Use(p *Policy) *Policy {
 	return p
 }
 
-// Drop ends the generation p: its agents go on under the newest one of the same
-// Mount, and are closed with CloseEndpoint when there is none.
-func (h *Hub) Drop(p *Policy) {
-	h.mu.Lock()
-	left := slices.DeleteFunc(h.policies[p.Mount], func(q *Policy) bool { return q == p })
-	if len(left) == 0 {
-		delete(h.policies, p.Mount)
-	} else {
-		h.policies[p.Mount] = left
-	}
-	var orphans []*Agent
-	for a := range h.agents {
-		switch {
-		case a.policy.Load() != p:
-		case len(left) > 0:
-			a.policy.Store(left[len(left)-1])
-		default:
-			orphans = append(orphans, a)
-		}
-	}
-	h.mu.Unlock()
-	for _, a := range orphans {
-		a.Close(CloseEndpoint, "this endpoint is no longer served", NoRetry)
-	}
-}
-
 // Open begins a session under p, which Use returned: an agent that has not
 // connected yet. It returns a *Refusal when a limit is reached. The caller goes
 // on with Start, or with Left if the session comes to nothing.
@@ -146,6 +121,7 @@ func (h *Hub) Open(p *Policy, o Opening) (*Agent, error) {
 		h.admission.leave(key, false)
 		return nil, refuse(CodeUnavailable, "the server is going away")
 	}
+	a.heeded = p
 	// A reload may have dropped p since the request came in.
 	if all := h.policies[p.Mount]; len(all) == 0 {
 		h.admission.leave(key, false)

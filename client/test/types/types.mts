@@ -55,8 +55,8 @@ push.onConnectionDenied = (reason: string) => reason;
 push.on('state', (state) => {
   is<Is<typeof state, State>>();
   if (state.name === 'disconnected') state.retryAt?.toFixed();
-  // @ts-expect-error who is connected waits for nothing
-  if (state.name === 'connected') state.retryAt;
+  // @ts-expect-error no such state
+  if (state.name === 'waiting') state.retryAt;
 });
 push.on('error', (error) => {
   if (error instanceof Refusal) error.final && error.retry;

@@ -80,19 +80,18 @@ export declare class Refusal extends Error {
   readonly uuid: string | undefined;
 }
 
-export type State =
-  | { readonly name: 'connecting' }
-  | { readonly name: 'connected' }
-  | {
-      readonly name: 'disconnected';
-      /** A close code of PROTOCOL.md, an HTTP status, or 0. */
-      readonly code?: number;
-      /** For people; a short sentence without a full stop. */
-      readonly reason?: string;
-      /** When the next attempt comes, as Date.now() counts; `undefined` while the page is hidden or offline, for it comes when that ends. */
-      readonly retryAt?: number;
-    }
-  | { readonly name: 'closed'; readonly code?: number; readonly reason?: string };
+export interface State {
+  readonly name: 'connecting' | 'connected' | 'disconnected' | 'closed';
+  /** Why it is disconnected or closed: a close code of PROTOCOL.md, an HTTP status, or 0. */
+  readonly code?: number;
+  /** The same for people; a short sentence without a full stop. */
+  readonly reason?: string;
+  /**
+   * When it is disconnected: when the next attempt comes, as Date.now() counts;
+   * `undefined` while the page is hidden or offline, for it comes when that ends.
+   */
+  readonly retryAt?: number;
+}
 
 /** A subscription that has begun. */
 export interface Begun extends Answer {

@@ -111,7 +111,7 @@ export function makeConnection(push) {
         if (!socket) return transports[names[transport]](env, `${endpoint}/0/${id()}`, events);
         return given(typeof socket === 'function' ? socket(endpoint) : socket, events);
       },
-      doubted ? AGAIN_WITHIN : options.openWithin,
+      doubted ? Math.min(AGAIN_WITHIN, options.openWithin) : options.openWithin,
     );
   }
 

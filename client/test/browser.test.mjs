@@ -19,8 +19,8 @@ const transports = ['websocket', 'xhr_streaming', 'xhr'];
 /** Deadlines for tests: nobody waits for minutes, also in tabs that others hide. */
 const QUICK = { background: true, firstWait: 20, longestWait: 200, silence: 400, answerWithin: 400 };
 
-for (const name of ['chrome', 'firefox']) {
-  describe(`the client in ${name}`, { skip: has(name) ? false : `there is no ${name}` }, () => {
+const inBrowser = (name) =>
+  describe(`the client in ${name}`, { concurrency: 1, skip: has(name) ? false : `there is no ${name}` }, () => {
     let site;
     let server;
     let proxy;
@@ -272,7 +272,12 @@ for (const name of ['chrome', 'firefox']) {
       });
     }
   });
-}
+
+// Side by side: most of the time they wait.
+describe('browsers', { concurrency: 2 }, () => {
+  inBrowser('chrome');
+  inBrowser('firefox');
+});
 
 /** Hides the page as a browser does whose visitor looks at another. */
 async function setHidden(page, hidden) {

@@ -151,6 +151,12 @@ describe('which transport', () => {
     assert.equal(at(world.requests[0]), 'xhr_streaming');
   });
 
+  test('one that only tells of an error has failed', async () => {
+    const push = await world.connected();
+    world.socket.onerror();
+    assert.deepEqual([push.state.name, push.state.code], ['disconnected', 1006]);
+  });
+
   test('a WebSocket that may not be made is one that failed', async () => {
     world.WebSocket = class {
       constructor() {

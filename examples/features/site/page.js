@@ -30,7 +30,7 @@ export function note(what, className = '') {
   $('log').prepend(item);
 }
 
-export function showState({ name, reason = '' }) {
+export function showState({ name, reason }) {
   $('state').dataset.state = name;
-  $('state').textContent = `${name} ${reason}`;
+  $('state').textContent = [name, reason].filter(Boolean).join(' · ');
 }

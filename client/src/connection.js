@@ -36,7 +36,7 @@ export function makeConnection(push) {
   const { global: env, socket, credentials, firstWait } = options;
   const names = options.transports.filter((name) => name !== 'websocket' || env.WebSocket);
   const unknown = names.find((name) => !transports[name]);
-  if (unknown || !(names[0] || socket)) throw new TypeError(`pushit has no transport ${unknown ?? 'for here'}`);
+  if (unknown || !(names[0] || socket)) throw new TypeError(`no transport ${unknown ?? 'for here'}`);
 
   const waits = makeBackoff(options);
   const page = watchPage(options, endpoint, wake, leave);
@@ -155,9 +155,9 @@ export function makeConnection(push) {
 
   async function refresh(mine) {
     const again = (error) => {
-      if (mine._over || error.retry === false) return; // the server has closed it, or will
+      if (mine._over || error?.retry === false) return; // the server has closed it, or will
       push._error(error);
-      refreshAfter(mine, Math.max(error.retry || 0, firstWait * (1 + env.Math.random())));
+      refreshAfter(mine, Math.max(error?.retry || 0, firstWait * (1 + env.Math.random())));
     };
     try {
       const presented = await present();
@@ -173,7 +173,7 @@ export function makeConnection(push) {
   function lost(mine, code, reason, retry, refusal) {
     const connected = is('connected');
     reason ||= connected ? 'the connection was lost' : 'no connection';
-    session = undefined;
+    session = push._session = undefined;
     stopRefreshing();
     push._outbox._lost(code);
     push._subscriptions._lost();
@@ -197,7 +197,10 @@ export function makeConnection(push) {
     cancel();
     if (session !== mine) return;
     session = undefined;
-    if (wrong) return wait({ ...failed, reason: wrong });
+    if (wrong) {
+      doubted = false;
+      return wait({ ...failed, reason: wrong });
+    }
     if (doubted) transport = (transport + 1) % names.length;
     doubted = !doubted;
     if (transport || doubted) attempt();

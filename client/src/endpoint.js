@@ -15,7 +15,7 @@ import { sentence } from './transport/fetch.js';
 export function endpointOf(given, script, env) {
   const [, folder] = /^(https?:.*)\/pushit\.m?js(?:\?|$)/.exec(script) ?? [];
   const base = env.document?.baseURI ?? env.location?.href;
-  if (!given && !folder && !base) throw new TypeError('pushit needs an endpoint');
+  if (!given && !folder && !base) throw new TypeError('no endpoint');
   const url = new URL(given ?? folder ?? '/push', base);
   return `${url.origin.replace(/^ws/, 'http')}${url.pathname}`.replace(/\/+$/, '');
 }

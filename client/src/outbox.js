@@ -60,7 +60,7 @@ export function makeOutbox(push) {
             bytes -= size;
           },
           after(env, age, () => fail('no answer in time', 'timeout')),
-          onAbort(signal, () => queueMicrotask(() => end(signal.reason))),
+          onAbort(signal, () => queueMicrotask(() => end(signal.reason || new Refusal('aborted')))),
         );
       }
       return entry;
@@ -93,7 +93,7 @@ export function makeOutbox(push) {
      */
     _lost(code) {
       each((entry) => {
-        if (entry._sent && (code === 4400 || code === 4413)) entry._fail('the server does not take this', 'invalid');
+        if (entry._sent && (code === 4400 || code === 4413)) entry._later('the server does not take this', 'invalid');
         entry._sent = false;
       });
     },

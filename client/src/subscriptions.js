@@ -81,7 +81,7 @@ export function makeSubscriptions(push) {
     _lost() {
       for (const sub of [...subs.values()]) {
         sub._on = sub._asked = false;
-        if (sub._leaving) sub._leaving();
+        if (sub._leaving) queueMicrotask(sub._leaving); // who is told may do anything, and this is no time for it
         else if (!wanted(sub)) subs.delete(sub._name);
       }
     },

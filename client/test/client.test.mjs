@@ -610,18 +610,47 @@ describe('publishing', () => {
     assert.equal(world.socket.sent.length, 2);
   });
 
+  test('what is told when a session ends may begin something', async () => {
+    const push = await world.connected({ channels: ['a', 'b'] });
+    await world.socket.subscribed();
+    const done = [];
+    push.publish('x', 'poison', () => push.publish('x', 'in its place', undefined, () => done.push('published')));
+    push.unsubscribe('a', undefined, () => push.subscribe('a', undefined, () => done.push('subscribed')));
+    push.unsubscribe('b', undefined, () => push.connect());
+    await settle();
+    await world.socket.lose(4413);
+    assert.equal(world.sockets.length, 2);
+    await world.socket.accept();
+    await world.socket.subscribed();
+    await world.socket.taken(world.socket.sent.find(({ channel }) => channel === 'x').uuid);
+    assert.deepEqual(done, ['subscribed', 'published']);
+    await world.tick(30_000);
+    assert.equal(world.sockets.length, 2);
+  });
+
+  test('what is told when a session ends may close it', async () => {
+    const push = await world.connected();
+    push.publish('x', 'poison', () => push.close());
+    await settle();
+    await world.socket.lose(4400);
+    await world.tick(60_000);
+    assert.equal(push.state.name, 'closed');
+    assert.equal(world.sockets.length, 1);
+  });
+
   test('a signal takes it back', async () => {
     const push = await world.open();
     const codes = [];
     const stop = new AbortController();
     push.publish({ channel: 'a', data: 1, signal: stop.signal }, (error) => codes.push(error.name));
     push.publish({ channel: 'a', data: 2, signal: AbortSignal.abort() }, (error) => codes.push(error.name));
+    push.publish({ channel: 'a', data: 2, signal: AbortSignal.abort(null) }, (error) => codes.push(error.message));
     const handle = push.channel('a', { signal: stop.signal });
     const third = handle.publish(3);
     stop.abort();
     await assert.rejects(third, { name: 'AbortError' });
     await settle();
-    assert.deepEqual(codes, ['AbortError', 'AbortError']);
+    assert.deepEqual(codes, ['AbortError', 'aborted', 'AbortError']);
     await world.socket.accept();
     assert.deepEqual(world.socket.about, ['connect']);
   });

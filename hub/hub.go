@@ -34,12 +34,16 @@ type Hub struct {
 	drains    sync.WaitGroup // goroutines of agents that write
 	fanouts   sync.Pool      // of *fanout
 	nextLane  atomic.Uint32
+	counts    *counts
+	ends      sampler      // of what is logged of agents that are gone
+	events    *eventQueue  // nil: nobody hears of any; set before the first Open
 	partings  atomic.Int32 // agents that are gone and that a disconnect gate is being told of
 
 	mu       sync.Mutex           // guards the following; may be held when Agent.mu is taken
 	policies map[string][]*Policy // by mount, oldest generation first
 	agents   map[*Agent]struct{}
 	closed   bool
+	going    bool // Drain was called: no session is opened any more
 }
 
 // New returns a Hub whose messages go through broker; nil is a Broker for this
@@ -52,8 +56,8 @@ func New(name string, broker Broker) (*Hub, error) {
 		name:      name,
 		broker:    broker,
 		seed:      maphash.MakeSeed(),
-		channels:  newDirectory(),
-		patterns:  newDirectory(),
+		channels:  newDirectory(false),
+		patterns:  newDirectory(true),
 		repeats:   newRepeats(),
 		admission: newAdmission(),
 		policies:  make(map[string][]*Policy),
@@ -66,6 +70,7 @@ func New(name string, broker Broker) (*Hub, error) {
 	for range runtime.GOMAXPROCS(0) {
 		h.flushers = append(h.flushers, newFlusher())
 	}
+	h.counts = newCounts(len(h.flushers))
 	h.fanouts.New = func() any { return &fanout{batches: make([][]*Agent, len(h.flushers))} }
 	return h, nil
 }
@@ -108,16 +113,20 @@ func (h *Hub) Drop(p *Policy) {
 		h.policies[p.Mount] = left
 	}
 	var orphans []*Agent
+	moved := 0
 	for a := range h.agents {
 		switch {
 		case a.policy.Load() != p:
 		case len(left) > 0:
 			a.policy.Store(left[len(left)-1])
+			moved++
 		default:
 			orphans = append(orphans, a)
 		}
 	}
 	h.mu.Unlock()
+	h.Reloaded(ReloadMoved, moved)
+	h.Reloaded(ReloadCut, len(orphans))
 	for _, a := range orphans {
 		a.Close(CloseEndpoint, "this endpoint is no longer served", NoRetry)
 	}
@@ -127,6 +136,15 @@ func (h *Hub) Drop(p *Policy) {
 // connected yet. It returns a *Refusal when a limit is reached. The caller goes
 // on with Start, or with Left if the session comes to nothing.
 func (h *Hub) Open(p *Policy, o Opening) (*Agent, error) {
+	a, r := h.open(p, o)
+	if r != nil {
+		h.counts.refuse(r.Code)
+		return nil, r
+	}
+	return a, nil
+}
+
+func (h *Hub) open(p *Policy, o Opening) (*Agent, *Refusal) {
 	key := addressKey(o.RemoteIP)
 	if r := h.admission.enter(key, p.Limits); r != nil {
 		return nil, r
@@ -136,15 +154,16 @@ func (h *Hub) Open(p *Policy, o Opening) (*Agent, error) {
 		id:      uuid.New(),
 		opening: o,
 		address: key,
-		lane:    int(h.nextLane.Add(1) % uint32(len(h.flushers))),
+		lane:    uint16(h.nextLane.Add(1) % uint32(len(h.flushers))),
+		opened:  h.schedule.now(),
 	}
 	a.cond.L = &a.mu
 	a.identity.Store(noIdentity)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.closed {
+	if h.closed || h.going {
 		h.admission.leave(key, false)
-		return nil, refuse(CodeUnavailable, "the server is going away")
+		return nil, goingAway
 	}
 	// A reload may have dropped p since the request came in.
 	if all := h.policies[p.Mount]; len(all) == 0 {
@@ -155,6 +174,7 @@ func (h *Hub) Open(p *Policy, o Opening) (*Agent, error) {
 	}
 	a.policy.Store(p)
 	h.agents[a] = struct{}{}
+	h.counts.openedLocked(o.Transport)
 	return a, nil
 }
 
@@ -172,27 +192,36 @@ func (h *Hub) Close() {
 		agents = append(agents, a)
 	}
 	h.mu.Unlock()
-	for _, a := range agents {
-		a.Close(CloseUnavailable, "the server is going away", time.Second)
+	for i, retry := range comeBack(len(agents)) {
+		agents[i].Close(CloseUnavailable, goingAway.Reason, retry)
 	}
 	h.schedule.close()
 	for _, f := range h.flushers {
 		f.close()
 	}
 	h.drains.Wait()
+	h.events.close()
 	_ = h.broker.Close() // nothing is left that could be told
 }
 
 // Publish publishes m on its channel, as the Broker does it.
 func (h *Hub) Publish(ctx context.Context, m *Message) error {
-	return h.broker.Publish(ctx, m)
+	err := h.broker.Publish(ctx, m)
+	if err != nil {
+		h.counts.drop(DropFailed, 1)
+		return err
+	}
+	h.counts.published.Add(1)
+	return nil
 }
 
-func (h *Hub) forget(a *Agent) {
+// forget ends what the hub knows of a, which was closed with code, if it was.
+func (h *Hub) forget(a *Agent, code CloseCode, lasted time.Duration) {
 	h.schedule.drop(a)
 	h.mu.Lock()
+	defer h.mu.Unlock()
 	delete(h.agents, a)
-	h.mu.Unlock()
+	h.counts.endedLocked(a.opening.Transport, code, lasted)
 }
 
 // A fanout is the scratch of one delivery.
@@ -207,6 +236,12 @@ type fanout struct {
 // pattern over it: once, however many match. It blocks for nothing but the
 // locks of those nodes. The Broker calls it, one message of a channel at a time.
 func (h *Hub) deliver(m *Message) {
+	begun := h.schedule.now()
+	h.handAll(m)
+	h.counts.fanOut.observe(h.schedule.now() - begun)
+}
+
+func (h *Hub) handAll(m *Message) {
 	f := h.fanouts.Get().(*fanout)
 	defer h.putFanout(f)
 	if n := h.channels.find(m.key); n != nil {

@@ -37,6 +37,7 @@ func init() {
 //	    origins   <origin...>
 //	    heartbeat <duration>
 //	    handshake <duration>
+//	    drain     <duration>
 //	    limits {
 //	        message_size         <size>
 //	        credentials_size     <size>
@@ -143,6 +144,7 @@ func subdirectives() []subdirective {
 		{name: "handshake", parse: func(p *parser) error {
 			return p.duration(&p.handler.Handshake, "10s", minHandshake, maxHandshake)
 		}},
+		{name: "drain", parse: (*parser).drain},
 		{name: "limits", parse: (*parser).limits},
 	}, gateSubdirectives()...)
 }
@@ -342,6 +344,20 @@ func (p *parser) durationOf(name string, to *caddy.Duration, example string, lea
 	}
 	*to = caddy.Duration(d)
 	return p.noBlock(name)
+}
+
+// drain reads how long stopping may take, and looks at the global option that ends
+// it.
+func (p *parser) drain() error {
+	at := p.Token()
+	if err := p.duration(&p.handler.Drain, "5s", minDrain, maxDrain); err != nil {
+		return err
+	}
+	grace, _ := p.Option("grace_period").(caddy.Duration)
+	if err := checkDrain(time.Duration(p.handler.Drain), time.Duration(grace)); err != nil {
+		return errorAt(at, err)
+	}
+	return nil
 }
 
 func (p *parser) limits() error {

@@ -4,6 +4,7 @@
 package pushit
 
 import (
+	"context"
 	"crypto/sha256"
 	"fmt"
 	"maps"
@@ -25,6 +26,8 @@ var hubs = caddy.NewUsagePool()
 // configuration, or for the time of a reload two.
 type sharedHub struct {
 	*hub.Hub
+	announcer *announcer
+	farewell  farewell
 
 	mu   sync.Mutex      // guards uses and what is in it
 	uses map[useKey]*use // an entry lives while handlers hold it
@@ -53,7 +56,10 @@ func acquireHub(name string) (*sharedHub, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &sharedHub{Hub: h, uses: make(map[useKey]*use)}, nil
+		s := &sharedHub{Hub: h, announcer: newAnnouncer(name), uses: make(map[useKey]*use)}
+		s.farewell.over = make(chan struct{})
+		h.HandleEvents(s.announcer)
+		return s, nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("hub %q: %w", name, err)
@@ -68,6 +74,11 @@ func releaseHub(name string) error {
 
 // Destruct closes the hub when no configuration has it any more.
 func (s *sharedHub) Destruct() error {
+	if leaving() {
+		s.drain()
+	}
+	s.drained(context.Background())
+	close(s.announcer.gone)
 	s.Close()
 	return nil
 }

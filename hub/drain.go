@@ -59,7 +59,7 @@ type Drained struct {
 // Drain sends everybody away, for a server that is going: no session is opened
 // any more, and each agent gets what is queued for it, then /meta/close with
 // CloseUnavailable and a time to come back that is spread over ComeBackWindow. It
-// returns when all are gone and their disconnect gates have been told, or when
+// returns when all are gone, their disconnect gates told, and all events handled, or when
 // the time is over: then it cuts who is left. Close is still to be called.
 func (h *Hub) Drain(within time.Duration) Drained {
 	begun := time.Now()
@@ -79,7 +79,7 @@ func (h *Hub) Drain(within time.Duration) Drained {
 	defer cancel()
 	look := time.NewTicker(drainLook)
 	defer look.Stop()
-	for h.Agents() > 0 || h.partings.Load() > 0 {
+	for h.Agents() > 0 || h.partings.Load() > 0 || !h.events.isIdle() {
 		select {
 		case <-look.C:
 			continue

@@ -69,7 +69,8 @@ type eventQueue struct {
 
 	mu     sync.Mutex // guards the following; no other lock is taken under it
 	events []Event
-	lost   int // since run last looked
+	lost   int  // since run last looked
+	busy   bool // run is having some handled
 	closed bool
 }
 
@@ -111,6 +112,7 @@ func (q *eventQueue) run() {
 			q.mu.Lock()
 			events, lost, closed := q.events, q.lost, q.closed
 			q.events, q.lost = nil, 0
+			q.busy = len(events) > 0
 			q.mu.Unlock()
 			for _, e := range events {
 				q.to.Handle(e, lost)
@@ -124,6 +126,16 @@ func (q *eventQueue) run() {
 			}
 		}
 	}
+}
+
+// isIdle reports whether all events are handled.
+func (q *eventQueue) isIdle() bool {
+	if q == nil {
+		return true
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.events) == 0 && !q.busy
 }
 
 // close takes no more events, and waits until those that were taken are handled,

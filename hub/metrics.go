@@ -4,6 +4,7 @@
 package hub
 
 import (
+	"maps"
 	"sync/atomic"
 	"time"
 )
@@ -335,9 +336,7 @@ func (h *Hub) Stats() Stats {
 		s.Agents[name] = t.now
 		s.Sessions[name] = t.lasted.read()
 	}
-	for code, n := range c.ended {
-		s.Ended[code] = n
-	}
+	maps.Copy(s.Ended, c.ended)
 	return s
 }
 

@@ -142,6 +142,40 @@ func TestThoseWhoStayLoseNothing(t *testing.T) {
 	}
 }
 
+func TestServerThatStopsSendsEverybodyAway(t *testing.T) {
+	for _, load := range []stopLoad{{agents: 200, stalled: 2}, {agents: 40, byAdmin: true}} {
+		t.Run(fmt.Sprintf("byAdmin=%v", load.byAdmin), func(t *testing.T) {
+			ctx, caddy := bounded(t)
+			res, err := measureStop(ctx, caddy, load)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if res.took > 2*stopDrain || res.status != 0 {
+				t.Errorf("it took %v to stop, with status %d", res.took, res.status)
+			}
+			if load.stalled > 0 && (!strings.Contains(res.refused, " 503 ") || !strings.Contains(res.refused, "Retry-After")) {
+				t.Errorf("who came meanwhile was answered %q", res.refused)
+			}
+			for _, k := range res.kinds {
+				if k.noticed != k.agents || k.closed != k.agents || k.agents == 0 {
+					t.Errorf("%s: of %d agents %d were told, and %d closed with 4503", k.name, k.agents, k.noticed, k.closed)
+				}
+			}
+			if res.messages != 0 || res.outside != 0 {
+				t.Errorf("%d messages were lost, %d agents are to come back outside of the window", res.messages, res.outside)
+			}
+			if want := float64(load.agents + load.stalled + 1); res.counted[0] != want {
+				t.Errorf("%v agents are counted, of %v", res.counted[0], want)
+			}
+			for _, n := range res.slots {
+				if s := share(n, res.slots[:]); s < 100*leastShare || s > 100*mostShare {
+					t.Errorf("a tenth of the window has %v %% of all: %v", s, res.slots)
+				}
+			}
+		})
+	}
+}
+
 // A ledger that finds nothing must be one that can.
 func TestLedgerFindsFaults(t *testing.T) {
 	for _, test := range []struct {

@@ -5,7 +5,7 @@
 // with a Caddyfile of its own on a free port of the loopback, and puts a load on
 // it that is bounded and stops by itself.
 //
-//	go run ./bench [-n agents] [-short] idle|slow|fanout|receive|storm|all
+//	go run ./bench [-n agents] [-short] idle|slow|fanout|receive|storm|stop|all
 //	go run ./bench [-duration 5m] [-short] soak
 //
 // Each figure is a line: PASS or FAIL where a limit is set, INFO where none is.
@@ -46,6 +46,7 @@ var measurements = []measurement{
 	{"fanout", runFanout, true},
 	{"receive", runReceive, true},
 	{"storm", runStorm, true},
+	{"stop", runStop, true},
 	{"soak", runSoak, false},
 }
 
@@ -79,7 +80,7 @@ func mainStatus() int {
 		}
 	}
 	if len(chosen) == 0 {
-		fmt.Fprintf(os.Stderr, "bench: there is no %q; there are idle, slow, fanout, receive, storm, all, soak\n", what)
+		fmt.Fprintf(os.Stderr, "bench: there is no %q; there are idle, slow, fanout, receive, storm, stop, all, soak\n", what)
 		return 2
 	}
 	failures, err := measure(ctx, chosen, o)

@@ -140,12 +140,13 @@ func TestEventsGoToTheConfigurationThatIsLive(t *testing.T) {
 		t.Fatal(err)
 	}
 	occupy("four", "e")
-	go s.stop()
+	stopped := s.stopping()
 	a.wantSentAway(1)
 	for _, ch := range []string{"a", "b", "c", "d", "e"} {
 		wantHeard(t, fmt.Sprintf("four pushit_channel_vacated hub=default channel=%s pattern=false", ch))
 	}
 	wantHeard(t, "four pushit_agent_disconnected hub=default agent_id=tester user= transport=websocket remote_ip=127.0.0.1 code=4503")
+	<-stopped
 	wantNothingHeard(t)
 	if strings.Contains(s.log(), "context canceled") {
 		t.Errorf("an event met a configuration that was gone: %s", s.log())

@@ -84,7 +84,7 @@ func (s *sharedHub) drainTime() (within time.Duration, log *slog.Logger) {
 	return within, log
 }
 
-// drained waits until the drain is over, or ctx is, if there is one.
+// drained waits until the drain is over, or ctx is, if there is a drain.
 func (s *sharedHub) drained(ctx context.Context) {
 	if !s.farewell.begun.Load() {
 		return
@@ -118,11 +118,14 @@ func (h *Handler) awaitEnd(events *caddyevents.App) error {
 	}
 	h.site.server.RegisterOnShutdown(func() { // of a reload too
 		if leaving() {
-			s.drain()
+			drainAll()
 		}
 	})
 	h.site.server.RegisterOnStop(func(ctx context.Context) error {
-		s.drained(ctx)
+		if leaving() {
+			drainAll() // the hook before may not have been run yet: nobody waits for it
+			s.drained(ctx)
+		}
 		return nil
 	})
 	return nil

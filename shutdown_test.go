@@ -40,6 +40,18 @@ func (a *agent) wantSentAway(agents int) (retry time.Duration) {
 	return retry
 }
 
+// stopping stops Caddy meanwhile, and returns what is closed when it has.
+func (s *server) stopping() (stopped <-chan struct{}) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := caddy.Stop(); err != nil {
+			s.t.Error(err)
+		}
+	}()
+	return done
+}
+
 func TestStopSendsEverybodyAway(t *testing.T) {
 	const agents = 20
 	s := serve(t, "http://localhost {\n\tpushit /a {\n\t\tname a\n\t}\n\tpushit /b {\n\t\tname b\n\t}\n}\n").site("localhost")
@@ -48,11 +60,7 @@ func TestStopSendsEverybodyAway(t *testing.T) {
 		all[i] = s.connect([]string{"/a", "/b"}[i%2]+"/websocket", nil).subscribe("chat")
 	}
 	all[0].publish("chat", "the last word")
-	stopped := make(chan struct{})
-	go func() {
-		defer close(stopped)
-		s.stop()
-	}()
+	stopped := s.stopping()
 	slots := make(map[time.Duration]int)
 	for i, a := range all {
 		if i%2 == 0 {
@@ -95,6 +103,33 @@ func TestStopEndsInTime(t *testing.T) {
 	}
 }
 
+// TestShutdownDelayComesFirst has Caddy serve on for a while before it stops: until
+// then agents stay, and more come.
+func TestShutdownDelayComesFirst(t *testing.T) {
+	s := serve(t, strings.Replace(eventsSite("late", "pushit"), "{\n", "{\n\tshutdown_delay 500ms\n", 1)).site("localhost")
+	a := s.connect("/push/websocket", nil).subscribe("chat")
+	s.elsewhere = s.addr(s.name) // which is not known any more when Caddy stops
+	stopped := s.stopping()
+	for deadline := time.Now().Add(patience); !strings.Contains(s.log(), "shutdown scheduled") && time.Now().Before(deadline); {
+		runtime.Gosched()
+	}
+	b := s.connect("/push/websocket", nil)
+	b.publish("chat", "still here")
+	a.wantMessage("chat", "still here")
+	a.wantSentAway(2)
+	b.wantSentAway(2)
+	<-stopped
+	gone := 0
+	for len(heard) > 0 {
+		if strings.Contains(<-heard, "agent_disconnected") {
+			gone++
+		}
+	}
+	if gone != 2 {
+		t.Errorf("%d agents of 2 were heard to go", gone)
+	}
+}
+
 // TestNoSessionWhileTheServerGoes has one that holds it up, and a connection that
 // was made before.
 func TestNoSessionWhileTheServerGoes(t *testing.T) {
@@ -105,11 +140,7 @@ func TestNoSessionWhileTheServerGoes(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
-	stopped := make(chan struct{})
-	go func() {
-		defer close(stopped)
-		s.stop()
-	}()
+	stopped := s.stopping()
 	if f := a.receive(); f["channel"] != "/meta/close" { // and does not answer the close frame yet
 		t.Fatalf("got %v, want /meta/close", f)
 	}

@@ -35,6 +35,8 @@ func init() {
 //	    path      <path>
 //	    name      <hub>
 //	    origins   <origin...>
+//	    transports      websocket|xhr_streaming|xhr|eventsource|htmlfile|jsonp...
+//	    session_cookies <name...>
 //	    heartbeat <duration>
 //	    handshake <duration>
 //	    drain     <duration>
@@ -146,7 +148,7 @@ func subdirectives() []subdirective {
 		}},
 		{name: "drain", parse: (*parser).drain},
 		{name: "limits", parse: (*parser).limits},
-	}, gateSubdirectives()...)
+	}, append(transportSubdirectives(), gateSubdirectives()...)...)
 }
 
 // limitSubdirectives are what a limits block is made of.

@@ -54,6 +54,19 @@ type Handler struct {
 	// and port, as trusted proxies report them.
 	Origins []string `json:"origins,omitempty"`
 
+	// The ways in: `websocket`, and for pages that cannot have it SockJS's
+	// `xhr_streaming`, `xhr` (polling), `eventsource`, `htmlfile`, `jsonp`. The last
+	// two are for browsers of before 2012. Default: all but these two.
+	Transports []string `json:"transports,omitempty"`
+
+	// The cookies that tell logins apart. A session over a fallback transport is
+	// made of many requests, which a name in their addresses joins; only those join
+	// that have the values of these cookies with which the session was opened, as
+	// also its host, origin, user and `Authorization`. `JSESSIONID` is another
+	// thing: it is set, for load balancers that keep a client at one server by it.
+	// Default: none.
+	SessionCookies []string `json:"session_cookies,omitempty"`
+
 	// How often each agent is sent a sign of life; one that is silent for two of
 	// them is taken for gone. Between 1s and 10m; over 30s proxies on the way
 	// may lose patience. Default: 25s.
@@ -159,10 +172,15 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	h.used = h.hub.Use(p)
 	h.endpoint = &transport.Endpoint{
-		Hub:     h.hub.Hub,
-		Policy:  h.used,
-		Origins: origins,
-		Opening: h.opening,
+		Hub:            h.hub.Hub,
+		Policy:         h.used,
+		Sessions:       h.hub.sessions,
+		Origins:        origins,
+		Transports:     h.Transports,
+		SessionCookies: h.SessionCookies,
+		ResponseTime:   h.site.responseTime(),
+		Caller:         caller,
+		Opening:        h.opening,
 	}
 	h.warn(log)
 	if c := ctx.Logger().Check(zap.DebugLevel, "endpoint provisioned"); c != nil {
@@ -218,6 +236,8 @@ func (h *Handler) check() (*transport.Origins, error) {
 		checkRange("heartbeat", h.Heartbeat, minHeartbeat, maxHeartbeat),
 		checkRange("handshake", h.Handshake, minHandshake, maxHandshake),
 		checkRange("drain", h.Drain, minDrain, maxDrain),
+		checkTransports(h.Transports),
+		checkSessionCookies(h.SessionCookies),
 		h.Limits.check(),
 		h.checkGates(),
 	)
@@ -230,7 +250,7 @@ func (h *Handler) mount() string { return h.Name + " " + h.Path }
 // hashes, because there are secrets among it, and they are kept.
 func (h *Handler) settings() settings {
 	all := Handler{
-		Name: h.Name, Path: h.Path, Origins: h.Origins, Heartbeat: h.Heartbeat, Handshake: h.Handshake, Drain: h.Drain,
+		Name: h.Name, Path: h.Path, Origins: h.Origins, Transports: h.Transports, SessionCookies: h.SessionCookies, Heartbeat: h.Heartbeat, Handshake: h.Handshake, Drain: h.Drain,
 		Limits: Limits(hub.Limits(h.Limits).WithDefaults()), Namespace: h.Namespace,
 		Default: h.Default, Gates: h.Gates, Timeouts: h.Timeouts, Channels: h.Channels,
 	}
@@ -260,6 +280,7 @@ func (h *Handler) Cleanup() error {
 	// other than when only this endpoint is gone.
 	if h.used != nil && !leaving() {
 		h.hub.Drop(h.used)
+		h.endpoint.Retire()
 	}
 	if leaving() {
 		h.hub.drain()

@@ -15,7 +15,14 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/push-it/pushit/hub"
+	"github.com/push-it/pushit/hub/transport"
 )
+
+// caller tells who makes a request.
+func caller(r *http.Request) transport.Caller {
+	scheme, host := site(r)
+	return transport.Caller{Scheme: scheme, Host: host, User: user(r)}
+}
 
 // opening takes down what a session keeps of the request that opens it. The
 // Refusal says why there can be none.

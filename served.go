@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -131,6 +132,15 @@ func (s *servedAt) forThisMachine() bool {
 	})
 }
 
+// responseTime is how long a response may last; 0 is no limit. A tenth of what the
+// server allows is left for ending it.
+func (s *servedAt) responseTime() time.Duration {
+	if s.server == nil {
+		return 0
+	}
+	return time.Duration(s.server.WriteTimeout) * 9 / 10
+}
+
 // serves reports whether requests like r come to the handler, as far as that
 // depends on their host.
 func (s *servedAt) serves(r *http.Request) bool {
@@ -157,10 +167,24 @@ func (h *Handler) warn(log *slog.Logger) {
 		log.Warn("any host name leads here, so pages of any site can pass for this site's own",
 			"to_do", "write the host names of the site in its address")
 	}
+	if len(h.SessionCookies) == 0 && h.servesFallbacks() && h.asksElsewhere() && once("session cookies") {
+		log.Warn("a session over a fallback transport is told from others by its name, host, origin and user, but not by a login that a cookie carries",
+			"to_do", "write session_cookies with the names of the cookies that tell logins apart")
+	}
 	if h.asksWho && h.site.exposed && !h.site.forThisMachine() && once("in the clear") {
 		log.Warn("credentials cross the network in the clear: this is plain HTTP",
 			"to_do", "serve the site over HTTPS, unless a proxy before it does")
 	}
+}
+
+// asksElsewhere reports whether the connect gate asks outside this process: a
+// backend, which most likely knows its users by a cookie.
+func (h *Handler) asksElsewhere() bool {
+	if h.gates == nil {
+		return false
+	}
+	local, ok := h.gates.Gate(hub.GateConnect, "").(hub.LocalGate)
+	return ok && !local.Local()
 }
 
 // asksWho reports whether the connect gate wants to know who somebody is, and not

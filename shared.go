@@ -15,6 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/push-it/pushit/hub"
+	"github.com/push-it/pushit/hub/transport"
 )
 
 // hubs holds the hubs by their names, never by what they are configured with, so
@@ -28,6 +29,7 @@ type sharedHub struct {
 	*hub.Hub
 	announcer *announcer
 	farewell  farewell
+	sessions  *transport.Sessions // those over fallback transports
 
 	mu   sync.Mutex      // guards uses and what is in it
 	uses map[useKey]*use // an entry lives while handlers hold it
@@ -56,7 +58,7 @@ func acquireHub(name string) (*sharedHub, error) {
 		if err != nil {
 			return nil, err
 		}
-		s := &sharedHub{Hub: h, announcer: newAnnouncer(name), uses: make(map[useKey]*use)}
+		s := &sharedHub{Hub: h, sessions: transport.NewSessions(), announcer: newAnnouncer(name), uses: make(map[useKey]*use)}
 		s.farewell.over = make(chan struct{})
 		h.HandleEvents(s.announcer)
 		return s, nil

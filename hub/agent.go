@@ -124,6 +124,10 @@ func (a *Agent) AgentID() string {
 // closed.
 func (a *Agent) IsConnected() bool { return a.currently() == stateConnected }
 
+// IsOpen reports whether the session goes on: frames are dealt with until it is
+// closed.
+func (a *Agent) IsOpen() bool { return a.currently() < stateClosing }
+
 func (a *Agent) currently() state {
 	a.mu.Lock()
 	defer a.mu.Unlock()

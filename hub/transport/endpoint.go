@@ -6,6 +6,7 @@ package transport
 import (
 	"crypto/rand"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -21,9 +22,6 @@ const (
 	// bytes: sockjs-client makes them 3 and 8 long.
 	maxServerID  = 64
 	maxSessionID = 128
-	// preflightAge is how long a browser may remember that a listed origin may
-	// read /info: no longer, because lists change.
-	preflightAge = 10 * time.Minute
 )
 
 // An Endpoint answers what lies below a path. Its fields are not changed once it
@@ -32,11 +30,23 @@ type Endpoint struct {
 	Hub *hub.Hub
 	// Policy is what Hub.Use returned.
 	Policy *hub.Policy
+	// Sessions are the fallback sessions of the hub.
+	Sessions *Sessions
 	// Origins may use the endpoint besides its own site; nil is none.
 	Origins *Origins
-	// Opening makes the snapshot of a request. Its Scheme and Host are those of
-	// the site, to which the request's Origin is compared. A Refusal says why no
-	// session is opened for the request; Scheme and Host are set all the same.
+	// Transports are those that are served; nil is DefaultTransports.
+	Transports Transports
+	// SessionCookies are the cookies that tell logins apart: a fallback session is
+	// for requests with the values it was opened with. JSESSIONID in it is another
+	// thing: it is set, for load balancers that go by it.
+	SessionCookies []string
+	// ResponseTime is how long a response may last, where the server cuts longer
+	// ones; 0 is no limit.
+	ResponseTime time.Duration
+	// Caller tells who makes a request.
+	Caller func(*http.Request) Caller
+	// Opening makes the snapshot of a request that opens a session. A Refusal says
+	// why none is opened for it.
 	Opening func(*http.Request) (hub.Opening, *hub.Refusal)
 
 	times *times // nil: defaultTimes
@@ -51,29 +61,52 @@ func (e *Endpoint) Serve(w http.ResponseWriter, r *http.Request, rest string) bo
 	if t.kind == notOurs {
 		return false
 	}
-	o, refusal := e.Opening(r)
-	cross, allowed := e.Origins.check(r.Header, o.Scheme, o.Host)
+	c := e.Caller(r)
+	cross, allowed := e.Origins.check(r.Header, c.Scheme, c.Host)
 	if !allowed {
 		fail(w, errOrigin)
 		return true
 	}
-	switch t.kind {
-	case greeting:
+	wrong := t.check()
+	if wrong == nil && !e.transports().serves(t.transport) {
+		wrong = e.transports().instead()
+	}
+	switch {
+	case wrong != nil:
+		fail(w, wrong)
+	case t.kind == greeting:
 		serveGreeting(w, r)
-	case info:
-		serveInfo(w, r, cross)
-	case bareWebSocket:
-		e.serveWebSocket(w, r, o, refusal, false)
-	case sockJS:
-		if wrong := t.check(); wrong != nil {
-			fail(w, wrong)
-			break
-		}
-		e.serveWebSocket(w, r, o, refusal, true)
-	case iframe:
-		fail(w, errIframe)
+	case t.kind == info:
+		e.serveInfo(w, r, cross)
+	case t.kind == bareWebSocket:
+		e.serveWebSocket(w, r, false)
+	case t.transport == webSocket:
+		e.serveWebSocket(w, r, true)
+	default:
+		e.serveFallback(w, r, t, c, cross)
 	}
 	return true
+}
+
+// Retire ends, in order, the responses of fallback sessions that came over
+// HTTP/3: the server may cut them when it goes over to another configuration.
+// Their clients make another request, and have missed nothing.
+func (e *Endpoint) Retire() {
+	for _, f := range e.Sessions.all() {
+		f.mu.Lock()
+		r := f.receiver
+		f.mu.Unlock()
+		if r != nil && f.key.mount == e.Policy.Mount && r.protocol == 3 {
+			f.endResponse(r)
+		}
+	}
+}
+
+func (e *Endpoint) patience() *times {
+	if e.times == nil {
+		return defaultTimes
+	}
+	return e.times
 }
 
 // A kind is what a path below the endpoint's is.
@@ -101,9 +134,12 @@ func routeOf(rest string) target {
 	case "/info":
 		return target{kind: info}
 	case "/websocket":
-		return target{kind: bareWebSocket}
+		return target{kind: bareWebSocket, transport: webSocket}
 	}
 	parts := strings.Split(rest, "/")
+	if len(parts) == 5 && parts[0] == "" && parts[1] == "" && parts[4] == webSocket {
+		parts = parts[1:] // Push-It's client of 2011 joins a path that ends in a slash with one that begins with one
+	}
 	switch {
 	case len(parts) == 2 && strings.HasPrefix(parts[1], "iframe") && strings.HasSuffix(parts[1], ".html"):
 		return target{kind: iframe}
@@ -115,32 +151,27 @@ func routeOf(rest string) target {
 
 // isTransport reports whether SockJS has a transport of that name.
 func isTransport(name string) bool {
-	switch name {
-	case "websocket", "xhr", "xhr_send", "xhr_streaming", "eventsource", "htmlfile", "jsonp", "jsonp_send":
-		return true
-	}
-	return false
+	return name == webSocket || receivings[name] != nil || name == xhrSend || name == jsonpSend
 }
 
 var (
-	errOrigin     = &httpError{http.StatusForbidden, "Pages of this origin may not use this endpoint."}
-	errMethod     = &httpError{http.StatusMethodNotAllowed, "This method is not allowed here."}
-	errServerID   = &httpError{http.StatusNotFound, fmt.Sprintf("A server name has 1 to %d bytes and no dot.", maxServerID)}
-	errSessionID  = &httpError{http.StatusNotFound, fmt.Sprintf("A session name has 1 to %d bytes and no dot.", maxSessionID)}
-	errNoFallback = &httpError{http.StatusNotFound, "This transport is not served: use websocket."}
-	errIframe     = &httpError{http.StatusNotFound, "The SockJS iframe is not served: it would carry this site's origin for any page that frames it."}
+	errOrigin    = &httpError{http.StatusForbidden, "Pages of this origin may not use this endpoint."}
+	errMethod    = &httpError{http.StatusMethodNotAllowed, "This method is not allowed here."}
+	errServerID  = &httpError{http.StatusNotFound, fmt.Sprintf("A server name has 1 to %d bytes and no dot.", maxServerID)}
+	errSessionID = &httpError{http.StatusNotFound, fmt.Sprintf("A session name has 1 to %d bytes and no dot.", maxSessionID)}
+	errIframe    = &httpError{http.StatusNotFound, "The SockJS iframe is not served: it would carry this site's origin for any page that frames it."}
 )
 
-// check refuses names that SockJS does not allow, and transports that there are
-// not.
+// check refuses names that SockJS does not allow, and its iframe.
 func (t target) check() *httpError {
 	switch {
+	case t.kind == iframe:
+		return errIframe
+	case t.kind != sockJS:
 	case !validID(t.server, maxServerID):
 		return errServerID
 	case !validID(t.session, maxSessionID):
 		return errSessionID
-	case t.transport != "websocket":
-		return errNoFallback
 	}
 	return nil
 }
@@ -161,33 +192,38 @@ func serveGreeting(w http.ResponseWriter, r *http.Request) {
 
 // serveInfo tells a SockJS client what there is. cross is the listed origin of
 // another site whose page asks.
-func serveInfo(w http.ResponseWriter, r *http.Request, cross string) {
-	const allow = "GET, HEAD, OPTIONS"
+func (e *Endpoint) serveInfo(w http.ResponseWriter, r *http.Request, cross string) {
+	e.setCookie(w, r)
 	h := w.Header()
-	h.Add("Vary", "Origin")
-	if cross != "" {
-		h.Set("Access-Control-Allow-Origin", cross)
-		h.Set("Access-Control-Allow-Credentials", "true")
-	}
+	allowOrigin(h, cross)
 	switch r.Method {
 	case http.MethodOptions:
-		if cross != "" {
-			h.Set("Access-Control-Allow-Methods", allow)
-			h.Set("Access-Control-Max-Age", strconv.Itoa(int(preflightAge/time.Second)))
-		}
-		h.Set("Allow", allow)
-		w.WriteHeader(http.StatusNoContent)
+		servePreflight(w, cross, "GET, HEAD")
 	case http.MethodGet, http.MethodHead:
 		var entropy [4]byte
 		_, _ = rand.Read(entropy[:]) // it never fails
 		h.Set("Content-Type", "application/json; charset=UTF-8")
 		h.Set("Cache-Control", "no-store, no-cache, no-transform, must-revalidate, max-age=0")
-		_, _ = fmt.Fprintf(w, `{"websocket":true,"origins":["*:*"],"cookie_needed":false,"entropy":%d}`,
-			binary.NativeEndian.Uint32(entropy[:])) // as with the greeting
+		_ = json.NewEncoder(w).Encode(infoAnswer{ // as with the greeting
+			WebSocket:    e.transports().serves(webSocket),
+			Origins:      []string{"*:*"}, // which SockJS clients ignore
+			CookieNeeded: len(e.SessionCookies) > 0,
+			Entropy:      binary.NativeEndian.Uint32(entropy[:]),
+			Transports:   e.transports().list(),
+		})
 	default:
-		h.Set("Allow", allow)
+		h.Set("Allow", "OPTIONS, GET, HEAD")
 		fail(w, errMethod)
 	}
+}
+
+// An infoAnswer is what /info says. All but Transports is SockJS's.
+type infoAnswer struct {
+	WebSocket    bool     `json:"websocket"`
+	Origins      []string `json:"origins"`
+	CookieNeeded bool     `json:"cookie_needed"`
+	Entropy      uint32   `json:"entropy"`
+	Transports   []string `json:"transports"`
 }
 
 // fail answers with a status and a sentence.

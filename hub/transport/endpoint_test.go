@@ -38,15 +38,19 @@ func newEndpoint(t *testing.T, limits hub.Limits, origins ...string) *Endpoint {
 		t.Fatal(err)
 	}
 	return &Endpoint{
-		Hub:     h,
-		Policy:  h.Use(&hub.Policy{Mount: "test", Limits: limits}),
-		Origins: listed,
-		Opening: func(r *http.Request) (hub.Opening, *hub.Refusal) {
-			scheme := "http"
+		Hub:      h,
+		Policy:   h.Use(&hub.Policy{Mount: "test", Limits: limits}),
+		Origins:  listed,
+		Sessions: NewSessions(),
+		Caller: func(r *http.Request) Caller {
+			c := Caller{Scheme: "http", Host: r.Host, User: r.Header.Get("Test-User")}
 			if r.TLS != nil {
-				scheme = "https"
+				c.Scheme = "https"
 			}
-			return hub.Opening{Scheme: scheme, Host: r.Host, URI: r.URL.RequestURI(), RemoteIP: netip.MustParseAddrPort(r.RemoteAddr).Addr()}, nil
+			return c
+		},
+		Opening: func(r *http.Request) (hub.Opening, *hub.Refusal) {
+			return hub.Opening{Host: r.Host, URI: r.URL.RequestURI(), RemoteIP: netip.MustParseAddrPort(r.RemoteAddr).Addr()}, nil
 		},
 	}
 }
@@ -129,7 +133,7 @@ func TestHTTPAnswers(t *testing.T) {
 		{"greeting, HEAD", "HEAD /push HTTP/1.1\r\n", 200, "", nil},
 		{"greeting, POST", "POST /push HTTP/1.1\r\nContent-Length: 0\r\n", 405, "not allowed", map[string]string{"Allow": "GET, HEAD"}},
 		{
-			"info", "GET /push/info HTTP/1.1\r\n", 200, `{"websocket":true,"origins":["*:*"],"cookie_needed":false,"entropy":`,
+			"info", "GET /push/info HTTP/1.1\r\n", 200, `{"websocket":true,"origins":["*:*"],"cookie_needed":false,"entropy":`, // and more
 			map[string]string{"Content-Type": "application/json; charset=UTF-8", "Access-Control-Allow-Origin": "", "Vary": "Origin"},
 		},
 		{
@@ -140,10 +144,10 @@ func TestHTTPAnswers(t *testing.T) {
 		{"info, foreign", "GET /push/info HTTP/1.1\r\nOrigin: https://foe.example\r\n", 403, "Pages of this origin may not use this endpoint.\n", map[string]string{"Access-Control-Allow-Origin": ""}},
 		{
 			"info, preflight, listed", "OPTIONS /push/info HTTP/1.1\r\nOrigin: https://friend.example\r\nAccess-Control-Request-Method: GET\r\n", 204, "",
-			map[string]string{"Access-Control-Allow-Origin": "https://friend.example", "Access-Control-Allow-Methods": "GET, HEAD, OPTIONS", "Access-Control-Max-Age": "600"},
+			map[string]string{"Access-Control-Allow-Origin": "https://friend.example", "Access-Control-Allow-Methods": "OPTIONS, GET, HEAD", "Access-Control-Max-Age": "31536000"},
 		},
 		{"info, preflight, foreign", "OPTIONS /push/info HTTP/1.1\r\nOrigin: https://foe.example\r\n", 403, "origin", nil},
-		{"info, POST", "POST /push/info HTTP/1.1\r\nContent-Length: 0\r\n", 405, "not allowed", map[string]string{"Allow": "GET, HEAD, OPTIONS"}},
+		{"info, POST", "POST /push/info HTTP/1.1\r\nContent-Length: 0\r\n", 405, "not allowed", map[string]string{"Allow": "OPTIONS, GET, HEAD"}},
 
 		{"not ours", "GET /push/else HTTP/1.1\r\n", 418, "", nil},
 		{"not ours, a neighbour", "GET /pushover HTTP/1.1\r\n", 418, "", nil},
@@ -153,8 +157,8 @@ func TestHTTPAnswers(t *testing.T) {
 		{"not ours, even for a foreign page", "GET /push/else HTTP/1.1\r\nOrigin: https://foe.example\r\n", 418, "", nil},
 		{"iframe", "GET /push/iframe.html HTTP/1.1\r\n", 404, "iframe is not served", nil},
 		{"iframe with a version", "GET /push/iframe-1.6.1.html?t=1 HTTP/1.1\r\n", 404, "iframe is not served", nil},
-		{"fallback", "POST /push/000/abc/xhr HTTP/1.1\r\nContent-Length: 0\r\n", 404, "use websocket", nil},
-		{"fallback, sending", "POST /push/000/abc/xhr_send HTTP/1.1\r\nContent-Length: 0\r\n", 404, "use websocket", nil},
+		{"fallback that is off", "GET /push/000/abc/jsonp?c=f HTTP/1.1\r\n", 404, "use websocket, xhr_streaming, xhr or eventsource.", nil},
+		{"fallback that is off, sending", "POST /push/000/abc/jsonp_send HTTP/1.1\r\nContent-Length: 0\r\n", 404, "use websocket", nil},
 
 		{"no server name", "GET /push//abc/websocket HTTP/1.1\r\n" + upgradeHeaders, 404, "A server name has 1 to 64 bytes and no dot.", nil},
 		{"no session name", "GET /push/000//websocket HTTP/1.1\r\n" + upgradeHeaders, 404, "A session name has 1 to 128 bytes and no dot.", nil},

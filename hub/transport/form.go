@@ -35,9 +35,14 @@ func appendSockJS(dst, object []byte) []byte {
 
 // appendSockJSClose appends a text frame that is c[<code>,"<reason>"].
 func appendSockJSClose(dst []byte, code hub.CloseCode, reason string) []byte {
-	text := appendQuoted(fmt.Appendf(nil, `c[%d,"`, code), []byte(reason))
-	text = append(text, `"]`...)
+	text := appendClosing(nil, code, reason)
 	return append(appendHeader(dst, opText, len(text)), text...)
+}
+
+// appendClosing appends c[<code>,"<reason>"].
+func appendClosing(dst []byte, code hub.CloseCode, reason string) []byte {
+	dst = appendQuoted(fmt.Appendf(dst, `c[%d,"`, code), []byte(reason))
+	return append(dst, `"]`...)
 }
 
 const hexDigits = "0123456789abcdef"

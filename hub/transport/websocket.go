@@ -114,7 +114,7 @@ func acceptKey(key string) string {
 
 // serveWebSocket opens a session, if the request is for one and is not refused
 // one.
-func (e *Endpoint) serveWebSocket(w http.ResponseWriter, r *http.Request, o hub.Opening, refused *hub.Refusal, sockJS bool) {
+func (e *Endpoint) serveWebSocket(w http.ResponseWriter, r *http.Request, sockJS bool) {
 	switch {
 	case isExtendedConnect(r):
 		fail(w, errExtended)
@@ -133,9 +133,6 @@ func (e *Endpoint) serveWebSocket(w http.ResponseWriter, r *http.Request, o hub.
 	if refusal == nil && isEarly(r) {
 		refusal = errEarly
 	}
-	if refusal == nil && len(o.Header)+len(o.URI) > maxSnapshot {
-		refusal = errHeader
-	}
 	hijacker := innermostHijacker(w)
 	if refusal == nil && hijacker == nil {
 		refusal = errNotHijacked
@@ -144,14 +141,8 @@ func (e *Endpoint) serveWebSocket(w http.ResponseWriter, r *http.Request, o hub.
 		fail(w, refusal)
 		return
 	}
-	if refused != nil {
-		refuseOpening(w, refused)
-		return
-	}
-	o.Transport = "websocket"
-	a, err := e.Hub.Open(e.Policy, o)
-	if err != nil {
-		refuseOpening(w, err)
+	a := e.openAgent(w, r, webSocket)
+	if a == nil {
 		return
 	}
 	nc, early, err := upgrade(w, hijacker, key)
@@ -159,11 +150,28 @@ func (e *Endpoint) serveWebSocket(w http.ResponseWriter, r *http.Request, o hub.
 		a.Left("the connection could not be handed over: " + err.Error())
 		return
 	}
-	t := e.times
-	if t == nil {
-		t = defaultTimes
+	go newSession(nc, a, sockJS, e.patience()).run(early)
+}
+
+// openAgent begins a session over a transport. It returns nil when none is opened
+// for the request, and has answered it then.
+func (e *Endpoint) openAgent(w http.ResponseWriter, r *http.Request, transport string) *hub.Agent {
+	o, refusal := e.Opening(r)
+	switch {
+	case len(o.Header)+len(o.URI) > maxSnapshot:
+		fail(w, errHeader)
+		return nil
+	case refusal != nil:
+		refuseOpening(w, refusal)
+		return nil
 	}
-	go newSession(nc, a, sockJS, t).run(early)
+	o.Transport = transport
+	a, err := e.Hub.Open(e.Policy, o)
+	if err != nil {
+		refuseOpening(w, err)
+		return nil
+	}
+	return a
 }
 
 // innermostHijacker returns the http.Hijacker nearest to the connection, nil if

@@ -26,25 +26,28 @@ type readBuffer [readSize]byte
 
 var readBuffers = sync.Pool{New: func() any { return new(readBuffer) }}
 
-// times are the patience of a WebSocket; tests have less of it.
+// times are the patience of the transports; tests have less of it.
 type times struct {
-	message time.Duration // from the first byte of a message to its last
-	goodbye time.Duration // writing a close frame where that can block
-	closing time.Duration // from the close frame to the peer's, or its end
-	notice  time.Duration // from Agent.Close to Conn.Close
+	disconnect time.Duration // of a fallback session without a request that receives
+	write      time.Duration // one write to a fallback's response
+	message    time.Duration // from the first byte of a message to its last
+	goodbye    time.Duration // writing a close frame where that can block
+	closing    time.Duration // from the close frame to the peer's, or its end
+	notice     time.Duration // from Agent.Close to Conn.Close
 }
 
 // defaultTimes: 30 s carry a message of 64 KiB over 20 kbit/s; the hub takes 2 s
-// at most until it calls Conn.Close.
-var defaultTimes = &times{message: 30 * time.Second, goodbye: time.Second, closing: 2 * time.Second, notice: 5 * time.Second}
+// at most until it calls Conn.Close, and gives up a write after 10 s.
+var defaultTimes = &times{disconnect: disconnectDelay, write: 10 * time.Second, message: 30 * time.Second, goodbye: time.Second, closing: 2 * time.Second, notice: 5 * time.Second}
 
 // A wsConn is a WebSocket as the hub writes to it and its session reads from it.
 type wsConn struct {
 	// Immutable after newConn.
 	nc    net.Conn
 	raw   *rawConn // nil where reading and writing go through nc
-	form  *hub.Form
 	times *times
+
+	form atomic.Pointer[hub.Form] // changes once, by speakLegacy
 
 	// Owned by who reads.
 	small  []byte      // where raw is nil
@@ -66,7 +69,8 @@ var (
 )
 
 func newConn(nc net.Conn, form *hub.Form, t *times) *wsConn {
-	c := &wsConn{nc: nc, raw: newRawConn(nc), form: form, times: t}
+	c := &wsConn{nc: nc, raw: newRawConn(nc), times: t}
+	c.form.Store(form)
 	if c.raw == nil {
 		c.small = make([]byte, smallSize)
 	}
@@ -74,7 +78,11 @@ func newConn(nc net.Conn, form *hub.Form, t *times) *wsConn {
 }
 
 // Form implements hub.Conn.
-func (c *wsConn) Form() *hub.Form { return c.form }
+func (c *wsConn) Form() *hub.Form { return c.form.Load() }
+
+// speakLegacy makes what is written from now on what a client of 2011 reads. Only
+// the goroutine that reads calls it, before it hands the first frame to the hub.
+func (c *wsConn) speakLegacy() { c.form.Store(legacyForm) }
 
 // TryWrite implements hub.Conn.
 func (c *wsConn) TryWrite(p []byte) (n int, err error) {
@@ -117,7 +125,7 @@ func (c *wsConn) Close(code hub.CloseCode, reason string) {
 	c.closing = true // from here on the reader leaves the read deadline alone
 	c.mu.Unlock()
 	var bye []byte
-	if c.form == sockJSForm {
+	if c.Form() != bareForm {
 		bye = appendSockJSClose(nil, code, reason)
 	}
 	said := c.goodbye(appendClose(bye, code, reason))

@@ -1,0 +1,117 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package pushit
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/push-it/pushit/guards"
+	"github.com/push-it/pushit/hub/transport"
+)
+
+const (
+	// maxSessionCookies bounds what is looked at in each request.
+	maxSessionCookies = 16
+	// maxCookieName is longer than the names of cookies are.
+	maxCookieName = 128
+)
+
+// transportSubdirectives are those of the ways in.
+func transportSubdirectives() []subdirective {
+	return []subdirective{
+		{name: "transports", parse: func(p *parser) error {
+			return p.list(&p.handler.Transports, "websocket xhr", "a transport", checkTransport)
+		}},
+		{name: "session_cookies", parse: func(p *parser) error {
+			return p.list(&p.handler.SessionCookies, "sessionid", "a cookie's name", checkCookieName)
+		}},
+	}
+}
+
+// list reads the arguments of a subdirective, what each of which is called.
+func (p *parser) list(to *[]string, example, what string, check func(string) error) error {
+	word := p.Val()
+	if p.CountRemainingArgs() == 0 {
+		return p.missing(word, example)
+	}
+	for p.NextArg() {
+		value := p.Val()
+		if value == "" {
+			return p.empty(what)
+		}
+		if err := check(value); err != nil {
+			return p.WrapErr(err)
+		}
+		if slices.Contains(*to, value) {
+			return p.Errf("%s: %s is there twice", word, value)
+		}
+		*to = append(*to, value)
+	}
+	return p.noBlock(word)
+}
+
+// checkTransports sees to it that each is one, and is there once.
+func checkTransports(names []string) error {
+	for i, name := range names {
+		if err := checkTransport(name); err != nil {
+			return err
+		}
+		if slices.Contains(names[:i], name) {
+			return fmt.Errorf("transports: %s is there twice", name)
+		}
+	}
+	return nil
+}
+
+func checkTransport(name string) error {
+	if slices.Contains(transport.AllTransports, name) {
+		return nil
+	}
+	instead := "there are " + strings.Join(transport.AllTransports, ", ")
+	if near := guards.Nearest(name, transport.AllTransports); near != "" {
+		instead = fmt.Sprintf("did you mean %q?", near)
+	}
+	return fmt.Errorf("transports: %q is not one; %s", name, instead)
+}
+
+func checkSessionCookies(names []string) error {
+	if len(names) > maxSessionCookies {
+		return fmt.Errorf("session_cookies: %d cookies are named; %d are the most", len(names), maxSessionCookies)
+	}
+	for _, name := range names {
+		if err := checkCookieName(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkCookieName goes by RFC 6265, section 4.1.1: a token of RFC 9110.
+func checkCookieName(name string) error {
+	if name == "" {
+		return errors.New("session_cookies: a cookie's name is empty")
+	}
+	if len(name) > maxCookieName {
+		return fmt.Errorf("session_cookies: a cookie's name has at most %d bytes", maxCookieName)
+	}
+	for _, c := range name {
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', strings.ContainsRune("!#$%&'*+-.^_`|~", c):
+		case strings.ContainsRune("{}", c):
+			return fmt.Errorf("session_cookies: placeholders are not expanded in the name %q; an environment variable is written {$NAME}", name)
+		default:
+			return fmt.Errorf("session_cookies: %q is not the name of a cookie: %q cannot be in one", name, c)
+		}
+	}
+	return nil
+}
+
+// servesFallbacks reports whether there are sessions that are made of many
+// requests.
+func (h *Handler) servesFallbacks() bool {
+	return h.Transports == nil || slices.ContainsFunc(h.Transports, func(name string) bool { return name != "websocket" })
+}

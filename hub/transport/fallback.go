@@ -1,0 +1,398 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package transport
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/igm/sockjs-go/v3/sockjs"
+
+	"github.com/push-it/pushit/hub"
+)
+
+const (
+	// disconnectDelay is how long a session may be without a request that
+	// receives for it, and how long one that has ended goes on saying so: SockJS
+	// servers have 5 s.
+	disconnectDelay = 5 * time.Second
+	// responseLimit is how many bytes a streaming response has, about, until it is
+	// ended and the client makes a new request: browsers keep all of it in memory
+	// meanwhile. SockJS servers have 128 KiB.
+	responseLimit = 128 << 10
+	// maxSenders is how many requests may wait to hand frames to one session. A
+	// SockJS client sends one at a time.
+	maxSenders = 8
+)
+
+// What SockJS closes a session with, beside what the hub does.
+const (
+	closeAnother     hub.CloseCode = 2010 // a second request receives
+	closeInterrupted hub.CloseCode = 1002 // what was written last may be lost
+)
+
+// recordEnd stands behind each record that the hub writes to a fallback: a JSON
+// object cannot have it, so that what was joined comes apart again.
+const recordEnd = 0x1E
+
+// beat is the record of a heartbeat.
+const beat = "h"
+
+// fallbackForm leaves objects as they are: sockjs-go quotes them.
+var fallbackForm = hub.NewForm(
+	func(dst, object []byte) []byte { return append(append(dst, object...), recordEnd) },
+	nil, []byte{beat[0], recordEnd})
+
+// Sessions are the fallback sessions of a hub. They outlive reloads: the
+// endpoints of each generation find them again. All methods may be called
+// concurrently.
+type Sessions struct {
+	lib *sockjs.Handler
+
+	mu   sync.Mutex // guards the following; no other lock is taken under it
+	byID map[sessionKey]*fallback
+}
+
+// A sessionKey is where a session is found. Clients choose the id.
+type sessionKey struct{ mount, id string }
+
+// NewSessions returns Sessions with none in them.
+func NewSessions() *Sessions {
+	return &Sessions{lib: newLibrary(), byID: make(map[sessionKey]*fallback)}
+}
+
+// find returns the session of that key, nil if there is none.
+func (s *Sessions) find(key sessionKey) *fallback {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.byID[key]
+}
+
+// add puts f in, unless there is one with its key, which it returns.
+func (s *Sessions) add(f *fallback) *fallback {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if there := s.byID[f.key]; there != nil {
+		return there
+	}
+	s.byID[f.key] = f
+	return nil
+}
+
+func (s *Sessions) remove(f *fallback) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.byID[f.key] == f {
+		delete(s.byID, f.key)
+	}
+}
+
+// all returns the sessions that are there.
+func (s *Sessions) all() []*fallback {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make([]*fallback, 0, len(s.byID))
+	for _, f := range s.byID {
+		all = append(all, f)
+	}
+	return all
+}
+
+// A fallback is a session over SockJS's fallback transports: one response at a
+// time carries what is written, other requests bring what the agent sends. It is
+// the agent's Conn.
+type fallback struct {
+	// Immutable after it was added.
+	sessions *Sessions
+	key      sessionKey
+	owner    owner
+	agent    agent
+	times    *times
+
+	senders atomic.Int32  // requests that send, waiting or not
+	turn    chan struct{} // buffered(1): who puts something in may call Receive; never closed
+	idle    allowance     // of who has the turn
+
+	mu       sync.Mutex  // guards the following; receiver.mu may be taken under it
+	receiver *receiver   // nil between two requests
+	expiry   *time.Timer // of the session without a receiver, or of what is left of one that has ended
+	greeted  bool        // a response has begun the session
+	bye      string      // not empty: the session has ended, and this SockJS frame says how
+	writeBy  time.Time   // the write deadline; zero is none
+	changed  chan struct{}
+}
+
+var _ hub.Conn = (*fallback)(nil)
+
+var errOver = errors.New("the session has ended")
+
+func (s *Sessions) newFallback(key sessionKey, by owner, a agent, t *times) *fallback {
+	return &fallback{sessions: s, key: key, owner: by, agent: a, times: t, turn: make(chan struct{}, 1)}
+}
+
+// Form implements hub.Conn.
+func (f *fallback) Form() *hub.Form { return fallbackForm }
+
+// TryWrite implements hub.Conn: it cannot.
+func (f *fallback) TryWrite([]byte) (int, error) { return 0, hub.ErrWouldBlock }
+
+// Write implements hub.Conn. It waits for a request that receives. A heartbeat
+// does not: where nothing waits there is nothing to keep alive.
+func (f *fallback) Write(p []byte) (int, error) {
+	text, beats := records(p)
+	for {
+		f.mu.Lock()
+		r, by, over := f.receiver, f.writeBy, f.bye != ""
+		ready := r != nil && r.isReady()
+		var changed <-chan struct{}
+		if !ready {
+			changed = f.changedLocked()
+		}
+		f.mu.Unlock()
+		switch {
+		case over:
+			return 0, errOver
+		case ready:
+			if err := f.send(r, by, text, beats); err != nil {
+				return 0, err
+			}
+			return len(p), nil
+		case text == "":
+			return len(p), nil
+		}
+		if !waitUntil(changed, by) {
+			return 0, os.ErrDeadlineExceeded
+		}
+	}
+}
+
+// records takes apart what the hub has joined: the objects, a recordEnd between
+// two, and whether there are heartbeats among them.
+func records(p []byte) (objects string, beats bool) {
+	p = bytes.TrimSuffix(p, []byte{recordEnd})
+	heartbeat := []byte(beat)
+	if !bytes.HasPrefix(p, heartbeat) && !bytes.Contains(p, []byte{recordEnd, beat[0]}) {
+		return string(p), false
+	}
+	var kept [][]byte
+	for record := range bytes.SplitSeq(p, []byte{recordEnd}) {
+		if !bytes.Equal(record, heartbeat) {
+			kept = append(kept, record)
+		}
+	}
+	return string(bytes.Join(kept, []byte{recordEnd})), true
+}
+
+// waitUntil waits for changed, until a time if it is not zero, and reports
+// whether it came before.
+func waitUntil(changed <-chan struct{}, by time.Time) bool {
+	if by.IsZero() {
+		<-changed
+		return true
+	}
+	patience := time.NewTimer(time.Until(by))
+	defer patience.Stop()
+	select {
+	case <-changed:
+		return true
+	case <-patience.C:
+		return false
+	}
+}
+
+// send writes to the response r. A message is a sign of life itself: a heartbeat
+// beside it is left out.
+func (f *fallback) send(r *receiver, by time.Time, text string, beats bool) error {
+	r.limit(by)
+	if beats && r.age() >= f.agent.Policy().Heartbeat/2 {
+		// Nobody hears whether the peer still reads a stream. With the next request
+		// it says so: in time for the hub, which closes after two intervals without.
+		r.endNext.Store(true)
+	}
+	if text == "" {
+		return r.say(beat)
+	}
+	return r.send(text)
+}
+
+// SetWriteDeadline implements hub.Conn.
+func (f *fallback) SetWriteDeadline(t time.Time) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.writeBy = t
+	if f.receiver != nil {
+		f.receiver.limit(t)
+	}
+	f.changeLocked()
+	return nil
+}
+
+// Close implements hub.Conn.
+func (f *fallback) Close(code hub.CloseCode, reason string) {
+	f.end(sockJSClose(code, reason), "")
+}
+
+// end ends the session: who receives for it, now or in the time that is left, is
+// told bye. left is why, for the log.
+func (f *fallback) end(bye, left string) {
+	f.mu.Lock()
+	if f.bye != "" {
+		f.mu.Unlock()
+		return
+	}
+	f.bye = bye
+	r := f.receiver
+	told := r != nil && r.isReady()
+	f.expireInLocked(f.times.disconnect)
+	f.changeLocked()
+	f.mu.Unlock()
+	if told {
+		r.limit(time.Now().Add(f.times.goodbye))
+		_ = r.farewell(bye) // who does not take it asks again, or is gone
+	}
+	go f.leave(left)
+}
+
+// leave ends the agent, when no frame is being handed to it any more: the hub
+// stops waiting for anything when the session has ended.
+func (f *fallback) leave(reason string) {
+	f.turn <- struct{}{}
+	defer func() { <-f.turn }()
+	f.agent.Left(reason)
+}
+
+// attach makes r the session's response. If it cannot be, it returns the SockJS
+// frame that r is to say instead.
+func (f *fallback) attach(r *receiver) (bye string) {
+	by := time.Now().Add(f.times.goodbye)
+	for {
+		f.mu.Lock()
+		switch before := f.receiver; {
+		case f.bye != "":
+			bye = f.bye
+		case before == nil:
+			f.receiver = r
+			r.session, r.fresh, f.greeted = f, !f.greeted, true
+			if f.expiry != nil {
+				f.expiry.Stop()
+			}
+		case before.isComplete() && time.Now().Before(by):
+			// The client has read its last frame, and not waited for its end.
+			changed := f.changedLocked()
+			f.mu.Unlock()
+			waitUntil(changed, by)
+			continue
+		default:
+			bye = sockJSClose(closeAnother, "Another connection still open")
+		}
+		f.mu.Unlock()
+		return bye
+	}
+}
+
+// ready is called when r can be written to.
+func (f *fallback) ready(r *receiver) {
+	f.mu.Lock()
+	bye := f.bye
+	if bye == "" {
+		r.makeReady()
+	}
+	f.changeLocked()
+	f.mu.Unlock()
+	if bye != "" {
+		_ = r.farewell(bye)
+	}
+}
+
+// detach is called when the response r is over. One that did not end in order
+// may have lost what was written last, and with it ends the session, as SockJS
+// has it.
+func (f *fallback) detach(r *receiver, inOrder bool) {
+	f.mu.Lock()
+	f.receiver = nil
+	if f.bye == "" {
+		f.expireInLocked(f.times.disconnect)
+	}
+	f.changeLocked()
+	f.mu.Unlock()
+	if !inOrder {
+		f.end(sockJSClose(closeInterrupted, "Connection interrupted"), r.reason())
+	}
+}
+
+// expireInLocked has the session end so long from now, and be forgotten if it
+// has ended, unless a response is attached before. The caller holds f.mu.
+func (f *fallback) expireInLocked(in time.Duration) {
+	if f.expiry == nil {
+		f.expiry = time.AfterFunc(in, f.expire)
+	} else {
+		f.expiry.Reset(in)
+	}
+}
+
+func (f *fallback) expire() {
+	f.mu.Lock()
+	ended := f.bye != ""
+	attached := f.receiver != nil
+	f.mu.Unlock()
+	switch {
+	case ended:
+		f.sessions.remove(f)
+	case !attached:
+		f.forget()
+	}
+}
+
+// forget ends a session that nobody receives for: the next request with its name
+// begins a new one.
+func (f *fallback) forget() {
+	f.mu.Lock()
+	if f.bye != "" || f.receiver != nil { // one came meanwhile
+		f.mu.Unlock()
+		return
+	}
+	f.bye = sockJSClose(closeInterrupted, "Connection interrupted")
+	f.changeLocked()
+	f.mu.Unlock()
+	f.sessions.remove(f)
+	f.leave("no request came to receive for it")
+}
+
+// endResponse has the response r end in order, at once.
+func (f *fallback) endResponse(r *receiver) {
+	f.mu.Lock()
+	current := f.receiver == r
+	f.mu.Unlock()
+	if current {
+		r.endNext.Store(true)
+		f.agent.Send(fallbackForm.Heartbeat) // who writes is the hub
+	}
+}
+
+// isOver reports whether the session has ended.
+func (f *fallback) isOver() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.bye != ""
+}
+
+// changedLocked returns what is closed at the next change. The caller holds f.mu.
+func (f *fallback) changedLocked() <-chan struct{} {
+	if f.changed == nil {
+		f.changed = make(chan struct{})
+	}
+	return f.changed
+}
+
+// changeLocked wakes who waits for a change. The caller holds f.mu.
+func (f *fallback) changeLocked() {
+	if f.changed != nil {
+		close(f.changed)
+		f.changed = nil
+	}
+}

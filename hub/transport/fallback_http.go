@@ -1,0 +1,291 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package transport
+
+import (
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strconv"
+	"time"
+	"unicode/utf8"
+
+	"github.com/push-it/pushit/hub"
+)
+
+const (
+	// stickyCookie is the cookie by which load balancers keep a client at one
+	// server; SockJS servers set it for them when asked.
+	stickyCookie = "JSESSIONID"
+	// maxCallback is the most bytes of the name of a function.
+	maxCallback = 64
+	// corsAge is how long a browser may remember that a page of a listed origin may
+	// make requests. Each request is checked all the same. It is what SockJS servers
+	// say.
+	corsAge = 365 * 24 * time.Hour
+)
+
+// The answers to requests of fallbacks that are not served. Some are worded as
+// SockJS has them.
+var (
+	errUnknown    = &httpError{http.StatusNotFound, "There is no such session."}
+	errCallback   = &httpError{http.StatusBadRequest, `"callback" parameter required: c names a function, in at most 64 of A-Z, a-z, 0-9, _ and the dot.`}
+	errPayload    = &httpError{http.StatusBadRequest, "Payload expected: an array of strings in JSON."}
+	errBroken     = &httpError{http.StatusBadRequest, "Broken JSON encoding: an array of strings is expected, in UTF-8."}
+	errStringsMax = &httpError{http.StatusRequestEntityTooLarge, "A body holds at most 1024 strings."}
+	errEncoded    = &httpError{http.StatusUnsupportedMediaType, "Compressed bodies are not taken."}
+	errForm       = &httpError{http.StatusBadRequest, "A form has the array of strings in its field d."}
+	errBodyTime   = &httpError{http.StatusRequestTimeout, "The body took too long to arrive."}
+	errBody       = &httpError{http.StatusBadRequest, "The body did not arrive whole."}
+	errSenders    = &httpError{http.StatusTooManyRequests, "Too many requests send to this session at once: send one after the other."}
+	errIdleSender = &httpError{http.StatusTooManyRequests, "Too many empty bodies."}
+	errSendEarly  = &httpError{http.StatusTooEarly, "Nothing is taken in early data, which could be a replay: try again."}
+)
+
+// serveFallback answers a request of a SockJS fallback.
+func (e *Endpoint) serveFallback(w http.ResponseWriter, r *http.Request, t target, c Caller, cross string) {
+	e.setCookie(w, r)
+	allowOrigin(w.Header(), cross)
+	method := http.MethodPost
+	kind := receivings[t.transport]
+	if kind != nil {
+		method = kind.method
+	}
+	switch r.Method {
+	case http.MethodOptions:
+		servePreflight(w, cross, method)
+		return
+	case method:
+	default:
+		w.Header().Set("Allow", "OPTIONS, "+method)
+		fail(w, errMethod)
+		return
+	}
+	if isEarly(r) {
+		fail(w, errSendEarly)
+		return
+	}
+	key := sessionKey{e.Policy.Mount, t.session}
+	by := e.ownerOf(r, c, cross)
+	if kind == nil {
+		e.serveSend(w, r, key, by, t.transport == "jsonp_send")
+		return
+	}
+	e.serveReceive(w, r, kind, key, by)
+}
+
+// allowOrigin lets a page of a listed origin of another site read the answer.
+func allowOrigin(h http.Header, cross string) {
+	h.Add("Vary", "Origin")
+	if cross != "" {
+		h.Set("Access-Control-Allow-Origin", cross)
+		h.Set("Access-Control-Allow-Credentials", "true")
+	}
+}
+
+// servePreflight answers OPTIONS.
+func servePreflight(w http.ResponseWriter, cross, methods string) {
+	h := w.Header()
+	h.Set("Allow", "OPTIONS, "+methods)
+	age := strconv.Itoa(int(corsAge / time.Second))
+	h.Set("Cache-Control", "public, max-age="+age)
+	h.Set("Expires", time.Now().Add(corsAge).UTC().Format(http.TimeFormat))
+	if cross != "" {
+		h.Set("Access-Control-Allow-Methods", "OPTIONS, "+methods)
+		h.Set("Access-Control-Allow-Headers", "Content-Type")
+		h.Set("Access-Control-Max-Age", age)
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// setCookie sets the cookie that load balancers go by, where it is asked for.
+func (e *Endpoint) setCookie(w http.ResponseWriter, r *http.Request) {
+	if !slices.Contains(e.SessionCookies, stickyCookie) {
+		return
+	}
+	value := "dummy" // which SockJS servers say
+	if c, err := r.Cookie(stickyCookie); err == nil {
+		value = c.Value
+	}
+	cookie := http.Cookie{Name: stickyCookie, Value: value, Path: "/"} //nolint:gosec // G124: it names no session and protects nothing
+	w.Header().Add("Set-Cookie", cookie.String())
+}
+
+// serveReceive answers a request to receive, the first of which opens a session.
+func (e *Endpoint) serveReceive(w http.ResponseWriter, r *http.Request, kind *receiving, key sessionKey, by owner) {
+	callback := r.URL.Query().Get("c")
+	if kind.callback && !isCallback(callback) {
+		fail(w, errCallback)
+		return
+	}
+	f := e.session(w, r, kind, key, by)
+	if f == nil {
+		return
+	}
+	f.agent.Touch()
+	response := newReceiver(w, kind, r.ProtoMajor, f.times)
+	if response.bye = f.attach(response); response.bye != "" {
+		response.serve(e.Sessions.lib, r.Context(), callback)
+		return
+	}
+	if e.ResponseTime > 0 {
+		timer := time.AfterFunc(e.ResponseTime, func() { f.endResponse(response) })
+		defer timer.Stop()
+	}
+	f.detach(response, response.serve(e.Sessions.lib, r.Context(), callback))
+}
+
+// session returns the session of that key, a new one if there is none. It returns
+// nil when the request gets neither, and has answered it then.
+func (e *Endpoint) session(w http.ResponseWriter, r *http.Request, kind *receiving, key sessionKey, by owner) *fallback {
+	f := e.Sessions.find(key)
+	if f == nil {
+		a := e.openAgent(w, r, kind.name)
+		if a == nil {
+			return nil
+		}
+		opened := e.Sessions.newFallback(key, by, a, e.patience())
+		a.Start(opened) // before anybody can find it and send
+		if f = e.Sessions.add(opened); f == nil {
+			return opened
+		}
+		a.Left("another request opened the session first")
+	}
+	if f.owner != by {
+		fail(w, errUnknown)
+		return nil
+	}
+	return f
+}
+
+func isCallback(name string) bool {
+	for i := range len(name) {
+		switch c := name[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '_', c == '.':
+		default:
+			return false
+		}
+	}
+	return name != "" && len(name) <= maxCallback
+}
+
+// serveSend answers a request that brings frames. 204, or 200 for a form, says
+// that all of them were taken.
+func (e *Endpoint) serveSend(w http.ResponseWriter, r *http.Request, key sessionKey, by owner, jsonp bool) {
+	// It stands until the body is there: what is not taken net/http reads away
+	// before it answers.
+	rc := http.NewResponseController(w)
+	_ = rc.SetReadDeadline(time.Now().Add(e.patience().message)) // a server that has none waits as long as it likes
+	f := e.Sessions.find(key)
+	if f == nil || f.owner != by || f.isOver() {
+		fail(w, errUnknown)
+		return
+	}
+	if f.senders.Add(1) > maxSenders {
+		f.senders.Add(-1)
+		fail(w, errSenders)
+		return
+	}
+	defer f.senders.Add(-1)
+	f.agent.Touch()
+	body, wrong := f.body(w, r, jsonp)
+	if wrong == nil {
+		_ = rc.SetReadDeadline(time.Time{}) // as above
+		wrong = f.receive(r, body)
+	}
+	switch h := w.Header(); {
+	case wrong != nil:
+		fail(w, wrong)
+	case jsonp:
+		h.Set("Content-Type", "text/plain; charset=UTF-8")
+		h.Set("Cache-Control", "no-store, no-cache, no-transform, must-revalidate, max-age=0")
+		_, _ = w.Write([]byte("ok")) // who does not take it does not get it
+	default:
+		h.Set("Content-Type", "text/plain; charset=UTF-8")
+		h.Set("Cache-Control", "no-store, no-cache, no-transform, must-revalidate, max-age=0")
+		w.WriteHeader(http.StatusNoContent)
+	}
+}
+
+// body reads the body of a request that sends.
+func (f *fallback) body(w http.ResponseWriter, r *http.Request, jsonp bool) ([]byte, *httpError) {
+	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && encoding != "identity" {
+		return nil, errEncoded
+	}
+	form := jsonp && isForm(r)
+	most := bodyLimit(f.agent.Policy().Limits)
+	if form {
+		most *= 3 // each byte may be written as %XX
+	}
+	tooLarge := &httpError{http.StatusRequestEntityTooLarge, "A body may have at most " + strconv.Itoa(most) + " bytes here."}
+	if r.ContentLength > int64(most) {
+		return nil, tooLarge
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(most)))
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return nil, tooLarge
+	}
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, errBodyTime
+	case err != nil:
+		return nil, errBody
+	case !form:
+		return body, nil
+	}
+	fields, err := url.ParseQuery(string(body))
+	if err != nil || len(fields["d"]) != 1 {
+		return nil, errForm
+	}
+	return []byte(fields["d"][0]), nil
+}
+
+// bodyLimit is the most bytes of a SockJS message.
+func bodyLimit(l hub.Limits) int { return 2*l.FrameSize() + sockJSOverhead }
+
+func isForm(r *http.Request) bool {
+	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	return err == nil && kind == "application/x-www-form-urlencoded"
+}
+
+// receive hands what is in body to the agent, when it is this request's turn.
+func (f *fallback) receive(r *http.Request, body []byte) *httpError {
+	switch {
+	case len(body) == 0:
+		return errPayload
+	case !utf8.Valid(body):
+		return errBroken
+	}
+	var few [8]span // most bodies hold one string
+	spans, err := decodeSockJS(body, few[:0])
+	switch {
+	case errors.Is(err, errStrings):
+		return errStringsMax
+	case err != nil:
+		return errBroken
+	}
+	select {
+	case f.turn <- struct{}{}:
+		defer func() { <-f.turn }()
+	case <-r.Context().Done():
+		return errBody // who would read it is gone
+	}
+	if len(spans) == 0 && !f.idle.take(time.Now()) {
+		return errIdleSender
+	}
+	for _, at := range spans {
+		if f.isOver() {
+			break
+		}
+		f.agent.Receive(body[at.from:at.to:at.to])
+	}
+	if f.isOver() || !f.agent.IsOpen() {
+		return errUnknown
+	}
+	return nil
+}

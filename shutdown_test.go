@@ -5,6 +5,7 @@ package pushit_test
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -127,6 +128,41 @@ func TestShutdownDelayComesFirst(t *testing.T) {
 	}
 	if gone != 2 {
 		t.Errorf("%d agents of 2 were heard to go", gone)
+	}
+}
+
+// TestStopDoesNotWaitForWhoDoesNotAsk has a session over polling, whose client makes
+// no request any more, and one whose client gave up a stream.
+func TestStopDoesNotWaitForWhoDoesNotAsk(t *testing.T) {
+	s := serve(t, "http://localhost {\n\tpushit\n}\n").site("localhost")
+	for _, session := range []string{"poll/xhr", "stream/xhr_streaming"} {
+		ctx, giveUp := context.WithCancel(t.Context())
+		defer giveUp()
+		r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+s.addr(s.name)+"/push/000/"+session, http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Host = s.host
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := bufio.NewScanner(resp.Body)
+		for lines.Scan() && lines.Text() != "o" { // a prelude may stand before it
+		}
+		if lines.Text() != "o" {
+			t.Fatalf("%s: status %d, %v", session, resp.StatusCode, lines.Err())
+		}
+		giveUp()
+		_ = resp.Body.Close()
+	}
+	begun := time.Now()
+	s.stop()
+	if took := time.Since(begun); took > patience {
+		t.Errorf("stopping took %v", took)
+	}
+	if log := s.log(); !strings.Contains(log, `"cut":0`) {
+		t.Errorf("the log does not say that all were gone within the drain: %s", log)
 	}
 }
 

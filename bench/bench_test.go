@@ -150,14 +150,16 @@ func TestServerThatStopsSendsEverybodyAway(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if res.took > 2*stopDrain || res.status != 0 {
-				t.Errorf("it took %v to stop, with status %d", res.took, res.status)
+			// the figures are for make bench; what is far beyond them is a hang
+			if res.gone > 2*stopDrain || res.took > 2*(stopDrain+mostLinger) || res.status != 0 {
+				t.Errorf("it took %v until all had gone, %v to stop, with status %d", res.gone, res.took, res.status)
 			}
-			if load.stalled > 0 && (!strings.Contains(res.refused, " 503 ") || !strings.Contains(res.refused, "Retry-After")) {
+			t.Logf("gone after %v, stopped after %v", res.gone, res.took)
+			if load.stalled > 0 && (!strings.Contains(res.refused, " 503 ") || !strings.Contains(res.refused, "Retry-After: 5,")) {
 				t.Errorf("who came meanwhile was answered %q", res.refused)
 			}
 			for _, k := range res.kinds {
-				if k.noticed != k.agents || k.closed != k.agents || k.agents == 0 {
+				if k.noticed != k.agents || k.closed != k.agents && !k.asks || k.agents == 0 {
 					t.Errorf("%s: of %d agents %d were told, and %d closed with 4503", k.name, k.agents, k.noticed, k.closed)
 				}
 			}

@@ -85,7 +85,7 @@ var metrics = []*metric{
 			e.value(m, float64(n), queue.String())
 		}
 	}, "queue"),
-	counter("reload_agents_total", "What reloads of the configuration did to agents, by effect.", func(m *metric, e emitter, s *hub.Stats) {
+	counter("reload_effects_total", "What reloads of the configuration did to agents and what they had, by effect.", func(m *metric, e emitter, s *hub.Stats) {
 		for effect, n := range s.Reload {
 			e.value(m, float64(n), effect.String())
 		}

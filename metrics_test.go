@@ -123,7 +123,7 @@ func TestMetricsAgreeWithWhatWasSentOverReloads(t *testing.T) {
 		of("gate_duration_seconds_count", "gate=subscribe", "answer=allowed"): 1,
 		of("gate_duration_seconds_count", "gate=subscribe", "answer=denied"):  1,
 		of("fan_out_duration_seconds_count"):                                  5,
-		of("reload_agents_total", "effect=moved"):                             0,
+		of("reload_effects_total", "effect=moved"):                            0,
 	}
 	s.awaitMetrics(before)
 
@@ -131,7 +131,7 @@ func TestMetricsAgreeWithWhatWasSentOverReloads(t *testing.T) {
 		t.Fatal(err)
 	}
 	after := maps.Clone(before)
-	after[of("reload_agents_total", "effect=moved")] = 2
+	after[of("reload_effects_total", "effect=moved")] = 2
 	after[of("messages_published_total", "hub=other")] = 0
 	s.awaitMetrics(after)
 

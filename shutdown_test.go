@@ -135,7 +135,7 @@ func TestShutdownDelayComesFirst(t *testing.T) {
 // no request any more, and one whose client gave up a stream.
 func TestStopDoesNotWaitForWhoDoesNotAsk(t *testing.T) {
 	s := serve(t, "http://localhost {\n\tpushit\n}\n").site("localhost")
-	for _, session := range []string{"poll/xhr", "stream/xhr_streaming"} {
+	for _, session := range []string{"s3ss10n1/xhr", "s3ss10n2/xhr_streaming"} {
 		ctx, giveUp := context.WithCancel(t.Context())
 		defer giveUp()
 		r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+s.addr(s.name)+"/push/000/"+session, http.NoBody)
@@ -163,6 +163,11 @@ func TestStopDoesNotWaitForWhoDoesNotAsk(t *testing.T) {
 	}
 	if log := s.log(); !strings.Contains(log, `"cut":0`) {
 		t.Errorf("the log does not say that all were gone within the drain: %s", log)
+	}
+	for line := range strings.Lines(s.log()) {
+		if strings.Contains(line, "http.handlers.pushit") && strings.Contains(line, "s3ss10n") {
+			t.Errorf("what SockJS calls a session is in the log: %s", line)
+		}
 	}
 }
 

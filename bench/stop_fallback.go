@@ -85,12 +85,7 @@ func (f *fallbackSession) run() {
 		method = http.MethodGet
 	}
 	for f.code == 0 {
-		resp, err := f.ask(method, f.transport, nil)
-		if err == nil {
-			err = f.receive(resp)
-		}
-		if err != nil {
-			f.failure = err
+		if f.failure = f.receive(method); f.failure != nil {
 			return
 		}
 	}
@@ -104,8 +99,12 @@ func (f *fallbackSession) ask(method, path string, body []byte) (*http.Response,
 	return f.client.Do(r)
 }
 
-// receive reads a response to its end.
-func (f *fallbackSession) receive(resp *http.Response) error {
+// receive makes a request that receives, and reads the response to its end.
+func (f *fallbackSession) receive(method string) error {
+	resp, err := f.ask(method, f.transport, nil)
+	if err != nil {
+		return err
+	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 200))
@@ -114,7 +113,6 @@ func (f *fallbackSession) receive(resp *http.Response) error {
 	lines := bufio.NewScanner(resp.Body)
 	for lines.Scan() {
 		line := strings.TrimPrefix(lines.Text(), "data: ")
-		var err error
 		switch {
 		case line == "", line[0] == 'h': // and the prelude, below
 		case line == "o":

@@ -49,19 +49,23 @@ const (
 // String returns the word for it.
 func (q QueueName) String() string { return [...]string{"agent", "gate", "disconnect", "events"}[q] }
 
-// A ReloadEffect is what the end of a Policy did to an agent.
+// A ReloadEffect is something that the end of a Policy does.
 type ReloadEffect uint8
 
 // The effects.
 const (
-	ReloadMoved ReloadEffect = iota // it came under the next generation
-	ReloadAsked                     // a gate was asked again about it, or about one of its subscriptions
-	ReloadCut                       // it was closed, or lost a subscription
+	ReloadMoved ReloadEffect = iota // an agent came under the next generation
+	ReloadAsked                     // a gate was asked again about what an agent had
+	ReloadEnded                     // a subscription was ended
+	ReloadCut                       // a session was closed
+	ReloadLate                      // one of both was because its gate did not answer in time
 	reloadEffects
 )
 
 // String returns the word for it.
-func (e ReloadEffect) String() string { return [...]string{"moved", "asked", "cut"}[e] }
+func (e ReloadEffect) String() string {
+	return [...]string{"moved", "asked", "ended", "cut", "late"}[e]
+}
 
 // An AnswerName is how a gate answered, in one word: Allowed, Abandoned, or the
 // Code of its Refusal.
@@ -285,7 +289,7 @@ func indexOf[T comparable](all []T, one T) int {
 	return -1
 }
 
-// Reloaded counts what a change of policy did, to so many agents.
+// Reloaded counts what a change of policy did, so many times.
 func (h *Hub) Reloaded(effect ReloadEffect, n int) {
 	if n > 0 {
 		h.counts.reload[effect].Add(uint64(n))

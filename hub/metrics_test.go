@@ -32,7 +32,7 @@ func TestStatsCountWhatThereIs(t *testing.T) {
 		want(t, "patterns", s.Patterns, 1)
 		one.Send(unsubscribe("news"))
 		two.Leave()
-		time.Sleep(time.Minute)
+		time.Sleep(5 * time.Minute) // for the first heartbeats there is some chance
 		synctest.Wait()
 		s = b.hub.Stats()
 		want(t, "agents", s.Agents["test"], 0) // one timed out, and one never connected
@@ -44,8 +44,8 @@ func TestStatsCountWhatThereIs(t *testing.T) {
 		lasted := s.Sessions["test"]
 		want(t, "sessions", lasted.Count, 3)
 		want(t, "sessions of a second at most", lasted.Below[time.Second], 1)
-		want(t, "sessions of a minute at most", lasted.Below[time.Minute], 3)
-		if lasted.Sum < 10*time.Second || lasted.Sum > 2*time.Minute {
+		want(t, "sessions of ten minutes at most", lasted.Below[10*time.Minute], 3)
+		if lasted.Sum < 10*time.Second || lasted.Sum > 5*time.Minute {
 			t.Errorf("sessions lasted %v in all", lasted.Sum)
 		}
 	})

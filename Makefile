@@ -60,8 +60,9 @@ bench: ## measure memory, latency and processor time against their limits
 	go run ./bench all
 
 .PHONY: soak
-soak: ## have agents come and go for SOAKTIME, and miss nothing
+soak: ## have agents come and go for SOAKTIME, and poll, and miss nothing
 	go run ./bench -duration $(SOAKTIME) soak
+	go run ./bench polls
 
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME

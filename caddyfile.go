@@ -40,6 +40,7 @@ func init() {
 //	    heartbeat <duration>
 //	    handshake <duration>
 //	    drain     <duration>
+//	    grace     <duration>
 //	    limits {
 //	        message_size         <size>
 //	        credentials_size     <size>
@@ -145,6 +146,9 @@ func subdirectives() []subdirective {
 		}},
 		{name: "handshake", parse: func(p *parser) error {
 			return p.duration(&p.handler.Handshake, "10s", minHandshake, maxHandshake)
+		}},
+		{name: "grace", parse: func(p *parser) error {
+			return p.duration(&p.handler.Grace, "60s", minGrace, maxGrace)
 		}},
 		{name: "drain", parse: (*parser).drain},
 		{name: "limits", parse: (*parser).limits},
@@ -552,13 +556,20 @@ func (a *adaptation) addEndpoint(p *parser) error {
 	}
 	if differ := difference(first.handler.settings(), p.handler.settings()); differ != "" {
 		return fmt.Errorf("this pushit has the name %s and the path %s, as the one at %s, but differs in %s: make them equal, or give one another name or path",
-			p.handler.Name, p.handler.Path, place(first.directive), differ)
+			p.handler.Name, p.handler.Path, placeAndImports(first.directive), differ)
 	}
 	return nil
 }
 
 // place tells where a token stands, as Caddy's errors do.
 func place(t caddyfile.Token) string { return fmt.Sprintf("%s:%d", t.File, t.Line) }
+
+// placeAndImports is place, and tells too how a token has come there that is of a
+// snippet or file that was imported.
+func placeAndImports(t caddyfile.Token) string {
+	_, text, _ := strings.Cut(errorAt(t, errors.New("it")).Error(), ", at ")
+	return text
+}
 
 // errorAt adds to err where t stands.
 func errorAt(t caddyfile.Token, err error) error {

@@ -36,7 +36,8 @@ func init() {
 //
 // Agents, as connected endpoints are called, stay connected when the
 // configuration is reloaded, as long as an endpoint of the same name and path is
-// in it.
+// in it, and the new rules allow it: gates that have changed are asked again, for
+// each agent and each of its subscriptions.
 type Handler struct {
 	// The hub that this endpoint belongs to. Required. Endpoints of one name,
 	// also on different sites, share their agents and channels; others share
@@ -82,7 +83,14 @@ type Handler struct {
 	// 1m. Default: 5s, or three quarters of a grace period that is shorter.
 	Drain caddy.Duration `json:"drain,omitempty"`
 
-	// Limits of what agents can make the server hold and do.
+	// How long an agent keeps a right while the gate that governs it does not
+	// answer: since a reload that changed the gate, or since it was to be asked
+	// again. After that the right has ended, and the agent is told that it may try
+	// again. Between 1s and 10m. Default: 60s.
+	Grace caddy.Duration `json:"grace,omitempty"`
+
+	// Limits of what agents can make the server hold and do. At a reload, one that
+	// is lowered takes nothing from who is over it: it holds for what comes.
 	Limits Limits `json:"limits,omitzero"`
 
 	// A placeholder whose value keeps the channels of tenants apart, as
@@ -164,7 +172,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		Mount:     h.mount(),
 		Heartbeat: time.Duration(h.Heartbeat),
 		Handshake: time.Duration(h.Handshake),
+		Grace:     time.Duration(h.Grace),
 		Limits:    hub.Limits(h.Limits),
+		Admission: &admission{listed: h.Origins, origins: origins, ways: h.waysIn(), namespace: h.Namespace, env: h.env},
 		Log:       log,
 	}
 	if h.gates != nil { // an interface with a nil pointer in it would not be nil
@@ -217,6 +227,9 @@ func (h *Handler) withDefaults() {
 	if h.Drain == 0 {
 		h.Drain = caddy.Duration(defaultDrain)
 	}
+	if h.Grace == 0 {
+		h.Grace = caddy.Duration(hub.DefaultGrace)
+	}
 }
 
 // check says what is wrong with h, and otherwise returns its origins.
@@ -236,6 +249,7 @@ func (h *Handler) check() (*transport.Origins, error) {
 		checkRange("heartbeat", h.Heartbeat, minHeartbeat, maxHeartbeat),
 		checkRange("handshake", h.Handshake, minHandshake, maxHandshake),
 		checkRange("drain", h.Drain, minDrain, maxDrain),
+		checkRange("grace", h.Grace, minGrace, maxGrace),
 		checkTransports(h.Transports),
 		checkSessionCookies(h.SessionCookies),
 		h.Limits.check(),
@@ -250,7 +264,8 @@ func (h *Handler) mount() string { return h.Name + " " + h.Path }
 // hashes, because there are secrets among it, and they are kept.
 func (h *Handler) settings() settings {
 	all := Handler{
-		Name: h.Name, Path: h.Path, Origins: h.Origins, Transports: h.Transports, SessionCookies: h.SessionCookies, Heartbeat: h.Heartbeat, Handshake: h.Handshake, Drain: h.Drain,
+		Name: h.Name, Path: h.Path, Origins: h.Origins, Transports: h.Transports, SessionCookies: h.SessionCookies,
+		Heartbeat: h.Heartbeat, Handshake: h.Handshake, Grace: h.Grace, Drain: h.Drain,
 		Limits: Limits(hub.Limits(h.Limits).WithDefaults()), Namespace: h.Namespace,
 		Default: h.Default, Gates: h.Gates, Timeouts: h.Timeouts, Channels: h.Channels,
 	}
@@ -278,8 +293,9 @@ func (h *Handler) Cleanup() error {
 	}
 	// When the whole server goes, everybody is sent away and told to come back,
 	// other than when only this endpoint is gone.
+	var reload *hub.Reload
 	if h.used != nil && !leaving() {
-		h.hub.Drop(h.used)
+		reload = h.hub.Drop(h.used)
 		h.endpoint.Retire()
 	}
 	if leaving() {
@@ -289,7 +305,7 @@ func (h *Handler) Cleanup() error {
 		h.hub.announcer.end(h.stage)
 	}
 	if h.use != nil {
-		h.hub.unregister(h.use, h)
+		h.hub.unregister(h.use, h, reload)
 	}
 	h.hub, h.use, h.used, h.stage = nil, nil, nil, nil
 	return releaseHub(h.Name)

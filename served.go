@@ -132,6 +132,21 @@ func (s *servedAt) forThisMachine() bool {
 	})
 }
 
+// place tells people where in the configuration it is.
+func (s *servedAt) place() string {
+	switch {
+	case s.server == nil:
+		return "no server"
+	case !s.routed:
+		return "a named route of the server " + s.server.Name()
+	}
+	place := []string{"the server " + s.server.Name()}
+	for _, hosts := range s.hosts {
+		place = append(place, strings.Join(hosts, ", "))
+	}
+	return strings.Join(place, " for ")
+}
+
 // responseTime is how long a response may last; 0 is no limit. A tenth of what the
 // server allows is left for ending it.
 func (s *servedAt) responseTime() time.Duration {

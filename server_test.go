@@ -38,13 +38,21 @@ const patience = 10 * time.Second
 type server struct {
 	t       *testing.T
 	logFile string
+	// http3, if not empty, is where its first server listens, with HTTP/3 too.
+	http3 string
 }
 
 // serve runs Caddy with a Caddyfile until the test ends. Whatever ports its sites
 // name, it listens on free ones of the loopback address; it logs all to a file.
 func serve(t *testing.T, config string) *server {
 	t.Helper()
-	s := &server{t: t, logFile: filepath.Join(t.TempDir(), "log")}
+	return serveAt(t, "", config)
+}
+
+// serveAt is serve, where HTTP/3 is served at an address too, if it is not empty.
+func serveAt(t *testing.T, http3, config string) *server {
+	t.Helper()
+	s := &server{t: t, logFile: filepath.Join(t.TempDir(), "log"), http3: http3}
 	t.Cleanup(func() {
 		if err := caddy.Stop(); err != nil {
 			t.Errorf("stopping Caddy: %v", err)
@@ -89,6 +97,9 @@ func (s *server) loadJSON(c map[string]any) error {
 		}
 		srv["listen"] = []any{[]string{"127.0.0.1:0", "localhost:0"}[i]} // two servers cannot have the same
 		srv["protocols"] = []any{"h1", "h2"}                             // h3 would need a port of the same number
+		if i == 0 && s.http3 != "" {
+			srv["listen"], srv["protocols"] = []any{s.http3}, []any{"h1", "h2", "h3"}
+		}
 		srv["automatic_https"] = object{"disable": true}
 	}
 	text, err := json.Marshal(c)

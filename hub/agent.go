@@ -41,10 +41,13 @@ type Agent struct {
 	conn   Conn
 
 	policy    atomic.Pointer[Policy]
+	reload    atomic.Pointer[Reload]   // the one that is not done with the agent; nil for none
 	identity  atomic.Pointer[Identity] // never nil
 	heard     atomic.Int64             // when the peer was last heard, on the schedule's clock
 	receiving atomic.Bool              // Receive runs: it is not the peer who is silent
 	due       dueEntry                 // guarded by schedule.mu
+
+	awaitsReview bool // guarded by reviewers.mu
 
 	// Owned by who handles frames: the goroutine that calls Receive, and while
 	// frames are held, the one that decides the connect.
@@ -57,10 +60,13 @@ type Agent struct {
 	sent     int64         // bytes
 
 	mu          sync.Mutex // guards the following; taken after hub.mu and node.mu
-	cond        sync.Cond  // of mu: state, held, pending or wantsRoom have changed
+	cond        sync.Cond  // of mu: state, held, pending, wantsRoom or heeding have changed
 	state       state
 	writing     bool          // a flusher has the agent on its list, or its conn is being written to
 	connClosed  bool          // conn.Close was called
+	heeding     bool          // somebody has the policy hold that is not yet heeded
+	heeded      *Policy       // what holds for the agent in all; policy, but for the time of a reload
+	spare       *Limits       // of the queue, from before a reload; nil but for who was over the new ones then
 	idle        chan struct{} // if not nil, closed when writing ends
 	queue       *[]item       // nil while empty
 	queued      int           // messages in queue and being written
@@ -200,7 +206,7 @@ func (a *Agent) onAnyLocked(nodes []*node) bool {
 // acceptLocked queues it, or closes the agent if it is too slow, and reports
 // whether the agent is to be handed to its flusher. The caller holds a.mu.
 func (a *Agent) acceptLocked(it item) (flush bool) {
-	if l := &a.policy.Load().Limits; a.queued >= l.QueueMessages || a.queued > 0 && a.queuedBytes+len(it.bytes) > l.QueueBytes {
+	if l := a.queueLimitsLocked(); a.queued >= l.QueueMessages || a.queued > 0 && a.queuedBytes+len(it.bytes) > l.QueueBytes {
 		a.hub.counts.overflow[QueueAgent].Add(1)
 		if it.msg != nil {
 			a.hub.counts.drop(DropSlow, 1)
@@ -337,6 +343,9 @@ func (a *Agent) Left(reason string) {
 	p := a.policy.Load()
 	a.logEnd(p.Log, agentID, reason, code, lasted)
 	a.hub.forget(a, code, lasted)
+	if r := a.reload.Swap(nil); r != nil {
+		r.leave()
+	}
 	a.hub.admission.leave(a.address, wasConnected)
 	if wasConnected {
 		a.disconnected(p)
@@ -378,8 +387,7 @@ func (a *Agent) tick() time.Duration {
 	a.hub.repeats.expire(time.Now())
 	a.mu.Lock()
 	now := a.hub.schedule.now()
-	var again []*op
-	var ended []*subscription
+	var due review
 	var flush bool
 	switch silence := now - time.Duration(a.heard.Load()); {
 	case a.state >= stateClosing:
@@ -388,14 +396,14 @@ func (a *Agent) tick() time.Duration {
 	case a.state == stateOpen:
 		flush = a.closeLocked(CloseTimeout, "no /meta/connect came in time", time.Second)
 	case now < a.beat:
-		again, ended, flush = a.reviewLocked(now)
+		due, flush = a.reviewLocked(now)
 	case silence >= 2*p.Heartbeat-p.Heartbeat/4 && !a.receiving.Load():
 		// A quarter less than two intervals: what answered the last ping but one
 		// answered a little after it was sent.
 		flush = a.closeLocked(CloseTimeout, "nothing was heard from you for two heartbeats", time.Second)
 	default:
 		a.beat = now + p.Heartbeat
-		again, ended, flush = a.reviewLocked(now)
+		due, flush = a.reviewLocked(now)
 		if a.state < stateClosing {
 			flush = a.acceptLocked(item{bytes: a.conn.Form().Heartbeat}) || flush
 		}
@@ -408,15 +416,9 @@ func (a *Agent) tick() time.Duration {
 	if flush {
 		a.schedule()
 	}
-	for _, s := range ended {
-		a.end(s, expired)
-	}
-	a.askAgain(again)
+	a.seeTo(&due)
 	return max(next-now, scheduleGrain)
 }
-
-// expired is why a subscription ends whose right has.
-var expired = refuse(CodeExpired, "the right to receive this channel has expired")
 
 // firstHeartbeat spreads the heartbeats of agents that connected at one moment.
 func firstHeartbeat(interval time.Duration) time.Duration {

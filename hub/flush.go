@@ -254,6 +254,11 @@ func (a *Agent) gated(gates Gates, it item) []byte {
 // more it ends the writing, and the Conn too if that was the last word.
 func (a *Agent) takeQueue() (*[]item, bool) {
 	a.mu.Lock()
+	for !a.heedsLocked() { // what has come under a new policy goes by that
+		a.mu.Unlock()
+		a.heed()
+		a.mu.Lock()
+	}
 	q := a.queue
 	if q != nil && a.state != stateGone {
 		a.queue = nil
@@ -313,7 +318,7 @@ func (a *Agent) awaitRoom() {
 }
 
 func (a *Agent) crowdedLocked() bool {
-	l := &a.policy.Load().Limits
+	l := a.queueLimitsLocked()
 	return a.queued > l.QueueMessages/2 || a.queued > 1 && a.queuedBytes > l.QueueBytes/2
 }
 

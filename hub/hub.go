@@ -33,6 +33,7 @@ type Hub struct {
 	admission *admission
 	drains    sync.WaitGroup // goroutines of agents that write
 	fanouts   sync.Pool      // of *fanout
+	reviewers reviewers      // of what reloads leave to be asked
 	nextLane  atomic.Uint32
 	counts    *counts
 	ends      sampler      // of what is logged of agents that are gone
@@ -102,36 +103,6 @@ func (h *Hub) Use(p *Policy) *Policy {
 	return p
 }
 
-// Drop ends the generation p: its agents go on under the newest one of the same
-// Mount, and are closed with CloseEndpoint when there is none.
-func (h *Hub) Drop(p *Policy) {
-	h.mu.Lock()
-	left := slices.DeleteFunc(h.policies[p.Mount], func(q *Policy) bool { return q == p })
-	if len(left) == 0 {
-		delete(h.policies, p.Mount)
-	} else {
-		h.policies[p.Mount] = left
-	}
-	var orphans []*Agent
-	moved := 0
-	for a := range h.agents {
-		switch {
-		case a.policy.Load() != p:
-		case len(left) > 0:
-			a.policy.Store(left[len(left)-1])
-			moved++
-		default:
-			orphans = append(orphans, a)
-		}
-	}
-	h.mu.Unlock()
-	h.Reloaded(ReloadMoved, moved)
-	h.Reloaded(ReloadCut, len(orphans))
-	for _, a := range orphans {
-		a.Close(CloseEndpoint, "this endpoint is no longer served", NoRetry)
-	}
-}
-
 // Open begins a session under p, which Use returned: an agent that has not
 // connected yet. It returns a *Refusal when a limit is reached. The caller goes
 // on with Start, or with Left if the session comes to nothing.
@@ -165,6 +136,7 @@ func (h *Hub) open(p *Policy, o Opening) (*Agent, *Refusal) {
 		h.admission.leave(key, false)
 		return nil, goingAway
 	}
+	a.heeded = p
 	// A reload may have dropped p since the request came in.
 	if all := h.policies[p.Mount]; len(all) == 0 {
 		h.admission.leave(key, false)

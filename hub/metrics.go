@@ -289,13 +289,6 @@ func indexOf[T comparable](all []T, one T) int {
 	return -1
 }
 
-// Reloaded counts what a change of policy did, so many times.
-func (h *Hub) Reloaded(effect ReloadEffect, n int) {
-	if n > 0 {
-		h.counts.reload[effect].Add(uint64(n))
-	}
-}
-
 // Stats returns what the hub has counted and what there is now.
 func (h *Hub) Stats() Stats {
 	c := h.counts

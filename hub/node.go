@@ -13,10 +13,13 @@ import (
 type subscription struct {
 	agent   *Agent
 	node    *node
-	channel string   // or pattern
-	index   int      // in node.members; guarded by node.mu
-	right   validity // guarded by agent.mu, as is the next
-	asked   bool     // it is being asked for again
+	channel string // or pattern
+	index   int    // in node.members; guarded by node.mu
+
+	// Guarded by agent.mu.
+	right     validity
+	asked     bool // it is being asked for again
+	byConnect bool // the connect gate has made it: no other was asked
 }
 
 // A node is a channel or pattern that has subscribers. It is born with the

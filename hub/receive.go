@@ -26,6 +26,7 @@ func (a *Agent) Receive(frame []byte) {
 		a.receiving.Store(false)
 	}()
 	a.awaitRoom()
+	a.heed()
 	p := a.policy.Load()
 	if _, ok := a.frames.take(a.hub.schedule.now(), p.Limits.FramesPerSecond); !ok {
 		a.Close(CloseLimit, fmt.Sprintf("more than %d frames a second", p.Limits.FramesPerSecond), time.Second)
@@ -136,10 +137,13 @@ func (a *Agent) connectFirst(in *inbound, credentials []byte) {
 	a.agentID = strings.Clone(in.agentID)    // it shares an allocation with the rest of the frame
 	a.credentials = bytes.Clone(credentials) // the frame is the transport's
 	in.data = nil
-	if a.policy.Load().gate(GateConnect, "") == nil {
+	p := a.policy.Load()
+	if p.gate(GateConnect, "") == nil {
 		a.mu.Unlock()
-		a.connected(in, &Verdict{})
-		return
+		if a.connected(in, &Verdict{}, p, openFingerprint) {
+			return
+		}
+		a.mu.Lock()
 	}
 	a.holdLocked()
 	a.mu.Unlock()
@@ -150,15 +154,19 @@ func (a *Agent) connectFirst(in *inbound, credentials []byte) {
 // still holds.
 func (a *Agent) askConnect(in *inbound) {
 	p := a.policy.Load()
+	g := p.gate(GateConnect, "")
+	by := fingerprintOf(g)
 	done := func(v Verdict) {
-		if a.policy.Load() != p {
+		found := v.Refusal == nil || v.Refusal.Code != CodeUnavailable
+		if now := a.policy.Load(); found && fingerprintOf(now.gate(GateConnect, "")).is(by) {
+			p = now // whose gate would say the same
+		}
+		if !a.connected(in, &v, p, by) {
 			a.askConnect(in)
 			return
 		}
-		a.connected(in, &v)
 		a.releaseHeld()
 	}
-	g := p.gate(GateConnect, "")
 	if g == nil {
 		done(Allow)
 		return
@@ -166,20 +174,21 @@ func (a *Agent) askConnect(in *inbound) {
 	a.ask(g, &Question{Gate: GateConnect, Agent: a, Credentials: a.Credentials(), Identity: noIdentity}, done)
 }
 
-// connected ends the connecting.
-func (a *Agent) connected(in *inbound, v *Verdict) {
+// connected ends the connecting, as a gate of p with that fingerprint has it. It
+// returns false, and has done nothing, when p is no longer what holds.
+func (a *Agent) connected(in *inbound, v *Verdict, p *Policy, by Fingerprint) bool {
 	if v.Refusal != nil {
-		a.refuseConnect(a.conn.Form().encode(answerTo(in, v.Refusal)), v.Refusal)
-		return
+		return a.refuseConnect(a.conn.Form().encode(answerTo(in, v.Refusal)), v.Refusal, p)
 	}
 	answer := a.conn.Form().encode(appendConnected(nil, in.uuid, in.agentID, v.Expires, nil))
 	a.mu.Lock()
-	if a.state != stateConnecting {
+	if a.state != stateConnecting || a.policy.Load() != p {
+		gone := a.state != stateConnecting
 		a.mu.Unlock()
-		return
+		return gone
 	}
 	a.state, a.joined = stateConnected, true
-	a.becomeLocked(v)
+	a.becomeLocked(v, by, false)
 	if a.hub.events.wants(AgentConnected) {
 		e := a.agentEvent(AgentConnected)
 		e.AgentID = a.agentID
@@ -196,21 +205,25 @@ func (a *Agent) connected(in *inbound, v *Verdict) {
 	a.hub.schedule.set(a, beat)
 	a.subscribeAll(v.Subscribe)
 	a.planReview()
+	return true
 }
 
-// becomeLocked makes what the connect gate learned that of the agent. The caller
-// holds a.mu.
-func (a *Agent) becomeLocked(v *Verdict) {
-	if v.Identity == nil {
+// becomeLocked makes what the connect gate learned that of the agent, unless it
+// is the same. The caller holds a.mu.
+func (a *Agent) becomeLocked(v *Verdict, by Fingerprint, same bool) {
+	switch {
+	case same: // what was asked for that identity still holds
+	case v.Identity == nil:
 		a.identity.Store(noIdentity)
-	} else {
+	default:
 		a.identity.Store(v.Identity)
 	}
-	a.relyLocked(&a.right, v)
+	a.relyLocked(&a.right, v, by)
 }
 
-// refuseConnect says no, to each frame that was held too, and closes.
-func (a *Agent) refuseConnect(answer []byte, r *Refusal) {
+// refuseConnect says no, to each frame that was held too, and closes. It returns
+// false, and has done nothing, when p is no longer what holds.
+func (a *Agent) refuseConnect(answer []byte, r *Refusal, p *Policy) bool {
 	code, retry := CloseDenied, r.Retry
 	switch r.Code {
 	case CodeDenied:
@@ -223,9 +236,10 @@ func (a *Agent) refuseConnect(answer []byte, r *Refusal) {
 		code = CloseUnavailable
 	}
 	a.mu.Lock()
-	if a.state != stateConnecting {
+	if a.state != stateConnecting || a.policy.Load() != p {
+		gone := a.state != stateConnecting
 		a.mu.Unlock()
-		return
+		return gone
 	}
 	flush := a.acceptLocked(item{bytes: answer})
 	if a.asking != nil {
@@ -243,6 +257,7 @@ func (a *Agent) refuseConnect(answer []byte, r *Refusal) {
 	if flush {
 		a.schedule()
 	}
+	return true
 }
 
 // refreshesPerSecond bounds refreshes, with a burst of five: each asks for all
@@ -305,9 +320,9 @@ func (a *Agent) apply(o *op) (done bool) {
 	r := o.verdict.Refusal
 	switch {
 	case o.gate == GateConnect:
-		a.refreshed(o)
+		return a.refreshed(o)
 	case o.sub != nil:
-		a.reviewed(o)
+		return a.reviewed(o)
 	case r != nil:
 		o.end(AnswerName(r.Code))
 		a.answer(&o.in, r)
@@ -325,24 +340,30 @@ func (a *Agent) apply(o *op) (done bool) {
 	return true
 }
 
-// refreshed ends a refresh: of the agent's own wish, or the server's.
-func (a *Agent) refreshed(o *op) {
+// refreshed ends a refresh: of the agent's own wish, or the server's. It returns
+// false, and has done nothing, if one of the latter was decided for who the agent
+// is no longer.
+func (a *Agent) refreshed(o *op) (done bool) {
 	v := &o.verdict
-	if r := v.Refusal; r != nil && r.Code == CodeUnavailable {
+	before := a.identity.Load()
+	if o.reload && before != o.identity {
+		return false
+	}
+	if r := v.Refusal; r != nil && r.Code == CodeUnavailable && !o.final {
 		a.postpone(&a.right, r)
 		if !o.silent {
 			a.answer(&o.in, r) // it keeps the rights it has, for as long as they last
 		}
-		return
+		return true
 	}
-	user := a.opening.User
-	if user == "" && v.Identity != nil {
-		user = v.Identity.User
-	}
-	if v.Refusal == nil && user != a.User() {
+	if v.Refusal == nil && !a.mayBecome(v, o.reload) {
 		v.Refusal = refuse(CodeDenied, "this session belongs to another user")
 	}
 	if r := v.Refusal; r != nil {
+		if o.reload {
+			a.cut(r)
+			return true
+		}
 		if !o.silent {
 			a.answer(&o.in, r)
 		}
@@ -351,24 +372,45 @@ func (a *Agent) refreshed(o *op) {
 			retry = time.Second // the page comes back, with today's cookies
 		}
 		a.Close(CloseCut, r.Reason, retry)
-		return
+		return true
 	}
 	a.mu.Lock()
-	if a.state != stateConnected {
+	switch {
+	case a.state != stateConnected:
 		a.mu.Unlock()
-		return
+		return true
+	case o.reload && before != a.identity.Load():
+		a.mu.Unlock()
+		return false
 	}
 	if !o.silent {
 		a.credentials = o.in.data
 	}
-	a.becomeLocked(v)
+	same := o.reload && before.same(v.Identity)
+	a.becomeLocked(v, o.by, same)
 	a.mu.Unlock()
 	if !o.silent {
 		a.reply(appendConnected(nil, o.in.uuid, o.in.agentID, v.Expires, nil))
 	}
 	a.subscribeAll(v.Subscribe)
-	a.resubscribe(v.Subscribe)
+	if o.reload {
+		a.reconsider(o.policy, !same, append([]string{}, v.Subscribe...))
+	} else {
+		a.resubscribe(v.Subscribe)
+	}
 	a.planReview()
+	return true
+}
+
+// mayBecome reports whether the session may be that of the user whom the connect
+// gate has found. It stays with its user; but a reload may begin or cease to ask
+// who that is.
+func (a *Agent) mayBecome(v *Verdict, reload bool) bool {
+	user := a.opening.User
+	if user == "" && v.Identity != nil {
+		user = v.Identity.User
+	}
+	return user == a.User() || reload && (user == "" || a.User() == "")
 }
 
 // publishNow publishes what the gate allowed, unless it has been already, and

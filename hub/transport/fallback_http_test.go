@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -53,9 +54,7 @@ func TestBodies(t *testing.T) {
 		{"too many strings", nil, "[" + strings.Repeat(`"",`, maxStrings) + `""]`, 413, "1024 strings"},
 	} {
 		c.header = http.Header{}
-		for name, values := range tc.header {
-			c.header[name] = values
-		}
+		maps.Copy(c.header, tc.header)
 		status, answer, h := c.ask(http.MethodPost, "/xhr_send", tc.body)
 		if status != tc.status || !strings.Contains(answer, tc.sentence) || status != 204 && !strings.HasSuffix(answer, ".\n") {
 			t.Errorf("%s: status %d, %q", tc.name, status, answer)
@@ -219,7 +218,7 @@ func TestTransportsAreWhatIsListed(t *testing.T) {
 		if status, answer, _ := c.ask(method, "/"+off, ""); status != http.StatusNotFound || !strings.Contains(answer, sentence) {
 			t.Errorf("%v: %s: status %d, %q", tc.served, off, status, answer)
 		}
-		for _, name := range strings.Fields(tc.on) {
+		for name := range strings.FieldsSeq(tc.on) {
 			if receivings[name] != nil {
 				c.receiveOver(name)
 				if f := c.frame(name); f != "o" {

@@ -104,7 +104,7 @@ func (s *sharedHub) register(ctx caddy.Context, h *Handler, settings settings) (
 		s.uses[key] = u
 	} else if differ := difference(u.settings, settings); differ != "" {
 		return nil, fmt.Errorf("two endpoints, in %s and in %s, have the name %q and the path %s, but differ in %s: "+
-			"make them equal, or give one another name or path", u.place, place, h.Name, h.Path, differ)
+			"make them equal, or give one another name or path", min(u.place, place), max(u.place, place), h.Name, h.Path, differ) // Caddy takes servers in any order
 	}
 	u.handlers = append(u.handlers, h)
 	return u, nil

@@ -9,6 +9,10 @@ import (
 	"strings"
 )
 
+// briefly has idle connections to a backend of a configuration that is gone be
+// closed soon, not after Caddy's two minutes: they would hide what is left behind.
+const briefly = "\t\t\ttransport http {\n\t\t\t\tkeepalive 2s\n\t\t\t}\n"
+
 // edited returns a Caddyfile of the server's with some things in it changed at
 // random, all of which leave the agents their rights. asked is where a backend
 // answers that says yes.
@@ -19,8 +23,8 @@ func (s *server) edited(r *rand.Rand, asked string) []byte {
 		"",
 		"default allow",
 		fmt.Sprintf("default allow\n\t\tsubscribe cel `channel != \"secret%d\"`", r.IntN(100)),
-		fmt.Sprintf("default allow\n\t\tsubscribe ask %s {\n\t\t\turi /%d\n\t\t}", asked, r.IntN(100)),
-		fmt.Sprintf("default allow\n\t\tconnect ask %s {\n\t\t\turi /%d\n\t\t}", asked, r.IntN(100)),
+		fmt.Sprintf("default allow\n\t\tsubscribe ask %s {\n\t\t\turi /%d\n"+briefly+"\t\t}", asked, r.IntN(100)),
+		fmt.Sprintf("default allow\n\t\tconnect ask %s {\n\t\t\turi /%d\n"+briefly+"\t\t}", asked, r.IntN(100)),
 		"default allow\n\t\tchannel reload {\n\t\t\tsubscribe allow\n\t\t\tdeliver cel `true`\n\t\t}",
 		fmt.Sprintf("default deny\n\t\tconnect cel `agent.user == null || agent.user != \"eve%d\"`\n\t\tsubscribe allow\n\t\tpublish allow", r.IntN(100)),
 	)

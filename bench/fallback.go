@@ -38,6 +38,11 @@ func (v route) String() string { return fmt.Sprintf("%s over HTTP/%d", v.transpo
 // lets 100 requests be open at once; an agent has two.
 const streamsAtOnce = 40
 
+// quicIdle is how long a connection of HTTP/3 stays that is of no more use: its
+// client does not close it when a reload has it go over to another one. It is longer
+// than any pause in the stream.
+const quicIdle = 12 * time.Second
+
 // roads are what agents of fallbacks make their requests by: those of one version
 // of HTTP share one, but for HTTP/3.
 type roads struct {
@@ -55,7 +60,7 @@ func (r *roads) of(version int) http.RoundTripper {
 	insecure := &tls.Config{InsecureSkipVerify: true} //nolint:gosec // G402: the server is the one that was started here
 	if version == 3 {
 		if r.taken%streamsAtOnce == 0 {
-			r.quic = append(r.quic, &http3.Transport{TLSClientConfig: insecure})
+			r.quic = append(r.quic, &http3.Transport{TLSClientConfig: insecure, QUICConfig: &quic.Config{MaxIdleTimeout: quicIdle}})
 		}
 		r.taken++
 		return r.quic[len(r.quic)-1]

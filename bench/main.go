@@ -5,7 +5,7 @@
 // with a Caddyfile of its own on a free port of the loopback, and puts a load on
 // it that is bounded and stops by itself.
 //
-//	go run ./bench [-n agents] [-short] idle|slow|fanout|receive|storm|streams|all
+//	go run ./bench [-n agents] [-short] idle|slow|fanout|receive|storm|streams|stop|all
 //	go run ./bench [-short] polls
 //	go run ./bench [-duration 5m] [-short] soak
 //	go run ./bench [-n agents] [-short] reload
@@ -51,6 +51,7 @@ var measurements = []measurement{
 	{"storm", runStorm, true},
 	{"streams", runStreams, true},
 	{"polls", runPolls, false},
+	{"stop", runStop, true},
 	{"soak", runSoak, false},
 	{"reload", runReload, false},
 }

@@ -50,8 +50,8 @@ type reloadResult struct {
 	faults     []string // the first messages that were lost, doubled, out of order
 	faultCount int
 	lost       map[string]int // agents that were dropped, by reason
-	asked      int64 // of the backend
-	unread     int64 // requests that the server did not read, and were made again
+	asked      int64          // of the backend
+	unread     int64          // requests that the server did not read, and were made again
 	samples    []soakSample
 	left       census
 }

@@ -39,6 +39,7 @@ func init() {
 //	    session_cookies <name...>
 //	    heartbeat <duration>
 //	    handshake <duration>
+//	    drain     <duration>
 //	    grace     <duration>
 //	    limits {
 //	        message_size         <size>
@@ -149,6 +150,7 @@ func subdirectives() []subdirective {
 		{name: "grace", parse: func(p *parser) error {
 			return p.duration(&p.handler.Grace, "60s", minGrace, maxGrace)
 		}},
+		{name: "drain", parse: (*parser).drain},
 		{name: "limits", parse: (*parser).limits},
 	}, append(transportSubdirectives(), gateSubdirectives()...)...)
 }
@@ -348,6 +350,20 @@ func (p *parser) durationOf(name string, to *caddy.Duration, example string, lea
 	}
 	*to = caddy.Duration(d)
 	return p.noBlock(name)
+}
+
+// drain reads how long stopping may take, and looks at the global option that ends
+// it.
+func (p *parser) drain() error {
+	at := p.Token()
+	if err := p.duration(&p.handler.Drain, "5s", minDrain, maxDrain); err != nil {
+		return err
+	}
+	grace, _ := p.Option("grace_period").(caddy.Duration)
+	if err := checkDrain(time.Duration(p.handler.Drain), time.Duration(grace)); err != nil {
+		return errorAt(at, err)
+	}
+	return nil
 }
 
 func (p *parser) limits() error {

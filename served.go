@@ -21,6 +21,8 @@ import (
 // A servedAt is what can be known, when a handler is provisioned, of where it is
 // served.
 type servedAt struct {
+	// app is Caddy's of HTTP; nil outside of it.
+	app *caddyhttp.App
 	// server is the handler's; nil outside of one.
 	server *caddyhttp.Server
 	// routed says that the routes around the handler are known. Those of a named
@@ -45,6 +47,7 @@ func whereServed(ctx caddy.Context) (s servedAt) {
 	for _, m := range ctx.Modules() {
 		switch m := m.(type) {
 		case *caddyhttp.App:
+			s.app = m
 			if m.HTTPPort != 0 {
 				httpPort = m.HTTPPort
 			}

@@ -4,6 +4,7 @@
 package pushit
 
 import (
+	"context"
 	"crypto/sha256"
 	"fmt"
 	"maps"
@@ -26,7 +27,9 @@ var hubs = caddy.NewUsagePool()
 // configuration, or for the time of a reload two.
 type sharedHub struct {
 	*hub.Hub
-	sessions *transport.Sessions // those over fallback transports
+	announcer *announcer
+	farewell  farewell
+	sessions  *transport.Sessions // those over fallback transports
 
 	mu    sync.Mutex      // guards the following and what is in uses
 	uses  map[useKey]*use // an entry lives while handlers hold it
@@ -58,7 +61,10 @@ func acquireHub(name string) (*sharedHub, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &sharedHub{Hub: h, sessions: transport.NewSessions(), uses: make(map[useKey]*use)}, nil
+		s := &sharedHub{Hub: h, sessions: transport.NewSessions(), announcer: newAnnouncer(name), uses: make(map[useKey]*use)}
+		s.farewell.over = make(chan struct{})
+		h.HandleEvents(s.announcer)
+		return s, nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("hub %q: %w", name, err)
@@ -73,6 +79,11 @@ func releaseHub(name string) error {
 
 // Destruct closes the hub when no configuration has it any more.
 func (s *sharedHub) Destruct() error {
+	if leaving() {
+		s.drain()
+	}
+	s.drained(context.Background())
+	close(s.announcer.gone)
 	s.Close()
 	return nil
 }
@@ -93,7 +104,7 @@ func (s *sharedHub) register(ctx caddy.Context, h *Handler, settings settings) (
 		s.uses[key] = u
 	} else if differ := difference(u.settings, settings); differ != "" {
 		return nil, fmt.Errorf("two endpoints, in %s and in %s, have the name %q and the path %s, but differ in %s: "+
-			"make them equal, or give one another name or path", u.place, place, h.Name, h.Path, differ)
+			"make them equal, or give one another name or path", min(u.place, place), max(u.place, place), h.Name, h.Path, differ) // Caddy takes servers in any order
 	}
 	u.handlers = append(u.handlers, h)
 	return u, nil

@@ -176,6 +176,42 @@ func TestThoseWhoStayLoseNothing(t *testing.T) {
 	}
 }
 
+func TestServerThatStopsSendsEverybodyAway(t *testing.T) {
+	for _, load := range []stopLoad{{agents: 200, stalled: 2}, {agents: 40, byAdmin: true}} {
+		t.Run(fmt.Sprintf("byAdmin=%v", load.byAdmin), func(t *testing.T) {
+			ctx, caddy := bounded(t)
+			res, err := measureStop(ctx, caddy, load)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// the figures are for make bench; what is far beyond them is a hang
+			if res.gone > 2*stopDrain || res.took > 2*(stopDrain+mostLinger) || res.status != 0 {
+				t.Errorf("it took %v until all had gone, %v to stop, with status %d", res.gone, res.took, res.status)
+			}
+			t.Logf("gone after %v, stopped after %v", res.gone, res.took)
+			if load.stalled > 0 && (!strings.Contains(res.refused, " 503 ") || !strings.Contains(res.refused, "Retry-After: 5,")) {
+				t.Errorf("who came meanwhile was answered %q", res.refused)
+			}
+			for _, k := range res.kinds {
+				if k.noticed != k.agents || k.closed != k.agents && !k.asks || k.agents == 0 {
+					t.Errorf("%s: of %d agents %d were told, and %d closed with 4503", k.name, k.agents, k.noticed, k.closed)
+				}
+			}
+			if res.messages != 0 || res.outside != 0 {
+				t.Errorf("%d messages were lost, %d agents are to come back outside of the window", res.messages, res.outside)
+			}
+			if want := float64(load.agents + load.stalled + 1); res.counted[0] != want {
+				t.Errorf("%v agents are counted, of %v", res.counted[0], want)
+			}
+			for _, n := range res.slots {
+				if s := share(n, res.slots[:]); s < 100*leastShare || s > 100*mostShare {
+					t.Errorf("a tenth of the window has %v %% of all: %v", s, res.slots)
+				}
+			}
+		})
+	}
+}
+
 func TestReloadsDropNobody(t *testing.T) {
 	ctx, caddy := bounded(t)
 	res, err := measureReload(ctx, caddy, reloadShort)

@@ -5,7 +5,7 @@
 // with a Caddyfile of its own on a free port of the loopback, and puts a load on
 // it that is bounded and stops by itself.
 //
-//	go run ./bench [-n agents] [-short] idle|slow|fanout|receive|storm|streams|all
+//	go run ./bench [-n agents] [-short] idle|slow|fanout|receive|storm|streams|stop|all
 //	go run ./bench [-short] polls
 //	go run ./bench [-duration 5m] [-short] soak
 //	go run ./bench [-n agents] [-short] reload
@@ -22,6 +22,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -50,8 +51,18 @@ var measurements = []measurement{
 	{"storm", runStorm, true},
 	{"streams", runStreams, true},
 	{"polls", runPolls, false},
+	{"stop", runStop, true},
 	{"soak", runSoak, false},
 	{"reload", runReload, false},
+}
+
+// measurementNames lists them.
+func measurementNames() string {
+	names := make([]string, len(measurements))
+	for i, m := range measurements {
+		names[i] = m.name
+	}
+	return strings.Join(names, ", ")
 }
 
 func main() { os.Exit(mainStatus()) }
@@ -84,7 +95,7 @@ func mainStatus() int {
 		}
 	}
 	if len(chosen) == 0 {
-		fmt.Fprintf(os.Stderr, "bench: there is no %q; there are idle, slow, fanout, receive, storm, streams, all, polls, soak, reload\n", what)
+		fmt.Fprintf(os.Stderr, "bench: there is no %q; there are all, %s\n", what, measurementNames())
 		return 2
 	}
 	failures, err := measure(ctx, chosen, o)

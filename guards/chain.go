@@ -98,7 +98,7 @@ func (c *Chain) explain(ctx context.Context, hq *hub.Question, steps []Step) ([]
 		name, answer = "transform", Answer{Kind: Unavailable, Err: err}
 	}
 	c.report(q, name, answer)
-	return steps, hub.Verdict{Refusal: answer.refusal()}
+	return steps, hub.Verdict{Refusal: answer.refusal(), Overflow: errors.Is(answer.Err, errFull)}
 }
 
 func (c *Chain) question(hq *hub.Question) *Question {

@@ -19,6 +19,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/push-it/pushit/hub"
 )
@@ -78,6 +80,9 @@ func (q *Question) request(ctx context.Context, w http.ResponseWriter, body []by
 	server := q.Env.Server
 	if server == nil {
 		server = new(caddyhttp.Server) // Caddy's handlers cannot do without
+	}
+	if trace.SpanContextFromContext(ctx).IsValid() {
+		propagation.TraceContext{}.Inject(ctx, propagation.HeaderCarrier(r.Header))
 	}
 	r = r.WithContext(context.WithValue(ctx, missesKey{}, misses))
 	r = caddyhttp.PrepareRequest(r, repl, w, server)

@@ -5,7 +5,6 @@ package hub
 
 import (
 	"context"
-	"log/slog"
 	"math/rand/v2"
 	"net/netip"
 	"sync"
@@ -34,11 +33,12 @@ type Agent struct {
 	id      uuid.UUID
 	opening Opening
 	address netip.Prefix
-	lane    int // which of the hub's flushers writes for it
+	opened  time.Duration // when, on the schedule's clock
+	lane    uint16        // which of the hub's flushers writes for it
 
 	// Set by Start, before anything else happens.
-	conn   Conn
 	blocks bool // conn cannot write without blocking
+	conn   Conn
 
 	policy    atomic.Pointer[Policy]
 	reload    atomic.Pointer[Reload]   // the one that is not done with the agent; nil for none
@@ -52,10 +52,12 @@ type Agent struct {
 	// Owned by who handles frames: the goroutine that calls Receive, and while
 	// frames are held, the one that decides the connect.
 	frames, publishes, refreshes bucket
+	received                     int64 // bytes
 
 	// Owned by who writes: a flusher, or the agent's own goroutine; see writing.
 	deadline bool          // writes have one
 	renewed  time.Duration // when it was set, on the schedule's clock
+	sent     int64         // bytes
 
 	mu          sync.Mutex // guards the following; taken after hub.mu and node.mu
 	cond        sync.Cond  // of mu: state, held, pending, wantsRoom or heeding have changed
@@ -205,6 +207,10 @@ func (a *Agent) onAnyLocked(nodes []*node) bool {
 // whether the agent is to be handed to its flusher. The caller holds a.mu.
 func (a *Agent) acceptLocked(it item) (flush bool) {
 	if l := a.queueLimitsLocked(); a.queued >= l.QueueMessages || a.queued > 0 && a.queuedBytes+len(it.bytes) > l.QueueBytes {
+		a.hub.counts.overflow[QueueAgent].Add(1)
+		if it.msg != nil {
+			a.hub.counts.drop(DropSlow, 1)
+		}
 		return a.closeLocked(CloseSlow, "you read slower than your channels speak", time.Second)
 	}
 	a.queueLocked(it)
@@ -221,14 +227,19 @@ func (a *Agent) queueLocked(it item) {
 }
 
 // dropQueueLocked forgets what is queued and not being written yet.
-func (a *Agent) dropQueueLocked() {
+func (a *Agent) dropQueueLocked(why DropReason) {
 	if a.queue == nil {
 		return
 	}
+	messages := 0
 	for _, it := range *a.queue {
 		a.queued--
 		a.queuedBytes -= len(it.bytes)
+		if it.msg != nil {
+			messages++
+		}
 	}
+	a.hub.counts.drop(why, messages)
 	putQueue(a.queue)
 	a.queue = nil
 }
@@ -270,7 +281,7 @@ func (a *Agent) closeLocked(code CloseCode, reason string, retry time.Duration) 
 		return false // Start says it
 	}
 	if code == CloseSlow {
-		a.dropQueueLocked() // it would not be read in time either
+		a.dropQueueLocked(DropSlow) // it would not be read in time either
 	}
 	a.queueLocked(item{bytes: a.noticeLocked()})
 	a.expireLocked(time.Now().Add(closeGrace))
@@ -308,7 +319,7 @@ func (a *Agent) Left(reason string) {
 	}
 	subs := a.subs
 	a.subs = nil
-	a.dropQueueLocked()
+	a.dropQueueLocked(DropGone)
 	var idle chan struct{}
 	if a.writing {
 		idle = make(chan struct{})
@@ -316,6 +327,7 @@ func (a *Agent) Left(reason string) {
 		a.expireLocked(time.Unix(1, 0)) // a write under way ends at once
 	}
 	agentID, code := a.agentID, a.closeCode
+	lasted := a.hub.schedule.now() - a.opened
 	a.mu.Unlock()
 	if idle != nil {
 		<-idle
@@ -323,18 +335,21 @@ func (a *Agent) Left(reason string) {
 	for _, s := range subs {
 		a.hub.leave(s)
 	}
-	a.hub.forget(a)
+	if wasConnected && a.hub.events.wants(AgentDisconnected) {
+		e := a.agentEvent(AgentDisconnected)
+		e.AgentID, e.Code, e.Reason, e.Lasted = agentID, code, reason, lasted
+		a.hub.events.put(e)
+	}
+	p := a.policy.Load()
+	a.logEnd(p.Log, agentID, reason, code, lasted)
+	a.hub.forget(a, code, lasted)
 	if r := a.reload.Swap(nil); r != nil {
 		r.leave()
 	}
 	a.hub.admission.leave(a.address, wasConnected)
-	p := a.policy.Load()
 	if wasConnected {
 		a.disconnected(p)
 	}
-	p.Log.Debug("agent left",
-		slog.String("agent", a.UUID()), slog.String("agent_id", agentID), slog.String("user", a.User()),
-		slog.String("transport", a.opening.Transport), slog.String("reason", reason), slog.Int("code", int(code)))
 }
 
 // maxPartings is how many agents that are gone their disconnect gates can be told
@@ -355,6 +370,7 @@ func (a *Agent) disconnected(p *Policy) {
 	}
 	if a.hub.partings.Add(1) > maxPartings {
 		a.hub.partings.Add(-1)
+		a.hub.counts.overflow[QueueDisconnect].Add(1)
 		p.Log.Error("the disconnect gate was not told, it is too far behind", "agent", a.UUID(), "behind", maxPartings)
 		return
 	}

@@ -47,12 +47,30 @@ type op struct {
 
 	finished chan struct{} // if not nil, closed when it is done with, unless the agent has left
 
+	ctx  context.Context //nolint:containedctx // of its span, if it has one
+	span Span            // of a publish that is traced
+
 	// guarded by the agent's mu while pending
 	verdict  Verdict
 	decided  bool
 	policy   *Policy     // that was asked
 	by       Fingerprint // of its gate
 	identity *Identity   // that it was asked for
+}
+
+// context returns the one that what is done for o is done in.
+func (o *op) context() context.Context {
+	if o.ctx == nil {
+		return context.Background()
+	}
+	return o.ctx
+}
+
+// end ends the span of o.
+func (o *op) end(answer AnswerName) {
+	if o.span != nil {
+		o.span.End(answer)
+	}
 }
 
 func (a *Agent) askingLocked() *asking {
@@ -159,7 +177,7 @@ func (a *Agent) performNow(o *op) (done bool) {
 		switch {
 		case g == nil:
 		case isLocal(g):
-			o.verdict = a.decideLocal(context.Background(), g, q)
+			o.verdict = a.decideLocal(o.context(), g, q)
 		default:
 			return false
 		}
@@ -182,7 +200,7 @@ func (a *Agent) govern(o *op) (Gate, *Question) {
 	}
 	q := &Question{
 		Gate: o.gate, Agent: a, Channel: o.channel, Pattern: IsPattern(o.channel), Message: o.msg,
-		Credentials: a.credentials, Identity: o.identity,
+		Credentials: a.credentials, Identity: o.identity, within: o.ctx,
 	}
 	if o.gate == GateConnect && !o.silent {
 		q.Credentials = o.in.data
@@ -309,13 +327,22 @@ func isLocal(g Gate) bool {
 
 // decideLocal asks a gate that answers at once.
 func (a *Agent) decideLocal(ctx context.Context, g Gate, q *Question) (v Verdict) {
+	ctx, span := a.traceGate(ctx, q)
+	begun := a.hub.schedule.now()
 	defer func() {
 		if p := recover(); p != nil {
 			a.panicked(q, p)
 			v = notFoundOut
 		}
+		a.decided(q, span, answerName(&v), begun)
 	}()
 	return g.Decide(ctx, q)
+}
+
+// decided notes how a gate answered that was asked then.
+func (a *Agent) decided(q *Question, span Span, answer AnswerName, begun time.Duration) {
+	a.hub.counts.asked(q.Gate, answer, a.hub.schedule.now()-begun)
+	span.End(answer)
 }
 
 func (a *Agent) panicked(q *Question, p any) {
@@ -323,7 +350,26 @@ func (a *Agent) panicked(q *Question, p any) {
 }
 
 // decide asks g and waits for the answer, no longer than g's timeout.
-func (a *Agent) decide(ctx context.Context, g Gate, q *Question) Verdict {
+func (a *Agent) decide(ctx context.Context, g Gate, q *Question) (v Verdict) {
+	answered := false
+	begun := a.hub.schedule.now()
+	left := ctx // ends when the agent leaves
+	if q.within != nil {
+		ctx = joined{ctx, q.within}
+	}
+	ctx, span := a.traceGate(ctx, q)
+	a.hub.counts.asking(q.Gate, 1)
+	defer func() {
+		a.hub.counts.asking(q.Gate, -1)
+		name := answerName(&v)
+		if !answered && left.Err() != nil {
+			name = Abandoned
+		}
+		if v.Overflow {
+			a.hub.counts.overflow[QueueGate].Add(1)
+		}
+		a.decided(q, span, name, begun)
+	}()
 	ctx, cancel := context.WithTimeout(ctx, g.Timeout())
 	defer cancel()
 	answer := make(chan Verdict, 1) // buffered: a late answer waits for nobody
@@ -337,7 +383,8 @@ func (a *Agent) decide(ctx context.Context, g Gate, q *Question) Verdict {
 		answer <- g.Decide(ctx, q)
 	}()
 	select {
-	case v := <-answer:
+	case v = <-answer:
+		answered = true
 		return v
 	case <-ctx.Done():
 		return notFoundOut

@@ -237,11 +237,16 @@ type Question struct {
 	// Identity is what the connect gate learned of the agent; at connect, what it
 	// learned the last time. Never nil.
 	Identity *Identity
+
+	within context.Context //nolint:containedctx // has the span that it is asked in; may be nil
 }
 
 // A Verdict is a gate's answer: a nil Refusal allows.
 type Verdict struct {
 	Refusal *Refusal
+	// Overflow says of a Refusal that nothing was asked, because too much waited to
+	// be.
+	Overflow bool
 	// Identity is what a connect gate learned; nil is nothing.
 	Identity *Identity
 	// Subscribe is what a connect gate subscribes the agent to at once: no other

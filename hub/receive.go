@@ -17,6 +17,10 @@ import (
 // it may: the transport stops reading then.
 func (a *Agent) Receive(frame []byte) {
 	a.receiving.Store(true)
+	a.received += int64(len(frame))
+	lane := &a.hub.counts.lanes[a.lane]
+	lane.frames.Add(1)
+	lane.bytes.Add(uint64(len(frame)))
 	defer func() {
 		a.Touch()
 		a.receiving.Store(false)
@@ -59,6 +63,8 @@ func (a *Agent) handle(frame []byte) {
 		a.subscription(p, GateSubscribe, &in)
 	case metaUnsubscribe:
 		a.subscription(p, GateUnsubscribe, &in)
+	case metaPing:
+		a.answer(&in, nil)
 	default:
 		a.publish(p, &in)
 	}
@@ -185,6 +191,11 @@ func (a *Agent) connected(in *inbound, v *Verdict, p *Policy, by Fingerprint) bo
 	}
 	a.state, a.joined = stateConnected, true
 	a.becomeLocked(v, by, false)
+	if a.hub.events.wants(AgentConnected) {
+		e := a.agentEvent(AgentConnected)
+		e.AgentID = a.agentID
+		a.hub.events.put(e) // before the lock is released, so before its end
+	}
 	beat := firstHeartbeat(a.policy.Load().Heartbeat)
 	a.beat = a.hub.schedule.now() + beat
 	a.hub.admission.connected(a.address)
@@ -296,7 +307,11 @@ func (a *Agent) publish(p *Policy, in *inbound) {
 	}
 	msg := NewMessage(in.channel, in.uuid, in.data)
 	in.data = nil
-	a.perform(&op{gate: GatePublish, channel: in.channel, in: *in, msg: msg})
+	o := &op{gate: GatePublish, channel: in.channel, in: *in, msg: msg}
+	if a.opening.Tracer != nil {
+		o.ctx, o.span = a.trace(context.Background(), SpanPublish, in.channel)
+	}
+	a.perform(o)
 }
 
 // apply does what was allowed, or says that it was not. Operations of one
@@ -311,6 +326,7 @@ func (a *Agent) apply(o *op) (done bool) {
 	case o.sub != nil:
 		return a.reviewed(o)
 	case r != nil:
+		o.end(AnswerName(r.Code))
 		a.answer(&o.in, r)
 	case o.gate == GateSubscribe:
 		r, stale := a.hub.join(a, o, answerTo(&o.in, nil))
@@ -321,7 +337,7 @@ func (a *Agent) apply(o *op) (done bool) {
 	case o.gate == GateUnsubscribe:
 		a.hub.part(a, o.channel, answerTo(&o.in, nil))
 	default:
-		a.publishNow(o)
+		o.end(a.publishNow(o))
 	}
 	return true
 }
@@ -399,8 +415,9 @@ func (a *Agent) mayBecome(v *Verdict, reload bool) bool {
 	return user == a.User() || reload && (user == "" || a.User() == "")
 }
 
-// publishNow publishes what the gate allowed, unless it has been already.
-func (a *Agent) publishNow(o *op) {
+// publishNow publishes what the gate allowed, unless it has been already, and
+// returns what came of it.
+func (a *Agent) publishNow(o *op) AnswerName {
 	who := "user\x00" + a.User()
 	if len(who) == len("user\x00") {
 		who = "agent\x00" + a.AgentID()
@@ -408,14 +425,15 @@ func (a *Agent) publishNow(o *op) {
 	key, kind := a.hub.repeats.note(time.Now(), who, keyOf(a.opening.Namespace, o.msg.Channel), o.msg.UUID, o.msg.Data)
 	switch kind {
 	case repeatSame:
+		a.hub.counts.drop(DropRepeated, 1)
 		a.answer(&o.in, nil)
-		return
+		return Allowed
 	case repeatConflict:
 		a.answer(&o.in, refuse(CodeInvalid, "this uuid was used for other data on this channel"))
-		return
+		return AnswerName(CodeInvalid)
 	}
 	for i, m := range a.publications(o) {
-		err := a.hub.broker.Publish(context.Background(), m)
+		err := a.hub.Publish(o.context(), m)
 		if err == nil {
 			continue
 		}
@@ -425,13 +443,14 @@ func (a *Agent) publishNow(o *op) {
 		}
 		a.hub.repeats.forget(key)
 		a.answer(&o.in, &Refusal{CodeUnavailable, "the message could not be passed on; try again", time.Second})
-		return
+		return AnswerName(CodeUnavailable)
 	}
 	most := max(a.policy.Load().Limits.QueueMessages/owedShare, 1)
 	for _, f := range a.hub.flushers {
 		f.keepUp(int32(min(most, math.MaxInt32)))
 	}
 	a.answer(&o.in, nil)
+	return Allowed
 }
 
 // publications returns what a publish comes to.
@@ -441,6 +460,7 @@ func (a *Agent) publications(o *op) []*Message {
 		v = new(Publishing)
 	}
 	if v.Discard {
+		a.hub.counts.drop(DropDiscarded, 1)
 		return nil
 	}
 	channels, data := v.Channels, v.Data

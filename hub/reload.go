@@ -26,7 +26,31 @@ type Reload struct {
 	open atomic.Int64  // agents that are not done with, and one while bring runs
 	done chan struct{} // closed when open is 0; never sent on
 
-	asked, ended, cut, late atomic.Int64
+	asked, ended, cut, late tally
+}
+
+// A tally counts an effect of one reload, and of all reloads of the hub.
+type tally struct {
+	one atomic.Int64
+	all *atomic.Uint64 // immutable after newReload
+}
+
+func (t *tally) Add(n int) {
+	t.one.Add(int64(n))
+	t.all.Add(uint64(n))
+}
+
+func (t *tally) Load() int64 { return t.one.Load() }
+
+func (h *Hub) newReload() *Reload {
+	all := &h.counts.reload
+	return &Reload{
+		done:  make(chan struct{}),
+		asked: tally{all: &all[ReloadAsked]},
+		ended: tally{all: &all[ReloadEnded]},
+		cut:   tally{all: &all[ReloadCut]},
+		late:  tally{all: &all[ReloadLate]},
+	}
 }
 
 // Effects are what a reload has done.
@@ -80,7 +104,7 @@ func (r *Reload) leave() {
 //
 // Drop does not wait for any of that: the Reload tells.
 func (h *Hub) Drop(p *Policy) *Reload {
-	r := &Reload{done: make(chan struct{})}
+	r := h.newReload()
 	r.open.Store(1)
 	h.mu.Lock()
 	left := slices.DeleteFunc(h.policies[p.Mount], func(q *Policy) bool { return q == p })
@@ -111,10 +135,11 @@ func (h *Hub) Drop(p *Policy) *Reload {
 		for _, a := range agents {
 			a.Close(CloseEndpoint, "this endpoint is no longer served", NoRetry)
 		}
-		r.cut.Store(int64(len(agents)))
+		r.cut.Add(len(agents))
 		r.leave()
 		return r
 	}
+	h.counts.reload[ReloadMoved].Add(uint64(len(agents)))
 	go r.bring(agents)
 	return r
 }

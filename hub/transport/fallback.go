@@ -129,7 +129,10 @@ type fallback struct {
 	changed  chan struct{}
 }
 
-var _ hub.Conn = (*fallback)(nil)
+var (
+	_ hub.Conn   = (*fallback)(nil)
+	_ hub.Cutter = (*fallback)(nil)
+)
 
 var errOver = errors.New("the session has ended")
 
@@ -249,6 +252,22 @@ func (f *fallback) SetWriteDeadline(t time.Time) error {
 // Close implements hub.Conn.
 func (f *fallback) Close(code hub.CloseCode, reason string) {
 	f.end(sockJSClose(code, reason), "")
+}
+
+// Cut implements hub.Cutter. It does not wait.
+func (f *fallback) Cut() {
+	f.mu.Lock()
+	r := f.receiver
+	f.mu.Unlock()
+	switch {
+	case r == nil:
+		go f.forget()
+	case r.lib.Load() == nil: // it is about to be ready, and finds the end
+		go f.end(sockJSClose(closeInterrupted, "Connection interrupted"), "cut off")
+	default:
+		r.limit(time.Now())
+		r.cancel()
+	}
 }
 
 // end ends the session: who receives for it, now or in the time that is left, is

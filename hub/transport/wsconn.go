@@ -63,7 +63,10 @@ type wsConn struct {
 	closed  chan struct{}
 }
 
-var _ hub.Conn = (*wsConn)(nil)
+var (
+	_ hub.Conn   = (*wsConn)(nil)
+	_ hub.Cutter = (*wsConn)(nil)
+)
 
 func newConn(nc net.Conn, form *hub.Form, t *times) *wsConn {
 	c := &wsConn{nc: nc, raw: newRawConn(nc), times: t}
@@ -166,6 +169,9 @@ func (c *wsConn) abort() {
 	}
 	_ = c.nc.Close()
 }
+
+// Cut implements hub.Cutter.
+func (c *wsConn) Cut() { c.abort() }
 
 // isClosing reports whether Close was called.
 func (c *wsConn) isClosing() bool {

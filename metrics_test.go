@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	"github.com/push-it/pushit"
+	"github.com/push-it/pushit/hub"
 )
 
 // metricsSite is a Caddyfile with a site that tells its metrics, and the
@@ -170,6 +171,40 @@ func TestMetricsAgreeWithWhatWasSentOverReloads(t *testing.T) {
 			t.Errorf("%s is told of a hub that is gone", name)
 		}
 	}
+}
+
+// TestMetricsOfReloadsThatTighten ends a subscription, then a session.
+func TestMetricsOfReloadsThatTighten(t *testing.T) {
+	rules := func(connect, subscribe string) string {
+		return metricsSite("pushit {\n\t\tconnect " + connect + "\n\t\tsubscribe " + subscribe + "\n\t\tpublish deny\n\t}")
+	}
+	s := serve(t, rules("allow", "allow")).site("localhost")
+	a := s.connect("/push/websocket", nil).subscribe("chat")
+	if err := s.load(rules("allow", "deny")); err != nil {
+		t.Fatal(err)
+	}
+	s.awaitMetrics(scrape{
+		of("reload_effects_total", "effect=moved"): 1,
+		of("reload_effects_total", "effect=asked"): 1,
+		of("reload_effects_total", "effect=ended"): 1,
+		of("reload_effects_total", "effect=cut"):   0,
+		of("reload_effects_total", "effect=late"):  0,
+		of("subscriptions"):                        0,
+	})
+	if err := s.load(rules("deny", "deny")); err != nil {
+		t.Fatal(err)
+	}
+	if f := a.receive(); f["channel"] != "/meta/unsubscribe" {
+		t.Errorf("got %v, want /meta/unsubscribe", f)
+	}
+	a.wantClose(int(hub.CloseCut))
+	s.awaitMetrics(scrape{
+		of("reload_effects_total", "effect=moved"): 2,
+		of("reload_effects_total", "effect=asked"): 2,
+		of("reload_effects_total", "effect=cut"):   1,
+		of("sessions_ended_total", "code=4403"):    1,
+		of("agents", "transport=websocket"):        0,
+	})
 }
 
 // A configuration that fails leaves the metrics as they are.

@@ -70,8 +70,8 @@ func (h *Hub) Drain(within time.Duration) Drained {
 		agents = append(agents, a)
 	}
 	h.mu.Unlock()
-	// Half of the time is for what is to be written, the rest for the answer.
-	by := begun.Add(min(closeGrace, within/2))
+	// Most of the time is for what is to be written, the rest for the answer.
+	by := begun.Add(within * 3 / 4)
 	for i, retry := range comeBack(len(agents)) {
 		agents[i].sendAway(retry, by)
 	}
@@ -93,8 +93,10 @@ func (h *Hub) Drain(within time.Duration) Drained {
 // sendAway closes the agent because the server goes, writing until by at most.
 func (a *Agent) sendAway(retry time.Duration, by time.Time) {
 	a.mu.Lock()
+	before := a.state
 	flush := a.closeLocked(CloseUnavailable, goingAway.Reason, retry)
-	if a.conn != nil && a.state == stateClosing && a.closeBy.After(by) {
+	// Who is being closed already, for a reason of its own, gets no more time.
+	if a.conn != nil && (before < stateClosing || before == stateClosing && a.closeBy.After(by)) {
 		a.expireLocked(by)
 	}
 	a.mu.Unlock()

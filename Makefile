@@ -60,9 +60,10 @@ bench: ## measure memory, latency and processor time against their limits
 	go run ./bench all
 
 .PHONY: soak
-soak: ## have agents come and go for SOAKTIME, and poll, and miss nothing
+soak: tools ## have agents come and go for SOAKTIME, and poll, and miss nothing; then clients in JavaScript
 	go run ./bench -duration $(SOAKTIME) soak
 	go run ./bench polls
+	cd client && node --experimental-websocket soak/main.mjs
 
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME

@@ -19,6 +19,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/push-it/pushit/client"
 	"github.com/push-it/pushit/guards"
 	"github.com/push-it/pushit/hub"
 	"github.com/push-it/pushit/hub/transport"
@@ -315,7 +316,7 @@ func (h *Handler) Cleanup() error {
 // is no longer the server's, so there is never an error to report.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	rest, ok := below(h.Path, r.URL.Path)
-	if ok && h.endpoint.Serve(w, r, rest) {
+	if ok && (client.Serve(w, r, rest) || h.endpoint.Serve(w, r, rest)) {
 		return nil
 	}
 	return next.ServeHTTP(w, r)

@@ -227,7 +227,7 @@ func TestReloadsDropNobody(t *testing.T) {
 	if len(res.lost) != 0 {
 		t.Errorf("agents were dropped: %v", res.lost)
 	}
-	if res.left.goroutines > fewGoroutines || res.left.files > fewFiles {
+	if res.left.goroutines > fewGoroutines || res.left.files > fewReloadFiles {
 		t.Errorf("left behind: %d goroutines, %d files", res.left.goroutines, res.left.files)
 	}
 }

@@ -29,7 +29,7 @@ func (s *server) edited(r *rand.Rand, asked string) []byte {
 		fmt.Sprintf("default deny\n\t\tconnect cel `agent.user == null || agent.user != \"eve%d\"`\n\t\tsubscribe allow\n\t\tpublish allow", r.IntN(100)),
 	)
 	options := []string{
-		"heartbeat " + seconds(5, 20), "handshake " + seconds(5, 60), "grace " + seconds(30, 90),
+		"heartbeat " + seconds(10, 20), "handshake " + seconds(5, 60), "grace " + seconds(30, 90),
 		fmt.Sprintf("origins https://site%d.example", r.IntN(100)), gates,
 	}
 	limits := []string{

@@ -41,7 +41,7 @@ const streamsAtOnce = 40
 // quicIdle is how long a connection of HTTP/3 stays that is of no more use: its
 // client does not close it when a reload has it go over to another one. It is longer
 // than any pause in the stream.
-const quicIdle = 12 * time.Second
+const quicIdle = 20 * time.Second
 
 // roads are what agents of fallbacks make their requests by: those of one version
 // of HTTP share one, but for HTTP/3.

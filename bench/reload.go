@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -38,6 +39,9 @@ var (
 const (
 	mostReloadGrowth     = 8.0 // MiB
 	mostReloadGoroutines = 100
+	// fewReloadFiles are beside fewFiles the logs of configurations that are gone,
+	// which Caddy closes a little later.
+	fewReloadFiles = fewFiles + 4
 )
 
 // A reloadResult is what came of it.
@@ -88,14 +92,24 @@ func runReload(ctx context.Context, r *report, o options) error {
 		middle, last := res.samples[thirds:2*thirds], res.samples[2*thirds:]
 		heap := func(s soakSample) float64 { return float64(s.heap) / (1 << 20) }
 		routines := func(s soakSample) float64 { return float64(s.goroutines) }
-		r.info("MiB", medianOf(last, heap), "live heap, last third")
+		r.info("MiB", leastOf(last, heap), "live heap, last third")
 		r.info("goroutines", medianOf(last, routines), "last third")
-		r.atMost(mostReloadGrowth, "MiB", medianOf(last, heap)-medianOf(middle, heap), "live heap, last third over the one before")
+		r.atMost(mostReloadGrowth, "MiB", leastOf(last, heap)-leastOf(middle, heap), "live heap, last third over the one before")
 		r.atMost(mostReloadGoroutines, "goroutines", medianOf(last, routines)-medianOf(middle, routines), "goroutines, last third over the one before")
 	}
 	r.atMost(fewGoroutines, "goroutines", float64(res.left.goroutines), "left behind")
-	r.atMost(fewFiles, "files", float64(res.left.files), "left behind")
+	r.atMost(fewReloadFiles, "files", float64(res.left.files), "left behind")
 	return nil
+}
+
+// leastOf returns the least: what messages on their way and pools add comes and
+// goes.
+func leastOf(samples []soakSample, value func(soakSample) float64) float64 {
+	least := math.MaxFloat64
+	for _, s := range samples {
+		least = min(least, value(s))
+	}
+	return least
 }
 
 // A visitor is an agent over any transport.
@@ -206,7 +220,11 @@ func measureReload(ctx context.Context, caddy string, load reloadLoad) (res relo
 	if err := s.load(ctx, s.caddyfile(heartbeat)); err != nil {
 		return res, err
 	}
-	res.left, err = s.emptied(ctx, before)
+	for range 2 { // the connections of quicIdle go, too
+		if res.left, err = s.emptied(ctx, before); err != nil || res.left.goroutines <= fewGoroutines {
+			break
+		}
+	}
 	return res, err
 }
 

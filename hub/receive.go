@@ -63,6 +63,8 @@ func (a *Agent) handle(frame []byte) {
 		a.subscription(p, GateSubscribe, &in)
 	case metaUnsubscribe:
 		a.subscription(p, GateUnsubscribe, &in)
+	case metaPing:
+		a.answer(&in, nil)
 	default:
 		a.publish(p, &in)
 	}

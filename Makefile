@@ -60,8 +60,9 @@ bench: ## measure memory, latency and processor time against their limits
 	go run ./bench all
 
 .PHONY: soak
-soak: ## have agents come and go for SOAKTIME, and miss nothing
+soak: tools ## have agents come and go for SOAKTIME, and miss nothing; SockJS's client on busy processors
 	go run ./bench -duration $(SOAKTIME) soak
+	@cd client && node soak/sockjs.mjs
 
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME

@@ -38,13 +38,24 @@ const patience = 10 * time.Second
 type server struct {
 	t       *testing.T
 	logFile string
+	listen  string // where it listens, if it is not to choose
+	http3   bool   // whether it serves HTTP/3, for which it must not choose
 }
 
 // serve runs Caddy with a Caddyfile until the test ends. Whatever ports its sites
 // name, it listens on free ones of the loopback address; it logs all to a file.
 func serve(t *testing.T, config string) *server {
 	t.Helper()
-	s := &server{t: t, logFile: filepath.Join(t.TempDir(), "log")}
+	s := &server{t: t}
+	s.start(config)
+	return s
+}
+
+// start is serve for a server of which the test says more.
+func (s *server) start(config string) {
+	t := s.t
+	t.Helper()
+	s.logFile = filepath.Join(t.TempDir(), "log")
 	t.Cleanup(func() {
 		if err := caddy.Stop(); err != nil {
 			t.Errorf("stopping Caddy: %v", err)
@@ -56,7 +67,6 @@ func serve(t *testing.T, config string) *server {
 	if err := s.load(config); err != nil {
 		t.Fatal(err)
 	}
-	return s
 }
 
 // load reloads Caddy with another Caddyfile.
@@ -89,6 +99,12 @@ func (s *server) loadJSON(c map[string]any) error {
 		}
 		srv["listen"] = []any{[]string{"127.0.0.1:0", "localhost:0"}[i]} // two servers cannot have the same
 		srv["protocols"] = []any{"h1", "h2"}                             // h3 would need a port of the same number
+		if s.listen != "" {
+			srv["listen"] = []any{s.listen}
+		}
+		if s.http3 {
+			srv["protocols"] = []any{"h1", "h2", "h3"}
+		}
 		srv["automatic_https"] = object{"disable": true}
 	}
 	text, err := json.Marshal(c)
@@ -165,7 +181,11 @@ func (s site) dial(ctx context.Context) (net.Conn, error) {
 	if address == "" {
 		address = s.addr(s.name)
 	}
-	conn, err := d.DialContext(ctx, "tcp", address)
+	network := "tcp"
+	if strings.HasPrefix(address, "/") {
+		network = "unix"
+	}
+	conn, err := d.DialContext(ctx, network, address)
 	if err != nil || !s.tls {
 		return conn, err
 	}

@@ -119,6 +119,9 @@ func (c *fallbackClient) do(ctx context.Context, method, path, body string) (*ht
 		return nil, err
 	}
 	maps.Copy(r.Header, c.header)
+	// As browsers do, make the request again when the server has closed the kept
+	// connection meanwhile. It is not sent.
+	r.Header["Idempotency-Key"] = nil
 	r.Host = c.host
 	return c.http.Do(r)
 }
@@ -147,8 +150,8 @@ func (c *fallbackClient) begin() {
 	if c.transport == "jsonp" || c.transport == "htmlfile" {
 		path += "?c=call"
 	}
-	ctx, cancel := context.WithCancel(c.t.Context())
-	c.t.Cleanup(cancel)
+	// It ends with the server at the latest.
+	ctx, cancel := context.WithCancel(context.WithoutCancel(c.t.Context()))
 	coming := make(chan *http.Response, 1)
 	c.coming, c.give, c.resp, c.from = coming, cancel, nil, nil
 	asked := *c
@@ -302,6 +305,16 @@ func (c *fallbackClient) send(channel string, data any) (id string) {
 // connect opens the session, connects and subscribes to the channel.
 func (c *fallbackClient) connect(channel string) *fallbackClient {
 	c.t.Helper()
+	c.t.Cleanup(func() {
+		// Where no request receives when it stops, the server waits for one.
+		last := *c
+		last.transport = "xhr_streaming"
+		last.begin()
+		select {
+		case <-last.coming:
+		case <-time.After(patience):
+		}
+	})
 	if f := c.frame(); f != "o" {
 		c.t.Fatalf("%s: the session begins with %q", c.transport, f)
 	}

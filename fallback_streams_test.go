@@ -22,33 +22,32 @@ func fallbackSite(address, around string) string {
 	return address + " {\n\tlog\n\t" + around + "\n\tpushit {\n\t\t" + allTransports + "\n\t\theartbeat 10m\n\t}\n\trespond next 404\n}\n"
 }
 
-// withHTTP3 has the server listen where it can serve HTTP/3 too, for which it needs
-// a port of the same number.
-func (s *server) withHTTP3() {
-	s.t.Helper()
+// freeAddress is one of the loopback where nobody listens, neither with TCP nor
+// with UDP.
+func freeAddress(t *testing.T) string {
+	t.Helper()
 	for range 20 {
 		udp, err := net.ListenPacket("udp", "127.0.0.1:0")
 		if err != nil {
-			s.t.Fatal(err)
+			t.Fatal(err)
 		}
 		address := udp.LocalAddr().String()
 		tcp, err := net.Listen("tcp", address)
 		_ = udp.Close() // it is only to be free
 		if err == nil {
 			_ = tcp.Close() // likewise
-			s.listen, s.http3 = address, true
-			return
+			return address
 		}
 	}
-	s.t.Fatal("no port is free for both TCP and UDP")
+	t.Fatal("no port is free for both TCP and UDP")
+	return ""
 }
 
 // TestFallbacksOverEveryHTTP has sessions over each transport and each version of
 // HTTP talk to themselves and to a WebSocket.
 func TestFallbacksOverEveryHTTP(t *testing.T) {
 	cert, key := certificate(t, "localhost")
-	srv := &server{t: t}
-	srv.withHTTP3()
+	srv := &server{t: t, listen: freeAddress(t), http3: true}
 	srv.start(fallbackSite("https://localhost", "tls "+cert+" "+key+"\n\tencode"))
 	s := srv.site("localhost")
 	s.tls = true

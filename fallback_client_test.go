@@ -57,7 +57,7 @@ func (s site) client(version string) *http.Client {
 			TLSClientConfig:    insecure,
 			DialTLSContext: func(ctx context.Context, network, _ string, config *tls.Config) (net.Conn, error) {
 				d := tls.Dialer{Config: config}
-				return d.DialContext(ctx, network, s.addr(s.name))
+				return d.DialContext(ctx, network, s.address())
 			},
 		}
 	case "h3":
@@ -65,7 +65,7 @@ func (s site) client(version string) *http.Client {
 			DisableCompression: true,
 			TLSClientConfig:    insecure,
 			Dial: func(ctx context.Context, _ string, tlsConfig *tls.Config, config *quic.Config) (*quic.Conn, error) {
-				return quic.DialAddr(ctx, s.addr(s.name), tlsConfig, config)
+				return quic.DialAddr(ctx, s.address(), tlsConfig, config)
 			},
 		}
 	default:

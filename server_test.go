@@ -162,6 +162,8 @@ type site struct {
 	tls  bool
 	// elsewhere, if not empty, is the address of a site that is not Caddy's.
 	elsewhere string
+	// from, if not empty, is the address of the machine's that it is reached from.
+	from string
 }
 
 // site is the site of that host on the first of the servers.
@@ -174,13 +176,21 @@ func (s site) origin() string {
 	return "http://" + s.host
 }
 
+// address is where the site is.
+func (s site) address() string {
+	if s.elsewhere != "" {
+		return s.elsewhere
+	}
+	return s.addr(s.name)
+}
+
 // dial connects to the server of the site.
 func (s site) dial(ctx context.Context) (net.Conn, error) {
 	d := net.Dialer{Timeout: patience}
-	address := s.elsewhere
-	if address == "" {
-		address = s.addr(s.name)
+	if s.from != "" {
+		d.LocalAddr = &net.TCPAddr{IP: net.ParseIP(s.from)}
 	}
+	address := s.address()
 	network := "tcp"
 	if strings.HasPrefix(address, "/") {
 		network = "unix"

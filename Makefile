@@ -60,9 +60,11 @@ bench: ## measure memory, latency and processor time against their limits
 	go run ./bench all
 
 .PHONY: soak
-soak: tools ## have agents come and go for SOAKTIME, and miss nothing; SockJS's client on busy processors
+soak: tools ## have agents come and go for SOAKTIME, and poll, and miss nothing; then clients in JavaScript, and SockJS's
 	go run ./bench -duration $(SOAKTIME) soak
-	@cd client && node soak/sockjs.mjs
+	go run ./bench polls
+	cd client && node --experimental-websocket soak/main.mjs
+	cd client && node soak/sockjs.mjs
 
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME

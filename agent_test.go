@@ -193,6 +193,27 @@ func (a *agent) wantMessage(channel string, data any) {
 	}
 }
 
+// wantEnded wants the next frame to tell that the server has ended a subscription.
+func (a *agent) wantEnded(channel string, code hub.Code) {
+	a.t.Helper()
+	f := a.receive()
+	if data, _ := f["data"].(object); f["channel"] != "/meta/unsubscribe" || data["channel"] != channel || f["code"] != string(code) {
+		a.t.Fatalf("got %v, want the end of the subscription to %s, with the code %s", f, channel, code)
+	}
+}
+
+// wantCut wants the session to be ended by policy, and the page told to come back.
+func (a *agent) wantCut() (reason string) {
+	a.t.Helper()
+	f := a.receive()
+	if retry, _ := f["retry"].(float64); f["channel"] != "/meta/close" || f["code"] != float64(hub.CloseCut) || retry < 1000 {
+		a.t.Fatalf("got %v, want /meta/close with %d and a retry", f, hub.CloseCut)
+	}
+	a.wantCloseFrame(int(hub.CloseCut))
+	reason, _ = f["error"].(string)
+	return reason
+}
+
 // wantClose wants the session to be ended by the server, with that code in its
 // notice and in the close frame.
 func (a *agent) wantClose(code int) {
@@ -200,6 +221,11 @@ func (a *agent) wantClose(code int) {
 	if f := a.receive(); f["channel"] != "/meta/close" || f["code"] != float64(code) {
 		a.t.Fatalf("got %v, want /meta/close with %d", f, code)
 	}
+	a.wantCloseFrame(code)
+}
+
+func (a *agent) wantCloseFrame(code int) {
+	a.t.Helper()
 	op, payload := a.read()
 	if op != opClose || len(payload) < 2 || int(binary.BigEndian.Uint16(payload)) != code {
 		a.t.Fatalf("got opcode %d and %q, want a close frame with %d", op, payload, code)

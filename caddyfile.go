@@ -39,6 +39,8 @@ func init() {
 //	    session_cookies <name...>
 //	    heartbeat <duration>
 //	    handshake <duration>
+//	    drain     <duration>
+//	    grace     <duration>
 //	    limits {
 //	        message_size         <size>
 //	        credentials_size     <size>
@@ -145,6 +147,10 @@ func subdirectives() []subdirective {
 		{name: "handshake", parse: func(p *parser) error {
 			return p.duration(&p.handler.Handshake, "10s", minHandshake, maxHandshake)
 		}},
+		{name: "grace", parse: func(p *parser) error {
+			return p.duration(&p.handler.Grace, "60s", minGrace, maxGrace)
+		}},
+		{name: "drain", parse: (*parser).drain},
 		{name: "limits", parse: (*parser).limits},
 	}, append(transportSubdirectives(), gateSubdirectives()...)...)
 }
@@ -346,6 +352,20 @@ func (p *parser) durationOf(name string, to *caddy.Duration, example string, lea
 	return p.noBlock(name)
 }
 
+// drain reads how long stopping may take, and looks at the global option that ends
+// it.
+func (p *parser) drain() error {
+	at := p.Token()
+	if err := p.duration(&p.handler.Drain, "5s", minDrain, maxDrain); err != nil {
+		return err
+	}
+	grace, _ := p.Option("grace_period").(caddy.Duration)
+	if err := checkDrain(time.Duration(p.handler.Drain), time.Duration(grace)); err != nil {
+		return errorAt(at, err)
+	}
+	return nil
+}
+
 func (p *parser) limits() error {
 	if p.NextArg() {
 		return p.Errf("unexpected %q after limits: it takes a block, with a limit on each line", p.Val())
@@ -536,13 +556,20 @@ func (a *adaptation) addEndpoint(p *parser) error {
 	}
 	if differ := difference(first.handler.settings(), p.handler.settings()); differ != "" {
 		return fmt.Errorf("this pushit has the name %s and the path %s, as the one at %s, but differs in %s: make them equal, or give one another name or path",
-			p.handler.Name, p.handler.Path, place(first.directive), differ)
+			p.handler.Name, p.handler.Path, placeAndImports(first.directive), differ)
 	}
 	return nil
 }
 
 // place tells where a token stands, as Caddy's errors do.
 func place(t caddyfile.Token) string { return fmt.Sprintf("%s:%d", t.File, t.Line) }
+
+// placeAndImports is place, and tells too how a token has come there that is of a
+// snippet or file that was imported.
+func placeAndImports(t caddyfile.Token) string {
+	_, text, _ := strings.Cut(errorAt(t, errors.New("it")).Error(), ", at ")
+	return text
+}
 
 // errorAt adds to err where t stands.
 func errorAt(t caddyfile.Token, err error) error {

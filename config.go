@@ -33,6 +33,8 @@ const (
 	maxHeartbeat = 10 * time.Minute
 	minHandshake = time.Second // a slow phone needs as long for its first frame
 	maxHandshake = 5 * time.Minute
+	minGrace     = time.Second // below it a question could not be answered
+	maxGrace     = 10 * time.Minute
 )
 
 // Limits bound what comes from outside. A limit that is left out, or 0, has its

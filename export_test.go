@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/push-it/pushit/guards"
 	"github.com/push-it/pushit/hub"
 )
@@ -35,6 +37,18 @@ func HubAgents(name string) int {
 	})
 	return n
 }
+
+// Metrics are the names of all metrics with their labels, as
+// caddy_pushit_agents{hub,transport}.
+func Metrics() (names []string) {
+	for _, m := range metrics {
+		names = append(names, fmt.Sprintf("%s{%s}", m.name, strings.Join(append([]string{"hub"}, m.labels...), ",")))
+	}
+	return names
+}
+
+// Collector is what is registered.
+var Collector prometheus.Collector = collector{}
 
 var (
 	Below   = below

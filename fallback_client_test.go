@@ -384,20 +384,20 @@ func (c *fallbackClient) echo(channel string, count int) {
 	}
 }
 
-// A counter publishes numbers on a channel, one after the other, until it is
+// A numberStream publishes numbers on a channel, one after the other, until it is
 // stopped.
-type counter struct {
+type numberStream struct {
 	stopping chan struct{}
 	done     chan struct{}
 	last     float64
 }
 
 // count begins to publish 0, 1, 2, … on the channel, over a WebSocket.
-func (s site) count(path, channel string, every time.Duration) *counter {
+func (s site) count(path, channel string, every time.Duration) *numberStream {
 	s.t.Helper()
 	a := s.connect(path, nil)
 	_ = a.conn.SetDeadline(time.Now().Add(2 * time.Minute))
-	c := &counter{stopping: make(chan struct{}), done: make(chan struct{})}
+	c := &numberStream{stopping: make(chan struct{}), done: make(chan struct{})}
 	go func() {
 		defer close(c.done)
 		tick := time.NewTicker(every)
@@ -417,7 +417,7 @@ func (s site) count(path, channel string, every time.Duration) *counter {
 }
 
 // stop ends it and returns the last number.
-func (c *counter) stop() float64 {
+func (c *numberStream) stop() float64 {
 	select {
 	case <-c.done:
 	default:

@@ -25,7 +25,7 @@ func fallbackReloadSite(address, options, value string) string {
 // serveStill is serve for a server that stays where it is over reloads.
 func serveStill(t *testing.T, config string, http3 bool) site {
 	t.Helper()
-	srv := &server{t: t, listen: freeAddress(t), http3: http3}
+	srv := &server{t: t, listen: freeUDP(t), http3: http3}
 	srv.start(config)
 	return srv.site("localhost")
 }
@@ -148,37 +148,6 @@ func TestReloadOverHTTP3(t *testing.T) {
 	})
 }
 
-// TestReloadChangesTransports has a session go on over those that are left.
-func TestReloadChangesTransports(t *testing.T) {
-	s := serveStill(t, generation("heartbeat 10m", "0"), false)
-	publisher := s.connect("/push/websocket", nil)
-	c := s.fallback(s.client("h1"), "/push", "xhr").connect("room")
-	c.finish()
-	publisher.publish("room", "before")
-	without := strings.Replace(generation("heartbeat 10m", "0"), allTransports, "transports xhr", 1)
-	if err := s.load(without); err != nil {
-		t.Fatal(err)
-	}
-	for transport, method := range fallbackMethods {
-		if transport == "xhr" {
-			continue
-		}
-		if status, answer := c.ask(method, "/"+transport+"?c=call", ""); status != http.StatusNotFound || answer != "This transport is not served: use xhr.\n" {
-			t.Errorf("%s: status %d: %s", transport, status, answer)
-		}
-	}
-	if status, _ := c.ask(http.MethodPost, "/jsonp_send", "d=[]"); status != http.StatusNotFound {
-		t.Errorf("jsonp_send: status %d, want 404", status)
-	}
-	if a, resp := s.upgrade("/push/000/abcdefgh/websocket", nil); a != nil || resp.StatusCode != http.StatusNotFound {
-		t.Error("a WebSocket was opened, want 404")
-	}
-	c.wantMessage("room", "before")
-	publisher.publish("room", "an open WebSocket goes on") // transports are for who comes
-	c.wantMessage("room", "an open WebSocket goes on")
-	c.echo("room", 1)
-}
-
 // TestReloadChangesOrigins has a page of another site that is listed, and then not
 // any more.
 func TestReloadChangesOrigins(t *testing.T) {
@@ -201,29 +170,29 @@ func TestReloadChangesOrigins(t *testing.T) {
 	c.echo("room", 1) // within the time that a session lives without a request
 }
 
-// TestReloadChangesSessionCookies has the way change in which logins are told
-// apart: who opened a session cannot be told any more, so nobody gets it.
-func TestReloadChangesSessionCookies(t *testing.T) {
-	s := serveStill(t, generation("session_cookies login", "0"), false)
-	open := func() *fallbackClient {
-		c := s.fallback(s.client("h1"), "/push", "xhr")
-		c.header = header("Cookie", "login=alice; role=editor")
-		c.connect("room")
-		c.finish()
-		return c
-	}
-	c := open()
-	if err := s.load(generation("session_cookies login", "1")); err != nil {
-		t.Fatal(err)
-	}
-	c.echo("room", 1)
-	if err := s.load(generation("session_cookies login role", "1")); err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range []string{"/xhr", "/xhr_send"} {
-		if status, answer := c.ask(http.MethodPost, path, "[]"); status != http.StatusNotFound {
-			t.Errorf("%s: status %d: %s; want 404", path, status, answer)
+// TestReloadChangesTheHeartbeat has sessions under a reload that brings another.
+func TestReloadChangesTheHeartbeat(t *testing.T) {
+	s := serveStill(t, generation("heartbeat 10m", "0"), false)
+	clients := map[string]*fallbackClient{}
+	for _, transport := range everyFallback {
+		c := s.fallback(s.client("h1"), "/push", transport).connect("room")
+		if c.coming == nil {
+			c.begin()
 		}
+		clients[transport] = c
 	}
-	open().echo("room", 1)
+	if err := s.load(generation("heartbeat 1s", "0")); err != nil {
+		t.Fatal(err)
+	}
+	concurrently(everyFallback, func(transport string) {
+		c := clients[transport]
+		f := c.frame()
+		for f == "" { // the end of one that had its frame already
+			f = c.frame()
+		}
+		if f != "h" {
+			t.Errorf("%s: got %q, want a heartbeat", transport, f)
+		}
+		c.echo("own/"+transport, 1)
+	})
 }

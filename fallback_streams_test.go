@@ -4,7 +4,6 @@
 package pushit_test
 
 import (
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -22,32 +21,11 @@ func fallbackSite(address, around string) string {
 	return address + " {\n\tlog\n\t" + around + "\n\tpushit {\n\t\t" + allTransports + "\n\t\theartbeat 10m\n\t}\n\trespond next 404\n}\n"
 }
 
-// freeAddress is one of the loopback where nobody listens, neither with TCP nor
-// with UDP.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	for range 20 {
-		udp, err := net.ListenPacket("udp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		address := udp.LocalAddr().String()
-		tcp, err := net.Listen("tcp", address)
-		_ = udp.Close() // it is only to be free
-		if err == nil {
-			_ = tcp.Close() // likewise
-			return address
-		}
-	}
-	t.Fatal("no port is free for both TCP and UDP")
-	return ""
-}
-
 // TestFallbacksOverEveryHTTP has sessions over each transport and each version of
 // HTTP talk to themselves and to a WebSocket.
 func TestFallbacksOverEveryHTTP(t *testing.T) {
 	cert, key := certificate(t, "localhost")
-	srv := &server{t: t, listen: freeAddress(t), http3: true}
+	srv := &server{t: t, listen: freeUDP(t), http3: true}
 	srv.start(fallbackSite("https://localhost", "tls "+cert+" "+key+"\n\tencode"))
 	s := srv.site("localhost")
 	s.tls = true

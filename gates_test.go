@@ -415,6 +415,7 @@ func TestReloadTightensPolicy(t *testing.T) {
 	if err := s.load(block(closed)); err != nil {
 		t.Fatal(err)
 	}
+	a.wantEnded("one", hub.CodeDenied)
 	f := a.askToSubscribe("three")
 	a.wantRefused(f, hub.CodeDenied)
 	if f["error"] != "closed for today" {

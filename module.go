@@ -15,16 +15,18 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/push-it/pushit/client"
 	"github.com/push-it/pushit/guards"
 	"github.com/push-it/pushit/hub"
 	"github.com/push-it/pushit/hub/transport"
 )
 
 func init() {
-	caddy.RegisterModule(Handler{})
+	caddy.RegisterModule(new(Handler))
 }
 
 // Handler gives the pages of a site publish/subscribe: browsers open a
@@ -35,7 +37,8 @@ func init() {
 //
 // Agents, as connected endpoints are called, stay connected when the
 // configuration is reloaded, as long as an endpoint of the same name and path is
-// in it.
+// in it, and the new rules allow it: gates that have changed are asked again, for
+// each agent and each of its subscriptions.
 type Handler struct {
 	// The hub that this endpoint belongs to. Required. Endpoints of one name,
 	// also on different sites, share their agents and channels; others share
@@ -75,7 +78,20 @@ type Handler struct {
 	// 1s and 5m. Default: 10s.
 	Handshake caddy.Duration `json:"handshake,omitempty"`
 
-	// Limits of what agents can make the server hold and do.
+	// How long the server, when it stops, waits for agents to take what is queued
+	// for them and the notice that says when to come back; then they are cut off. It
+	// has to be shorter than Caddy's grace period, if there is one. Between 1s and
+	// 1m. Default: 5s, or three quarters of a grace period that is shorter.
+	Drain caddy.Duration `json:"drain,omitempty"`
+
+	// How long an agent keeps a right while the gate that governs it does not
+	// answer: since a reload that changed the gate, or since it was to be asked
+	// again. After that the right has ended, and the agent is told that it may try
+	// again. Between 1s and 10m. Default: 60s.
+	Grace caddy.Duration `json:"grace,omitempty"`
+
+	// Limits of what agents can make the server hold and do. At a reload, one that
+	// is lowered takes nothing from who is over it: it holds for what comes.
 	Limits Limits `json:"limits,omitzero"`
 
 	// A placeholder whose value keeps the channels of tenants apart, as
@@ -108,14 +124,16 @@ type Handler struct {
 	asksWho  bool                // the connect gate wants to know who somebody is
 	env      *guards.Env         // of gates
 	site     servedAt            // immutable after Provision
+	drain    time.Duration       // immutable after Provision
 	hub      *sharedHub          // set from Provision to Cleanup
+	stage    *stage              // of hub's events, likewise
 	use      *use                // what Provision registered at hub
 	used     *hub.Policy         // what Provision gave to hub
 	endpoint *transport.Endpoint // immutable after Provision
 }
 
-// CaddyModule returns the Caddy module information.
-func (Handler) CaddyModule() caddy.ModuleInfo {
+// CaddyModule returns the Caddy module information. Events ask for it at any time.
+func (*Handler) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "http.handlers.pushit",
 		New: func() caddy.Module { return new(Handler) },
@@ -126,6 +144,7 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 // configuration, which agents come under when the old configuration goes. It
 // checks first, and not in a Validate: what is wrong must not reach the hub.
 func (h *Handler) Provision(ctx caddy.Context) error {
+	drainWritten := h.Drain != 0
 	h.withDefaults()
 	origins, err := h.check()
 	if err != nil {
@@ -134,6 +153,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	log := ctx.Slogger().With("hub", h.Name, "path", h.Path)
 	settings := h.settings() // before its guards are loaded, which leaves nothing of them to compare
 	h.site = whereServed(ctx)
+	if err := h.settleDrain(drainWritten); err != nil {
+		return err
+	}
 	h.env = &guards.Env{Generation: guards.NextGeneration(), Server: h.site.server, Log: log}
 	if h.gates, err = h.policy(ctx, h.env); err != nil {
 		return err
@@ -144,11 +166,16 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if h.use, err = h.hub.register(ctx, h, settings); err != nil {
 		return err
 	}
+	if err := h.observe(ctx); err != nil {
+		return err
+	}
 	p := &hub.Policy{
 		Mount:     h.mount(),
 		Heartbeat: time.Duration(h.Heartbeat),
 		Handshake: time.Duration(h.Handshake),
+		Grace:     time.Duration(h.Grace),
 		Limits:    hub.Limits(h.Limits),
+		Admission: &admission{listed: h.Origins, origins: origins, ways: h.waysIn(), namespace: h.Namespace, env: h.env},
 		Log:       log,
 	}
 	if h.gates != nil { // an interface with a nil pointer in it would not be nil
@@ -173,6 +200,20 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	return nil
 }
 
+// observe has what happens in the hub of h told to whoever wants to know, and the
+// hub be told when the server goes.
+func (h *Handler) observe(ctx caddy.Context) error {
+	if err := registerMetrics(ctx); err != nil {
+		return fmt.Errorf("registering metrics: %w", err)
+	}
+	app, err := ctx.App("events")
+	if err != nil {
+		return fmt.Errorf("getting the events app: %w", err)
+	}
+	events := app.(*caddyevents.App)
+	return errors.Join(h.announce(ctx, events), h.awaitEnd(events))
+}
+
 // withDefaults fills in what h leaves out, but the name, which has to be said.
 func (h *Handler) withDefaults() {
 	if h.Path == "" {
@@ -183,6 +224,12 @@ func (h *Handler) withDefaults() {
 	}
 	if h.Handshake == 0 {
 		h.Handshake = caddy.Duration(hub.DefaultHandshake)
+	}
+	if h.Drain == 0 {
+		h.Drain = caddy.Duration(defaultDrain)
+	}
+	if h.Grace == 0 {
+		h.Grace = caddy.Duration(hub.DefaultGrace)
 	}
 }
 
@@ -202,6 +249,8 @@ func (h *Handler) check() (*transport.Origins, error) {
 		originsErr,
 		checkRange("heartbeat", h.Heartbeat, minHeartbeat, maxHeartbeat),
 		checkRange("handshake", h.Handshake, minHandshake, maxHandshake),
+		checkRange("drain", h.Drain, minDrain, maxDrain),
+		checkRange("grace", h.Grace, minGrace, maxGrace),
 		checkTransports(h.Transports),
 		checkSessionCookies(h.SessionCookies),
 		h.Limits.check(),
@@ -216,7 +265,8 @@ func (h *Handler) mount() string { return h.Name + " " + h.Path }
 // hashes, because there are secrets among it, and they are kept.
 func (h *Handler) settings() settings {
 	all := Handler{
-		Name: h.Name, Path: h.Path, Origins: h.Origins, Transports: h.Transports, SessionCookies: h.SessionCookies, Heartbeat: h.Heartbeat, Handshake: h.Handshake,
+		Name: h.Name, Path: h.Path, Origins: h.Origins, Transports: h.Transports, SessionCookies: h.SessionCookies,
+		Heartbeat: h.Heartbeat, Handshake: h.Handshake, Grace: h.Grace, Drain: h.Drain,
 		Limits: Limits(hub.Limits(h.Limits).WithDefaults()), Namespace: h.Namespace,
 		Default: h.Default, Gates: h.Gates, Timeouts: h.Timeouts, Channels: h.Channels,
 	}
@@ -242,16 +292,23 @@ func (h *Handler) Cleanup() error {
 	if h.hub == nil {
 		return nil
 	}
-	// When the whole server goes, the hub says so to everybody as it closes: they
-	// are to come back, other than when only this endpoint is gone.
-	if h.used != nil && !caddy.Exiting() {
-		h.hub.Drop(h.used)
+	// When the whole server goes, everybody is sent away and told to come back,
+	// other than when only this endpoint is gone.
+	var reload *hub.Reload
+	if h.used != nil && !leaving() {
+		reload = h.hub.Drop(h.used)
 		h.endpoint.Retire()
 	}
-	if h.use != nil {
-		h.hub.unregister(h.use, h)
+	if leaving() {
+		h.hub.drain()
 	}
-	h.hub, h.use, h.used = nil, nil, nil
+	if h.stage != nil {
+		h.hub.announcer.end(h.stage)
+	}
+	if h.use != nil {
+		h.hub.unregister(h.use, h, reload)
+	}
+	h.hub, h.use, h.used, h.stage = nil, nil, nil, nil
 	return releaseHub(h.Name)
 }
 
@@ -259,7 +316,7 @@ func (h *Handler) Cleanup() error {
 // is no longer the server's, so there is never an error to report.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	rest, ok := below(h.Path, r.URL.Path)
-	if ok && h.endpoint.Serve(w, r, rest) {
+	if ok && (client.Serve(w, r, rest) || h.endpoint.Serve(w, r, rest)) {
 		return nil
 	}
 	return next.ServeHTTP(w, r)

@@ -365,7 +365,7 @@ func TestJSONIsChecked(t *testing.T) {
 		{"two names", servers(endpoint(object{"name": "a"}), endpoint(object{"name": "b", "heartbeat": "20s"})), nil},
 		{
 			"different on two servers", servers(endpoint(object{"name": "a"}), endpoint(object{"name": "a", "heartbeat": "20s", "origins": []any{"null"}})),
-			[]string{"srv0", "srv1", `the name "a" and the path /push`, "differ in heartbeat, origins"},
+			[]string{"in the server srv0 and in the server srv1", `the name "a" and the path /push`, "differ in heartbeat, origins"},
 		},
 	} {
 		err := s.loadJSON(tc.config)

@@ -29,6 +29,10 @@ func caller(r *http.Request) transport.Caller {
 func (h *Handler) opening(r *http.Request) (hub.Opening, *hub.Refusal) {
 	scheme, host := site(r)
 	namespace, refusal := h.namespace(r)
+	header, traced := endToEnd(r.Header), tracer(r)
+	if traced != nil {
+		header = only(header, notOfTrace)
+	}
 	return hub.Opening{
 		RemoteIP:   clientIP(r),
 		Scheme:     scheme,
@@ -37,7 +41,8 @@ func (h *Handler) opening(r *http.Request) (hub.Opening, *hub.Refusal) {
 		RemoteAddr: strings.Clone(r.RemoteAddr),
 		Namespace:  namespace,
 		User:       user(r),
-		Header:     hub.HeaderBlock(endToEnd(r.Header)),
+		Tracer:     traced,
+		Header:     hub.HeaderBlock(header),
 	}, refusal
 }
 
@@ -158,6 +163,17 @@ func endToEnd(header http.Header) func(yield func(name, value string) bool) {
 				if !yield(name, value) {
 					return
 				}
+			}
+		}
+	}
+}
+
+// only yields those of the fields whose names are ok.
+func only(fields func(yield func(name, value string) bool), ok func(name string) bool) func(yield func(name, value string) bool) {
+	return func(yield func(name, value string) bool) {
+		for name, value := range fields {
+			if ok(name) && !yield(name, value) {
+				return
 			}
 		}
 	}

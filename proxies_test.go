@@ -126,7 +126,7 @@ func (s *server) behind(address string) site {
 // fixedServer is a Caddy that stays where it is, with a Caddyfile of the page.
 func fixedServer(t *testing.T, config string) *server {
 	t.Helper()
-	s := &server{t: t, listen: freeAddress(t)}
+	s := &server{t: t, listen: freeUDP(t)}
 	s.start(config)
 	return s
 }
@@ -134,7 +134,7 @@ func fixedServer(t *testing.T, config string) *server {
 // startNginx runs nginx with a configuration of the page, before a server.
 func startNginx(t *testing.T, config, upstream string) (address string) {
 	t.Helper()
-	address = freeAddress(t)
+	address = freeUDP(t)
 	cert, key := certificate(t, "example.com")
 	dir := t.TempDir()
 	config = replaced(t, config, "listen 443 ", "listen "+address+" ", "/etc/ssl/example.com.pem", cert, "/etc/ssl/example.com.key", key, "127.0.0.1:8080", upstream)
@@ -158,7 +158,7 @@ func startNginx(t *testing.T, config, upstream string) (address string) {
 // two.
 func startHaproxy(t *testing.T, config string, upstreams ...string) (address string) {
 	t.Helper()
-	address = freeAddress(t)
+	address = freeUDP(t)
 	cert, key := certificate(t, "example.com")
 	both := filepath.Join(t.TempDir(), "both.pem")
 	var text []byte
@@ -201,7 +201,7 @@ func caddyBinary(t *testing.T) string {
 // reload has it load that again.
 func startCaddy(t *testing.T, config, upstream string) (address string, reload func()) {
 	t.Helper()
-	address = freeAddress(t)
+	address = freeUDP(t)
 	_, port, err := net.SplitHostPort(address)
 	if err != nil {
 		t.Fatal(err)

@@ -21,6 +21,8 @@ import (
 // A servedAt is what can be known, when a handler is provisioned, of where it is
 // served.
 type servedAt struct {
+	// app is Caddy's of HTTP; nil outside of it.
+	app *caddyhttp.App
 	// server is the handler's; nil outside of one.
 	server *caddyhttp.Server
 	// routed says that the routes around the handler are known. Those of a named
@@ -45,6 +47,7 @@ func whereServed(ctx caddy.Context) (s servedAt) {
 	for _, m := range ctx.Modules() {
 		switch m := m.(type) {
 		case *caddyhttp.App:
+			s.app = m
 			if m.HTTPPort != 0 {
 				httpPort = m.HTTPPort
 			}
@@ -127,6 +130,21 @@ func (s *servedAt) forThisMachine() bool {
 	return slices.ContainsFunc(s.hosts, func(hosts caddyhttp.MatchHost) bool {
 		return !slices.ContainsFunc(hosts, func(host string) bool { return !isLoopback(host) })
 	})
+}
+
+// place tells people where in the configuration it is.
+func (s *servedAt) place() string {
+	switch {
+	case s.server == nil:
+		return "no server"
+	case !s.routed:
+		return "a named route of the server " + s.server.Name()
+	}
+	place := []string{"the server " + s.server.Name()}
+	for _, hosts := range s.hosts {
+		place = append(place, strings.Join(hosts, ", "))
+	}
+	return strings.Join(place, " for ")
 }
 
 // responseTime is how long a response may last; 0 is no limit. A tenth of what the

@@ -46,7 +46,13 @@ type server struct {
 // name, it listens on free ones of the loopback address; it logs all to a file.
 func serve(t *testing.T, config string) *server {
 	t.Helper()
-	s := &server{t: t}
+	return serveAt(t, "", config)
+}
+
+// serveAt is serve, where HTTP/3 is served at an address too, if it is not empty.
+func serveAt(t *testing.T, http3, config string) *server {
+	t.Helper()
+	s := &server{t: t, listen: http3, http3: http3 != ""}
 	s.start(config)
 	return s
 }
@@ -99,10 +105,10 @@ func (s *server) loadJSON(c map[string]any) error {
 		}
 		srv["listen"] = []any{[]string{"127.0.0.1:0", "localhost:0"}[i]} // two servers cannot have the same
 		srv["protocols"] = []any{"h1", "h2"}                             // h3 would need a port of the same number
-		if s.listen != "" {
+		if i == 0 && s.listen != "" {
 			srv["listen"] = []any{s.listen}
 		}
-		if s.http3 {
+		if i == 0 && s.http3 {
 			srv["protocols"] = []any{"h1", "h2", "h3"}
 		}
 		srv["automatic_https"] = object{"disable": true}

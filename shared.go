@@ -4,6 +4,7 @@
 package pushit
 
 import (
+	"context"
 	"crypto/sha256"
 	"fmt"
 	"maps"
@@ -26,10 +27,13 @@ var hubs = caddy.NewUsagePool()
 // configuration, or for the time of a reload two.
 type sharedHub struct {
 	*hub.Hub
-	sessions *transport.Sessions // those over fallback transports
+	announcer *announcer
+	farewell  farewell
+	sessions  *transport.Sessions // those over fallback transports
 
-	mu   sync.Mutex      // guards uses and what is in it
-	uses map[useKey]*use // an entry lives while handlers hold it
+	mu    sync.Mutex      // guards the following and what is in uses
+	uses  map[useKey]*use // an entry lives while handlers hold it
+	count int             // of uses there have been
 }
 
 // A useKey is an endpoint in one configuration.
@@ -41,10 +45,12 @@ type useKey struct {
 // A use is what handlers of one name and one path in one configuration agree on.
 type use struct {
 	key      useKey
+	order    int // later configurations have greater ones
 	settings settings
-	server   string          // of the first of them, for people
+	place    string          // of the first of them, for people
 	handlers []*Handler      // in the order in which they came
 	said     map[string]bool // what warnings were about
+	reloads  []*hub.Reload   // of the agents of those that are gone
 }
 
 // acquireHub takes a reference to the hub of that name, and makes it first where
@@ -55,7 +61,10 @@ func acquireHub(name string) (*sharedHub, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &sharedHub{Hub: h, sessions: transport.NewSessions(), uses: make(map[useKey]*use)}, nil
+		s := &sharedHub{Hub: h, sessions: transport.NewSessions(), announcer: newAnnouncer(name), uses: make(map[useKey]*use)}
+		s.farewell.over = make(chan struct{})
+		h.HandleEvents(s.announcer)
+		return s, nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("hub %q: %w", name, err)
@@ -70,6 +79,11 @@ func releaseHub(name string) error {
 
 // Destruct closes the hub when no configuration has it any more.
 func (s *sharedHub) Destruct() error {
+	if leaving() {
+		s.drain()
+	}
+	s.drained(context.Background())
+	close(s.announcer.gone)
 	s.Close()
 	return nil
 }
@@ -78,32 +92,42 @@ func (s *sharedHub) Destruct() error {
 // endpoint of that name and path in it already (a site on two servers has one on
 // each), an error says in what they differ. settings are those of h.
 func (s *sharedHub) register(ctx caddy.Context, h *Handler, settings settings) (*use, error) {
-	server := "?"
-	if h.site.server != nil {
-		server = h.site.server.Name()
-	}
+	place := h.site.place()
 	key := useKey{generation: ctx.Done(), path: h.Path}
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	u := s.uses[key]
 	if u == nil {
-		u = &use{key: key, settings: settings, server: server, said: make(map[string]bool)}
+		s.count++
+		u = &use{key: key, order: s.count, settings: settings, place: place, said: make(map[string]bool)}
 		s.uses[key] = u
 	} else if differ := difference(u.settings, settings); differ != "" {
-		return nil, fmt.Errorf("two endpoints, in the servers %s and %s, have the name %q and the path %s, but differ in %s: "+
-			"make them equal, or give one another name or path", u.server, server, h.Name, h.Path, differ)
+		return nil, fmt.Errorf("two endpoints, in %s and in %s, have the name %q and the path %s, but differ in %s: "+
+			"make them equal, or give one another name or path", min(u.place, place), max(u.place, place), h.Name, h.Path, differ) // Caddy takes servers in any order
 	}
 	u.handlers = append(u.handlers, h)
 	return u, nil
 }
 
-func (s *sharedHub) unregister(u *use, h *Handler) {
+// unregister takes h out of u, whose agents it has left to r, which may be nil. The
+// last handler of u to go tells what became of them.
+func (s *sharedHub) unregister(u *use, h *Handler, r *hub.Reload) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	u.handlers = slices.DeleteFunc(u.handlers, func(other *Handler) bool { return other == h })
-	if len(u.handlers) == 0 {
-		delete(s.uses, u.key)
+	if r != nil {
+		u.reloads = append(u.reloads, r)
+	}
+	if len(u.handlers) > 0 {
+		return
+	}
+	delete(s.uses, u.key)
+	if len(u.reloads) == 0 {
+		return
+	}
+	if told := s.reloadingLocked(u, h); told != nil {
+		go told.tell()
 	}
 }
 
@@ -140,7 +164,9 @@ func provisioned(ctx caddy.Context) (handlers []*Handler) {
 type settings map[string][sha256.Size]byte
 
 // difference names the settings that a and b do not have in common.
-func difference(a, b settings) string {
+func difference(a, b settings) string { return strings.Join(differing(a, b), ", ") }
+
+func differing(a, b settings) []string {
 	names := make(map[string]bool)
 	for _, m := range []settings{a, b} {
 		for name := range m {
@@ -149,5 +175,5 @@ func difference(a, b settings) string {
 			}
 		}
 	}
-	return strings.Join(slices.Sorted(maps.Keys(names)), ", ")
+	return slices.Sorted(maps.Keys(names))
 }

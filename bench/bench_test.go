@@ -23,6 +23,10 @@ var builtServer = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == busyCommand {
+		beBusy(context.Background())
+		return
+	}
 	if len(os.Args) == 3 && os.Args[1] == backendCommand {
 		if err := serveBackend(context.Background(), os.Args[2]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -75,6 +79,36 @@ func TestIdleAgentsHaveOneGoroutineEachAndLeaveNothing(t *testing.T) {
 				t.Errorf("left behind: %d goroutines, %d files", res.left.goroutines, res.left.files)
 			}
 		})
+	}
+}
+
+func TestIdleStreamsLeaveNothing(t *testing.T) {
+	for _, transport := range []string{"xhr_streaming", "xhr"} {
+		t.Run(transport, func(t *testing.T) {
+			const n = 50
+			ctx, caddy := bounded(t)
+			res, err := measureStreams(ctx, caddy, transport, n, false, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if res.goroutines > fallbackGoroutines*n+fewGoroutines {
+				t.Errorf("%d sessions have %d goroutines", n, res.goroutines)
+			}
+			if res.lost > 0 || res.left.goroutines > fewGoroutines || res.left.files > fewFiles {
+				t.Errorf("%d lost; left behind: %d goroutines, %d files", res.lost, res.left.goroutines, res.left.files)
+			}
+		})
+	}
+}
+
+func TestPollersAreLeftInPeace(t *testing.T) {
+	ctx, caddy := bounded(t)
+	res, err := measurePolls(ctx, caddy, 600, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.polls < 600 || res.err != nil || res.another+res.ended+res.lost+res.doubled+res.disorder > 0 {
+		t.Errorf("%+v", res)
 	}
 }
 
@@ -139,6 +173,91 @@ func TestThoseWhoStayLoseNothing(t *testing.T) {
 	}
 	if res.left.goroutines > fewGoroutines || res.left.files > fewFiles {
 		t.Errorf("left behind: %d goroutines, %d files", res.left.goroutines, res.left.files)
+	}
+}
+
+func TestServerThatStopsSendsEverybodyAway(t *testing.T) {
+	for _, load := range []stopLoad{{agents: 200, stalled: 2}, {agents: 40, byAdmin: true}} {
+		t.Run(fmt.Sprintf("byAdmin=%v", load.byAdmin), func(t *testing.T) {
+			ctx, caddy := bounded(t)
+			res, err := measureStop(ctx, caddy, load)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// the figures are for make bench; what is far beyond them is a hang
+			if res.gone > 2*stopDrain || res.took > 2*(stopDrain+mostLinger) || res.status != 0 {
+				t.Errorf("it took %v until all had gone, %v to stop, with status %d", res.gone, res.took, res.status)
+			}
+			t.Logf("gone after %v, stopped after %v", res.gone, res.took)
+			if load.stalled > 0 && (!strings.Contains(res.refused, " 503 ") || !strings.Contains(res.refused, "Retry-After: 5,")) {
+				t.Errorf("who came meanwhile was answered %q", res.refused)
+			}
+			for _, k := range res.kinds {
+				if k.noticed != k.agents || k.closed != k.agents && !k.asks || k.agents == 0 {
+					t.Errorf("%s: of %d agents %d were told, and %d closed with 4503", k.name, k.agents, k.noticed, k.closed)
+				}
+			}
+			if res.messages != 0 || res.outside != 0 {
+				t.Errorf("%d messages were lost, %d agents are to come back outside of the window", res.messages, res.outside)
+			}
+			if want := float64(load.agents + load.stalled + 1); res.counted[0] != want {
+				t.Errorf("%v agents are counted, of %v", res.counted[0], want)
+			}
+			for _, n := range res.slots {
+				if s := share(n, res.slots[:]); s < 100*leastShare || s > 100*mostShare {
+					t.Errorf("a tenth of the window has %v %% of all: %v", s, res.slots)
+				}
+			}
+		})
+	}
+}
+
+func TestReloadsDropNobody(t *testing.T) {
+	ctx, caddy := bounded(t)
+	res, err := measureReload(ctx, caddy, reloadShort)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.published == 0 || res.reloads != reloadShort.reloads || res.asked == 0 {
+		t.Errorf("%d messages, %d reloads, %d questions: nothing was tried", res.published, res.reloads, res.asked)
+	}
+	if res.faultCount > 0 {
+		t.Errorf("%d messages lost, doubled or out of order:\n%s", res.faultCount, strings.Join(res.faults, "\n"))
+	}
+	if len(res.lost) != 0 {
+		t.Errorf("agents were dropped: %v", res.lost)
+	}
+	if res.left.goroutines > fewGoroutines || res.left.files > fewReloadFiles {
+		t.Errorf("left behind: %d goroutines, %d files", res.left.goroutines, res.left.files)
+	}
+}
+
+// A book that finds nothing must be one that can.
+func TestBookFindsFaults(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		got    []int
+		faults int
+	}{
+		{"all well", []int{1, 2, 3}, 0},
+		{"lost at first", []int{2, 3}, 1},
+		{"lost in the middle", []int{1, 3}, 1},
+		{"lost at the end", []int{1, 2}, 1},
+		{"doubled", []int{1, 2, 2, 3}, 1},
+		{"out of order", []int{1, 3, 2, 3}, 2},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			b := newBook(1)
+			b.last.Store(3)
+			for _, n := range test.got {
+				b.received(0, fmt.Appendf(nil, `{"channel":"c","uuid":"u","data":{"n":%d}}`, n))
+			}
+			var res reloadResult
+			b.report(&res)
+			if res.faultCount != test.faults {
+				t.Errorf("%d faults, want %d: %q", res.faultCount, test.faults, res.faults)
+			}
+		})
 	}
 }
 

@@ -5,8 +5,10 @@
 // with a Caddyfile of its own on a free port of the loopback, and puts a load on
 // it that is bounded and stops by itself.
 //
-//	go run ./bench [-n agents] [-short] idle|slow|fanout|receive|storm|all
+//	go run ./bench [-n agents] [-short] idle|slow|fanout|receive|storm|streams|stop|all
+//	go run ./bench [-short] polls
 //	go run ./bench [-duration 5m] [-short] soak
+//	go run ./bench [-n agents] [-short] reload
 //
 // Each figure is a line: PASS or FAIL where a limit is set, INFO where none is.
 // The exit status is 1 when a figure is over its limit, 2 when nothing could be
@@ -20,6 +22,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -46,7 +49,20 @@ var measurements = []measurement{
 	{"fanout", runFanout, true},
 	{"receive", runReceive, true},
 	{"storm", runStorm, true},
+	{"streams", runStreams, true},
+	{"polls", runPolls, false},
+	{"stop", runStop, true},
 	{"soak", runSoak, false},
+	{"reload", runReload, false},
+}
+
+// measurementNames lists them.
+func measurementNames() string {
+	names := make([]string, len(measurements))
+	for i, m := range measurements {
+		names[i] = m.name
+	}
+	return strings.Join(names, ", ")
 }
 
 func main() { os.Exit(mainStatus()) }
@@ -62,7 +78,7 @@ func mainStatus() int {
 	defer stop()
 
 	what := flag.Arg(0)
-	if what == floorCommand || what == backendCommand {
+	if what == floorCommand || what == backendCommand || what == busyCommand {
 		if err := serveOther(ctx, what); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)
 			return 2
@@ -79,7 +95,7 @@ func mainStatus() int {
 		}
 	}
 	if len(chosen) == 0 {
-		fmt.Fprintf(os.Stderr, "bench: there is no %q; there are idle, slow, fanout, receive, storm, all, soak\n", what)
+		fmt.Fprintf(os.Stderr, "bench: there is no %q; there are all, %s\n", what, measurementNames())
 		return 2
 	}
 	failures, err := measure(ctx, chosen, o)
@@ -96,10 +112,15 @@ func mainStatus() int {
 
 // serveOther is what this program does for another one of itself.
 func serveOther(ctx context.Context, what string) error {
-	if what == floorCommand {
+	switch what {
+	case floorCommand:
 		return serveFloor(ctx)
+	case busyCommand:
+		beBusy(ctx)
+		return nil
+	default:
+		return serveBackend(ctx, flag.Arg(1))
 	}
-	return serveBackend(ctx, flag.Arg(1))
 }
 
 // measure builds the server, measures, prints, and returns how many figures are

@@ -38,6 +38,11 @@ func (r *report) atMost(limit float64, unit string, value float64, format string
 	r.verdict(value <= limit, fmt.Sprintf(format, args...), value, unit, "at most "+number(limit))
 }
 
+// atLeast prints a figure that has a limit below.
+func (r *report) atLeast(limit float64, unit string, value float64, format string, args ...any) {
+	r.verdict(value >= limit, fmt.Sprintf(format, args...), value, unit, "at least "+number(limit))
+}
+
 // exactly prints a figure that has to be one value.
 func (r *report) exactly(want float64, unit string, value float64, name string) {
 	r.verdict(value == want, name, value, unit, number(want))

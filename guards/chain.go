@@ -34,6 +34,8 @@ const (
 type NamedGuard struct {
 	Name  string
 	Guard Guard
+
+	sum sum // of its configuration, where Load had it
 }
 
 // A Chain is a gate: guards that are asked in order, and what is done with what
@@ -45,6 +47,7 @@ type Chain struct {
 	timeout time.Duration // of asking
 	recheck time.Duration
 	local   bool // no guard asks anything outside this process
+	print   hub.Fingerprint
 	env     *Env
 	sampler *sampler
 }
@@ -95,7 +98,7 @@ func (c *Chain) explain(ctx context.Context, hq *hub.Question, steps []Step) ([]
 		name, answer = "transform", Answer{Kind: Unavailable, Err: err}
 	}
 	c.report(q, name, answer)
-	return steps, hub.Verdict{Refusal: answer.refusal()}
+	return steps, hub.Verdict{Refusal: answer.refusal(), Overflow: errors.Is(answer.Err, errFull)}
 }
 
 func (c *Chain) question(hq *hub.Question) *Question {

@@ -12,3 +12,4 @@ func (denyAll) Decide(context.Context, *Question) Answer { return Answer{Kind: D
 func (denyAll) Local()                                   {}
 func (denyAll) Fixed() (Kind, bool)                      { return Deny, true }
 func (denyAll) CanApprove() bool                         { return false }
+func (denyAll) Fingerprint() []byte                      { return nil }

@@ -259,6 +259,21 @@ type remoteKeys struct{ *JWT }
 func (remoteKeys) Remote()              {}
 func (remoteKeys) Unwrap() []NamedGuard { return nil }
 
+// Fingerprint implements Fingerprinter: it is that of the keys, but for those that
+// are fetched from an address, which change without a reload.
+func (g *JWT) Fingerprint() []byte {
+	h := sha256.New()
+	for i := range g.keys {
+		add(h, g.keys[i].fingerprint())
+	}
+	if g.source != nil && g.pooled == "" {
+		g.source.mu.Lock()
+		defer g.source.mu.Unlock()
+		add(h, g.source.set.sum[:])
+	}
+	return h.Sum(nil)
+}
+
 // ForGate implements GateAware.
 func (g *JWT) ForGate(gate hub.GateName) error { return tokensForGate(gate) }
 

@@ -46,6 +46,15 @@ func (k *verifyKey) fits(alg jose.SignatureAlgorithm, id string) bool {
 	return (k.id == "" || id == "" || k.id == id) && slices.Contains(k.algs, alg)
 }
 
+// fingerprint returns all of k.
+func (k *verifyKey) fingerprint() []byte {
+	text, secret := k.key.([]byte)
+	if !secret {
+		text, _ = x509.MarshalPKIXPublicKey(k.key) // it was read from such, or is of the same kinds
+	}
+	return fmt.Appendf(nil, "%q %q %q", k.id, k.algs, text)
+}
+
 // newVerifyKey returns the key with the algorithms that are its kind's; alg, if
 // there is one, is the only of them.
 func newVerifyKey(key any, id, alg string) (verifyKey, error) {

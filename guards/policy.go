@@ -184,6 +184,7 @@ func compileGate(name hub.GateName, g *GateConfig, timeout time.Duration, env *E
 	if err := forGate(g.Guards, name); err != nil {
 		return nil, err
 	}
+	c.print = c.fingerprint(g)
 	return c, c.verbs.compile(name, g)
 }
 
@@ -269,7 +270,9 @@ func (p *Policy) defaults(c PolicyConfig, env *Env, s *sampler) error {
 		switch {
 		case p.handler[name] != nil || c.Default == DefaultAllow:
 		case c.Default == DefaultDeny:
-			p.handler[name] = &Chain{gate: name, guards: []NamedGuard{{Name: "default deny", Guard: denyAll{}}}, timeout: DefaultTimeout, local: true, env: env, sampler: s}
+			deny := &Chain{gate: name, guards: []NamedGuard{{Name: "default deny", Guard: denyAll{}}}, timeout: DefaultTimeout, local: true, env: env, sampler: s}
+			deny.print = deny.fingerprint(new(GateConfig))
+			p.handler[name] = deny
 		case written:
 			open = append(open, string(name))
 		}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/push-it/pushit/hub"
 )
@@ -183,6 +184,8 @@ func (r *remote) decide(ctx context.Context, q *Question, sent []byte, ask func(
 			}
 		}
 	}
+	// The span it is asked in is that of who asked first.
+	c.ctx = trace.ContextWithSpanContext(context.Background(), trace.SpanContextFromContext(ctx))
 	c, answer, ok := r.join(c)
 	if ok {
 		return answer
@@ -281,7 +284,7 @@ func (r *remote) join(c *call) (_ *call, _ Answer, answered bool) {
 	}
 	c.waiters = 1
 	c.started, c.done = make(chan struct{}), make(chan struct{})
-	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.ctx, c.cancel = context.WithCancel(c.ctx)
 	if r.running < r.InFlight {
 		r.running++
 		r.startLocked(c)

@@ -64,8 +64,8 @@ func parseRemote(text string) (json.RawMessage, error) {
 	return remoteParsed, err
 }
 
-// loadRemote provisions a guard.
-func loadRemote(t testing.TB, raw json.RawMessage) (Guard, error) {
+// provisioning is what modules are loaded with that need a configuration.
+func provisioning(t testing.TB) caddy.Context {
 	t.Helper()
 	parent, err := caddy.ProvisionContext(&caddy.Config{
 		Admin:   &caddy.AdminConfig{Disabled: true},
@@ -76,6 +76,13 @@ func loadRemote(t testing.TB, raw json.RawMessage) (Guard, error) {
 	}
 	ctx, cancel := caddy.NewContext(parent)
 	t.Cleanup(cancel)
+	return ctx
+}
+
+// loadRemote provisions a guard.
+func loadRemote(t testing.TB, raw json.RawMessage) (Guard, error) {
+	t.Helper()
+	ctx := provisioning(t)
 	var config map[string]json.RawMessage
 	if err := json.Unmarshal(raw, &config); err != nil {
 		t.Fatal(err)

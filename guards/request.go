@@ -19,6 +19,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/push-it/pushit/hub"
 )
@@ -79,6 +81,9 @@ func (q *Question) request(ctx context.Context, w http.ResponseWriter, body []by
 	if server == nil {
 		server = new(caddyhttp.Server) // Caddy's handlers cannot do without
 	}
+	if trace.SpanContextFromContext(ctx).IsValid() {
+		propagation.TraceContext{}.Inject(ctx, propagation.HeaderCarrier(r.Header))
+	}
 	r = r.WithContext(context.WithValue(ctx, missesKey{}, misses))
 	r = caddyhttp.PrepareRequest(r, repl, w, server)
 	if o.RemoteIP.IsValid() {
@@ -86,6 +91,43 @@ func (q *Question) request(ctx context.Context, w http.ResponseWriter, body []by
 		caddyhttp.SetVar(r.Context(), caddyhttp.ClientIPVarKey, o.RemoteIP.String())
 	}
 	return r, nil
+}
+
+// Remembered returns the value that a placeholder of Caddy's has for who would open
+// the session of a now, with the request that it was opened with. ok is false if
+// what is kept of that request does not tell.
+func Remembered(a *hub.Agent, env *Env, placeholder string) (value string, ok bool) {
+	var reads reads
+	if checkPlaceholder(placeholder, &reads) != nil || reads.missing(a.Opening()) != nil || isRewritten(placeholder, a.Opening()) {
+		return "", false
+	}
+	q := &Question{Question: &hub.Question{Gate: hub.GateConnect, Agent: a, Identity: a.Identity()}, Env: env}
+	r, err := q.Request(context.Background())
+	if err != nil {
+		return "", false
+	}
+	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	value, ok = repl.GetString(placeholder)
+	return value, ok && unanswerable(r) == nil
+}
+
+// isRewritten reports whether a placeholder's value may be another in the snapshot
+// than it was in the request: the path is the endpoint's there, and the host is
+// what a trusted proxy says that it is.
+func isRewritten(placeholder string, o *hub.Opening) bool {
+	switch {
+	case strings.HasPrefix(placeholder, "http.request.uri.query."):
+		return false
+	case strings.HasPrefix(placeholder, "http.request.uri"), strings.HasPrefix(placeholder, "http.request.orig_uri"):
+		return true
+	case strings.HasPrefix(placeholder, "http.request.host"), strings.HasPrefix(placeholder, "http.request.port"):
+		for name := range o.Fields {
+			if name == "X-Forwarded-Host" {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // header returns the header fields: those of the snapshot without what is not to

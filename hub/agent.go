@@ -5,7 +5,6 @@ package hub
 
 import (
 	"context"
-	"log/slog"
 	"math/rand/v2"
 	"net/netip"
 	"sync"
@@ -34,31 +33,40 @@ type Agent struct {
 	id      uuid.UUID
 	opening Opening
 	address netip.Prefix
-	lane    int // which of the hub's flushers writes for it
+	opened  time.Duration // when, on the schedule's clock
+	lane    uint16        // which of the hub's flushers writes for it
 
 	// Set by Start, before anything else happens.
-	conn   Conn
 	blocks bool // conn cannot write without blocking
+	conn   Conn
 
 	policy    atomic.Pointer[Policy]
+	reload    atomic.Pointer[Reload]   // the one that is not done with the agent; nil for none
 	identity  atomic.Pointer[Identity] // never nil
 	heard     atomic.Int64             // when the peer was last heard, on the schedule's clock
 	receiving atomic.Bool              // Receive runs: it is not the peer who is silent
 	due       dueEntry                 // guarded by schedule.mu
 
+	awaitsReview bool // guarded by reviewers.mu
+
 	// Owned by who handles frames: the goroutine that calls Receive, and while
 	// frames are held, the one that decides the connect.
 	frames, publishes, refreshes bucket
+	received                     int64 // bytes
 
 	// Owned by who writes: a flusher, or the agent's own goroutine; see writing.
 	deadline bool          // writes have one
 	renewed  time.Duration // when it was set, on the schedule's clock
+	sent     int64         // bytes
 
 	mu          sync.Mutex // guards the following; taken after hub.mu and node.mu
-	cond        sync.Cond  // of mu: state, held, pending or wantsRoom have changed
+	cond        sync.Cond  // of mu: state, held, pending, wantsRoom or heeding have changed
 	state       state
 	writing     bool          // a flusher has the agent on its list, or its conn is being written to
 	connClosed  bool          // conn.Close was called
+	heeding     bool          // somebody has the policy hold that is not yet heeded
+	heeded      *Policy       // what holds for the agent in all; policy, but for the time of a reload
+	spare       *Limits       // of the queue, from before a reload; nil but for who was over the new ones then
 	idle        chan struct{} // if not nil, closed when writing ends
 	queue       *[]item       // nil while empty
 	queued      int           // messages in queue and being written
@@ -198,7 +206,11 @@ func (a *Agent) onAnyLocked(nodes []*node) bool {
 // acceptLocked queues it, or closes the agent if it is too slow, and reports
 // whether the agent is to be handed to its flusher. The caller holds a.mu.
 func (a *Agent) acceptLocked(it item) (flush bool) {
-	if l := &a.policy.Load().Limits; a.queued >= l.QueueMessages || a.queued > 0 && a.queuedBytes+len(it.bytes) > l.QueueBytes {
+	if l := a.queueLimitsLocked(); a.queued >= l.QueueMessages || a.queued > 0 && a.queuedBytes+len(it.bytes) > l.QueueBytes {
+		a.hub.counts.overflow[QueueAgent].Add(1)
+		if it.msg != nil {
+			a.hub.counts.drop(DropSlow, 1)
+		}
 		return a.closeLocked(CloseSlow, "you read slower than your channels speak", time.Second)
 	}
 	a.queueLocked(it)
@@ -215,14 +227,19 @@ func (a *Agent) queueLocked(it item) {
 }
 
 // dropQueueLocked forgets what is queued and not being written yet.
-func (a *Agent) dropQueueLocked() {
+func (a *Agent) dropQueueLocked(why DropReason) {
 	if a.queue == nil {
 		return
 	}
+	messages := 0
 	for _, it := range *a.queue {
 		a.queued--
 		a.queuedBytes -= len(it.bytes)
+		if it.msg != nil {
+			messages++
+		}
 	}
+	a.hub.counts.drop(why, messages)
 	putQueue(a.queue)
 	a.queue = nil
 }
@@ -264,7 +281,7 @@ func (a *Agent) closeLocked(code CloseCode, reason string, retry time.Duration) 
 		return false // Start says it
 	}
 	if code == CloseSlow {
-		a.dropQueueLocked() // it would not be read in time either
+		a.dropQueueLocked(DropSlow) // it would not be read in time either
 	}
 	a.queueLocked(item{bytes: a.noticeLocked()})
 	a.expireLocked(time.Now().Add(closeGrace))
@@ -302,7 +319,7 @@ func (a *Agent) Left(reason string) {
 	}
 	subs := a.subs
 	a.subs = nil
-	a.dropQueueLocked()
+	a.dropQueueLocked(DropGone)
 	var idle chan struct{}
 	if a.writing {
 		idle = make(chan struct{})
@@ -310,6 +327,7 @@ func (a *Agent) Left(reason string) {
 		a.expireLocked(time.Unix(1, 0)) // a write under way ends at once
 	}
 	agentID, code := a.agentID, a.closeCode
+	lasted := a.hub.schedule.now() - a.opened
 	a.mu.Unlock()
 	if idle != nil {
 		<-idle
@@ -317,15 +335,21 @@ func (a *Agent) Left(reason string) {
 	for _, s := range subs {
 		a.hub.leave(s)
 	}
-	a.hub.forget(a)
-	a.hub.admission.leave(a.address, wasConnected)
+	if wasConnected && a.hub.events.wants(AgentDisconnected) {
+		e := a.agentEvent(AgentDisconnected)
+		e.AgentID, e.Code, e.Reason, e.Lasted = agentID, code, reason, lasted
+		a.hub.events.put(e)
+	}
 	p := a.policy.Load()
+	a.logEnd(p.Log, agentID, reason, code, lasted)
+	a.hub.forget(a, code, lasted)
+	if r := a.reload.Swap(nil); r != nil {
+		r.leave()
+	}
+	a.hub.admission.leave(a.address, wasConnected)
 	if wasConnected {
 		a.disconnected(p)
 	}
-	p.Log.Debug("agent left",
-		slog.String("agent", a.UUID()), slog.String("agent_id", agentID), slog.String("user", a.User()),
-		slog.String("transport", a.opening.Transport), slog.String("reason", reason), slog.Int("code", int(code)))
 }
 
 // maxPartings is how many agents that are gone their disconnect gates can be told
@@ -346,6 +370,7 @@ func (a *Agent) disconnected(p *Policy) {
 	}
 	if a.hub.partings.Add(1) > maxPartings {
 		a.hub.partings.Add(-1)
+		a.hub.counts.overflow[QueueDisconnect].Add(1)
 		p.Log.Error("the disconnect gate was not told, it is too far behind", "agent", a.UUID(), "behind", maxPartings)
 		return
 	}
@@ -362,8 +387,7 @@ func (a *Agent) tick() time.Duration {
 	a.hub.repeats.expire(time.Now())
 	a.mu.Lock()
 	now := a.hub.schedule.now()
-	var again []*op
-	var ended []*subscription
+	var due review
 	var flush bool
 	switch silence := now - time.Duration(a.heard.Load()); {
 	case a.state >= stateClosing:
@@ -372,14 +396,14 @@ func (a *Agent) tick() time.Duration {
 	case a.state == stateOpen:
 		flush = a.closeLocked(CloseTimeout, "no /meta/connect came in time", time.Second)
 	case now < a.beat:
-		again, ended, flush = a.reviewLocked(now)
+		due, flush = a.reviewLocked(now)
 	case silence >= 2*p.Heartbeat-p.Heartbeat/4 && !a.receiving.Load():
 		// A quarter less than two intervals: what answered the last ping but one
 		// answered a little after it was sent.
 		flush = a.closeLocked(CloseTimeout, "nothing was heard from you for two heartbeats", time.Second)
 	default:
 		a.beat = now + p.Heartbeat
-		again, ended, flush = a.reviewLocked(now)
+		due, flush = a.reviewLocked(now)
 		if a.state < stateClosing {
 			flush = a.acceptLocked(item{bytes: a.conn.Form().Heartbeat}) || flush
 		}
@@ -392,15 +416,9 @@ func (a *Agent) tick() time.Duration {
 	if flush {
 		a.schedule()
 	}
-	for _, s := range ended {
-		a.end(s, expired)
-	}
-	a.askAgain(again)
+	a.seeTo(&due)
 	return max(next-now, scheduleGrain)
 }
-
-// expired is why a subscription ends whose right has.
-var expired = refuse(CodeExpired, "the right to receive this channel has expired")
 
 // firstHeartbeat spreads the heartbeats of agents that connected at one moment.
 func firstHeartbeat(interval time.Duration) time.Duration {

@@ -42,12 +42,35 @@ type op struct {
 	msg     *Message      // of a publish
 	sub     *subscription // of a subscribe that the server itself asks for again
 	silent  bool          // of a connect that the server itself asks for again
+	reload  bool          // the server asks because of a reload, both
+	final   bool          // the answer is from within this process: there is none to wait for
+
+	finished chan struct{} // if not nil, closed when it is done with, unless the agent has left
+
+	ctx  context.Context //nolint:containedctx // of its span, if it has one
+	span Span            // of a publish that is traced
 
 	// guarded by the agent's mu while pending
 	verdict  Verdict
 	decided  bool
-	policy   *Policy   // that was asked
-	identity *Identity // that it was asked for
+	policy   *Policy     // that was asked
+	by       Fingerprint // of its gate
+	identity *Identity   // that it was asked for
+}
+
+// context returns the one that what is done for o is done in.
+func (o *op) context() context.Context {
+	if o.ctx == nil {
+		return context.Background()
+	}
+	return o.ctx
+}
+
+// end ends the span of o.
+func (o *op) end(answer AnswerName) {
+	if o.span != nil {
+		o.span.End(answer)
+	}
 }
 
 func (a *Agent) askingLocked() *asking {
@@ -108,16 +131,18 @@ func (a *Agent) perform(o *op) {
 	if o.gate != GateConnect && !a.isPendingLocked(o.channel) {
 		a.mu.Unlock()
 		if a.performNow(o) {
+			o.finish()
 			return
 		}
 		a.mu.Lock()
 	}
 	w := a.askingLocked()
-	for len(w.pending) >= maxQuestions && a.state == stateConnected {
+	for len(w.pending) >= maxQuestions && a.state == stateConnected && !o.reload {
 		a.cond.Wait()
 	}
 	if a.state != stateConnected {
 		a.mu.Unlock()
+		o.finish()
 		return
 	}
 	if o.gate == GateConnect && slices.ContainsFunc(w.pending, func(p *op) bool { return p.gate == GateConnect }) {
@@ -125,12 +150,20 @@ func (a *Agent) perform(o *op) {
 		if !o.silent {
 			a.answer(&o.in, refreshing)
 		}
+		o.finish()
 		return
 	}
 	o.in.data = bytes.Clone(o.in.data) // the frame is the transport's
 	w.pending = append(w.pending, o)
 	a.mu.Unlock()
 	a.inquire(o)
+}
+
+// finish says that o is done with.
+func (o *op) finish() {
+	if o.finished != nil {
+		close(o.finished)
+	}
 }
 
 // refreshing is the answer to a refresh that comes too soon.
@@ -144,7 +177,7 @@ func (a *Agent) performNow(o *op) (done bool) {
 		switch {
 		case g == nil:
 		case isLocal(g):
-			o.verdict = a.decideLocal(context.Background(), g, q)
+			o.verdict = a.decideLocal(o.context(), g, q)
 		default:
 			return false
 		}
@@ -161,10 +194,13 @@ func (a *Agent) govern(o *op) (Gate, *Question) {
 	defer a.mu.Unlock()
 	o.policy, o.identity = a.policy.Load(), a.identity.Load()
 	g, r := o.policy.gateOf(o)
-	o.verdict, o.decided = Verdict{Refusal: r}, false
+	o.verdict, o.decided, o.by = Verdict{Refusal: r}, false, ""
+	if r == nil {
+		o.by = fingerprintOf(g)
+	}
 	q := &Question{
 		Gate: o.gate, Agent: a, Channel: o.channel, Pattern: IsPattern(o.channel), Message: o.msg,
-		Credentials: a.credentials, Identity: o.identity,
+		Credentials: a.credentials, Identity: o.identity, within: o.ctx,
 	}
 	if o.gate == GateConnect && !o.silent {
 		q.Credentials = o.in.data
@@ -195,6 +231,24 @@ func (a *Agent) isStale(o *op) bool {
 	return o.policy != a.policy.Load() || o.gate != GateConnect && o.identity != a.identity.Load()
 }
 
+// stillHolds reports whether the answer to o, which was asked for under another
+// policy, would be the same under the agent's: it is of that one then.
+func (a *Agent) stillHolds(o *op) bool {
+	p := a.policy.Load()
+	g, r := p.gateOf(o)
+	if r != nil || !fingerprintOf(g).is(o.by) || o.verdict.Refusal != nil && o.verdict.Refusal.Code == CodeUnavailable {
+		return false // what could not be found out may be because that policy is gone
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	o.policy = p
+	if a.isStale(o) {
+		return false
+	}
+	o.decided = true
+	return true
+}
+
 func (a *Agent) isPendingLocked(channel string) bool {
 	return a.asking != nil && slices.ContainsFunc(a.asking.pending, func(o *op) bool { return o.channel == channel })
 }
@@ -214,10 +268,18 @@ func (a *Agent) settle() {
 		stale := a.isStale(o)
 		o.decided = !stale
 		a.mu.Unlock()
+		if stale {
+			a.heed()
+			stale = !a.stillHolds(o)
+		}
 		if stale || !a.apply(o) {
 			a.inquire(o)
 			a.mu.Lock()
 			continue
+		}
+		o.finish()
+		if o.gate == GateConnect || o.sub != nil {
+			a.reloaded()
 		}
 		a.mu.Lock()
 		// It stood in the list until now, so that nothing of its channel went past.
@@ -265,13 +327,22 @@ func isLocal(g Gate) bool {
 
 // decideLocal asks a gate that answers at once.
 func (a *Agent) decideLocal(ctx context.Context, g Gate, q *Question) (v Verdict) {
+	ctx, span := a.traceGate(ctx, q)
+	begun := a.hub.schedule.now()
 	defer func() {
 		if p := recover(); p != nil {
 			a.panicked(q, p)
 			v = notFoundOut
 		}
+		a.decided(q, span, answerName(&v), begun)
 	}()
 	return g.Decide(ctx, q)
+}
+
+// decided notes how a gate answered that was asked then.
+func (a *Agent) decided(q *Question, span Span, answer AnswerName, begun time.Duration) {
+	a.hub.counts.asked(q.Gate, answer, a.hub.schedule.now()-begun)
+	span.End(answer)
 }
 
 func (a *Agent) panicked(q *Question, p any) {
@@ -279,7 +350,26 @@ func (a *Agent) panicked(q *Question, p any) {
 }
 
 // decide asks g and waits for the answer, no longer than g's timeout.
-func (a *Agent) decide(ctx context.Context, g Gate, q *Question) Verdict {
+func (a *Agent) decide(ctx context.Context, g Gate, q *Question) (v Verdict) {
+	answered := false
+	begun := a.hub.schedule.now()
+	left := ctx // ends when the agent leaves
+	if q.within != nil {
+		ctx = joined{ctx, q.within}
+	}
+	ctx, span := a.traceGate(ctx, q)
+	a.hub.counts.asking(q.Gate, 1)
+	defer func() {
+		a.hub.counts.asking(q.Gate, -1)
+		name := answerName(&v)
+		if !answered && left.Err() != nil {
+			name = Abandoned
+		}
+		if v.Overflow {
+			a.hub.counts.overflow[QueueGate].Add(1)
+		}
+		a.decided(q, span, name, begun)
+	}()
 	ctx, cancel := context.WithTimeout(ctx, g.Timeout())
 	defer cancel()
 	answer := make(chan Verdict, 1) // buffered: a late answer waits for nobody
@@ -293,7 +383,8 @@ func (a *Agent) decide(ctx context.Context, g Gate, q *Question) Verdict {
 		answer <- g.Decide(ctx, q)
 	}()
 	select {
-	case v := <-answer:
+	case v = <-answer:
+		answered = true
 		return v
 	case <-ctx.Done():
 		return notFoundOut

@@ -113,3 +113,47 @@ func TestDeliveryAllocatesNothing(t *testing.T) {
 		t.Logf("%.4f allocations a delivery", per)
 	}
 }
+
+// BenchmarkDrop is a reload with 50,000 agents, each on a channel: of which gates
+// are the same, and of which one that is local has changed.
+func BenchmarkDrop(b *testing.B) {
+	const agents = 50_000
+	for _, changed := range []bool{false, true} {
+		b.Run(fmt.Sprintf("changed=%v", changed), func(b *testing.B) {
+			h, err := hub.New("bench", nil)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer h.Close()
+			generation := 0
+			use := func() *hub.Policy {
+				if changed {
+					generation++
+				}
+				return h.Use(&hub.Policy{Mount: "bench", Heartbeat: time.Hour, Gates: laws(rulings{
+					hub.GateSubscribe: local(fmt.Sprint("rule ", generation), hub.Allow),
+				})})
+			}
+			p := use()
+			for i := range agents {
+				a, err := h.Open(p, hub.Opening{})
+				if err != nil {
+					b.Fatal(err)
+				}
+				a.Start(hubtest.NewConn())
+				a.Receive([]byte(connect(fmt.Sprint("a", i))))
+				a.Receive([]byte(subscribe(fmt.Sprint("c", i%100))))
+			}
+			var dropping time.Duration
+			for b.Loop() {
+				next := use()
+				began := time.Now()
+				r := h.Drop(p)
+				dropping += time.Since(began)
+				<-r.Done()
+				p = next
+			}
+			b.ReportMetric(float64(dropping.Milliseconds())/float64(b.N), "ms-in-Drop/op")
+		})
+	}
+}

@@ -15,7 +15,8 @@ var ErrWouldBlock = errors.New("write would block")
 // A Conn carries an agent's frames to its peer. A transport implements it; the
 // hub writes to it from one goroutine at a time.
 type Conn interface {
-	// Form is the encoding that this Conn wants. It never changes.
+	// Form is the encoding that this Conn wants. It changes at most once, before
+	// the first frame is received over it.
 	Form() *Form
 
 	// TryWrite writes what can be written without blocking. It returns

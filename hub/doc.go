@@ -36,6 +36,9 @@
 //   - After an agent is closed or cut, nothing of any channel reaches it.
 //   - What a gate allowed for a time (see [Verdict]) is asked for again before the
 //     time is over, and has ended when it is.
+//   - What a gate allowed that another one governs since a reload is asked for again,
+//     and has ended when that one does not allow it, or not in time (see [Hub.Drop]).
+//     What the same gate still governs is not.
 //
 // # Who owns what
 //
@@ -47,7 +50,11 @@
 //	question         Agent.ask     one question of one agent          answer, timeout, agent closed nobody: a gate that hangs
 //	                                                                                                must hold up no one
 //	review           Agent.askAgain  nothing: it waits to ask again       all is asked, agent closed    nobody: it holds nothing
+//	bringers         Hub.Drop      nothing: they have agents heed     all agents have heeded        nobody, likewise
+//	reviewers        a schedule    nothing: they wait for answers     nobody waits to be asked for  nobody, likewise
 //	gate             Agent.decide  the call of Gate.Decide            the gate returns              nobody, for the same reason
+//	events           HandleEvents  the calls of Events.Handle         Close, when all are handled   Close, for a second: what
+//	                                                                                                handles them may hang
 //
 // There is at most one writer for an agent, and none while its queue is empty:
 // Agent.writing is set by who puts the first item in the queue, which also hands
@@ -62,7 +69,16 @@
 //	Hub.mu → node.mu (a channel's before its patterns', longer prefixes first) → Agent.mu → the leaves
 //
 // The leaves, under which no other lock is taken: directory shards, schedule.mu,
-// flusher.mu, admission.mu, repeats.mu. A Broker may hold a lock of its own
-// around delivery. No lock is held while a gate, the Broker, a Conn's writing or
-// the log is called; Conn.SetWriteDeadline, which does not block, is.
+// flusher.mu, admission.mu, repeats.mu, reviewers.mu, eventQueue.mu, sampler.mu. A
+// Broker may hold a lock of its own around delivery. No lock is held while a gate, the Broker, a Conn's writing, the
+// log, a Tracer or Events.Handle is called; Conn.SetWriteDeadline and Events.Wants,
+// which do not block, are.
+//
+// # What is told
+//
+// The hub counts what happens in it, and [Hub.Stats] reads the counts: nothing is
+// called for each delivery. [Events] hears of agents and channels that come and go,
+// a [Tracer] of gates and publishes in sessions that are traced, and the log of
+// each agent that is gone, sampled. [Hub.Drain] sends everybody away when the
+// server goes.
 package hub

@@ -167,7 +167,9 @@ func (a *Agent) flush() {
 func (a *Agent) drain(q *[]item, rest []item, join *[]byte) {
 	defer a.hub.drains.Done()
 	defer putJoin(join)
-	_, err := a.writeBlocking(*join)
+	n, err := a.writeBlocking(*join)
+	a.sent += int64(n)
+	a.hub.counts.lanes[a.lane].sent.Add(uint64(n))
 	if err == nil {
 		_, err = a.writeItems(rest, join, a.writeBlocking)
 	}
@@ -199,9 +201,14 @@ func (a *Agent) writeBlocking(p []byte) (int, error) {
 func (a *Agent) writeItems(items []item, join *[]byte, write func([]byte) (int, error)) (rest []item, err error) {
 	gates := a.policy.Load().Gates
 	buf := (*join)[:0]
-	defer func() { *join = buf }()
+	before := a.sent
+	defer func() {
+		*join = buf
+		a.hub.counts.lanes[a.lane].sent.Add(uint64(a.sent - before))
+	}()
 	flush := func() error {
 		n, err := write(buf)
+		a.sent += int64(n)
 		buf = buf[:copy(buf, buf[n:])]
 		return err
 	}
@@ -209,6 +216,8 @@ func (a *Agent) writeItems(items []item, join *[]byte, write func([]byte) (int, 
 		b := it.bytes
 		if gates != nil && it.msg != nil {
 			if b = a.gated(gates, it); b == nil {
+				items[i].msg = nil // it is not delivered
+				a.hub.counts.drop(DropGate, 1)
 				continue
 			}
 		}
@@ -245,6 +254,11 @@ func (a *Agent) gated(gates Gates, it item) []byte {
 // more it ends the writing, and the Conn too if that was the last word.
 func (a *Agent) takeQueue() (*[]item, bool) {
 	a.mu.Lock()
+	for !a.heedsLocked() { // what has come under a new policy goes by that
+		a.mu.Unlock()
+		a.heed()
+		a.mu.Lock()
+	}
 	q := a.queue
 	if q != nil && a.state != stateGone {
 		a.queue = nil
@@ -258,12 +272,20 @@ func (a *Agent) takeQueue() (*[]item, bool) {
 // wrote accounts for what was written and reports whether there is more to
 // write. If not, the writing has ended.
 func (a *Agent) wrote(q *[]item, err error) bool {
-	var bytes int
+	var bytes, messages int
 	for _, it := range *q {
 		bytes += len(it.bytes)
+		if it.msg != nil {
+			messages++
+		}
 	}
 	count := len(*q)
 	putQueue(q)
+	if err == nil {
+		a.hub.counts.lanes[a.lane].delivered.Add(uint64(messages))
+	} else {
+		a.hub.counts.drop(DropGone, messages) // some may have arrived
+	}
 	a.mu.Lock()
 	a.queued -= count
 	a.queuedBytes -= bytes
@@ -296,7 +318,7 @@ func (a *Agent) awaitRoom() {
 }
 
 func (a *Agent) crowdedLocked() bool {
-	l := &a.policy.Load().Limits
+	l := a.queueLimitsLocked()
 	return a.queued > l.QueueMessages/2 || a.queued > 1 && a.queuedBytes > l.QueueBytes/2
 }
 
@@ -328,7 +350,7 @@ func (a *Agent) endWritingLocked() {
 
 // failLocked gives up a Conn that failed to write. The caller holds a.mu.
 func (a *Agent) failLocked(err error) {
-	a.dropQueueLocked()
+	a.dropQueueLocked(DropGone)
 	if a.state < stateClosing {
 		a.state = stateClosing
 		a.closeCode, a.closeReason = CloseSlow, "the connection does not take what is written"

@@ -13,6 +13,7 @@ const (
 	metaConnect     = "/meta/connect"
 	metaSubscribe   = "/meta/subscribe"
 	metaUnsubscribe = "/meta/unsubscribe"
+	metaPing        = "/meta/ping"
 )
 
 // maxIDLength is the most bytes of a uuid and an agentId.

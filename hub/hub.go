@@ -33,13 +33,18 @@ type Hub struct {
 	admission *admission
 	drains    sync.WaitGroup // goroutines of agents that write
 	fanouts   sync.Pool      // of *fanout
+	reviewers reviewers      // of what reloads leave to be asked
 	nextLane  atomic.Uint32
+	counts    *counts
+	ends      sampler      // of what is logged of agents that are gone
+	events    *eventQueue  // nil: nobody hears of any; set before the first Open
 	partings  atomic.Int32 // agents that are gone and that a disconnect gate is being told of
 
 	mu       sync.Mutex           // guards the following; may be held when Agent.mu is taken
 	policies map[string][]*Policy // by mount, oldest generation first
 	agents   map[*Agent]struct{}
 	closed   bool
+	going    bool // Drain was called: no session is opened any more
 }
 
 // New returns a Hub whose messages go through broker; nil is a Broker for this
@@ -52,8 +57,8 @@ func New(name string, broker Broker) (*Hub, error) {
 		name:      name,
 		broker:    broker,
 		seed:      maphash.MakeSeed(),
-		channels:  newDirectory(),
-		patterns:  newDirectory(),
+		channels:  newDirectory(false),
+		patterns:  newDirectory(true),
 		repeats:   newRepeats(),
 		admission: newAdmission(),
 		policies:  make(map[string][]*Policy),
@@ -66,6 +71,7 @@ func New(name string, broker Broker) (*Hub, error) {
 	for range runtime.GOMAXPROCS(0) {
 		h.flushers = append(h.flushers, newFlusher())
 	}
+	h.counts = newCounts(len(h.flushers))
 	h.fanouts.New = func() any { return &fanout{batches: make([][]*Agent, len(h.flushers))} }
 	return h, nil
 }
@@ -97,36 +103,19 @@ func (h *Hub) Use(p *Policy) *Policy {
 	return p
 }
 
-// Drop ends the generation p: its agents go on under the newest one of the same
-// Mount, and are closed with CloseEndpoint when there is none.
-func (h *Hub) Drop(p *Policy) {
-	h.mu.Lock()
-	left := slices.DeleteFunc(h.policies[p.Mount], func(q *Policy) bool { return q == p })
-	if len(left) == 0 {
-		delete(h.policies, p.Mount)
-	} else {
-		h.policies[p.Mount] = left
-	}
-	var orphans []*Agent
-	for a := range h.agents {
-		switch {
-		case a.policy.Load() != p:
-		case len(left) > 0:
-			a.policy.Store(left[len(left)-1])
-		default:
-			orphans = append(orphans, a)
-		}
-	}
-	h.mu.Unlock()
-	for _, a := range orphans {
-		a.Close(CloseEndpoint, "this endpoint is no longer served", NoRetry)
-	}
-}
-
 // Open begins a session under p, which Use returned: an agent that has not
 // connected yet. It returns a *Refusal when a limit is reached. The caller goes
 // on with Start, or with Left if the session comes to nothing.
 func (h *Hub) Open(p *Policy, o Opening) (*Agent, error) {
+	a, r := h.open(p, o)
+	if r != nil {
+		h.counts.refuse(r.Code)
+		return nil, r
+	}
+	return a, nil
+}
+
+func (h *Hub) open(p *Policy, o Opening) (*Agent, *Refusal) {
 	key := addressKey(o.RemoteIP)
 	if r := h.admission.enter(key, p.Limits); r != nil {
 		return nil, r
@@ -136,16 +125,18 @@ func (h *Hub) Open(p *Policy, o Opening) (*Agent, error) {
 		id:      uuid.New(),
 		opening: o,
 		address: key,
-		lane:    int(h.nextLane.Add(1) % uint32(len(h.flushers))),
+		lane:    uint16(h.nextLane.Add(1) % uint32(len(h.flushers))),
+		opened:  h.schedule.now(),
 	}
 	a.cond.L = &a.mu
 	a.identity.Store(noIdentity)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.closed {
+	if h.closed || h.going {
 		h.admission.leave(key, false)
-		return nil, refuse(CodeUnavailable, "the server is going away")
+		return nil, goingAway
 	}
+	a.heeded = p
 	// A reload may have dropped p since the request came in.
 	if all := h.policies[p.Mount]; len(all) == 0 {
 		h.admission.leave(key, false)
@@ -155,6 +146,7 @@ func (h *Hub) Open(p *Policy, o Opening) (*Agent, error) {
 	}
 	a.policy.Store(p)
 	h.agents[a] = struct{}{}
+	h.counts.openedLocked(o.Transport)
 	return a, nil
 }
 
@@ -172,27 +164,36 @@ func (h *Hub) Close() {
 		agents = append(agents, a)
 	}
 	h.mu.Unlock()
-	for _, a := range agents {
-		a.Close(CloseUnavailable, "the server is going away", time.Second)
+	for i, retry := range comeBack(len(agents)) {
+		agents[i].Close(CloseUnavailable, goingAway.Reason, retry)
 	}
 	h.schedule.close()
 	for _, f := range h.flushers {
 		f.close()
 	}
 	h.drains.Wait()
+	h.events.close()
 	_ = h.broker.Close() // nothing is left that could be told
 }
 
 // Publish publishes m on its channel, as the Broker does it.
 func (h *Hub) Publish(ctx context.Context, m *Message) error {
-	return h.broker.Publish(ctx, m)
+	err := h.broker.Publish(ctx, m)
+	if err != nil {
+		h.counts.drop(DropFailed, 1)
+		return err
+	}
+	h.counts.published.Add(1)
+	return nil
 }
 
-func (h *Hub) forget(a *Agent) {
+// forget ends what the hub knows of a, which was closed with code, if it was.
+func (h *Hub) forget(a *Agent, code CloseCode, lasted time.Duration) {
 	h.schedule.drop(a)
 	h.mu.Lock()
+	defer h.mu.Unlock()
 	delete(h.agents, a)
-	h.mu.Unlock()
+	h.counts.endedLocked(a.opening.Transport, code, lasted)
 }
 
 // A fanout is the scratch of one delivery.
@@ -207,6 +208,12 @@ type fanout struct {
 // pattern over it: once, however many match. It blocks for nothing but the
 // locks of those nodes. The Broker calls it, one message of a channel at a time.
 func (h *Hub) deliver(m *Message) {
+	begun := h.schedule.now()
+	h.handAll(m)
+	h.counts.fanOut.observe(h.schedule.now() - begun)
+}
+
+func (h *Hub) handAll(m *Message) {
 	f := h.fanouts.Get().(*fanout)
 	defer h.putFanout(f)
 	if n := h.channels.find(m.key); n != nil {

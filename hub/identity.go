@@ -3,7 +3,11 @@
 
 package hub
 
-import "time"
+import (
+	"reflect"
+	"slices"
+	"time"
+)
 
 // An Identity is what the connect gate learned of an agent. It is immutable: a
 // refresh replaces it whole.
@@ -20,6 +24,18 @@ type Identity struct {
 	// Expires is when this is no longer to be relied on; zero is never.
 	Expires time.Time
 }
+
+// same reports whether i and o, which may be nil, say the same of an agent. For
+// how long is no matter.
+func (i *Identity) same(o *Identity) bool {
+	if o == nil {
+		o = noIdentity
+	}
+	return i.User == o.User && slices.Equal(i.Header, o.Header) && slices.Equal(i.Grants, o.Grants) &&
+		sameMap(i.Claims, o.Claims) && sameMap(i.Attributes, o.Attributes)
+}
+
+func sameMap(a, b map[string]any) bool { return len(a) == 0 && len(b) == 0 || reflect.DeepEqual(a, b) }
 
 // A HeaderField is a header field.
 type HeaderField struct{ Name, Value string }
@@ -55,11 +71,17 @@ const longest = 100 * 365 * 24 * time.Hour
 type validity struct {
 	due  time.Duration // when to ask again
 	ends time.Duration // when it ends, whatever has been asked
+	by   Fingerprint   // of the gate that gave it
+	// grace says that another gate governs since a reload, which has not answered
+	// yet; ready, that it is time to ask it.
+	grace, ready bool
 }
 
-// validFor returns the validity of a verdict that was given now.
-func (a *Agent) validFor(v *Verdict) (val validity) {
+// validFor returns the validity of a verdict that was given now, by a gate of that
+// fingerprint.
+func (a *Agent) validFor(v *Verdict, by Fingerprint) (val validity) {
 	now := a.hub.schedule.now()
+	val.by = by
 	if v.Recheck > 0 {
 		val.due = now + v.Recheck
 	}

@@ -13,10 +13,13 @@ import (
 type subscription struct {
 	agent   *Agent
 	node    *node
-	channel string   // or pattern
-	index   int      // in node.members; guarded by node.mu
-	right   validity // guarded by agent.mu, as is the next
-	asked   bool     // it is being asked for again
+	channel string // or pattern
+	index   int    // in node.members; guarded by node.mu
+
+	// Guarded by agent.mu.
+	right     validity
+	asked     bool // it is being asked for again
+	byConnect bool // the connect gate has made it: no other was asked
 }
 
 // A node is a channel or pattern that has subscribers. It is born with the
@@ -28,6 +31,7 @@ type node struct {
 
 	mu      sync.RWMutex // guards the following; read-held while a message is handed to the members
 	members []*subscription
+	told    bool // that it is occupied
 	dead    bool // no longer in its directory: look again
 }
 
@@ -35,10 +39,16 @@ type node struct {
 func (n *node) addLocked(s *subscription) {
 	s.index = len(n.members)
 	n.members = append(n.members, s)
+	n.home.members.Add(1)
+	if !n.told {
+		n.told = true
+		n.tellLocked(ChannelOccupied)
+	}
 }
 
 // removeLocked takes s out. The caller holds n.mu.
 func (n *node) removeLocked(s *subscription) {
+	n.home.members.Add(-1)
 	last := len(n.members) - 1
 	moved := n.members[last]
 	n.members[s.index], moved.index = moved, s.index
@@ -51,7 +61,12 @@ func (n *node) removeLocked(s *subscription) {
 
 // unlock releases n.mu, and takes n out of its directory if nobody is left in it.
 func (n *node) unlock() {
-	n.dead = n.dead || len(n.members) == 0
+	if !n.dead && len(n.members) == 0 {
+		n.dead = true
+		if n.told {
+			n.tellLocked(ChannelVacated)
+		}
+	}
 	dead := n.dead
 	n.mu.Unlock()
 	if dead {
@@ -63,16 +78,20 @@ const directoryShards = 64
 
 // A directory finds nodes by key.
 type directory struct {
-	seed   maphash.Seed
-	count  atomic.Int64 // nodes in all
-	shards [directoryShards]struct {
+	patterns bool        // the keys are those of patterns; immutable
+	events   *eventQueue // set before the first node is made
+
+	seed    maphash.Seed
+	count   atomic.Int64 // nodes in all
+	members atomic.Int64 // subscriptions in all
+	shards  [directoryShards]struct {
 		mu    sync.RWMutex // guards nodes; taken before no other lock
 		nodes map[string]*node
 	}
 }
 
-func newDirectory() *directory {
-	d := &directory{seed: maphash.MakeSeed()}
+func newDirectory(patterns bool) *directory {
+	d := &directory{patterns: patterns, seed: maphash.MakeSeed()}
 	for i := range d.shards {
 		d.shards[i].nodes = make(map[string]*node)
 	}

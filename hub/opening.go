@@ -30,6 +30,9 @@ type Opening struct {
 	Namespace string
 	// User is who Caddy authenticated, empty when nobody.
 	User string
+	// Tracer makes the spans of the session, under that of the request; nil where
+	// the request is not traced.
+	Tracer Tracer
 	// Header is what HeaderBlock made of the request's header fields.
 	Header string
 }

@@ -22,10 +22,17 @@ type Policy struct {
 	// Handshake is how long a session may live without /meta/connect.
 	// Default: 10s.
 	Handshake time.Duration
+	// Grace is how long a right is relied on while the gate that governs it cannot
+	// find out: since a reload, where another gate has given it, or since it was
+	// asked again. Default: 60s.
+	Grace time.Duration
 	// Limits bound what comes from outside; its zero fields are defaults.
 	Limits Limits
 	// Gates decides; nil allows everything.
 	Gates Gates
+	// Admission says who may stay that comes from another generation; nil is
+	// everybody. It is compared with ==.
+	Admission Admission
 	// Log is where the endpoint's log goes; nil is nowhere.
 	Log *slog.Logger
 }
@@ -34,6 +41,9 @@ type Policy struct {
 const (
 	DefaultHeartbeat = 25 * time.Second // below the 30 s at which the first proxies lose patience
 	DefaultHandshake = 10 * time.Second
+	// DefaultGrace outlasts a backend's restart: one that is away for ten seconds
+	// must not log everyone out.
+	DefaultGrace = 60 * time.Second
 )
 
 func (p *Policy) withDefaults() *Policy {
@@ -43,6 +53,9 @@ func (p *Policy) withDefaults() *Policy {
 	}
 	if c.Handshake <= 0 {
 		c.Handshake = DefaultHandshake
+	}
+	if c.Grace <= 0 {
+		c.Grace = DefaultGrace
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -224,11 +237,16 @@ type Question struct {
 	// Identity is what the connect gate learned of the agent; at connect, what it
 	// learned the last time. Never nil.
 	Identity *Identity
+
+	within context.Context //nolint:containedctx // has the span that it is asked in; may be nil
 }
 
 // A Verdict is a gate's answer: a nil Refusal allows.
 type Verdict struct {
 	Refusal *Refusal
+	// Overflow says of a Refusal that nothing was asked, because too much waited to
+	// be.
+	Overflow bool
 	// Identity is what a connect gate learned; nil is nothing.
 	Identity *Identity
 	// Subscribe is what a connect gate subscribes the agent to at once: no other

@@ -143,6 +143,9 @@ func frameMeaning(frame []byte) (m meaning, r *Refusal) {
 			return m, r
 		}
 		return m, CheckPattern(m.to, MaxNameLength)
+	case metaPing:
+		m.kind = "ping"
+		return m, nil
 	default:
 		m.kind, m.to, m.data = "publish", in.channel, "null"
 		if in.data != nil {

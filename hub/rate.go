@@ -12,9 +12,8 @@ const rateBurst = 5
 // A bucket is a token bucket. Its zero value is full. It belongs to whoever
 // handles the agent's frames.
 type bucket struct {
-	tokens float64
-	last   time.Duration // on the hub's clock
-	begun  bool
+	taken float64       // tokens that are missing
+	last  time.Duration // when that was so, on the hub's clock
 }
 
 // take takes a token of a bucket that gains rate tokens each second; when there
@@ -24,15 +23,11 @@ func (b *bucket) take(now time.Duration, rate int) (wait time.Duration, ok bool)
 		return 0, true
 	}
 	limit := float64(rate) * rateBurst
-	if b.begun {
-		b.tokens = min(limit, b.tokens+(now-b.last).Seconds()*float64(rate))
-	} else {
-		b.tokens = limit
+	b.taken = min(limit, max(0, b.taken-(now-b.last).Seconds()*float64(rate)))
+	b.last = now
+	if left := limit - b.taken; left < 1 {
+		return time.Duration((1 - left) / float64(rate) * float64(time.Second)), false
 	}
-	b.begun, b.last = true, now
-	if b.tokens < 1 {
-		return time.Duration((1 - b.tokens) / float64(rate) * float64(time.Second)), false
-	}
-	b.tokens--
+	b.taken++
 	return 0, true
 }

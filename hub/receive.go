@@ -17,11 +17,16 @@ import (
 // it may: the transport stops reading then.
 func (a *Agent) Receive(frame []byte) {
 	a.receiving.Store(true)
+	a.received += int64(len(frame))
+	lane := &a.hub.counts.lanes[a.lane]
+	lane.frames.Add(1)
+	lane.bytes.Add(uint64(len(frame)))
 	defer func() {
 		a.Touch()
 		a.receiving.Store(false)
 	}()
 	a.awaitRoom()
+	a.heed()
 	p := a.policy.Load()
 	if _, ok := a.frames.take(a.hub.schedule.now(), p.Limits.FramesPerSecond); !ok {
 		a.Close(CloseLimit, fmt.Sprintf("more than %d frames a second", p.Limits.FramesPerSecond), time.Second)
@@ -58,6 +63,8 @@ func (a *Agent) handle(frame []byte) {
 		a.subscription(p, GateSubscribe, &in)
 	case metaUnsubscribe:
 		a.subscription(p, GateUnsubscribe, &in)
+	case metaPing:
+		a.answer(&in, nil)
 	default:
 		a.publish(p, &in)
 	}
@@ -132,10 +139,13 @@ func (a *Agent) connectFirst(in *inbound, credentials []byte) {
 	a.agentID = strings.Clone(in.agentID)    // it shares an allocation with the rest of the frame
 	a.credentials = bytes.Clone(credentials) // the frame is the transport's
 	in.data = nil
-	if a.policy.Load().gate(GateConnect, "") == nil {
+	p := a.policy.Load()
+	if p.gate(GateConnect, "") == nil {
 		a.mu.Unlock()
-		a.connected(in, &Verdict{})
-		return
+		if a.connected(in, &Verdict{}, p, openFingerprint) {
+			return
+		}
+		a.mu.Lock()
 	}
 	a.holdLocked()
 	a.mu.Unlock()
@@ -146,15 +156,19 @@ func (a *Agent) connectFirst(in *inbound, credentials []byte) {
 // still holds.
 func (a *Agent) askConnect(in *inbound) {
 	p := a.policy.Load()
+	g := p.gate(GateConnect, "")
+	by := fingerprintOf(g)
 	done := func(v Verdict) {
-		if a.policy.Load() != p {
+		found := v.Refusal == nil || v.Refusal.Code != CodeUnavailable
+		if now := a.policy.Load(); found && fingerprintOf(now.gate(GateConnect, "")).is(by) {
+			p = now // whose gate would say the same
+		}
+		if !a.connected(in, &v, p, by) {
 			a.askConnect(in)
 			return
 		}
-		a.connected(in, &v)
 		a.releaseHeld()
 	}
-	g := p.gate(GateConnect, "")
 	if g == nil {
 		done(Allow)
 		return
@@ -162,20 +176,26 @@ func (a *Agent) askConnect(in *inbound) {
 	a.ask(g, &Question{Gate: GateConnect, Agent: a, Credentials: a.Credentials(), Identity: noIdentity}, done)
 }
 
-// connected ends the connecting.
-func (a *Agent) connected(in *inbound, v *Verdict) {
+// connected ends the connecting, as a gate of p with that fingerprint has it. It
+// returns false, and has done nothing, when p is no longer what holds.
+func (a *Agent) connected(in *inbound, v *Verdict, p *Policy, by Fingerprint) bool {
 	if v.Refusal != nil {
-		a.refuseConnect(a.conn.Form().encode(answerTo(in, v.Refusal)), v.Refusal)
-		return
+		return a.refuseConnect(a.conn.Form().encode(answerTo(in, v.Refusal)), v.Refusal, p)
 	}
 	answer := a.conn.Form().encode(appendConnected(nil, in.uuid, in.agentID, v.Expires, nil))
 	a.mu.Lock()
-	if a.state != stateConnecting {
+	if a.state != stateConnecting || a.policy.Load() != p {
+		gone := a.state != stateConnecting
 		a.mu.Unlock()
-		return
+		return gone
 	}
 	a.state, a.joined = stateConnected, true
-	a.becomeLocked(v)
+	a.becomeLocked(v, by, false)
+	if a.hub.events.wants(AgentConnected) {
+		e := a.agentEvent(AgentConnected)
+		e.AgentID = a.agentID
+		a.hub.events.put(e) // before the lock is released, so before its end
+	}
 	beat := firstHeartbeat(a.policy.Load().Heartbeat)
 	a.beat = a.hub.schedule.now() + beat
 	a.hub.admission.connected(a.address)
@@ -187,21 +207,25 @@ func (a *Agent) connected(in *inbound, v *Verdict) {
 	a.hub.schedule.set(a, beat)
 	a.subscribeAll(v.Subscribe)
 	a.planReview()
+	return true
 }
 
-// becomeLocked makes what the connect gate learned that of the agent. The caller
-// holds a.mu.
-func (a *Agent) becomeLocked(v *Verdict) {
-	if v.Identity == nil {
+// becomeLocked makes what the connect gate learned that of the agent, unless it
+// is the same. The caller holds a.mu.
+func (a *Agent) becomeLocked(v *Verdict, by Fingerprint, same bool) {
+	switch {
+	case same: // what was asked for that identity still holds
+	case v.Identity == nil:
 		a.identity.Store(noIdentity)
-	} else {
+	default:
 		a.identity.Store(v.Identity)
 	}
-	a.relyLocked(&a.right, v)
+	a.relyLocked(&a.right, v, by)
 }
 
-// refuseConnect says no, to each frame that was held too, and closes.
-func (a *Agent) refuseConnect(answer []byte, r *Refusal) {
+// refuseConnect says no, to each frame that was held too, and closes. It returns
+// false, and has done nothing, when p is no longer what holds.
+func (a *Agent) refuseConnect(answer []byte, r *Refusal, p *Policy) bool {
 	code, retry := CloseDenied, r.Retry
 	switch r.Code {
 	case CodeDenied:
@@ -214,9 +238,10 @@ func (a *Agent) refuseConnect(answer []byte, r *Refusal) {
 		code = CloseUnavailable
 	}
 	a.mu.Lock()
-	if a.state != stateConnecting {
+	if a.state != stateConnecting || a.policy.Load() != p {
+		gone := a.state != stateConnecting
 		a.mu.Unlock()
-		return
+		return gone
 	}
 	flush := a.acceptLocked(item{bytes: answer})
 	if a.asking != nil {
@@ -234,6 +259,7 @@ func (a *Agent) refuseConnect(answer []byte, r *Refusal) {
 	if flush {
 		a.schedule()
 	}
+	return true
 }
 
 // refreshesPerSecond bounds refreshes, with a burst of five: each asks for all
@@ -281,7 +307,11 @@ func (a *Agent) publish(p *Policy, in *inbound) {
 	}
 	msg := NewMessage(in.channel, in.uuid, in.data)
 	in.data = nil
-	a.perform(&op{gate: GatePublish, channel: in.channel, in: *in, msg: msg})
+	o := &op{gate: GatePublish, channel: in.channel, in: *in, msg: msg}
+	if a.opening.Tracer != nil {
+		o.ctx, o.span = a.trace(context.Background(), SpanPublish, in.channel)
+	}
+	a.perform(o)
 }
 
 // apply does what was allowed, or says that it was not. Operations of one
@@ -292,10 +322,11 @@ func (a *Agent) apply(o *op) (done bool) {
 	r := o.verdict.Refusal
 	switch {
 	case o.gate == GateConnect:
-		a.refreshed(o)
+		return a.refreshed(o)
 	case o.sub != nil:
-		a.reviewed(o)
+		return a.reviewed(o)
 	case r != nil:
+		o.end(AnswerName(r.Code))
 		a.answer(&o.in, r)
 	case o.gate == GateSubscribe:
 		r, stale := a.hub.join(a, o, answerTo(&o.in, nil))
@@ -306,29 +337,35 @@ func (a *Agent) apply(o *op) (done bool) {
 	case o.gate == GateUnsubscribe:
 		a.hub.part(a, o.channel, answerTo(&o.in, nil))
 	default:
-		a.publishNow(o)
+		o.end(a.publishNow(o))
 	}
 	return true
 }
 
-// refreshed ends a refresh: of the agent's own wish, or the server's.
-func (a *Agent) refreshed(o *op) {
+// refreshed ends a refresh: of the agent's own wish, or the server's. It returns
+// false, and has done nothing, if one of the latter was decided for who the agent
+// is no longer.
+func (a *Agent) refreshed(o *op) (done bool) {
 	v := &o.verdict
-	if r := v.Refusal; r != nil && r.Code == CodeUnavailable {
+	before := a.identity.Load()
+	if o.reload && before != o.identity {
+		return false
+	}
+	if r := v.Refusal; r != nil && r.Code == CodeUnavailable && !o.final {
 		a.postpone(&a.right, r)
 		if !o.silent {
 			a.answer(&o.in, r) // it keeps the rights it has, for as long as they last
 		}
-		return
+		return true
 	}
-	user := a.opening.User
-	if user == "" && v.Identity != nil {
-		user = v.Identity.User
-	}
-	if v.Refusal == nil && user != a.User() {
+	if v.Refusal == nil && !a.mayBecome(v, o.reload) {
 		v.Refusal = refuse(CodeDenied, "this session belongs to another user")
 	}
 	if r := v.Refusal; r != nil {
+		if o.reload {
+			a.cut(r)
+			return true
+		}
 		if !o.silent {
 			a.answer(&o.in, r)
 		}
@@ -337,28 +374,50 @@ func (a *Agent) refreshed(o *op) {
 			retry = time.Second // the page comes back, with today's cookies
 		}
 		a.Close(CloseCut, r.Reason, retry)
-		return
+		return true
 	}
 	a.mu.Lock()
-	if a.state != stateConnected {
+	switch {
+	case a.state != stateConnected:
 		a.mu.Unlock()
-		return
+		return true
+	case o.reload && before != a.identity.Load():
+		a.mu.Unlock()
+		return false
 	}
 	if !o.silent {
 		a.credentials = o.in.data
 	}
-	a.becomeLocked(v)
+	same := o.reload && before.same(v.Identity)
+	a.becomeLocked(v, o.by, same)
 	a.mu.Unlock()
 	if !o.silent {
 		a.reply(appendConnected(nil, o.in.uuid, o.in.agentID, v.Expires, nil))
 	}
 	a.subscribeAll(v.Subscribe)
-	a.resubscribe(v.Subscribe)
+	if o.reload {
+		a.reconsider(o.policy, !same, append([]string{}, v.Subscribe...))
+	} else {
+		a.resubscribe(v.Subscribe)
+	}
 	a.planReview()
+	return true
 }
 
-// publishNow publishes what the gate allowed, unless it has been already.
-func (a *Agent) publishNow(o *op) {
+// mayBecome reports whether the session may be that of the user whom the connect
+// gate has found. It stays with its user; but a reload may begin or cease to ask
+// who that is.
+func (a *Agent) mayBecome(v *Verdict, reload bool) bool {
+	user := a.opening.User
+	if user == "" && v.Identity != nil {
+		user = v.Identity.User
+	}
+	return user == a.User() || reload && (user == "" || a.User() == "")
+}
+
+// publishNow publishes what the gate allowed, unless it has been already, and
+// returns what came of it.
+func (a *Agent) publishNow(o *op) AnswerName {
 	who := "user\x00" + a.User()
 	if len(who) == len("user\x00") {
 		who = "agent\x00" + a.AgentID()
@@ -366,14 +425,15 @@ func (a *Agent) publishNow(o *op) {
 	key, kind := a.hub.repeats.note(time.Now(), who, keyOf(a.opening.Namespace, o.msg.Channel), o.msg.UUID, o.msg.Data)
 	switch kind {
 	case repeatSame:
+		a.hub.counts.drop(DropRepeated, 1)
 		a.answer(&o.in, nil)
-		return
+		return Allowed
 	case repeatConflict:
 		a.answer(&o.in, refuse(CodeInvalid, "this uuid was used for other data on this channel"))
-		return
+		return AnswerName(CodeInvalid)
 	}
 	for i, m := range a.publications(o) {
-		err := a.hub.broker.Publish(context.Background(), m)
+		err := a.hub.Publish(o.context(), m)
 		if err == nil {
 			continue
 		}
@@ -383,13 +443,14 @@ func (a *Agent) publishNow(o *op) {
 		}
 		a.hub.repeats.forget(key)
 		a.answer(&o.in, &Refusal{CodeUnavailable, "the message could not be passed on; try again", time.Second})
-		return
+		return AnswerName(CodeUnavailable)
 	}
 	most := max(a.policy.Load().Limits.QueueMessages/owedShare, 1)
 	for _, f := range a.hub.flushers {
 		f.keepUp(int32(min(most, math.MaxInt32)))
 	}
 	a.answer(&o.in, nil)
+	return Allowed
 }
 
 // publications returns what a publish comes to.
@@ -399,6 +460,7 @@ func (a *Agent) publications(o *op) []*Message {
 		v = new(Publishing)
 	}
 	if v.Discard {
+		a.hub.counts.drop(DropDiscarded, 1)
 		return nil
 	}
 	channels, data := v.Channels, v.Data

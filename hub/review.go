@@ -4,6 +4,7 @@
 package hub
 
 import (
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -25,26 +26,75 @@ func (a *Agent) nextReviewLocked() time.Duration {
 	return next
 }
 
-// reviewLocked looks at what is due: it ends what has ended, and returns what is
-// to be asked again. The caller holds a.mu.
-func (a *Agent) reviewLocked(now time.Duration) (again []*op, ended []*subscription, flush bool) {
-	if passed(a.right.ends, now) {
-		return nil, nil, a.closeLocked(CloseCut, "your right to be connected has expired", time.Second)
-	}
-	if passed(a.right.due, now) {
+// A review is what is to be done about an agent's rights.
+type review struct {
+	again   []*op           // is to be asked again
+	expired []*subscription // has ended
+	late    []*subscription // likewise: its gate did not answer after a reload
+	ready   bool            // something is to be asked because of a reload
+}
+
+// reviewLocked looks at what is due: it ends the session if the right to it has
+// ended, and returns what else there is to do. The caller holds a.mu.
+func (a *Agent) reviewLocked(now time.Duration) (due review, flush bool) {
+	switch {
+	case passed(a.right.ends, now) && a.right.grace:
+		if r := a.reload.Load(); r != nil {
+			r.cut.Add(1)
+			r.late.Add(1)
+		}
+		return due, a.closeLocked(CloseCut, tooLate().Reason, tooLate().Retry)
+	case passed(a.right.ends, now):
+		return due, a.closeLocked(CloseCut, "your right to be connected has expired", time.Second)
+	case passed(a.right.due, now) && a.right.grace:
+		a.right.due, a.right.ready, due.ready = 0, true, true
+	case passed(a.right.due, now):
 		a.right.due = 0
-		again = append(again, &op{gate: GateConnect, silent: true})
+		due.again = append(due.again, &op{gate: GateConnect, silent: true})
 	}
 	for _, s := range a.subs {
 		switch {
+		case passed(s.right.ends, now) && s.right.grace:
+			due.late = append(due.late, s)
 		case passed(s.right.ends, now):
-			ended = append(ended, s)
+			due.expired = append(due.expired, s)
+		case passed(s.right.due, now) && s.right.grace:
+			s.right.due, s.right.ready, due.ready = 0, true, true
 		case passed(s.right.due, now):
 			s.right.due = 0
-			again = append(again, &op{gate: GateSubscribe, channel: s.channel, sub: s})
+			due.again = append(due.again, &op{gate: GateSubscribe, channel: s.channel, sub: s})
 		}
 	}
-	return again, ended, false
+	return due, false
+}
+
+// seeTo does what is to be done.
+func (a *Agent) seeTo(due *review) {
+	for _, s := range due.expired {
+		a.end(s, expired, nil)
+	}
+	for _, s := range due.late {
+		if a.end(s, tooLate(), nil) {
+			if r := a.reload.Load(); r != nil {
+				r.ended.Add(1)
+				r.late.Add(1)
+			}
+		}
+	}
+	a.askAgain(due.again)
+	if due.ready {
+		a.hub.reviewers.add(a)
+	}
+	a.reloaded()
+}
+
+// expired is why a subscription ends whose right has.
+var expired = refuse(CodeExpired, "the right to receive this channel has expired")
+
+// tooLate is why a right ends that could not be asked for again after a reload.
+// Who has lost it for that is not to come back with all the others.
+func tooLate() *Refusal {
+	return &Refusal{CodeUnavailable, "whether this is still allowed could not be found out", cutRetry()}
 }
 
 // askAgain has the gates of ops asked by a goroutine of its own, one for each
@@ -107,41 +157,51 @@ func (a *Agent) resubscribe(made []string) {
 	a.askAgain(ops)
 }
 
-// reviewed applies the answer to a subscription that was asked for again.
-func (a *Agent) reviewed(o *op) {
+// reviewed applies the answer to a subscription that was asked for again. It
+// returns false, and has done nothing, if o is stale.
+func (a *Agent) reviewed(o *op) (done bool) {
+	r := o.verdict.Refusal
+	if r != nil && (r.Code != CodeUnavailable || o.final) {
+		if a.end(o.sub, r, o) {
+			if reload := a.reload.Load(); o.reload && reload != nil {
+				reload.ended.Add(1)
+			}
+		}
+	}
 	a.mu.Lock()
-	o.sub.asked = false
+	if a.isStale(o) {
+		a.mu.Unlock()
+		return false
+	}
+	if !o.final {
+		o.sub.asked = false
+	}
+	if r == nil && slices.Contains(a.subs, o.sub) {
+		a.relyLocked(&o.sub.right, &o.verdict, o.by)
+		o.sub.byConnect = false
+	}
 	a.mu.Unlock()
-	switch r := o.verdict.Refusal; {
-	case r != nil && r.Code == CodeUnavailable:
+	if r != nil && r.Code == CodeUnavailable && !o.final {
 		a.postpone(&o.sub.right, r)
-		return
-	case r != nil:
-		a.end(o.sub, r)
-		return
+		return true
 	}
-	a.mu.Lock()
-	if slices.Contains(a.subs, o.sub) {
-		a.relyLocked(&o.sub.right, &o.verdict)
-	}
-	a.mu.Unlock()
 	a.planReview()
+	return true
 }
-
-// reviewGrace is how long a right without an end of its own is relied on while its
-// gate cannot find out: a backend that is away for ten seconds must not log
-// everyone out.
-const reviewGrace = time.Minute
 
 // postpone keeps a right whose gate could not find out, until it ends, and has it
 // asked for again.
 func (a *Agent) postpone(right *validity, r *Refusal) {
 	now := a.hub.schedule.now()
+	pause := max(r.Retry, time.Second)
 	a.mu.Lock()
 	if right.ends == 0 {
-		right.ends = now + reviewGrace
+		right.ends = now + a.policy.Load().Grace
 	}
-	right.due = now + max(r.Retry, time.Second)
+	if right.grace { // many were told so at one moment
+		pause += rand.N(pause) //nolint:gosec // G404: nothing secret
+	}
+	right.due = now + pause
 	a.mu.Unlock()
 	a.planReview()
 }
@@ -149,23 +209,32 @@ func (a *Agent) postpone(right *validity, r *Refusal) {
 // relyLocked replaces a right by what v gives. When that ends no later than the
 // one before, it is not asked for again before it ends: the answer would be the
 // same.
-func (a *Agent) relyLocked(right *validity, v *Verdict) {
+func (a *Agent) relyLocked(right *validity, v *Verdict, by Fingerprint) {
 	before := right.ends
-	*right = a.validFor(v)
+	if right.grace {
+		before = 0 // that end was not of an answer
+	}
+	*right = a.validFor(v, by)
 	if before != 0 && right.ends != 0 && right.ends <= before+scheduleGrain && (v.Recheck == 0 || right.due > right.ends) {
 		right.due = 0
 	}
 }
 
 // end ends a subscription for the reason given, and tells the agent: nothing of
-// it follows what it is told.
-func (a *Agent) end(s *subscription, r *Refusal) {
+// it follows what it is told. If o is what was asked, it must not be stale; if it
+// was asked because of a reload, nothing of the subscription goes out that still
+// waits. It reports whether the subscription was there.
+func (a *Agent) end(s *subscription, r *Refusal, o *op) (ended bool) {
 	n := s.node
 	n.mu.Lock()
 	a.mu.Lock()
 	var flush bool
-	if i := slices.Index(a.subs, s); i >= 0 && a.state == stateConnected {
+	if i := slices.Index(a.subs, s); i >= 0 && a.state == stateConnected && (o == nil || !a.isStale(o)) {
+		ended = true
 		a.dropLocked(i)
+		if o != nil && o.reload {
+			a.dropMessagesLocked(a.isCoveredLocked)
+		}
 		notice := appendEnded(nil, uuid.NewString(), s.channel, r)
 		flush = a.acceptLocked(item{bytes: a.conn.Form().encode(notice)})
 	}
@@ -174,6 +243,7 @@ func (a *Agent) end(s *subscription, r *Refusal) {
 	if flush {
 		a.schedule()
 	}
+	return ended
 }
 
 // subscribeAll subscribes the agent to what its connect gate named, which is the

@@ -61,12 +61,13 @@ func (a *Agent) joinLocked(n *node, o *op, answer []byte, limits Limits) (flush,
 	}
 	v := &o.verdict
 	if i := a.subscriptionLocked(n); i >= 0 {
-		a.subs[i].right = a.validFor(v)
+		a.subs[i].right = a.validFor(v, o.by)
+		a.subs[i].byConnect = a.subs[i].byConnect || o.gate == GateConnect
 	} else {
 		if len(a.subs) >= limits.ChannelsPerAgent {
 			return false, false, refuse(CodeLimit, fmt.Sprintf("more than %d channels for one agent", limits.ChannelsPerAgent))
 		}
-		s := &subscription{agent: a, node: n, channel: strings.Clone(o.channel), right: a.validFor(v)}
+		s := &subscription{agent: a, node: n, channel: strings.Clone(o.channel), right: a.validFor(v, o.by), byConnect: o.gate == GateConnect}
 		n.addLocked(s)
 		a.subs = append(a.subs, s)
 	}

@@ -185,8 +185,8 @@ for (const name of ['chrome', 'firefox']) {
         await grace.sees('before');
 
         await server.kill(signal);
-        await ada.is('waiting');
-        await grace.is('waiting');
+        await ada.is('disconnected');
+        await grace.is('disconnected');
         assert.match(await ada.page.$eval('#reason', (span) => span.textContent), /\w+ \w+/);
         assert.match(await ada.page.$eval('#countdown', (span) => span.textContent), /Reconnecting in \d+\ss\.|Connecting/);
         await ada.say('meanwhile');

@@ -81,7 +81,7 @@ export class Server {
    * the admin endpoint.
    *
    * @param {string} caddyfile  its path from the top of the repository
-   * @param {(handler: object) => void} [change]  changes the pushit handler's JSON
+   * @param {(handler: object) => void} [change]  changes each pushit handler's JSON
    * @returns {Promise<Server>}
    */
   static async start(caddyfile, change = () => {}) {
@@ -96,7 +96,7 @@ export class Server {
       found++;
       change(object);
     });
-    if (found !== 1) throw new Error(`${caddyfile} has ${found} pushit handlers, want 1`);
+    if (found === 0) throw new Error(`${caddyfile} has no pushit handler`);
     const server = new Server(binary, dir, config);
     try {
       await server.start();
@@ -193,19 +193,21 @@ const executables = {
 export const has = (name) => existsSync(executables[name]);
 
 /**
- * Starts a browser with a fresh profile.
+ * Starts a browser with a fresh profile. One that keeps pages for when their
+ * visitor comes back, as browsers do, and knows pushit.test for this machine.
  *
  * @param {'chrome' | 'firefox'} [name]
  * @returns {Promise<Browser>}
  */
 export async function startBrowser(name = 'chrome') {
   const flags =
-    '--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync';
+    '--host-resolver-rules=MAP\u00a0pushit.test\u00a0127.0.0.1 --headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync';
   const browser = await puppeteer.launch({
     browser: name,
     executablePath: executables[name],
     headless: true,
-    args: name === 'chrome' ? flags.split(' ') : [],
+    args: name === 'chrome' ? flags.split(' ').map((flag) => flag.replaceAll('\u00a0', ' ')) : [],
+    ignoreDefaultArgs: name === 'chrome' ? ['--disable-back-forward-cache'] : [],
     timeout: DEADLINE,
     protocolTimeout: DEADLINE,
   });

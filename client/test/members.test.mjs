@@ -293,7 +293,7 @@ for (const name of ['chrome', 'firefox']) {
       const bob = new MembersPage(await browser.open(server.url, { login }));
       await bob.page.waitForSelector('#state[data-state="connected"]');
       await server.kill();
-      await bob.page.waitForSelector('#state[data-state="waiting"]');
+      await bob.page.waitForSelector('#state[data-state="disconnected"]');
       await bob.write('alice', 'meanwhile');
       await bob.page.waitForSelector('#view-inbox li[data-status="sending"]');
       await picture(bob.page, 'members-away');

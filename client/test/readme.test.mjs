@@ -42,19 +42,10 @@ describe('the example of the README', { skip: has('chrome') ? false : 'there is 
     };
     const [one, two] = [await open(), await open()];
 
-    // What the README says to type into the console. The page does not tell when it has subscribed, so it is said until it is heard.
+    // What the README says to type into the console.
     const words = '<b>It works.</b>';
-    for (const { opened } of [one, two]) {
-      await opened.waitForFunction(
-        (text) => {
-          if (socket.readyState === WebSocket.OPEN) send('news', text);
-          return document.querySelector('#news li');
-        },
-        { polling: 100 },
-        'ready',
-      );
-    }
-    await one.opened.evaluate((text) => send('news', text), words);
+    for (const { opened } of [one, two]) await opened.waitForFunction(() => window.push?.channels.includes('news'));
+    await one.opened.evaluate((text) => void push.publish('news', text), words);
     for (const { opened } of [one, two]) {
       await opened.waitForFunction((text) => [...document.querySelectorAll('#news li')].some((item) => item.textContent === text), {}, words);
     }

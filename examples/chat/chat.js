@@ -10,8 +10,9 @@
  * @module
  */
 
-import { Connection, id } from './connection.js';
 import { paint, randomName } from './names.js';
+import { $, fromTemplate, sentence, showConnection } from './page.js';
+import { PushIt } from './push/pushit.mjs';
 
 const EVERYTHING = '*'; // a pattern: all channels there are
 const TYPING = 'typing/'; // who types in `lobby` says so on `typing/lobby`
@@ -21,7 +22,6 @@ const MOST_ENTRIES = 300; // what a room keeps
 const SAME_BREATH = 5 * 60_000; // messages of one sender within this many ms stand together
 const NAME_LENGTH = 40;
 
-const $ = (name) => document.getElementById(name);
 const log = $('log');
 const scroll = $('scroll');
 const text = $('text');
@@ -40,7 +40,6 @@ const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-d
 const rooms = new Map();
 /** @type {Room} */
 let current;
-const tab = id(); // tells this page's typing from that of others who carry the same name
 const published = new Set(); // uuids of this page's own messages
 const known = new Set(['lobby', 'random', 'stories/5']);
 let saidTypingAt = 0;
@@ -70,37 +69,23 @@ remember('sessionStorage', 'name', myName);
 
 // ---- The connection ----
 
-const connection = new Connection('push/websocket', { onState: showState });
-connection.subscribe(`${TYPING}*`, onTyping);
+const push = new PushIt();
+const tab = push.agentId; // tells this page's typing from that of others who carry the same name
+showConnection(push);
+push.channel(`${TYPING}*`).on('message', onTyping);
 
 let countdown = 0;
-
-function showState(state) {
-  const words = { connecting: 'Connecting…', connected: 'Connected', waiting: 'Reconnecting', closed: 'Closed' };
-  $('state').dataset.state = state.name;
-  $('state').textContent = words[state.name];
-  // The notice stays while a new attempt runs, so that the page does not jump.
-  if (state.name === 'connected') $('notice').hidden = true;
-  if (state.reason) {
-    $('notice').hidden = false;
-    $('reason').textContent = sentence(state.reason);
-  }
-  $('reconnect').hidden = state.name === 'connecting';
-  $('countdown').textContent = state.name === 'connecting' ? 'Connecting…' : '';
+push.on('state', ({ name, retryAt }) => {
+  $('reconnect').hidden = name === 'connecting';
+  $('countdown').textContent = name === 'connecting' ? 'Connecting…' : '';
   clearInterval(countdown);
-  if (state.name === 'waiting') {
-    const tick = () => {
-      const seconds = Math.max(0, Math.ceil((state.until - Date.now()) / 1000));
-      $('countdown').textContent = `Reconnecting in ${seconds}\u00a0s.`;
-    };
-    countdown = setInterval(tick, 250);
-    tick();
-  }
-}
-
-$('reconnect').addEventListener('click', () => {
-  if (connection.state.name === 'closed') connection.open();
-  else connection.hurry();
+  if (!retryAt) return;
+  const tick = () => {
+    const seconds = Math.max(0, Math.ceil((retryAt - Date.now()) / 1000));
+    $('countdown').textContent = `Reconnecting in ${seconds}\u00a0s.`;
+  };
+  countdown = setInterval(tick, 250);
+  tick();
 });
 
 // ---- Rooms ----
@@ -127,15 +112,14 @@ function join(channel) {
   $('rooms').insertBefore(item, rooms.get(EVERYTHING)?.item ?? null); // which stays last
   rooms.set(channel, room);
   known.add(channel);
-  const unsubscribe = connection.subscribe(
-    channel,
-    (message) => onMessage(room, message),
-    (refusal) => {
-      room.refused = refusal ? refusal.message : '';
-      showRoom(room);
-    },
-  );
-  room.leave = unsubscribe;
+  const handle = push.channel(channel);
+  handle.on('message', (message) => onMessage(room, message));
+  handle.subscribe((refusal) => {
+    if (refusal.code === 'closed') return; // of that the page tells anyway
+    room.refused = refusal.message;
+    showRoom(room);
+  });
+  room.leave = () => handle.unsubscribe();
   rememberRooms();
   return room;
 }
@@ -258,7 +242,7 @@ function makeEntry(room, uuid, channel, data, status) {
     part('.where').textContent = `#${channel}`;
     part('.where').href = linkTo(channel);
   }
-  part('.again').addEventListener('click', () => send(room, entry));
+  part('.again').addEventListener('click', () => sendAgain(room, entry));
   part('.edit').addEventListener('click', () => edit(room, entry));
   return entry;
 }
@@ -303,26 +287,34 @@ function showStatus(entry) {
 
 function say(room, words) {
   const data = { name: myName, text: words, at: Date.now() };
-  const entry = makeEntry(room, id(), room.channel, data, 'sending');
-  published.add(entry.uuid);
+  const uuid = publish(room, { channel: room.channel, data }, () => entry);
+  const entry = makeEntry(room, uuid, room.channel, data, 'sending');
+  published.add(uuid);
   insert(room, entry);
   showRoom(room);
-  send(room, entry);
 }
 
-async function send(room, entry) {
+/** Publishes, and shows how that went; under a uuid that was refused it tries again. */
+function publish(room, message, entryOf) {
+  return push.publish(
+    message,
+    (refusal) => failed(room, entryOf(), refusal),
+    () => sent(room, entryOf(), false),
+  );
+}
+
+function sendAgain(room, entry) {
   entry.status = 'sending';
   showStatus(entry);
-  try {
-    await connection.publish(room.channel, entry.data, entry.uuid);
-    sent(room, entry, false);
-  } catch (refusal) {
-    entry.status = 'failed';
-    entry.element.querySelector('.reason').textContent = sentence(refusal.message);
-    entry.element.querySelector('.again').hidden = refusal.retry === false || refusal.code === 'invalid';
-    showStatus(entry);
-    if (room === current && atEnd(200)) toEnd();
-  }
+  publish(room, entry, () => entry);
+}
+
+function failed(room, entry, refusal) {
+  entry.status = 'failed';
+  entry.element.querySelector('.reason').textContent = sentence(refusal.message);
+  entry.element.querySelector('.again').hidden = refusal.final;
+  showStatus(entry);
+  if (room === current && atEnd(200)) toEnd();
 }
 
 /** Takes a refused message back into the composer. */
@@ -365,9 +357,9 @@ function stopTyping(room, who) {
 }
 
 text.addEventListener('input', () => {
-  if (connection.state.name !== 'connected' || text.value.trim() === '' || Date.now() - saidTypingAt < TYPING_EVERY) return;
+  if (push.state.name !== 'connected' || text.value.trim() === '' || Date.now() - saidTypingAt < TYPING_EVERY) return;
   saidTypingAt = Date.now();
-  connection.publish(TYPING + current.channel, { name: myName, tab }).catch(() => {}); // nobody misses it
+  push.publish(TYPING + current.channel, { name: myName, tab }, () => {}); // nobody misses it
 });
 
 // ---- The composer ----
@@ -439,15 +431,6 @@ function ask(dialogId, value, done) {
 }
 
 // ---- Small things ----
-
-function fromTemplate(name) {
-  return $(name).content.firstElementChild.cloneNode(true);
-}
-
-/** Reasons come as a program says them: `not today`. */
-function sentence(reason) {
-  return reason.charAt(0).toUpperCase() + reason.slice(1).replace(/[^.!?]$/, '$&.');
-}
 
 function showMe() {
   paint($('me'), myName);

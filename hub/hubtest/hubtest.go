@@ -40,6 +40,7 @@ type Conn struct {
 	code     hub.CloseCode
 	reason   string
 	closes   int
+	cut      bool
 }
 
 // NewConn returns a Conn that takes everything at once.
@@ -168,6 +169,23 @@ func (c *Conn) Close(code hub.CloseCode, reason string) {
 	}
 }
 
+// Cut is hub.Cutter's.
+func (c *Conn) Cut() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cut = true; c.closes == 0 {
+		close(c.closed)
+	}
+	c.closes++
+}
+
+// WasCut reports whether Cut was called.
+func (c *Conn) WasCut() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cut
+}
+
 // Closed returns the code and reason of Close, and how often it was called.
 func (c *Conn) Closed() (code hub.CloseCode, reason string, times int) {
 	c.mu.Lock()
@@ -261,4 +279,7 @@ func (p *Peer) Leave() {
 // Gone is closed when the agent has left.
 func (p *Peer) Gone() <-chan struct{} { return p.gone }
 
-var _ hub.Conn = (*Conn)(nil)
+var (
+	_ hub.Conn   = (*Conn)(nil)
+	_ hub.Cutter = (*Conn)(nil)
+)

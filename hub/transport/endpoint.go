@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/push-it/pushit/hub"
@@ -49,7 +50,8 @@ type Endpoint struct {
 	// why none is opened for it.
 	Opening func(*http.Request) (hub.Opening, *hub.Refusal)
 
-	times *times // nil: defaultTimes
+	times   *times      // nil: defaultTimes
+	retired atomic.Bool // by Retire: requests that come all the same have short responses
 }
 
 // Serve answers the request if what lies below the endpoint's path is pushit's,
@@ -92,6 +94,7 @@ func (e *Endpoint) Serve(w http.ResponseWriter, r *http.Request, rest string) bo
 // HTTP/3: the server may cut them when it goes over to another configuration.
 // Their clients make another request, and have missed nothing.
 func (e *Endpoint) Retire() {
+	e.retired.Store(true)
 	for _, f := range e.Sessions.all() {
 		f.mu.Lock()
 		r := f.receiver
@@ -137,6 +140,9 @@ func routeOf(rest string) target {
 		return target{kind: bareWebSocket, transport: webSocket}
 	}
 	parts := strings.Split(rest, "/")
+	if len(parts) == 5 && parts[0] == "" && parts[1] == "" && parts[4] == webSocket {
+		parts = parts[1:] // Push-It's client of 2011 joins a path that ends in a slash with one that begins with one
+	}
 	switch {
 	case len(parts) == 2 && strings.HasPrefix(parts[1], "iframe") && strings.HasSuffix(parts[1], ".html"):
 		return target{kind: iframe}

@@ -38,9 +38,9 @@ func newEndpoint(t *testing.T, limits hub.Limits, origins ...string) *Endpoint {
 		t.Fatal(err)
 	}
 	return &Endpoint{
-		Hub:     h,
-		Policy:  h.Use(&hub.Policy{Mount: "test", Limits: limits}),
-		Origins: listed,
+		Hub:      h,
+		Policy:   h.Use(&hub.Policy{Mount: "test", Limits: limits}),
+		Origins:  listed,
 		Sessions: NewSessions(),
 		Caller: func(r *http.Request) Caller {
 			c := Caller{Scheme: "http", Host: r.Host, User: r.Header.Get("Test-User")}

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -110,15 +111,16 @@ type fallback struct {
 	// Immutable after it was added.
 	sessions *Sessions
 	key      sessionKey
-	owner    owner
-	agent    agent
+	agent    *hub.Agent
 	times    *times
 
 	senders atomic.Int32  // requests that send, waiting or not
 	turn    chan struct{} // buffered(1): who puts something in may call Receive; never closed
 	idle    allowance     // of who has the turn
 
-	mu       sync.Mutex  // guards the following; receiver.mu may be taken under it
+	mu       sync.Mutex // guards the following; receiver.mu may be taken under it
+	owner    owner
+	cookies  []string    // the session_cookies that owner goes by
 	receiver *receiver   // nil between two requests
 	expiry   *time.Timer // of the session without a receiver, or of what is left of one that has ended
 	greeted  bool        // a response has begun the session
@@ -127,12 +129,27 @@ type fallback struct {
 	changed  chan struct{}
 }
 
-var _ hub.Conn = (*fallback)(nil)
+var (
+	_ hub.Conn   = (*fallback)(nil)
+	_ hub.Cutter = (*fallback)(nil)
+)
 
 var errOver = errors.New("the session has ended")
 
-func (s *Sessions) newFallback(key sessionKey, by owner, a agent, t *times) *fallback {
-	return &fallback{sessions: s, key: key, owner: by, agent: a, times: t, turn: make(chan struct{}, 1)}
+func (s *Sessions) newFallback(key sessionKey, by owner, cookies []string, a *hub.Agent, t *times) *fallback {
+	return &fallback{sessions: s, key: key, owner: by, cookies: cookies, agent: a, times: t, turn: make(chan struct{}, 1)}
+}
+
+// isOf reports whether the session is of who makes a request to e. If e goes by
+// other cookies than the session's owner, as after a reload, those that the session
+// was opened with say who that is.
+func (f *fallback) isOf(e *Endpoint, by owner) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !slices.Equal(f.cookies, e.SessionCookies) {
+		f.owner, f.cookies = e.openerOf(f.agent.Opening()), e.SessionCookies
+	}
+	return f.owner == by
 }
 
 // Form implements hub.Conn.
@@ -237,6 +254,22 @@ func (f *fallback) Close(code hub.CloseCode, reason string) {
 	f.end(sockJSClose(code, reason), "")
 }
 
+// Cut implements hub.Cutter. It does not wait.
+func (f *fallback) Cut() {
+	f.mu.Lock()
+	r := f.receiver
+	f.mu.Unlock()
+	switch {
+	case r == nil:
+		go f.forget()
+	case r.lib.Load() == nil: // it is about to be ready, and finds the end
+		go f.end(sockJSClose(closeInterrupted, "Connection interrupted"), "cut off")
+	default:
+		r.limit(time.Now())
+		r.cancel()
+	}
+}
+
 // end ends the session: who receives for it, now or in the time that is left, is
 // told bye. left is why, for the log.
 func (f *fallback) end(bye, left string) {
@@ -248,7 +281,7 @@ func (f *fallback) end(bye, left string) {
 	f.bye = bye
 	r := f.receiver
 	told := r != nil && r.isReady()
-	f.expireInLocked(disconnectDelay)
+	f.expireInLocked(f.times.disconnect)
 	f.changeLocked()
 	f.mu.Unlock()
 	if told {
@@ -304,8 +337,11 @@ func (f *fallback) ready(r *receiver) {
 	}
 	f.changeLocked()
 	f.mu.Unlock()
-	if bye != "" {
+	switch {
+	case bye != "":
 		_ = r.farewell(bye)
+	case r.endNext.Load(): // it was to end before it could be written to
+		f.agent.Send(fallbackForm.Heartbeat)
 	}
 }
 
@@ -316,7 +352,7 @@ func (f *fallback) detach(r *receiver, inOrder bool) {
 	f.mu.Lock()
 	f.receiver = nil
 	if f.bye == "" {
-		f.expireInLocked(disconnectDelay)
+		f.expireInLocked(f.times.disconnect)
 	}
 	f.changeLocked()
 	f.mu.Unlock()

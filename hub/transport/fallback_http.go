@@ -130,14 +130,17 @@ func (e *Endpoint) serveReceive(w http.ResponseWriter, r *http.Request, kind *re
 	f.agent.Touch()
 	response := newReceiver(w, kind, r.ProtoMajor, f.times)
 	if response.bye = f.attach(response); response.bye != "" {
-		response.serve(e.Sessions.lib, r.Context(), callback)
+		response.serve(r.Context(), e.Sessions.lib, callback)
 		return
+	}
+	if e.retired.Load() && response.protocol == 3 {
+		f.endResponse(response) // it was attached after Retire had looked
 	}
 	if e.ResponseTime > 0 {
 		timer := time.AfterFunc(e.ResponseTime, func() { f.endResponse(response) })
 		defer timer.Stop()
 	}
-	f.detach(response, response.serve(e.Sessions.lib, r.Context(), callback))
+	f.detach(response, response.serve(r.Context(), e.Sessions.lib, callback))
 }
 
 // session returns the session of that key, a new one if there is none. It returns
@@ -149,14 +152,14 @@ func (e *Endpoint) session(w http.ResponseWriter, r *http.Request, kind *receivi
 		if a == nil {
 			return nil
 		}
-		opened := e.Sessions.newFallback(key, by, a, e.patience())
+		opened := e.Sessions.newFallback(key, by, e.SessionCookies, a, e.patience())
 		a.Start(opened) // before anybody can find it and send
 		if f = e.Sessions.add(opened); f == nil {
 			return opened
 		}
 		a.Left("another request opened the session first")
 	}
-	if f.owner != by {
+	if !f.isOf(e, by) {
 		fail(w, errUnknown)
 		return nil
 	}
@@ -177,8 +180,12 @@ func isCallback(name string) bool {
 // serveSend answers a request that brings frames. 204, or 200 for a form, says
 // that all of them were taken.
 func (e *Endpoint) serveSend(w http.ResponseWriter, r *http.Request, key sessionKey, by owner, jsonp bool) {
+	// It stands until the body is there: what is not taken net/http reads away
+	// before it answers.
+	rc := http.NewResponseController(w)
+	_ = rc.SetReadDeadline(time.Now().Add(e.patience().message)) // a server that has none waits as long as it likes
 	f := e.Sessions.find(key)
-	if f == nil || f.owner != by || f.isOver() {
+	if f == nil || !f.isOf(e, by) || f.isOver() {
 		fail(w, errUnknown)
 		return
 	}
@@ -191,6 +198,7 @@ func (e *Endpoint) serveSend(w http.ResponseWriter, r *http.Request, key session
 	f.agent.Touch()
 	body, wrong := f.body(w, r, jsonp)
 	if wrong == nil {
+		_ = rc.SetReadDeadline(time.Time{}) // as above
 		wrong = f.receive(r, body)
 	}
 	switch h := w.Header(); {
@@ -221,10 +229,7 @@ func (f *fallback) body(w http.ResponseWriter, r *http.Request, jsonp bool) ([]b
 	if r.ContentLength > int64(most) {
 		return nil, tooLarge
 	}
-	rc := http.NewResponseController(w)
-	_ = rc.SetReadDeadline(time.Now().Add(f.times.message)) // a server that has none waits as long as it likes
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(most)))
-	_ = rc.SetReadDeadline(time.Time{}) // as above
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return nil, tooLarge
 	}

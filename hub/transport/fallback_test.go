@@ -125,7 +125,9 @@ func TestFallbackTalks(t *testing.T) {
 	s, _ := newFallbackServer(t, &hub.Policy{}, nil)
 	awkward := []any{
 		"plain", "", "quote \" and \\ backslash", "line\nfeed\rreturn\ttab", "\u2028\u2029\u200c\ufeff", "100% %41 %0A", "</script><script>alert(1)</script>",
-		"é ü 漢字 \U0001F600", "\x00\x01\x1e\x1f\x7f", `}\u001e{`, "}\x1e{", `"]`, `a["h"]`, `c[2010,"x"]`, "h", map[string]any{"a": []any{1, nil, true, "}\x1e{"}}, strings.Repeat("long ", 5000),
+		"é ü 漢字 \U0001F600", "\x00\x01\x1e\x1f\x7f", `}\u001e{`, "}\x1e{", `"]`, `a["h"]`, `c[2010,"x"]`, "h",
+		map[string]any{"a": []any{1, nil, true, "}\x1e{"}},
+		strings.Repeat("long ", 5000),
 	}
 	var want []string
 	for _, v := range awkward {
@@ -447,7 +449,12 @@ func TestJSONPSends(t *testing.T) {
 		{form, "d=" + url.QueryEscape(string(body)), 200},
 		{http.Header{"Content-Type": {"text/plain"}}, jsonArray(publication(t, "a % b+c")), 200},
 		{form, "d=" + url.QueryEscape(jsonArray(publication(t, "a % b+c"))), 200},
-		{form, "", 400}, {form, "e=1", 400}, {form, "d=", 400}, {form, "d=%zz", 400}, {form, "d=%5B%22x", 400}, {form, "d=%5B%5D&d=%5B%5D", 400},
+		{form, "", 400},
+		{form, "e=1", 400},
+		{form, "d=", 400},
+		{form, "d=%zz", 400},
+		{form, "d=%5B%22x", 400},
+		{form, "d=%5B%5D&d=%5B%5D", 400},
 	} {
 		c.header = tc.header
 		status, answer, h := c.ask(http.MethodPost, "/jsonp_send", tc.body)

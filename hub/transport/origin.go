@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+
+	"github.com/push-it/pushit/hub"
 )
 
 // nullOrigin is what browsers call the origin of a page that has none: a
@@ -106,6 +108,19 @@ func (o *Origins) check(h http.Header, scheme, host string) (cross string, allow
 		return origin[0], true
 	}
 	return "", false
+}
+
+// Admit applies the origin rule to a session that is there, by what is kept of the
+// request that opened it.
+func (o *Origins) Admit(opening *hub.Opening) bool {
+	h := make(http.Header, 2)
+	for name, value := range opening.Fields {
+		if name == "Origin" || name == "Sec-Fetch-Site" {
+			h[name] = append(h[name], value)
+		}
+	}
+	_, allowed := o.check(h, opening.Scheme, opening.Host)
+	return allowed
 }
 
 // parseOrigin returns the one form of an origin that equal origins share: lower

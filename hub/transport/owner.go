@@ -7,6 +7,8 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"net/http"
+
+	"github.com/push-it/pushit/hub"
 )
 
 // A Caller is who makes a request, as far as it can be told from each request.
@@ -22,6 +24,23 @@ type Caller struct {
 // told that there is no such session. Session names are in addresses, and so in
 // logs; a name alone is to open nothing.
 type owner [sha256.Size]byte
+
+// openerOf is ownerOf for the request that opened a session.
+func (e *Endpoint) openerOf(o *hub.Opening) owner {
+	r := &http.Request{Header: make(http.Header)}
+	for name, value := range o.Fields {
+		switch name {
+		case "Authorization", "Cookie", "Origin":
+			r.Header.Add(name, value)
+		}
+	}
+	cross := r.Header.Get("Origin")
+	own, isOrigin := parseOrigin(o.Scheme + "://" + o.Host)
+	if key, ok := parseOrigin(cross); ok && isOrigin && key == own {
+		cross = ""
+	}
+	return e.ownerOf(r, Caller{Scheme: o.Scheme, Host: o.Host, User: o.User}, cross)
+}
 
 // ownerOf tells whose a request is. cross is its origin if that is another
 // site's. Of what is secret only a hash is kept.

@@ -138,7 +138,7 @@ func innermost(w http.ResponseWriter) http.ResponseWriter {
 
 // serve has sockjs-go write the response, until it is over. It reports whether it
 // ended in order: complete, with all that was written for it.
-func (r *receiver) serve(lib *sockjs.Handler, client context.Context, callback string) (inOrder bool) {
+func (r *receiver) serve(client context.Context, lib *sockjs.Handler, callback string) (inOrder bool) {
 	ctx, cancel := context.WithCancel(context.WithValue(client, receiverKey{}, r))
 	defer cancel()
 	r.cancel = cancel
@@ -319,7 +319,7 @@ func (r *receiver) Write(p []byte) (int, error) {
 		r.amendHeader()
 	}
 	r.begin()
-	_, err := r.ResponseWriter.Write(p)
+	_, err := r.ResponseWriter.Write(p) //nolint:gosec // G705: frames are JSON; callbacks are checked before
 	r.dirty = true
 	if err != nil {
 		r.done(err)

@@ -45,6 +45,8 @@ type session struct {
 	frames    frameReader
 	allowance allowance
 	timed     bool // a read deadline is set
+	begun     bool // a message has come: legacy is settled
+	legacy    bool // messages are objects, as Push-It's client of 2011 sends them
 	deep      bool // a message was handled: the goroutine's stack has grown
 	dropped   int  // bytes read after the last word
 }
@@ -209,6 +211,16 @@ func (s *session) message(p []byte) error {
 	}
 	if len(p) == 0 { // SockJS has clients ignore it, and so do we
 		return s.idle()
+	}
+	if !s.begun {
+		s.begun = true
+		if s.legacy = isLegacy(p); s.legacy {
+			s.conn.speakLegacy()
+		}
+	}
+	if s.legacy {
+		s.agent.Receive(p)
+		return nil
 	}
 	var few [8]span // most messages hold one string
 	spans, err := decodeSockJS(p, few[:0])

@@ -107,7 +107,7 @@ func TestViolationsAreTold(t *testing.T) {
 		{"SockJS string too large", true, text(`["` + x[:1101] + `"]`), hub.CloseTooLarge, "a string may have at most 1100 bytes here"},
 		{"SockJS strings too many", true, text("[" + strings.Repeat(`"",`, maxStrings) + `""]`), hub.CloseInvalid, errStrings.Error()},
 		{"SockJS numbers", true, text(`[1,2]`), hub.CloseInvalid, errNotSockJS.Error()},
-		{"SockJS object", true, text(`{"a":1}`), hub.CloseInvalid, errNotSockJS.Error()},
+		{"SockJS object, but not first", true, join(text("[]"), text(`{"a":1}`)), hub.CloseInvalid, errNotSockJS.Error()},
 		{"SockJS garbage", true, text(`garbage`), hub.CloseInvalid, errNotSockJS.Error()},
 		{"SockJS half an array", true, text(`["a"`), hub.CloseInvalid, errNotSockJS.Error()},
 		{"SockJS trailing bytes", true, text(`["a"]x`), hub.CloseInvalid, errNotSockJS.Error()},

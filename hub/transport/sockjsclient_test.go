@@ -30,6 +30,7 @@ type sockJSClient struct {
 	query  string // of requests that receive
 	header http.Header
 	host   string // if not the server's
+	client *http.Client
 
 	// Of the request that receives.
 	coming chan *http.Response // buffered(1): its response
@@ -40,7 +41,7 @@ type sockJSClient struct {
 
 // newSession returns the client of a session of its own, at the endpoint /push.
 func newSockJSClient(t *testing.T, s *httptest.Server) *sockJSClient {
-	return &sockJSClient{t: t, base: s.URL + "/push/000/" + uuid.NewString(), header: http.Header{}}
+	return &sockJSClient{t: t, base: s.URL + "/push/000/" + uuid.NewString(), header: http.Header{}, client: http.DefaultClient}
 }
 
 // do makes a request to the session.
@@ -51,7 +52,7 @@ func (c *sockJSClient) do(ctx context.Context, method, path, body string) (*http
 	}
 	r.Header = c.header.Clone()
 	r.Host = c.host
-	return http.DefaultClient.Do(r)
+	return c.client.Do(r)
 }
 
 // ask makes a request and returns the whole answer.

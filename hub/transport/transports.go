@@ -6,6 +6,7 @@ package transport
 import (
 	"net/http"
 	"slices"
+	"strings"
 )
 
 // The last segments of paths below the endpoint's that are no receiving.
@@ -61,16 +62,11 @@ func (t Transports) list() []string {
 
 // instead says what there is in place of a transport that is not served.
 func (t Transports) instead() *httpError {
-	reason := "This transport is not served: use "
-	for i, name := range t.list() {
-		switch {
-		case i == 0:
-		case i == len(t)-1:
-			reason += " or "
-		default:
-			reason += ", "
-		}
-		reason += name
+	list := t.list()
+	last := len(list) - 1
+	names := list[last]
+	if last > 0 {
+		names = strings.Join(list[:last], ", ") + " or " + names
 	}
-	return &httpError{http.StatusNotFound, reason + "."}
+	return &httpError{http.StatusNotFound, "This transport is not served: use " + names + "."}
 }

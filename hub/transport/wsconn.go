@@ -28,24 +28,26 @@ var readBuffers = sync.Pool{New: func() any { return new(readBuffer) }}
 
 // times are the patience of the transports; tests have less of it.
 type times struct {
-	write   time.Duration // one write to a fallback's response
-	message time.Duration // from the first byte of a message to its last
-	goodbye time.Duration // writing a close frame where that can block
-	closing time.Duration // from the close frame to the peer's, or its end
-	notice  time.Duration // from Agent.Close to Conn.Close
+	disconnect time.Duration // of a fallback session without a request that receives
+	write      time.Duration // one write to a fallback's response
+	message    time.Duration // from the first byte of a message to its last
+	goodbye    time.Duration // writing a close frame where that can block
+	closing    time.Duration // from the close frame to the peer's, or its end
+	notice     time.Duration // from Agent.Close to Conn.Close
 }
 
 // defaultTimes: 30 s carry a message of 64 KiB over 20 kbit/s; the hub takes 2 s
 // at most until it calls Conn.Close, and gives up a write after 10 s.
-var defaultTimes = &times{write: 10 * time.Second, message: 30 * time.Second, goodbye: time.Second, closing: 2 * time.Second, notice: 5 * time.Second}
+var defaultTimes = &times{disconnect: disconnectDelay, write: 10 * time.Second, message: 30 * time.Second, goodbye: time.Second, closing: 2 * time.Second, notice: 5 * time.Second}
 
 // A wsConn is a WebSocket as the hub writes to it and its session reads from it.
 type wsConn struct {
 	// Immutable after newConn.
 	nc    net.Conn
 	raw   *rawConn // nil where reading and writing go through nc
-	form  *hub.Form
 	times *times
+
+	form atomic.Pointer[hub.Form] // changes once, by speakLegacy
 
 	// Owned by who reads.
 	small  []byte      // where raw is nil
@@ -61,10 +63,14 @@ type wsConn struct {
 	closed  chan struct{}
 }
 
-var _ hub.Conn = (*wsConn)(nil)
+var (
+	_ hub.Conn   = (*wsConn)(nil)
+	_ hub.Cutter = (*wsConn)(nil)
+)
 
 func newConn(nc net.Conn, form *hub.Form, t *times) *wsConn {
-	c := &wsConn{nc: nc, raw: newRawConn(nc), form: form, times: t}
+	c := &wsConn{nc: nc, raw: newRawConn(nc), times: t}
+	c.form.Store(form)
 	if c.raw == nil {
 		c.small = make([]byte, smallSize)
 	}
@@ -72,7 +78,11 @@ func newConn(nc net.Conn, form *hub.Form, t *times) *wsConn {
 }
 
 // Form implements hub.Conn.
-func (c *wsConn) Form() *hub.Form { return c.form }
+func (c *wsConn) Form() *hub.Form { return c.form.Load() }
+
+// speakLegacy makes what is written from now on what a client of 2011 reads. Only
+// the goroutine that reads calls it, before it hands the first frame to the hub.
+func (c *wsConn) speakLegacy() { c.form.Store(legacyForm) }
 
 // TryWrite implements hub.Conn.
 func (c *wsConn) TryWrite(p []byte) (n int, err error) {
@@ -115,7 +125,7 @@ func (c *wsConn) Close(code hub.CloseCode, reason string) {
 	c.closing = true // from here on the reader leaves the read deadline alone
 	c.mu.Unlock()
 	var bye []byte
-	if c.form == sockJSForm {
+	if c.Form() != bareForm {
 		bye = appendSockJSClose(nil, code, reason)
 	}
 	said := c.goodbye(appendClose(bye, code, reason))
@@ -159,6 +169,9 @@ func (c *wsConn) abort() {
 	}
 	_ = c.nc.Close()
 }
+
+// Cut implements hub.Cutter.
+func (c *wsConn) Cut() { c.abort() }
 
 // isClosing reports whether Close was called.
 func (c *wsConn) isClosing() bool {

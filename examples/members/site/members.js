@@ -10,37 +10,19 @@
  * @module
  */
 
-import { Connection, id } from './connection.js';
 import { paint } from './names.js';
+import { $, fromTemplate, sentence, showConnection } from './page.js';
+import { PushIt } from './push/pushit.mjs';
 
 const MOST_ENTRIES = 300; // what a view keeps
 
-const $ = (name) => document.getElementById(name);
 const me = $('name').textContent;
 const text = $('text');
 const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit' });
 const sending = new Map(); // this page's messages without an answer: their elements, by uuid
 
-// ---- The connection ----
-
-const connection = new Connection('push/websocket', { onState: showState });
-
-function showState(state) {
-  const words = { connecting: 'Connecting…', connected: 'Connected', waiting: 'Reconnecting', closed: 'Closed' };
-  $('state').dataset.state = state.name;
-  $('state').textContent = words[state.name];
-  // The notice stays while a new attempt runs, so that the page does not jump.
-  if (state.name === 'connected') $('notice').hidden = true;
-  if (state.reason) {
-    $('notice').hidden = false;
-    $('reason').textContent = sentence(state.reason);
-  }
-}
-
-$('reconnect').addEventListener('click', () => {
-  if (connection.state.name === 'closed') connection.open();
-  else connection.hurry();
-});
+const push = new PushIt();
+showConnection(push);
 
 // ---- Views ----
 
@@ -95,17 +77,15 @@ function toEnd({ log, section }) {
 /** Reads a channel into a view; a refusal is shown there. */
 function read(view, channel) {
   const empty = view.section.querySelector('.empty');
-  const words = empty.textContent;
-  connection.subscribe(
-    channel,
-    (message) => receive(view, message),
-    (refusal) => {
-      empty.textContent = refusal ? `You cannot read here. ${sentence(refusal.message)}` : words;
-      empty.classList.toggle('refused', Boolean(refusal));
-      view.section.dataset.read = String(!refusal);
-      empty.hidden = !refusal && view.log.childElementCount > 0;
-    },
-  );
+  const handle = push.channel(channel);
+  const show = (refusal) => {
+    if (refusal) empty.textContent = `You cannot read here. ${sentence(refusal.message)}`;
+    empty.classList.toggle('refused', Boolean(refusal));
+    view.section.dataset.read = String(!refusal);
+    empty.hidden = !refusal && view.log.childElementCount > 0;
+  };
+  handle.on('message', (message) => receive(view, message));
+  handle.subscribe(show, () => show());
 }
 
 function receive(view, { uuid, data }) {
@@ -143,12 +123,13 @@ function showTime(element, at) {
 }
 
 async function say(view, channel, words, to) {
-  const uuid = id();
+  const sent = push.channel(channel).publish({ text: words });
+  const { uuid } = sent;
   const element = show(view, { from: me, text: words, at: new Date().toISOString() }, true, to);
   element.dataset.status = 'sending';
   sending.set(uuid, element);
   try {
-    await connection.publish(channel, { text: words }, uuid);
+    await sent;
     element.dataset.status = 'sent';
   } catch (refusal) {
     element.dataset.status = 'failed';
@@ -186,21 +167,12 @@ text.addEventListener('keydown', (event) => {
 
 // ---- The rules, tried out ----
 
-function subscribe(channel) {
-  return new Promise((resolve, reject) => {
-    const undo = connection.subscribe(
-      channel,
-      () => {},
-      (refusal) => {
-        undo();
-        if (refusal) reject(refusal);
-        else resolve();
-      },
-    );
-  });
+async function subscribe(channel) {
+  await push.channel(channel).subscribe(() => {}); // whoever tries tells of the refusal
+  push.unsubscribe(channel);
 }
 
-const publish = (channel, data) => connection.publish(channel, data);
+const publish = (channel, data) => push.channel(channel).publish(data);
 
 function addAttempt(what, act, ...args) {
   const element = fromTemplate('attempt');
@@ -212,22 +184,14 @@ function addAttempt(what, act, ...args) {
     const answer = part('.answer');
     answer.textContent = 'Asking…';
     delete answer.dataset.refused;
-    const refusal = await act(...args).catch((error) => error);
+    const refusal = await act(...args).then(
+      () => undefined,
+      (error) => error,
+    );
     answer.textContent = refusal ? `Refused (${refusal.code}): ${sentence(refusal.message)}` : 'Accepted.';
     answer.dataset.refused = String(Boolean(refusal));
   });
   $('attempts').append(element);
-}
-
-// ---- Small things ----
-
-function fromTemplate(name) {
-  return $(name).content.firstElementChild.cloneNode(true);
-}
-
-/** Reasons come as a program says them: `not today`. */
-function sentence(reason) {
-  return reason.charAt(0).toUpperCase() + reason.slice(1).replace(/[^.!?]$/, '$&.');
 }
 
 paint($('me'), me);

@@ -2,51 +2,27 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * A single-page application in which each page has a channel. The frames are
- * written out here to show how little there is to them; examples/chat has a
- * connection that is worth copying.
+ * A single-page application in which each page has a channel, and listens to that
+ * one alone.
  *
  * @module
  */
 
+import { PushIt } from '/push/pushit.mjs';
+
 const $ = (name) => document.getElementById(name);
-const endpoint = new URL('/push/websocket', location.href);
-endpoint.protocol = endpoint.protocol.replace('http', 'ws');
+const push = new PushIt();
 
-/** 96 random bits in hex: the agentId of this tab, and the uuid of each frame. */
-const id = () => [...crypto.getRandomValues(new Uint32Array(3))].map((n) => n.toString(16).padStart(8, '0')).join('');
-const agentId = id();
-
-let socket;
+/** The channel of the page that is shown, and what stops listening to it. */
 let channel = '';
+let stop = () => {};
 let claps = 0;
 
-function send(name, data) {
-  socket.send(JSON.stringify({ channel: name, uuid: id(), agentId, data }));
-}
-
-function open() {
-  socket = new WebSocket(endpoint);
-  socket.onopen = () => send('/meta/connect', {});
-  socket.onmessage = ({ data }) => receive(JSON.parse(data));
-  socket.onclose = () => {
-    showState('Reconnecting…', false);
-    setTimeout(open, 500 + Math.random() * 2500);
-  };
-}
-
-function receive(frame) {
-  if (frame.channel === '/meta/connect' && frame.successful) send('/meta/subscribe', { channel });
-  else if (frame.channel === '/meta/subscribe' && frame.successful) showState('Connected', true);
-  else if (frame.error) showState(frame.error, false);
-  else if (frame.channel === channel) showClaps(claps + 1);
-}
-
-function showState(words, connected) {
-  $('state').textContent = words;
-  $('state').dataset.connected = String(connected);
-  $('clap').disabled = !connected;
-}
+push.on('state', ({ name, reason = '' }) => {
+  $('state').textContent = name === 'connected' ? 'Connected' : `Connecting… ${reason}`;
+  $('state').dataset.connected = String(name === 'connected');
+  $('clap').disabled = name !== 'connected';
+});
 
 function showClaps(count) {
   claps = count;
@@ -55,7 +31,6 @@ function showClaps(count) {
 
 /** Shows the page that the address names, and listens to its channel in place of the last one's. */
 function showPage() {
-  const before = channel;
   const path = location.pathname.split('/').filter(Boolean).join('/');
   channel = ['claps', path || 'home'].join('/');
   $('page').textContent = path || 'Home';
@@ -65,13 +40,11 @@ function showPage() {
     else link.removeAttribute('aria-current');
   }
   showClaps(0);
-  if (before !== '' && before !== channel && socket.readyState === WebSocket.OPEN) {
-    send('/meta/unsubscribe', { channel: before });
-    send('/meta/subscribe', { channel });
-  }
+  stop();
+  stop = push.channel(channel).on('message', () => showClaps(claps + 1));
 }
 
-$('clap').addEventListener('click', () => send(channel, null));
+$('clap').addEventListener('click', () => push.publish(channel, null));
 
 document.addEventListener('click', (event) => {
   const link = event.target.closest('nav a');
@@ -83,4 +56,3 @@ document.addEventListener('click', (event) => {
 addEventListener('popstate', showPage);
 
 showPage();
-open();

@@ -1,0 +1,180 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+const (
+	// pollers each make one request after the other, polls in all.
+	pollers = 10
+	polls   = 20_000
+	// busyProcesses keep the processors busy beside them.
+	busyProcesses = 2
+	// busyCommand is the subcommand that does nothing but that, for busyLimit at most.
+	busyCommand = "be-busy"
+	busyLimit   = 10 * time.Minute
+)
+
+// A pollResult is what pollers have met with.
+type pollResult struct {
+	polls                   int
+	another                 int // told that another connection is open
+	ended                   int // sessions that ended otherwise
+	lost, doubled, disorder int // messages
+	err                     error
+}
+
+// runPolls measures whether clients that do one thing after the other are left in
+// peace, on a machine that has other things to do.
+func runPolls(ctx context.Context, r *report, o options) error {
+	total := polls
+	if o.short {
+		total = polls / 20
+	}
+	res, err := measurePolls(ctx, o.caddy, total, busyProcesses)
+	if err != nil {
+		return err
+	}
+	name := fmt.Sprintf("%d pollers, %d polls, %d busy processes beside", pollers, res.polls, busyProcesses)
+	r.exactly(0, "sessions", float64(res.another), name+": told 2010")
+	r.exactly(0, "sessions", float64(res.ended), name+": ended otherwise")
+	r.exactly(0, "messages", float64(res.lost), name+": lost")
+	r.exactly(0, "messages", float64(res.doubled), name+": doubled")
+	r.exactly(0, "messages", float64(res.disorder), name+": out of order")
+	if res.err != nil {
+		r.note("the first that ended: %v", res.err)
+	}
+	return nil
+}
+
+// measurePolls has pollers send themselves numbered messages, and fetch them,
+// until they have polled so often in all.
+func measurePolls(ctx context.Context, caddy string, total, busy int) (all pollResult, err error) {
+	ctx, cancel := context.WithTimeout(ctx, fallbackPatience)
+	defer cancel()
+	s, err := startServer(ctx, caddy)
+	if err != nil {
+		return all, err
+	}
+	defer s.stop()
+	for range busy {
+		stop, err := startBusy(ctx)
+		if err != nil {
+			return all, err
+		}
+		defer stop()
+	}
+	client := requesterClient(pollers)
+	defer client.CloseIdleConnections()
+	var mu sync.Mutex // guards all
+	var wg sync.WaitGroup
+	for range pollers {
+		wg.Go(func() {
+			one := pollOn(ctx, s, func() (*requester, error) {
+				return comeOver(ctx, client, s.plain, "xhr", "room/"+uuid.NewString())
+			}, total/pollers)
+			mu.Lock()
+			defer mu.Unlock()
+			all.add(one)
+		})
+	}
+	wg.Wait()
+	return all, ctx.Err()
+}
+
+func (r *pollResult) add(other pollResult) {
+	r.polls += other.polls
+	r.another += other.another
+	r.ended += other.ended
+	r.lost += other.lost
+	r.doubled += other.doubled
+	r.disorder += other.disorder
+	if r.err == nil {
+		r.err = other.err
+	}
+}
+
+// pollOn is one poller, until it has polled so often.
+func pollOn(ctx context.Context, s *server, come func() (*requester, error), total int) (r pollResult) {
+	a, err := come()
+	if err != nil {
+		return pollResult{ended: 1, err: err}
+	}
+	channel := "echo/" + uuid.NewString()
+	err = a.send(ctx, fmt.Sprintf(`{"channel":"/meta/subscribe","uuid":"echo","data":{"channel":%q}}`, channel))
+	next := 0 // the message that is to come
+	for sent := 0; err == nil && (a.polls < total || next < sent); {
+		// Two at a time, so that one waits while the other is fetched.
+		for a.polls < total && sent < next+2 && err == nil {
+			err = a.send(ctx, fmt.Sprintf(`{"channel":%q,"uuid":%q,"data":%d}`, channel, uuid.NewString(), sent))
+			sent++
+		}
+		var objects []string
+		if err == nil {
+			objects, err = a.receive(ctx)
+		}
+		for _, o := range objects {
+			var got int
+			if _, data, ok := strings.Cut(o, `"data":`); !strings.HasPrefix(o, `{"channel":"echo/`) || !ok {
+				continue
+			} else if _, err := fmt.Sscanf(data, "%d", &got); err != nil {
+				continue
+			}
+			switch {
+			case got < next:
+				r.doubled++
+			case got > next:
+				r.disorder++
+				next = got + 1
+			default:
+				next++
+			}
+		}
+		if err != nil {
+			r.lost = sent - next
+		}
+	}
+	r.polls, r.err = a.polls, err
+	if closed, ok := errors.AsType[*closedByServer](err); ok && strings.HasPrefix(closed.frame, "c[2010") {
+		r.another = 1
+	} else if err != nil {
+		r.ended = 1
+		r.err = errors.Join(err, s.alive())
+	}
+	a.leave()
+	return r
+}
+
+// startBusy starts a process that keeps a processor busy until stop is called.
+func startBusy(ctx context.Context) (stop func(), err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, self, busyCommand) //nolint:gosec // G204: this program itself
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	return func() {
+		_ = cmd.Process.Kill() // it may have ended
+		_ = cmd.Wait()         // likewise: it was killed
+	}, nil
+}
+
+// beBusy keeps a processor busy, not for ever.
+func beBusy(ctx context.Context) {
+	for end := time.Now().Add(busyLimit); ctx.Err() == nil && time.Now().Before(end); {
+	}
+}

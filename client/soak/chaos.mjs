@@ -1,0 +1,173 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+/**
+ * Publishers and subscribers whose connections are cut, again and again, at
+ * random: nothing that was accepted is lost to who was subscribed, nothing comes
+ * twice or out of order, and each publish ends once.
+ *
+ * @module
+ */
+
+import { PushIt } from '../src/pushit.js';
+import { Proxy } from '../test/proxy.mjs';
+import { randomFrom } from './report.mjs';
+import { until } from './storm.mjs';
+
+const CHANNELS = ['chaos/0', 'chaos/1', 'chaos/2', 'chaos/3'];
+const QUICK = { firstWait: 50, longestWait: 500, silence: 1000, answerWithin: 1000, openWithin: 2000, connectWithin: 5000 };
+
+/**
+ * @param {import('../test/harness.mjs').Server} server
+ * @param {{publishers: number, subscribers: number, cuts: number, between: number, seed: number}} options
+ *   `between` is how many ms lie between two cuts, on average
+ */
+export async function chaos(server, { publishers, subscribers, cuts, between, seed }) {
+  const random = randomFrom(seed);
+  const proxy = await Proxy.start(() => server.port);
+  const pushes = [];
+  const client = (options) => {
+    pushes.push(new PushIt({ endpoint: `${proxy.url}/push`, ...QUICK, ...options }));
+    return pushes.at(-1);
+  };
+  const transports = ['websocket', 'xhr_streaming', 'xhr'];
+  const transportOf = (n) => ({ transports: [transports[n % 3]] });
+  try {
+    const witness = new Subscriber(client({ endpoint: `${server.url}/push` }));
+    const readers = Array.from({ length: subscribers }, (_, n) => new Subscriber(client(transportOf(n)), n % 2 ? ['chaos/*'] : CHANNELS));
+    const writers = Array.from({ length: publishers }, (_, n) => new Publisher(n, client(transportOf(n)), random));
+    const all = [witness, ...readers];
+    await until('all are subscribed', () => all.every((each) => each.subscribed));
+    for (const writer of writers) writer.start();
+
+    for (let n = 0; n < cuts; n++) {
+      await new Promise((resolve) => setTimeout(resolve, random() * 2 * between));
+      const kind = random();
+      if (kind < 0.7) proxy.cutOne(random);
+      else if (kind < 0.9) proxy.halfOpen(random);
+      else if (kind < 0.95) proxy.cut();
+      else {
+        proxy.stalled = true;
+        setTimeout(() => (proxy.stalled = false), 300);
+      }
+    }
+
+    for (const writer of writers) writer.stop();
+    await until('each publish has ended', () => writers.every((writer) => writer.waiting === 0));
+    await until('all are subscribed again', () => all.every((each) => each.subscribed));
+    const last = new Publisher('last', client({ endpoint: `${server.url}/push` }), random);
+    for (const channel of CHANNELS) last.publish(channel);
+    await until('all have heard the last', () => all.every((each) => CHANNELS.every((channel) => each.last(channel)?.startsWith('last-'))));
+    return verdict(witness, readers, [...writers, last]);
+  } finally {
+    for (const push of pushes) push.close();
+    await proxy.stop();
+  }
+}
+
+class Publisher {
+  sent = new Map(); // by name: channel, when, how often it ended, and whether it was accepted
+  waiting = 0;
+  #n = 0;
+  #timer;
+
+  constructor(id, push, random) {
+    Object.assign(this, { id, push, random });
+  }
+
+  publish(channel) {
+    const name = `${this.id}-${++this.#n}`;
+    const message = { channel, at: performance.now(), ends: 0, accepted: false };
+    this.sent.set(name, message);
+    this.waiting++;
+    const end = (accepted) => {
+      message.ends++;
+      message.accepted ||= accepted;
+      this.waiting--;
+    };
+    this.push.publish(channel, name, () => end(false), () => end(true));
+  }
+
+  start() {
+    const next = () => {
+      this.publish(CHANNELS[Math.floor(this.random() * CHANNELS.length)]);
+      this.#timer = setTimeout(next, this.random() * 200);
+    };
+    next();
+  }
+
+  stop() {
+    clearTimeout(this.#timer);
+  }
+}
+
+/** A subscriber keeps runs: what it heard on a channel in one subscription. */
+class Subscriber {
+  runs = new Map(CHANNELS.map((channel) => [channel, []]));
+  #wanted;
+
+  constructor(push, wanted = ['chaos/*']) {
+    this.push = push;
+    this.#wanted = wanted;
+    push.on('subscribe', ({ channel: begun }) => {
+      for (const channel of begun === 'chaos/*' ? CHANNELS : [begun]) this.runs.get(channel).push({ since: performance.now(), got: [] });
+    });
+    push.onMessageReceived = (channel, { payload }) => this.runs.get(channel).at(-1).got.push(payload);
+    for (const each of wanted) push.subscribe(each);
+  }
+
+  get subscribed() {
+    return this.push.channels.length === this.#wanted.length;
+  }
+
+  last(channel) {
+    return this.runs.get(channel).at(-1)?.got.at(-1);
+  }
+}
+
+function verdict(witness, readers, writers) {
+  const result = { published: 0, accepted: 0, delivered: 0, runs: 0, endedOtherwise: 0, unheard: 0, doubled: 0, reordered: 0, lost: 0 };
+  const sent = new Map(writers.flatMap((writer) => [...writer.sent]));
+  for (const { ends, accepted } of sent.values()) {
+    result.published++;
+    if (accepted) result.accepted++;
+    if (ends !== 1) result.endedOtherwise++;
+  }
+  for (const channel of CHANNELS) {
+    const order = witness.runs.get(channel).flatMap(({ got }) => got);
+    const place = new Map(order.map((name, n) => [name, n]));
+    result.doubled += order.length - place.size;
+    for (const [name, message] of sent) if (message.accepted && message.channel === channel && !place.has(name)) result.unheard++;
+    result.reordered += outOfOrder(order);
+
+    for (const reader of readers) {
+      let next = 0; // in the order; nothing before it may come any more
+      const runs = reader.runs.get(channel);
+      for (const [n, { since, got }] of runs.entries()) {
+        result.runs++;
+        result.delivered += got.length;
+        if (got.length === 0) continue;
+        const first = place.get(got[0]) ?? NaN;
+        if (!(first >= next)) result.doubled++;
+        // What was published when it was subscribed already, it has to hear.
+        for (let at = next; at < first; at++) if (sent.get(order[at]).at > since) result.lost++;
+        for (const [k, name] of got.entries()) if (place.get(name) !== first + k) result[place.get(name) < first + k ? 'doubled' : 'lost']++;
+        next = first + got.length;
+        if (n === runs.length - 1) result.lost += order.length - next;
+      }
+    }
+  }
+  return result;
+}
+
+/** @returns {number} how many messages come before an earlier one of their publisher */
+function outOfOrder(order) {
+  const last = new Map();
+  let count = 0;
+  for (const name of order) {
+    const [id, n] = name.split('-');
+    if (Number(n) < (last.get(id) ?? 0)) count++;
+    last.set(id, Number(n));
+  }
+  return count;
+}

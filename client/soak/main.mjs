@@ -1,0 +1,63 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+/**
+ * Long runs of the client, against a real server: `make soak` starts it. What
+ * has to hold is printed, a line each; where it does not, it ends with 1.
+ *
+ *     node --experimental-websocket soak/main.mjs [storm] [chaos]
+ *
+ * (Node.js 20 has a WebSocket only with that flag; later ones have it anyway.)
+ *
+ * @module
+ */
+
+import { Server } from '../test/harness.mjs';
+import { chaos } from './chaos.mjs';
+import { Report } from './report.mjs';
+import { realStorm, simulatedStorm } from './storm.mjs';
+
+const report = new Report();
+const only = process.argv.slice(2);
+const wanted = (name) => only.length === 0 || only.includes(name);
+const seed = Number(process.env.SEED) || 1 + Math.floor(Math.random() * 2 ** 31);
+report.note(`node ${process.version}; SEED=${seed} repeats what is random here`);
+
+if (wanted('storm')) {
+  console.log('\nclient: the server restarts, and all come back');
+  for (const away of [0, 1_000, 5_000, 20_000, 60_000, 600_000]) {
+    const { times, back } = await simulatedStorm({ clients: 2_000, away, seed });
+    report.exactly(2_000, `simulated, away for ${away / 1000} s: clients that are back`, times.length);
+    report.slots(5, 15, `simulated, away for ${away / 1000} s`, times, back);
+  }
+  await withServer(async (server) => {
+    const { times, back } = await realStorm(server, { clients: 200, away: 8_000, seed });
+    report.exactly(200, 'real: clients that are back', times.length);
+    report.slots(2.5, 20, 'real', times, back);
+  });
+}
+
+if (wanted('chaos')) {
+  console.log('\nclient: connections are cut at random');
+  await withServer(async (server) => {
+    const result = await chaos(server, { publishers: 20, subscribers: 20, cuts: 200, between: 200, seed });
+    report.note(`${result.published} published, ${result.accepted} accepted, ${result.delivered} delivered in ${result.runs} subscriptions`);
+    report.atLeast(200, 'subscriptions', result.runs);
+    report.exactly(0, 'publishes that did not end exactly once', result.endedOtherwise);
+    report.exactly(0, 'accepted messages that were not published', result.unheard);
+    report.exactly(0, 'messages that who was subscribed did not get', result.lost);
+    report.exactly(0, 'messages that came twice', result.doubled);
+    report.exactly(0, 'messages out of order', result.reordered);
+  });
+}
+
+process.exit(report.failures === 0 ? 0 : 1);
+
+async function withServer(fn) {
+  const server = await Server.start('Caddyfile.example');
+  try {
+    await fn(server);
+  } finally {
+    await server.stop();
+  }
+}

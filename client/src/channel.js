@@ -1,0 +1,88 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { call, onAbort } from './emitter.js';
+import { Refusal } from './refusal.js';
+
+/**
+ * One channel, or pattern.
+ *
+ * @param {import('./pushit.js').PushIt} push
+ * @param {string} name
+ * @param {AbortSignal} [whole]  ends all that is begun here
+ */
+export function makeChannel(push, name, whole) {
+  const use = (user) => push._subscriptions._use(name, user);
+  return {
+    name,
+    subscribe: (...callbacks) => push.subscribe(name, ...callbacks),
+    unsubscribe: (...callbacks) => push.unsubscribe(name, ...callbacks),
+
+    publish(data, { uuid, signal = whole } = {}) {
+      let msgId;
+      const answer = new Promise((resolve, reject) => {
+        msgId = push.publish({ channel: name, data, uuid, signal }, reject, () => resolve(msgId));
+      });
+      return Object.assign(quiet(answer), { uuid: msgId });
+    },
+
+    on(type, fn, { signal = whole } = {}) {
+      if (type !== 'message') throw new TypeError(`no event ${type}`);
+      const stop = use({ _message: (message) => call(fn, message) });
+      const forget = onAbort(signal, stop);
+      return () => {
+        forget();
+        stop();
+      };
+    },
+
+    [Symbol.asyncIterator]() {
+      const messages = [];
+      const readers = []; // who wait for one
+      let over = false;
+      let failure;
+      const look = () => readers.splice(0).forEach((reader) => reader());
+      const end = (refusal) => {
+        over = true;
+        failure ??= refusal;
+        stop();
+        forget?.();
+        look();
+      };
+      const stop = use({
+        _end: end,
+        _message(message) {
+          if (messages.length < push._options.buffer) messages.push(message);
+          else end(new Refusal('too much waits for a reader', 'limit', name));
+          look();
+        },
+      });
+      let forget;
+      forget = onAbort(whole, () => end());
+      return {
+        async next() {
+          while (!messages.length) {
+            if (failure) throw failure;
+            if (over) return { done: true };
+            await new Promise((resolve) => readers.push(resolve));
+          }
+          return { value: messages.shift() };
+        },
+        async return(value) {
+          messages.length = 0;
+          end();
+          return { value, done: true };
+        },
+        [Symbol.asyncIterator]() {
+          return this;
+        },
+      };
+    },
+  };
+}
+
+/** A promise that nobody looks at raises nothing. */
+export function quiet(promise) {
+  promise.catch(() => {});
+  return promise;
+}

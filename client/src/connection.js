@@ -1,0 +1,252 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { makeBackoff } from './backoff.js';
+import { after } from './clock.js';
+import { call } from './emitter.js';
+import { inspect } from './endpoint.js';
+import { id } from './id.js';
+import { watchPage } from './lifecycle.js';
+import { makeSession } from './session.js';
+import { given } from './transport/given.js';
+import { transports } from './transport/transport.js';
+
+/** How many subscribes go along with the connect, before its answer: the server lets 32 frames wait (R21). */
+const ALONG = 30;
+/** How long a transport that has just failed may take at its second attempt, in ms, and /info to answer. */
+const AGAIN_WITHIN = 4_000;
+/** How long the server may take for a sign of life when the page comes back, in ms: somebody is waiting. */
+const AWAKE_WITHIN = 5_000;
+
+/**
+ * Keeps one session open with the server: attempts, transports, connecting and
+ * refreshing. It is always in one of four states:
+ *
+ *     connecting   → connected     the server lets it
+ *                  → disconnected  it failed; at `retryAt` comes the next attempt
+ *     connected    → disconnected
+ *     disconnected → connecting
+ *     any          → closed        the page, or the server, wants it so
+ *     closed       → connecting    only if the page wants it so
+ *
+ * @param {import('./pushit.js').PushIt} push
+ */
+export function makeConnection(push) {
+  const { _options: options, endpoint } = push;
+  const { global: env, socket, credentials, firstWait } = options;
+  const names = options.transports.filter((name) => name !== 'websocket' || env.WebSocket);
+  const unknown = names.find((name) => !transports[name]);
+  if (unknown || !(names[0] || socket)) throw new TypeError(`no transport ${unknown ?? 'for here'}`);
+
+  const waits = makeBackoff(options);
+  const page = watchPage(options, endpoint, wake, leave);
+  let session; // the one under way; or while it is found out why there is none, what stops that
+  let transport = Math.max(0, names.indexOf(storage())); // its index
+  let doubted = false; // the transport has just failed
+  let started = false;
+  let since; // when it connected
+  let notBefore; // the server wants no attempt earlier
+  let timer; // of the next attempt
+  let stopRefreshing = () => {};
+
+  return { _connect, _shut };
+
+  function now() {
+    return env.Date.now();
+  }
+
+  function is(name) {
+    return push.state.name === name;
+  }
+
+  function become(name, rest) {
+    const before = push.state.name;
+    push.state = { name, ...rest };
+    push._session = is('connected') ? session : undefined;
+    push._emit('state', push.state);
+    if (before === 'connected') call(push.onDisconnect, push.state);
+  }
+
+  /** The transport that worked last in this tab; reads it, or remembers it. Storage may be switched off. */
+  function storage(name) {
+    try {
+      const key = `pushit ${endpoint}`;
+      if (name) env.sessionStorage.setItem(key, name);
+      return env.sessionStorage.getItem(key);
+    } catch {
+      return '';
+    }
+  }
+
+  // ---- Attempts ----
+
+  /** Makes an attempt at once, or as soon as the server wishes; opens again what was closed. */
+  function _connect() {
+    if (session) return;
+    if (!started || is('closed')) {
+      started = notBefore = 0;
+      page._listen();
+    }
+    retryAt(now());
+  }
+
+  async function attempt() {
+    let presented;
+    const mine = makeSession(
+      push,
+      () => opened(mine, presented),
+      (...end) => lost(mine, ...end),
+    );
+    session = mine;
+    become('connecting');
+    mine._limit(options.connectWithin, 'no credentials in time');
+    try {
+      presented = await present();
+    } catch (error) {
+      mine._end(0, `no credentials: ${error?.message ?? error}`, error?.retry);
+    }
+    if (mine._over) return;
+    mine._start(
+      (events) => {
+        if (!socket) return transports[names[transport]](env, `${endpoint}/0/${id()}`, events);
+        return given(typeof socket === 'function' ? socket(endpoint) : socket, events);
+      },
+      doubted ? Math.min(AGAIN_WITHIN, options.openWithin) : options.openWithin,
+    );
+  }
+
+  function present() {
+    return typeof credentials === 'function' ? credentials() : credentials;
+  }
+
+  function ask(mine, presented, answered) {
+    mine._ask('/meta/connect', { credentials: presented }, answered, push.agentId);
+  }
+
+  /** The transport is open: connect as an agent. */
+  function opened(mine, presented) {
+    ask(mine, presented, (frame, refusal) => {
+      if (refusal) return mine._refused(refusal);
+      since = now();
+      doubted = false;
+      if (!socket) storage(names[transport]);
+      mine._watch();
+      refreshIn(mine, frame.expires);
+      become('connected');
+      if (mine._over) return; // whoever was told has closed it
+      push._subscriptions._resubscribe(mine);
+      call(push.onConnect);
+      push._flush();
+    });
+    push._subscriptions._resubscribe(mine, ALONG);
+  }
+
+  // ---- Refreshing (R23, R42) ----
+
+  /** @param {number | undefined} expires  when the right to be connected ends, in ms from now */
+  function refreshIn(mine, expires) {
+    if (expires) refreshAfter(mine, expires * (0.7 + 0.2 * env.Math.random()));
+  }
+
+  function refreshAfter(mine, ms) {
+    stopRefreshing();
+    stopRefreshing = after(env, ms, () => refresh(mine));
+  }
+
+  async function refresh(mine) {
+    const again = (error) => {
+      if (mine._over || error?.retry === false) return; // the server has closed it, or will
+      push._error(error);
+      refreshAfter(mine, Math.max(error?.retry || 0, firstWait * (1 + env.Math.random())));
+    };
+    try {
+      const presented = await present();
+      if (!mine._over) ask(mine, presented, (frame, refusal) => (refusal ? again(refusal) : refreshIn(mine, frame.expires)));
+    } catch (error) {
+      again(error);
+    }
+  }
+
+  // ---- Losing it ----
+
+  /** The session has ended, before it was open or after. */
+  function lost(mine, code, reason, retry, refusal) {
+    const connected = is('connected');
+    reason ||= connected ? 'the connection was lost' : 'no connection';
+    session = push._session = undefined;
+    stopRefreshing();
+    push._outbox._lost(code);
+    push._subscriptions._lost();
+    if (retry === false || (socket && typeof socket !== 'function')) return close(code, reason, refusal);
+    if (connected && now() - since >= options.steadyAfter) waits._reset();
+    notBefore = now() + (Number(retry) || 0);
+    if (mine._blame && !socket && !retry && !page._blocked()) examine({ code, reason });
+    else wait({ code, reason });
+  }
+
+  /**
+   * The transport did not open. If the endpoint is there, the transport may be
+   * blocked on the way, or the server has just come up: it gets a second attempt,
+   * then it is the next one's turn.
+   */
+  async function examine(failed) {
+    const stop = new AbortController();
+    const mine = (session = { _end: () => stop.abort() });
+    const cancel = after(env, AGAIN_WITHIN, mine._end);
+    const wrong = await inspect(env, endpoint, stop.signal);
+    cancel();
+    if (session !== mine) return;
+    session = undefined;
+    if (wrong) {
+      doubted = false;
+      return wait({ ...failed, reason: wrong });
+    }
+    if (doubted) transport = (transport + 1) % names.length;
+    doubted = !doubted;
+    if (transport || doubted) attempt();
+    else wait(failed);
+  }
+
+  function wait(failed) {
+    retryAt(Math.max(now(), notBefore) + waits._next(), failed);
+  }
+
+  /** Plans the next attempt; where this is not the time for one, `wake` plans it. */
+  function retryAt(at, { code, reason } = push.state) {
+    env.clearTimeout(timer);
+    at = Math.max(at, notBefore);
+    const ms = at - now();
+    const blocked = started && page._blocked();
+    started = true;
+    if (ms <= 0 && !blocked) return attempt();
+    if (!blocked) timer = env.setTimeout(() => retryAt(at), Math.min(ms, 2 ** 31 - 1));
+    become('disconnected', { code, reason, retryAt: blocked ? undefined : at });
+  }
+
+  function wake() {
+    if (is('disconnected')) retryAt(now());
+    else session?._wake?.(AWAKE_WITHIN);
+  }
+
+  function leave() {
+    env.clearTimeout(timer);
+    session?._end(0, 'the page was left');
+  }
+
+  /** The page wants no connection any more. */
+  function _shut() {
+    const reason = 'closed by the page';
+    const mine = session;
+    mine?._end(1000, reason, false);
+    if (!is('closed')) lost(mine, 1000, reason, false); // there was no session to lose
+  }
+
+  function close(code, reason, refusal) {
+    env.clearTimeout(timer);
+    page._stop();
+    become('closed', { code, reason });
+    push._outbox._close(reason);
+    push._subscriptions._close(reason);
+    if (refusal) call(push.onConnectionDenied, reason);
+  }
+}

@@ -1,0 +1,37 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+export const GARBAGE = 'what came is not the protocol';
+
+/** Tells what the protocol keeps for itself from messages (PROTOCOL.md, R29). */
+export const isMeta = (channel) => channel.startsWith('/meta/');
+
+/** Tells whether a subscription to the pattern, or name, gets what is published on the channel (R11). */
+export const matches = (pattern, channel) =>
+  pattern === channel || pattern === '*' || (pattern.endsWith('/*') && channel.startsWith(pattern.slice(0, -1)));
+
+/**
+ * Reads a frame.
+ *
+ * @param {unknown} text  JSON, or what it says: some sockets hand over objects
+ * @returns {{channel: string} & Record<string, any>}
+ */
+export function decode(text) {
+  const frame = typeof text === 'string' ? JSON.parse(text) : text;
+  if (typeof frame?.channel !== 'string') throw new TypeError(GARBAGE);
+  return frame;
+}
+
+/**
+ * Hands on what one message of SockJS says (R3).
+ *
+ * @param {string} line
+ * @param {{_open: () => void, _frame: (text: unknown) => void, _close: (code: number, reason: string) => void}} on
+ */
+export function unpack(line, on) {
+  const rest = () => JSON.parse(line.slice(1));
+  if (line === 'o') on._open();
+  else if (line[0] === 'a') rest().forEach(on._frame);
+  else if (line[0] === 'c') on._close(...rest());
+  else if (line[0] !== 'h') throw new TypeError(GARBAGE);
+}

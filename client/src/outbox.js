@@ -1,0 +1,105 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { after } from './clock.js';
+import { all, call, onAbort } from './emitter.js';
+import { id } from './id.js';
+import { Refusal } from './refusal.js';
+
+/** The server knows a repetition for two minutes (R33); what is older must not be sent again. */
+const OLDEST = 110_000;
+
+/**
+ * The publishes without an answer, in their order. Each is sent in each session,
+ * with the same uuid, until one answers it, and ends exactly once.
+ *
+ * @param {import('./pushit.js').PushIt} push
+ */
+export function makeOutbox(push) {
+  const { global: env, outboxMessages, outboxBytes, outboxAge } = push._options;
+  const entries = new Map();
+  const age = Math.min(outboxAge, OLDEST);
+  let bytes = 0;
+  const each = (fn) => [...entries.values()].forEach(fn);
+
+  return {
+    /**
+     * @param {{channel: string, data: any, uuid?: string, signal?: AbortSignal}} message
+     * @param {(refusal: Error) => void} [onError]
+     * @param {(answer: object) => void} [onSuccess]
+     * @returns {{_uuid: string, _later: (error: string, code: string) => void}} the entry; `_later` ends it, but not before the caller has returned
+     */
+    _add({ channel, data, uuid = id(), signal }, onError, onSuccess) {
+      const undo = [];
+      let over = false;
+      const end = (refusal, answer) => {
+        if (over) return;
+        over = true;
+        all(undo);
+        if (refusal) call(onError ?? push._error, refusal);
+        else call(onSuccess, answer);
+      };
+      const fail = (error, code) => end(new Refusal(error, code, channel, uuid));
+      const later = (error, code) => queueMicrotask(() => fail(error, code));
+      let text = '';
+      try {
+        text = JSON.stringify({ channel, uuid, data });
+      } catch (error) {
+        later(error.message, 'invalid');
+      }
+      const entry = { _uuid: uuid, _channel: channel, _text: text, _until: env.Date.now() + age, _end: end, _fail: fail, _later: later };
+      const size = text.length;
+      if (entries.has(uuid)) later('this uuid waits for an answer', 'invalid');
+      else if (entries.size >= outboxMessages || bytes + size > outboxBytes) later('too much waits for an answer', 'limit');
+      else if (text) {
+        entries.set(uuid, entry);
+        bytes += size;
+        undo.push(
+          () => {
+            entries.delete(uuid);
+            bytes -= size;
+          },
+          after(env, age, () => fail('no answer in time', 'timeout')),
+          onAbort(signal, () => queueMicrotask(() => end(signal.reason || new Refusal('aborted')))),
+        );
+      }
+      return entry;
+    },
+
+    /** The server's answer, if it is to one of these. */
+    _answered(frame, refusal) {
+      const entry = entries.get(frame.uuid);
+      if (entry && refusal) refusal.channel = entry._channel;
+      entry?._end(refusal, frame);
+      return entry;
+    },
+
+    /** Sends what this session has not sent yet. */
+    _flush(session) {
+      each((entry) => {
+        if (entry._sent) return;
+        if (env.Date.now() > entry._until) return entry._fail('no answer in time', 'timeout');
+        entry._sent = true;
+        session._send(entry._text);
+      });
+    },
+
+    /** Tells whether the session owes an answer. */
+    _owed: () => [...entries.values()].some((entry) => entry._sent),
+
+    /**
+     * The session has ended. With some codes because something in flight was not
+     * what the server takes; to send it again would end the next one, too.
+     */
+    _lost(code) {
+      each((entry) => {
+        if (entry._sent && (code === 4400 || code === 4413)) entry._later('the server does not take this', 'invalid');
+        entry._sent = false;
+      });
+    },
+
+    _close(reason) {
+      each((entry) => entry._fail(reason, 'closed'));
+    },
+  };
+}

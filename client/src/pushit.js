@@ -1,0 +1,110 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { makeChannel, quiet } from './channel.js';
+import { makeConnection } from './connection.js';
+import { call, Emitter, onAbort } from './emitter.js';
+import { endpointOf } from './endpoint.js';
+import { isMeta } from './frames.js';
+import { id } from './id.js';
+import { withDefaults } from './options.js';
+import { makeOutbox } from './outbox.js';
+import { closed, Refusal } from './refusal.js';
+import { makeSubscriptions } from './subscriptions.js';
+
+/** A connection to pushit that stays. pushit.d.ts says what each part of it does. */
+export class PushIt extends Emitter {
+  static Refusal = Refusal;
+
+  constructor(given) {
+    super(['message', 'state', 'error', 'subscribe', 'unsubscribe']);
+    const options = (this._options = withDefaults(given));
+    this.endpoint = endpointOf(options.endpoint, PushIt._script, options.global);
+    this.agentId = id();
+    this.state = { name: 'connecting' };
+    /** Tells of a refusal that nobody else is told of: whoever listens, else the console. */
+    this._error = (refusal) => this._emit('error', refusal) || console.warn('pushit:', refusal);
+    this._session = undefined; // the one that is connected
+    this._outbox = makeOutbox(this);
+    this._subscriptions = makeSubscriptions(this);
+    this._connection = makeConnection(this);
+    for (const channel of options.channels) this.subscribe(channel);
+    onAbort(options.signal, () => this.close());
+    // Later, so that the page can set its callbacks before anything happens.
+    queueMicrotask(() => this._closed() || this.connect());
+  }
+
+  get channels() {
+    return this._subscriptions._names();
+  }
+
+  publish(message, ...rest) {
+    if (typeof message === 'string') message = { channel: message, data: rest.shift() };
+    const entry = this._outbox._add(message, ...rest);
+    if (this._closed()) entry._later('no connection', 'closed');
+    else this._flush();
+    return entry._uuid;
+  }
+
+  subscribe(channel, onError, onSuccess) {
+    return this._promise(onError, onSuccess, (done) => {
+      if (this._closed()) queueMicrotask(() => done(closed('no connection', channel)));
+      else this._subscriptions._subscribe(channel, done);
+    });
+  }
+
+  unsubscribe(channel, onError, onSuccess) {
+    return this._promise(onError, onSuccess, (done) => this._subscriptions._unsubscribe(channel, done));
+  }
+
+  channel(name, { signal } = {}) {
+    return makeChannel(this, name, signal);
+  }
+
+  connect() {
+    this._connection._connect();
+  }
+
+  close() {
+    this._connection._shut();
+  }
+
+  _closed() {
+    return this.state.name === 'closed';
+  }
+
+  _flush() {
+    if (this._session) this._outbox._flush(this._session);
+  }
+
+  _receive(frame, refusal) {
+    const { channel, data } = frame;
+    if (!isMeta(channel)) {
+      frame.payload = data;
+      this._subscriptions._message(frame);
+      call(this.onMessageReceived, channel, frame);
+      this._emit('message', frame);
+    } else if (this._outbox._answered(frame, refusal)) {
+      // and whoever published it has been told
+    } else if (refusal) this._error(refusal);
+    else if (channel === '/meta/subscribe') this._subscriptions._begun(frame);
+    else if (channel === '/meta/unsubscribe') this._subscriptions._ended(frame);
+  }
+
+  /** Starts something that ends with done(refusal, answer): for callbacks, and a promise. */
+  _promise(onError, onSuccess, start) {
+    return quiet(
+      new Promise((resolve, reject) => {
+        start((refusal, answer) => {
+          if (refusal) {
+            call(onError ?? this._error, refusal);
+            reject(refusal);
+          } else {
+            call(onSuccess, answer);
+            resolve(answer);
+          }
+        });
+      }),
+    );
+  }
+}

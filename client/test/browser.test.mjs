@@ -1,0 +1,288 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+/**
+ * The client in real browsers, with a real server, and between them a proxy at
+ * which everything goes wrong that does.
+ *
+ * @module
+ */
+
+import assert from 'node:assert/strict';
+import { Buffer } from 'node:buffer';
+import { after, afterEach, before, describe, test } from 'node:test';
+import { has, Server, startBrowser } from './harness.mjs';
+import { Proxy } from './proxy.mjs';
+import { makeSite } from './site.mjs';
+
+const transports = ['websocket', 'xhr_streaming', 'xhr'];
+/** Deadlines for tests: nobody waits for minutes, also in tabs that others hide. */
+const QUICK = { background: true, firstWait: 20, longestWait: 200, silence: 400, answerWithin: 400 };
+
+const inBrowser = (name) =>
+  describe(`the client in ${name}`, { concurrency: 1, skip: has(name) ? false : `there is no ${name}` }, () => {
+    let site;
+    let server;
+    let proxy;
+    let browser;
+    let pages = [];
+
+    before(async () => {
+      site = await makeSite();
+      server = await Server.start(site.caddyfile);
+      proxy = await Proxy.start(() => server.port);
+      browser = await startBrowser(name);
+    });
+
+    after(async () => {
+      await browser?.close();
+      await proxy?.stop();
+      await server?.stop();
+      await site?.remove();
+    });
+
+    afterEach(async () => {
+      for (const page of pages.splice(0)) await page.close().catch(() => {});
+      Object.assign(proxy, { upgrades: 'pass', buffer: false, stalled: false });
+      proxy.requests.length = 0;
+    });
+
+    /** Opens a page, connects with the options, and waits until it is connected and subscribed. */
+    async function open(options = {}, { url = proxy.url, wait = true } = {}) {
+      const page = await browser.open(`${url}/index.html`);
+      pages.push(page);
+      await start(page, options, wait);
+      return page;
+    }
+
+    async function start(page, options = {}, wait = true) {
+      await page.waitForFunction(() => window.ready);
+      await page.evaluate((given) => start(given), { channels: ['news'], ...QUICK, ...options });
+      if (wait) await subscribed(page);
+    }
+
+    const is = (page, state) => page.waitForFunction((want) => push.state.name === want, { polling: 20 }, state);
+    const subscribed = (page) => page.waitForFunction(() => push.state.name === 'connected' && push.channels.includes('news'), { polling: 20 });
+    const heard = (page, data) => page.waitForFunction((want) => got.includes(want), { polling: 20 }, data);
+    const ended = (page, what) => page.waitForFunction((want) => window.ended.includes(want), { polling: 20 }, what);
+    const say = (page, ...args) => page.evaluate((...given) => void say(...given), ...args);
+
+    /** Has two pages talk to each other, on what they have. */
+    async function talk(page, data = `hello ${Math.random()}`) {
+      await say(page, data);
+      await ended(page, data);
+      await heard(page, data);
+      assert.equal(await page.evaluate((want) => got.filter((each) => each === want).length, data), 1);
+    }
+
+    for (const transport of transports) {
+      test(`${transport}: talks; is cut, loses its server, is dead, stalls, and comes back`, async () => {
+        const page = await open({ transports: [transport], openWithin: 1000 });
+        const other = await open();
+        await talk(page);
+        await say(other, 'from the other');
+        await heard(page, 'from the other');
+        await say(page, 'to the other');
+        await heard(other, 'to the other');
+        await other.evaluate(() => push.close());
+
+        for (const [fault, mend] of [
+          [() => proxy.cut()],
+          [() => server.kill(), () => server.start()],
+          [() => proxy.halfOpen()],
+          [() => (proxy.stalled = true), () => (proxy.stalled = false)],
+        ]) {
+          const before = await page.evaluate(() => states.length);
+          await fault();
+          const what = `after ${fault}`;
+          await say(page, what);
+          await page.waitForFunction((n) => states.length > n, { polling: 20 }, before);
+          await mend?.();
+          await ended(page, what); // and heard, if the server took it when it was subscribed again
+          await subscribed(page);
+          await talk(page);
+          assert.ok((await page.evaluate((want) => got.filter((each) => each === want).length, what)) <= 1, what);
+        }
+        const used = proxy.requests.map((request) => request.split(' ')[1]);
+        assert.ok(used.includes(transport), used.join());
+        assert.deepEqual(await page.evaluate(() => window.violations), []);
+      });
+    }
+
+    test('where WebSocket is refused it streams, where nothing streams it polls, and the tab remembers', async () => {
+      proxy.upgrades = 'refuse';
+      const page = await open({ openWithin: 1000 });
+      await talk(page);
+      const asked = (what) => proxy.requests.filter((request) => request.endsWith(` ${what}`)).length;
+      assert.deepEqual([asked('websocket'), asked('xhr_streaming'), asked('xhr')], [2, 1, 0]);
+      await page.reload();
+      await start(page);
+      await talk(page);
+      assert.equal(asked('websocket'), 2, 'the tab remembers');
+
+      proxy.buffer = true;
+      const third = await open({ openWithin: 1000 });
+      await talk(third);
+      assert.ok(asked('xhr') > 1);
+    });
+
+    test('a WebSocket whose request is never answered is given up', async () => {
+      proxy.upgrades = 'ignore';
+      const page = await open({ openWithin: 500 });
+      await talk(page);
+      assert.ok(proxy.requests.includes('POST xhr_streaming'));
+    });
+
+    test('each close code', async () => {
+      const page = await open();
+      for (const code of [4400, 4403, 4408, 4413, 4429, 4430, 4503, 4999]) {
+        await page.evaluate(() => (states.length = 0));
+        proxy.inject(`a${JSON.stringify([JSON.stringify({ channel: '/meta/close', code, error: `because of ${code}`, retry: 1 })])}`);
+        const state = await page.waitForFunction(() => states.find(({ name }) => name === 'disconnected'), { polling: 20 }).then((handle) => handle.jsonValue());
+        assert.deepEqual([state.code, state.reason], [code, `because of ${code}`]);
+        await subscribed(page);
+      }
+      for (const code of [1000, 1001, 4400, 4403, 4408, 4413, 4429, 4430, 4503]) {
+        await page.evaluate(() => (states.length = 0));
+        proxy.inject(`c[${code},"closed with ${code}"]`);
+        const state = await page.waitForFunction(() => states.find(({ name }) => name === 'disconnected'), { polling: 20 }).then((handle) => handle.jsonValue());
+        assert.deepEqual([state.code, state.reason], [code, `closed with ${code}`]);
+        await subscribed(page);
+      }
+      for (const code of [4401, 4403, 4410]) {
+        proxy.inject(`a${JSON.stringify([JSON.stringify({ channel: '/meta/close', code, error: 'for good', retry: false })])}`);
+        await is(page, 'closed');
+        assert.equal(await page.evaluate(() => push.state.code), code);
+        await page.evaluate(() => push.connect());
+        await subscribed(page);
+      }
+    });
+
+    test('the codes that the server has', async () => {
+      const page = await open({ endpoint: '/guarded', credentials: { token: 'open barley, please' } }, { wait: false });
+      await is(page, 'closed');
+      assert.equal(await page.evaluate(() => push.state.code), 4401);
+
+      const large = await open();
+      await say(large, 'x'.repeat(10_000));
+      await ended(large, `${'x'.repeat(10_000)} invalid`);
+      assert.ok(await large.evaluate(() => states.some(({ code }) => code === 4413)));
+      await subscribed(large);
+      await talk(large);
+
+      const busy = await open({ outboxMessages: 1000 });
+      await busy.evaluate(() => {
+        for (let n = 0; n < 150; n++) say(`busy ${n}`);
+      });
+      await busy.waitForFunction(() => states.some(({ code }) => code === 4429), { polling: 20 });
+      await busy.waitForFunction(() => ended.length === 150, { polling: 20 });
+      await subscribed(busy);
+
+      const going = await open();
+      await server.kill('SIGTERM');
+      await going.waitForFunction(() => states.some(({ code }) => code === 4503), { polling: 20 });
+      await server.start();
+      await subscribed(going);
+      await talk(going);
+    });
+
+    test('garbage does no harm', async () => {
+      const page = await open();
+      for (const garbage of ['<html>', 'a["{"]', 'a[7]', '', Buffer.from('HTTP/1.1 200 OK\r\n\r\n'), Buffer.from([0x82, 0x01, 0x00]), Buffer.from([0x81, 0x01, 0xff])]) {
+        const before = await page.evaluate(() => states.length);
+        proxy.inject(garbage);
+        await page.waitForFunction((n) => states.length > n, { polling: 20 }, before);
+        await subscribed(page);
+      }
+      await talk(page);
+    });
+
+    test('the wrong path says so', async () => {
+      const page = await open({ endpoint: '/wrong' }, { wait: false });
+      await page.waitForFunction(() => /HTTP 404/.test(push.state.reason), { polling: 20 });
+      await server.kill();
+      await page.waitForFunction(() => /cannot be reached/.test(push.state.reason), { polling: 20 });
+      await server.start();
+    });
+
+    test('left and come back to, it is connected', async (t) => {
+      const page = await open();
+      await page.goto(`${proxy.url}/favicon.ico`);
+      await page.waitForFunction(() => !window.push);
+      await page.goBack();
+      await page.waitForFunction(() => window.ready);
+      if (!(await page.evaluate(() => window.push !== undefined && shown.at(-1) === true))) {
+        t.diagnostic(`${name} did not keep the page`);
+        return;
+      }
+      await subscribed(page);
+      await talk(page);
+      assert.ok(await page.evaluate(() => states.some(({ name, reason }) => name === 'disconnected' && reason === 'the page was left')));
+    });
+
+    test('hidden it waits, visible it is there at once', async (t) => {
+      const page = await open({ background: false, firstWait: 20_000, longestWait: 20_000 });
+      const other = await page.browserContext().newPage(); // in front of it
+      pages.push(other);
+      await other.bringToFront();
+      const hides = await page.evaluate(() => document.hidden);
+      t.diagnostic(`${name} ${hides ? 'hides' : 'does not hide'} a tab behind another`);
+      if (!hides) await setHidden(page, true);
+      proxy.cut();
+      await is(page, 'disconnected');
+      assert.equal(await page.evaluate(() => push.state.retryAt), undefined);
+      const { requests: { length } } = proxy;
+      await say(page, 'seen later');
+      if (hides) await page.bringToFront();
+      else await setHidden(page, false);
+      await ended(page, 'seen later');
+      await subscribed(page);
+      assert.ok(proxy.requests.length > length);
+      await talk(page);
+    });
+
+    if (name === 'chrome') {
+      test('offline it waits, online it is there at once', async () => {
+        const page = await open({ background: false, firstWait: 20_000, longestWait: 20_000 }, { url: `http://pushit.test:${proxy.port}` });
+        const client = await page.createCDPSession();
+        const offline = (on) => client.send('Network.emulateNetworkConditions', { offline: on, latency: 0, downloadThroughput: -1, uploadThroughput: -1 });
+        await client.send('Network.enable');
+        await offline(true);
+        await page.waitForFunction(() => !navigator.onLine);
+        proxy.cut();
+        await is(page, 'disconnected');
+        assert.equal(await page.evaluate(() => push.state.retryAt), undefined);
+        await offline(false);
+        await subscribed(page);
+        await talk(page);
+      });
+
+      test('frozen and thawed, it finds out that its connection is gone', async () => {
+        const page = await open({ background: false, silence: 30_000, answerWithin: 15_000 });
+        const client = await page.createCDPSession();
+        await client.send('Page.setWebLifecycleState', { state: 'frozen' });
+        proxy.halfOpen();
+        await client.send('Page.setWebLifecycleState', { state: 'active' });
+        await setHidden(page, true);
+        await page.evaluate(() => new Promise((resolve) => setTimeout(resolve, 5100))); // what came less than 5 s ago is believed
+        await setHidden(page, false);
+        await page.waitForFunction(() => states.at(-1).name !== 'connected' || states.length > 2, { polling: 20 });
+        await subscribed(page);
+        await talk(page);
+      });
+    }
+  });
+
+// Side by side: most of the time they wait.
+describe('browsers', { concurrency: 2 }, () => {
+  inBrowser('chrome');
+  inBrowser('firefox');
+});
+
+/** Hides the page as a browser does whose visitor looks at another. */
+async function setHidden(page, hidden) {
+  await page.evaluate((on) => {
+    Object.defineProperty(document, 'hidden', { configurable: true, get: () => on });
+    document.dispatchEvent(new Event('visibilitychange'));
+  }, hidden);
+}

@@ -1,0 +1,152 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+/**
+ * The fixtures of PROTOCOL.md, the same that the tests of the server read.
+ *
+ * @module
+ */
+
+import assert from 'node:assert/strict';
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { describe, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { matches } from '../src/frames.js';
+import { id } from '../src/id.js';
+import { settle, World } from './world.mjs';
+
+const path = fileURLToPath(new URL('../../hub/testdata/frames.json', import.meta.url));
+const fixtures = JSON.parse(await readFile(path, 'utf8'));
+const protocol = await readFile(join(path, '..', '..', '..', 'PROTOCOL.md'), 'utf8');
+const of = (direction) => fixtures.filter((fixture) => fixture.direction === direction);
+
+/** A client that is connected and has asked for something with the uuid; `ended` says how that went. */
+async function asked(channel, uuid, data) {
+  const world = new World();
+  const push = await world.connected();
+  const ended = [];
+  const tell = [(error) => ended.push(error), (answer) => ended.push(answer)];
+  if (channel === '/meta/subscribe') push.subscribe(data.channel, ...tell);
+  else if (channel === '/meta/unsubscribe') {
+    push.subscribe(data.channel);
+    await settle();
+    await world.socket.subscribed();
+    push.unsubscribe(data.channel, ...tell);
+  } else push.publish({ channel, uuid, data }, ...tell);
+  await settle();
+  return { world, push, ended, sent: world.socket.sent.at(-1) };
+}
+
+const wanted = ({ code, reason, retry, retryMicroseconds }) => ({
+  code: code ?? 'unavailable',
+  message: reason,
+  retry: retry === false || code === 'denied' ? false : retryMicroseconds ? Math.ceil(retryMicroseconds / 1000) : undefined,
+});
+const told = ({ code, message, retry }) => ({ code, message, retry });
+
+describe('what the server says is understood', () => {
+  for (const { rule, name, made, receive } of of('to agent')) {
+    test(`${rule} ${name}`, async () => {
+      const frame = JSON.parse(receive);
+      assert.ok(protocol.includes(`id="${rule.toLowerCase()}"`));
+      switch (made.by) {
+        case 'message': {
+          const { world, push } = await asked('x', 'u');
+          const got = [];
+          push.onMessageReceived = (channel, { uuid, payload }) => got.push({ channel, uuid, payload });
+          await world.socket.receive(frame);
+          assert.deepEqual(got, [{ channel: made.channel, uuid: made.uuid, payload: JSON.parse(made.data) }]);
+          break;
+        }
+        case 'published':
+        case 'error': {
+          const { world, push, ended } = await asked('stories/5', frame.uuid === '???' ? 'other' : frame.uuid, 1);
+          push.on('error', (error) => ended.push(error));
+          await world.socket.receive(frame);
+          assert.equal(ended.length, 1);
+          if (made.refusal) assert.deepEqual(told(ended[0]), wanted(made.refusal));
+          else assert.equal(ended[0].uuid, made.uuid);
+          break;
+        }
+        case 'connected': {
+          const world = new World();
+          const push = await world.open();
+          await world.socket.raw('o');
+          await world.socket.receive({ ...frame, uuid: world.socket.sent[0].uuid });
+          assert.equal(push.state.name, made.refusal ? 'connecting' : 'connected');
+          await world.socket.lose();
+          const denied = made.refusal?.code === 'denied';
+          assert.deepEqual([push.state.name, push.state.reason], [denied ? 'closed' : 'disconnected', made.refusal?.reason ?? 'the connection was lost']);
+          break;
+        }
+        case 'subscribed': {
+          const to = JSON.parse(made.to);
+          const { world, push, ended, sent } = await asked(to.channel, to.uuid, { channel: to.data?.channel ?? 'c' });
+          push.on('error', (error) => ended.push(error));
+          await world.socket.receive({ ...frame, uuid: sent.uuid, data: sent.data });
+          assert.equal(ended.length, 1);
+          if (made.refusal) assert.deepEqual(told(ended[0]), wanted(made.refusal));
+          else assert.equal(ended[0].data.channel, to.data.channel);
+          break;
+        }
+        case 'close': {
+          const { world, push } = await asked('x', 'u');
+          await world.socket.receive(frame);
+          const { retry, reason, retryMicroseconds = 0 } = made.refusal;
+          const { name, code, reason: got, retryAt } = push.state;
+          assert.deepEqual([name, code, got], [retry === false ? 'closed' : 'disconnected', made.closeCode, reason]);
+          if (retryAt) assert.equal(retryAt - world.now, retryMicroseconds / 1000 + 500);
+          break;
+        }
+        default:
+          assert.fail(`nothing says ${made.by}`);
+      }
+    });
+  }
+});
+
+describe('what the client says is in the protocol', () => {
+  const accepted = of('to server').filter(({ expect }) => expect.kind);
+  const kinds = { subscribe: '/meta/subscribe', unsubscribe: '/meta/unsubscribe' };
+
+  for (const { rule, name, expect } of accepted) {
+    test(`${rule} ${name}`, async () => {
+      const { kind, uuid, to, data = 'null', credentials } = expect;
+      if (kind === 'connect') {
+        const world = new World();
+        const presented = credentials && JSON.parse(credentials);
+        await world.open({ credentials: presented });
+        await world.socket.raw('o');
+        const [{ channel, data }] = world.socket.sent;
+        assert.deepEqual({ channel, data }, { channel: '/meta/connect', data: credentials ? { credentials: presented } : {} });
+      } else if (kind === 'ping') {
+        const world = new World();
+        await world.connected();
+        await world.tick(35_000);
+        assert.deepEqual(Object.keys(world.socket.sent[1]), ['channel', 'uuid']);
+        assert.equal(world.socket.sent[1].channel, '/meta/ping');
+      } else if (kinds[kind]) {
+        const { sent } = await asked(kinds[kind], uuid, { channel: to });
+        assert.deepEqual({ channel: sent.channel, data: sent.data }, { channel: kinds[kind], data: { channel: to } });
+      } else {
+        const { sent } = await asked(to, uuid, JSON.parse(data));
+        assert.deepEqual(sent, { channel: to, uuid, data: JSON.parse(data) });
+      }
+    });
+  }
+
+  test('R12 its ids are ids', () => {
+    const valid = /^[A-Za-z0-9_-]{1,64}$/;
+    for (const { text, valid: want } of of('id')) assert.equal(valid.test(text), want, text);
+    const ids = Array.from({ length: 1000 }, id);
+    for (const each of ids) assert.match(each, valid);
+    assert.equal(new Set(ids).size, ids.length);
+  });
+});
+
+describe('patterns match as the server matches them', () => {
+  for (const { rule, name, pattern, channel, matches: want } of of('match')) {
+    test(`${rule} ${name}`, () => assert.equal(matches(pattern, channel), want));
+  }
+});

@@ -1,0 +1,42 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+/**
+ * Short versions of soak/, which runs for longer.
+ *
+ * @module
+ */
+
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import { chaos } from '../soak/chaos.mjs';
+import { sharesOf } from '../soak/report.mjs';
+import { realStorm, simulatedStorm } from '../soak/storm.mjs';
+import { Server } from './harness.mjs';
+
+describe('a server restarts', () => {
+  test('2,000 clients come back evenly', async (t) => {
+    const { times, back } = await simulatedStorm({ clients: 2_000, away: 3_000, seed: 1 });
+    assert.equal(times.length, 2_000);
+    const shares = sharesOf(times, back);
+    const good = shares.every((share) => share >= 5 && share <= 15);
+    t.diagnostic(`${good ? 'PASS' : 'FAIL'} each tenth of the time: ${shares.map((share) => share.toFixed(1)).join(' ')} % (limit 5 to 15 %)`);
+    assert.ok(good);
+  });
+
+  test('and real ones are all back', async (t) => {
+    const server = await Server.start('Caddyfile.example');
+    t.after(() => server.stop());
+    const { times } = await realStorm(server, { clients: 50, away: 0, seed: 1 });
+    assert.equal(times.length, 50);
+  });
+});
+
+test('connections are cut at random, and nothing is lost, doubled or out of order', async (t) => {
+  const server = await Server.start('Caddyfile.example');
+  t.after(() => server.stop());
+  const { published, accepted, delivered, runs, ...faults } = await chaos(server, { publishers: 6, subscribers: 6, cuts: 30, between: 100, seed: 1 });
+  t.diagnostic(`${published} published, ${accepted} accepted, ${delivered} delivered in ${runs} subscriptions`);
+  assert.ok(accepted > 0 && runs > 30);
+  assert.deepEqual(faults, { endedOtherwise: 0, unheard: 0, doubled: 0, reordered: 0, lost: 0 });
+});

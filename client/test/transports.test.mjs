@@ -1,0 +1,382 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+import assert from 'node:assert/strict';
+import { beforeEach, describe, test } from 'node:test';
+import { settle, World } from './world.mjs';
+
+/** @type {World} */
+let world;
+beforeEach(() => {
+  world = new World();
+});
+
+const INFO = '{"websocket":true,"origins":["*:*"],"cookie_needed":false,"entropy":1}';
+
+/** Lets streams flow, too. */
+async function flow() {
+  for (let n = 0; n < 10; n++) {
+    await settle();
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+}
+
+/** A server of SockJS over HTTP whose answers the test writes. */
+class Answer {
+  constructor(request) {
+    this.request = request;
+    const body = new ReadableStream({ start: (controller) => (this.controller = controller) });
+    request.answer(new Response(body));
+    request.signal.addEventListener('abort', () => this.controller.error(request.signal.reason));
+  }
+
+  async write(text) {
+    this.controller.enqueue(new TextEncoder().encode(text));
+    await flow();
+  }
+
+  async bytes(list) {
+    this.controller.enqueue(Uint8Array.from(list));
+    await flow();
+  }
+
+  async end() {
+    this.controller.close();
+    await flow();
+  }
+}
+
+const at = (request) => request.url.split('/').pop();
+const pending = (name) => world.requests.findLast((request) => at(request) === name);
+const frames = (request) => JSON.parse(request.body).map((each) => JSON.parse(each));
+const array = (...list) => `a${JSON.stringify(list.map((each) => JSON.stringify(each)))}\n`;
+
+describe('which transport', () => {
+  test('WebSocket is given a second chance, then the next is tried, and remembered', async () => {
+    world.onSocket = (socket) => setImmediate(() => socket.lose());
+    world.onRequest = (request) => at(request) === 'info' && request.answer(new Response(INFO));
+    const push = await world.open();
+    await flow();
+    await flow();
+    assert.equal(world.sockets.length, 2);
+    assert.deepEqual(world.requests.map(at), ['info', 'info', 'xhr_streaming']);
+    const stream = new Answer(pending('xhr_streaming'));
+    await stream.write('h'.repeat(2048) + '\no\n');
+    const [{ uuid }] = frames(pending('xhr_send'));
+    pending('xhr_send').answer(new Response(null, { status: 204 }));
+    await stream.write(array({ channel: '/meta/connect', uuid, successful: true, error: '' }));
+    assert.equal(push.state.name, 'connected');
+    push.close();
+
+    await world.open();
+    await flow();
+    assert.equal(world.sockets.length, 2, 'another page of this tab knows');
+    assert.equal(world.requests.filter((request) => at(request) === 'xhr_streaming').length, 2);
+  });
+
+  test('a transport that stalls is given up in time', async () => {
+    world.onRequest = (request) => at(request) === 'info' && request.answer(new Response(INFO));
+    const push = await world.open();
+    await world.tick(10_000);
+    await flow();
+    assert.equal(world.sockets.length, 2);
+    await world.tick(4_000);
+    await flow();
+    assert.equal(world.requests.filter((request) => at(request) === 'xhr_streaming').length, 1);
+    new Answer(pending('xhr_streaming')); // and a proxy keeps what comes
+    await world.tick(10_000);
+    await flow();
+    await world.tick(4_000);
+    await flow();
+    assert.equal(at(world.requests.at(-1)), 'xhr');
+    await world.tick(10_000);
+    await flow();
+    await world.tick(4_000);
+    await flow();
+    assert.equal(push.state.name, 'disconnected', 'none of them');
+    assert.equal(push.state.reason, 'no connection in time');
+    const before = world.sockets.length;
+    await world.tick(1_000);
+    assert.equal(world.sockets.length, before + 1, 'and from the beginning');
+  });
+
+  test('a server that is away, or has just come up, changes nothing', async () => {
+    let up = false;
+    world.onSocket = (socket) => up || setImmediate(() => socket.lose());
+    world.onRequest = (request) => (up ? request.answer(new Response(INFO)) : request.fail(new TypeError('refused')));
+    const push = await world.open();
+    await flow();
+    assert.equal(push.state.reason, 'the server cannot be reached');
+    world.onRequest = (request) => {
+      up = true;
+      request.answer(new Response(INFO));
+    };
+    await world.tick(500);
+    await flow();
+    await world.socket.accept();
+    assert.equal(push.state.name, 'connected');
+    assert.deepEqual(new Set(world.requests.map(at)), new Set(['info']));
+  });
+
+  test('says what is wrong when /info is something else', async () => {
+    for (const [response, want] of [
+      [() => new Response('<!doctype html><title>Shop</title>'), 'https://example.com/push/info is an HTML page, not pushit'],
+      [() => new Response(' \n<html>'), 'https://example.com/push/info is an HTML page, not pushit'],
+      [() => new Response('{}'), 'https://example.com/push/info is something else, not pushit'],
+      [() => new Response('Pages of this origin may not use this endpoint.\n', { status: 403, headers: { 'Content-Type': 'text/plain; charset=UTF-8' } }), 'Pages of this origin may not use this endpoint.'],
+      [() => new Response('<h1>Not Found</h1>', { status: 404, headers: { 'Content-Type': 'text/html' } }), 'HTTP 404'],
+      [() => new Response(null, { status: 502 }), 'HTTP 502'],
+    ]) {
+      world = new World();
+      world.onSocket = (socket) => setImmediate(() => socket.lose());
+      world.onRequest = (request) => request.answer(response());
+      const push = await world.open();
+      await flow();
+      assert.deepEqual([push.state.name, push.state.reason], ['disconnected', want]);
+      assert.ok(push.state.retryAt, 'and tries again');
+    }
+  });
+
+  test('/info that never comes is not waited for', async () => {
+    const push = await world.open();
+    await world.socket.lose();
+    await world.tick(4_000);
+    assert.equal(push.state.reason, 'the server cannot be reached');
+    assert.ok(world.requests[0].signal.aborted);
+  });
+
+  test('where there is no WebSocket, it is not tried', async () => {
+    world.WebSocket = undefined;
+    await world.open();
+    assert.equal(at(world.requests[0]), 'xhr_streaming');
+  });
+
+  test('one that only tells of an error has failed', async () => {
+    const push = await world.connected();
+    world.socket.onerror();
+    assert.deepEqual([push.state.name, push.state.code], ['disconnected', 1006]);
+  });
+
+  test('a WebSocket that may not be made is one that failed', async () => {
+    world.WebSocket = class {
+      constructor() {
+        throw new DOMException('mixed content', 'SecurityError');
+      }
+    };
+    world.onRequest = (request) => request.fail(new TypeError('no'));
+    const push = await world.open();
+    assert.equal(push.state.name, 'disconnected');
+  });
+});
+
+for (const path of ['xhr_streaming', 'xhr']) {
+  describe(path, () => {
+    let push;
+    let answer;
+
+    /** Answers what the client waits with, and lets it connect. */
+    async function connect() {
+      push = await world.open({ transports: [path] });
+      await listen();
+      await say('o\n');
+      const [{ uuid }] = frames(pending('xhr_send'));
+      pending('xhr_send').answer(new Response(null, { status: 204 }));
+      await say(array({ channel: '/meta/connect', uuid, successful: true, error: '' }));
+    }
+
+    async function listen() {
+      await flow();
+      answer = new Answer(pending(path));
+    }
+
+    /** The server says something: streaming goes on, polling asks again. */
+    async function say(text) {
+      await answer.write(text);
+      if (path === 'xhr') {
+        await answer.end();
+        await listen();
+      }
+    }
+
+    test('connects, hears and says', async () => {
+      await connect();
+      assert.equal(push.state.name, 'connected');
+      const got = [];
+      push.onMessageReceived = (channel, { payload }) => got.push(payload);
+      await say('h\n');
+      await say(array({ channel: 'a', uuid: 'm', data: 'ä€😀' }, { channel: 'a', uuid: 'n', data: 2 }));
+      assert.deepEqual(got, ['ä€😀', 2]);
+      const { url, method } = pending(path);
+      assert.match(url, new RegExp(`^https://example\\.com/push/0/[a-z0-9-]{20,}/${path}$`));
+      assert.equal(method, 'POST');
+      assert.equal(new Set(world.requests.map((request) => request.url.replace(/[^/]+$/, ''))).size, 1, 'one session');
+    });
+
+    test('one message in many pieces, cut anywhere', async () => {
+      await connect();
+      const got = [];
+      push.onMessageReceived = (channel, { payload }) => got.push(payload);
+      for (const byte of new TextEncoder().encode(array({ channel: 'a', uuid: 'm', data: 'ä€😀' }))) await answer.bytes([byte]);
+      assert.deepEqual(got, ['ä€😀']);
+    });
+
+    test('what it says goes in one POST at a time, in order', async () => {
+      await connect();
+      const sends = () => world.requests.filter((request) => at(request) === 'xhr_send').slice(1);
+      push.publish('a', 1);
+      await flow();
+      push.publish('a', 2);
+      await flow();
+      push.publish('a', 3);
+      await flow();
+      assert.deepEqual(sends().map((request) => frames(request).map(({ data }) => data)), [[1]]);
+      sends()[0].answer(new Response(null, { status: 204 }));
+      await flow();
+      assert.deepEqual(sends().map((request) => frames(request).map(({ data }) => data)), [[1], [2, 3]]);
+    });
+
+    test('an answer that ends is followed by the next request', async () => {
+      await connect();
+      const before = world.requests.filter((request) => at(request) === path).length;
+      await answer.write('h\n');
+      await answer.end();
+      assert.equal(world.requests.filter((request) => at(request) === path).length, before + 1);
+      assert.equal(push.state.name, 'connected');
+    });
+
+    test('c[…], an error, an empty answer, a failed POST: the session is over', async () => {
+      for (const [break_, want] of [
+        [() => answer.write('c[2010,"Another connection still open"]\n'), 'Another connection still open'],
+        [() => answer.controller.error(new TypeError('network')), 'the connection was lost'],
+        [() => answer.end(), path === 'xhr' ? 'the connection was lost' : undefined],
+        [() => answer.write('<html>\n'), 'what came is not the protocol'],
+        [
+          async () => {
+            push.publish('a', 1);
+            await flow();
+            pending('xhr_send').answer(new Response('no such session', { status: 404, headers: { 'Content-Type': 'text/plain' } }));
+          },
+          'no such session',
+        ],
+        [
+          async () => {
+            push.publish('a', 1);
+            await flow();
+            pending('xhr_send').fail(new TypeError('network'));
+          },
+          'the connection was lost',
+        ],
+      ]) {
+        if (!want) continue; // the stream had lines before it ended
+        world = new World();
+        await connect();
+        const { signal } = pending(path);
+        await break_();
+        await flow();
+        assert.deepEqual([push.state.name, push.state.reason], ['disconnected', want]);
+        assert.ok(signal.aborted);
+        push.close();
+      }
+    });
+
+    test('an answer without a word is not asked for again and again', async () => {
+      push = await world.open({ transports: [path] });
+      await listen();
+      await answer.end();
+      assert.equal(world.requests.filter((request) => at(request) === path).length, 1);
+      push.close();
+    });
+
+    test('a full server says when to come back', async () => {
+      push = await world.open({ transports: [path] });
+      pending(path).answer(new Response('More than enough.\n', { status: 503, headers: { 'Retry-After': '7', 'Content-Type': 'text/plain' } }));
+      await flow();
+      assert.deepEqual(push.state, { name: 'disconnected', code: 503, reason: 'More than enough.', retryAt: world.now + 7500 });
+    });
+
+    test('closed, it lets go', async () => {
+      await connect();
+      push.close();
+      assert.ok(pending(path).signal.aborted);
+      await flow();
+      assert.equal(world.timers, 0);
+    });
+  });
+}
+
+describe('a socket that is given', () => {
+  class Socket {
+    sent = [];
+    readyState = 0;
+    send(text) {
+      this.sent.push(JSON.parse(text));
+    }
+    close() {
+      this.closed = true;
+    }
+    async receive(data) {
+      this.onmessage({ data });
+      await settle();
+    }
+  }
+
+  test('is used once', async () => {
+    const socket = new Socket();
+    const push = await world.open({ socket });
+    socket.onopen();
+    await settle();
+    const { uuid, channel } = socket.sent[0];
+    assert.equal(channel, '/meta/connect');
+    await socket.receive(JSON.stringify({ channel, uuid, successful: true, error: '' }));
+    assert.equal(push.state.name, 'connected');
+    const got = [];
+    push.onMessageReceived = (name, { payload }) => got.push(payload);
+    await socket.receive({ channel: 'a', uuid: 'm', data: 1 }); // as sockets of old hand it over
+    assert.deepEqual(got, [1]);
+    socket.onclose({ code: 1006 });
+    assert.deepEqual(push.state, { name: 'closed', code: 1006, reason: 'the connection was lost' });
+    assert.equal(world.sockets.length + world.requests.length, 0);
+  });
+
+  test('may be open already', async () => {
+    const socket = new Socket();
+    socket.readyState = 1;
+    await world.open({ socket });
+    assert.equal(socket.sent.length, 1);
+  });
+
+  test('may be made for each attempt, at the endpoint', async () => {
+    const made = [];
+    const push = await world.open({
+      socket(endpoint) {
+        assert.equal(endpoint, 'https://example.com/push');
+        made.push(new Socket());
+        return made.at(-1);
+      },
+    });
+    made[0].onclose();
+    assert.equal(push.state.name, 'disconnected');
+    await world.tick(500);
+    assert.equal(made.length, 2);
+    assert.equal(world.requests.length, 0, 'nobody else is asked');
+    push.close();
+    assert.ok(made[1].closed);
+  });
+
+  test('may throw', async () => {
+    const push = await world.open({
+      socket() {
+        throw new Error('no sockets today');
+      },
+    });
+    assert.equal(push.state.reason, 'no sockets today');
+    const socket = new Socket();
+    socket.readyState = 1;
+    socket.send = () => {
+      throw new Error('InvalidStateError');
+    };
+    const other = await world.open({ socket: () => socket });
+    assert.equal(other.state.name, 'disconnected');
+    push.close();
+  });
+});

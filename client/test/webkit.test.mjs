@@ -1,0 +1,140 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+/**
+ * The client in WebKit, which Safari is made of: a look at whether it works there
+ * at all, through the WebDriver of WebKitGTK.
+ *
+ *   WEBKIT_DRIVER  the driver's executable
+ *
+ * @module
+ */
+
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { existsSync, readdirSync } from 'node:fs';
+import net from 'node:net';
+import { describe, test } from 'node:test';
+import { Server, within } from './harness.mjs';
+import { Proxy } from './proxy.mjs';
+import { makeSite } from './site.mjs';
+
+const driver = process.env.WEBKIT_DRIVER || '/usr/bin/WebKitWebDriver';
+
+/** MiniBrowser, the browser that comes with WebKitGTK, is not in anybody's path. */
+function miniBrowser() {
+  for (const dir of ['/usr/lib', ...(existsSync('/usr/lib') ? readdirSync('/usr/lib').map((name) => `/usr/lib/${name}`) : [])]) {
+    for (const version of ['4.1', '4.0', '6.0']) {
+      for (const place of [`${dir}/webkit2gtk-${version}/MiniBrowser`, `${dir}/webkitgtk-${version}/MiniBrowser`]) if (existsSync(place)) return place;
+    }
+  }
+  return '';
+}
+
+const missing = [driver, '/usr/bin/Xvfb', miniBrowser() || 'MiniBrowser'].filter((path) => !existsSync(path));
+
+/** Starts a program that ends with the test. */
+function start(t, program, args, options = {}) {
+  const child = spawn(program, args, { stdio: ['ignore', 'ignore', 'ignore'], ...options });
+  const gone = new Promise((resolve) => {
+    child.once('exit', resolve);
+    child.once('error', resolve);
+  });
+  t.after(async () => {
+    child.kill('SIGKILL');
+    await gone;
+  });
+  return child;
+}
+
+/** @returns {Promise<string>} a screen that nobody sees */
+async function screen(t) {
+  const xvfb = start(t, '/usr/bin/Xvfb', ['-displayfd', '3', '-screen', '0', '1000x800x24', '-nolisten', 'tcp'], { stdio: ['ignore', 'ignore', 'ignore', 'pipe'] });
+  const number = new Promise((resolve) => xvfb.stdio[3].once('data', (data) => resolve(String(data).trim())));
+  return `:${await within('starting Xvfb', number)}`;
+}
+
+async function freePort() {
+  const server = net.createServer();
+  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const { port } = server.address();
+  await new Promise((resolve) => server.close(resolve));
+  return port;
+}
+
+class WebDriver {
+  static async start(t) {
+    const env = { ...process.env, DISPLAY: await screen(t), GDK_BACKEND: 'x11', LIBGL_ALWAYS_SOFTWARE: '1', WEBKIT_DISABLE_COMPOSITING_MODE: '1', NO_AT_BRIDGE: '1' };
+    const port = await freePort();
+    start(t, driver, [`--port=${port}`, '--host=127.0.0.1'], { env });
+    const web = new WebDriver();
+    web.url = `http://127.0.0.1:${port}`;
+    await within('WebKitWebDriver', web.#there());
+    const capabilities = { alwaysMatch: { 'webkitgtk:browserOptions': { binary: miniBrowser(), args: ['--automation'] } } };
+    const { sessionId } = await within('starting WebKit', web.#post('/session', { capabilities }));
+    web.url += `/session/${sessionId}`;
+    t.after(() => fetch(web.url, { method: 'DELETE' }).catch(() => {}));
+    return web;
+  }
+
+  async #there() {
+    for (;;) {
+      if (await fetch(`${this.url}/status`).then((response) => response.ok, () => false)) return;
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  }
+
+  async #post(path, body) {
+    const response = await fetch(this.url + path, { method: 'POST', body: JSON.stringify(body) });
+    const { value } = await response.json();
+    if (!response.ok) throw new Error(`${path}: ${value.error} ${value.message}`);
+    return value;
+  }
+
+  open(url) {
+    return this.#post('/url', { url });
+  }
+
+  run(script, ...args) {
+    return this.#post('/execute/sync', { script, args });
+  }
+
+  /** Waits until an expression is true. */
+  async until(expression) {
+    const is = async () => {
+      while (!(await this.run(`return Boolean(${expression})`))) await new Promise((resolve) => setTimeout(resolve, 50));
+    };
+    try {
+      await within(expression, is());
+    } catch (error) {
+      throw new Error(`${error.message}: ${await this.run('return JSON.stringify([window.states, window.ended, window.got])')}`);
+    }
+  }
+}
+
+describe('the client in WebKit', { skip: missing.length > 0 ? `there is no ${missing.join(', no ')}` : false }, () => {
+  test('connects, talks, is cut and comes back, on each transport', async (t) => {
+    const site = await makeSite();
+    t.after(() => site.remove());
+    const server = await Server.start(site.caddyfile);
+    t.after(() => server.stop());
+    const proxy = await Proxy.start(() => server.port);
+    t.after(() => proxy.stop());
+    const web = await WebDriver.start(t);
+
+    for (const transport of ['websocket', 'xhr_streaming', 'xhr']) {
+      await web.open(`${proxy.url}/index.html?${transport}`);
+      await web.until('window.ready');
+      await web.run('start(arguments[0])', { channels: ['news'], transports: [transport], background: true, firstWait: 20, longestWait: 200 });
+      await web.until('push.channels.includes("news")');
+      await web.run('say("hello")');
+      await web.until('ended.includes("hello") && got.includes("hello")');
+      proxy.cut();
+      await web.run('say("again")');
+      await web.until('ended.includes("again") && got.includes("again") && states.length > 3 && push.state.name === "connected"');
+      assert.deepEqual(await web.run('return got'), ['hello', 'again']);
+      await web.run('push.close()');
+      assert.ok(proxy.requests.some((request) => request.endsWith(` ${transport}`)));
+    }
+  });
+});

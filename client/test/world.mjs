@@ -1,0 +1,201 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+/**
+ * A world without a network, in which the test says what time it is, what is
+ * random, and what the server sends: what the client takes from globalThis, made
+ * anew for each test, so that many clients can live side by side.
+ *
+ * @module
+ */
+
+import { PushIt } from '../src/pushit.js';
+
+/** Lets everything happen that does not wait for time. */
+export async function settle() {
+  for (let n = 0; n < 30; n++) await null;
+}
+
+export class World extends EventTarget {
+  /** @type {FakeSocket[]} */
+  sockets = [];
+  /** @type {{url: string, method: string, body?: string, signal?: AbortSignal, answer: (response: Response) => void, fail: (error: Error) => void}[]} */
+  requests = [];
+  random = 0.5;
+  navigator = { onLine: true };
+  Math = { random: () => this.random };
+  Date = { now: () => this.#now };
+  location = { href: 'https://example.com/page' };
+  document = Object.assign(new EventTarget(), { hidden: false, baseURI: 'https://example.com/page' });
+  sessionStorage = storage();
+  #now = 1_000_000;
+  #timers = new Map();
+  #last = 0;
+
+  WebSocket = (() => {
+    const world = this;
+    return class extends FakeSocket {
+      constructor(url) {
+        super(url);
+        world.sockets.push(this);
+        world.onSocket?.(this);
+      }
+    };
+  })();
+
+  fetch = (url, { method = 'GET', body, signal } = {}) =>
+    new Promise((answer, fail) => {
+      signal?.addEventListener('abort', () => fail(signal.reason));
+      const request = { url, method, body, signal, answer, fail };
+      this.requests.push(request);
+      this.onRequest?.(request);
+    });
+
+  setTimeout = (fn, ms = 0) => {
+    this.#timers.set(++this.#last, { at: this.#now + Math.max(0, ms), fn });
+    return this.#last;
+  };
+
+  clearTimeout = (timer) => this.#timers.delete(timer);
+
+  /** How many timers there are: who is closed leaves none. */
+  get timers() {
+    return this.#timers.size;
+  }
+
+  get now() {
+    return this.#now;
+  }
+
+  get socket() {
+    return this.sockets.at(-1);
+  }
+
+  /** Time goes by, and timers come due. */
+  async tick(ms) {
+    const until = this.#now + ms;
+    await settle();
+    for (;;) {
+      let next;
+      for (const [id, timer] of this.#timers) if (timer.at <= until && (!next || timer.at < next.at)) next = { id, ...timer };
+      if (!next) break;
+      this.#timers.delete(next.id);
+      this.#now = Math.max(this.#now, next.at);
+      next.fn();
+      await settle();
+    }
+    this.#now = until;
+  }
+
+  /** The machine sleeps: the clock goes on, and no timer comes. */
+  sleep(ms) {
+    this.#now += ms;
+  }
+
+  async event(type, target = this) {
+    target.dispatchEvent(new Event(type));
+    await settle();
+  }
+
+  async hide(hidden = true) {
+    this.document.hidden = hidden;
+    await this.event('visibilitychange', this.document);
+  }
+
+  /** Makes a client in this world, and notes what it tells. */
+  async open(options = {}) {
+    const push = new PushIt({ endpoint: '/push', global: this, ...options });
+    push.told = [];
+    push.states = [];
+    push.on('state', (state) => push.states.push(state));
+    push.on('error', (error) => push.told.push(`error ${error.code} ${error.message}`));
+    push.onConnect = () => push.told.push('connect');
+    push.onDisconnect = (state) => push.told.push(`disconnect ${state.name}`);
+    push.onConnectionDenied = (reason) => push.told.push(`denied ${reason}`);
+    await settle();
+    return push;
+  }
+
+  /** The same, and lets it connect. */
+  async connected(options) {
+    const push = await this.open(options);
+    await this.socket.accept();
+    push.told.length = 0;
+    return push;
+  }
+}
+
+function storage() {
+  const items = new Map();
+  return { getItem: (key) => items.get(key) ?? null, setItem: (key, value) => void items.set(key, value) };
+}
+
+/** A WebSocket with SockJS in it whose server is the test. */
+export class FakeSocket {
+  /** Frames that it got, in their order, and how many messages they came in. */
+  sent = [];
+  messages = 0;
+  closed = false;
+
+  constructor(url) {
+    this.url = String(url);
+  }
+
+  send(text) {
+    this.messages++;
+    this.sent.push(...JSON.parse(text).map((each) => JSON.parse(each)));
+  }
+
+  close() {
+    this.closed = true;
+  }
+
+  /** The server sends SockJS. */
+  async raw(data) {
+    this.onmessage?.({ data });
+    await settle();
+  }
+
+  async receive(...frames) {
+    await this.raw(`a${JSON.stringify(frames.map((frame) => JSON.stringify(frame)))}`);
+  }
+
+  /** The server opens the session and lets it connect. */
+  async accept(rest = {}) {
+    await this.raw('o');
+    await this.answer('/meta/connect', rest);
+  }
+
+  /** The server answers the last frame it got on the channel, or the one that is named. */
+  async answer(channel, rest = {}, of = (frame) => frame.channel === channel) {
+    const { uuid, data } = this.sent.findLast(of);
+    await this.receive({ channel, uuid, data, successful: true, error: '', ...rest });
+  }
+
+  /** The server answers each subscribe that it got, and has not answered. */
+  async subscribed() {
+    for (const frame of this.sent.filter(({ channel, done }) => channel === '/meta/subscribe' && !done)) {
+      frame.done = true;
+      await this.receive({ channel: frame.channel, uuid: frame.uuid, data: frame.data, successful: true, error: '' });
+    }
+  }
+
+  async taken(uuid) {
+    await this.receive({ channel: '/meta/successful', uuid });
+  }
+
+  async refused(uuid, rest) {
+    await this.receive({ channel: '/meta/error', uuid, error: 'no', code: 'denied', ...rest });
+  }
+
+  /** The connection breaks, or does not come about. */
+  async lose(code = 1006, reason = '') {
+    this.onclose?.({ code, reason });
+    await settle();
+  }
+
+  /** What it got, in short: the channel that each frame is about. */
+  get about() {
+    return this.sent.map(({ channel, data }) => (channel.startsWith('/meta/') ? `${channel.slice(6)} ${data?.channel ?? ''}`.trim() : channel));
+  }
+}

@@ -1,0 +1,209 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package guards
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"hash"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/push-it/pushit/hub"
+)
+
+// A Fingerprinter is a guard that decides by more than what is written of it, and
+// what environment variables and files it names with {env.*} and {file.*} hold:
+// keys that it read elsewhere, say. After a reload, a gate is asked again for what
+// agents have only if something of that has changed.
+type Fingerprinter interface {
+	// Fingerprint returns what else it decides by. Only a hash of it is kept.
+	Fingerprint() []byte
+}
+
+// A sum is a hash of what a guard is made of; the zero one is of nobody knows what.
+type sum [sha256.Size]byte
+
+// sumOf returns that of a guard's configuration, and of what it names outside of
+// it.
+func sumOf(raw json.RawMessage) (s sum) {
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber()
+	var v any
+	if d.Decode(&v) != nil {
+		return s // loading it fails, too
+	}
+	h := sha256.New()
+	text, err := json.Marshal(v) // in one order, without white space
+	if err != nil {
+		return s
+	}
+	add(h, text)
+	names, err := namedIn(raw)
+	if err != nil {
+		return s
+	}
+	repl := caddy.NewReplacer()
+	for _, name := range names {
+		if strings.HasPrefix(name, "env.") || strings.HasPrefix(name, "file.") {
+			value, _ := repl.GetString(name)
+			add(h, []byte(name+"="+value))
+		}
+	}
+	for _, path := range filesIn(v) {
+		text, err := readKeyFile(path)
+		if err != nil {
+			text = []byte(err.Error()) // it may be there the next time
+		}
+		add(h, text)
+	}
+	return sum(h.Sum(nil))
+}
+
+// fileFields are settings of Caddy's modules that name files with what a backend
+// is told by, or tells us by.
+var fileFields = []string{
+	"client_certificate_file", "client_certificate_key_file", "pem_files", "root_ca_pem_files",
+}
+
+// filesIn returns the files that a configuration names in such settings.
+func filesIn(v any) (paths []string) {
+	eachObject(v, func(fields map[string]any) {
+		for _, name := range fileFields {
+			eachString(fields[name], func(path string) { paths = append(paths, path) })
+		}
+	})
+	slices.Sort(paths)
+	return slices.Compact(paths)
+}
+
+// add adds text so that two lists of texts have equal sums only if they are equal.
+func add(h hash.Hash, text []byte) {
+	_, _ = io.WriteString(h, strconv.Itoa(len(text))+":") // a hash never fails
+	_, _ = h.Write(text)
+}
+
+// addGuards adds what guards decide by. It returns false if that cannot be known of
+// one of them.
+func addGuards(h hash.Hash, guards []NamedGuard) (known bool) {
+	known = true
+	walk(guards, func(g NamedGuard) {
+		add(h, []byte(g.Name))
+		add(h, g.sum[:])
+		f, ok := g.Guard.(Fingerprinter)
+		if ok {
+			add(h, f.Fingerprint())
+		}
+		known = known && (ok || g.sum != sum{})
+	})
+	return known
+}
+
+// fingerprint returns that of a chain, as it is written in g.
+func (c *Chain) fingerprint(g *GateConfig) hub.Fingerprint {
+	h := sha256.New()
+	learned := slices.Clone(c.env.Learned) // which are hidden from all guards
+	slices.Sort(learned)
+	for _, text := range []string{string(c.gate), c.recheck.String(), fmt.Sprintf("%q %q %q %v", learned, g.To, g.Transform, g.Discard)} {
+		add(h, []byte(text))
+	}
+	if !addGuards(h, c.guards) {
+		return ""
+	}
+	return hub.Fingerprint(h.Sum(nil))
+}
+
+// Fingerprint implements hub.FingerprintGate.
+func (c *Chain) Fingerprint() hub.Fingerprint { return c.print }
+
+// Fixed implements hub.FixedGate.
+func (c *Chain) Fixed() bool {
+	if len(c.guards) == 0 {
+		return false
+	}
+	f, ok := c.guards[0].Guard.(Fixed)
+	if !ok {
+		return false
+	}
+	kind, fixed := f.Fixed()
+	return fixed && (kind == Allow || kind == Deny)
+}
+
+// Changed names the gates in which p differs from an earlier policy, for people.
+// Either may be nil.
+func (p *Policy) Changed(before *Policy) (names []string) {
+	now, then := p.written(), before.written()
+	for _, w := range now {
+		old, ok := find(then, w.name)
+		switch {
+		case !ok || w.print == "" || w.print != old.print:
+			names = append(names, w.name)
+		case w.timeout != old.timeout:
+			names = append(names, "timeout of "+w.name)
+		}
+	}
+	for _, w := range then {
+		if _, ok := find(now, w.name); !ok {
+			names = append(names, w.name)
+		}
+	}
+	if names == nil && !slices.EqualFunc(now, then, func(a, b writtenGate) bool { return a.name == b.name }) {
+		names = []string{"order of the channel blocks"}
+	}
+	return names
+}
+
+// A writtenGate is a gate of a policy, by where it is written.
+type writtenGate struct {
+	name    string
+	print   hub.Fingerprint
+	timeout string
+}
+
+func find(gates []writtenGate, name string) (writtenGate, bool) {
+	i := slices.IndexFunc(gates, func(w writtenGate) bool { return w.name == name })
+	if i < 0 {
+		return writtenGate{}, false
+	}
+	return gates[i], true
+}
+
+// written lists the gates in the order in which they count.
+func (p *Policy) written() (gates []writtenGate) {
+	if p == nil {
+		return nil
+	}
+	add := func(where string, chains map[hub.GateName]*Chain) {
+		for _, name := range gateNames {
+			if c := chains[name]; c != nil {
+				gates = append(gates, writtenGate{where + string(name), c.print, c.timeout.String()})
+			}
+		}
+	}
+	add("", p.handler)
+	for _, b := range p.blocks {
+		texts := make([]string, len(b.match))
+		for i, m := range b.match {
+			texts[i] = m.text
+		}
+		where := "channel " + strings.Join(texts, " ") + " "
+		add(where, b.gates)
+		if b.patterns {
+			gates = append(gates, writtenGate{where + "patterns", "yes", ""})
+		}
+	}
+	return gates
+}
+
+// Interface guards
+var (
+	_ hub.FingerprintGate = (*Chain)(nil)
+	_ hub.FixedGate       = (*Chain)(nil)
+)

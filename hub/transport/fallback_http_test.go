@@ -1,0 +1,570 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package transport
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/push-it/pushit/hub"
+)
+
+// TestBodies: nothing is answered 204 that was not taken.
+func TestBodies(t *testing.T) {
+	s, e := newFallbackServer(t, &hub.Policy{Limits: smallLimits}, nil)
+	c := newSockJSClient(t, s)
+	c.connect("xhr_streaming")
+	ok := jsonArray(publication(t, "taken"))
+	large := jsonArray(publication(t, strings.Repeat("x", 10_000)))
+	for _, tc := range []struct {
+		name     string
+		header   http.Header
+		body     string
+		status   int
+		sentence string
+	}{
+		{"messages", nil, ok, 204, ""},
+		{"a string alone", nil, ok[1 : len(ok)-1], 204, ""},
+		{"with space around", nil, " \r\n" + ok + "\n ", 204, ""},
+		{"of another type", http.Header{"Content-Type": {"application/json; charset=utf-8"}}, ok, 204, ""},
+		{"of a type that is none", http.Header{"Content-Type": {"T"}}, ok, 204, ""},
+		{"identity", http.Header{"Content-Encoding": {"identity"}}, ok, 204, ""},
+		{"no messages", nil, "[]", 204, ""},
+		{"empty", nil, "", 400, "Payload expected"},
+		{"numbers", nil, "[1,2]", 400, "Broken JSON encoding"},
+		{"an object", nil, `{"a":1}`, 400, "Broken JSON encoding"},
+		{"null", nil, `[null]`, 400, "Broken JSON encoding"},
+		{"not at its end", nil, `["x`, 400, "Broken JSON encoding"},
+		{"more behind it", nil, ok + ok, 400, "Broken JSON encoding"},
+		{"lone surrogate", nil, `["\ud800"]`, 400, "Broken JSON encoding"},
+		{"not UTF-8", nil, "[\"\xff\"]", 400, "UTF-8"},
+		{"nested", nil, `[["a"]]`, 400, "Broken JSON encoding"},
+		{"compressed", http.Header{"Content-Encoding": {"gzip"}}, ok, 415, "Compressed"},
+		{"over the limit", nil, large, 413, fmt.Sprintf("at most %d bytes", bodyLimit(smallLimits.WithDefaults()))},
+		{"too many strings", nil, "[" + strings.Repeat(`"",`, maxStrings) + `""]`, 413, "1024 strings"},
+	} {
+		c.header = http.Header{}
+		maps.Copy(c.header, tc.header)
+		status, answer, h := c.ask(http.MethodPost, "/xhr_send", tc.body)
+		if status != tc.status || !strings.Contains(answer, tc.sentence) || status != 204 && !strings.HasSuffix(answer, ".\n") {
+			t.Errorf("%s: status %d, %q", tc.name, status, answer)
+		}
+		if got := h.Get("Content-Type"); got != "text/plain; charset=UTF-8" && status != 204 {
+			t.Errorf("%s: Content-Type %q", tc.name, got)
+		}
+	}
+	c.header = http.Header{}
+
+	// As it says, and no more: six were taken, and nothing of the rest.
+	c.publish("last")
+	var got []string
+	for len(got) == 0 || got[len(got)-1] != `"last"` {
+		got = append(got, c.messages("xhr_streaming", 1)...)
+	}
+	// Sent again with the same uuid, a publication is acknowledged only.
+	if len(got) != 2 || got[0] != `"taken"` {
+		t.Errorf("messages %q", got)
+	}
+	e.only(t)
+}
+
+// TestChunkedAndSlowBodies: a body may come in pieces, but not for ever.
+func TestChunkedAndSlowBodies(t *testing.T) {
+	s, _ := newFallbackServer(t, &hub.Policy{Limits: smallLimits}, func(e *Endpoint) {
+		hasty := *defaultTimes
+		hasty.message = 100 * time.Millisecond
+		e.times = &hasty
+	})
+	c := newSockJSClient(t, s)
+	c.connect("xhr_streaming")
+	post := func(head string, pieces ...string) *http.Response {
+		nc := dial(t, s)
+		resp, _ := exchange(t, nc, "POST "+strings.TrimPrefix(c.base, s.URL)+"/xhr_send HTTP/1.1\r\nHost: "+strings.TrimPrefix(s.URL, "http://")+"\r\n"+head, []byte(strings.Join(pieces, "")))
+		return resp
+	}
+	chunk := func(s string) string { return fmt.Sprintf("%x\r\n%s\r\n", len(s), s) }
+	body := jsonArray(publication(t, "in pieces"))
+	if resp := post("Transfer-Encoding: chunked\r\n", chunk(body[:7]), chunk(body[7:30]), chunk(body[30:]), chunk("")); resp.StatusCode != 204 {
+		t.Errorf("in pieces: status %d", resp.StatusCode)
+	}
+	if got := c.messages("xhr_streaming", 1); got[0] != `"in pieces"` {
+		t.Errorf("got %q", got)
+	}
+	for head, want := range map[string]int{
+		"Content-Length: 100\r\n":         http.StatusRequestTimeout, // never sent
+		"Content-Length: 1000000\r\n":     http.StatusRequestEntityTooLarge,
+		"Transfer-Encoding: chunked\r\n":  http.StatusRequestEntityTooLarge,
+		"Transfer-Encoding: chunked \r\n": http.StatusRequestTimeout,
+	} {
+		var sent string
+		if strings.HasPrefix(head, "Transfer-Encoding: chunked\r") {
+			sent = chunk(strings.Repeat("x", 10_000))
+		}
+		if resp := post(head, sent); resp.StatusCode != want {
+			text, _ := io.ReadAll(io.LimitReader(resp.Body, 200))
+			t.Errorf("%q: status %d, want %d: %s", head, resp.StatusCode, want, text)
+		}
+	}
+}
+
+// TestFallbackAnswers are the rules for methods, sessions that are unknown, and
+// what pages of other sites may see.
+func TestFallbackAnswers(t *testing.T) {
+	s, e := newFallbackServer(t, &hub.Policy{}, nil)
+	all := map[string]string{"xhr_send": http.MethodPost, "jsonp_send": http.MethodPost}
+	for name, kind := range receivings {
+		all[name] = kind.method
+	}
+	for name, method := range all {
+		for _, wrong := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete, http.MethodHead, http.MethodPatch} {
+			if wrong == method {
+				continue
+			}
+			c := newSockJSClient(t, s)
+			status, answer, h := c.ask(wrong, "/"+name, "")
+			if status != http.StatusMethodNotAllowed || h.Get("Allow") != "OPTIONS, "+method || wrong != http.MethodHead && !strings.HasSuffix(answer, ".\n") {
+				t.Errorf("%s %s: status %d, Allow %q, %q", wrong, name, status, h.Get("Allow"), answer)
+			}
+		}
+		for _, origin := range []string{"https://friend.example", "null", "", "https://foe.example"} {
+			c := newSockJSClient(t, s)
+			want, allowed := http.StatusNoContent, origin
+			if origin != "" {
+				c.header.Set("Origin", origin)
+			}
+			if origin == "https://foe.example" {
+				want, allowed = http.StatusForbidden, ""
+			}
+			status, _, h := c.ask(http.MethodOptions, "/"+name, "")
+			if status != want || h.Get("Access-Control-Allow-Origin") != allowed {
+				t.Errorf("OPTIONS %s from %q: status %d, %v", name, origin, status, h)
+			}
+			if allowed == "" {
+				continue
+			}
+			for field, want := range map[string]string{
+				"Access-Control-Allow-Credentials": "true", "Access-Control-Allow-Methods": "OPTIONS, " + method, "Vary": "Origin",
+				"Access-Control-Max-Age": "31536000", "Cache-Control": "public, max-age=31536000",
+			} {
+				if got := h.Get(field); got != want {
+					t.Errorf("OPTIONS %s: %s: %q, want %q", name, field, got, want)
+				}
+			}
+			if expires, err := http.ParseTime(h.Get("Expires")); err != nil || time.Until(expires) < 300*24*time.Hour {
+				t.Errorf("Expires: %q, %v", h.Get("Expires"), err)
+			}
+		}
+		c := newSockJSClient(t, s)
+		c.header.Set("Origin", "https://foe.example")
+		if status, answer, h := c.ask(method, "/"+name+"?c=f", `["x"]`); status != http.StatusForbidden || h.Get("Access-Control-Allow-Origin") != "" || answer != errOrigin.reason+"\n" {
+			t.Errorf("%s from a foreign page: status %d, %q", name, status, answer)
+		}
+		c.header = http.Header{"Early-Data": {"1"}}
+		if status, _, _ := c.ask(method, "/"+name+"?c=f", `["x"]`); status != http.StatusTooEarly {
+			t.Errorf("%s in early data: status %d", name, status)
+		}
+	}
+	for _, name := range []string{"xhr_send", "jsonp_send"} {
+		c := newSockJSClient(t, s)
+		if status, answer, _ := c.ask(http.MethodPost, "/"+name, `["x"]`); status != http.StatusNotFound || answer != errUnknown.reason+"\n" {
+			t.Errorf("%s to an unknown session: status %d, %q", name, status, answer)
+		}
+		c.base = s.URL + "/push/000/" + strings.Repeat("x", maxSessionID+1)
+		if status, _, _ := c.ask(http.MethodPost, "/"+name, `["x"]`); status != http.StatusNotFound {
+			t.Errorf("%s to a name too long: status %d", name, status)
+		}
+	}
+	e.wantAgents(t, 0)
+
+	c := newSockJSClient(t, s)
+	c.header.Set("Origin", "https://friend.example")
+	c.receiveOver("xhr")
+	if h := c.response().Header; h.Get("Access-Control-Allow-Origin") != "https://friend.example" || h.Get("Access-Control-Allow-Credentials") != "true" || h.Get("Vary") != "Origin" {
+		t.Errorf("a listed page: %v", h)
+	}
+	c.send(metaConnect)
+}
+
+// TestTransportsAreWhatIsListed: others are refused with a sentence, and /info
+// tells which there are.
+func TestTransportsAreWhatIsListed(t *testing.T) {
+	for _, tc := range []struct {
+		served Transports
+		off    string // with what is to be used instead
+		on     string
+		info   string
+	}{
+		{Transports{"xhr"}, "websocket: use xhr.", "xhr xhr_send", `{"websocket":false,"origins":["*:*"],"cookie_needed":false,`},
+		{Transports{"jsonp", "websocket"}, "xhr_send: use websocket or jsonp.", "jsonp_send", `"transports":["websocket","jsonp"]`},
+		{Transports{"eventsource"}, "jsonp_send: use eventsource.", "eventsource xhr_send", `"transports":["eventsource"]`},
+	} {
+		s, _ := newFallbackServer(t, &hub.Policy{}, func(e *Endpoint) { e.Transports = tc.served })
+		off, sentence, _ := strings.Cut(tc.off, ": ")
+		c := newSockJSClient(t, s)
+		method := http.MethodPost
+		if off == webSocket {
+			method = http.MethodGet
+		}
+		if status, answer, _ := c.ask(method, "/"+off, ""); status != http.StatusNotFound || !strings.Contains(answer, sentence) {
+			t.Errorf("%v: %s: status %d, %q", tc.served, off, status, answer)
+		}
+		for name := range strings.FieldsSeq(tc.on) {
+			if receivings[name] != nil {
+				c.receiveOver(name)
+				if f := c.frame(name); f != "o" {
+					t.Errorf("%v: %s: %q", tc.served, name, f)
+				}
+			} else if status, answer, _ := c.ask(http.MethodPost, "/"+name, `["x"]`); status == http.StatusNotFound && strings.Contains(answer, "served") {
+				t.Errorf("%v: %s: %q", tc.served, name, answer)
+			}
+		}
+		resp, err := http.Get(s.URL + "/push/info")
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(resp.Body)
+		_ = resp.Body.Close() // it was read
+		if err != nil || !strings.Contains(string(text), tc.info) {
+			t.Errorf("%v: %s, %v", tc.served, text, err)
+		}
+	}
+}
+
+// TestSessionBelongsToItsOwner: with a name that has leaked, nobody else gets in.
+func TestSessionBelongsToItsOwner(t *testing.T) {
+	cookies := []string{"login", "JSESSIONID"}
+	s, _ := newFallbackServer(t, &hub.Policy{}, func(e *Endpoint) { e.SessionCookies = cookies })
+	own := http.Header{"Test-User": {"ann"}, "Authorization": {"Basic x"}, "Cookie": {"login=1; other=2"}}
+	for _, name := range fallbackNames {
+		t.Run(name, func(t *testing.T) {
+			c := newSockJSClient(t, s)
+			c.header = own.Clone()
+			c.connect(name)
+			for what, change := range map[string]func(*sockJSClient){
+				"another user":          func(c *sockJSClient) { c.header.Set("Test-User", "bob") },
+				"no user":               func(c *sockJSClient) { c.header.Del("Test-User") },
+				"another authorization": func(c *sockJSClient) { c.header.Set("Authorization", "Basic y") },
+				"no authorization":      func(c *sockJSClient) { c.header.Del("Authorization") },
+				"two authorizations":    func(c *sockJSClient) { c.header.Add("Authorization", "Basic x") },
+				"another login":         func(c *sockJSClient) { c.header.Set("Cookie", "login=2; other=2") },
+				"no login":              func(c *sockJSClient) { c.header.Set("Cookie", "other=2") },
+				"two logins":            func(c *sockJSClient) { c.header.Set("Cookie", "login=1; login=1") },
+				"another host":          func(c *sockJSClient) { c.host = "elsewhere.example" },
+				"a listed origin":       func(c *sockJSClient) { c.header.Set("Origin", "https://friend.example") },
+				"another listed origin": func(c *sockJSClient) { c.header.Set("Origin", "null") },
+				"nothing but the name":  func(c *sockJSClient) { c.header = http.Header{} },
+			} {
+				thief := *c
+				thief.header = c.header.Clone()
+				change(&thief)
+				for _, way := range fallbackNames {
+					if status, answer, _ := thief.ask(receivings[way].method, "/"+way+"?c=call", ""); status != http.StatusNotFound || answer != errUnknown.reason+"\n" {
+						t.Errorf("%s, %s: status %d, %q", what, way, status, answer)
+					}
+				}
+				for _, way := range []string{xhrSend, jsonpSend} {
+					if status, answer, _ := thief.ask(http.MethodPost, "/"+way, jsonArray(publication(t, "stolen"))); status != http.StatusNotFound || answer != errUnknown.reason+"\n" {
+						t.Errorf("%s, %s: status %d, %q", what, way, status, answer)
+					}
+				}
+			}
+			for what, change := range map[string]func(*sockJSClient){
+				"its own origin":       func(c *sockJSClient) { c.header.Set("Origin", s.URL) },
+				"another order":        func(c *sockJSClient) { c.header.Set("Cookie", "other=3; login=1") },
+				"the balancer's mark":  func(c *sockJSClient) { c.header.Set("Cookie", "login=1; JSESSIONID=dummy") },
+				"other fields":         func(c *sockJSClient) { c.header.Set("User-Agent", "x") },
+				"another address":      func(*sockJSClient) {}, // connections come from other ports
+				"the name of a server": func(c *sockJSClient) { c.base = strings.Replace(c.base, "/000/", "/999/", 1) },
+			} {
+				same := *c
+				same.header = c.header.Clone()
+				change(&same)
+				if status, answer, _ := same.ask(http.MethodPost, "/xhr_send", `[]`); status != http.StatusNoContent {
+					t.Errorf("%s: status %d, %q", what, status, answer)
+				}
+			}
+			c.publish("own")
+			if got := c.messages(name, 1); got[0] != `"own"` {
+				t.Errorf("got %q", got)
+			}
+			c.abort()
+		})
+	}
+}
+
+// TestStickyCookie: it is set where it is asked for, with the value that it has.
+func TestStickyCookie(t *testing.T) {
+	s, _ := newFallbackServer(t, &hub.Policy{}, func(e *Endpoint) { e.SessionCookies = []string{"JSESSIONID"} })
+	for _, tc := range []struct{ sent, want string }{{"", "JSESSIONID=dummy; Path=/"}, {"JSESSIONID=abc", "JSESSIONID=abc; Path=/"}} {
+		c := newSockJSClient(t, s)
+		if tc.sent != "" {
+			c.header.Set("Cookie", tc.sent)
+		}
+		c.receiveOver("xhr")
+		if got := c.response().Header.Get("Set-Cookie"); got != tc.want {
+			t.Errorf("xhr: %q, want %q", got, tc.want)
+		}
+		if _, _, h := c.ask(http.MethodPost, "/xhr_send", `[]`); h.Get("Set-Cookie") != tc.want {
+			t.Errorf("xhr_send: %q, want %q", h.Get("Set-Cookie"), tc.want)
+		}
+		c.base = s.URL + "/push"
+		if _, answer, h := c.ask(http.MethodGet, "/info", ""); h.Get("Set-Cookie") != tc.want || !strings.Contains(answer, `"cookie_needed":true`) {
+			t.Errorf("info: %q, %s", h.Get("Set-Cookie"), answer)
+		}
+	}
+}
+
+// TestSessionFlood: one address opens no more than it may.
+func TestSessionFlood(t *testing.T) {
+	s, e := newFallbackServer(t, &hub.Policy{Limits: hub.Limits{UnconnectedPerIP: 5}}, nil)
+	refused := 0
+	for i := range 50 {
+		c := newSockJSClient(t, s)
+		name := fallbackNames[i%len(fallbackNames)]
+		r, err := http.NewRequestWithContext(t.Context(), receivings[name].method, c.base+"/"+name+"?c=call", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp.StatusCode == http.StatusTooManyRequests {
+			text, _ := io.ReadAll(resp.Body)
+			if resp.Header.Get("Retry-After") == "" || !strings.HasSuffix(string(text), ".\n") {
+				t.Errorf("%q, Retry-After %q", text, resp.Header.Get("Retry-After"))
+			}
+			refused++
+		}
+		t.Cleanup(func() { _ = resp.Body.Close() })
+	}
+	if refused != 45 || e.Hub.Agents() != 5 {
+		t.Errorf("%d refused, %d agents", refused, e.Hub.Agents())
+	}
+	// Requests that send open none.
+	for range 50 {
+		c := newSockJSClient(t, s)
+		c.ask(http.MethodPost, "/xhr_send", `["x"]`)
+	}
+	if len(e.Sessions.all()) != 5 {
+		t.Errorf("%d sessions", len(e.Sessions.all()))
+	}
+}
+
+// TestSendersAreBounded: of those that send to one session at once, a few wait.
+func TestSendersAreBounded(t *testing.T) {
+	s, e := newFallbackServer(t, &hub.Policy{}, nil)
+	c := newSockJSClient(t, s)
+	c.connect("xhr_streaming")
+	f := e.Sessions.all()[0]
+	f.turn <- struct{}{} // the agent is busy
+	statuses := make(chan int)
+	for range 30 {
+		go func() {
+			resp, err := c.do(t.Context(), http.MethodPost, "/xhr_send", jsonArray(publication(t, "x")))
+			if err != nil {
+				statuses <- 0
+				return
+			}
+			_ = resp.Body.Close()
+			statuses <- resp.StatusCode
+		}()
+	}
+	for range 30 - maxSenders {
+		if got := <-statuses; got != http.StatusTooManyRequests {
+			t.Errorf("status %d", got)
+		}
+	}
+	<-f.turn
+	for range maxSenders {
+		if got := <-statuses; got != http.StatusNoContent {
+			t.Errorf("status %d", got)
+		}
+	}
+	c.messages("xhr_streaming", maxSenders)
+}
+
+// TestFramesAfterTheEndAreNotTaken: the agent goes over a limit in the midst of a
+// body.
+func TestFramesAfterTheEndAreNotTaken(t *testing.T) {
+	s, _ := newFallbackServer(t, &hub.Policy{Limits: hub.Limits{FramesPerSecond: 2}}, nil)
+	c := newSockJSClient(t, s)
+	c.connect("xhr_streaming")
+	var many []string
+	for i := range 100 {
+		many = append(many, publication(t, i))
+	}
+	if status, answer, _ := c.ask(http.MethodPost, "/xhr_send", jsonArray(many...)); status != http.StatusNotFound {
+		t.Errorf("status %d, %q", status, answer)
+	}
+	var last string
+	for f := c.frame("xhr_streaming"); f != ""; f = c.frame("xhr_streaming") {
+		last = f
+	}
+	if !strings.HasPrefix(last, "c[4429,") {
+		t.Errorf("the session ends with %q", last)
+	}
+}
+
+// TestResponsesEndBeforeTheServerCutsThem.
+func TestResponsesEndBeforeTheServerCutsThem(t *testing.T) {
+	s, _ := newFallbackServer(t, &hub.Policy{}, func(e *Endpoint) { e.ResponseTime = 200 * time.Millisecond })
+	for _, name := range fallbackNames {
+		c := newSockJSClient(t, s)
+		c.connect(name)
+		for i := range 3 {
+			if i > 0 || receivings[name].poll {
+				c.receiveOver(name)
+			}
+			if f := c.frame(name); f != "h" {
+				t.Errorf("%s: %q", name, f)
+			}
+			c.wantEnd()
+		}
+		c.receiveOver(name)
+		c.publish("x")
+		if got := c.messages(name, 1); got[0] != `"x"` {
+			t.Errorf("%s: %q", name, got)
+		}
+		c.abort()
+	}
+}
+
+// TestHTTP2 has the transports over one connection of HTTP/2, and Retire leave it
+// alone: only HTTP/3 is cut by the server.
+func TestHTTP2(t *testing.T) {
+	e := newEndpoint(t, hub.Limits{})
+	e.Transports = AllTransports
+	s := httptest.NewUnstartedServer(handler(e))
+	s.EnableHTTP2 = true
+	s.StartTLS()
+	t.Cleanup(func() {
+		e.Hub.Drop(e.Policy)
+		s.Close()
+	})
+	for _, name := range fallbackNames {
+		c := newSockJSClient(t, s)
+		c.client = s.Client()
+		c.connect(name)
+		e.Retire()
+		for i := range 20 {
+			c.publish(i)
+			if got := c.messages(name, 1); got[0] != fmt.Sprint(i) {
+				t.Errorf("%s: %q", name, got)
+			}
+		}
+		c.abort()
+	}
+}
+
+// stalledReader opens a session over a socket that it does not read from any
+// more once it is connected.
+func stalledReader(t *testing.T, s *httptest.Server, name string) *sockJSClient {
+	t.Helper()
+	c := newSockJSClient(t, s)
+	small := &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		nc, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+		if tcp, ok := nc.(*net.TCPConn); ok {
+			_ = tcp.SetReadBuffer(4 << 10)
+		}
+		return nc, err
+	}, ReadBufferSize: 1 << 10, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12}}
+	c.client = &http.Client{Transport: small}
+	t.Cleanup(small.CloseIdleConnections)
+	c.connect(name)
+	return c
+}
+
+// TestStalledReaders: who does not read is closed, within limits, and nobody
+// else waits for it, nor for requests with its name.
+func TestStalledReaders(t *testing.T) {
+	limits := hub.Limits{QueueMessages: 64, QueueBytes: 256 << 10, PublishesPerSecond: hub.Unlimited, FramesPerSecond: hub.Unlimited}
+	s, e := newFallbackServer(t, &hub.Policy{Limits: limits}, func(e *Endpoint) {
+		hasty := *defaultTimes
+		hasty.write = time.Second
+		e.times = &hasty
+	})
+	var stalled []*sockJSClient
+	for _, name := range []string{"xhr_streaming", "eventsource", "htmlfile"} {
+		stalled = append(stalled, stalledReader(t, s, name))
+	}
+	sender := newSockJSClient(t, s)
+	sender.connect("xhr_streaming")
+	for i := 0; e.Hub.Agents() > 1; i++ {
+		if i > 5000 {
+			t.Fatalf("%d agents are left", e.Hub.Agents())
+		}
+		for _, c := range stalled { // others that use its name
+			if i%20 == 0 {
+				go func() {
+					if resp, err := c.do(t.Context(), http.MethodPost, "/xhr", ""); err == nil {
+						_ = resp.Body.Close()
+					}
+				}()
+			}
+		}
+		began := time.Now()
+		sender.publish(strings.Repeat("x", 20_000))
+		sender.messages("xhr_streaming", 1)
+		if took := time.Since(began); took > 5*time.Second {
+			t.Fatalf("a message took %v", took)
+		}
+	}
+}
+
+// TestWhoNeverReceivesIsForgotten.
+func TestWhoNeverReceivesIsForgotten(t *testing.T) {
+	s, e := newFallbackServer(t, &hub.Policy{Limits: hub.Limits{PublishesPerSecond: hub.Unlimited, FramesPerSecond: hub.Unlimited, QueueMessages: 20}}, func(e *Endpoint) {
+		hasty := *defaultTimes
+		hasty.disconnect = 300 * time.Millisecond
+		e.times = &hasty
+	})
+	c := newSockJSClient(t, s)
+	c.connect("xhr")
+	e.wantAgents(t, 0)
+	if n := len(e.Sessions.all()); n != 0 {
+		t.Errorf("%d sessions are left", n)
+	}
+	c.receiveOver("xhr")
+	if f := c.frame("xhr"); f != "o" {
+		t.Errorf("the name begins with %q", f)
+	}
+	c.abort()
+}
+
+// TestWhatNobodyComesForIsBounded: a session whose client does not ask is closed
+// when more waits for it than may, and says so to who asks then.
+func TestWhatNobodyComesForIsBounded(t *testing.T) {
+	s, e := newFallbackServer(t, &hub.Policy{Limits: hub.Limits{PublishesPerSecond: hub.Unlimited, FramesPerSecond: hub.Unlimited, QueueMessages: 20}}, nil)
+	c, other := newSockJSClient(t, s), newSockJSClient(t, s)
+	c.connect("xhr")
+	other.connect("xhr_streaming")
+	for i := range 60 {
+		other.publish(i)
+		other.receiveN("xhr_streaming", 2) // the answer and the message
+	}
+	e.wantAgents(t, 1)
+	var last string
+	for c.receiveOver("xhr"); ; {
+		f := c.frame("xhr")
+		if f == "" {
+			c.receiveOver("xhr")
+		} else if last = f; f[0] != 'a' {
+			break
+		}
+	}
+	if !strings.HasPrefix(last, "c[4430,") {
+		t.Errorf("it ends with %q", last)
+	}
+	other.abort()
+}

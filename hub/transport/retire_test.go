@@ -1,0 +1,61 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package transport
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"testing"
+
+	"github.com/push-it/pushit/hub"
+)
+
+// overHTTP3 has requests look as if they came over HTTP/3.
+func overHTTP3(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.ProtoMajor, r.ProtoMinor, r.Proto = 3, 0, "HTTP/3.0"
+		h.ServeHTTP(w, r)
+	})
+}
+
+// TestRetire: what an endpoint that goes has under way over HTTP/3 ends in order,
+// and so does what comes to it still. Between two responses nothing is missed.
+func TestRetire(t *testing.T) {
+	e := newEndpoint(t, hub.Limits{})
+	e.Transports = AllTransports
+	s := httptest.NewServer(overHTTP3(handler(e)))
+	t.Cleanup(func() {
+		e.Hub.Drop(e.Policy)
+		s.Close()
+	})
+	clients := make(map[string]*sockJSClient)
+	for _, name := range fallbackNames {
+		clients[name] = newSockJSClient(t, s)
+		clients[name].connect(name)
+		if receivings[name].poll {
+			clients[name].receiveOver(name)
+		}
+	}
+	e.Retire()
+	for name, c := range clients {
+		if f := c.frame(name); f != "h" {
+			t.Errorf("%s: got %q, want a heartbeat, the last frame", name, f)
+		}
+		c.wantEnd()
+		c.coming = nil
+	}
+	const messages = 5
+	for i := range messages {
+		clients["xhr"].publish(i)
+	}
+	for name, c := range clients {
+		if got := c.messages(name, messages); !slices.Equal(got, []string{"0", "1", "2", "3", "4"}) {
+			t.Errorf("%s: got %s", name, got)
+		}
+	}
+	for _, c := range clients {
+		c.abort()
+	}
+}

@@ -1,0 +1,189 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package pushit
+
+import (
+	"errors"
+	"strconv"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/push-it/pushit/hub"
+)
+
+// A metric is one of what is told of each hub.
+type metric struct {
+	desc *prometheus.Desc
+	kind prometheus.ValueType // of those that are no histogram
+	// read emits what the hub has counted.
+	read func(m *metric, e emitter, s *hub.Stats)
+
+	name, help string
+	labels     []string // besides the hub's name
+}
+
+// metrics are all of them. No label has a value that clients choose: names of
+// channels, users and addresses would each make a series.
+var metrics = []*metric{
+	gauge("agents", "Sessions that there are, connected as an agent or not yet.", func(m *metric, e emitter, s *hub.Stats) {
+		for transport, n := range s.Agents {
+			e.value(m, float64(n), transport)
+		}
+	}, "transport"),
+	gauge("subscriptions", "Subscriptions of agents to channels and patterns.", func(m *metric, e emitter, s *hub.Stats) {
+		e.value(m, float64(s.Subscriptions))
+	}),
+	gauge("channels", "Channels that have subscribers.", func(m *metric, e emitter, s *hub.Stats) {
+		e.value(m, float64(s.Channels))
+	}),
+	gauge("patterns", "Patterns that have subscribers.", func(m *metric, e emitter, s *hub.Stats) {
+		e.value(m, float64(s.Patterns))
+	}),
+	gauge("questions_in_flight", "Questions to gates that ask something outside of the server and have not answered yet.",
+		func(m *metric, e emitter, s *hub.Stats) {
+			for gate, n := range s.Questions {
+				e.value(m, float64(n), string(gate))
+			}
+		}, "gate"),
+
+	counter("messages_published_total", "Messages that were published, by agents or by the server.", func(m *metric, e emitter, s *hub.Stats) {
+		e.value(m, float64(s.Published))
+	}),
+	counter("messages_delivered_total", "Messages that were written to agents, counted for each agent.", func(m *metric, e emitter, s *hub.Stats) {
+		e.value(m, float64(s.Delivered))
+	}),
+	counter("messages_dropped_total", "Messages that did not reach an agent, or were not published, by reason.",
+		func(m *metric, e emitter, s *hub.Stats) {
+			for why, n := range s.Dropped {
+				e.value(m, float64(n), why.String())
+			}
+		}, "reason"),
+	counter("frames_received_total", "Frames that agents sent, of any kind.", func(m *metric, e emitter, s *hub.Stats) {
+		e.value(m, float64(s.FramesReceived))
+	}),
+	counter("received_bytes_total", "Bytes of the frames that agents sent.", func(m *metric, e emitter, s *hub.Stats) {
+		e.value(m, float64(s.BytesReceived))
+	}),
+	counter("sent_bytes_total", "Bytes written to agents, with the framing of their transports.", func(m *metric, e emitter, s *hub.Stats) {
+		e.value(m, float64(s.BytesSent))
+	}),
+	counter("sessions_refused_total", "Sessions that were not opened, by the code of the refusal.", func(m *metric, e emitter, s *hub.Stats) {
+		for code, n := range s.Refused {
+			e.value(m, float64(n), string(code))
+		}
+	}, "code"),
+	counter("sessions_ended_total", "Sessions that have ended, by the code they were closed with; 1000 where the server did not close them.",
+		func(m *metric, e emitter, s *hub.Stats) {
+			for code, n := range s.Ended {
+				e.value(m, float64(n), strconv.Itoa(int(code)))
+			}
+		}, "code"),
+	counter("queue_overflows_total", "How often a queue was full, by queue.", func(m *metric, e emitter, s *hub.Stats) {
+		for queue, n := range s.Overflow {
+			e.value(m, float64(n), queue.String())
+		}
+	}, "queue"),
+	counter("reload_effects_total", "What reloads of the configuration did to agents and what they had, by effect.", func(m *metric, e emitter, s *hub.Stats) {
+		for effect, n := range s.Reload {
+			e.value(m, float64(n), effect.String())
+		}
+	}, "effect"),
+
+	histogram("gate_duration_seconds", "How long gates took to answer, by gate and answer.", func(m *metric, e emitter, s *hub.Stats) {
+		for gate, answers := range s.Gates {
+			for answer, h := range answers {
+				e.histogram(m, &h, string(gate), string(answer))
+			}
+		}
+	}, "gate", "answer"),
+	histogram("fan_out_duration_seconds", "How long it took to hand a message to the queues of all its subscribers.",
+		func(m *metric, e emitter, s *hub.Stats) { e.histogram(m, &s.FanOut) }),
+	histogram("session_duration_seconds", "How long sessions that have ended lasted, by transport.", func(m *metric, e emitter, s *hub.Stats) {
+		for transport, h := range s.Sessions {
+			e.histogram(m, &h, transport)
+		}
+	}, "transport"),
+}
+
+type readMetric = func(*metric, emitter, *hub.Stats)
+
+func gauge(name, help string, read readMetric, labels ...string) *metric {
+	return newMetric(prometheus.GaugeValue, name, help, read, labels)
+}
+
+func counter(name, help string, read readMetric, labels ...string) *metric {
+	return newMetric(prometheus.CounterValue, name, help, read, labels)
+}
+
+func histogram(name, help string, read readMetric, labels ...string) *metric {
+	return newMetric(prometheus.UntypedValue, name, help, read, labels)
+}
+
+func newMetric(kind prometheus.ValueType, name, help string, read readMetric, labels []string) *metric {
+	m := &metric{kind: kind, read: read, name: prometheus.BuildFQName("caddy", "pushit", name), help: help, labels: labels}
+	m.desc = prometheus.NewDesc(m.name, m.help, append([]string{"hub"}, labels...), nil)
+	return m
+}
+
+// A collector tells of all hubs that there are. The hubs count, so that what was
+// counted outlives reloads, each of which has a registry of its own; and a hub
+// that is gone is told of no more.
+type collector struct{}
+
+// Describe implements prometheus.Collector.
+func (collector) Describe(to chan<- *prometheus.Desc) {
+	for _, m := range metrics {
+		to <- m.desc
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (collector) Collect(to chan<- prometheus.Metric) {
+	var all []*sharedHub
+	hubs.Range(func(_, v any) bool {
+		all = append(all, v.(*sharedHub))
+		return true
+	})
+	for _, h := range all {
+		stats := h.Stats()
+		for _, m := range metrics {
+			m.read(m, emitter{h.Name(), to}, &stats)
+		}
+	}
+}
+
+// An emitter emits what is told of one hub.
+type emitter struct {
+	hub string
+	to  chan<- prometheus.Metric
+}
+
+func (e emitter) value(m *metric, v float64, labels ...string) {
+	e.to <- prometheus.MustNewConstMetric(m.desc, m.kind, v, append([]string{e.hub}, labels...)...)
+}
+
+func (e emitter) histogram(m *metric, h *hub.Histogram, labels ...string) {
+	buckets := make(map[float64]uint64, len(h.Below))
+	for bound, n := range h.Below {
+		buckets[bound.Seconds()] = n
+	}
+	e.to <- prometheus.MustNewConstHistogram(m.desc, h.Count, h.Sum.Seconds(), buckets, append([]string{e.hub}, labels...)...)
+}
+
+// registerMetrics puts the metrics into the registry of a configuration. Another
+// handler of it may have done so.
+func registerMetrics(ctx caddy.Context) error {
+	registry := ctx.GetMetricsRegistry()
+	if registry == nil {
+		return nil
+	}
+	err := registry.Register(collector{})
+	if already := (prometheus.AlreadyRegisteredError{}); errors.As(err, &already) {
+		return nil
+	}
+	return err
+}
+
+var _ prometheus.Collector = collector{}

@@ -128,7 +128,7 @@ func TestFallbacksOutliveTimeouts(t *testing.T) {
 			read_header 2s
 			read_body 2s
 			read_body_idle 1s
-			write 4s
+			write 3s
 			write_idle 1s
 			idle 1s
 		}
@@ -144,7 +144,7 @@ https://localhost {
 }
 `).site("localhost")
 	s.tls = true
-	const long = 9 * time.Second // two of the longest timeouts, and more
+	const long = 7 * time.Second // two of the longest timeouts, and more
 	var sessions []string
 	for _, version := range []string{"h1", "h2"} {
 		for _, transport := range everyFallback {
@@ -168,7 +168,7 @@ https://localhost {
 			}
 		}
 		if c.ended < 2 {
-			t.Errorf("%s: %d responses have ended in %v, want one every 4 s at least", name, c.ended, long)
+			t.Errorf("%s: %d responses have ended in %v, want one every 3 s at least", name, c.ended, long)
 		}
 	})
 	numbers.stop()

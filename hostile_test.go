@@ -17,7 +17,7 @@ import (
 
 // hostileSite is a Caddyfile with heartbeats as short as they can be: what boxes on
 // the way do to sessions shows with them.
-const hostileSite = "http://localhost {\n\tpushit {\n\t\t" + allTransports + "\n\t\theartbeat 1s\n\t}\n}\n"
+const hostileSite = "http://localhost {\n\tpushit {\n\t\t" + allTransports + "\n\t\theartbeat 1s\n\t\thandshake 3s\n\t}\n}\n"
 
 // holding serves a proxy before s that holds a response back until it is complete,
 // and takes Upgrade out of requests. refuse, if it is not 0, is what it answers
@@ -64,19 +64,23 @@ func holding(t *testing.T, s *server, refuse int) site {
 func TestProxyThatHoldsResponsesBack(t *testing.T) {
 	s := serve(t, hostileSite)
 	through := holding(t, s, 0)
-	publisher := s.site("localhost").connect("/push/websocket", nil)
-	concurrently(everyFallback, func(transport string) {
-		c := through.fallback(through.client("h1"), "/push", transport).connect("own/" + transport)
-		c.echo("own/"+transport, 2)
+	var connected, published sync.WaitGroup
+	connected.Add(len(everyFallback))
+	published.Go(func() {
+		connected.Wait()
+		publisher := s.site("localhost").connect("/push/websocket", nil)
+		for n := range 20 {
+			publisher.publish("room", float64(n))
+		}
 	})
-	c := through.fallback(through.client("h1"), "/push", "xhr_streaming").connect("room")
-	c.begin()
-	for n := range 20 {
-		publisher.publish("room", float64(n))
-	}
-	for n := range 20 {
-		c.wantMessage("room", float64(n))
-	}
+	concurrently(everyFallback, func(transport string) {
+		c := through.fallback(through.client("h1"), "/push", transport).connect("room")
+		connected.Done()
+		for n := range 20 {
+			c.wantMessage("room", float64(n))
+		}
+	})
+	published.Wait()
 }
 
 // TestProxyThatRefusesWebSockets has one answer them itself, and one make them

@@ -60,9 +60,10 @@ bench: ## measure memory, latency and processor time against their limits
 	go run ./bench all
 
 .PHONY: soak
-soak: tools ## have agents come and go for SOAKTIME, and poll, and miss nothing; then clients in JavaScript, and SockJS's
+soak: tools ## have agents come and go for SOAKTIME, poll, stay over reloads, and miss nothing; then clients in JavaScript, SockJS's too
 	go run ./bench -duration $(SOAKTIME) soak
 	go run ./bench polls
+	go run ./bench reload
 	cd client && node --experimental-websocket soak/main.mjs
 	cd client && node soak/sockjs.mjs
 

@@ -19,11 +19,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
 	"golang.org/x/net/http2"
-
-	"github.com/google/uuid"
 )
 
 // fallbackPatience is how long a request of a fallback may take: longer than any
@@ -41,6 +40,8 @@ var fallbackMethods = map[string]string{
 var streams = []string{"xhr_streaming", "eventsource", "htmlfile"}
 
 // client returns an HTTP client that finds the site, by that version of HTTP.
+//
+//nolint:staticcheck // SA1019: net/http takes no connections for HTTP/2 that others have made
 func (s site) client(version string) *http.Client {
 	insecure := &tls.Config{ServerName: s.host, InsecureSkipVerify: true}
 	var by interface {

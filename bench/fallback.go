@@ -183,7 +183,10 @@ func (a *fallbackAgent) request(ctx context.Context, method, path string, body [
 	const tries = 50
 	for try := 1; ; try++ {
 		reused := false
-		trace := &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) { reused = info.Reused }}
+		trace := &httptrace.ClientTrace{
+			GetConn: func(string) { reused = false }, // net/http may try another one by itself
+			GotConn: func(info httptrace.GotConnInfo) { reused = info.Reused },
+		}
 		r, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, trace), method, a.url+path, bytes.NewReader(body))
 		if err != nil {
 			return nil, err
@@ -205,6 +208,9 @@ func (a *fallbackAgent) request(ctx context.Context, method, path string, body [
 // server. What fails over a connection that was used before, net/http looks at.
 func isUnread(err error, reused bool) bool {
 	if _, ok := errors.AsType[*quic.HandshakeTimeoutError](err); ok {
+		return true
+	}
+	if e, ok := errors.AsType[*http3.Error](err); ok && e.ErrorCode == http3.ErrCodeRequestRejected {
 		return true
 	}
 	if e, ok := errors.AsType[*quic.TransportError](err); ok {

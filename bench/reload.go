@@ -31,7 +31,7 @@ type reloadLoad struct {
 
 var (
 	reloadFull  = reloadLoad{agents: 2000, reloads: 50, pause: time.Second, every: time.Second}
-	reloadShort = reloadLoad{agents: 120, reloads: 10, pause: 100 * time.Millisecond, every: 20 * time.Millisecond}
+	reloadShort = reloadLoad{agents: 60, reloads: 10, pause: 200 * time.Millisecond, every: 200 * time.Millisecond}
 )
 
 // mostReloadGrowth and mostReloadGoroutines are how much more the server may hold

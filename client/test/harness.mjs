@@ -77,8 +77,8 @@ export class Server {
   }
 
   /**
-   * Starts Caddy with a Caddyfile of the repository, as it is but for the port and
-   * the admin endpoint.
+   * Starts Caddy with a Caddyfile of the repository, as it is but for the port, the
+   * admin endpoint, and that passwords are checked once.
    *
    * @param {string} caddyfile  its path from the top of the repository
    * @param {(handler: object) => void} [change]  changes each pushit handler's JSON
@@ -92,6 +92,8 @@ export class Server {
     config.admin = { disabled: true, config: { persist: false } };
     let found = 0;
     walk(config, (object) => {
+      // Passwords are slow to check, on purpose; a page of ten files need not wait ten times.
+      if (object.http_basic) object.http_basic.hash_cache = {};
       if (object.handler !== 'pushit') return;
       found++;
       change(object);

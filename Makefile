@@ -60,11 +60,12 @@ bench: ## measure memory, latency and processor time against their limits
 	go run ./bench all
 
 .PHONY: soak
-soak: tools ## have agents come and go for SOAKTIME, poll, stay over reloads, and miss nothing; then clients in JavaScript
+soak: tools ## have agents come and go for SOAKTIME, poll, stay over reloads, and miss nothing; then clients in JavaScript, SockJS's too
 	go run ./bench -duration $(SOAKTIME) soak
 	go run ./bench polls
 	go run ./bench reload
 	cd client && node --experimental-websocket soak/main.mjs
+	cd client && node soak/sockjs.mjs
 
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME

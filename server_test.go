@@ -38,8 +38,8 @@ const patience = 10 * time.Second
 type server struct {
 	t       *testing.T
 	logFile string
-	// http3, if not empty, is where its first server listens, with HTTP/3 too.
-	http3 string
+	listen  string // where it listens, if it is not to choose
+	http3   bool   // whether it serves HTTP/3, for which it must not choose
 }
 
 // serve runs Caddy with a Caddyfile until the test ends. Whatever ports its sites
@@ -52,7 +52,16 @@ func serve(t *testing.T, config string) *server {
 // serveAt is serve, where HTTP/3 is served at an address too, if it is not empty.
 func serveAt(t *testing.T, http3, config string) *server {
 	t.Helper()
-	s := &server{t: t, logFile: filepath.Join(t.TempDir(), "log"), http3: http3}
+	s := &server{t: t, listen: http3, http3: http3 != ""}
+	s.start(config)
+	return s
+}
+
+// start is serve for a server of which the test says more.
+func (s *server) start(config string) {
+	t := s.t
+	t.Helper()
+	s.logFile = filepath.Join(t.TempDir(), "log")
 	t.Cleanup(func() {
 		if err := caddy.Stop(); err != nil {
 			t.Errorf("stopping Caddy: %v", err)
@@ -64,7 +73,6 @@ func serveAt(t *testing.T, http3, config string) *server {
 	if err := s.load(config); err != nil {
 		t.Fatal(err)
 	}
-	return s
 }
 
 // load reloads Caddy with another Caddyfile.
@@ -97,8 +105,11 @@ func (s *server) loadJSON(c map[string]any) error {
 		}
 		srv["listen"] = []any{[]string{"127.0.0.1:0", "localhost:0"}[i]} // two servers cannot have the same
 		srv["protocols"] = []any{"h1", "h2"}                             // h3 would need a port of the same number
-		if i == 0 && s.http3 != "" {
-			srv["listen"], srv["protocols"] = []any{s.http3}, []any{"h1", "h2", "h3"}
+		if i == 0 && s.listen != "" {
+			srv["listen"] = []any{s.listen}
+		}
+		if i == 0 && s.http3 {
+			srv["protocols"] = []any{"h1", "h2", "h3"}
 		}
 		srv["automatic_https"] = object{"disable": true}
 	}
@@ -157,6 +168,8 @@ type site struct {
 	tls  bool
 	// elsewhere, if not empty, is the address of a site that is not Caddy's.
 	elsewhere string
+	// from, if not empty, is the address of the machine's that it is reached from.
+	from string
 }
 
 // site is the site of that host on the first of the servers.
@@ -169,14 +182,26 @@ func (s site) origin() string {
 	return "http://" + s.host
 }
 
+// address is where the site is.
+func (s site) address() string {
+	if s.elsewhere != "" {
+		return s.elsewhere
+	}
+	return s.addr(s.name)
+}
+
 // dial connects to the server of the site.
 func (s site) dial(ctx context.Context) (net.Conn, error) {
 	d := net.Dialer{Timeout: patience}
-	address := s.elsewhere
-	if address == "" {
-		address = s.addr(s.name)
+	if s.from != "" {
+		d.LocalAddr = &net.TCPAddr{IP: net.ParseIP(s.from)}
 	}
-	conn, err := d.DialContext(ctx, "tcp", address)
+	address := s.address()
+	network := "tcp"
+	if strings.HasPrefix(address, "/") {
+		network = "unix"
+	}
+	conn, err := d.DialContext(ctx, network, address)
 	if err != nil || !s.tls {
 		return conn, err
 	}

@@ -114,6 +114,7 @@ type fallback struct {
 	agent    *hub.Agent
 	times    *times
 
+	heard   atomic.Bool   // a request has brought something
 	senders atomic.Int32  // requests that send, waiting or not
 	turn    chan struct{} // buffered(1): who puts something in may call Receive; never closed
 	idle    allowance     // of who has the turn
@@ -408,6 +409,18 @@ func (f *fallback) endResponse(r *receiver) {
 		r.endNext.Store(true)
 		f.agent.Send(fallbackForm.Heartbeat) // who writes is the hub
 	}
+}
+
+// endGreeting has the stream r, the first of a session, end if nothing is sent
+// until half of the handshake is over. What is between may hold a response back
+// until it is complete: the client has not heard that the session has begun then,
+// and connects when it has. The caller stops the timer.
+func (f *fallback) endGreeting(r *receiver) *time.Timer {
+	return time.AfterFunc(f.agent.Policy().Handshake/2, func() {
+		if !f.heard.Load() {
+			f.endResponse(r)
+		}
+	})
 }
 
 // isOver reports whether the session has ended.

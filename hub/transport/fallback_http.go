@@ -140,6 +140,9 @@ func (e *Endpoint) serveReceive(w http.ResponseWriter, r *http.Request, kind *re
 		timer := time.AfterFunc(e.ResponseTime, func() { f.endResponse(response) })
 		defer timer.Stop()
 	}
+	if response.fresh && !kind.poll {
+		defer f.endGreeting(response).Stop()
+	}
 	f.detach(response, response.serve(r.Context(), e.Sessions.lib, callback))
 }
 
@@ -196,6 +199,7 @@ func (e *Endpoint) serveSend(w http.ResponseWriter, r *http.Request, key session
 	}
 	defer f.senders.Add(-1)
 	f.agent.Touch()
+	f.heard.Store(true)
 	body, wrong := f.body(w, r, jsonp)
 	if wrong == nil {
 		_ = rc.SetReadDeadline(time.Time{}) // as above

@@ -1,0 +1,49 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package transport
+
+import (
+	"testing"
+	"time"
+
+	"github.com/push-it/pushit/hub"
+)
+
+// TestGreetingEndsForWhoDoesNotHearIt has clients that say nothing, as if somebody
+// held back that their session has begun: the stream ends. It goes on for one that
+// has spoken.
+func TestGreetingEndsForWhoDoesNotHearIt(t *testing.T) {
+	s, _ := newFallbackServer(t, &hub.Policy{Handshake: 4 * time.Second, Heartbeat: time.Hour}, nil)
+	for _, transport := range []string{"xhr_streaming", "eventsource", "htmlfile"} {
+		t.Run(transport, func(t *testing.T) {
+			t.Parallel()
+			spoken, mute := newSockJSClient(t, s), newSockJSClient(t, s)
+			spoken.connect(transport)
+			mute.receiveOver(transport)
+			for _, want := range []string{"o", "h", ""} {
+				if got := mute.frame(transport); got != want {
+					t.Fatalf("got %q, want %q", got, want)
+				}
+			}
+			mute.connectNow(transport)
+			spoken.publish("still here")
+			for f := ""; ; {
+				if f = spoken.frame(transport); f == "" {
+					t.Fatal("the stream of who has spoken has ended")
+				}
+				if f[0] == 'a' {
+					return
+				}
+			}
+		})
+	}
+}
+
+// connectNow connects a session that has begun.
+func (c *sockJSClient) connectNow(transport string) {
+	c.t.Helper()
+	c.receiveOver(transport)
+	c.send(metaConnect)
+	c.receiveN(transport, 1)
+}

@@ -210,10 +210,11 @@ func TestReloadAsksBackendsOnlyAboutWhatChanged(t *testing.T) {
 
 func TestReloadWhileTheBackendIsAway(t *testing.T) {
 	c, address := newCounter(t)
-	s := serve(t, ruled("default allow")).site("localhost")
+	const rules = "default allow\nlimits {\nframes_per_second unlimited\npublishes_per_second unlimited\n}" // it publishes as fast as it can
+	s := serve(t, ruled(rules)).site("localhost")
 	a, b := s.connect("/push/websocket", nil).subscribe("news"), s.connect("/push/websocket", nil)
 	c.saysStatus(http.StatusBadGateway)
-	s.reload(ruled("default allow\ngrace 30s\nsubscribe ask " + address + " {\nuri /\n}\nconnect ask " + address + " {\nuri /\n}"))
+	s.reload(ruled(rules + "\ngrace 30s\nsubscribe ask " + address + " {\nuri /\n}\nconnect ask " + address + " {\nuri /\n}"))
 	for c.asked.Load() < 2 { // of two agents
 		b.publish("news", "away")
 		a.wantMessage("news", "away")

@@ -38,17 +38,12 @@ func (v route) String() string { return fmt.Sprintf("%s over HTTP/%d", v.transpo
 // lets 100 requests be open at once; an agent has two.
 const streamsAtOnce = 40
 
-// quicIdle is how long a connection of HTTP/3 stays that is of no more use: its
-// client does not close it when a reload has it go over to another one. It is longer
-// than any pause in the stream.
-const quicIdle = 20 * time.Second
-
 // roads are what agents of fallbacks make their requests by: those of one version
 // of HTTP share one, but for HTTP/3.
 type roads struct {
 	mu     sync.Mutex // guards the following
 	shared map[int]*http.Transport
-	quic   []*http3.Transport
+	quic   []*quicRoad
 	taken  int // agents of HTTP/3
 }
 
@@ -60,7 +55,7 @@ func (r *roads) of(version int) http.RoundTripper {
 	insecure := &tls.Config{InsecureSkipVerify: true} //nolint:gosec // G402: the server is the one that was started here
 	if version == 3 {
 		if r.taken%streamsAtOnce == 0 {
-			r.quic = append(r.quic, &http3.Transport{TLSClientConfig: insecure, QUICConfig: &quic.Config{MaxIdleTimeout: quicIdle}})
+			r.quic = append(r.quic, new(quicRoad))
 		}
 		r.taken++
 		return r.quic[len(r.quic)-1]
@@ -74,14 +69,26 @@ func (r *roads) of(version int) http.RoundTripper {
 	return r.shared[version]
 }
 
+// unserved returns how many connections of HTTP/3 a server took and did not serve.
+func (r *roads) unserved() (n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, q := range r.quic {
+		q.mu.Lock()
+		n += q.unserved
+		q.mu.Unlock()
+	}
+	return n
+}
+
 func (r *roads) close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, t := range r.shared {
 		t.CloseIdleConnections()
 	}
-	for _, t := range r.quic {
-		_ = t.Close()
+	for _, q := range r.quic {
+		q.close()
 	}
 }
 

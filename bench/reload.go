@@ -55,6 +55,7 @@ type reloadResult struct {
 	faultCount int
 	lost       map[string]int // agents that were dropped, by reason
 	asked      int64          // of the backend
+	unserved   int            // connections of HTTP/3 that an old server took and did not serve
 	unread     int64          // requests that the server did not read, and were made again
 	samples    []soakSample
 	left       census
@@ -76,6 +77,7 @@ func runReload(ctx context.Context, r *report, o options) error {
 	r.info("deliveries", float64(res.delivered), "in all")
 	r.info("questions", float64(res.asked), "to a backend, about what agents had")
 	r.info("requests", float64(res.unread), "not read, because the configuration changed under them, and made again")
+	r.info("connections", float64(res.unserved), "of HTTP/3, taken by a server that was going, which did not serve them")
 	r.info("ms", float64(res.slowest.Milliseconds()), "the slowest reload")
 	for _, fault := range res.faults {
 		r.note("%s", fault)
@@ -208,6 +210,7 @@ func measureReload(ctx context.Context, caddy string, load reloadLoad) (res relo
 		}
 	}
 	re.book.report(&res)
+	res.unserved = re.roads.unserved()
 	res.asked, res.unread = re.asked.Load(), re.unread.Load()
 	_ = each(len(all), func(i int) error {
 		all[i].vanish()

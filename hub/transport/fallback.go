@@ -124,6 +124,7 @@ type fallback struct {
 	cookies  []string    // the session_cookies that owner goes by
 	receiver *receiver   // nil between two requests
 	expiry   *time.Timer // of the session without a receiver, or of what is left of one that has ended
+	expires  time.Time   // when it is due: it may fire while it is set anew
 	greeted  bool        // a response has begun the session
 	bye      string      // not empty: the session has ended, and this SockJS frame says how
 	writeBy  time.Time   // the write deadline; zero is none
@@ -365,6 +366,7 @@ func (f *fallback) detach(r *receiver, inOrder bool) {
 // expireInLocked has the session end so long from now, and be forgotten if it
 // has ended, unless a response is attached before. The caller holds f.mu.
 func (f *fallback) expireInLocked(in time.Duration) {
+	f.expires = time.Now().Add(in)
 	if f.expiry == nil {
 		f.expiry = time.AfterFunc(in, f.expire)
 	} else {
@@ -374,13 +376,14 @@ func (f *fallback) expireInLocked(in time.Duration) {
 
 func (f *fallback) expire() {
 	f.mu.Lock()
+	due := !time.Now().Before(f.expires)
 	ended := f.bye != ""
-	attached := f.receiver != nil
 	f.mu.Unlock()
 	switch {
+	case !due: // it was set anew meanwhile
 	case ended:
 		f.sessions.remove(f)
-	case !attached:
+	default:
 		f.forget()
 	}
 }

@@ -1,0 +1,103 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/http3"
+)
+
+const (
+	// quicIdle is how long a connection of HTTP/3 stays that is of no more use: its
+	// client does not close it when a reload has it go over to another one. It is
+	// longer than any pause in the stream.
+	quicIdle = 20 * time.Second
+	// quicHello is how long the server's first frame, its settings, is waited for.
+	quicHello = time.Second
+)
+
+// A quicRoad is a connection of HTTP/3, and the ones after it. It makes no request
+// over one before the server has sent its settings: a server that goes takes some
+// connections that it then does not serve, as a kernel does with those that it has
+// queued for a listener that is closed.
+type quicRoad struct {
+	mu       sync.Mutex // guards the following; held while one dials
+	client   *http3.ClientConn
+	all      []*quic.Conn
+	unserved int // connections of that kind
+}
+
+// RoundTrip implements http.RoundTripper.
+func (q *quicRoad) RoundTrip(r *http.Request) (*http.Response, error) {
+	const tries = 5
+	for try := 1; ; try++ {
+		c, err := q.get(r.Context(), r.URL.Host)
+		if err != nil {
+			return nil, err
+		}
+		if try > 1 && r.GetBody != nil {
+			if r.Body, err = r.GetBody(); err != nil {
+				return nil, err
+			}
+		}
+		resp, err := c.RoundTrip(r)
+		if err == nil || try == tries || r.Context().Err() != nil || !isUnread(err, true) {
+			return resp, err
+		}
+		q.drop(c)
+	}
+}
+
+// get returns a connection that requests can be made over.
+func (q *quicRoad) get(ctx context.Context, addr string) (*http3.ClientConn, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	const tries = 5
+	for try := 0; q.client == nil; try++ {
+		if try == tries {
+			return nil, errors.New("no connection of HTTP/3 is served")
+		}
+		config := &tls.Config{InsecureSkipVerify: true, NextProtos: []string{http3.NextProtoH3}} //nolint:gosec // G402: as in roads.of
+		conn, err := quic.DialAddr(ctx, addr, config, &quic.Config{MaxIdleTimeout: quicIdle})
+		if err != nil {
+			return nil, err
+		}
+		client := new(http3.Transport).NewClientConn(conn)
+		hello := time.NewTimer(quicHello)
+		select {
+		case <-client.ReceivedSettings():
+			q.client, q.all = client, append(q.all, conn)
+		case <-hello.C:
+			_ = conn.CloseWithError(0, "") // nobody is there to be told
+			q.unserved++
+		}
+		hello.Stop()
+	}
+	return q.client, nil
+}
+
+// drop has the next request make another connection.
+func (q *quicRoad) drop(c *http3.ClientConn) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.client == c {
+		q.client = nil
+	}
+}
+
+// close ends all connections.
+func (q *quicRoad) close() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, conn := range q.all {
+		_ = conn.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeNoError), "")
+	}
+}

@@ -5,6 +5,7 @@ package pushit_test
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -120,6 +121,9 @@ func (c *fallbackClient) do(ctx context.Context, method, path, body string) (*ht
 		return nil, err
 	}
 	maps.Copy(r.Header, c.header)
+	if _, ok := r.Header["Referer"]; !ok { // as pages of the site have it
+		r.Header.Set("Referer", r.URL.Scheme+"://"+cmp.Or(c.host, r.URL.Host)+"/")
+	}
 	// As browsers do, make the request again when the server has closed the kept
 	// connection meanwhile. It is not sent.
 	r.Header["Idempotency-Key"] = nil

@@ -65,6 +65,9 @@ func (e *Endpoint) Serve(w http.ResponseWriter, r *http.Request, rest string) bo
 	}
 	c := e.Caller(r)
 	cross, allowed := e.Origins.check(r.Header, c.Scheme, c.Host)
+	if kind := receivings[t.transport]; allowed && kind != nil && kind.callback {
+		allowed = e.Origins.refers(r.Header, c.Scheme, c.Host)
+	}
 	if !allowed {
 		fail(w, errOrigin)
 		return true

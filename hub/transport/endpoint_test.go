@@ -157,7 +157,7 @@ func TestHTTPAnswers(t *testing.T) {
 		{"not ours, even for a foreign page", "GET /push/else HTTP/1.1\r\nOrigin: https://foe.example\r\n", 418, "", nil},
 		{"iframe", "GET /push/iframe.html HTTP/1.1\r\n", 404, "iframe is not served", nil},
 		{"iframe with a version", "GET /push/iframe-1.6.1.html?t=1 HTTP/1.1\r\n", 404, "iframe is not served", nil},
-		{"fallback that is off", "GET /push/000/abc/jsonp?c=f HTTP/1.1\r\n", 404, "use websocket, xhr_streaming, xhr or eventsource.", nil},
+		{"fallback that is off", "GET /push/000/abc/jsonp?c=f HTTP/1.1\r\nReferer: http://site.example/\r\n", 404, "use websocket, xhr_streaming, xhr or eventsource.", nil},
 		{"fallback that is off, sending", "POST /push/000/abc/jsonp_send HTTP/1.1\r\nContent-Length: 0\r\n", 404, "use websocket", nil},
 
 		{"no server name", "GET /push//abc/websocket HTTP/1.1\r\n" + upgradeHeaders, 404, "A server name has 1 to 64 bytes and no dot.", nil},

@@ -195,6 +195,48 @@ func TestFallbackAnswers(t *testing.T) {
 	c.send(metaConnect)
 }
 
+// TestScriptsAndFramesOfOtherPages: what pages ask for without Origin, browsers
+// say of over plain HTTP only in Referer.
+func TestScriptsAndFramesOfOtherPages(t *testing.T) {
+	s, _ := newFallbackServer(t, &hub.Policy{}, nil)
+	for _, name := range []string{"jsonp", "htmlfile"} {
+		for referer, want := range map[string]int{
+			s.URL + "/page?x#y":                http.StatusOK,
+			s.URL:                              http.StatusOK,
+			"https://friend.example/a":         http.StatusOK,
+			"":                                 http.StatusForbidden,
+			"http://foe.example/":              http.StatusForbidden,
+			"http://foe.example/?" + s.URL:     http.StatusForbidden,
+			strings.TrimPrefix(s.URL, "http:"): http.StatusForbidden,
+			"null":                             http.StatusForbidden,
+			"about:blank":                      http.StatusForbidden,
+			"%":                                http.StatusForbidden,
+			strings.Replace(s.URL, "http", "https", 1) + "/": http.StatusForbidden,
+		} {
+			c := newSockJSClient(t, s)
+			c.header = http.Header{"Referer": nil}
+			if referer != "" {
+				c.header.Set("Referer", referer)
+			}
+			resp, err := c.do(t.Context(), http.MethodGet, "/"+name+"?c=call", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = resp.Body.Close() // the status says it
+			if resp.StatusCode != want {
+				t.Errorf("%s, Referer %q: status %d, want %d", name, referer, resp.StatusCode, want)
+			}
+		}
+		c := newSockJSClient(t, s)
+		c.header = http.Header{"Sec-Fetch-Site": {"same-origin"}, "Referer": nil}
+		c.receiveOver(name)
+		if f := c.frame(name); f != "o" {
+			t.Errorf("%s, same-origin without Referer: %q", name, f)
+		}
+		c.abort()
+	}
+}
+
 // TestTransportsAreWhatIsListed: others are refused with a sentence, and /info
 // tells which there are.
 func TestTransportsAreWhatIsListed(t *testing.T) {
@@ -335,6 +377,7 @@ func TestSessionFlood(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		r.Header.Set("Referer", s.URL)
 		resp, err := http.DefaultClient.Do(r)
 		if err != nil {
 			t.Fatal(err)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"strconv"
 	"strings"
 
@@ -121,6 +122,26 @@ func (o *Origins) Admit(opening *hub.Opening) bool {
 	}
 	_, allowed := o.check(h, opening.Scheme, opening.Host)
 	return allowed
+}
+
+// refers applies the origin rule by Referer, for what a page can ask for without
+// Origin and have run, scripts and frames: over plain HTTP, but for localhost,
+// browsers send Sec-Fetch-Site with none of that. A page can keep its Referer from
+// being sent, so there must be one.
+func (o *Origins) refers(h http.Header, scheme, host string) bool {
+	if len(h["Origin"]) > 0 || len(h["Sec-Fetch-Site"]) > 0 {
+		return true // check has looked at them
+	}
+	referer, err := url.Parse(h.Get("Referer"))
+	if err != nil {
+		return false
+	}
+	key, ok := parseOrigin(referer.Scheme + "://" + referer.Host)
+	if !ok {
+		return false
+	}
+	own, ok := parseOrigin(scheme + "://" + host)
+	return ok && own == key || o.has(key)
 }
 
 // parseOrigin returns the one form of an origin that equal origins share: lower

@@ -5,6 +5,7 @@ package transport
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -52,6 +53,9 @@ func (c *sockJSClient) do(ctx context.Context, method, path, body string) (*http
 	}
 	r.Header = c.header.Clone()
 	r.Host = c.host
+	if _, ok := r.Header["Referer"]; !ok { // as pages of the site have it
+		r.Header.Set("Referer", r.URL.Scheme+"://"+cmp.Or(c.host, r.URL.Host)+"/page?x=1")
+	}
 	return c.client.Do(r)
 }
 

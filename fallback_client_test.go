@@ -9,6 +9,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"io"
 	"maps"
 	"net"
@@ -17,6 +18,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -114,8 +116,20 @@ func newFallbackClient(t *testing.T, by *http.Client, endpoint, transport string
 	}
 }
 
-// do makes a request to the session.
-func (c *fallbackClient) do(ctx context.Context, method, path, body string) (*http.Response, error) {
+// do makes a request to the session. At a reload the kernel resets connections that
+// the old listener has not accepted yet: then it is made again. Had it been read,
+// what follows would tell.
+func (c *fallbackClient) do(ctx context.Context, method, path, body string) (resp *http.Response, err error) {
+	for range 5 {
+		resp, err = c.doOnce(ctx, method, path, body)
+		if err == nil || ctx.Err() != nil || !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, io.EOF) {
+			break
+		}
+	}
+	return resp, err
+}
+
+func (c *fallbackClient) doOnce(ctx context.Context, method, path, body string) (*http.Response, error) {
 	r, err := http.NewRequestWithContext(ctx, method, c.base+path, strings.NewReader(body))
 	if err != nil {
 		return nil, err

@@ -86,7 +86,13 @@ func measureStreams(ctx context.Context, caddy, transport string, n int, heavy b
 		if err := s.profile(ctx, profiles); err != nil {
 			return err
 		}
-		with, err := s.census(ctx)
+		// Connections over which was sent take a moment to go.
+		var with census
+		err = untilWithin(ctx, 20*time.Second, often, "waiting until those who stay are alone", func() (bool, error) {
+			var err error
+			with, err = s.census(ctx)
+			return with.goroutines-empty.goroutines <= fallbackGoroutines*n+fewGoroutines, err
+		})
 		res.resident = float64(full.resident-before.resident) / float64(n)
 		res.live = float64(full.HeapAlloc-before.HeapAlloc) / float64(n)
 		res.stacks = float64(full.StackInuse-before.StackInuse) / float64(n)

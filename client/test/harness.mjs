@@ -82,18 +82,25 @@ export class Server {
    *
    * @param {string} caddyfile  its path from the top of the repository
    * @param {(handler: object) => void} [change]  changes each pushit handler's JSON
+   * @param {Record<string, string>} [passwords]  of accounts whose password is to be quick to check
    * @returns {Promise<Server>}
    */
-  static async start(caddyfile, change = () => {}) {
+  static async start(caddyfile, change = () => {}, passwords = {}) {
     const binary = await caddyBinary();
     const dir = await mkdtemp(join(tmpdir(), 'pushit-caddy-'));
     const { stdout } = await run(binary, ['adapt', '--config', caddyfile], { cwd: top });
     const config = JSON.parse(stdout);
     config.admin = { disabled: true, config: { persist: false } };
     let found = 0;
+    const hashes = {};
+    for (const [name, password] of Object.entries(passwords)) {
+      const hashed = await run(binary, ['hash-password', '--algorithm', 'bcrypt', '--bcrypt-cost', '4', '--plaintext', password]);
+      hashes[name] = hashed.stdout.trim();
+    }
     walk(config, (object) => {
       // Passwords are slow to check, on purpose; a page of ten files need not wait ten times.
       if (object.http_basic) object.http_basic.hash_cache = {};
+      if (hashes[object.username]) object.password = hashes[object.username];
       if (object.handler !== 'pushit') return;
       found++;
       change(object);

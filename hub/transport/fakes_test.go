@@ -145,11 +145,6 @@ func newFakeAgent(limits hub.Limits) *fakeAgent {
 
 func (a *fakeAgent) Policy() *hub.Policy { return a.policy }
 
-func (a *fakeAgent) IsOpen() bool {
-	code, _ := a.closedWith()
-	return code == 0
-}
-
 func (a *fakeAgent) Start(c hub.Conn) {
 	a.mu.Lock()
 	a.conn = c

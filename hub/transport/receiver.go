@@ -88,6 +88,7 @@ type receiver struct {
 	instead string // what is written in place of the frame that comes
 	size    int    // bytes written
 	dirty   bool   // bytes were written and not flushed
+	amended bool   // the header is as it is to be
 
 	lib atomic.Pointer[sockjs.Session] // set by attached
 
@@ -283,6 +284,10 @@ func (r *receiver) WriteHeader(status int) {
 // amendHeader corrects what sockjs-go has set: without no-transform a proxy, and
 // Caddy's encode, may hold back what is to be read at once.
 func (r *receiver) amendHeader() {
+	if r.amended {
+		return // it is on its way
+	}
+	r.amended = true
 	h := r.Header()
 	h.Set("Cache-Control", "no-store, no-cache, no-transform, must-revalidate, max-age=0")
 	h.Set("X-Content-Type-Options", "nosniff")
@@ -300,7 +305,6 @@ func (r *receiver) Write(p []byte) (int, error) {
 	switch r.stage {
 	case stagePrelude:
 		r.stage = stageGreeting
-		r.amendHeader()
 	case stageGreeting:
 		r.stage = stageFrames
 		if !r.fresh {
@@ -310,14 +314,13 @@ func (r *receiver) Write(p []byte) (int, error) {
 		if r.kind.poll {
 			r.finish()
 		}
-		r.amendHeader()
 	case stageFrames:
 		p = r.frame(p)
 		if r.size += len(p); r.kind.poll || r.size >= responseLimit || r.endNext.Load() {
 			r.finish()
 		}
-		r.amendHeader()
 	}
+	r.amendHeader()
 	r.begin()
 	_, err := r.ResponseWriter.Write(p) //nolint:gosec // G705: frames are JSON; callbacks are checked before
 	r.dirty = true

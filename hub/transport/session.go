@@ -27,7 +27,6 @@ type agent interface {
 	Close(code hub.CloseCode, reason string, retry time.Duration)
 	Left(reason string)
 	Policy() *hub.Policy
-	IsOpen() bool
 }
 
 var _ agent = (*hub.Agent)(nil)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/push-it/pushit/hub"
+	lines "github.com/push-it/pushit/internal/sampler"
 )
 
 // Guards for tests.
@@ -380,8 +381,8 @@ func TestRefusalsAreLogged(t *testing.T) {
 	if strings.Contains(log, "s3cret") {
 		t.Error("the log has the credentials")
 	}
-	if n := strings.Count(log, "\n"); n > 2*linesPerSecond {
-		t.Errorf("%d lines for 1000 denials, want about %d", n, linesPerSecond)
+	if n := strings.Count(log, "\n"); n > 2*lines.LinesPerSecond {
+		t.Errorf("%d lines for 1000 denials, want about %d", n, lines.LinesPerSecond)
 	}
 }
 

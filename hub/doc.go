@@ -69,7 +69,7 @@
 //	Hub.mu → node.mu (a channel's before its patterns', longer prefixes first) → Agent.mu → the leaves
 //
 // The leaves, under which no other lock is taken: directory shards, schedule.mu,
-// flusher.mu, admission.mu, repeats.mu, reviewers.mu, eventQueue.mu, sampler.mu. A
+// flusher.mu, admission.mu, repeats.mu, reviewers.mu, eventQueue.mu, those of samplers. A
 // Broker may hold a lock of its own around delivery. No lock is held while a gate, the Broker, a Conn's writing, the
 // log, a Tracer or Events.Handle is called; Conn.SetWriteDeadline and Events.Wants,
 // which do not block, are.

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/push-it/pushit/internal/sampler"
 )
 
 // A Hub is the agents and channels of one name. It outlives configuration
@@ -36,9 +38,9 @@ type Hub struct {
 	reviewers reviewers      // of what reloads leave to be asked
 	nextLane  atomic.Uint32
 	counts    *counts
-	ends      sampler      // of what is logged of agents that are gone
-	events    *eventQueue  // nil: nobody hears of any; set before the first Open
-	partings  atomic.Int32 // agents that are gone and that a disconnect gate is being told of
+	ends      sampler.Sampler // of what is logged of agents that are gone
+	events    *eventQueue     // nil: nobody hears of any; set before the first Open
+	partings  atomic.Int32    // agents that are gone and that a disconnect gate is being told of
 
 	mu       sync.Mutex           // guards the following; may be held when Agent.mu is taken
 	policies map[string][]*Policy // by mount, oldest generation first

@@ -6,38 +6,8 @@ package hub
 import (
 	"context"
 	"log/slog"
-	"sync"
 	"time"
 )
-
-// endsPerSecond is how many agents that go a hub logs in a second: whoever looks
-// for one finds it on a quiet day, and a reconnect storm fills no disk.
-const endsPerSecond = 10
-
-// A sampler lets so many lines through in a second. Its zero value is ready.
-type sampler struct {
-	mu     sync.Mutex // guards the following; no other lock is taken under it
-	second int64
-	lines  int
-	left   int // left out since the last line
-}
-
-// take reports whether a line may be written, and how many have not been since
-// the last.
-func (s *sampler) take(now time.Time) (leftOut int, ok bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if second := now.Unix(); second != s.second {
-		s.second, s.lines = second, 0
-	}
-	if s.lines >= endsPerSecond {
-		s.left++
-		return 0, false
-	}
-	s.lines++
-	leftOut, s.left = s.left, 0
-	return leftOut, true
-}
 
 // logEnd logs that the agent is gone. Nothing it presented is in the line, nor
 // what its transport calls the session.
@@ -46,7 +16,7 @@ func (a *Agent) logEnd(log *slog.Logger, agentID, reason string, code CloseCode,
 	if !log.Enabled(ctx, slog.LevelInfo) {
 		return
 	}
-	left, ok := a.hub.ends.take(time.Now())
+	left, ok := a.hub.ends.Take(time.Now())
 	if !ok {
 		return
 	}

@@ -31,6 +31,7 @@ fmt: ## format the Go code (gofumpt, gci)
 lint: ## look for mistakes, and build for other systems
 	$(GOLANGCI) config verify
 	$(GOLANGCI) run ./...
+	cd bench && $(GOLANGCI) run ./...
 	GOOS=darwin GOARCH=arm64 go build ./...
 	GOOS=windows GOARCH=amd64 go build ./...
 	GOOS=windows GOARCH=amd64 go vet ./...
@@ -42,10 +43,12 @@ lint: ## look for mistakes, and build for other systems
 test: tools ## test everything: Go with the race detector, then the page in real browsers
 	@echo '== go vet'
 	@go vet -race ./...
+	@go vet -C bench -race ./...
 	@echo '== go build'
 	@go build -race -o .build/caddy ./cmd/caddy
 	@echo '== go test'
 	@PUSHIT_CADDY='$(CURDIR)/.build/caddy' go test -race -shuffle=on -timeout=5m ./...
+	@PUSHIT_CADDY='$(CURDIR)/.build/caddy' go test -C bench -race -shuffle=on -timeout=5m ./...
 	@echo '== go test, allocations'
 	@go test -shuffle=on -run 'Alloc|IdleSessionsAreSmall' ./hub/...
 	@echo '== npm test'
@@ -57,13 +60,13 @@ tools: ## see to it that what the tests need is there
 
 .PHONY: bench
 bench: ## measure memory, latency and processor time against their limits
-	go run ./bench all
+	go run -C bench . all
 
 .PHONY: soak
 soak: tools ## have agents come and go for SOAKTIME, poll, stay over reloads, and miss nothing; then clients in JavaScript, SockJS's too
-	go run ./bench -duration $(SOAKTIME) soak
-	go run ./bench polls
-	go run ./bench reload
+	go run -C bench . -duration $(SOAKTIME) soak
+	go run -C bench . polls
+	go run -C bench . reload
 	cd client && node --experimental-websocket soak/main.mjs
 	cd client && node soak/sockjs.mjs
 

@@ -5,10 +5,10 @@
 // with a Caddyfile of its own on a free port of the loopback, and puts a load on
 // it that is bounded and stops by itself.
 //
-//	go run ./bench [-n agents] [-short] idle|slow|fanout|receive|storm|streams|stop|all
-//	go run ./bench [-short] polls
-//	go run ./bench [-duration 5m] [-short] soak
-//	go run ./bench [-n agents] [-short] reload
+//	go run -C bench . [-n agents] [-short] idle|slow|fanout|receive|storm|streams|stop|all
+//	go run -C bench . [-short] polls
+//	go run -C bench . [-duration 5m] [-short] soak
+//	go run -C bench . [-n agents] [-short] reload
 //
 // Each figure is a line: PASS or FAIL where a limit is set, INFO where none is.
 // The exit status is 1 when a figure is over its limit, 2 when nothing could be

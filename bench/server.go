@@ -78,13 +78,14 @@ const heartbeat = "10s"
 const startTimeout = 30 * time.Second
 
 // buildServer returns the path of the Caddy to measure: PUSHIT_CADDY, or one that
-// is built into dir.
+// it builds into dir. The module to build is the folder above this one, in which the
+// process runs.
 func buildServer(ctx context.Context, dir string) (string, error) {
 	if binary := os.Getenv("PUSHIT_CADDY"); binary != "" {
 		return filepath.Abs(binary)
 	}
 	binary := filepath.Join(dir, "caddy")
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", binary, "github.com/push-it/pushit/cmd/caddy") //nolint:gosec // G204: a folder made here
+	cmd := exec.CommandContext(ctx, "go", "build", "-C", "..", "-o", binary, "./cmd/caddy") //nolint:gosec // G204: a folder made here
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("building cmd/caddy: %w\n%s", err, out)
 	}

@@ -39,7 +39,7 @@ var dependencyRules = []dependencyRule{
 			module + "/hub/transport":  "transports know the hub, not the other way around",
 			module + "/guards":         "guards know the hub, not the other way around",
 		},
-		only: []string{module + "/hub", module + "/internal/sampler", "github.com/google/uuid"},
+		only: []string{module + "/hub", module + "/internal/jsontext", module + "/internal/sampler", "github.com/google/uuid"},
 	},
 	{
 		pkg: module + "/hub/transport",

@@ -6,6 +6,8 @@ package hub
 import (
 	"strconv"
 	"time"
+
+	"github.com/push-it/pushit/internal/jsontext"
 )
 
 // The channels of the protocol's own.
@@ -43,10 +45,10 @@ func decodeFrame(frame []byte) (inbound, *Refusal) {
 	if len(frame) == 0 {
 		return inbound{}, refuse(CodeInvalid, "a frame cannot be empty: it is one JSON object")
 	}
-	s := jsonScan(frame)
-	defer s.release()
+	s := jsontext.Scan(frame)
+	defer s.Release()
 
-	i := s.begin()
+	i := s.Begin()
 	if i >= 0 && i < len(frame) && frame[i] != '{' {
 		return inbound{}, refuse(CodeInvalid, "a frame is one JSON object; this is something else")
 	}
@@ -54,7 +56,7 @@ func decodeFrame(frame []byte) (inbound, *Refusal) {
 	var space bool                          // in data
 	var fault *Refusal                      // of the first unknown key
 	if i >= 0 {
-		i = s.members(i, func(key []byte, from, to int) {
+		i = s.Members(i, func(key []byte, from, to int) {
 			value := frame[from:to:to]
 			switch string(key) {
 			case "channel":
@@ -64,23 +66,23 @@ func decodeFrame(frame []byte) (inbound, *Refusal) {
 			case "agentId":
 				agentID = value
 			case "data":
-				data, space = value, s.space
+				data, space = value, s.SkippedSpace()
 			default:
 				if fault == nil {
-					fault = refuse(CodeInvalid, "a frame has no "+jsonExcerpt(key)+", only channel, uuid, agentId and data")
+					fault = refuse(CodeInvalid, "a frame has no "+jsontext.Excerpt(key)+", only channel, uuid, agentId and data")
 				}
 			}
 		})
 	}
 	if i >= 0 {
-		i = s.end(i)
+		i = s.End(i)
 	}
 	if i < 0 {
-		fault = s.fault
+		fault = refuse(CodeInvalid, s.Fault())
 	}
 
 	// The strings one after the other, to be copied in one allocation.
-	text := s.text[:0]
+	text := s.Spare()
 	text, r := frameID(text, "uuid", uuid)
 	uuidEnd := len(text)
 	if r == nil && fault == nil {
@@ -90,7 +92,7 @@ func decodeFrame(frame []byte) (inbound, *Refusal) {
 	if r == nil && fault == nil && agentID != nil {
 		text, r = frameID(text, "agentId", agentID)
 	}
-	s.text = text
+	s.Keep(text)
 	if fault == nil {
 		fault = r
 	}
@@ -98,7 +100,7 @@ func decodeFrame(frame []byte) (inbound, *Refusal) {
 		return inbound{uuid: string(text[:uuidEnd])}, fault
 	}
 	if space {
-		data = jsonCompact(make([]byte, 0, len(data)), data)
+		data = jsontext.Compact(make([]byte, 0, len(data)), data)
 	}
 	all := string(text)
 	return inbound{
@@ -156,7 +158,7 @@ func frameText(dst, value []byte) (out []byte, whole bool) {
 	if value[0] != '"' {
 		return dst, false
 	}
-	return jsonUnescape(dst, value[1:len(value)-1])
+	return jsontext.Unescape(dst, value[1:len(value)-1])
 }
 
 // metaChannel returns what a subscribe or unsubscribe names, a channel's name or
@@ -195,15 +197,18 @@ func frameMember(data []byte, name string) ([]byte, *Refusal) {
 	if data[0] != '{' {
 		return nil, refuse(CodeInvalid, "data must be an object")
 	}
-	s := jsonScan(data)
-	defer s.release()
+	s := jsontext.Scan(data)
+	defer s.Release()
 	var found []byte
-	s.members(0, func(key []byte, from, to int) {
+	end := s.Members(0, func(key []byte, from, to int) {
 		if string(key) == name {
 			found = data[from:to:to]
 		}
 	})
-	return found, s.fault
+	if end < 0 {
+		return found, refuse(CodeInvalid, s.Fault())
+	}
+	return found, nil
 }
 
 // The functions that follow append the frames that agents get, each one JSON
@@ -213,9 +218,9 @@ func frameMember(data []byte, name string) ([]byte, *Refusal) {
 // appendMessage appends a message; data nil is null.
 func appendMessage(dst []byte, channel, uuid string, data []byte) []byte {
 	dst = append(dst, `{"channel":`...)
-	dst = jsonAppendString(dst, channel)
+	dst = jsontext.AppendString(dst, channel)
 	dst = append(dst, `,"uuid":`...)
-	dst = jsonAppendString(dst, uuid)
+	dst = jsontext.AppendString(dst, uuid)
 	dst = append(dst, `,"data":`...)
 	if data == nil {
 		dst = append(dst, "null"...)
@@ -246,12 +251,12 @@ func appendSubscribed(dst []byte, in *inbound, r *Refusal) []byte { //nolint:unp
 // frameAppendHead appends the members that an answer repeats.
 func frameAppendHead(dst []byte, in *inbound) []byte {
 	dst = append(dst, `{"channel":`...)
-	dst = jsonAppendString(dst, in.channel)
+	dst = jsontext.AppendString(dst, in.channel)
 	dst = append(dst, `,"uuid":`...)
-	dst = jsonAppendString(dst, in.uuid)
+	dst = jsontext.AppendString(dst, in.uuid)
 	if in.hasAgentID {
 		dst = append(dst, `,"agentId":`...)
-		dst = jsonAppendString(dst, in.agentID)
+		dst = jsontext.AppendString(dst, in.agentID)
 	}
 	if in.data != nil {
 		dst = append(dst, `,"data":`...)
@@ -271,7 +276,7 @@ func frameAppendOutcome(dst []byte, r *Refusal) []byte {
 // appendPublished appends the acknowledgement of a publish.
 func appendPublished(dst []byte, uuid string) []byte {
 	dst = append(dst, `{"channel":"/meta/successful","uuid":`...)
-	return append(jsonAppendString(dst, uuid), '}')
+	return append(jsontext.AppendString(dst, uuid), '}')
 }
 
 // appendError appends the answer to what was refused and has no answer of its
@@ -281,7 +286,7 @@ func appendError(dst []byte, uuid string, r *Refusal) []byte { //nolint:unparam 
 		uuid = "???"
 	}
 	dst = append(dst, `{"channel":"/meta/error","uuid":`...)
-	dst = jsonAppendString(dst, uuid)
+	dst = jsontext.AppendString(dst, uuid)
 	return append(frameAppendRefusal(dst, r), '}')
 }
 
@@ -291,7 +296,7 @@ func appendClose(dst []byte, code CloseCode, reason string, retry time.Duration)
 	dst = append(dst, `{"channel":"/meta/close","code":`...)
 	dst = strconv.AppendInt(dst, int64(code), 10)
 	dst = append(dst, `,"error":`...)
-	dst = jsonAppendString(dst, reason)
+	dst = jsontext.AppendString(dst, reason)
 	dst = frameAppendRetry(dst, retry)
 	return append(dst, '}')
 }
@@ -300,9 +305,9 @@ func appendClose(dst []byte, code CloseCode, reason string, retry time.Duration)
 // without retry there is no advice.
 func frameAppendRefusal(dst []byte, r *Refusal) []byte {
 	dst = append(dst, `,"error":`...)
-	dst = jsonAppendString(dst, r.Reason)
+	dst = jsontext.AppendString(dst, r.Reason)
 	dst = append(dst, `,"code":`...)
-	dst = jsonAppendString(dst, string(r.Code))
+	dst = jsontext.AppendString(dst, string(r.Code))
 	if r.Retry != 0 {
 		dst = frameAppendRetry(dst, r.Retry)
 	}
@@ -333,5 +338,5 @@ func appendEnded(dst []byte, uuid, channel string, r *Refusal) []byte {
 
 // channelData is the data of a frame about a subscription.
 func channelData(channel string) []byte {
-	return append(jsonAppendString([]byte(`{"channel":`), channel), '}')
+	return append(jsontext.AppendString([]byte(`{"channel":`), channel), '}')
 }

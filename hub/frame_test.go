@@ -11,9 +11,13 @@ import (
 	"reflect"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
+
+	"github.com/push-it/pushit/internal/jsontext"
 )
 
 func TestDecodeFrame(t *testing.T) {
@@ -291,7 +295,7 @@ func FuzzFrame(f *testing.F) {
 	f.Fuzz(func(t *testing.T, frame []byte) {
 		in, r := decodeFrame(frame)
 		var want map[string]json.RawMessage
-		isObject := jsonOracle(frame) && json.Unmarshal(frame, &want) == nil && want != nil
+		isObject := jsontext.Check(frame) == nil && json.Unmarshal(frame, &want) == nil && want != nil
 		if r != nil {
 			checkReason(t, r)
 			if !reflect.DeepEqual(in, inbound{uuid: in.uuid}) {
@@ -452,7 +456,7 @@ func checkMembers(t *testing.T, data []byte, decoded any) {
 // was made of.
 func checkAnswer(t *testing.T, frame []byte, want map[string]any) {
 	t.Helper()
-	if r := jsonRead(frame); r != nil {
+	if r := jsontext.Check(frame); r != nil {
 		t.Errorf("%q: %v", frame, r)
 	}
 	if bytes.ContainsAny(frame, "\r\n") {
@@ -504,7 +508,7 @@ func BenchmarkDecodeFrame(b *testing.B) {
 		})
 	}
 	b.Run("64 KiB of keys", func(b *testing.B) {
-		frame := bytes.Replace(frameOfSize(150), []byte(`"type"`), append(append([]byte(`"keys":`), jsonManyKeys(7500)...), `,"type"`...), 1)
+		frame := bytes.Replace(frameOfSize(150), []byte(`"type"`), append(append([]byte(`"keys":`), manyKeys(7500)...), `,"type"`...), 1)
 		b.SetBytes(int64(len(frame)))
 		b.ReportAllocs()
 		for b.Loop() {
@@ -526,4 +530,33 @@ func BenchmarkCheckName(b *testing.B) {
 			}
 		})
 	}
+}
+
+// checkReason checks what holds for every Refusal of this package's readers:
+// agents, close frames and logs get to see it.
+func checkReason(t *testing.T, r *Refusal) {
+	t.Helper()
+	if r.Code != CodeInvalid || r.Retry != 0 {
+		t.Errorf("code %v, retry %v: want invalid, no advice", r.Code, r.Retry)
+	}
+	if len(r.Reason) == 0 || len(r.Reason) > 250 || !utf8.ValidString(r.Reason) {
+		t.Errorf("reason is not 1 to 250 bytes of UTF-8: %d of %q", len(r.Reason), r.Reason)
+	}
+	for _, c := range r.Reason {
+		if !strconv.IsPrint(c) {
+			t.Errorf("reason has %q in it: %q", c, r.Reason)
+		}
+	}
+}
+
+// manyKeys returns an object of n keys.
+func manyKeys(n int) []byte {
+	b := []byte{'{'}
+	for i := range n {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(strconv.AppendInt(append(b, '"'), int64(i), 36), `":0`...)
+	}
+	return append(b, '}')
 }

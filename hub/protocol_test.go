@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/push-it/pushit/internal/jsontext"
 )
 
 // A fixture is one entry of testdata/frames.json, as PROTOCOL.md describes it
@@ -71,7 +73,7 @@ func TestFixtures(t *testing.T) {
 			case "pattern":
 				f.wantValid(t, CheckPattern(f.Text, MaxNameLength))
 			case "id":
-				_, r := frameID(nil, "uuid", jsonAppendString(nil, f.Text))
+				_, r := frameID(nil, "uuid", jsontext.AppendString(nil, f.Text))
 				f.wantValid(t, r)
 			case "match":
 				f.match(t)
@@ -218,7 +220,7 @@ func (f *fixture) toAgent(t *testing.T) {
 
 func checkStrict(t *testing.T, frame []byte) {
 	t.Helper()
-	if r := jsonRead(frame); r != nil {
+	if r := jsontext.Check(frame); r != nil {
 		t.Errorf("%s: %v", frame, r)
 	}
 }
@@ -368,7 +370,7 @@ func TestProtocolTables(t *testing.T) {
 		fmt.Sprintf("| one frame | %d KiB |", l.MessageSize>>10),
 		fmt.Sprintf("| credentials | %d KiB |", l.CredentialsSize>>10),
 		fmt.Sprintf("| name or pattern | %d bytes |", l.NameLength),
-		fmt.Sprintf("| depth of JSON † | %d |", jsonMaxDepth),
+		fmt.Sprintf("| depth of JSON † | %d |", jsontext.MaxDepth),
 		fmt.Sprintf("| frames an agent sends | %d a second, %d s' worth at once |", l.FramesPerSecond, rateBurst),
 		fmt.Sprintf("| publishes of an agent | %d a second, %d s' worth at once |", l.PublishesPerSecond, rateBurst),
 		fmt.Sprintf("| subscriptions of an agent | %d |", l.ChannelsPerAgent),

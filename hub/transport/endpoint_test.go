@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/push-it/pushit/hub"
+	"github.com/push-it/pushit/internal/jsontext"
 )
 
 // newEndpoint returns an Endpoint on a hub of its own.
@@ -300,7 +301,7 @@ func TestRefusedByTheHub(t *testing.T) {
 }
 
 // quoted is an object as a SockJS client sends it and gets it.
-func quoted(object string) string { return string(appendQuoted(nil, []byte(object))) }
+func quoted(object string) string { return string(jsontext.AppendQuoted(nil, []byte(object))) }
 
 func TestAgentsTalk(t *testing.T) {
 	for _, secure := range []bool{false, true} {

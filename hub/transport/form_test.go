@@ -42,26 +42,6 @@ func TestForms(t *testing.T) {
 	}
 }
 
-func TestQuotedCharacters(t *testing.T) {
-	for in, want := range map[string]string{
-		"plain / é 😀 \x7f":       "plain / é 😀 \x7f",
-		`"\`:                     `\"\\`,
-		"\b\f\n\r\t":             `\b\f\n\r\t`,
-		"\x00\x1f":               `\u0000\u001f`,
-		"a\u2028b\u2029c":        `a\u2028b\u2029c`,
-		"\u2027\u202a€":          "\u2027\u202a€",
-		"<script>&'`</script>":   "<script>&'`</script>",
-		"\u2028":                 `\u2028`,
-		"\"at both ends\"":       `\"at both ends\"`,
-		strings.Repeat(`"`, 200): strings.Repeat(`\"`, 200),
-	} {
-		got := string(appendQuoted(nil, []byte(in)))
-		if got != want || quotedLen([]byte(in)) != len(want) {
-			t.Errorf("%q = %q of %d bytes, want %q of %d", in, got, quotedLen([]byte(in)), want, len(want))
-		}
-	}
-}
-
 // roundTrip checks that an object comes out of either form as it went in.
 func roundTrip(t *testing.T, object string) {
 	t.Helper()

@@ -7,6 +7,7 @@ import (
 	"bytes"
 
 	"github.com/push-it/pushit/hub"
+	"github.com/push-it/pushit/internal/jsontext"
 )
 
 // The client of Push-It of 2011 came with SockJS 0.0.4, which sent and got JSON
@@ -24,7 +25,7 @@ var legacyForm = hub.NewForm(appendLegacy, sockJSForm.Opening, sockJSForm.Heartb
 
 // isLegacy reports whether a first message is that of such a client.
 func isLegacy(p []byte) bool {
-	i := skipSpace(p, 0)
+	i := jsontext.SkipSpace(p, 0)
 	return i < len(p) && p[i] == '{'
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/igm/sockjs-go/v3/sockjs"
 
 	"github.com/push-it/pushit/hub"
+	"github.com/push-it/pushit/internal/jsontext"
 )
 
 // A receiving is a transport over which frames are received.
@@ -361,7 +362,7 @@ func (r *receiver) frame(p []byte) []byte {
 	case instead == "":
 		p = bytes.ReplaceAll(p, []byte(border), []byte(apart))
 	case r.kind.quoted:
-		p = bytes.Replace(p, []byte(quotedArray), appendQuoted(nil, []byte(instead)), 1)
+		p = bytes.Replace(p, []byte(quotedArray), jsontext.AppendQuoted(nil, []byte(instead)), 1)
 	case r.kind.name == "eventsource":
 		p = bytes.Replace(p, []byte(array), []byte(eventEscapes.Replace(instead)), 1)
 	default:

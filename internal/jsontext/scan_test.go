@@ -1,7 +1,7 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-package hub
+package jsontext
 
 import (
 	"bytes"
@@ -15,23 +15,6 @@ import (
 	"testing"
 	"unicode/utf8"
 )
-
-// jsonRead reads text as one JSON value, whatever its kind.
-func jsonRead(text []byte) *Refusal {
-	s := jsonScan(text)
-	defer s.release()
-	i := s.begin()
-	if i >= 0 {
-		i = s.value(i)
-	}
-	if i >= 0 {
-		i = s.end(i)
-	}
-	if (i < 0) != (s.fault != nil) {
-		panic("a fault without -1, or -1 without a fault")
-	}
-	return s.fault
-}
 
 func TestStrictJSON(t *testing.T) {
 	deep := func(open, inner, shut string, n int) string {
@@ -133,24 +116,24 @@ func TestStrictJSON(t *testing.T) {
 		{"key that could break a line", `{"a\nb":1,"a\nb":2}`, `a second key "a\nb"`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got := jsonRead([]byte(tt.text))
+			got := Check([]byte(tt.text))
 			switch {
 			case tt.want == "" && got != nil:
 				t.Errorf("%.80q: refused: %v", tt.text, got)
 			case tt.want != "" && got == nil:
 				t.Errorf("%.80q: accepted, want %q", tt.text, tt.want)
-			case got != nil && (got.Code != CodeInvalid || !strings.Contains(got.Reason, tt.want)):
-				t.Errorf("%.80q: %v, want invalid: … %q", tt.text, got, tt.want)
+			case got != nil && !strings.Contains(got.Error(), tt.want):
+				t.Errorf("%.80q: %v, want … %q", tt.text, got, tt.want)
 			}
-			if want := jsonOracle([]byte(tt.text)); (got == nil) != want {
+			if want := oracle([]byte(tt.text)); (got == nil) != want {
 				t.Errorf("%.80q: valid = %v, by encoding/json %v", tt.text, got == nil, want)
 			}
 		})
 	}
 }
 
-// jsonOracle is what jsonScanner accepts, in the plain words of encoding/json.
-func jsonOracle(text []byte) bool {
+// oracle is what Scanner accepts, in the plain words of encoding/json.
+func oracle(text []byte) bool {
 	if !utf8.Valid(text) || !json.Valid(text) {
 		return false
 	}
@@ -179,7 +162,7 @@ func jsonOracle(text []byte) bool {
 			if in != nil {
 				in.isKey = in.keys != nil
 			}
-			if open = append(open, c); len(open) > jsonMaxDepth {
+			if open = append(open, c); len(open) > MaxDepth {
 				return false
 			}
 		case json.Delim('}'), json.Delim(']'):
@@ -210,12 +193,12 @@ func FuzzJSON(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		r := jsonRead(text)
-		if got, want := r == nil, jsonOracle(text); got != want {
+		r := Check(text)
+		if got, want := r == nil, oracle(text); got != want {
 			t.Fatalf("%q: valid = %v (%v), by encoding/json %v", text, got, r, want)
 		}
 		if r != nil {
-			checkReason(t, r)
+			checkFault(t, r)
 			return
 		}
 		trimmed := bytes.Trim(text, " \t\r\n")
@@ -223,7 +206,7 @@ func FuzzJSON(f *testing.F) {
 		if err := json.Compact(&want, trimmed); err != nil {
 			t.Fatal(err)
 		}
-		if got := jsonCompact(nil, trimmed); !bytes.Equal(got, want.Bytes()) {
+		if got := Compact(nil, trimmed); !bytes.Equal(got, want.Bytes()) {
 			t.Errorf("%q: compact: %q, want %q", text, got, want.Bytes())
 		}
 	})
@@ -239,8 +222,8 @@ func TestRandomJSONIsReadAsEncodingJSONReadsIt(t *testing.T) {
 			const spoilers = "{}[],:\"\\0-.eE1 \n\x00\x1ftnu\xff\xc3"
 			text[rnd.IntN(len(text))] = spoilers[rnd.IntN(len(spoilers))]
 		}
-		r := jsonRead(text)
-		if got, want := r == nil, jsonOracle(text); got != want {
+		r := Check(text)
+		if got, want := r == nil, oracle(text); got != want {
 			t.Fatalf("%q: valid = %v (%v), by encoding/json %v", text, got, r, want)
 		}
 		if r == nil {
@@ -271,7 +254,7 @@ func randomJSON(dst []byte, rnd *rand.Rand, depth int) []byte {
 	space()
 	kind := rnd.IntN(10)
 	if depth == 0 && rnd.IntN(50) == 0 { // around the limit
-		n := jsonMaxDepth - 1 + rnd.IntN(3)
+		n := MaxDepth - 1 + rnd.IntN(3)
 		return append(append(dst, strings.Repeat("[", n)...), strings.Repeat("]", n)...)
 	}
 	switch {
@@ -314,60 +297,22 @@ func randomJSON(dst []byte, rnd *rand.Rand, depth int) []byte {
 	return dst
 }
 
-// checkReason checks what holds for every Refusal of this package's readers:
-// agents, close frames and logs get to see it.
-func checkReason(t *testing.T, r *Refusal) {
+// checkFault checks what holds for every fault: agents, close frames and logs get
+// to see it.
+func checkFault(t *testing.T, fault error) {
 	t.Helper()
-	if r.Code != CodeInvalid || r.Retry != 0 {
-		t.Errorf("code %v, retry %v: want invalid, no advice", r.Code, r.Retry)
+	text := fault.Error()
+	if len(text) == 0 || len(text) > 250 || !utf8.ValidString(text) {
+		t.Errorf("fault is not 1 to 250 bytes of UTF-8: %d of %q", len(text), text)
 	}
-	if len(r.Reason) == 0 || len(r.Reason) > 250 || !utf8.ValidString(r.Reason) {
-		t.Errorf("reason is not 1 to 250 bytes of UTF-8: %d of %q", len(r.Reason), r.Reason)
-	}
-	for _, c := range r.Reason {
+	for _, c := range text {
 		if !strconv.IsPrint(c) {
-			t.Errorf("reason has %q in it: %q", c, r.Reason)
+			t.Errorf("fault has %q in it: %q", c, text)
 		}
 	}
 }
 
-func TestJSONUnescapeIsThatOfEncodingJSON(t *testing.T) {
-	for _, inside := range []string{
-		``, `plain`, `\"\\\/\b\f\n\r\t`, `\u0041\u00e9\u20AC\uD83D\uDE00`, `a\ud800b`, `\ud800`, `\ud800\ud800\udc00`, `\udc00\ud800`, `\ud83dx\ude00`, `\u0000`, `é€😀`,
-	} {
-		var want string
-		if err := json.Unmarshal([]byte(`"`+inside+`"`), &want); err != nil {
-			t.Fatal(err)
-		}
-		got, whole := jsonUnescape([]byte("before "), []byte(inside))
-		if string(got) != "before "+want {
-			t.Errorf("%s: %q, want %q", inside, got, "before "+want)
-		}
-		if lone := strings.Contains(want, "\uFFFD"); whole == lone {
-			t.Errorf("%s: whole = %v", inside, whole)
-		}
-	}
-}
-
-func TestJSONAppendStringComesBack(t *testing.T) {
-	for _, text := range []string{
-		"", "stories/5", `a"b\c/d`, "\x00\x01\b\f\n\r\t\x1f\x7f", "é€😀\u2028\u2029", "\xff", "a\xc3", "\xed\xa0\x80x", "\uFFFD", `<img onerror="x">&`,
-	} {
-		got := jsonAppendString([]byte("x"), text)
-		var back string
-		if err := json.Unmarshal(got[1:], &back); err != nil {
-			t.Errorf("%q: %q: %v", text, got, err)
-		}
-		if want := strings.ToValidUTF8(text, "\uFFFD"); back != want && utf8.ValidString(text) {
-			t.Errorf("%q: %q", text, back)
-		}
-		if jsonRead(got[1:]) != nil {
-			t.Errorf("%q: %q is refused", text, got)
-		}
-	}
-}
-
-// What jsonSpecial finds first must be what a look at each byte finds first.
+// What special finds first must be what a look at each byte finds first.
 func TestJSONSpecialFindsTheFirst(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	kinds := []byte{0, 0x1f, 0x20, 0x21, 0x22, 0x23, 0x5b, 0x5c, 0x5d, 0x7f, 0x80, 0x9f, 0xa0, 0xa2, 0xdc, 0xff}
@@ -378,7 +323,7 @@ func TestJSONSpecialFindsTheFirst(t *testing.T) {
 		}
 		want := slices.IndexFunc(eight[:], func(c byte) bool { return c < ' ' || c == '"' || c == '\\' })
 		got := -1
-		if m := jsonSpecial(binary.LittleEndian.Uint64(eight[:])); m != 0 {
+		if m := special(binary.LittleEndian.Uint64(eight[:])); m != 0 {
 			for got = 0; m&0x80 == 0; m >>= 8 {
 				got++
 			}
@@ -389,10 +334,10 @@ func TestJSONSpecialFindsTheFirst(t *testing.T) {
 	}
 }
 
-// Duplicates must be found on both sides of jsonFewKeys, whatever is nested
+// Duplicates must be found on both sides of fewKeys, whatever is nested
 // between, also when the table has grown.
 func TestDuplicateKeysAreFoundAtAnyDistance(t *testing.T) {
-	for _, n := range []int{2, jsonFewKeys - 1, jsonFewKeys, jsonFewKeys + 1, jsonFewKeys + 2, 50, 1000} {
+	for _, n := range []int{2, fewKeys - 1, fewKeys, fewKeys + 1, fewKeys + 2, 50, 1000} {
 		for _, again := range []int{0, n / 2, n - 1} {
 			var b strings.Builder
 			b.WriteByte('{')
@@ -401,11 +346,11 @@ func TestDuplicateKeysAreFoundAtAnyDistance(t *testing.T) {
 				fmt.Fprintf(&b, `"k%d":{"k%d":[{"k0":0,"k1":0,"k2":0,"k3":0,"k4":0,"k5":0,"k6":0,"k7":0,"k8":0,"k9":0}]},`, i, i)
 			}
 			unique := b.String() + `"last":0}`
-			if r := jsonRead([]byte(unique)); r != nil {
+			if r := Check([]byte(unique)); r != nil {
 				t.Fatalf("%d keys: %v", n, r)
 			}
 			double := b.String() + fmt.Sprintf(`"k%d":0}`, again)
-			if jsonRead([]byte(double)) == nil {
+			if Check([]byte(double)) == nil {
 				t.Errorf("%d keys: the second k%d is not found", n, again)
 			}
 		}
@@ -414,28 +359,28 @@ func TestDuplicateKeysAreFoundAtAnyDistance(t *testing.T) {
 
 // A scanner that goes back to the pool must not hold on to what it has read.
 func TestScannerAtRestHoldsNothing(t *testing.T) {
-	many := jsonManyKeys(2000)
+	many := manyKeys(2000)
 	for _, text := range []string{`{"a":{"b\n":[{"c":1}]}}`, `{"a":{"b\n":[{"c":`, string(many), `{"` + strings.Repeat(`\n`, 10_000) + `":1}`} {
-		s := new(jsonScanner)
+		s := new(Scanner)
 		s.src = []byte(text)
-		s.value(0)
-		s.release()
-		if s.src != nil || s.fault != nil || len(s.keys) != 0 || len(s.text) != 0 || s.used != 0 || s.depth != 0 {
+		s.Value(0)
+		s.Release()
+		if s.src != nil || s.fault != "" || len(s.keys) != 0 || len(s.text) != 0 || s.used != 0 || s.depth != 0 {
 			t.Errorf("%.40s: not empty: %+v", text, s)
 		}
-		if cap(s.keys) > jsonKeepKeys || cap(s.text) > jsonKeepText || len(s.slots) > 2*jsonKeepKeys {
+		if cap(s.keys) > keepKeys || cap(s.text) > keepText || len(s.slots) > 2*keepKeys {
 			t.Errorf("%.40s: keeps %d keys, %d bytes, %d slots", text, cap(s.keys), cap(s.text), len(s.slots))
 		}
-		for _, slot := range s.slots {
-			if slot.object != 0 {
+		for _, kept := range s.slots {
+			if kept.object != 0 {
 				t.Errorf("%.40s: keeps a slot", text)
 			}
 		}
 	}
 }
 
-// jsonManyKeys returns an object of n keys.
-func jsonManyKeys(n int) []byte {
+// manyKeys returns an object of n keys.
+func manyKeys(n int) []byte {
 	b := []byte{'{'}
 	for i := range n {
 		if i > 0 {
@@ -447,14 +392,14 @@ func jsonManyKeys(n int) []byte {
 }
 
 func BenchmarkJSON(b *testing.B) {
-	wide := jsonManyKeys(8000)
+	wide := manyKeys(8000)
 	nested := bytes.Repeat([]byte(`{"a":0,"b":0,"c":0,"d":0,"e":0,"f":0,"g":0,"h":0,"i":0},`), 1100)
-	hashed := bytes.Repeat(append(jsonManyKeys(jsonFewKeys+1), ','), 400)
+	hashed := bytes.Repeat(append(manyKeys(fewKeys+1), ','), 400)
 	// Keys of one kind: no shortcut helps.
 	var alike []byte
 	for range 500 {
 		alike = append(alike, '{')
-		for i := range jsonFewKeys {
+		for i := range fewKeys {
 			alike = fmt.Appendf(alike, `"-%c-%c-":0,`, 'a'+i%5, 'a'+i/5)
 		}
 		alike[len(alike)-1] = '}'
@@ -477,7 +422,7 @@ func BenchmarkJSON(b *testing.B) {
 			b.SetBytes(int64(len(bm.text)))
 			b.ReportAllocs()
 			for b.Loop() {
-				if r := jsonRead(bm.text); r != nil {
+				if r := Check(bm.text); r != nil {
 					b.Fatal(r)
 				}
 			}

@@ -1,0 +1,233 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package jsontext
+
+import (
+	"bytes"
+	"strconv"
+	"strings"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// decodeEscape reads the escape that b begins with. n is its length, 0 if it is
+// none. Half a surrogate pair becomes U+FFFD, as most readers have it; whole is
+// false then.
+func decodeEscape(b []byte) (r rune, n int, whole bool) {
+	if len(b) < 2 {
+		return 0, 0, false
+	}
+	switch b[1] {
+	case '"', '\\', '/':
+		return rune(b[1]), 2, true
+	case 'b':
+		return '\b', 2, true
+	case 'f':
+		return '\f', 2, true
+	case 'n':
+		return '\n', 2, true
+	case 'r':
+		return '\r', 2, true
+	case 't':
+		return '\t', 2, true
+	case 'u':
+	default:
+		return 0, 0, false
+	}
+	if r = hex4(b); r < 0 {
+		return 0, 0, false
+	}
+	if !utf16.IsSurrogate(r) {
+		return r, 6, true
+	}
+	if r = utf16.DecodeRune(r, hex4(b[6:])); r != utf8.RuneError {
+		return r, 12, true
+	}
+	return utf8.RuneError, 6, false
+}
+
+// hex4 returns the value of a \u escape at the begin of b, -1 if it is none.
+func hex4(b []byte) rune {
+	if len(b) < 6 || b[0] != '\\' || b[1] != 'u' {
+		return -1
+	}
+	var r rune
+	for _, c := range b[2:6] {
+		switch {
+		case '0' <= c && c <= '9':
+			c -= '0'
+		case 'a' <= c && c <= 'f':
+			c -= 'a' - 10
+		case 'A' <= c && c <= 'F':
+			c -= 'A' - 10
+		default:
+			return -1
+		}
+		r = r<<4 | rune(c)
+	}
+	return r
+}
+
+// Unescape appends to dst what the inside of a JSON string stands for. The inside
+// must have been read by a Scanner. Half a surrogate pair becomes U+FFFD; whole is
+// false then.
+func Unescape(dst, inside []byte) (out []byte, whole bool) {
+	whole = true
+	for {
+		i := bytes.IndexByte(inside, '\\')
+		if i < 0 {
+			return append(dst, inside...), whole
+		}
+		r, n, ok := decodeEscape(inside[i:])
+		dst = utf8.AppendRune(append(dst, inside[:i]...), r)
+		inside = inside[i+n:]
+		whole = whole && ok
+	}
+}
+
+// UnescapeInPlace reads the JSON string that begins at p[i], valid UTF-8. It writes
+// what the string stands for over it, which is never longer, to p[from:to], and
+// returns what follows the string as next. ok is false for what is no JSON string,
+// and for half a surrogate pair: that is no text.
+func UnescapeInPlace(p []byte, i int) (from, to, next int, ok bool) {
+	if i >= len(p) || p[i] != '"' {
+		return 0, 0, i, false
+	}
+	i++
+	from, to = i, i
+	for i < len(p) {
+		c := p[i]
+		switch {
+		case c == '"':
+			return from, to, i + 1, true
+		case c < 0x20:
+			return 0, 0, i, false
+		case c == '\\':
+			r, n, whole := decodeEscape(p[i:])
+			if n == 0 || !whole {
+				return 0, 0, i, false
+			}
+			to += utf8.EncodeRune(p[to:i+n], r)
+			i += n
+		default:
+			p[to] = c
+			to++
+			i++
+		}
+	}
+	return 0, 0, i, false
+}
+
+// SkipSpace returns the index of the first byte of p, from i on, that is not JSON's
+// white space.
+func SkipSpace(p []byte, i int) int {
+	for i < len(p) && (p[i] == ' ' || p[i] == '\t' || p[i] == '\n' || p[i] == '\r') {
+		i++
+	}
+	return i
+}
+
+// Compact appends to dst the value that value has read, without white space
+// outside of strings.
+func Compact(dst, value []byte) []byte {
+	inString := false
+	for i := 0; i < len(value); i++ {
+		switch c := value[i]; {
+		case !inString && (c == ' ' || c == '\t' || c == '\r' || c == '\n'):
+			continue
+		case c == '"':
+			inString = !inString
+		case c == '\\':
+			dst = append(dst, c)
+			i++
+		}
+		dst = append(dst, value[i])
+	}
+	return dst
+}
+
+const hexDigits = "0123456789abcdef"
+
+// escapes has, for each byte, what stands behind the backslash in a JSON string:
+// 0 for a byte that stands for itself, 'u' for \u00XX. 0xE2 may begin U+2028 or
+// U+2029, which JavaScript before 2019 did not take in a string.
+var escapes = func() (t [256]byte) {
+	for c := range 0x20 {
+		t[c] = 'u'
+	}
+	t['\b'], t['\f'], t['\n'], t['\r'], t['\t'] = 'b', 'f', 'n', 'r', 't'
+	t['"'], t['\\'] = '"', '\\'
+	t[0xE2] = 0xE2
+	return t
+}()
+
+// QuotedLen is how many bytes AppendQuoted appends for s.
+func QuotedLen(s []byte) int {
+	n := len(s)
+	for i, c := range s {
+		switch escapes[c] {
+		case 0:
+		case 'u':
+			n += len(`\u00XX`) - 1
+		case 0xE2:
+			if isLineSeparator(s[i:]) {
+				n += len(`\u2028`) - 3
+			}
+		default:
+			n++
+		}
+	}
+	return n
+}
+
+// AppendQuoted appends s, valid UTF-8, to dst as the inside of a JSON string.
+func AppendQuoted[text string | []byte](dst []byte, s text) []byte {
+	done := 0 // what of s is in dst
+	for i := 0; i < len(s); i++ {
+		switch e := escapes[s[i]]; e {
+		case 0:
+			continue
+		case 'u':
+			dst = append(append(dst, s[done:i]...), '\\', 'u', '0', '0', hexDigits[s[i]>>4], hexDigits[s[i]&0xF])
+		case 0xE2:
+			if !isLineSeparator(s[i:]) {
+				continue
+			}
+			dst = append(append(dst, s[done:i]...), '\\', 'u', '2', '0', '2', hexDigits[s[i+2]&0xF])
+			i += 2
+		default:
+			dst = append(append(dst, s[done:i]...), '\\', e)
+		}
+		done = i + 1
+	}
+	return append(dst, s[done:]...)
+}
+
+// isLineSeparator reports whether s begins with U+2028 or U+2029.
+func isLineSeparator[text string | []byte](s text) bool {
+	return len(s) >= 3 && s[1] == 0x80 && s[2]&^1 == 0xA8
+}
+
+// AppendString appends text to dst as a JSON string. What is not valid UTF-8 in it
+// becomes U+FFFD.
+func AppendString(dst []byte, text string) []byte {
+	return append(AppendQuoted(append(dst, '"'), strings.ToValidUTF8(text, "\uFFFD")), '"')
+}
+
+// excerptLen is the most bytes of a key that a refusal quotes.
+const excerptLen = 32
+
+// Excerpt quotes a key for a sentence: short, in one line, printable.
+func Excerpt(key []byte) string {
+	more := ""
+	if len(key) > excerptLen {
+		for n := excerptLen; ; n-- {
+			if utf8.RuneStart(key[n]) {
+				key, more = key[:n], "…"
+				break
+			}
+		}
+	}
+	return "key " + strconv.Quote(string(key)) + more
+}

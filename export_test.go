@@ -10,10 +10,9 @@ import (
 	"net/http"
 	"strings"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/push-it/pushit/guards"
 	"github.com/push-it/pushit/hub"
+	"github.com/push-it/pushit/internal/telemetry"
 )
 
 // Opening is what a session at the endpoint of h would keep of r, or why there
@@ -38,17 +37,11 @@ func HubAgents(name string) int {
 	return n
 }
 
-// Metrics are the names of all metrics with their labels, as
-// caddy_pushit_agents{hub,transport}.
-func Metrics() (names []string) {
-	for _, m := range metrics {
-		names = append(names, fmt.Sprintf("%s{%s}", m.name, strings.Join(append([]string{"hub"}, m.labels...), ",")))
-	}
-	return names
-}
+// Metrics are the names of all metrics with their labels.
+func Metrics() []string { return telemetry.Names() }
 
 // Collector is what is registered.
-var Collector prometheus.Collector = collector{}
+var Collector = telemetry.NewCollector(eachHub)
 
 var (
 	Below   = below

@@ -23,6 +23,7 @@ import (
 	"github.com/push-it/pushit/guards"
 	"github.com/push-it/pushit/hub"
 	"github.com/push-it/pushit/hub/transport"
+	"github.com/push-it/pushit/internal/telemetry"
 )
 
 func init() {
@@ -126,7 +127,7 @@ type Handler struct {
 	site     servedAt            // immutable after Provision
 	drain    time.Duration       // immutable after Provision
 	hub      *sharedHub          // set from Provision to Cleanup
-	stage    *stage              // of hub's events, likewise
+	stage    *telemetry.Stage    // of hub's events, likewise
 	use      *use                // what Provision registered at hub
 	used     *hub.Policy         // what Provision gave to hub
 	endpoint *transport.Endpoint // immutable after Provision
@@ -203,7 +204,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 // observe has what happens in the hub of h told to whoever wants to know, and the
 // hub be told when the server goes.
 func (h *Handler) observe(ctx caddy.Context) error {
-	if err := registerMetrics(ctx); err != nil {
+	if err := telemetry.Register(ctx, eachHub); err != nil {
 		return fmt.Errorf("registering metrics: %w", err)
 	}
 	app, err := ctx.App("events")
@@ -211,7 +212,10 @@ func (h *Handler) observe(ctx caddy.Context) error {
 		return fmt.Errorf("getting the events app: %w", err)
 	}
 	events := app.(*caddyevents.App)
-	return errors.Join(h.announce(ctx, events), h.awaitEnd(events))
+	if h.stage, err = h.hub.announcer.Begin(ctx, events); err != nil {
+		return err
+	}
+	return h.awaitEnd(events)
 }
 
 // withDefaults fills in what h leaves out, but the name, which has to be said.
@@ -303,7 +307,7 @@ func (h *Handler) Cleanup() error {
 		h.hub.drain()
 	}
 	if h.stage != nil {
-		h.hub.announcer.end(h.stage)
+		h.hub.announcer.End(h.stage)
 	}
 	if h.use != nil {
 		h.hub.unregister(h.use, h, reload)

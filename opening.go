@@ -16,6 +16,7 @@ import (
 
 	"github.com/push-it/pushit/hub"
 	"github.com/push-it/pushit/hub/transport"
+	"github.com/push-it/pushit/internal/telemetry"
 )
 
 // caller tells who makes a request.
@@ -29,9 +30,9 @@ func caller(r *http.Request) transport.Caller {
 func (h *Handler) opening(r *http.Request) (hub.Opening, *hub.Refusal) {
 	scheme, host := site(r)
 	namespace, refusal := h.namespace(r)
-	header, traced := endToEnd(r.Header), tracer(r)
+	header, traced := endToEnd(r.Header), telemetry.Tracer(r)
 	if traced != nil {
-		header = only(header, notOfTrace)
+		header = only(header, func(name string) bool { return !telemetry.IsTraceField(name) })
 	}
 	return hub.Opening{
 		RemoteIP:   clientIP(r),

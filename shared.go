@@ -16,6 +16,7 @@ import (
 
 	"github.com/push-it/pushit/hub"
 	"github.com/push-it/pushit/hub/transport"
+	"github.com/push-it/pushit/internal/telemetry"
 )
 
 // hubs holds the hubs by their names, never by what they are configured with, so
@@ -23,11 +24,25 @@ import (
 // the old one gives back its own.
 var hubs = caddy.NewUsagePool()
 
+// eachHub calls yield with each hub there is.
+func eachHub(yield func(name string, h *hub.Hub) bool) {
+	var all []*hub.Hub // yield runs without the pool's lock
+	hubs.Range(func(_, v any) bool {
+		all = append(all, v.(*sharedHub).Hub)
+		return true
+	})
+	for _, h := range all {
+		if !yield(h.Name(), h) {
+			return
+		}
+	}
+}
+
 // A sharedHub is a hub and the endpoints that the configurations have of it: one
 // configuration, or for the time of a reload two.
 type sharedHub struct {
 	*hub.Hub
-	announcer *announcer
+	announcer *telemetry.Announcer
 	farewell  farewell
 	sessions  *transport.Sessions // those over fallback transports
 
@@ -61,7 +76,7 @@ func acquireHub(name string) (*sharedHub, error) {
 		if err != nil {
 			return nil, err
 		}
-		s := &sharedHub{Hub: h, sessions: transport.NewSessions(), announcer: newAnnouncer(name), uses: make(map[useKey]*use)}
+		s := &sharedHub{Hub: h, sessions: transport.NewSessions(), announcer: telemetry.NewAnnouncer(name), uses: make(map[useKey]*use)}
 		s.farewell.over = make(chan struct{})
 		h.HandleEvents(s.announcer)
 		return s, nil
@@ -83,7 +98,7 @@ func (s *sharedHub) Destruct() error {
 		s.drain()
 	}
 	s.drained(context.Background())
-	close(s.announcer.gone)
+	s.announcer.Close()
 	s.Close()
 	return nil
 }

@@ -12,6 +12,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
+
+	"github.com/push-it/pushit/internal/telemetry"
 )
 
 // How the server's end is known: Caddy emits "stopping" before it stops anything,
@@ -104,12 +106,12 @@ func leaving() bool { return caddy.Exiting() || caddy.ActiveContext().Context ==
 func (h *Handler) awaitEnd(events *caddyevents.App) error {
 	s := h.hub
 	if h.site.app == nil || h.site.app.ShutdownDelay <= 0 {
-		if err := events.On("stopping", whenever{func() {
+		if err := telemetry.On(events, "stopping", func() {
 			if leaving() {
 				drainAll()
 				s.drained(context.Background())
 			}
-		}}); err != nil {
+		}); err != nil {
 			return fmt.Errorf("subscribing to the end of the server: %w", err)
 		}
 	}
@@ -128,15 +130,6 @@ func (h *Handler) awaitEnd(events *caddyevents.App) error {
 		}
 		return nil
 	})
-	return nil
-}
-
-// A whenever is an event handler that takes the event for all it has to know.
-type whenever struct{ do func() }
-
-// Handle implements caddyevents.Handler.
-func (w whenever) Handle(context.Context, caddy.Event) error {
-	w.do()
 	return nil
 }
 
@@ -167,5 +160,3 @@ func checkDrain(drain, grace time.Duration) error {
 	return fmt.Errorf("drain (%s) must be shorter than Caddy's grace_period (%s), after which it waits for nobody: write a longer grace_period, or leave drain out",
 		shortDuration(drain), shortDuration(grace))
 }
-
-var _ caddyevents.Handler = whenever{}

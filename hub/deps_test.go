@@ -49,6 +49,13 @@ var dependencyRules = []dependencyRule{
 			module + "/guards":       "a transport asks nobody but the hub",
 		},
 	},
+	{
+		pkg: module + "/internal/telemetry",
+		bad: map[string]string{
+			module + "/hub/transport": "telemetry reads what the hub counts",
+			module + "/guards":        "telemetry reads what the hub counts",
+		},
+	},
 }
 
 // goList returns what go list prints, word by word.

@@ -1,9 +1,10 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-package pushit
+package telemetry
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"sync"
@@ -15,36 +16,37 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// eventPrefix begins the names of events, since handlers of Caddy's events are
-// found by name alone.
+// eventPrefix begins the names of events, because Caddy finds their handlers by name
+// alone.
 const eventPrefix = "pushit_"
 
-// An announcer emits what happens in a hub through the events app of the newest
+// An Announcer emits what happens in one hub through the events app of the newest
 // configuration that has started. It implements hub.Events.
-type announcer struct {
+type Announcer struct {
 	hub   string
 	begun chan struct{} // closed when the first has started; never sent on
 	gone  chan struct{} // closed when the hub goes; never sent on
 
-	newest atomic.Pointer[stage] // the last of stages
+	newest atomic.Pointer[Stage] // the last of stages
 
 	mu     sync.Mutex // guards the following; no other lock is taken under it
-	stages []*stage   // those that have started and have not been taken apart
+	stages []*Stage   // those that have started and have not been taken apart
 }
 
-// A stage is where events go in one configuration.
-type stage struct {
+// A Stage is where events go in one configuration.
+type Stage struct {
 	ctx caddy.Context
 	app *caddyevents.App
 }
 
-func newAnnouncer(hub string) *announcer {
-	return &announcer{hub: hub, begun: make(chan struct{}), gone: make(chan struct{})}
+// NewAnnouncer returns the Announcer of the hub of that name.
+func NewAnnouncer(hub string) *Announcer {
+	return &Announcer{hub: hub, begun: make(chan struct{}), gone: make(chan struct{})}
 }
 
 // Wants implements hub.Events. Before any configuration has started, who listens
 // is not known yet.
-func (a *announcer) Wants(name hub.EventName) bool {
+func (a *Announcer) Wants(name hub.EventName) bool {
 	g := a.newest.Load()
 	if g == nil {
 		select {
@@ -58,7 +60,7 @@ func (a *announcer) Wants(name hub.EventName) bool {
 }
 
 // Handle implements hub.Events.
-func (a *announcer) Handle(e hub.Event, lost int) {
+func (a *Announcer) Handle(e hub.Event, lost int) {
 	select {
 	case <-a.begun:
 	case <-a.gone:
@@ -75,7 +77,7 @@ func (a *announcer) Handle(e hub.Event, lost int) {
 }
 
 // data is what handlers get of an event: {event.data.agent} and so on.
-func (a *announcer) data(e *hub.Event) map[string]any {
+func (a *Announcer) data(e *hub.Event) map[string]any {
 	d := map[string]any{"hub": a.hub}
 	if e.Namespace != "" {
 		d["namespace"] = e.Namespace
@@ -92,8 +94,11 @@ func (a *announcer) data(e *hub.Event) map[string]any {
 	return d
 }
 
-// begin has events go to g from now on.
-func (a *announcer) begin(g *stage) {
+// Close ends Handle. No events are emitted after it.
+func (a *Announcer) Close() { close(a.gone) }
+
+// begin sends events to g from now on.
+func (a *Announcer) begin(g *Stage) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if len(a.stages) == 0 && a.newest.Load() == nil {
@@ -107,11 +112,11 @@ func (a *announcer) begin(g *stage) {
 	a.newest.Store(g)
 }
 
-// end has no more events go to g.
-func (a *announcer) end(g *stage) {
+// End sends no more events to g.
+func (a *Announcer) End(g *Stage) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.stages = slices.DeleteFunc(a.stages, func(other *stage) bool { return other == g })
+	a.stages = slices.DeleteFunc(a.stages, func(other *Stage) bool { return other == g })
 	if n := len(a.stages); n > 0 {
 		a.newest.Store(a.stages[n-1])
 	} else {
@@ -119,15 +124,32 @@ func (a *announcer) end(g *stage) {
 	}
 }
 
-// announce has what happens in the hub of h emitted, from when the configuration of
-// ctx has started: not before, for until then others subscribe.
-func (h *Handler) announce(ctx caddy.Context, events *caddyevents.App) error {
-	h.stage = &stage{ctx: ctx, app: events}
-	a, g := h.hub.announcer, h.stage
-	if err := events.On("started", whenever{func() { a.begin(g) }}); err != nil {
-		return fmt.Errorf("subscribing to the start of the server: %w", err)
+// Begin emits events through app once the configuration of ctx has started. It does
+// not emit before: until then other modules subscribe. The caller ends the Stage.
+func (a *Announcer) Begin(ctx caddy.Context, app *caddyevents.App) (*Stage, error) {
+	g := &Stage{ctx: ctx, app: app}
+	if err := On(app, "started", func() { a.begin(g) }); err != nil {
+		return nil, fmt.Errorf("subscribing to the start of the server: %w", err)
 	}
+	return g, nil
+}
+
+// On calls do at each event of that name, until the configuration of app ends. Like
+// all subscriptions to Caddy's events, it works only while modules are provisioned.
+func On(app *caddyevents.App, event string, do func()) error {
+	return app.On(event, handlerFunc(do))
+}
+
+// A handlerFunc is an event handler that needs nothing of the event.
+type handlerFunc func()
+
+// Handle implements caddyevents.Handler.
+func (do handlerFunc) Handle(context.Context, caddy.Event) error {
+	do()
 	return nil
 }
 
-var _ hub.Events = (*announcer)(nil)
+var (
+	_ hub.Events          = (*Announcer)(nil)
+	_ caddyevents.Handler = handlerFunc(nil)
+)

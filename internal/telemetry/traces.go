@@ -1,7 +1,7 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-package pushit
+package telemetry
 
 import (
 	"context"
@@ -15,15 +15,15 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// scope is the name of what makes the spans.
+// scope names the instrumentation that makes the spans.
 const scope = "github.com/push-it/pushit"
 
-// newestTracer makes the spans of all sessions, whenever they were opened: Caddy
-// has one provider of them at a time, and ends it when no configuration traces any
-// more. It is that of the last request that was traced.
-var newestTracer atomic.Pointer[tracerOf]
+// newestTracer makes the spans of all sessions, whenever they were opened. It comes
+// from the last request that was traced: Caddy has one provider at a time, and ends
+// it when no configuration traces any more.
+var newestTracer atomic.Pointer[providedTracer]
 
-type tracerOf struct {
+type providedTracer struct {
 	provider trace.TracerProvider
 	trace.Tracer
 }
@@ -34,16 +34,16 @@ type traced struct {
 	opening trace.SpanContext
 }
 
-// tracer returns what makes the spans of the session that r opens, nil if r is not
-// traced.
-func tracer(r *http.Request) hub.Tracer {
+// Tracer returns what makes the spans of the session that r opens, nil if Caddy does
+// not trace r.
+func Tracer(r *http.Request) hub.Tracer {
 	span := trace.SpanFromContext(r.Context())
 	if !span.SpanContext().IsValid() {
 		return nil
 	}
 	provider := span.TracerProvider()
 	if newest := newestTracer.Load(); newest == nil || newest.provider != provider {
-		newestTracer.Store(&tracerOf{provider, provider.Tracer(scope)})
+		newestTracer.Store(&providedTracer{provider, provider.Tracer(scope)})
 	}
 	return &traced{opening: span.SpanContext()}
 }
@@ -74,9 +74,9 @@ func (s spanOf) End(answer hub.AnswerName) {
 	s.span.End()
 }
 
-// notOfTrace reports whether a header field is other than what the tracing of
-// Caddy has set on a request: that is of this one request, where others that the
-// session leads to have spans of their own.
-func notOfTrace(name string) bool { return name != "Traceparent" && name != "Tracestate" }
+// IsTraceField reports whether a header field is one that Caddy's tracing has set on
+// a request. It belongs to this one request: others that the session leads to have
+// spans of their own.
+func IsTraceField(name string) bool { return name == "Traceparent" || name == "Tracestate" }
 
 var _ hub.Tracer = (*traced)(nil)

@@ -1,11 +1,15 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-package pushit
+// Package telemetry tells what happens in hubs: metrics in Caddy's registry, events
+// through Caddy's events app, and spans where Caddy traces a request.
+package telemetry
 
 import (
 	"errors"
+	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/prometheus/client_golang/prometheus"
@@ -13,7 +17,7 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// A metric is one of what is told of each hub.
+// A metric is one figure that is collected of each hub.
 type metric struct {
 	desc *prometheus.Desc
 	kind prometheus.ValueType // of those that are no histogram
@@ -127,10 +131,15 @@ func newMetric(kind prometheus.ValueType, name, help string, read readMetric, la
 	return m
 }
 
-// A collector tells of all hubs that there are. The hubs count, so that what was
-// counted outlives reloads, each of which has a registry of its own; and a hub
-// that is gone is told of no more.
-type collector struct{}
+// Hubs calls yield with each hub there is, by name, until yield returns false.
+type Hubs func(yield func(name string, h *hub.Hub) bool)
+
+// A collector reads the counts of all hubs. The hubs count, not the collector: each
+// reload brings a registry of its own, and the counts outlive it.
+type collector struct{ hubs Hubs }
+
+// NewCollector returns what collects the metrics of hubs.
+func NewCollector(hubs Hubs) prometheus.Collector { return collector{hubs} }
 
 // Describe implements prometheus.Collector.
 func (collector) Describe(to chan<- *prometheus.Desc) {
@@ -140,21 +149,16 @@ func (collector) Describe(to chan<- *prometheus.Desc) {
 }
 
 // Collect implements prometheus.Collector.
-func (collector) Collect(to chan<- prometheus.Metric) {
-	var all []*sharedHub
-	hubs.Range(func(_, v any) bool {
-		all = append(all, v.(*sharedHub))
-		return true
-	})
-	for _, h := range all {
+func (c collector) Collect(to chan<- prometheus.Metric) {
+	for name, h := range c.hubs {
 		stats := h.Stats()
 		for _, m := range metrics {
-			m.read(m, emitter{h.Name(), to}, &stats)
+			m.read(m, emitter{name, to}, &stats)
 		}
 	}
 }
 
-// An emitter emits what is told of one hub.
+// An emitter emits the metrics of one hub.
 type emitter struct {
 	hub string
 	to  chan<- prometheus.Metric
@@ -172,18 +176,27 @@ func (e emitter) histogram(m *metric, h *hub.Histogram, labels ...string) {
 	e.to <- prometheus.MustNewConstHistogram(m.desc, h.Count, h.Sum.Seconds(), buckets, append([]string{e.hub}, labels...)...)
 }
 
-// registerMetrics puts the metrics into the registry of a configuration. Another
-// handler of it may have done so.
-func registerMetrics(ctx caddy.Context) error {
+// Register puts the metrics of hubs into the registry of a configuration. Another
+// handler of the same configuration may have done so already.
+func Register(ctx caddy.Context, hubs Hubs) error {
 	registry := ctx.GetMetricsRegistry()
 	if registry == nil {
 		return nil
 	}
-	err := registry.Register(collector{})
+	err := registry.Register(NewCollector(hubs))
 	if already := (prometheus.AlreadyRegisteredError{}); errors.As(err, &already) {
 		return nil
 	}
 	return err
+}
+
+// Names are the names of all metrics with their labels, like
+// caddy_pushit_agents{hub,transport}.
+func Names() (names []string) {
+	for _, m := range metrics {
+		names = append(names, fmt.Sprintf("%s{%s}", m.name, strings.Join(append([]string{"hub"}, m.labels...), ",")))
+	}
+	return names
 }
 
 var _ prometheus.Collector = collector{}

@@ -7,10 +7,12 @@ import (
 	"bufio"
 	"encoding/binary"
 	"encoding/json"
+	"fmt"
 	"io"
 	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"testing"
@@ -188,17 +190,49 @@ func (a *agent) publish(channel string, data any) {
 // wantMessage wants the next frame to be that message.
 func (a *agent) wantMessage(channel string, data any) {
 	a.t.Helper()
-	if f := a.receive(); f["channel"] != channel || f["data"] != data {
-		a.t.Fatalf("got %v, want %v on %s", f, data, channel)
-	}
+	a.wantInAnyOrder(isMessage(channel, data))
 }
 
 // wantEnded wants the next frame to tell that the server has ended a subscription.
 func (a *agent) wantEnded(channel string, code hub.Code) {
 	a.t.Helper()
-	f := a.receive()
-	if data, _ := f["data"].(object); f["channel"] != "/meta/unsubscribe" || data["channel"] != channel || f["code"] != string(code) {
-		a.t.Fatalf("got %v, want the end of the subscription to %s, with the code %s", f, channel, code)
+	a.wantInAnyOrder(isEnded(channel, code))
+}
+
+// An expectation is what a frame is to be.
+type expectation struct {
+	text string
+	is   func(object) bool
+}
+
+func isMessage(channel string, data any) expectation {
+	return expectation{
+		fmt.Sprintf("%v on %s", data, channel),
+		func(f object) bool { return f["channel"] == channel && f["data"] == data },
+	}
+}
+
+func isEnded(channel string, code hub.Code) expectation {
+	return expectation{
+		fmt.Sprintf("the end of the subscription to %s, with the code %s", channel, code),
+		func(f object) bool {
+			data, _ := f["data"].(object)
+			return f["channel"] == "/meta/unsubscribe" && data["channel"] == channel && f["code"] == string(code)
+		},
+	}
+}
+
+// wantInAnyOrder wants the next frames to be these, in any order, and no other
+// between them.
+func (a *agent) wantInAnyOrder(want ...expectation) {
+	a.t.Helper()
+	for len(want) > 0 {
+		f := a.receive()
+		i := slices.IndexFunc(want, func(e expectation) bool { return e.is(f) })
+		if i < 0 {
+			a.t.Fatalf("got %v, want %s", f, want[0].text)
+		}
+		want = slices.Delete(want, i, i+1)
 	}
 }
 

@@ -157,7 +157,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.settleDrain(drainWritten); err != nil {
 		return err
 	}
-	h.env = &guards.Env{Generation: guards.NextGeneration(), Server: h.site.server, Log: log}
+	h.env = &guards.Env{Generation: guards.NextGeneration(), Mount: h.mount(), Server: h.site.server, Log: log}
 	if h.gates, err = h.policy(ctx, h.env); err != nil {
 		return err
 	}

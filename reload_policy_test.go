@@ -415,3 +415,95 @@ func TestReloadOfAnything(t *testing.T) {
 		}
 	}
 }
+
+// What a gate is made of elsewhere in the configuration is part of it: a named
+// route, and one that this invokes.
+func TestReloadLooksIntoNamedRoutes(t *testing.T) {
+	rules := func(auth, inner, more string) string {
+		return "&(auth) {\n" + auth + "\n}\n&(inner) {\n" + inner + "\n}\n" +
+			ruled(more+"\ndefault allow\nconnect route {\ninvoke auth\n}\nchannel staff {\nsubscribe any {\nuser\nroute {\ninvoke outer\n}\n}\n}") +
+			"&(outer) {\nroute {\ninvoke inner\n}\n}\n"
+	}
+	const guests = "@guest header X-Role guest\nrespond @guest 403"
+	s := serve(t, rules("vars a b", "vars a b", "")).site("localhost")
+	guest, resp := s.open("/push/websocket", http.Header{"X-Role": {"guest"}}, nil)
+	if guest == nil {
+		t.Fatal(resp)
+	}
+	a := s.connect("/push/websocket", nil).subscribe("staff").subscribe("news")
+	s.reload(rules("vars a b", "vars a b", "heartbeat 20s"))
+	if f := s.wantEffects("[heartbeat] []"); f["asked"] != 0.0 {
+		t.Errorf("%v were asked though the routes are the same", f["asked"])
+	}
+	s.reload(rules(guests, "vars a b", ""))
+	guest.wantCut()
+	a.subscribe("more")
+	s.reload(rules(guests, "respond 403", ""))
+	a.wantEnded("staff", hub.CodeDenied)
+	a.publish("news", "goes on")
+	a.wantMessage("news", "goes on")
+}
+
+// How many questions are asked at once, and what was answered, is a matter of the
+// gate, not of the configuration.
+func TestReloadKeepsWhatWasAskedAndAnswered(t *testing.T) {
+	var mu sync.Mutex // guards the following
+	running, most := 0, 0
+	arrived, hold := make(chan struct{}, 64), make(chan struct{})
+	address := backend(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			mu.Lock()
+			running++
+			most = max(most, running)
+			mu.Unlock()
+			arrived <- struct{}{}
+			<-hold
+			mu.Lock()
+			running--
+			mu.Unlock()
+		}
+		w.WriteHeader(http.StatusNoContent)
+	})
+	c, counted := newCounter(t)
+	rules := func(more string, cached string) string {
+		return ruled(more + "\ndefault allow\nchannel probe/* {\nsubscribe ask " + address + " {\nuri /quick\n}\n}\n" +
+			"channel slow/* {\nsubscribe {\ntimeout 1m\nask " + address + " {\nuri /slow\nin_flight 2\n}\n}\n}\n" +
+			"channel cached {\nsubscribe {\nask " + counted + " {\nuri /" + cached + "\ncache 1m\n}\n}\n}")
+	}
+	s := serve(t, rules("", "a")).site("localhost")
+	a, probe := s.connect("/push/websocket", nil), s.connect("/push/websocket", nil).subscribe("cached")
+	const reloads = 4
+	for i := range reloads {
+		for n := range 2 {
+			a.send("/meta/subscribe", object{"channel": fmt.Sprintf("slow/%d/%d", i, n)})
+		}
+		if i == 0 {
+			<-arrived
+			<-arrived
+		}
+		for n := range 5 { // what could be asked has been by then
+			probe.subscribe(fmt.Sprintf("probe/%d/%d", i, n))
+		}
+		s.reload(rules(fmt.Sprintf("heartbeat %ds", 20+i), "a"))
+		s.connect("/push/websocket", nil).subscribe("cached")
+	}
+	if n := c.asked.Load(); n != 1 {
+		t.Errorf("what an unchanged gate has cached was asked %d times, want once", n)
+	}
+	close(hold)
+	for range 2 * reloads {
+		if f := a.receive(); f["successful"] != true {
+			t.Errorf("got %v", f)
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if most > 2 {
+		t.Errorf("%d questions were asked at once over the reloads, want 2 at most", most)
+	}
+	s.reload(rules("", "b"))
+	s.connect("/push/websocket", nil).subscribe("cached")
+	if n := c.asked.Load(); n < 2 {
+		t.Error("a changed gate was not asked")
+	}
+}

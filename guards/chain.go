@@ -35,7 +35,8 @@ type NamedGuard struct {
 	Name  string
 	Guard Guard
 
-	sum sum // of its configuration, where Load had it
+	sum  sum // of all that it decides by, where Load had it and knew
+	text sum // of its configuration alone, where Load had it
 }
 
 // A Chain is a gate: guards that are asked in order, and what is done with what

@@ -19,10 +19,11 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// A Fingerprinter is a guard that decides by more than what is written of it, and
-// what environment variables and files it names with {env.*} and {file.*} hold:
-// keys that it read elsewhere, say. After a reload, a gate is asked again for what
-// agents have only if something of that has changed.
+// A Fingerprinter is a guard that decides by more than what is written of it, the
+// modules of Caddy and the named routes it is made of, and what environment
+// variables and files it names with {env.*} and {file.*} hold: keys that it read
+// elsewhere, say. After a reload, a gate is asked again for what agents have only
+// if something of that has changed, or if that cannot be known.
 type Fingerprinter interface {
 	// Fingerprint returns what else it decides by. Only a hash of it is kept.
 	Fingerprint() []byte
@@ -31,24 +32,34 @@ type Fingerprinter interface {
 // A sum is a hash of what a guard is made of; the zero one is of nobody knows what.
 type sum [sha256.Size]byte
 
-// sumOf returns that of a guard's configuration, and of what it names outside of
-// it.
-func sumOf(raw json.RawMessage) (s sum) {
-	d := json.NewDecoder(bytes.NewReader(raw))
-	d.UseNumber()
-	var v any
-	if d.Decode(&v) != nil {
-		return s // loading it fails, too
+// sumOf returns the sum of a guard's configuration, of the named routes that it
+// invokes, and of the environment variables and files that these name. It is the
+// zero one if it may decide by more than that.
+func sumOf(ctx caddy.Context, name string, raw json.RawMessage) (s sum) {
+	r := reachOf(ctx, Namespace+"."+name, raw)
+	if !r.known {
+		return s
 	}
 	h := sha256.New()
-	text, err := json.Marshal(v) // in one order, without white space
+	for _, text := range r.texts {
+		if !addText(h, text) {
+			return s
+		}
+	}
+	return sum(h.Sum(nil))
+}
+
+// addText adds a configuration, and what it names outside of it. It returns false
+// if that cannot be known.
+func addText(h hash.Hash, raw json.RawMessage) (known bool) {
+	v, text, err := canonical(raw)
 	if err != nil {
-		return s
+		return false // loading it fails, too
 	}
 	add(h, text)
 	names, err := namedIn(raw)
 	if err != nil {
-		return s
+		return false
 	}
 	repl := caddy.NewReplacer()
 	for _, name := range names {
@@ -64,7 +75,31 @@ func sumOf(raw json.RawMessage) (s sum) {
 		}
 		add(h, text)
 	}
-	return sum(h.Sum(nil))
+	known = true
+	eachObject(v, func(fields map[string]any) {
+		// Caddy's tls app has the certificate of that name, which it renews.
+		known = known && fields["client_certificate_automate"] == nil
+	})
+	return known
+}
+
+// sumOfText returns the sum of a guard's configuration alone.
+func sumOfText(raw json.RawMessage) (s sum) {
+	if _, text, err := canonical(raw); err == nil {
+		s = sha256.Sum256(text)
+	}
+	return s
+}
+
+// canonical returns JSON in one order, without white space.
+func canonical(raw json.RawMessage) (v any, text []byte, err error) {
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber()
+	if err := d.Decode(&v); err != nil {
+		return nil, nil, err
+	}
+	text, err = json.Marshal(v)
+	return v, text, err
 }
 
 // fileFields are settings of Caddy's modules that name files with what a backend
@@ -113,6 +148,9 @@ func (c *Chain) fingerprint(g *GateConfig) hub.Fingerprint {
 	slices.Sort(learned)
 	for _, text := range []string{string(c.gate), c.recheck.String(), fmt.Sprintf("%q %q %q %v", learned, g.To, g.Transform, g.Discard)} {
 		add(h, []byte(text))
+	}
+	if !c.local {
+		add(h, []byte(c.env.trusts()))
 	}
 	if !addGuards(h, c.guards) {
 		return ""

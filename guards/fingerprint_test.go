@@ -4,6 +4,7 @@
 package guards
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -15,6 +16,9 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/push-it/pushit/hub"
 )
@@ -256,5 +260,112 @@ func TestChangedNamesGates(t *testing.T) {
 	}
 	if got, want := compile(base()).Changed(nil), []string{"connect", "subscribe", "publish", "channel a/* subscribe", "channel * subscribe"}; !slices.Equal(got, want) {
 		t.Errorf("from none: got %q, want %q", got, want)
+	}
+}
+
+// What a guard decides by in the configuration and elsewhere, beyond its own text.
+func TestFingerprintReaches(t *testing.T) {
+	route := func(handler string) string { return `[{"guard":"route","handler":` + handler + `}]` }
+	invoke := route(`{"handler":"subroute","routes":[{"match":[{"path":["/x"]}],"handle":[{"handler":"invoke","name":"auth"}]}]}`)
+	server := func(auth string) *caddyhttp.Server {
+		s := new(caddyhttp.Server)
+		if err := json.Unmarshal([]byte(`{"named_routes":{"auth":{"handle":[{"handler":"subroute","routes":[{"handle":[{"handler":"invoke","name":"inner"}]}]}]},"inner":{"handle":[`+auth+`]}}}`), s); err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	print := func(s *caddyhttp.Server, guards string) sum {
+		ctx := caddy.Context{Context: context.WithValue(t.Context(), caddyhttp.ServerCtxKey, s)}
+		var raw []json.RawMessage
+		if err := json.Unmarshal([]byte(guards), &raw); err != nil {
+			t.Fatal(err)
+		}
+		var named struct {
+			Guard string `json:"guard"`
+		}
+		if err := json.Unmarshal(raw[0], &named); err != nil {
+			t.Fatal(err)
+		}
+		return sumOf(ctx, named.Guard, raw[0])
+	}
+	const unknown = `{"handler":"file_server"}`
+	one, other := server(`{"handler":"vars","a":"b"}`), server(`{"handler":"static_response","status_code":403}`)
+	if a, b := print(one, invoke), print(other, invoke); a == b || a == (sum{}) || b == (sum{}) || a != print(one, invoke) {
+		t.Error("a named route makes no difference")
+	}
+	if print(server(unknown), invoke) != (sum{}) || print(new(caddyhttp.Server), invoke) != (sum{}) || print(nil, invoke) != (sum{}) {
+		t.Error("a named route that is not known has a sum")
+	}
+	for handler, known := range map[string]bool{
+		`{"handler":"static_response","status_code":403}`:                                                       true,
+		`{"handler":"authentication","providers":{"http_basic":{"accounts":[],"hash":{"algorithm":"bcrypt"}}}}`: true,
+		`{"handler":"reverse_proxy","upstreams":[{"dial":"localhost:1"}],"dynamic_upstreams":{"source":"srv","name":"x"},"load_balancing":{"selection_policy":{"policy":"header","field":"X","fallback":{"policy":"random"}}}}`: true,
+		`{"handler":"reverse_proxy","handle_response":[{"match":{"status_code":[2]},"routes":[{"handle":[` + unknown + `]}]}]}`:                                                                                                 false,
+		`{"handler":"reverse_proxy","transport":{"protocol":"http","tls":{"client_certificate_automate":"example.com"}}}`:                                                                                                       false,
+		`{"handler":"reverse_proxy","transport":{"protocol":"http","tls":{"ca":{"provider":"pki_root","authority":["local"]}}}}`:                                                                                                false,
+		`{"handler":"subroute","errors":{"routes":[{"handle":[` + unknown + `]}]}}`:                                                                                                                                             false,
+		`{"handler":"subroute","routes":[{"match":[{"not":[{"file":{"root":"/srv","try_files":["/open"]}}]}],"handle":[]}]}`:                                                                                                    false,
+		`{"handler":"subroute","routes":[{"match":[{"expression":"file({'root':'/srv'})"}],"handle":[]}]}`:                                                                                                                      false,
+		`{"handler":"nobody_knows"}`: false,
+	} {
+		if got := print(one, route(handler)) != (sum{}); got != known {
+			t.Errorf("%s: known %t, want %t", handler, got, known)
+		}
+		if got := print(one, `[{"guard":"any","guards":`+route(handler)+`}]`) != (sum{}); got != known {
+			t.Errorf("any of %s: known %t, want %t", handler, got, known)
+		}
+	}
+	if print(one, `[{"guard":"allow","match":[{"file":{"root":"/srv"}}]}]`) != (sum{}) {
+		t.Error("a matcher of files has a sum")
+	}
+}
+
+// What guards share over configurations goes with the last of these.
+func TestSharedStates(t *testing.T) {
+	count := func() (n int) {
+		remoteStates.Range(func(_, _ any) bool { n++; return true })
+		return n
+	}
+	before := count()
+	compiled := func() (states []*remoteState, end func()) {
+		ctx, cancel := caddy.NewContext(provisioning(t))
+		gates := make(map[hub.GateName]*GateConfig)
+		for _, name := range []hub.GateName{hub.GateConnect, hub.GateSubscribe, hub.GatePublish} {
+			in := &Any{GuardsRaw: []json.RawMessage{json.RawMessage(`{"guard":"any","guards":[{"guard":"route","handler":{"handler":"static_response","status_code":403}}]}`)}}
+			list, err := Load(ctx, in, "GuardsRaw", in.GuardsRaw)
+			if err != nil {
+				t.Fatal(err)
+			}
+			gates[name] = &GateConfig{Guards: list, Where: "here"}
+		}
+		env := testEnv()
+		env.Mount = "a test /push"
+		p, err := Compile(PolicyConfig{Gates: gates}, env)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range gateNames[:2] {
+			walk(p.handler[name].guards, func(g NamedGuard) {
+				if r, ok := g.Guard.(*Route); ok {
+					states = append(states, r.remote.remoteState)
+				}
+			})
+		}
+		return states, cancel
+	}
+	one, end := compiled()
+	two, endToo := compiled()
+	if len(one) != 2 || one[0] == one[1] || !slices.Equal(one, two) {
+		t.Errorf("the states of two configurations are %p and %p", one, two)
+	}
+	end()
+	three, endOfAll := compiled()
+	if !slices.Equal(one, three) {
+		t.Error("the state did not outlive the first configuration")
+	}
+	endToo()
+	endOfAll()
+	if n := count(); n != before {
+		t.Errorf("%d states are left", n-before)
 	}
 }

@@ -50,7 +50,7 @@ func Load(ctx caddy.Context, module any, field string, raw []json.RawMessage) ([
 		if err := json.Unmarshal(r, &named); err != nil {
 			return nil, fmt.Errorf("guard %d: %w", i+1, err)
 		}
-		guards[i].Name, guards[i].sum = named.Guard, sumOf(r)
+		guards[i].Name, guards[i].sum, guards[i].text = named.Guard, sumOf(ctx, named.Guard, r), sumOfText(r)
 	}
 	if len(raw) == 0 {
 		return nil, nil

@@ -83,8 +83,12 @@ type block struct {
 func Compile(c PolicyConfig, env *Env) (*Policy, error) {
 	p := &Policy{handler: make(map[hub.GateName]*Chain), env: env}
 	sampler := newSampler(env.Log)
+	alike := make(map[string]int) // guards, for shareAll
 	compile := func(name hub.GateName, g *GateConfig) (*Chain, error) {
 		chain, err := compileGate(name, g, c.Timeouts[name], env, sampler)
+		if err == nil {
+			err = shareAll(chain, alike)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("%s, at %s: %w", name, g.Where, err)
 		}

@@ -87,11 +87,49 @@ type remote struct {
 	named   []string // the question's placeholders that the guard names
 	foreign []string // other placeholders that it names and that are not in the snapshot
 
+	print   hub.Fingerprint // of the gate that it is asked in; "" if that is not known
+	poolKey string          // under what the state is in remoteStates; "" if it is not
+	*remoteState
+}
+
+// A remoteState is what is asked and was answered. It belongs to the guard as it is
+// written, not to one configuration: questions of the one before still run after a
+// reload, and count.
+type remoteState struct {
 	mu      sync.Mutex // guards the following; no lock is taken under it
 	running int
 	waiting turns
 	calls   map[key]*call // that others can join
 	kept    kept
+}
+
+func newRemoteState() *remoteState { return &remoteState{calls: make(map[key]*call)} }
+
+// remoteStates holds them for as long as a configuration has the guard: the new one
+// takes its reference before the old one gives back its own.
+var remoteStates = caddy.NewUsagePool()
+
+// Destruct implements caddy.Destructor: what is kept is of no more use. Calls under
+// way end by themselves, as those who wait for them do.
+func (s *remoteState) Destruct() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.kept = kept{}
+	return nil
+}
+
+// share gives r the state of the guard that is written alike in another
+// configuration of the same endpoint, where there is one. print is that of the
+// gate; answers of a gate with another one are not used. It is called once, before
+// anything is asked.
+func (r *remote) share(poolKey string, print hub.Fingerprint) error {
+	r.print = print
+	state, _, err := remoteStates.LoadOrNew(poolKey, func() (caddy.Destructor, error) { return newRemoteState(), nil })
+	if err != nil {
+		return err
+	}
+	r.poolKey, r.remoteState = poolKey, state.(*remoteState)
+	return nil
 }
 
 // A key is a hash of what makes questions equal: as clients choose much of that,
@@ -134,7 +172,7 @@ func newRemote(s Sparing, raw []byte) (*remote, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &remote{Sparing: s, calls: make(map[key]*call)}
+	r := &remote{Sparing: s, remoteState: newRemoteState()}
 	for _, name := range names {
 		switch {
 		case strings.HasPrefix(name, placeholderPrefix):
@@ -174,7 +212,7 @@ func (r *remote) decide(ctx context.Context, q *Question, sent []byte, ask func(
 	own := *q // the chain goes on with q when this one has left
 	c := &call{agent: q.Agent, ask: func(ctx context.Context) outcome { return ask(ctx, &own) }}
 	if isShared(q.Gate) {
-		c.key = q.key(values, sent)
+		c.key = q.key(r.print, values, sent)
 		if r.Cache > 0 {
 			c.store = c.key
 			if len(r.Key) > 0 {
@@ -219,15 +257,25 @@ func (r *remote) values(ctx context.Context, q *Question) ([]string, error) {
 	return values, unanswerable(req)
 }
 
-// key is the hash of all that an answer to q can depend on.
-func (q *Question) key(values []string, sent []byte) key {
+// appendRules appends what stands for the rules that an answer is given by: the
+// fingerprint of the gate, or where that is not known what no other policy has.
+func (q *Question) appendRules(b []byte, print hub.Fingerprint) []byte {
+	if print == "" {
+		return binary.LittleEndian.AppendUint64(append(b, 'g'), q.Env.Generation)
+	}
+	return appendField(append(b, 'p'), string(print))
+}
+
+// key is the hash of all that an answer to q can depend on, in a gate with that
+// fingerprint.
+func (q *Question) key(print hub.Fingerprint, values []string, sent []byte) key {
 	o := q.Agent.Opening()
 	peer, _, err := net.SplitHostPort(o.RemoteAddr)
 	if err != nil {
 		peer = o.RemoteAddr
 	}
 	b := make([]byte, 0, 512+len(o.Header)+len(o.URI)+len(q.Credentials)+len(sent))
-	b = binary.LittleEndian.AppendUint64(b, q.Env.Generation)
+	b = q.appendRules(b, print)
 	for _, s := range []string{
 		string(q.Gate), o.Namespace, q.Channel, strconv.FormatBool(q.Pattern), o.Scheme, o.Host, o.URI, o.Header,
 		o.RemoteIP.String(), peer, q.User(), string(q.Credentials), string(sent),
@@ -257,7 +305,7 @@ func (r *remote) operatorsKey(ctx context.Context, q *Question) (key, error) {
 		return key{}, err
 	}
 	repl := req.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	b := binary.LittleEndian.AppendUint64(nil, q.Env.Generation)
+	b := q.appendRules(nil, r.print)
 	b = appendField(appendField(b, string(q.Gate)), q.Agent.Opening().Namespace)
 	for _, template := range r.Key {
 		b = appendField(b, repl.ReplaceAll(template, ""))
@@ -388,13 +436,13 @@ func (r *remote) wait(ctx context.Context, q *Question, c *call) Answer {
 	}
 }
 
-// cleanup is for the guard's: what is kept is of no more use. Calls under way end
-// by themselves, as those who wait for them do.
-func (r *remote) cleanup() {
-	if r == nil {
-		return
+// cleanup is for the guard's.
+func (r *remote) cleanup() error {
+	if r == nil || r.poolKey == "" {
+		return nil
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.kept = kept{}
+	poolKey := r.poolKey
+	r.poolKey = ""
+	_, err := remoteStates.Delete(poolKey)
+	return err
 }

@@ -337,8 +337,38 @@ func (g *handlerGuard) LearnsHeaders() []string { return g.copied }
 
 // Cleanup is caddy.CleanerUpper's.
 func (g *handlerGuard) Cleanup() error {
-	g.remote.cleanup()
-	return nil
+	return g.remote.cleanup()
+}
+
+// share implements sharer.
+func (g *handlerGuard) share(poolKey string, print hub.Fingerprint) error {
+	if g.remote == nil { // it is only looked at
+		return nil
+	}
+	return g.remote.share(poolKey, print)
+}
+
+// A sharer is a guard with something that outlives a configuration.
+type sharer interface {
+	share(poolKey string, print hub.Fingerprint) error
+}
+
+// shareAll gives the guards of a gate what those written alike have that stand in
+// the same gates of the same endpoint. seen counts these.
+func shareAll(c *Chain, seen map[string]int) (err error) {
+	if c.env.Mount == "" {
+		return nil
+	}
+	walk(c.guards, func(g NamedGuard) {
+		s, ok := g.Guard.(sharer)
+		if !ok || g.text == (sum{}) || err != nil {
+			return
+		}
+		poolKey := fmt.Sprintf("%s\x00%s\x00%x", c.env.Mount, c.gate, g.text)
+		seen[poolKey]++
+		err = s.share(fmt.Sprintf("%s\x00%d", poolKey, seen[poolKey]), c.print)
+	})
+	return err
 }
 
 // Interface guards

@@ -464,9 +464,9 @@ func TestQuestionsThatAreNotEqual(t *testing.T) {
 		}
 		values, err := r.values(t.Context(), q)
 		if err != nil {
-			return q.key([]string{err.Error()}, sent)
+			return q.key("", []string{err.Error()}, sent)
 		}
-		return q.key(values, sent)
+		return q.key("", values, sent)
 	}
 	seen[keyOf(change{base, nil}, nil)] = "nothing"
 	if again := keyOf(change{base, nil}, nil); seen[again] == "" {
@@ -491,7 +491,7 @@ func TestQuestionsThatAreNotEqual(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if seen[q.key(values, nil)] != "nothing" {
+	if seen[q.key("", values, nil)] != "nothing" {
 		t.Error("a claim that is not named makes another question")
 	}
 }

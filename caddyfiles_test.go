@@ -23,6 +23,8 @@ import (
 // one: it is as caddy fmt writes it, adapts without a warning, and is valid.
 func TestCaddyfilesOfTheRepository(t *testing.T) {
 	t.Setenv("JWT_SECRET", "a secret of some length, for these tests alone")
+	devices, _ := certificate(t, "an authority")
+	t.Setenv("DEVICES_CA", devices)
 	found := 0
 	err := filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
 		name := entry.Name()

@@ -172,6 +172,11 @@ func checkNamespace(text string) error {
 // policy loads the guards of h and makes its policy of them; nil when no gate is
 // written, which allows everything.
 func (h *Handler) policy(ctx caddy.Context, env *guards.Env) (*guards.Policy, error) {
+	// A reload has to find out in what namespace a session would be now.
+	tenant := strings.Trim(h.Namespace, "{}")
+	if need, _ := guards.NeedsSnapshot(tenant); need {
+		env.Snapshot = append(env.Snapshot, tenant)
+	}
 	if !h.hasGates() {
 		return nil, nil
 	}
@@ -187,6 +192,9 @@ func (h *Handler) policy(ctx caddy.Context, env *guards.Env) (*guards.Policy, er
 		return nil, err
 	}
 	env.Learned = learnedHeaders(c)
+	env.Snapshot = append(env.Snapshot, ofGuards(c, guards.SnapshotNames)...)
+	slices.Sort(env.Snapshot)
+	env.Snapshot = slices.Compact(env.Snapshot)
 	h.asksWho = asksWho(c)
 	return guards.Compile(c, env)
 }
@@ -231,17 +239,22 @@ func (h *Handler) policyConfig(load func(where string, g *Gate) ([]guards.NamedG
 // learnedHeaders are the header fields that guards of a policy set, in canonical
 // form.
 func learnedHeaders(c guards.PolicyConfig) (names []string) {
-	add := func(gates map[hub.GateName]*guards.GateConfig) {
-		for _, g := range gates {
-			for _, name := range guards.LearnedHeaders(g.Guards) {
-				names = append(names, http.CanonicalHeaderKey(name))
-			}
-		}
-	}
-	add(c.Gates)
-	for _, b := range c.Blocks {
-		add(b.Gates)
+	for _, name := range ofGuards(c, guards.LearnedHeaders) {
+		names = append(names, http.CanonicalHeaderKey(name))
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
+}
+
+// ofGuards collects what f returns of the guards of each gate.
+func ofGuards(c guards.PolicyConfig, f func([]guards.NamedGuard) []string) (all []string) {
+	for _, g := range c.Gates {
+		all = append(all, f(g.Guards)...)
+	}
+	for _, b := range c.Blocks {
+		for _, g := range b.Gates {
+			all = append(all, f(g.Guards)...)
+		}
+	}
+	return all
 }

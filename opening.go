@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/push-it/pushit/guards"
 	"github.com/push-it/pushit/hub"
 	"github.com/push-it/pushit/hub/transport"
 	"github.com/push-it/pushit/internal/telemetry"
@@ -30,6 +31,13 @@ func caller(r *http.Request) transport.Caller {
 func (h *Handler) opening(r *http.Request) (hub.Opening, *hub.Refusal) {
 	scheme, host := site(r)
 	namespace, refusal := h.namespace(r)
+	var values string
+	if h.env != nil {
+		var err error
+		if values, err = guards.Snapshot(r, h.env.Snapshot); err != nil && refusal == nil {
+			refusal = errSnapshot
+		}
+	}
 	header, traced := endToEnd(r.Header), telemetry.Tracer(r)
 	if traced != nil {
 		header = only(header, func(name string) bool { return !telemetry.IsTraceField(name) })
@@ -43,9 +51,14 @@ func (h *Handler) opening(r *http.Request) (hub.Opening, *hub.Refusal) {
 		Namespace:  namespace,
 		User:       user(r),
 		Tracer:     traced,
+		Values:     values,
 		Header:     hub.HeaderBlock(header),
 	}, refusal
 }
+
+// errSnapshot is what a session is refused with of which too much would have to be
+// kept.
+var errSnapshot = &hub.Refusal{Code: hub.CodeInvalid, Reason: "the request is too large to open a session with"}
 
 // errNamespace is what a session is refused with whose namespace is none.
 var errNamespace = &hub.Refusal{Code: hub.CodeInvalid, Reason: "this address does not tell which of the spaces here is meant"}

@@ -29,7 +29,8 @@ type admission struct {
 var (
 	errForeign = &hub.Refusal{Code: hub.CodeDenied, Reason: "pages of this origin may not use this endpoint any more"}
 	errWay     = &hub.Refusal{Code: hub.CodeUnavailable, Reason: "this transport is not served any more; come back by another"}
-	errMoved   = &hub.Refusal{Code: hub.CodeExpired, Reason: "this session was opened in another space than it would be now; open a new one"}
+	errOlder   = &hub.Refusal{Code: hub.CodeUnavailable, Reason: "the rules ask for more now than is known of this session; open a new one"}
+	errMoved   = &hub.Refusal{Code: hub.CodeUnavailable, Reason: "this session was opened in another space than it would be now; open a new one"}
 )
 
 // Stays implements hub.Admission: who was let in under other settings is looked at
@@ -44,6 +45,9 @@ func (ad *admission) Stays(a *hub.Agent, before hub.Admission) *hub.Refusal {
 	}
 	if !slices.Equal(old.ways, ad.ways) && !slices.Contains(ad.ways, a.Opening().Transport) {
 		return errWay
+	}
+	if !guards.SnapshotHas(a.Opening(), ad.env.Snapshot) {
+		return errOlder
 	}
 	if old.namespace != ad.namespace && !ad.isIn(a) {
 		return errMoved

@@ -166,6 +166,8 @@ type site struct {
 	name string // of the server in the configuration
 	host string
 	tls  bool
+	// certificate is the client's, if it has one.
+	certificate *tls.Certificate
 	// elsewhere, if not empty, is the address of a site that is not Caddy's.
 	elsewhere string
 	// from, if not empty, is the address of the machine's that it is reached from.
@@ -205,7 +207,11 @@ func (s site) dial(ctx context.Context) (net.Conn, error) {
 	if err != nil || !s.tls {
 		return conn, err
 	}
-	tlsConn := tls.Client(conn, &tls.Config{ServerName: s.host, InsecureSkipVerify: true})
+	config := &tls.Config{ServerName: s.host, InsecureSkipVerify: true}
+	if s.certificate != nil {
+		config.Certificates = []tls.Certificate{*s.certificate}
+	}
+	tlsConn := tls.Client(conn, config)
 	return tlsConn, tlsConn.HandshakeContext(ctx)
 }
 

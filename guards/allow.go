@@ -25,11 +25,11 @@ func init() {
 // the guards behind it would say; else it abstains. Without matchers it always
 // allows.
 //
-// The request is looked at as it is remembered: a GET of the endpoint, with the
+// The matchers see the request as it is remembered: a GET of the endpoint, with the
 // query, header fields, host and addresses of the one that opened the session,
+// with the variables and placeholders that they name (a client certificate's, say),
 // and with what guards have learned. Matchers of what is not remembered (its
-// method, HTTP version, TLS details, and variables that handlers before pushit
-// have set) are an error.
+// method, its HTTP version) are an error.
 type AllowGuard struct {
 	// MatcherSetsRaw are Caddy's request matchers, as routes have them: one of the
 	// sets has to match, with all that is in it. Default: everything matches.
@@ -53,6 +53,9 @@ func (g *AllowGuard) Provision(ctx caddy.Context) error {
 
 // Local implements Local.
 func (*AllowGuard) Local() {}
+
+// ReadsSnapshot implements SnapshotReader.
+func (g *AllowGuard) ReadsSnapshot() []string { return g.matching.reads.looked }
 
 // Decide implements Guard.
 func (g *AllowGuard) Decide(ctx context.Context, q *Question) Answer {
@@ -92,6 +95,9 @@ func (g *DenyGuard) Provision(ctx caddy.Context) error {
 
 // Local implements Local.
 func (*DenyGuard) Local() {}
+
+// ReadsSnapshot implements SnapshotReader.
+func (g *DenyGuard) ReadsSnapshot() []string { return g.matching.reads.looked }
 
 // Decide implements Guard.
 func (g *DenyGuard) Decide(ctx context.Context, q *Question) Answer {
@@ -161,10 +167,17 @@ func (m *matching) decide(ctx context.Context, q *Question, matched Answer) Answ
 type reads struct {
 	remoteAddr bool // the far end of the connection
 	clientIP   bool // the client, as it was resolved
+	// looked are placeholders that are looked up when a session opens.
+	looked []string
 }
 
 // missing returns what of it a session lacks.
 func (r reads) missing(o *hub.Opening) error {
+	for _, name := range r.looked {
+		if err := snapshotLacks(o, name); err != nil {
+			return err
+		}
+	}
 	if r.clientIP && !o.RemoteIP.IsValid() {
 		return errors.New("the client's address is not known, as on a unix socket without trusted_proxies")
 	}

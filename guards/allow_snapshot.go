@@ -50,6 +50,7 @@ func checkMatcher(name string, raw json.RawMessage, r *reads) error {
 			inner, err := checkMatchers(not.MatcherSetsRaw)
 			r.remoteAddr = r.remoteAddr || inner.remoteAddr
 			r.clientIP = r.clientIP || inner.clientIP
+			r.looked = append(r.looked, inner.looked...)
 			return err
 		})
 	case *caddyhttp.MatchRemoteIP:
@@ -88,7 +89,7 @@ func checkMatcher(name string, raw json.RawMessage, r *reads) error {
 	case *caddyhttp.VarsMatcher:
 		return decoded(raw, func(m *caddyhttp.VarsMatcher) error {
 			for name := range *m {
-				if err := checkVariable(name); err != nil {
+				if err := checkVariable(name, r); err != nil {
 					return err
 				}
 			}
@@ -100,7 +101,7 @@ func checkMatcher(name string, raw json.RawMessage, r *reads) error {
 	case *caddyhttp.MatchVarsRE:
 		return decoded(raw, func(m *caddyhttp.MatchVarsRE) error {
 			for name := range *m {
-				if err := checkVariable(name); err != nil {
+				if err := checkVariable(name, r); err != nil {
 					return err
 				}
 				if err := checkText(name, r); err != nil {
@@ -205,7 +206,14 @@ func checkPlaceholder(name string, r *reads) error {
 	case name == "http.auth.user.id", slices.ContainsFunc(remembered, func(p string) bool { return strings.HasPrefix(name, p) }):
 		return nil
 	}
-	return fmt.Errorf("the value of {%s} is not kept of the request that opens a session; what handlers set can be set and matched inside of route { … }", name)
+	switch need, err := NeedsSnapshot(name); {
+	case err != nil:
+		return err
+	case need:
+		r.looked = append(r.looked, name)
+		return nil
+	}
+	return fmt.Errorf("the value of {%s} is not kept of the request that opens a session", name)
 }
 
 // checkField refuses header fields that are dropped from a snapshot.
@@ -216,13 +224,17 @@ func checkField(field string) error {
 	return nil
 }
 
-// checkVariable refuses variables, which handlers set; a placeholder may stand in
-// the place of one.
-func checkVariable(name string) error {
-	if name == caddyhttp.ClientIPVarKey || strings.HasPrefix(name, "{") {
+// checkVariable looks at a variable, which handlers before pushit set; a placeholder
+// may stand in the place of one.
+func checkVariable(name string, r *reads) error {
+	if strings.HasPrefix(name, "{") {
 		return nil
 	}
-	return fmt.Errorf("the variable %s is not kept of the request that opens a session; what handlers set can be set and matched inside of route { … }", name)
+	need, err := NeedsSnapshot(varsPrefix + name)
+	if need {
+		r.looked = append(r.looked, varsPrefix+name)
+	}
+	return err
 }
 
 var errEarlyData = errors.New("early_data never matches: no session is opened with early data")

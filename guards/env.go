@@ -29,6 +29,9 @@ type Env struct {
 	Server *caddyhttp.Server
 	// Log is the policy's; never nil.
 	Log *slog.Logger
+	// Snapshot names the placeholders that are looked up when a session opens, because
+	// the policy names them and nothing else of the session tells their values.
+	Snapshot []string
 	// Learned names, in canonical form, the header fields that guards of the
 	// policy set: what a client sent under such a name is deleted from the
 	// requests that guards see.

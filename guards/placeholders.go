@@ -51,11 +51,7 @@ func hasControl(s string) bool { return strings.ContainsAny(s, "\r\n\x00") }
 // replace is the replacer function of the request r.
 func (q *Question) replace(name string, r *http.Request, m *misses) (any, bool) {
 	if !strings.HasPrefix(name, placeholderPrefix) {
-		if isLacking(name, r) {
-			m.note(errLacking(name))
-			return nil, true
-		}
-		return nil, false
+		return q.remembered(name, r, m)
 	}
 	value, err := q.placeholder(name)
 	if err != nil {
@@ -63,6 +59,29 @@ func (q *Question) replace(name string, r *http.Request, m *misses) (any, bool) 
 		return "", true
 	}
 	return value, true
+}
+
+// remembered returns the value of a placeholder of Caddy's, or of other modules,
+// that was looked up when the session opened. What handlers of a guard have set
+// since goes before it; for variables Caddy sees to that, since setVars has set them.
+func (q *Question) remembered(name string, r *http.Request, m *misses) (any, bool) {
+	value, kind := lookedUp(q.Agent.Opening(), name)
+	variable, isVar := strings.CutPrefix(name, varsPrefix)
+	switch {
+	case isVar && caddyhttp.GetVar(r.Context(), variable) != nil:
+		return nil, false
+	case kind == hasNone:
+		return nil, !isVar
+	case kind == hasValue && !isVar:
+		return value, true
+	case kind == isUnsafe:
+		m.note(errControl(name))
+		return "", true
+	case kind == isUnknown, isLacking(name, r), slices.Contains(q.Env.Snapshot, name):
+		m.note(errLacking(name))
+		return nil, true
+	}
+	return nil, false
 }
 
 // isLacking reports whether a placeholder of Caddy's has a value that the request
@@ -250,7 +269,11 @@ func checkPlaceholders(raw json.RawMessage) (about string, err error) {
 	}
 	eachString(v, func(s string) {
 		for _, name := range placeholdersIn(s) {
-			if e := checkName(name); e != nil && err == nil {
+			e := checkName(name)
+			if e == nil {
+				_, e = NeedsSnapshot(name)
+			}
+			if e != nil && err == nil {
 				about, err = "{"+name+"}", e
 			}
 		}

@@ -25,6 +25,8 @@ type reach struct {
 	// false when a module of others is reached, which may look at anything, or one
 	// that looks at files or at other apps.
 	known bool
+	// others says that modules from outside of Caddy are reached.
+	others bool
 
 	server *caddyhttp.Server // nil outside of one
 	routes map[string]bool   // the named routes that were looked at
@@ -40,7 +42,10 @@ func reachOf(ctx caddy.Context, id string, raw json.RawMessage) *reach {
 
 // caddysModules begins the paths of the packages whose modules are known to decide
 // by nothing but their own configuration; readers are those among them that do not.
-const caddysModules = "github.com/caddyserver/caddy/v2/modules/caddyhttp"
+const (
+	caddysOwn     = "github.com/caddyserver/caddy/v2"
+	caddysModules = caddysOwn + "/modules/caddyhttp"
+)
 
 var readers = []string{
 	"http.handlers.file_server", "http.handlers.templates", "http.matchers.file", // they read files
@@ -58,6 +63,7 @@ func (r *reach) module(id string, raw json.RawMessage) {
 	m := info.New()
 	// A guard says itself what else it decides by: see Fingerprinter.
 	isGuard := info.ID.Namespace() == Namespace
+	r.others = r.others || !isGuard && !isOf(m, caddysOwn)
 	if !isGuard && !slices.Contains(others, id) && (!isOf(m, caddysModules) || slices.Contains(readers, id)) {
 		r.known = false
 	}

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -85,7 +86,9 @@ type remote struct {
 	Sparing
 
 	named   []string // the question's placeholders that the guard names
-	foreign []string // other placeholders that it names and that are not in the snapshot
+	looked  []string // other placeholders that it names and that are looked up when a session opens
+	sure    []string // those of them without which nothing is asked: handlers of its own do not set them
+	foreign []string // others that it names and that are not in the snapshot
 
 	print   hub.Fingerprint // of the gate that it is asked in; "" if that is not known
 	poolKey string          // under what the state is in remoteStates; "" if it is not
@@ -161,20 +164,43 @@ type outcome struct {
 }
 
 // newRemote prepares s for a guard with the configuration raw.
-func newRemote(s Sparing, raw []byte) (*remote, error) {
+func newRemote(s Sparing, reach *reach) (*remote, error) {
 	if err := s.validate(); err != nil {
 		return nil, err
 	}
 	if s.InFlight == 0 {
 		s.InFlight = defaultInFlight
 	}
-	names, err := namedIn(raw)
+	r := &remote{Sparing: s, remoteState: newRemoteState()}
+	var err error
+	if r.looked, err = snapshotNamesIn(reach.texts, reach.others); err != nil {
+		return nil, err
+	}
+	vars := make([]string, len(reach.vars))
+	for i, variable := range reach.vars {
+		vars[i] = varsPrefix + variable
+	}
+	r.looked, err = needed(slices.Concat(r.looked, vars, placeholdersIn(strings.Join(s.Key, " "))), func(string) bool { return true })
 	if err != nil {
 		return nil, err
 	}
-	r := &remote{Sparing: s, remoteState: newRemoteState()}
-	for _, name := range names {
+	for _, name := range r.looked {
+		if variable, isVar := strings.CutPrefix(name, varsPrefix); !isVar || !setsVar(reach.texts, variable) {
+			r.sure = append(r.sure, name)
+		}
+	}
+	var names []string
+	for _, text := range reach.texts {
+		named, err := namedIn(text)
+		if err != nil {
+			return nil, err
+		}
+		names = append(names, named...)
+	}
+	slices.Sort(names)
+	for _, name := range slices.Compact(names) {
 		switch {
+		case slices.Contains(r.looked, name):
 		case strings.HasPrefix(name, placeholderPrefix):
 			r.named = append(r.named, name)
 		case !isInSnapshot(name) && isVariable(name):
@@ -234,7 +260,17 @@ func (r *remote) decide(ctx context.Context, q *Question, sent []byte, ask func(
 // values returns those of the placeholders that the guard names. An error says
 // that one must not get into a request.
 func (r *remote) values(ctx context.Context, q *Question) ([]string, error) {
-	values := make([]string, 0, len(r.named)+len(r.foreign))
+	o := q.Agent.Opening()
+	for _, name := range r.sure {
+		if err := snapshotLacks(o, name); err != nil {
+			return nil, err
+		}
+	}
+	values := make([]string, 0, len(r.named)+len(r.looked)+len(r.foreign))
+	for _, name := range r.looked {
+		value, kind := lookedUp(o, name)
+		values = append(values, string(kind)+value)
+	}
 	for _, name := range r.named {
 		value, err := q.placeholder(name)
 		if err != nil {

@@ -304,11 +304,20 @@ func (g *handlerGuard) provision(ctx caddy.Context, guard any, field *json.RawMe
 	if len(raw) == 0 {
 		return errors.New("handler is missing: it is what is asked")
 	}
-	if _, err := checkPlaceholders(raw); err != nil {
+	var named struct {
+		Handler string `json:"handler"`
+	}
+	if err := json.Unmarshal(raw, &named); err != nil {
 		return err
 	}
-	g.copied = copiedBy(raw)
-	if g.remote, err = newRemote(s, raw); err != nil {
+	reach := reachOf(ctx, "http.handlers."+named.Handler, raw)
+	for _, text := range reach.texts {
+		if _, err := checkPlaceholders(text); err != nil {
+			return err
+		}
+		g.copied = append(g.copied, copiedBy(text)...)
+	}
+	if g.remote, err = newRemote(s, reach); err != nil {
 		return err
 	}
 	if bytes.Contains(raw, []byte(`"fastcgi"`)) {
@@ -334,6 +343,9 @@ func (*handlerGuard) Remote() {}
 
 // LearnsHeaders implements HeaderLearner.
 func (g *handlerGuard) LearnsHeaders() []string { return g.copied }
+
+// ReadsSnapshot implements SnapshotReader.
+func (g *handlerGuard) ReadsSnapshot() []string { return g.remote.looked }
 
 // Cleanup is caddy.CleanerUpper's.
 func (g *handlerGuard) Cleanup() error {

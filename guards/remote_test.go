@@ -5,6 +5,7 @@ package guards
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -35,7 +36,7 @@ type backend struct {
 
 func newBackend(t *testing.T, s Sparing) *backend {
 	t.Helper()
-	r, err := newRemote(s, []byte(`{}`))
+	r, err := newRemote(s, &reach{texts: []json.RawMessage{json.RawMessage(`{}`)}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -452,7 +453,7 @@ func TestQuestionsThatAreNotEqual(t *testing.T) {
 		"shifted":       {func(o *hub.Opening) { o.Host, o.URI = "example.com/push", "" }, nil},
 		"shifted again": {func(o *hub.Opening) { o.Scheme, o.Host = "httpe", "xample.com" }, nil},
 	}
-	r, err := newRemote(Sparing{}, []byte(`{"a":["{pushit.agent.claims.role}","{http.request.remote.port}","{http.request.header.X}"]}`))
+	r, err := newRemote(Sparing{}, &reach{texts: []json.RawMessage{json.RawMessage(`{"a":["{pushit.agent.claims.role}","{http.request.remote.port}","{http.request.header.X}"]}`)}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -538,7 +539,7 @@ func TestTheOperatorsKeyIsNotForQuestionsInFlight(t *testing.T) {
 }
 
 func TestControlCharactersAreNotAsked(t *testing.T) {
-	r, err := newRemote(Sparing{}, []byte(`{"a":"{pushit.agent.claims.name}"}`))
+	r, err := newRemote(Sparing{}, &reach{texts: []json.RawMessage{json.RawMessage(`{"a":"{pushit.agent.claims.name}"}`)}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -586,7 +587,7 @@ func TestSparingOptions(t *testing.T) {
 func TestMisspeltKeyIsRefused(t *testing.T) {
 	for name, ok := range map[string]bool{
 		"http.request.cookie.session": true, "http.request.header.Authorization": true, "pushit.agent.user": true, "http.request.uri.query.t": true,
-		"http.request.cookies.session": false, "cookies.session": false, "header.cokie": false, "pushit.agent.usr": false, "http.vars.x": false,
+		"http.request.cookies.session": false, "cookies.session": false, "header.cokie": false, "pushit.agent.usr": false, "http.vars.x": true, "http.request.tls.client.subjct": false,
 	} {
 		s := Sparing{Cache: caddy.Duration(time.Minute), Key: []string{"{" + name + "}"}}
 		if err := s.validate(); (err == nil) != ok {

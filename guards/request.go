@@ -90,6 +90,7 @@ func (q *Question) request(ctx context.Context, w http.ResponseWriter, body []by
 		// As it was resolved then: today's trusted proxies may be others.
 		caddyhttp.SetVar(r.Context(), caddyhttp.ClientIPVarKey, o.RemoteIP.String())
 	}
+	setVars(o, r)
 	return r, nil
 }
 
@@ -97,6 +98,9 @@ func (q *Question) request(ctx context.Context, w http.ResponseWriter, body []by
 // the session of a now, with the request that it was opened with. ok is false if
 // what is kept of that request does not tell.
 func Remembered(a *hub.Agent, env *Env, placeholder string) (value string, ok bool) {
+	if value, kind := lookedUp(a.Opening(), placeholder); kind != neverLookedUp {
+		return value, kind == hasValue
+	}
 	var reads reads
 	if checkPlaceholder(placeholder, &reads) != nil || reads.missing(a.Opening()) != nil || isRewritten(placeholder, a.Opening()) {
 		return "", false

@@ -33,6 +33,9 @@ type Opening struct {
 	// Tracer makes the spans of the session, under that of the request; nil where
 	// the request is not traced.
 	Tracer Tracer
+	// Values are those of what else the policy names of the request, in a form that is
+	// the policy's own.
+	Values string
 	// Header is what HeaderBlock made of the request's header fields.
 	Header string
 }

@@ -1,0 +1,302 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package guards
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/push-it/pushit/hub"
+)
+
+// A session outlives the request that opens it. What guards name of that request,
+// and the snapshot does not have anyway, is looked up when the session opens: the
+// certificate of the client, variables that handlers before pushit have set,
+// placeholders of other modules.
+
+// A SnapshotReader is a guard that names placeholders whose values have to be looked
+// up when a session opens.
+type SnapshotReader interface {
+	// ReadsSnapshot returns their names, without braces.
+	ReadsSnapshot() []string
+}
+
+// SnapshotNames returns what the guards name of the request that opens a session,
+// for [Env.Snapshot].
+func SnapshotNames(guards []NamedGuard) (names []string) {
+	walk(guards, func(g NamedGuard) {
+		if reader, ok := g.Guard.(SnapshotReader); ok {
+			names = append(names, reader.ReadsSnapshot()...)
+		}
+	})
+	return names
+}
+
+const (
+	varsPrefix = "http.vars."
+	tlsPrefix  = "http.request.tls."
+	certPrefix = tlsPrefix + "client."
+)
+
+// maxSnapshot is the most bytes of the values that a session keeps.
+const maxSnapshot = 64 << 10
+
+// What is known of a placeholder.
+const (
+	neverLookedUp = 0
+	hasValue      = '='
+	hasNone       = '-' // as a request without a client certificate
+	isUnknown     = '?' // nobody knew the placeholder
+	isUnsafe      = '!' // the value has a line break or a NUL in it
+)
+
+// Snapshot looks the placeholders up for the request that opens a session, for
+// [hub.Opening.Values].
+func Snapshot(r *http.Request, names []string) (string, error) {
+	if len(names) == 0 {
+		return "", nil
+	}
+	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok {
+		return "", errors.New("the request did not come through Caddy")
+	}
+	certified := r.TLS != nil && len(r.TLS.PeerCertificates) > 0
+	var b strings.Builder
+	for _, name := range names {
+		found, known := repl.Get(name)
+		value := caddy.ToString(found)
+		kind := byte(hasValue)
+		switch {
+		case strings.HasPrefix(name, certPrefix) && !certified, known && found == nil:
+			kind, value = hasNone, ""
+		case !known && mayBeAbsent(name):
+			kind, value = hasNone, ""
+		case !known:
+			kind, value = isUnknown, ""
+		case hasControl(value):
+			kind, value = isUnsafe, ""
+		}
+		b.WriteString(name)
+		b.WriteByte('\t')
+		b.WriteByte(kind)
+		b.WriteString(value)
+		b.WriteByte('\n')
+	}
+	if b.Len() > maxSnapshot {
+		return "", fmt.Errorf("the values of the placeholders that gates name have %d bytes; %d are the most", b.Len(), maxSnapshot)
+	}
+	return b.String(), nil
+}
+
+// mayBeAbsent reports whether a placeholder that nobody knows for one request is one
+// that is known for others, so that it has no value here.
+func mayBeAbsent(name string) bool {
+	return slices.ContainsFunc([]string{"http.auth.user.", "http.regexp.", "http.matchers.", "http.url_pattern.", "http.request."}, func(prefix string) bool {
+		return strings.HasPrefix(name, prefix)
+	})
+}
+
+// lookedUp returns what a session knows of a placeholder.
+func lookedUp(o *hub.Opening, name string) (value string, kind byte) {
+	for line := range strings.Lines(o.Values) {
+		if rest, ok := strings.CutPrefix(line, name+"\t"); ok {
+			return strings.TrimSuffix(rest[1:], "\n"), rest[0]
+		}
+	}
+	return "", neverLookedUp
+}
+
+// snapshotLacks returns why the value of a placeholder is not to be relied on.
+func snapshotLacks(o *hub.Opening, name string) error {
+	switch _, kind := lookedUp(o, name); kind {
+	case hasValue, hasNone:
+		return nil
+	case isUnsafe:
+		return errControl(name)
+	default:
+		return errLacking(name)
+	}
+}
+
+// SnapshotHas reports whether all of the names were looked up when the session was
+// opened; they may have had no value.
+func SnapshotHas(o *hub.Opening, names []string) bool {
+	return !slices.ContainsFunc(names, func(name string) bool {
+		_, kind := lookedUp(o, name)
+		return kind == neverLookedUp
+	})
+}
+
+// setVars sets the variables of the request r to what they were.
+func setVars(o *hub.Opening, r *http.Request) {
+	for line := range strings.Lines(o.Values) {
+		name, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "\t")
+		if variable, ok := strings.CutPrefix(name, varsPrefix); ok && rest[0] == hasValue {
+			caddyhttp.SetVar(r.Context(), variable, rest[1:])
+		}
+	}
+}
+
+// NeedsSnapshot reports whether the value of a placeholder has to be looked up when
+// a session opens. An error says that it cannot be known then, or that Caddy has no
+// such placeholder.
+func NeedsSnapshot(name string) (bool, error) {
+	if strings.HasPrefix(name, placeholderPrefix) || isInSnapshot(name) || !isVariable(name) {
+		return false, nil
+	}
+	variable, isVar := strings.CutPrefix(name, varsPrefix)
+	switch {
+	case isVar:
+		// Caddy sets these for each request itself.
+		return !slices.Contains([]string{caddyhttp.ClientIPVarKey, caddyhttp.TrustedProxyVarKey, "start_time"}, variable), nil
+	case strings.HasPrefix(name, "http.request.remote"), strings.HasPrefix(name, "http.request.duration"):
+		return false, nil
+	case name == certPrefix+"certificate_pem":
+		return false, fmt.Errorf("{%s} has line breaks, which cannot be passed on; write {%scertificate_der_base64}", name, certPrefix)
+	case strings.HasPrefix(name, "http.request."):
+		if isRequestPlaceholder(name) {
+			return true, nil
+		}
+		if near := Nearest(name, requestPlaceholders); near != "" {
+			return false, fmt.Errorf("there is no placeholder {%s}; did you mean {%s}?", name, near)
+		}
+		return false, fmt.Errorf("Caddy has no placeholder {%s}", name)
+	case mayBeAbsent(name):
+		return true, nil
+	case slices.ContainsFunc([]string{"time.", "http.response.", "http.intercept.", "http.shutting_down", "http.time_until_shutdown"}, func(prefix string) bool {
+		return strings.HasPrefix(name, prefix)
+	}):
+		return false, nil
+	case !foreignPlaceholder.MatchString(name):
+		return false, nil
+	}
+	// What is short for another name in a Caddyfile is nothing in JSON, and what is
+	// nearly such is mistyped.
+	word, rest, dotted := strings.Cut(name, ".")
+	if near := Nearest(word, shorthands); dotted && (near != "" || slices.Contains(shorthands, word)) {
+		if near == "" {
+			near = word
+		}
+		return false, fmt.Errorf("there is no placeholder {%s}; did you mean {http.request.%s.%s}?", name, near, rest)
+	}
+	return true, nil
+}
+
+// foreignPlaceholder is how the placeholders of map and of other modules look; other
+// text in braces is none.
+var foreignPlaceholder = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.:/-]*$`)
+
+var shorthands = []string{"cookie", "header"}
+
+// requestPlaceholders are what there is of a request, beside what is in every
+// snapshot. Of what is behind a dot there are more.
+var requestPlaceholders = []string{
+	"http.request.local", "http.request.local.host", "http.request.local.port", "http.request.proto", "http.request.proto_name", "http.request.uuid",
+	tlsPrefix + "version", tlsPrefix + "cipher_suite", tlsPrefix + "resumed", tlsPrefix + "proto", tlsPrefix + "proto_mutual", tlsPrefix + "server_name", tlsPrefix + "ech",
+	certPrefix + "fingerprint", certPrefix + "public_key", certPrefix + "public_key_sha256", certPrefix + "issuer", certPrefix + "serial", certPrefix + "subject",
+	certPrefix + "certificate_der_base64",
+	certPrefix + "san.dns_names", certPrefix + "san.emails", certPrefix + "san.ips", certPrefix + "san.uris",
+}
+
+// isRequestPlaceholder asks Caddy whether it has a placeholder of requests.
+func isRequestPlaceholder(name string) bool {
+	for _, list := range requestPlaceholders {
+		if name == list || strings.HasPrefix(name, list+".") && strings.Contains(list, ".san.") {
+			return true
+		}
+	}
+	r, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "http://localhost/", http.NoBody)
+	if err != nil {
+		return false
+	}
+	repl := caddy.NewReplacer()
+	caddyhttp.PrepareRequest(r, repl, nil, new(caddyhttp.Server))
+	_, known := repl.Get(name)
+	return known
+}
+
+// snapshotNamesIn returns what configurations name that has to be looked up when a
+// session opens, without what they set themselves. others says that modules of others are in them: these may set any placeholder
+// that is not Caddy's.
+func snapshotNamesIn(texts []json.RawMessage, others bool) (names []string, err error) {
+	set := make(map[string]bool)
+	var setPrefixes []string
+	for _, text := range texts {
+		var v any
+		if err := json.Unmarshal(text, &v); err != nil {
+			return nil, err
+		}
+		eachObject(v, func(handler map[string]any) {
+			if handler["handler"] == "map" {
+				eachString(handler["destinations"], func(s string) { set[strings.Trim(s, "{}")] = true })
+			}
+		})
+		for prefix, words := range settersOf {
+			if slices.ContainsFunc(words, func(word string) bool { return bytes.Contains(text, []byte(word)) }) {
+				setPrefixes = append(setPrefixes, prefix)
+			}
+		}
+		named, err := namedIn(text)
+		if err != nil {
+			return nil, err
+		}
+		names = append(names, named...)
+	}
+	return needed(names, func(name string) bool {
+		isSet := set[name] || slices.ContainsFunc(setPrefixes, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+		return !isSet && (!others || strings.HasPrefix(name, "http."))
+	})
+}
+
+// settersOf are the words in a configuration that set placeholders which begin so.
+var settersOf = map[string][]string{
+	"http.auth.user.":   {`"authentication"`},
+	"http.regexp.":      {`_regexp"`, `"expression"`},
+	"http.matchers.":    {`"file"`},
+	"http.url_pattern.": {`"url_pattern"`},
+}
+
+// needed returns those of the names for which NeedsSnapshot holds, once each.
+func needed(names []string, of func(name string) bool) (need []string, err error) {
+	for _, name := range names {
+		if !of(name) {
+			continue
+		}
+		yes, err := NeedsSnapshot(name)
+		if err != nil {
+			return nil, err
+		}
+		if yes {
+			need = append(need, name)
+		}
+	}
+	slices.Sort(need)
+	return slices.Compact(need), nil
+}
+
+// setsVar reports whether a handler in the configurations sets the variable.
+func setsVar(texts []json.RawMessage, variable string) (sets bool) {
+	for _, text := range texts {
+		var v any
+		if json.Unmarshal(text, &v) != nil {
+			continue
+		}
+		eachObject(v, func(handler map[string]any) {
+			if handler["handler"] == "vars" && handler[variable] != nil {
+				sets = true
+			}
+		})
+	}
+	return sets
+}

@@ -192,3 +192,36 @@ func TestReloadChangesTheHeartbeat(t *testing.T) {
 		c.echo("own/"+transport, 1)
 	})
 }
+
+// TestReloadDeniesWhatWaitsForAPoll has messages wait for a session that is between
+// two polls, and a reload deny them: none may come, whichever gate denies it.
+func TestReloadDeniesWhatWaitsForAPoll(t *testing.T) {
+	for _, transport := range []string{"xhr", "jsonp"} {
+		for _, denies := range []string{"connect deny", "subscribe deny", "deliver {\n\t\t\tdeny\n\t\t}"} {
+			gate, _, _ := strings.Cut(denies, " ")
+			t.Run(transport+" "+gate, func(t *testing.T) {
+				s := serveStill(t, generation("heartbeat 10m\n\t\tdefault allow", "0"), false)
+				publisher := s.connect("/push/websocket", nil)
+				c := s.fallback(s.client("h1"), "/push", transport).connect("room")
+				c.finish()
+				for n := range 40 {
+					publisher.publish("room", float64(n))
+				}
+				if err := s.load(generation("heartbeat 10m\n\t\tdefault allow\n\t\t"+denies, "1")); err != nil {
+					t.Fatal(err)
+				}
+				if gate == "deliver" { // the session goes on, with its answers
+					id := c.send("elsewhere", "x")
+					if f := c.receive(); f["channel"] != "/meta/successful" || f["uuid"] != id {
+						t.Fatalf("got %v, want the answer to a publish", f)
+					}
+					return
+				}
+				want := map[string]string{"connect": "/meta/close", "subscribe": "/meta/unsubscribe"}[gate]
+				if f := c.receive(); f["channel"] != want {
+					t.Fatalf("got %v, want %s", f, want)
+				}
+			})
+		}
+	}
+}

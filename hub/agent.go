@@ -62,10 +62,13 @@ type Agent struct {
 	mu          sync.Mutex // guards the following; taken after hub.mu and node.mu
 	cond        sync.Cond  // of mu: state, held, pending, wantsRoom or heeding have changed
 	state       state
-	writing     bool          // a flusher has the agent on its list, or its conn is being written to
+	writing     bool          // a flusher has the agent on its list, its conn is being written to, or it is parked
+	parked      bool          // writing goes on when a reload is done with the agent
+	silenced    bool          // no message goes out any more: it was cut, or is too slow
 	connClosed  bool          // conn.Close was called
 	heeding     bool          // somebody has the policy hold that is not yet heeded
 	heeded      *Policy       // what holds for the agent in all; policy, but for the time of a reload
+	limits      *Limits       // of the queue
 	spare       *Limits       // of the queue, from before a reload; nil but for who was over the new ones then
 	idle        chan struct{} // if not nil, closed when writing ends
 	queue       *[]item       // nil while empty
@@ -247,7 +250,13 @@ func (a *Agent) dropQueueLocked(why DropReason) {
 // wakeLocked reports whether the caller must call schedule once it has released
 // a.mu.
 func (a *Agent) wakeLocked() bool {
-	if a.writing || a.conn == nil {
+	switch {
+	case a.conn == nil:
+		return false
+	case a.parked && a.heedsLocked():
+		a.parked = false
+		return true
+	case a.writing:
 		return false
 	}
 	a.writing = true
@@ -281,6 +290,7 @@ func (a *Agent) closeLocked(code CloseCode, reason string, retry time.Duration) 
 		return false // Start says it
 	}
 	if code == CloseSlow {
+		a.silenced = true
 		a.dropQueueLocked(DropSlow) // it would not be read in time either
 	}
 	a.queueLocked(item{bytes: a.noticeLocked()})
@@ -321,6 +331,9 @@ func (a *Agent) Left(reason string) {
 	a.subs = nil
 	a.dropQueueLocked(DropGone)
 	var idle chan struct{}
+	if a.parked {
+		a.parked, a.writing = false, false
+	}
 	if a.writing {
 		idle = make(chan struct{})
 		a.idle = idle

@@ -42,6 +42,14 @@ type Conn interface {
 	Close(code CloseCode, reason string)
 }
 
+// A Waiter is a Conn that at times has nobody to write to, like a session between two
+// requests. What is queued waits in the hub meanwhile, where it can still be dropped.
+type Waiter interface {
+	// Await blocks until Write can hand over what it is given, the write deadline has
+	// passed, or the Conn has ended.
+	Await()
+}
+
 // maxForms bounds the encodings a Message caches.
 const maxForms = 8
 

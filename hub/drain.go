@@ -16,7 +16,7 @@ import (
 const (
 	comeBackFirst    = time.Second
 	comeBackRate     = 500 // agents a second: what one core takes with TLS and a gate to ask
-	comeBackShortest = 10 * time.Second
+	comeBackShortest = time.Second
 	comeBackLongest  = time.Minute
 )
 

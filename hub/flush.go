@@ -4,7 +4,11 @@
 package hub
 
 import (
+	"bytes"
 	"errors"
+	"math"
+	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,6 +18,10 @@ const (
 	// joinSize is how much is joined in one write: beyond it, another system
 	// call costs little beside the copying.
 	joinSize = 64 << 10
+	// blockingJoinSize is joinSize for a Conn that may block: what it has been
+	// given cannot be taken back when a reload ends the right to it. TLS makes
+	// records of this size, so larger writes would save nothing.
+	blockingJoinSize = 16 << 10
 	// writeTimeout is how long one write may take until the peer is given up.
 	writeTimeout = 10 * time.Second
 	// closeGrace is how long an agent that is being closed may take to read what
@@ -36,14 +44,41 @@ type item struct {
 // Queues are pooled, because an agent holds one only while something waits.
 var queuePool = sync.Pool{New: func() any { q := make([]item, 0, 8); return &q }}
 
-// Join buffers are pooled too: one for each write under way.
-var joinPool = sync.Pool{New: func() any { b := make([]byte, 0, joinSize); return &b }}
+// A joinBuffer is what one write carries.
+type joinBuffer struct {
+	bytes []byte
+	ends  []int // where in bytes each of its items ends
+}
 
-func putJoin(b *[]byte) {
-	if cap(*b) <= 2*joinSize { // one large message makes it larger
-		*b = (*b)[:0]
-		joinPool.Put(b)
+// Join buffers are pooled by size: each write under way has one, and a write that
+// blocks holds on to no more than about what it writes.
+var (
+	joinSizes = [...]int{1 << 10, 4 << 10, blockingJoinSize, joinSize}
+	joinPools [len(joinSizes)]sync.Pool
+)
+
+// getJoin returns an empty buffer for about that many bytes.
+func getJoin(size int) *joinBuffer {
+	class := 0
+	for class < len(joinSizes)-1 && joinSizes[class] < size {
+		class++
 	}
+	if b, ok := joinPools[class].Get().(*joinBuffer); ok {
+		return b
+	}
+	return &joinBuffer{bytes: make([]byte, 0, joinSizes[class])}
+}
+
+func putJoin(b *joinBuffer) {
+	if cap(b.bytes) > 2*joinSize { // one large message made it so
+		return
+	}
+	class := len(joinSizes) - 1
+	for class > 0 && joinSizes[class] > cap(b.bytes) {
+		class--
+	}
+	b.bytes, b.ends = b.bytes[:0], b.ends[:0]
+	joinPools[class].Put(b)
 }
 
 func putQueue(q *[]item) {
@@ -139,46 +174,154 @@ func (f *flusher) run() {
 }
 
 // flush writes what is queued without blocking. What the Conn does not take is
-// left to a goroutine of the agent's own, so that nobody waits for it.
+// left to a goroutine of the agent's own, so that nobody waits for it. flush runs no
+// gate but those of deliveries: an agent whose policy has changed is parked until a
+// reload has seen to it.
 func (a *Agent) flush() {
-	q, ok := a.takeQueue()
-	if !ok {
-		return
-	}
-	join := joinPool.Get().(*[]byte)
-	rest, err := *q, error(ErrWouldBlock)
-	if !a.blocks {
-		rest, err = a.writeItems(*q, join, a.conn.TryWrite)
-	}
-	if errors.Is(err, ErrWouldBlock) {
+	if a.blocks {
 		a.hub.drains.Add(1)
-		go a.drain(q, rest, join)
+		go a.writeOut(nil)
 		return
 	}
+	q, p := a.takeQueue(math.MaxInt, false)
+	if q == nil {
+		return
+	}
+	join := getJoin(joinSize)
+	done, err := a.writeItems(*q, join, a.conn.TryWrite)
+	begun := bytes.Clone(join.bytes)
 	putJoin(join)
+	if errors.Is(err, ErrWouldBlock) {
+		a.putBack(q, done, p)
+		a.hub.drains.Add(1)
+		go a.writeOut(begun)
+		return
+	}
 	if a.wrote(q, err) {
 		// What came meanwhile waits for its turn behind all other agents.
 		a.schedule()
 	}
 }
 
-// drain goes on where flush could not: it blocks, for writeTimeout at most in
-// one write, until the queue is empty. join holds what comes before rest.
-func (a *Agent) drain(q *[]item, rest []item, join *[]byte) {
-	defer a.hub.drains.Done()
-	defer putJoin(join)
-	n, err := a.writeBlocking(*join)
-	a.sent += int64(n)
-	a.hub.counts.lanes[a.lane].sent.Add(uint64(n))
-	if err == nil {
-		_, err = a.writeItems(rest, join, a.writeBlocking)
+// parkLocked leaves the agent to the reload that its policy has changed by: nothing
+// is written under rules that are no longer in force. Whoever completes the change
+// hands the agent to its flusher again. It releases a.mu.
+func (a *Agent) parkLocked() {
+	a.parked = true
+	a.mu.Unlock()
+	if r := a.reload.Load(); r != nil {
+		r.hurry(a)
+	} else {
+		go a.heed()
 	}
-	for a.wrote(q, err) {
-		if q, _ = a.takeQueue(); q == nil {
+}
+
+// writeOut goes on where flush could not: it blocks, for writeTimeout at most in
+// one write, until the queue is empty. begun is the rest of a frame that the Conn has
+// taken in part. Everything else stays in the queue until the Conn can take it, so
+// that what is written is decided at the last moment.
+func (a *Agent) writeOut(begun []byte) {
+	defer a.hub.drains.Done()
+	if len(begun) > 0 {
+		n, err := a.writeBlocking(begun)
+		a.noteSent(n)
+		if !a.wrote(nil, err) {
 			return
 		}
-		_, err = a.writeItems(*q, join, a.writeBlocking)
 	}
+	waiter, waits := a.conn.(Waiter)
+	most := blockingJoinSize
+	if waits {
+		most = joinSize // it hands over at once
+	}
+	for {
+		if waits {
+			a.awaitReader(waiter)
+		}
+		q, _ := a.takeQueue(most, true)
+		if q == nil {
+			return
+		}
+		join := getJoin(sizeOf(*q))
+		_, err := a.writeItems(*q, join, a.writeBlocking)
+		putJoin(join)
+		if !a.wrote(q, err) {
+			return
+		}
+	}
+}
+
+func sizeOf(items []item) (n int) {
+	for _, it := range items {
+		n += len(it.bytes)
+	}
+	return n
+}
+
+// awaitReader waits until somebody reads from the Conn. Heartbeats wait for nobody.
+func (a *Agent) awaitReader(w Waiter) {
+	a.mu.Lock()
+	beat := a.conn.Form().Heartbeat
+	matters := a.queue != nil && slices.ContainsFunc(*a.queue, func(it item) bool {
+		return len(it.bytes) == 0 || len(beat) == 0 || &it.bytes[0] != &beat[0]
+	})
+	if matters && a.deadline {
+		a.deadline = false // it was for the write before
+		_ = a.extendWriteDeadlineLocked(time.Time{})
+	}
+	a.mu.Unlock()
+	if matters {
+		w.Await()
+	}
+}
+
+// putBack puts items that were taken, but not written, in front of the queue again.
+// done of them are accounted for. p is the policy they were taken under: if another
+// one holds now, what it does not cover is dropped.
+func (a *Agent) putBack(q *[]item, done int, p *Policy) {
+	count, size, messages := tallyOf((*q)[:done])
+	a.hub.counts.lanes[a.lane].delivered.Add(uint64(messages))
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.queued -= count
+	a.queuedBytes -= size
+	changed := a.heeded != p
+	rest := make([]item, 0, len(*q)-done+8)
+	for _, it := range (*q)[done:] {
+		switch {
+		case it.msg == heldBack:
+			a.discountLocked(it)
+		case it.msg != nil && (a.silenced || changed && !a.isCoveredLocked(it.msg)):
+			a.discountLocked(it)
+			a.hub.counts.drop(a.dropReasonLocked(), 1)
+		default:
+			rest = append(rest, it)
+		}
+	}
+	putQueue(q)
+	if a.state == stateGone {
+		for _, it := range rest {
+			a.discountLocked(it)
+			if it.msg != nil {
+				a.hub.counts.drop(DropGone, 1)
+			}
+		}
+		return
+	}
+	if len(rest) == 0 {
+		return
+	}
+	if a.queue != nil {
+		rest = append(rest, *a.queue...)
+		putQueue(a.queue)
+	}
+	a.queue = &rest
+}
+
+// discountLocked takes it out of what counts for the queue's limits.
+func (a *Agent) discountLocked(it item) {
+	a.queued--
+	a.queuedBytes -= len(it.bytes)
 }
 
 // writeBlocking is Conn.Write under a deadline that is renewed only when a
@@ -196,42 +339,60 @@ func (a *Agent) writeBlocking(p []byte) (int, error) {
 	return a.conn.Write(p)
 }
 
-// writeItems writes items, joined in join. When write would block, join holds
-// what it did not take, and the items behind that are returned.
-func (a *Agent) writeItems(items []item, join *[]byte, write func([]byte) (int, error)) (rest []item, err error) {
+// heldBack marks an item that the deliver gate has kept from the agent.
+var heldBack = new(Message)
+
+// writeItems writes items, joined in join. It returns how many of them are done with,
+// from the first on. When write would block, the last of those may have been taken in
+// part: join holds what is missing of it.
+func (a *Agent) writeItems(items []item, join *joinBuffer, write func([]byte) (int, error)) (done int, err error) {
 	gates := a.policy.Load().Gates
-	buf := (*join)[:0]
+	join.bytes, join.ends = join.bytes[:0], join.ends[:0]
 	before := a.sent
-	defer func() {
-		*join = buf
-		a.hub.counts.lanes[a.lane].sent.Add(uint64(a.sent - before))
-	}()
+	defer func() { a.hub.counts.lanes[a.lane].sent.Add(uint64(a.sent - before)) }()
 	flush := func() error {
-		n, err := write(buf)
+		n, err := write(join.bytes)
 		a.sent += int64(n)
-		buf = buf[:copy(buf, buf[n:])]
+		k := 0
+		for k < len(join.ends) && join.ends[k] <= n {
+			k++
+		}
+		rest := join.bytes[:0]
+		if n > 0 && k < len(join.ends) && (k == 0 || join.ends[k-1] < n) {
+			rest = join.bytes[:copy(join.bytes, join.bytes[n:join.ends[k]])]
+			k++
+		}
+		done += k
+		join.bytes, join.ends = rest, join.ends[:0]
 		return err
 	}
 	for i, it := range items {
 		b := it.bytes
 		if gates != nil && it.msg != nil {
 			if b = a.gated(gates, it); b == nil {
-				items[i].msg = nil // it is not delivered
+				items[i].msg = heldBack
 				a.hub.counts.drop(DropGate, 1)
-				continue
 			}
 		}
-		if len(buf) > 0 && len(buf)+len(b) > joinSize {
+		if len(join.bytes) > 0 && len(join.bytes)+len(b) > joinSize {
 			if err := flush(); err != nil {
-				return items[i:], err
+				return done, err
 			}
 		}
-		buf = append(buf, b...)
+		join.bytes = append(join.bytes, b...)
+		join.ends = append(join.ends, len(join.bytes))
 	}
-	if len(buf) > 0 {
-		err = flush()
+	if len(join.bytes) > 0 {
+		if err := flush(); err != nil {
+			return done, err
+		}
 	}
-	return nil, err
+	return len(items), nil
+}
+
+func (a *Agent) noteSent(n int) {
+	a.sent += int64(n)
+	a.hub.counts.lanes[a.lane].sent.Add(uint64(n))
 }
 
 // gated asks the deliver gate, and returns what is to be written.
@@ -250,47 +411,70 @@ func (a *Agent) gated(gates Gates, it item) []byte {
 	}
 }
 
-// takeQueue takes what is queued for writing. When there is nothing to write any
-// more it ends the writing, and the Conn too if that was the last word.
-func (a *Agent) takeQueue() (*[]item, bool) {
+// takeQueue takes what is queued for writing, up to most bytes, but at least one
+// item, and says under which policy. When there is nothing to write any more it ends
+// the writing, and the Conn too if that was the last word. It waits for a reload only
+// if wait is set, else it parks the agent.
+func (a *Agent) takeQueue(most int, wait bool) (*[]item, *Policy) {
 	a.mu.Lock()
 	for !a.heedsLocked() { // what has come under a new policy goes by that
+		if !wait {
+			a.parkLocked()
+			return nil, nil
+		}
 		a.mu.Unlock()
 		a.heed()
 		a.mu.Lock()
 	}
 	q := a.queue
-	if q != nil && a.state != stateGone {
-		a.queue = nil
-		a.mu.Unlock()
-		return q, true
+	if q == nil || a.state == stateGone {
+		a.endWritingLocked()
+		return nil, nil
 	}
-	a.endWritingLocked()
-	return nil, false
+	defer a.mu.Unlock()
+	n, size := 1, len((*q)[0].bytes)
+	for n < len(*q) && size+len((*q)[n].bytes) <= most {
+		size += len((*q)[n].bytes)
+		n++
+	}
+	if n == len(*q) {
+		a.queue = nil
+		return q, a.heeded
+	}
+	part := queuePool.Get().(*[]item)
+	*part = append(*part, (*q)[:n]...)
+	*q = slices.Delete(*q, 0, n)
+	return part, a.heeded
 }
 
-// wrote accounts for what was written and reports whether there is more to
-// write. If not, the writing has ended.
-func (a *Agent) wrote(q *[]item, err error) bool {
-	var bytes, messages int
-	for _, it := range *q {
-		bytes += len(it.bytes)
-		if it.msg != nil {
+// tallyOf returns how many items there are, their size, and how many of them are
+// messages that were not held back.
+func tallyOf(items []item) (count, size, messages int) {
+	for _, it := range items {
+		size += len(it.bytes)
+		if it.msg != nil && it.msg != heldBack {
 			messages++
 		}
 	}
-	count := len(*q)
-	putQueue(q)
+	return len(items), size, messages
+}
+
+// wrote accounts for what was written, nil for nothing, and reports whether there is
+// more to write. If not, the writing has ended.
+func (a *Agent) wrote(q *[]item, err error) bool {
+	var count, size, messages int
+	if q != nil {
+		count, size, messages = tallyOf(*q)
+		putQueue(q)
+	}
 	if err == nil {
 		a.hub.counts.lanes[a.lane].delivered.Add(uint64(messages))
-	} else {
-		a.hub.counts.drop(DropGone, messages) // some may have arrived
 	}
 	a.mu.Lock()
 	a.queued -= count
-	a.queuedBytes -= bytes
+	a.queuedBytes -= size
 	if err != nil {
-		a.failLocked(err)
+		a.failLocked(err, messages)
 	}
 	a.roomLocked()
 	if a.queue != nil && a.state != stateGone {
@@ -348,15 +532,28 @@ func (a *Agent) endWritingLocked() {
 	a.mu.Unlock()
 }
 
-// failLocked gives up a Conn that failed to write. The caller holds a.mu.
-func (a *Agent) failLocked(err error) {
-	a.dropQueueLocked(DropGone)
-	if a.state < stateClosing {
-		a.state = stateClosing
-		a.closeCode, a.closeReason = CloseSlow, "the connection does not take what is written"
-		a.leftBecause = "write failed: " + err.Error()
-		a.stateChangedLocked()
+// failLocked gives up a Conn that failed to write that many messages, some of which
+// may have arrived: its peer reads too slowly, or is gone. An agent that is being
+// closed keeps its own reason. The caller holds a.mu.
+func (a *Agent) failLocked(err error, messages int) {
+	closing := a.state >= stateClosing
+	slow := errors.Is(err, os.ErrDeadlineExceeded) && !closing || closing && a.closeCode == CloseSlow
+	why := DropGone
+	if slow {
+		why = DropSlow
 	}
+	a.hub.counts.drop(why, messages)
+	a.dropQueueLocked(why)
+	if closing {
+		return
+	}
+	a.state = stateClosing
+	a.closeCode, a.closeReason = CloseNormal, "the connection is gone"
+	if slow {
+		a.closeCode, a.closeReason = CloseSlow, "the connection does not take what is written"
+	}
+	a.leftBecause = "write failed: " + err.Error()
+	a.stateChangedLocked()
 }
 
 // extendWriteDeadline sets the write deadline, to none if t is zero, unless the

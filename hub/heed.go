@@ -25,13 +25,23 @@ type Admission interface {
 // heed brings the agent under the policy that holds for it, if a reload has given
 // it another one. It blocks for nothing but gates that answer from within this
 // process, and others who do the same. It is called with no lock held.
-func (a *Agent) heed() {
+func (a *Agent) heed() { a.bringUpToDate(true) }
+
+// heedUnlessUnderWay is heed, but does not wait where somebody else is at it.
+func (a *Agent) heedUnlessUnderWay() { a.bringUpToDate(false) }
+
+func (a *Agent) bringUpToDate(wait bool) {
 	a.mu.Lock()
+	done := false
 	for !a.heedsLocked() {
+		if a.heeding && !wait {
+			break
+		}
 		if a.heeding {
 			a.cond.Wait()
 			continue
 		}
+		done = true
 		a.heeding = true
 		before, p := a.heeded, a.policy.Load()
 		a.mu.Unlock()
@@ -40,7 +50,14 @@ func (a *Agent) heed() {
 		a.heeding, a.heeded = false, p
 		a.cond.Broadcast()
 	}
+	flush := a.parked && a.wakeLocked()
 	a.mu.Unlock()
+	if flush {
+		a.schedule()
+	}
+	if done {
+		a.reloaded()
+	}
 }
 
 // heedsLocked reports whether there is nothing for heed to do.
@@ -90,6 +107,7 @@ func (a *Agent) cut(r *Refusal) {
 	a.mu.Lock()
 	open := a.state < stateClosing
 	if open {
+		a.silenced = true
 		a.dropMessagesLocked(func(*Message) bool { return false })
 	}
 	flush := a.closeLocked(CloseCut, r.Reason, retry)
@@ -107,9 +125,10 @@ func (a *Agent) cut(r *Refusal) {
 func (a *Agent) adoptLocked(before, p *Policy) {
 	if a.queued > p.Limits.QueueMessages || a.queuedBytes > p.Limits.QueueBytes {
 		if a.spare == nil {
-			a.spare = &before.Limits // until it has read as much
+			a.spare = a.limits // until it has read as much
 		}
 	}
+	a.limits = &p.Limits
 	a.roomLocked()
 	switch {
 	case a.state == stateConnected && before.Heartbeat != p.Heartbeat:
@@ -123,11 +142,11 @@ func (a *Agent) adoptLocked(before, p *Policy) {
 	}
 }
 
-// queueLimitsLocked returns the limits of the agent's queue: of the policy that
-// holds, but those from before it for who was over the new ones then, until it has
-// read half of them empty. The caller holds a.mu.
+// queueLimitsLocked returns the limits of the agent's queue. An agent that was over
+// new limits when a reload brought them keeps the old ones until it has read half of
+// the new ones empty. The caller holds a.mu.
 func (a *Agent) queueLimitsLocked() *Limits {
-	l := &a.heeded.Limits
+	l := a.limits
 	if a.spare == nil {
 		return l
 	}
@@ -138,8 +157,8 @@ func (a *Agent) queueLimitsLocked() *Limits {
 	return a.spare
 }
 
-// dropMessagesLocked takes messages out of the queue that are not to be kept. The
-// caller holds a.mu.
+// dropMessagesLocked takes messages out of the queue that are not to be kept, because
+// the right to them has ended. The caller holds a.mu.
 func (a *Agent) dropMessagesLocked(keep func(*Message) bool) {
 	if a.queue == nil {
 		return
@@ -148,8 +167,8 @@ func (a *Agent) dropMessagesLocked(keep func(*Message) bool) {
 		if it.msg == nil || keep(it.msg) {
 			return false
 		}
-		a.queued--
-		a.queuedBytes -= len(it.bytes)
+		a.discountLocked(it)
+		a.hub.counts.drop(DropRevoked, 1)
 		return true
 	})
 	if len(*a.queue) == 0 {
@@ -157,6 +176,15 @@ func (a *Agent) dropMessagesLocked(keep func(*Message) bool) {
 		a.queue = nil
 	}
 	a.roomLocked()
+}
+
+// dropReasonLocked says why messages are dropped that were taken back from a writer.
+// The caller holds a.mu.
+func (a *Agent) dropReasonLocked() DropReason {
+	if a.closeCode == CloseSlow {
+		return DropSlow
+	}
+	return DropRevoked
 }
 
 // isCoveredLocked reports whether the agent is subscribed to what m was published

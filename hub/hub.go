@@ -138,7 +138,7 @@ func (h *Hub) open(p *Policy, o Opening) (*Agent, *Refusal) {
 		h.admission.leave(key, false)
 		return nil, goingAway
 	}
-	a.heeded = p
+	a.heeded, a.limits = p, &p.Limits
 	// A reload may have dropped p since the request came in.
 	if all := h.policies[p.Mount]; len(all) == 0 {
 		h.admission.leave(key, false)

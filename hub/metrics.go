@@ -17,12 +17,13 @@ import (
 // A DropReason is why a message did not reach somebody, or anybody.
 type DropReason uint8
 
-// The reasons. The first three are counted for each agent that a message did not
+// The reasons. The first four are counted for each agent that a message did not
 // reach, the others once for each publish.
 const (
 	DropGate      DropReason = iota // the deliver gate kept it from the agent
 	DropSlow                        // the agent was over the limits of its queue
 	DropGone                        // it was queued or being written when the connection ended
+	DropRevoked                     // the right to it ended while it waited: by a reload, or a gate that was asked again
 	DropDiscarded                   // the publish gate said that it goes nowhere
 	DropRepeated                    // it had been published before
 	DropFailed                      // the broker did not take it
@@ -31,7 +32,7 @@ const (
 
 // String returns the word for it.
 func (r DropReason) String() string {
-	return [...]string{"gate", "slow", "gone", "discarded", "repeated", "failed"}[r]
+	return [...]string{"gate", "slow", "gone", "revoked", "discarded", "repeated", "failed"}[r]
 }
 
 // A QueueName names a queue that has a bound.

@@ -6,6 +6,7 @@ package hub_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -84,14 +85,57 @@ func TestStatsAccountForEachMessage(t *testing.T) {
 		want(t, "held back by the gate", s.Dropped[hub.DropGate], 1)
 		want(t, "repeated", s.Dropped[hub.DropRepeated], 1)
 		// stuck has a queue of four: one being written, three behind it; the fifth is
-		// too much, and those that wait are dropped
-		want(t, "too slow", s.Dropped[hub.DropSlow], 1+3)
-		want(t, "gone", s.Dropped[hub.DropGone], 1+3)
+		// too much, and all five are lost
+		want(t, "too slow", s.Dropped[hub.DropSlow], 5)
+		want(t, "gone", s.Dropped[hub.DropGone], 3)
 		want(t, "overflows", s.Overflow[hub.QueueAgent], 1)
 		want(t, "ended as too slow", s.Ended[hub.CloseSlow], 1)
 		want(t, "fan-outs", s.FanOut.Count, 9)
 		if len(quick.Conn.Lines()) < 8 {
 			t.Error("the quick one did not get its messages")
+		}
+	})
+}
+
+// A reload drops what it ends the right to, and counts that too: of whom it closes,
+// and of a subscription that it ends.
+func TestStatsAccountForWhatAReloadDrops(t *testing.T) {
+	inBubble(t, hub.Policy{Gates: laws(nil)}, func(b *bubble) {
+		cut, ended := b.join("news"), b.join("news", "other")
+		publisher := b.join()
+		for _, p := range []*hubtest.Peer{cut, ended} {
+			p.Conn.Stall(true)
+		}
+		publisher.Send(publish("news", "n0", "0")) // is being written when the rules change
+		synctest.Wait()
+		publisher.Send(publish("news", "n1", "1"), publish("news", "n2", "2"), publish("other", "o", "3"))
+		synctest.Wait()
+		reload := b.reload(hub.Policy{Gates: laws(rulings{
+			hub.GateConnect: {text: "connect", local: true, decide: func(_ context.Context, q *hub.Question) hub.Verdict {
+				if q.Agent == cut.Agent {
+					return denied("no")
+				}
+				return hub.Allow
+			}},
+			hub.GateSubscribe: {text: "subscribe", local: true, decide: func(_ context.Context, q *hub.Question) hub.Verdict {
+				if q.Channel == "news" {
+					return denied("no")
+				}
+				return hub.Allow
+			}},
+		})})
+		<-reload.Done()
+		cut.Conn.Stall(false)
+		ended.Conn.Stall(false)
+		synctest.Wait()
+		s := b.hub.Stats()
+		want(t, "published", s.Published, 4)
+		want(t, "dropped with the right to it", s.Dropped[hub.DropRevoked], 2+2)
+		want(t, "delivered", s.Delivered, 1+2) // what was being written, and other
+		for _, line := range append(cut.Conn.Lines(), ended.Conn.Lines()...) {
+			if strings.Contains(line, `"n1"`) || strings.Contains(line, `"n2"`) {
+				t.Errorf("%s went out though the new rules deny it", line)
+			}
 		}
 	})
 }

@@ -27,6 +27,32 @@ type Reload struct {
 	done chan struct{} // closed when open is 0; never sent on
 
 	asked, ended, cut, late tally
+
+	mu     sync.Mutex // guards the following; no other lock is taken under it
+	urgent []*Agent   // that have something to write, and wait for bring
+}
+
+// hurry has bring see to the agent before those that have nothing to write.
+func (r *Reload) hurry(a *Agent) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.urgent = append(r.urgent, a)
+}
+
+// heedUrgent sees to the agents that wait to be written to.
+func (r *Reload) heedUrgent() {
+	for {
+		r.mu.Lock()
+		last := len(r.urgent) - 1
+		if last < 0 {
+			r.mu.Unlock()
+			return
+		}
+		a := r.urgent[last]
+		r.urgent = r.urgent[:last]
+		r.mu.Unlock()
+		a.heedUnlessUnderWay()
+	}
 }
 
 // A tally counts an effect of one reload, and of all reloads of the hub.
@@ -150,10 +176,11 @@ func (r *Reload) bring(agents []*Agent) {
 	defer r.leave()
 	var wg sync.WaitGroup
 	var next atomic.Int64
-	for range min(runtime.GOMAXPROCS(0), len(agents)) {
+	for range min(max(runtime.GOMAXPROCS(0), 2), len(agents)) { // one slow gate does not hold up all
 		wg.Go(func() {
 			for i := next.Add(1) - 1; i < int64(len(agents)); i = next.Add(1) - 1 {
-				agents[i].heed()
+				r.heedUrgent()
+				agents[i].heedUnlessUnderWay()
 				agents[i].reloaded()
 			}
 		})

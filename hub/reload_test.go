@@ -891,3 +891,104 @@ func TestReloadDuringARefresh(t *testing.T) {
 		}
 	})
 }
+
+// What a stalled connection has not been given yet is decided under the new rules, also
+// where writing blocks. At most one write is under way.
+func TestReloadDeniesWhatWaitsForAStalledConnection(t *testing.T) {
+	for _, blocks := range []bool{false, true} {
+		for gate, rules := range map[string]hub.Gates{
+			"connect":   laws(rulings{hub.GateConnect: local("connect", denied("no"))}),
+			"subscribe": laws(rulings{hub.GateSubscribe: local("subscribe", denied("no"))}),
+			"deliver":   &gates{deliver: func(*hub.Agent, *hub.Message) *hub.Message { return nil }},
+		} {
+			t.Run(fmt.Sprintf("%s, blocks %t", gate, blocks), func(t *testing.T) {
+				inBubble(t, hub.Policy{Gates: laws(nil)}, func(b *bubble) {
+					c := hubtest.NewConn()
+					c.Blocks = blocks
+					stalled, publisher := b.joinOn(c, "news"), b.join()
+					c.Stall(true)
+					publisher.Send(publish("news", "first", `"`+strings.Repeat("x", 20_000)+`"`))
+					synctest.Wait() // it is being written
+					for n := range 40 {
+						publisher.Send(publish("news", "late"+strconv.Itoa(n), "1"))
+					}
+					synctest.Wait()
+					<-b.reload(hub.Policy{Gates: rules}).Done()
+					c.Stall(false)
+					synctest.Wait()
+					for _, line := range c.Lines() {
+						if strings.Contains(line, `"late`) {
+							t.Errorf("%s went out though the new rules deny it", line)
+						}
+					}
+					if gate == "connect" {
+						b.wantClose(stalled, hub.CloseCut)
+					}
+				})
+			})
+		}
+	}
+}
+
+// A local gate that takes its time holds up nobody but the agent that it is asked for.
+func TestReloadAsksNoGateWhereOthersAreWrittenTo(t *testing.T) {
+	inBubble(t, hub.Policy{Gates: laws(nil)}, func(b *bubble) {
+		slow := b.join("news")
+		var others []*hubtest.Peer
+		for range 4 * runtime.GOMAXPROCS(0) { // some of them share a flusher with it
+			others = append(others, b.join("news"))
+		}
+		publisher := b.join()
+		asked, release := make(chan struct{}), make(chan struct{})
+		var once sync.Once
+		reload := b.reload(hub.Policy{Gates: laws(rulings{hub.GateSubscribe: {text: "slow", local: true, decide: func(_ context.Context, q *hub.Question) hub.Verdict {
+			if q.Agent == slow.Agent {
+				once.Do(func() { close(asked) })
+				<-release
+			}
+			return hub.Allow
+		}}})})
+		<-asked
+		publisher.Send(publish("news", "u", "1"))
+		synctest.Wait()
+		for _, p := range others {
+			b.want(p, message("news", "u", "1"))
+		}
+		b.want(slow)
+		close(release)
+		<-reload.Done()
+		synctest.Wait()
+		b.want(slow, message("news", "u", "1"))
+	})
+}
+
+// An agent that is over lower limits keeps what it has, also while the gates of the
+// reload that lowered them are still being asked.
+func TestLowerLimitsCloseNobodyDuringTheReload(t *testing.T) {
+	inBubble(t, hub.Policy{Gates: laws(nil), Limits: hub.Limits{QueueMessages: 8}}, func(b *bubble) {
+		c := hubtest.NewConn()
+		p, publisher := b.joinOn(c, "news"), b.join()
+		c.Stall(true)
+		for n := range 3 {
+			publisher.Send(publish("news", strconv.Itoa(n), "1"))
+		}
+		synctest.Wait()
+		meanwhile := sync.OnceFunc(func() {
+			if err := b.hub.Publish(t.Context(), hub.NewMessage("news", "meanwhile", []byte("1"))); err != nil {
+				t.Error(err)
+			}
+		})
+		gate := &ruling{text: "subscribe", local: true, decide: func(_ context.Context, q *hub.Question) hub.Verdict {
+			if q.Agent == p.Agent {
+				meanwhile()
+			}
+			return hub.Allow
+		}}
+		<-b.reload(hub.Policy{Gates: laws(rulings{hub.GateSubscribe: gate}), Limits: hub.Limits{QueueMessages: 2}}).Done()
+		publisher.Send(publish("news", "after", "1"))
+		synctest.Wait()
+		c.Stall(false)
+		synctest.Wait()
+		b.want(p, message("news", "0", "1"), message("news", "1", "1"), message("news", "2", "1"), message("news", "meanwhile", "1"), message("news", "after", "1"))
+	})
+}

@@ -6,6 +6,7 @@ package transport
 import (
 	"bytes"
 	"errors"
+	"net/http"
 	"os"
 	"slices"
 	"sync"
@@ -36,6 +37,9 @@ const (
 	closeAnother     hub.CloseCode = 2010 // a second request receives
 	closeInterrupted hub.CloseCode = 1002 // what was written last may be lost
 )
+
+// interrupted is the reason of closeInterrupted.
+const interrupted = "Connection interrupted"
 
 // recordEnd stands behind each record that the hub writes to a fallback: a JSON
 // object cannot have it, so that what was joined comes apart again.
@@ -121,25 +125,27 @@ type fallback struct {
 
 	mu       sync.Mutex // guards the following; receiver.mu may be taken under it
 	owner    owner
-	cookies  []string    // the session_cookies that owner goes by
-	receiver *receiver   // nil between two requests
-	expiry   *time.Timer // of the session without a receiver, or of what is left of one that has ended
-	expires  time.Time   // when it is due: it may fire while it is set anew
-	greeted  bool        // a response has begun the session
-	bye      string      // not empty: the session has ended, and this SockJS frame says how
-	writeBy  time.Time   // the write deadline; zero is none
+	cookies  []string                              // the session_cookies that owner goes by
+	receiver *receiver                             // nil between two requests
+	expiry   *time.Timer                           // of the session without a receiver, or of what is left of one that has ended
+	expires  time.Time                             // when it is due: it may fire while it is set anew
+	greeted  bool                                  // a response has begun the session
+	bye      string                                // not empty: the session has ended, and this SockJS frame says how
+	writeBy  time.Time                             // the write deadline; zero is none
+	bodies   map[*http.ResponseController]struct{} // of requests whose bodies are being read
 	changed  chan struct{}
 }
 
 var (
 	_ hub.Conn   = (*fallback)(nil)
 	_ hub.Cutter = (*fallback)(nil)
+	_ hub.Waiter = (*fallback)(nil)
 )
 
 var errOver = errors.New("the session has ended")
 
 func (s *Sessions) newFallback(key sessionKey, by owner, cookies []string, a *hub.Agent, t *times) *fallback {
-	return &fallback{sessions: s, key: key, owner: by, cookies: cookies, agent: a, times: t, turn: make(chan struct{}, 1)}
+	return &fallback{sessions: s, key: key, owner: by, cookies: cookies, agent: a, times: t, turn: make(chan struct{}, 1), bodies: make(map[*http.ResponseController]struct{})}
 }
 
 // isOf reports whether the session is of who makes a request to e. If e goes by
@@ -187,6 +193,21 @@ func (f *fallback) Write(p []byte) (int, error) {
 		if !waitUntil(changed, by) {
 			return 0, os.ErrDeadlineExceeded
 		}
+	}
+}
+
+// Await implements hub.Waiter: a response that frames can be written to is awaited.
+func (f *fallback) Await() {
+	for {
+		f.mu.Lock()
+		by := f.writeBy
+		if f.bye != "" || f.receiver != nil && f.receiver.isReady() || !by.IsZero() && !time.Now().Before(by) {
+			f.mu.Unlock()
+			return
+		}
+		changed := f.changedLocked()
+		f.mu.Unlock()
+		waitUntil(changed, by)
 	}
 }
 
@@ -253,6 +274,9 @@ func (f *fallback) SetWriteDeadline(t time.Time) error {
 
 // Close implements hub.Conn.
 func (f *fallback) Close(code hub.CloseCode, reason string) {
+	if code == hub.CloseNormal { // the response that carried the last frame has failed
+		code, reason = closeInterrupted, interrupted
+	}
 	f.end(sockJSClose(code, reason), "")
 }
 
@@ -265,7 +289,7 @@ func (f *fallback) Cut() {
 	case r == nil:
 		go f.forget()
 	case r.lib.Load() == nil: // it is about to be ready, and finds the end
-		go f.end(sockJSClose(closeInterrupted, "Connection interrupted"), "cut off")
+		go f.end(sockJSClose(closeInterrupted, interrupted), "cut off")
 	default:
 		r.limit(time.Now())
 		r.cancel()
@@ -281,6 +305,7 @@ func (f *fallback) end(bye, left string) {
 		return
 	}
 	f.bye = bye
+	f.leaveBodiesLocked()
 	r := f.receiver
 	told := r != nil && r.isReady()
 	f.expireInLocked(f.times.disconnect)
@@ -359,7 +384,7 @@ func (f *fallback) detach(r *receiver, inOrder bool) {
 	f.changeLocked()
 	f.mu.Unlock()
 	if !inOrder {
-		f.end(sockJSClose(closeInterrupted, "Connection interrupted"), r.reason())
+		f.end(sockJSClose(closeInterrupted, interrupted), r.reason())
 	}
 }
 
@@ -396,11 +421,20 @@ func (f *fallback) forget() {
 		f.mu.Unlock()
 		return
 	}
-	f.bye = sockJSClose(closeInterrupted, "Connection interrupted")
+	f.bye = sockJSClose(closeInterrupted, interrupted)
+	f.leaveBodiesLocked()
 	f.changeLocked()
 	f.mu.Unlock()
 	f.sessions.remove(f)
 	f.leave("no request came to receive for it")
+}
+
+// leaveBodiesLocked ends the reading of bodies: nobody takes what is in them. The
+// caller holds f.mu.
+func (f *fallback) leaveBodiesLocked() {
+	for rc := range f.bodies {
+		_ = rc.SetReadDeadline(time.Unix(1, 0)) // a server that has none waits as long as it likes
+	}
 }
 
 // endResponse has the response r end in order, at once.

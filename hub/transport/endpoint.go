@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -62,6 +63,9 @@ func (e *Endpoint) Serve(w http.ResponseWriter, r *http.Request, rest string) bo
 	t := routeOf(rest)
 	if t.kind == notOurs {
 		return false
+	}
+	if !t.takesBody() {
+		leaveBody(w, r)
 	}
 	c := e.Caller(r)
 	cross, allowed := e.Origins.check(r.Header, c.Scheme, c.Host)
@@ -158,6 +162,35 @@ func routeOf(rest string) target {
 // isTransport reports whether SockJS has a transport of that name.
 func isTransport(name string) bool {
 	return name == webSocket || receivings[name] != nil || name == xhrSend || name == jsonpSend
+}
+
+// takesBody reports whether a request for the target has a body that is read, or
+// needs its connection as it is.
+func (t target) takesBody() bool {
+	return t.transport == xhrSend || t.transport == jsonpSend || t.transport == webSocket
+}
+
+// maxLeftBody is how much of a body that nobody asked for is thrown away, if it is
+// there already, so that its connection can be used again.
+const maxLeftBody = 64 << 10
+
+// leaveBody keeps net/http from waiting for the rest of a body that is of no use: it
+// reads that away before it answers, and again before the connection takes another
+// request. A body that has not arrived whole costs the connection instead.
+func leaveBody(w http.ResponseWriter, r *http.Request) {
+	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
+		return
+	}
+	rc := http.NewResponseController(w)
+	if rc.SetReadDeadline(time.Unix(1, 0)) == nil && r.Header.Get("Expect") == "" {
+		if _, err := io.CopyN(io.Discard, r.Body, maxLeftBody); errors.Is(err, io.EOF) {
+			_ = rc.SetReadDeadline(time.Time{}) // as it was
+			return
+		}
+	}
+	if r.ProtoMajor == 1 {
+		w.Header().Set("Connection", "close")
+	}
 }
 
 var (

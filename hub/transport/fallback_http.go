@@ -12,6 +12,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -183,27 +184,26 @@ func isCallback(name string) bool {
 // serveSend answers a request that brings frames. 204, or 200 for a form, says
 // that all of them were taken.
 func (e *Endpoint) serveSend(w http.ResponseWriter, r *http.Request, key sessionKey, by owner, jsonp bool) {
-	// It stands until the body is there: what is not taken net/http reads away
-	// before it answers.
-	rc := http.NewResponseController(w)
-	_ = rc.SetReadDeadline(time.Now().Add(e.patience().message)) // a server that has none waits as long as it likes
 	f := e.Sessions.find(key)
 	if f == nil || !f.isOf(e, by) || f.isOver() {
+		leaveBody(w, r)
 		fail(w, errUnknown)
 		return
 	}
 	if f.senders.Add(1) > maxSenders {
 		f.senders.Add(-1)
+		leaveBody(w, r)
 		fail(w, errSenders)
 		return
 	}
 	defer f.senders.Add(-1)
 	f.agent.Touch()
 	f.heard.Store(true)
-	body, wrong := f.body(w, r, jsonp)
+	body, wrong := f.awaitBody(w, r, jsonp)
 	if wrong == nil {
-		_ = rc.SetReadDeadline(time.Time{}) // as above
 		wrong = f.receive(r, body)
+	} else {
+		leaveBody(w, r)
 	}
 	switch h := w.Header(); {
 	case wrong != nil:
@@ -219,9 +219,36 @@ func (e *Endpoint) serveSend(w http.ResponseWriter, r *http.Request, key session
 	}
 }
 
+// awaitBody is body with a deadline, which is now when the session ends: a body that
+// does not come must not hold up a server that stops.
+func (f *fallback) awaitBody(w http.ResponseWriter, r *http.Request, jsonp bool) ([]byte, *httpError) {
+	// The writers in between do not expect a deadline while somebody reads.
+	rc := http.NewResponseController(innermost(w))
+	_ = rc.SetReadDeadline(time.Now().Add(f.times.message)) // a server that has none waits as long as it likes
+	f.mu.Lock()
+	if f.bye != "" {
+		f.mu.Unlock()
+		return nil, errUnknown
+	}
+	f.bodies[rc] = struct{}{}
+	f.mu.Unlock()
+	body, wrong := f.body(w, r, jsonp)
+	f.mu.Lock()
+	delete(f.bodies, rc)
+	over := f.bye != ""
+	f.mu.Unlock()
+	switch {
+	case wrong == nil:
+		_ = rc.SetReadDeadline(time.Time{}) // as above
+	case over:
+		wrong = errUnknown
+	}
+	return body, wrong
+}
+
 // body reads the body of a request that sends.
 func (f *fallback) body(w http.ResponseWriter, r *http.Request, jsonp bool) ([]byte, *httpError) {
-	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && encoding != "identity" {
+	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") { // RFC 9110, section 8.4.1
 		return nil, errEncoded
 	}
 	form := jsonp && isForm(r)

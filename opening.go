@@ -4,6 +4,8 @@
 package pushit
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"maps"
 	"net/http"
 	"net/netip"
@@ -23,7 +25,16 @@ import (
 // caller tells who makes a request.
 func caller(r *http.Request) transport.Caller {
 	scheme, host := site(r)
-	return transport.Caller{Scheme: scheme, Host: host, User: user(r)}
+	return transport.Caller{Scheme: scheme, Host: host, User: user(r), Certificate: certificate(r)}
+}
+
+// certificate is a hash of the certificate that the client of r has shown.
+func certificate(r *http.Request) string {
+	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+		return ""
+	}
+	sum := sha256.Sum256(r.TLS.PeerCertificates[0].Raw)
+	return hex.EncodeToString(sum[:])
 }
 
 // opening takes down what a session keeps of the request that opens it. The
@@ -43,16 +54,17 @@ func (h *Handler) opening(r *http.Request) (hub.Opening, *hub.Refusal) {
 		header = only(header, func(name string) bool { return !telemetry.IsTraceField(name) })
 	}
 	return hub.Opening{
-		RemoteIP:   clientIP(r),
-		Scheme:     scheme,
-		Host:       host,
-		URI:        h.uri(r),
-		RemoteAddr: strings.Clone(r.RemoteAddr),
-		Namespace:  namespace,
-		User:       user(r),
-		Tracer:     traced,
-		Values:     values,
-		Header:     hub.HeaderBlock(header),
+		RemoteIP:    clientIP(r),
+		Scheme:      scheme,
+		Host:        host,
+		URI:         h.uri(r),
+		RemoteAddr:  strings.Clone(r.RemoteAddr),
+		Namespace:   namespace,
+		User:        user(r),
+		Certificate: certificate(r),
+		Tracer:      traced,
+		Values:      values,
+		Header:      hub.HeaderBlock(header),
 	}, refusal
 }
 

@@ -70,6 +70,17 @@ func TestClientCertificates(t *testing.T) {
 		t.Fatal(err)
 	}
 	two.subscribe("operators") // what is known of the session is enough
+
+	// The name of a session over a fallback opens nothing to another device.
+	s.certificate = devices[0]
+	opened := s.fallback(s.client("h1"), "/push", "xhr").connect("devices/sensor-1")
+	for who, c := range map[string]*tls.Certificate{"another device": devices[1], "nobody": nil} {
+		s.certificate = c
+		other := *opened
+		other.http = s.client("h1")
+		other.wantNoWay(who, http.StatusNotFound)
+	}
+	opened.echo("devices/sensor-1", 1)
 }
 
 // What handlers before pushit find out reaches the backends; a session of before it

@@ -30,6 +30,8 @@ type Opening struct {
 	Namespace string
 	// User is who Caddy authenticated, empty when nobody.
 	User string
+	// Certificate is a hash of the client's certificate, empty where it showed none.
+	Certificate string
 	// Tracer makes the spans of the session, under that of the request; nil where
 	// the request is not traced.
 	Tracer Tracer

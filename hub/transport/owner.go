@@ -18,6 +18,9 @@ type Caller struct {
 	Scheme, Host string
 	// User is who the server authenticated, empty when nobody.
 	User string
+	// Certificate is a hash of the certificate that the client showed, empty where it
+	// showed none.
+	Certificate string
 }
 
 // An owner is whose a fallback session is: requests of others with its name are
@@ -39,7 +42,7 @@ func (e *Endpoint) openerOf(o *hub.Opening) owner {
 	if key, ok := parseOrigin(cross); ok && isOrigin && key == own {
 		cross = ""
 	}
-	return e.ownerOf(r, Caller{Scheme: o.Scheme, Host: o.Host, User: o.User}, cross)
+	return e.ownerOf(r, Caller{Scheme: o.Scheme, Host: o.Host, User: o.User, Certificate: o.Certificate}, cross)
 }
 
 // ownerOf tells whose a request is. cross is its origin if that is another
@@ -64,6 +67,7 @@ func (e *Endpoint) ownerOf(r *http.Request, c Caller, cross string) (o owner) {
 	part(c.Host)
 	part(cross)
 	part(c.User)
+	part(c.Certificate)
 	list(r.Header["Authorization"])
 	for _, name := range e.SessionCookies {
 		if name == stickyCookie {

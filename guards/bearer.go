@@ -58,15 +58,23 @@ func (g *Bearer) Provision(caddy.Context) error {
 	for i, setting := range g.Secrets {
 		secret, err := resolve(setting)
 		if err != nil {
-			return fmt.Errorf("bearer: secret %d %w", i+1, err)
+			return placed(setting, fmt.Errorf("bearer: secret %d %w", i+1, err))
 		}
 		if err := checkSecret(secret, minBearer); err != nil {
-			return fmt.Errorf("bearer: secret %d %w", i+1, err)
+			return placed(setting, fmt.Errorf("bearer: secret %d%s %w", i+1, from(setting), err))
 		}
 		g.hashes = append(g.hashes, sha256.Sum256([]byte(secret)))
 	}
 	g.Secrets = nil
 	return nil
+}
+
+// from names the placeholder that a setting comes from, if it is nothing else.
+func from(setting string) string {
+	if names := placeholdersIn(setting); len(names) == 1 && setting == "{"+names[0]+"}" {
+		return ", " + setting + ","
+	}
+	return ""
 }
 
 // checkSecret returns what is wrong with a secret, without a word of it.
@@ -133,6 +141,9 @@ func (g *Bearer) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the guard's word
 	for d.NextArg() {
 		secret := d.Val()
+		if err := noteSetting(d, "bearer: the secret", secret); err != nil {
+			return err
+		}
 		if !strings.Contains(secret, "{") { // a placeholder is expanded later
 			if err := checkSecret(secret, minBearer); err != nil {
 				return d.Errf("bearer: the secret %w", err)

@@ -164,12 +164,12 @@ func TestBearerPlaceholders(t *testing.T) {
 	}
 	for secret, want := range map[string]string{
 		"":                        "bearer: secret 1 is empty; an environment variable that is to give it may not be set",
-		"{env.PUSH_EMPTY}":        "bearer: secret 1 is empty, because {env.PUSH_EMPTY} is; the environment variable may not be set",
+		"{env.PUSH_EMPTY}":        "bearer: secret 1 is empty, because {env.PUSH_EMPTY} is: set the environment variable PUSH_EMPTY for Caddy",
 		"{env.PUSH_NOT_SET}":      "because {env.PUSH_NOT_SET} is",
 		"{file./not/there}":       "because {file./not/there} is",
-		"{env.PUSH_SHORT}":        "bearer: secret 1 has 5 bytes, and at least 16 are needed; make one with: openssl rand -hex 16",
-		"x{http.request.uuid}yzz": "has a placeholder that is empty or not known here",
-		"half a {env.PUSH_EMPTY}": "has a placeholder that is empty or not known here",
+		"{env.PUSH_SHORT}":        "bearer: secret 1, {env.PUSH_SHORT}, has 5 bytes, and at least 16 are needed; make one with: openssl rand -hex 16",
+		"x{http.request.uuid}yzz": "has {http.request.uuid} in it, which is not known when the configuration is loaded: write {env.NAME} or {file.PATH}",
+		"half a {env.PUSH_EMPTY}": "secret 1 lacks a part, because {env.PUSH_EMPTY} is empty: set the environment variable",
 	} {
 		_, err := loadGuard(t, `{"guard":"bearer","secrets":["`+secret+`"]}`)
 		wantMistake(t, err, want)

@@ -6,15 +6,10 @@ package guards
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"net/http"
 	"net/url"
-	"regexp"
 	"slices"
 	"strings"
-
-	"github.com/caddyserver/caddy/v2"
 )
 
 // tokenPlaces are where an agent may present a token. The credentials of
@@ -129,22 +124,4 @@ func snapshotHeader(q *Question, name string) (values []string) {
 		}
 	}
 	return values
-}
-
-// onePlaceholder is a setting that is all placeholder, which is no secret itself.
-var onePlaceholder = regexp.MustCompile(`^\{(env|file)\.[^{}]+\}$`)
-
-// resolve expands the placeholders of a setting, as {env.NAME} and {file.PATH}.
-// One that is unknown or empty is an error, since a secret must not come down to
-// what is left of it. The error has nothing of a secret.
-func resolve(setting string) (string, error) {
-	value, err := caddy.NewReplacer().ReplaceOrErr(setting, true, true)
-	switch {
-	case err == nil:
-		return value, nil
-	case onePlaceholder.MatchString(setting):
-		return "", fmt.Errorf("is empty, because %s is; the environment variable may not be set, or the file not be there", setting)
-	default:
-		return "", errors.New(`has a placeholder that is empty or not known here; {env.NAME} and {file.PATH} are, and a brace that begins none is written \{`)
-	}
 }

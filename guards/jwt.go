@@ -144,10 +144,10 @@ func (g *JWT) loadKeys() (err error) {
 	for i, setting := range g.Secrets {
 		secret, err := resolve(setting)
 		if err != nil {
-			return fmt.Errorf("secret %d %w", i+1, err)
+			return placed(setting, fmt.Errorf("secret %d %w", i+1, err))
 		}
 		if err := g.addKeys(parseSecret(secret)); err != nil {
-			return fmt.Errorf("secret %d %w", i+1, err)
+			return placed(setting, fmt.Errorf("secret %d%s %w", i+1, from(setting), err))
 		}
 	}
 	for i, setting := range g.Keys {
@@ -159,20 +159,20 @@ func (g *JWT) loadKeys() (err error) {
 			err = g.addKeys(parseKeys([]byte(text)))
 		}
 		if err != nil {
-			return fmt.Errorf("key %d %w", i+1, err)
+			return placed(setting, fmt.Errorf("key %d %w", i+1, err))
 		}
 	}
 	for _, setting := range g.KeyFiles {
 		path, err := resolve(setting)
 		if err != nil {
-			return fmt.Errorf("key_file %w", err)
+			return placed(setting, fmt.Errorf("key_file %w", err))
 		}
 		text, err := readKeyFile(path)
 		if err != nil {
-			return fmt.Errorf("key_file: %w", err)
+			return placed(setting, fmt.Errorf("key_file: %w", err))
 		}
 		if err := g.addKeys(parseKeys(text)); err != nil {
-			return fmt.Errorf("key_file: %s %w", path, err)
+			return placed(setting, fmt.Errorf("key_file: %s %w", path, err))
 		}
 	}
 	g.Secrets, g.Keys = nil, nil // a key may be a secret too
@@ -181,10 +181,10 @@ func (g *JWT) loadKeys() (err error) {
 	}
 	where, err := resolve(g.JWKS)
 	if err != nil {
-		return fmt.Errorf("jwks %w", err)
+		return placed(g.JWKS, fmt.Errorf("jwks %w", err))
 	}
 	if err := checkKeySetPlace(where); err != nil {
-		return err
+		return placed(g.JWKS, err)
 	}
 	if isAddress(where) {
 		g.source, err = addressSource(where)

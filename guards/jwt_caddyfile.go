@@ -89,6 +89,8 @@ func checkJWTWord(d *caddyfile.Dispenser, word string) error {
 		return nil
 	case jwtHints[word] != "":
 		return d.Errf("unknown setting %s of jwt: %s", word, jwtHints[word])
+	case missingBrace(word, "jwt") != "":
+		return d.Err(missingBrace(word, "jwt"))
 	case word == "{":
 		return d.Err("the settings of jwt take no block")
 	}
@@ -106,6 +108,16 @@ func (g *JWT) setting(d *caddyfile.Dispenser, word string) error {
 	}
 	if slices.Contains(values, "") {
 		return d.Errf("a value of %s is empty; an environment variable that is to give it may not be set", word)
+	}
+	if slices.Contains([]string{"secret", "key", "key_file", "jwks"}, word) {
+		for _, v := range values {
+			if isJWK(v) {
+				continue
+			}
+			if err := noteSetting(d, "the "+word, v); err != nil {
+				return err
+			}
+		}
 	}
 	switch word {
 	case "secret":

@@ -154,7 +154,7 @@ func TestBadKeysInConfigurations(t *testing.T) {
 	}{
 		"nothing":             {nil, "jwt: it needs a key to verify tokens with"},
 		"empty secret":        {[]any{"secrets", []string{""}}, "jwt: secret 1 is empty; an environment variable"},
-		"secret from nowhere": {[]any{"secrets", []string{"{env.JWT_EMPTY}"}}, "jwt: secret 1 is empty, because {env.JWT_EMPTY} is; the environment variable may not be set"},
+		"secret from nowhere": {[]any{"secrets", []string{"{env.JWT_EMPTY}"}}, "jwt: secret 1 is empty, because {env.JWT_EMPTY} is: set the environment variable JWT_EMPTY for Caddy"},
 		"short secret":        {[]any{"secrets", []string{secretOfTests, secretOfTests[1:]}}, "jwt: secret 2 has 31 bytes, and at least 32 are needed"},
 		"short secret, JWK":   {[]any{"keys", []string{jwk([]byte("short"), "", "")}}, "jwt: key 1 has 5 bytes"},
 		"no file":             {[]any{"key_files", []string{filepath.Join(dir, "none.pem")}}, "jwt: key_file: open " + filepath.Join(dir, "none.pem")},

@@ -268,6 +268,9 @@ func checkPlaceholders(raw json.RawMessage) (about string, err error) {
 		return "", err
 	}
 	eachString(v, func(s string) {
+		if e := checkUnclosed(s); e != nil && err == nil {
+			about, err = s, e
+		}
 		for _, name := range placeholdersIn(s) {
 			e := checkName(name)
 			if e == nil {

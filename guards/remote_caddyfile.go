@@ -38,7 +38,15 @@ func readBlock(h httpcaddyfile.Helper, example string) (*guardBlock, error) {
 	}
 	last := *d
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if hint := missingBrace(d.Val(), b.word); hint != "" {
+			return nil, d.Err(hint)
+		}
 		b.entries = append(b.entries, d.NextSegment())
+	}
+	for _, entry := range b.entries {
+		for _, t := range entry {
+			notePlace(t.Text, t.File, t.Line)
+		}
 	}
 	if len(b.entries) == 0 {
 		return nil, d.Errf("%s needs a block; write: %s", b.word, example)

@@ -315,8 +315,13 @@ func (g *handlerGuard) provision(ctx caddy.Context, guard any, field *json.RawMe
 		if _, err := checkPlaceholders(text); err != nil {
 			return err
 		}
+		if err := checkSent(text); err != nil {
+			return err
+		}
 		g.copied = append(g.copied, copiedBy(text)...)
 	}
+	slices.Sort(g.copied)
+	g.copied = slices.Compact(g.copied)
 	if g.remote, err = newRemote(s, reach); err != nil {
 		return err
 	}

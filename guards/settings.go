@@ -1,0 +1,194 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package guards
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+)
+
+// settingPlaces are where the placeholders of settings stand in the Caddyfile that
+// this process has adapted last. What they stand for is found out when the
+// configuration is loaded, from JSON, which does not say where it comes from.
+var settingPlaces struct {
+	sync.Mutex
+	of map[string]string // by placeholder, with braces
+}
+
+// maxSettingPlaces is the most placeholders of which the places are remembered.
+const maxSettingPlaces = 1000
+
+// notePlace remembers where the placeholders of the text stand.
+func notePlace(text, file string, line int) {
+	settingPlaces.Lock()
+	defer settingPlaces.Unlock()
+	for _, name := range placeholdersIn(text) {
+		if !isExpanded(name) {
+			continue
+		}
+		if settingPlaces.of == nil || len(settingPlaces.of) >= maxSettingPlaces {
+			settingPlaces.of = make(map[string]string)
+		}
+		settingPlaces.of["{"+name+"}"] = file + ":" + strconv.Itoa(line)
+	}
+}
+
+// placed adds to an error about a setting where it stands, if that is known.
+func placed(setting string, err error) error {
+	settingPlaces.Lock()
+	defer settingPlaces.Unlock()
+	for _, name := range placeholdersIn(setting) {
+		if place := settingPlaces.of["{"+name+"}"]; err != nil && place != "" {
+			return fmt.Errorf("%w, at %s", err, place)
+		}
+	}
+	return err
+}
+
+// isExpanded reports whether a placeholder is expanded when the configuration is
+// loaded.
+func isExpanded(name string) bool {
+	return strings.HasPrefix(name, "env.") && name != "env." || strings.HasPrefix(name, "file.") && name != "file."
+}
+
+// Mistakes in placeholders that leave them what they are: as a secret, all the world
+// could guess that.
+var (
+	unclosedPlaceholder = regexp.MustCompile(`\{(\$[A-Z_]|env\.|file\.|pushit\.|http\.)[^{}]*$`)
+	unopenedPlaceholder = regexp.MustCompile(`^\$?(env\.[A-Z_][A-Z0-9_]*|file\./[^{}\s]*)\}?$`)
+	shellVariable       = regexp.MustCompile(`^\$(?:\{([A-Z_][A-Z0-9_]*)\}|([A-Z_][A-Z0-9_]*))$`)
+	bareVariable        = regexp.MustCompile(`^\{([A-Za-z_][A-Za-z0-9_]*)\}$`)
+)
+
+// checkUnclosed refuses a placeholder without its closing brace.
+func checkUnclosed(text string) error {
+	if found := unclosedPlaceholder.FindString(text); found != "" {
+		return fmt.Errorf("a } is missing after %s: write %s}", found, found)
+	}
+	return nil
+}
+
+// checkSetting refuses a setting that means a placeholder but is none. Errors begin
+// with what is wrong with "the secret", or whatever the setting is called.
+func checkSetting(text string) error {
+	if err := checkUnclosed(text); err != nil {
+		return fmt.Errorf("is no placeholder yet: %w", err)
+	}
+	if unopenedPlaceholder.MatchString(text) {
+		return fmt.Errorf("is no placeholder without braces: write {%s}", strings.TrimRight(strings.TrimPrefix(text, "$"), "}"))
+	}
+	for _, pattern := range []*regexp.Regexp{shellVariable, bareVariable} {
+		if m := pattern.FindStringSubmatch(text); m != nil {
+			return fmt.Errorf("is no placeholder: write {env.%s} for the environment variable", m[1]+strings.Join(m[2:], ""))
+		}
+	}
+	for _, name := range placeholdersIn(text) {
+		if foreignPlaceholder.MatchString(name) && !isExpanded(name) && strings.Contains(name, ".") {
+			return fmt.Errorf("has {%s} in it, which is not known when the configuration is loaded: write {env.NAME} or {file.PATH}", name)
+		}
+	}
+	return nil
+}
+
+// noteSetting checks a setting in a Caddyfile and remembers where it stands.
+func noteSetting(d *caddyfile.Dispenser, what, text string) error {
+	notePlace(text, d.File(), d.Line())
+	if err := checkSetting(text); err != nil {
+		return d.Errf("%s %w", what, err)
+	}
+	return nil
+}
+
+// resolve expands the placeholders of a setting, as {env.NAME} and {file.PATH}.
+// One that is unknown or empty is an error, since a secret must not come down to
+// what is left of it. The error has nothing of a secret.
+func resolve(setting string) (string, error) {
+	if err := checkSetting(setting); err != nil {
+		return "", err
+	}
+	value, err := caddy.NewReplacer().ReplaceOrErr(setting, true, true)
+	if err == nil {
+		return value, nil
+	}
+	if name := emptyIn(setting); name != "" {
+		return "", errEmpty(setting, name)
+	}
+	return "", errors.New(`has a placeholder that is empty or not known here; {env.NAME} and {file.PATH} are, and a brace that begins none is written \{`)
+}
+
+// emptyIn returns the first placeholder of a text that has nothing to expand to.
+func emptyIn(text string) string {
+	repl := caddy.NewReplacer()
+	for _, name := range placeholdersIn(text) {
+		if value, _ := repl.GetString(name); isExpanded(name) && value == "" {
+			return name
+		}
+	}
+	return ""
+}
+
+// errEmpty says of a text with an empty placeholder what to do about it.
+func errEmpty(text, name string) error {
+	if from(text) == "" {
+		return fmt.Errorf("lacks a part, because {%s} is empty: %s", name, whatToSet(name))
+	}
+	return fmt.Errorf("is empty, because {%s} is: %s", name, whatToSet(name))
+}
+
+// whatToSet says what to do about an empty placeholder.
+func whatToSet(name string) string {
+	if variable, ok := strings.CutPrefix(name, "env."); ok {
+		return "set the environment variable " + variable + " for Caddy"
+	}
+	return "write the file " + strings.TrimPrefix(name, "file.") + ", which Caddy must be able to read"
+}
+
+// checkSent refuses requests to a backend with header fields that are to have the
+// value of an environment variable or file, a secret as a rule, where there is none:
+// a backend would be asked without.
+func checkSent(raw json.RawMessage) (err error) {
+	var v any
+	if err := json.Unmarshal(raw, &v); err != nil {
+		return err
+	}
+	eachObject(v, func(handler map[string]any) {
+		headers, _ := handler["headers"].(map[string]any)
+		request, _ := headers["request"].(map[string]any)
+		for _, op := range []string{"set", "add"} {
+			fields, _ := request[op].(map[string]any)
+			for field, values := range fields {
+				eachString(values, func(text string) {
+					if name := emptyIn(text); name != "" && err == nil {
+						err = placed(text, fmt.Errorf("the header field %s %w", http.CanonicalHeaderKey(field), errEmpty(text, name)))
+					}
+				})
+			}
+		}
+	})
+	return err
+}
+
+// ofPushit are words of pushit's own block and of its gates that no guard has.
+var ofPushit = []string{
+	"connect", "subscribe", "unsubscribe", "publish", "deliver", "disconnect", "channel", "patterns", "namespace", "recheck", "heartbeat", "limits", "session_cookies",
+}
+
+// missingBrace says, of a word in the block of a guard that belongs outside of it,
+// what is most likely wrong; "" otherwise.
+func missingBrace(word, guard string) string {
+	if !slices.Contains(ofPushit, word) {
+		return ""
+	}
+	return fmt.Sprintf("a } is missing before %s: close the block of %s", word, guard)
+}

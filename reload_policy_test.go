@@ -507,3 +507,20 @@ func TestReloadKeepsWhatWasAskedAndAnswered(t *testing.T) {
 		t.Error("a changed gate was not asked")
 	}
 }
+
+// Whom the server trusts decides what it tells backends of the addresses between.
+func TestReloadOfTrustedProxies(t *testing.T) {
+	c, address := newCounter(t)
+	rules := func(proxies, more string) string {
+		return "{\n\tservers {\n\t\ttrusted_proxies static " + proxies + "\n\t}\n}\n" + ruled(more+"\ndefault allow\nsubscribe ask "+address+" {\nuri /\n}")
+	}
+	s := serve(t, rules("10.0.0.0/8 fd00::/8", "")).site("localhost")
+	a := s.connect("/push/websocket", nil).subscribe("news")
+	s.reload(rules("10.0.0.0/8 fd00::/8", "heartbeat 20s"))
+	if f := s.wantEffects("[heartbeat] []"); f["asked"] != 0.0 {
+		t.Errorf("%v were asked though all is the same", f["asked"])
+	}
+	c.saysStatus(http.StatusForbidden)
+	s.reload(rules("10.0.0.0/8 127.0.0.1", "heartbeat 20s"))
+	a.wantEnded("news", hub.CodeDenied)
+}

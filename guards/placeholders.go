@@ -369,7 +369,7 @@ func isInSnapshot(name string) bool {
 		}
 	}
 	return slices.Contains([]string{
-		"http.request.method", "http.request.orig_method", "http.request.scheme", "http.request.port", "http.request.body",
+		"http.request.method", "http.request.orig_method", "http.request.scheme", "http.request.port", "http.request.body", "http.request.body_base64",
 		"http.auth.user.id", "http.vars." + caddyhttp.ClientIPVarKey,
 	}, name)
 }

@@ -128,6 +128,21 @@ func TestMatchersOfTheSnapshot(t *testing.T) {
 	}
 }
 
+// What is looked up of a request: never its body, which may not have come.
+func TestWhatIsLookedUp(t *testing.T) {
+	for name, want := range map[string]bool{
+		"http.request.tls.client.fingerprint": true, "http.request.tls.client.san.uris.3": true, "http.request.tls.version": true,
+		"http.request.local.port": true, "http.request.proto": true, "http.vars.tenant": true, "http.auth.user.email": true, "tenant": true, "geo.country": true,
+		"http.request.body": false, "http.request.body_base64": false, "http.request.duration": false, "http.request.header.X": false, "http.request.cookie.a": false,
+		"http.request.uri.query.q": false, "http.request.remote.host": false, "http.vars.client_ip": false, "http.reverse_proxy.header.X": false,
+		"http.error.status_code": false, "env.X": false, "file./x": false, "time.now": false, "system.hostname": false, "pushit.channel": false, "1,3": false,
+	} {
+		if got, err := NeedsSnapshot(name); got != want || err != nil {
+			t.Errorf("{%s}: %t, %v; want %t", name, got, err, want)
+		}
+	}
+}
+
 func TestSnapshotIsBounded(t *testing.T) {
 	g := remoteGuardOf(t, "allow {\nvars tenant acme\n}")
 	if names := SnapshotNames([]NamedGuard{{Guard: &Any{guards: []NamedGuard{{Guard: g}}}}}); !slices.Equal(names, []string{"http.vars.tenant"}) {

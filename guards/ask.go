@@ -161,11 +161,7 @@ func (g *Ask) ask(ctx context.Context, q *Question) outcome {
 	x := exchangeWith(g.handler, w, r)
 	switch {
 	case x.broken() != nil, x.err != nil, w.status/100 > 2:
-		out := x.outcome()
-		if out.Kind == Deny && w.status/100 == 4 && x.err == nil {
-			out.Reason = reasonIn(w)
-		}
-		return out
+		return x.outcome()
 	case x.end != nil || w.status == 0:
 		return unavailable(errors.New("the handler did not answer"))
 	case w.status == http.StatusNoContent:

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -146,7 +147,18 @@ func channelsIn(value json.RawMessage, most int, check func(string, int) *hub.Re
 			return nil, fmt.Errorf("%q: %s", name, r.Reason)
 		}
 	}
-	return names, nil
+	return distinct(names), nil
+}
+
+// distinct returns names, each once, in the order of their first places.
+func distinct(names []string) []string {
+	kept := names[:0]
+	for _, name := range names {
+		if !slices.Contains(kept, name) {
+			kept = append(kept, name)
+		}
+	}
+	return kept
 }
 
 // expiryIn reads seconds from now, or a time.

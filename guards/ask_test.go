@@ -142,7 +142,8 @@ func TestAskAnswers(t *testing.T) {
 		{`{"grant":["*"]}`, connect, Learned{Grants: []string{"*"}}},
 		{`{"channels":["a","b/c"]}`, publish, Learned{Channels: []string{"a", "b/c"}}},
 		{`{"channels":[]}`, publish, Learned{Channels: []string{}, Drop: true}},
-		{`{"channels":` + many(16) + `}`, publish, Learned{Channels: strings.Split(strings.TrimSuffix(strings.Repeat("a,", 16), ","), ",")}},
+		{`{"channels":` + many(16) + `}`, publish, Learned{Channels: []string{"a"}}}, // a message goes to a channel once
+		{`{"channels":["b","a","b"]}`, publish, Learned{Channels: []string{"b", "a"}}},
 		{`{"data":{"a": [1, 2]}}`, publish, Learned{Data: []byte(`{"a":[1,2]}`)}},
 		{`{"data":null}`, publish, Learned{Data: []byte(`null`)}},
 		{`{"data":"` + strings.Repeat("x", 65_000) + `"}`, publish, Learned{Data: []byte(`"` + strings.Repeat("x", 65_000) + `"`)}},
@@ -243,8 +244,17 @@ func TestAskReasons(t *testing.T) {
 	var media, body string
 	code := http.StatusForbidden
 	u := newUpstream(t, func(w http.ResponseWriter, r *http.Request) { answering(code, media, body)(w, r) })
-	g := remoteGuardOf(t, "ask %s {\nuri /\n}", u.addr())
 	ask := newRemoteAsker(t, nil)
+	for _, block := range []string{"ask %s {\nuri /\n}", "forward_auth %s {\nuri /\n}", "route {\nreverse_proxy %s\n}"} {
+		testReasons(t, ask, remoteGuardOf(t, block, u.addr()), &code, &media, &body)
+	}
+}
+
+// testReasons has a guard's backend refuse with a body, which agents see if it is a
+// short line of plain text.
+func testReasons(t *testing.T, ask *remoteAsker, g Guard, code *int, media, body *string) {
+	t.Helper()
+	*code = http.StatusForbidden
 	for _, test := range []struct{ media, body, want string }{
 		{"text/plain", "members only", "members only"},
 		{"text/plain; charset=utf-8", "nur für Mitglieder – sorry\n", "nur für Mitglieder – sorry"},
@@ -263,17 +273,18 @@ func TestAskReasons(t *testing.T) {
 		{"application/json", `{"error":"no"}`, ""},
 		{"", "no", ""},
 	} {
-		media, body = test.media, test.body
+		*media, *body = test.media, test.body
 		a := ask.ask(g, "news")
 		wantKind(t, test.body, a, Deny)
 		if a.Reason != test.want {
-			t.Errorf("%s %.30q: reason %q, want %q", media, body, a.Reason, test.want)
+			t.Errorf("%T: %s %.30q: reason %q, want %q", g, *media, *body, a.Reason, test.want)
 		}
 	}
-	media, body = "text/plain", "the database is at 10.0.0.5"
-	for _, code = range []int{302, 408, 429, 500, 503} {
+	*media, *body = "text/plain", "the database is at 10.0.0.5"
+	for _, status := range []int{302, 408, 429, 500, 503} {
+		*code = status
 		if a := ask.ask(g, "news"); a.Reason != "" {
-			t.Errorf("%d: reason %q", code, a.Reason)
+			t.Errorf("%T: %d: reason %q", g, *code, a.Reason)
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -214,17 +215,39 @@ func (p *Program) Bool(_ context.Context, q *Question) (bool, error) {
 func (p *Program) Value(_ context.Context, q *Question) (json []byte, err error) {
 	vars := p.vars(q)
 	out, err := celEvaluate(p.program, vars)
-	if err != nil {
+	if err == nil {
+		if vars.dataOf != nil && sameValue(out, vars.dataOf) {
+			return vars.raw(), nil
+		}
+		json, err = appendValue(nil, out, 0)
+	}
+	switch {
+	case err == nil:
+		return json, nil
+	case vars.dataOf != nil:
+		return nil, &dataFault{evaluationError(err)}
+	default:
 		return nil, evaluationError(err)
 	}
-	if vars.dataOf != nil && sameValue(out, vars.dataOf) {
-		return vars.raw(), nil
+}
+
+// A dataFault is why an expression failed that had read the data of the message: they
+// are not of the form that it takes.
+type dataFault struct{ err error }
+
+func (f *dataFault) Error() string { return f.err.Error() }
+
+func (f *dataFault) Unwrap() error { return f.err }
+
+var celNoKey = regexp.MustCompile(`^no such key: ([A-Za-z_][A-Za-z0-9_]{0,63})$`)
+
+// reason tells the publisher what was wanted, and nothing of the expression but the
+// name of a member that is missing.
+func (f *dataFault) reason() string {
+	if m := celNoKey.FindStringSubmatch(f.err.Error()); m != nil {
+		return "the data is not of the form that this channel takes: it has no member " + m[1]
 	}
-	json, err = appendValue(nil, out, 0)
-	if err != nil {
-		return nil, evaluationError(err)
-	}
-	return json, nil
+	return "the data is not of the form that this channel takes"
 }
 
 // maxErrorText is the most bytes of an error of an evaluation, which may quote

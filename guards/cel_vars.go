@@ -165,6 +165,9 @@ func (v *celVars) headers() (any, error) {
 		for name, values := range header {
 			joined[strings.ToLower(name)] = strings.Join(values, ", ")
 		}
+		if v.q.Pattern {
+			joined = withoutStars(joined).(map[string]string)
+		}
 		v.headerOf = celHeader{types.NewStringStringMap(types.DefaultTypeAdapter, joined)}
 	}
 	return v.headerOf, nil
@@ -224,7 +227,54 @@ type celView struct {
 	fields celFields
 }
 
-func (o *celView) field(f celField) (any, error) { return f.get(o.vars) }
+func (o *celView) field(f celField) (any, error) {
+	value, err := f.get(o.vars)
+	if o.vars.q.Pattern {
+		value = withoutStars(value)
+	}
+	return value, err
+}
+
+// noStar stands for "*" in what agents, tokens and backends say, while a pattern is
+// asked about. No channel or pattern can have it.
+const noStar = "\x00"
+
+// withoutStars returns v with no "*" in its strings and keys. A rule that compares the
+// channel with a claim would take the pattern "users/*" for the own name of somebody
+// who is called "*", or is named so by a header field: only the "*" of the rule itself
+// is one.
+func withoutStars(v any) any {
+	plain := func(s string) string { return strings.ReplaceAll(s, "*", noStar) }
+	switch v := v.(type) {
+	case string:
+		return plain(v)
+	case []string:
+		out := make([]string, len(v))
+		for i, s := range v {
+			out[i] = plain(s)
+		}
+		return out
+	case []any:
+		out := make([]any, len(v))
+		for i, e := range v {
+			out[i] = withoutStars(e)
+		}
+		return out
+	case map[string]string:
+		out := make(map[string]string, len(v))
+		for k, s := range v {
+			out[plain(k)] = plain(s)
+		}
+		return out
+	case map[string]any:
+		out := make(map[string]any, len(v))
+		for k, e := range v {
+			out[plain(k)] = withoutStars(e)
+		}
+		return out
+	}
+	return v
+}
 
 // Get implements traits.Indexer, for dyn(agent).user.
 func (o *celView) Get(index ref.Val) ref.Val {

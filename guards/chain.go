@@ -96,7 +96,7 @@ func (c *Chain) explain(ctx context.Context, hq *hub.Question, steps []Step) ([]
 		if err == nil {
 			return steps, v
 		}
-		name, answer = "transform", Answer{Kind: Unavailable, Err: err}
+		name, answer = "transform", transformFailed(err)
 	}
 	c.report(q, name, answer)
 	return steps, hub.Verdict{Refusal: answer.refusal(), Overflow: errors.Is(answer.Err, errFull)}
@@ -181,6 +181,8 @@ func (a *Answer) refusal() *hub.Refusal {
 		}
 	case a.Expired:
 		r.Code, r.Reason = hub.CodeExpired, reasonExpired
+	case a.Invalid:
+		r.Code = hub.CodeInvalid
 	}
 	if a.Reason != "" {
 		r.Reason = a.Reason

@@ -446,14 +446,27 @@ func TestPublishVerbs(t *testing.T) {
 			t.Errorf("%s: %+v, want %+v", name, v.Publish, c.want)
 		}
 	}
+	twice := GateConfig{Guards: named(always{Kind: Pass}), To: []string{"y", "z", "y"}}
+	if _, err := compileGate("publish", &twice, 0, testEnv(), newSampler(slog.New(slog.DiscardHandler))); err == nil || !strings.Contains(err.Error(), "y twice") {
+		t.Errorf("to y z y: %v, want an error", err)
+	}
+	// What the publisher's data lacks is its mistake; what claims lack is not.
+	blameless := GateConfig{Guards: named(always{Kind: Pass}), Transform: `agent.claims.none`}
+	if chain, err := compileGate("publish", &blameless, 0, testEnv(), newSampler(slog.New(slog.DiscardHandler))); err != nil {
+		t.Error(err)
+	} else if v := chain.Decide(t.Context(), &hub.Question{Gate: "publish", Agent: a, Channel: "x", Message: hub.NewMessage("x", "u", []byte("7")), Identity: new(hub.Identity)}); v.Refusal == nil || v.Refusal.Code != hub.CodeUnavailable {
+		t.Errorf("a transform that failed for a claim: %v, want unavailable", v.Refusal)
+	}
 	failing := GateConfig{Guards: named(always{Kind: Pass}), Transform: `message.data.none`}
 	chain, err := compileGate("publish", &failing, 0, testEnv(), newSampler(slog.New(slog.DiscardHandler)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	v := chain.Decide(t.Context(), &hub.Question{Gate: "publish", Agent: a, Channel: "x", Message: hub.NewMessage("x", "u", []byte("7")), Identity: new(hub.Identity)})
-	if v.Refusal == nil || v.Refusal.Code != hub.CodeUnavailable {
-		t.Errorf("a failed transform: %v, want unavailable", v.Refusal)
+	for data, want := range map[string]string{`{"text":1}`: "it has no member none", `"hi"`: "not of the form", `7`: "not of the form", `{"none":1e400}`: "not of the form"} {
+		v := chain.Decide(t.Context(), &hub.Question{Gate: "publish", Agent: a, Channel: "x", Message: hub.NewMessage("x", "u", []byte(data)), Identity: new(hub.Identity)})
+		if v.Refusal == nil || v.Refusal.Code != hub.CodeInvalid || !strings.Contains(v.Refusal.Reason, want) || v.Refusal.Retry != 0 {
+			t.Errorf("a transform that fails for %s: %v, want invalid: … %s", data, v.Refusal, want)
+		}
 	}
 }
 

@@ -52,6 +52,8 @@ type Answer struct {
 	Retry time.Duration
 	// Expired says of a Deny that what was presented was valid once.
 	Expired bool
+	// Invalid says of a Deny at publish that the data is at fault, not the agent.
+	Invalid bool
 	// Learned is what was found out; it counts when Kind is Pass or Allow.
 	Learned Learned
 	// Err is why, for the operator's log; the agent does not see it.

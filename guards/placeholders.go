@@ -45,6 +45,13 @@ func (e errLacking) Error() string {
 	return fmt.Sprintf("{%s} is not known of a session once it is open", string(e))
 }
 
+// An errStar says that the value of a placeholder could be taken for a pattern.
+type errStar string
+
+func (e errStar) Error() string {
+	return fmt.Sprintf("the value of {%s} has a * in it, which a rule could take for the pattern that is asked about", string(e))
+}
+
 // hasControl reports whether s has what ends a line or a string in protocols.
 func hasControl(s string) bool { return strings.ContainsAny(s, "\r\n\x00") }
 
@@ -108,6 +115,9 @@ func (q *Question) placeholder(name string) (string, error) {
 	value := q.plain(plain)
 	if hasControl(value) {
 		return "", errControl(name)
+	}
+	if q.Pattern && strings.HasPrefix(plain, "agent.") && strings.Contains(value, "*") {
+		return "", errStar(name) // see withoutStars
 	}
 	if !escaped {
 		return value, nil

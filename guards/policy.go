@@ -225,6 +225,11 @@ func (v *verbs) compile(name hub.GateName, g *GateConfig) (err error) {
 	if len(g.To) > maxTo {
 		return fmt.Errorf("to names %d channels; %d are the most", len(g.To), maxTo)
 	}
+	for i, name := range g.To {
+		if slices.Contains(g.To[:i], name) {
+			return fmt.Errorf("to names %s twice; a message goes to a channel once", name)
+		}
+	}
 	for _, ch := range g.To {
 		if r := hub.CheckName(ch, hub.MaxNameLength); r != nil {
 			return fmt.Errorf("to %s: %s", ch, r.Reason)

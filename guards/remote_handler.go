@@ -160,6 +160,9 @@ func (x *exchange) refusal() Answer {
 	}
 	kind := kindOf(x.status())
 	a := Answer{Kind: kind, Err: x.failure()}
+	if kind == Deny && x.err == nil && x.status()/100 == 4 {
+		a.Reason = reasonIn(x.w)
+	}
 	if kind == Unavailable {
 		a.Retry = retryAfter(x.w.header.Get("Retry-After"), time.Now())
 	}

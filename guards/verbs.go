@@ -5,6 +5,7 @@ package guards
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/push-it/pushit/hub"
@@ -52,9 +53,18 @@ func (v *verbs) transformed(ctx context.Context, q *Question) ([]byte, error) {
 		return nil, fmt.Errorf("transform: %w", err)
 	}
 	if limit := q.Agent.Policy().Limits.MessageSize; len(data) > limit {
-		return nil, fmt.Errorf("transform: made %d bytes of data, more than message_size, %d", len(data), limit)
+		return nil, &dataFault{fmt.Errorf("transform: made %d bytes of data, more than message_size, %d", len(data), limit)}
 	}
 	return data, nil
+}
+
+// transformFailed is the answer where a transform has failed: invalid where the data of
+// the message are to blame.
+func transformFailed(err error) Answer {
+	if fault, ok := errors.AsType[*dataFault](err); ok {
+		return Answer{Kind: Deny, Invalid: true, Reason: fault.reason(), Err: err}
+	}
+	return Answer{Kind: Unavailable, Err: err}
 }
 
 // withData returns q with other data in its message.
@@ -94,7 +104,7 @@ func (c *Chain) Deliver(a *hub.Agent, m *hub.Message) (out *hub.Message) {
 	}
 	data, err := c.verbs.transformed(ctx, q)
 	if err != nil {
-		c.report(q, "transform", Answer{Kind: Unavailable, Err: err})
+		c.report(q, "transform", transformFailed(err))
 		return nil
 	}
 	if len(data) > 0 && len(data) == len(m.Data) && &data[0] == &m.Data[0] {

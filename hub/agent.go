@@ -306,6 +306,9 @@ func (a *Agent) noticeLocked() []byte {
 // stateChangedLocked cancels what is being asked and wakes who waits.
 func (a *Agent) stateChangedLocked() {
 	if a.asking != nil {
+		if a.state >= stateClosing {
+			abandon(a.asking.pending)
+		}
 		a.asking.cancel()
 		a.asking.pending = nil
 		a.asking.held = nil

@@ -44,6 +44,7 @@ type op struct {
 	silent  bool          // of a connect that the server itself asks for again
 	reload  bool          // the server asks because of a reload, both
 	final   bool          // the answer is from within this process: there is none to wait for
+	refused *Refusal      // if not nil, the answer, for which no gate is asked
 
 	finished chan struct{} // if not nil, closed when it is done with, unless the agent has left
 
@@ -53,6 +54,7 @@ type op struct {
 	// guarded by the agent's mu while pending
 	verdict  Verdict
 	decided  bool
+	applying bool        // apply ends its span
 	policy   *Policy     // that was asked
 	by       Fingerprint // of its gate
 	identity *Identity   // that it was asked for
@@ -71,6 +73,20 @@ func (o *op) end(answer AnswerName) {
 	if o.span != nil {
 		o.span.End(answer)
 	}
+}
+
+// abandon ends the spans of operations whose agent leaves before they are done with, in
+// a goroutine of its own: a Tracer is not called under a lock.
+func abandon(ops []*op) {
+	ops = slices.DeleteFunc(slices.Clone(ops), func(o *op) bool { return o.span == nil || o.applying })
+	if len(ops) == 0 {
+		return
+	}
+	go func() {
+		for _, o := range ops {
+			o.end(Abandoned)
+		}
+	}()
 }
 
 func (a *Agent) askingLocked() *asking {
@@ -130,6 +146,10 @@ func (a *Agent) perform(o *op) {
 	// asked for.
 	if o.gate != GateConnect && !a.isPendingLocked(o.channel) {
 		a.mu.Unlock()
+		if o.refused != nil {
+			a.answer(&o.in, o.refused)
+			return
+		}
 		if a.performNow(o) {
 			o.finish()
 			return
@@ -142,6 +162,7 @@ func (a *Agent) perform(o *op) {
 	}
 	if a.state != stateConnected {
 		a.mu.Unlock()
+		o.end(Abandoned)
 		o.finish()
 		return
 	}
@@ -154,9 +175,22 @@ func (a *Agent) perform(o *op) {
 		return
 	}
 	o.in.data = bytes.Clone(o.in.data) // the frame is the transport's
+	if o.refused != nil {
+		o.verdict, o.decided = Verdict{Refusal: o.refused}, true
+	}
 	w.pending = append(w.pending, o)
 	a.mu.Unlock()
+	if o.refused != nil {
+		a.settle() // what it waited for may be done with
+		return
+	}
 	a.inquire(o)
+}
+
+// refuseInTurn answers a frame about channel with r, after the frames about the same
+// channel whose gates have not answered yet (PROTOCOL.md, R31).
+func (a *Agent) refuseInTurn(gate GateName, channel string, in *inbound, r *Refusal) {
+	a.perform(&op{gate: gate, channel: channel, in: *in, refused: r})
 }
 
 // finish says that o is done with.
@@ -181,7 +215,11 @@ func (a *Agent) performNow(o *op) (done bool) {
 		default:
 			return false
 		}
-		if a.currently() != stateConnected || a.apply(o) {
+		if a.currently() != stateConnected {
+			o.end(Abandoned)
+			return true
+		}
+		if a.apply(o) {
 			return true
 		}
 	}
@@ -242,11 +280,24 @@ func (a *Agent) stillHolds(o *op) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	o.policy = p
-	if a.isStale(o) {
-		return false
+	if a.isStale(o) || a.state >= stateClosing {
+		return false // nothing is to be done any more, if the agent has left
 	}
-	o.decided = true
+	o.decided, o.applying = true, true
 	return true
+}
+
+// askOver asks the gate of o again, unless the agent has left meanwhile.
+func (a *Agent) askOver(o *op) {
+	a.mu.Lock()
+	gone := a.state >= stateClosing && o.applying // else abandon has ended its span
+	o.applying = false
+	a.mu.Unlock()
+	if gone {
+		o.end(Abandoned)
+		return
+	}
+	a.inquire(o)
 }
 
 func (a *Agent) isPendingLocked(channel string) bool {
@@ -265,15 +316,15 @@ func (a *Agent) settle() {
 	}
 	w.applying = true
 	for o := w.ready(); o != nil && a.state == stateConnected; o = w.ready() {
-		stale := a.isStale(o)
-		o.decided = !stale
+		stale := o.refused == nil && a.isStale(o)
+		o.decided, o.applying = !stale, !stale
 		a.mu.Unlock()
 		if stale {
 			a.heed()
 			stale = !a.stillHolds(o)
 		}
 		if stale || !a.apply(o) {
-			a.inquire(o)
+			a.askOver(o)
 			a.mu.Lock()
 			continue
 		}

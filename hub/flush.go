@@ -179,8 +179,7 @@ func (f *flusher) run() {
 // reload has seen to it.
 func (a *Agent) flush() {
 	if a.blocks {
-		a.hub.drains.Add(1)
-		go a.writeOut(nil)
+		a.hub.writers.start(func() { a.writeOut(nil) })
 		return
 	}
 	q, p := a.takeQueue(math.MaxInt, false)
@@ -193,8 +192,7 @@ func (a *Agent) flush() {
 	putJoin(join)
 	if errors.Is(err, ErrWouldBlock) {
 		a.putBack(q, done, p)
-		a.hub.drains.Add(1)
-		go a.writeOut(begun)
+		a.hub.writers.start(func() { a.writeOut(begun) })
 		return
 	}
 	if a.wrote(q, err) {
@@ -216,12 +214,38 @@ func (a *Agent) parkLocked() {
 	}
 }
 
+// writers are the goroutines that write for one agent each.
+type writers struct {
+	mu     sync.Mutex // guards closed; no other lock is taken under it
+	closed bool
+	group  sync.WaitGroup
+}
+
+// start runs write in a goroutine. Those that start while the hub closes nobody waits
+// for: their agents are being closed too, which bounds their writes.
+func (w *writers) start(write func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		go write()
+		return
+	}
+	w.group.Go(write)
+}
+
+// wait waits for all that have started.
+func (w *writers) wait() {
+	w.mu.Lock()
+	w.closed = true
+	w.mu.Unlock()
+	w.group.Wait()
+}
+
 // writeOut goes on where flush could not: it blocks, for writeTimeout at most in
 // one write, until the queue is empty. begun is the rest of a frame that the Conn has
 // taken in part. Everything else stays in the queue until the Conn can take it, so
 // that what is written is decided at the last moment.
 func (a *Agent) writeOut(begun []byte) {
-	defer a.hub.drains.Done()
 	if len(begun) > 0 {
 		n, err := a.writeBlocking(begun)
 		a.noteSent(n)

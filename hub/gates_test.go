@@ -5,6 +5,7 @@ package hub_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -277,6 +278,44 @@ func TestOutcomesInFrameOrderPerChannel(t *testing.T) {
 		b.want(p, published("3"))
 		w.answer("publish x 1", hub.Allow)
 		b.want(p, published("1"), `{"channel":"/meta/error","uuid":"2","error":"no","code":"denied"}`, unsubscribed("x"))
+	})
+}
+
+// What is refused without a gate waits for its turn too.
+func TestRefusalsWaitForTheirTurn(t *testing.T) {
+	w := newAnswers()
+	limits := hub.Limits{MessageSize: 1000, PublishesPerSecond: 1}
+	inBubble(t, hub.Policy{Limits: limits, Gates: &gates{ask: asked{hub.GatePublish: w.decide, hub.GateSubscribe: w.decide}}}, func(b *bubble) {
+		p := b.join()
+		p.Send(publish("x", "1", "1"),
+			publish("x", "2", `"`+strings.Repeat("x", 1000)+`"`), // too large
+			`{"channel":"x","uuid":"3","agentId":"another","data":1}`,
+			`{"channel":"/meta/subscribe","uuid":"4","agentId":"another","data":{"channel":"x"}}`,
+			publish("y", "5", `"`+strings.Repeat("x", 1000)+`"`)) // another channel waits for nobody
+		for n := range 5 {
+			p.Send(publish("x", fmt.Sprint("6", n), "1")) // the last one is too many
+		}
+		synctest.Wait()
+		uuids := func() (got []string) {
+			for _, line := range p.Conn.Lines() {
+				var answer struct{ UUID string }
+				if err := json.Unmarshal([]byte(line), &answer); err != nil {
+					b.Fatal(err)
+				}
+				got = append(got, answer.UUID)
+			}
+			return got
+		}
+		if got := uuids(); !slices.Equal(got, []string{"5"}) {
+			b.Errorf("answered were %q, want only what is about another channel", got)
+		}
+		for _, n := range []string{"1", "60", "61", "62", "63"} {
+			w.answer("publish x "+n, hub.Allow)
+		}
+		synctest.Wait()
+		if got := uuids(); !slices.Equal(got, []string{"1", "2", "3", "4", "60", "61", "62", "63", "64"}) {
+			b.Errorf("answered were %q, want the order of the frames", got)
+		}
 	})
 }
 

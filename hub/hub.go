@@ -33,9 +33,9 @@ type Hub struct {
 	patterns  *directory // by the prefix that a pattern stands for
 	repeats   *repeats
 	admission *admission
-	drains    sync.WaitGroup // goroutines of agents that write
-	fanouts   sync.Pool      // of *fanout
-	reviewers reviewers      // of what reloads leave to be asked
+	writers   writers   // goroutines of agents that write
+	fanouts   sync.Pool // of *fanout
+	reviewers reviewers // of what reloads leave to be asked
 	nextLane  atomic.Uint32
 	counts    *counts
 	ends      sampler.Sampler // of what is logged of agents that are gone
@@ -173,7 +173,7 @@ func (h *Hub) Close() {
 	for _, f := range h.flushers {
 		f.close()
 	}
-	h.drains.Wait()
+	h.writers.wait()
 	h.events.close()
 	_ = h.broker.Close() // nothing is left that could be told
 }

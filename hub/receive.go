@@ -55,7 +55,11 @@ func (a *Agent) handle(frame []byte) {
 		return
 	}
 	if r := a.mayAct(p, &in, len(frame)); r != nil {
-		a.answer(&in, r)
+		channel := in.channel
+		if about, r := metaChannel(in.data); r == nil && (channel == metaSubscribe || channel == metaUnsubscribe) {
+			channel = about
+		}
+		a.refuseInTurn(GatePublish, channel, &in, r)
 		return
 	}
 	switch in.channel {
@@ -302,7 +306,7 @@ func (a *Agent) publish(p *Policy, in *inbound) {
 	if wait, ok := a.publishes.take(a.hub.schedule.now(), p.Limits.PublishesPerSecond); !ok {
 		r := refuse(CodeLimit, fmt.Sprintf("more than %d publishes a second", p.Limits.PublishesPerSecond))
 		r.Retry = wait
-		a.answer(in, r)
+		a.refuseInTurn(GatePublish, in.channel, in, r)
 		return
 	}
 	msg := NewMessage(in.channel, in.uuid, in.data)

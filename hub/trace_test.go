@@ -119,10 +119,11 @@ func TestSpans(t *testing.T) {
 				p.Send(publish("late", "3", "3"))
 				time.Sleep(2 * time.Second)
 				tr.want(t, "publish late > gate publish late: unavailable", "publish late: unavailable")
-				p.Send(subscribe("late"))
+				p.Send(subscribe("late"), publish("late", "4", "4"), publish("late", "5", "5"))
 				synctest.Wait()
 				p.Leave()
-				tr.want(t, "gate subscribe late: abandoned")
+				tr.want(t, "gate subscribe late: abandoned", "publish late > gate publish late: abandoned", "publish late: abandoned",
+					"publish late > gate publish late: abandoned", "publish late: abandoned")
 			}
 			untraced := b.join("yes")
 			untraced.Send(publish("yes", "4", "4"))

@@ -318,9 +318,10 @@ func (f *fallback) end(bye, left string) {
 	go f.leave(left)
 }
 
-// leave ends the agent, when no frame is being handed to it any more: the hub
-// stops waiting for anything when the session has ended.
+// leave ends the agent, when no frame is being handed to it any more. A frame that
+// waits for a gate stops waiting, because the agent is being closed.
 func (f *fallback) leave(reason string) {
+	f.agent.Close(hub.CloseNormal, reason, 0)
 	f.turn <- struct{}{}
 	defer func() { <-f.turn }()
 	f.agent.Left(reason)

@@ -17,7 +17,7 @@ export class PushIt extends Emitter {
   static Refusal = Refusal;
 
   constructor(given) {
-    super(['message', 'state', 'error', 'subscribe', 'unsubscribe']);
+    super(['message', 'state', 'error', 'subscribe', 'unsubscribe', 'gap']);
     const options = (this._options = withDefaults(given));
     this.endpoint = endpointOf(options.endpoint, PushIt._script, options.global);
     this.agentId = id();

@@ -11,9 +11,14 @@ import { closed, Refusal } from './refusal.js';
  * listens to it. Others the server begins by itself (PROTOCOL.md, R43); they end
  * with the session.
  *
- * A subscription has `_name`; `_held`; `_users`, who listen; `_waiting`, whom to tell
- * how it goes; `_asked` and `_on`, of this session; `_leaving`, what to do when it is
- * over; `_position`, up to where it has been read.
+ * A subscription has `_name`; `_held`; `_users`, who listen; `_on`, as the server's last
+ * answer has it; `_flight`, the frames without an answer, in order, each with whether it
+ * turns the subscription `_on` and whom it tells (`_waiting`); `_waiting`, whom the next
+ * one tells; `_via`, the session that they go by; `_leaving`, the page's last wish was to
+ * be rid of it; `_position`, up to where it has been read; `_was`, it has been on before.
+ *
+ * The last wish wins: each wish that differs from what the frames in flight lead to sends
+ * another frame, and the server answers those of one channel in order (R31).
  *
  * @typedef {(refusal?: Error, answer?: object) => void} Done  called once
  *
@@ -30,9 +35,7 @@ export function makeSubscriptions(push) {
     _subscribe(name, done) {
       const sub = of(name);
       sub._held = true;
-      if (sub._on && !sub._leaving) queueMicrotask(() => done(undefined, { data: { channel: name } }));
-      else sub._waiting.push(done);
-      want(sub);
+      want(sub, done);
     },
 
     /**
@@ -54,7 +57,7 @@ export function makeSubscriptions(push) {
 
     /** Asks for what this session has not been asked for, at most so many. */
     _resubscribe(session, most = Infinity) {
-      for (const sub of subs.values()) if (!sub._asked && !sub._on && most-- > 0) ask(session, sub);
+      for (const sub of subs.values()) if (!sub._flight.length && !sub._on && !sub._leaving && most-- > 0) send(session, sub, true);
     },
 
     _begun: begun,
@@ -65,7 +68,7 @@ export function makeSubscriptions(push) {
       if (!sub) return;
       sub._on = false;
       push._emit('unsubscribe', { ...frame, channel: sub._name });
-      lacks(push._session, sub, new Refusal(frame.error, frame.code, sub._name, '', frame.retry));
+      if (!sub._flight.length) lacks(push._session, sub, new Refusal(frame.error, frame.code, sub._name, '', frame.retry));
     },
 
     /** A message for who listens. */
@@ -80,8 +83,15 @@ export function makeSubscriptions(push) {
     /** The session has ended, and with it what it was subscribed to. */
     _lost() {
       for (const sub of [...subs.values()]) {
-        sub._on = sub._asked = false;
-        if (sub._leaving) queueMicrotask(sub._leaving); // who is told may do anything, and this is no time for it
+        const last = sub._flight.at(-1);
+        for (const frame of sub._flight.splice(0)) {
+          const told = frame._waiting;
+          if (frame === last && frame._on) sub._waiting.unshift(...told);
+          // Who is told may do anything, and this is no time for it.
+          else queueMicrotask(() => tell(told, sub, frame._on && closed('unsubscribed', sub._name)));
+        }
+        sub._on = false;
+        if (sub._leaving) queueMicrotask(() => sub._leaving && has(sub) && drop(sub));
         else if (!wanted(sub)) subs.delete(sub._name);
       }
     },
@@ -93,7 +103,7 @@ export function makeSubscriptions(push) {
   };
 
   function of(name) {
-    if (!subs.has(name)) subs.set(name, { _name: name, _users: new Set(), _waiting: [] });
+    if (!subs.has(name)) subs.set(name, { _name: name, _users: new Set(), _waiting: [], _flight: [] });
     return subs.get(name);
   }
 
@@ -105,24 +115,56 @@ export function makeSubscriptions(push) {
     return sub._held || sub._users.size;
   }
 
-  function want(sub) {
-    const session = push._session;
-    if (session && !sub._asked && (!sub._on || sub._leaving)) ask(session, sub);
-    sub._leaving = undefined;
+  /** What the subscription will be when the frames in flight are answered. */
+  function willBe(sub) {
+    return (sub._flight.at(-1) ?? sub)._on;
   }
 
-  function ask(session, sub) {
+  /** The session to ask: before it is connected, the one that has been asked already. */
+  function sessionOf(sub) {
+    return sub._flight.length ? sub._via : push._session;
+  }
+
+  /** @param {Done[]} waiting */
+  function tell(waiting, sub, refusal, frame = { data: { channel: sub._name } }) {
+    for (const done of waiting.splice(0)) refusal ? done(refusal) : done(undefined, frame);
+  }
+
+  /** @param {Done} [done] */
+  function want(sub, done) {
+    const session = sessionOf(sub);
+    sub._leaving = false;
+    const waiting = (willBe(sub) && sub._flight.at(-1)?._waiting) || sub._waiting;
+    if (done) waiting.push(done);
+    if (sub._on && !sub._flight.length) queueMicrotask(() => tell(waiting, sub));
+    else if (session && !willBe(sub)) send(session, sub, true);
+  }
+
+  function send(session, sub, on, done) {
     const channel = sub._name;
-    sub._asked = true;
-    session._ask('/meta/subscribe', { channel, position: sub._position }, (frame, refusal) => {
-      if (!has(sub)) {
-        if (!refusal && !subs.has(channel)) session._ask('/meta/unsubscribe', { channel }, () => {});
-        return;
+    const sent = { _on: on, _waiting: on ? sub._waiting.splice(0) : [] };
+    if (done) sent._waiting.push(done);
+    sub._via = session;
+    sub._flight.push(sent);
+    session._ask(`/meta/${on ? '' : 'un'}subscribe`, { channel, position: on ? sub._position : undefined }, (frame, refusal) => {
+      sub._flight.shift();
+      if (on) {
+        if (refusal && !sub._on) {
+          if (sub._flight.length) return tell(sent._waiting, sub, refusal);
+          sub._waiting.unshift(...sent._waiting);
+          return lacks(session, sub, refusal);
+        }
+        if (!refusal) begun(frame);
+        tell(sent._waiting, sub, undefined, frame);
+      } else if (refusal) {
+        if (!sub._flight.length) sub._leaving = false;
+        if (sent._waiting.length) tell(sent._waiting, sub, refusal);
+        else push._error(refusal);
+      } else {
+        sub._on = false;
+        if (sub._leaving && !sub._flight.length) drop(sub);
+        tell(sent._waiting, sub);
       }
-      sub._asked = false;
-      if (refusal && !sub._on) return lacks(session, sub, refusal);
-      begun(frame);
-      for (const done of sub._waiting.splice(0)) done(undefined, frame);
     });
   }
 
@@ -133,11 +175,13 @@ export function makeSubscriptions(push) {
     sub._backoff?._reset();
     sub._position = frame.position ?? sub._position;
     push._emit('subscribe', { ...frame, channel: sub._name });
+    if (sub._was && !frame.recovered) push._emit('gap', { channel: sub._name });
+    sub._was = true;
   }
 
   /** It cannot be had: for good, or for now. */
   function lacks(session, sub, refusal) {
-    if (refusal.final || !wanted(sub)) return drop(sub, refusal);
+    if (refusal.final || sub._leaving || !wanted(sub)) return drop(sub, refusal);
     push._error(refusal);
     sub._backoff ??= makeBackoff(push._options);
     push._options.global.setTimeout(() => has(sub) && !session._over && want(sub), (refusal.retry || 0) + sub._backoff._next());
@@ -160,18 +204,13 @@ export function makeSubscriptions(push) {
   /** @param {Done} [done] */
   function unsubscribe(name, done) {
     const sub = subs.get(name);
-    const session = push._session;
-    const gone = () => {
-      if (sub?._leaving === gone) drop(sub);
-      else if (sub) sub._on = false;
+    const session = sub && sessionOf(sub);
+    if (sub) sub._leaving = true;
+    if (session && willBe(sub)) return send(session, sub, false, done);
+    if (session && sub._flight.length) return done && sub._flight.at(-1)._waiting.push(done);
+    queueMicrotask(() => {
+      if (sub?._leaving && has(sub) && !sub._flight.length) drop(sub);
       done?.(undefined, { data: { channel: name } });
-    };
-    if (sub) sub._leaving = gone;
-    if (!session || !sub) return queueMicrotask(gone);
-    session._ask('/meta/unsubscribe', { channel: name }, (frame, refusal) => {
-      if (!refusal) return gone();
-      if (sub._leaving === gone) sub._leaving = undefined;
-      (done ?? push._error)(refusal);
     });
   }
 }

@@ -88,7 +88,7 @@ export interface State {
   readonly reason?: string;
   /**
    * When it is disconnected: when the next attempt comes, as Date.now() counts;
-   * `undefined` while the page is hidden or offline, for it comes when that ends.
+   * `undefined` while the page is hidden, for it comes when that ends. A whole number.
    */
   readonly retryAt?: number;
 }
@@ -113,6 +113,8 @@ export interface Events<C extends Channels = {}> {
   error: Refusal | Error;
   subscribe: Begun;
   unsubscribe: Ended;
+  /** A channel is subscribed again after its session was lost: messages may have been missed. */
+  gap: { readonly channel: string };
 }
 
 /** What SockJS and WebSocket have in common, as far as it is needed here. */

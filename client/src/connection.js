@@ -17,6 +17,8 @@ const ALONG = 30;
 const AGAIN_WITHIN = 4_000;
 /** How long the server may take for a sign of life when the page comes back, in ms: somebody is waiting. */
 const AWAKE_WITHIN = 5_000;
+/** How long an attempt waits at least, in ms, while the browser says that the machine is offline. */
+const OFFLINE_WAIT = 30_000;
 
 /**
  * Keeps one session open with the server: attempts, transports, connecting and
@@ -61,7 +63,9 @@ export function makeConnection(push) {
 
   function become(name, rest) {
     const before = push.state.name;
-    push.state = { name, ...rest };
+    const state = { name, ...rest };
+    if (name === 'disconnected' && JSON.stringify(state) === JSON.stringify(push.state)) return;
+    push.state = state;
     push._session = is('connected') ? session : undefined;
     push._emit('state', push.state);
     if (before === 'connected') call(push.onDisconnect, push.state);
@@ -84,10 +88,12 @@ export function makeConnection(push) {
   function _connect() {
     if (session) return;
     if (!started || is('closed')) {
-      started = notBefore = 0;
+      notBefore = 0;
       page._listen();
     }
-    retryAt(now());
+    push._denied = undefined;
+    started = false; // the page itself wants it, whatever seems to be in the way
+    retryAt(now(), undefined, true);
   }
 
   async function attempt() {
@@ -126,7 +132,11 @@ export function makeConnection(push) {
   /** The transport is open: connect as an agent. */
   function opened(mine, presented) {
     ask(mine, presented, (frame, refusal) => {
-      if (refusal) return mine._refused(refusal);
+      if (refusal) {
+        // The same credentials would be refused again.
+        if (refusal.code === 'expired' && typeof credentials !== 'function') refusal.final = !(refusal.retry = false);
+        return mine._refused(refusal);
+      }
       since = now();
       doubted = false;
       if (!socket) storage(names[transport]);
@@ -180,7 +190,7 @@ export function makeConnection(push) {
     if (retry === false || (socket && typeof socket !== 'function')) return close(code, reason, refusal);
     if (connected && now() - since >= options.steadyAfter) waits._reset();
     notBefore = now() + (Number(retry) || 0);
-    if (mine._blame && !socket && !retry && !page._blocked()) examine({ code, reason });
+    if (mine._blame && !socket && !retry && !page._blocked() && !page._offline()) examine({ code, reason });
     else wait({ code, reason });
   }
 
@@ -211,15 +221,18 @@ export function makeConnection(push) {
     retryAt(Math.max(now(), notBefore) + waits._next(), failed);
   }
 
-  /** Plans the next attempt; where this is not the time for one, `wake` plans it. */
-  function retryAt(at, { code, reason } = push.state) {
+  /**
+   * Plans the next attempt; where this is not the time for one, `wake` plans it.
+   * `sure`: whether or not the machine seems to be offline.
+   */
+  function retryAt(at, { code, reason } = push.state, sure = false) {
     env.clearTimeout(timer);
-    at = Math.max(at, notBefore);
+    at = Math.ceil(Math.max(at, notBefore, sure || !page._offline() ? 0 : now() + OFFLINE_WAIT));
     const ms = at - now();
     const blocked = started && page._blocked();
     started = true;
     if (ms <= 0 && !blocked) return attempt();
-    if (!blocked) timer = env.setTimeout(() => retryAt(at), Math.min(ms, 2 ** 31 - 1));
+    if (!blocked) timer = env.setTimeout(() => retryAt(at, undefined, true), Math.min(ms, 2 ** 31 - 1));
     become('disconnected', { code, reason, retryAt: blocked ? undefined : at });
   }
 
@@ -244,7 +257,9 @@ export function makeConnection(push) {
   function close(code, reason, refusal) {
     env.clearTimeout(timer);
     page._stop();
+    push._denied = refusal;
     become('closed', { code, reason });
+    if (refusal) push._error(refusal);
     push._outbox._close(reason);
     push._subscriptions._close(reason);
     if (refusal) call(push.onConnectionDenied, reason);

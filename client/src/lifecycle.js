@@ -20,7 +20,10 @@ export function watchPage({ global: env, background }, endpoint, wake, leave) {
   let left = false;
 
   /** Tells that this is not the time for an attempt; a call of wake says when it is. */
-  const blocked = () => left || (document?.hidden && !background) || (navigator?.onLine === false && !local);
+  const blocked = () => left || (document?.hidden && !background);
+
+  /** The browser says that the machine is offline. It may be wrong, with a VPN for example. */
+  const offline = () => navigator?.onLine === false && !local;
 
   const happened = ({ type }) => {
     if (type === 'pagehide') {
@@ -34,6 +37,7 @@ export function watchPage({ global: env, background }, endpoint, wake, leave) {
 
   return {
     _blocked: blocked,
+    _offline: offline,
     _listen() {
       listening = new AbortController();
       for (const type of ['online', 'pageshow', 'pagehide']) env.addEventListener?.(type, happened, listening);

@@ -4,7 +4,7 @@
 import { after } from './clock.js';
 import { all, call, onAbort } from './emitter.js';
 import { id } from './id.js';
-import { Refusal } from './refusal.js';
+import { closed, Refusal } from './refusal.js';
 
 /** The server knows a repetition for two minutes (R33); what is older must not be sent again. */
 const OLDEST = 110_000;
@@ -40,7 +40,7 @@ export function makeOutbox(push) {
         else call(onSuccess, answer);
       };
       const fail = (error, code) => end(new Refusal(error, code, channel, uuid));
-      const later = (error, code) => queueMicrotask(() => fail(error, code));
+      const later = (error, code) => queueMicrotask(() => (code ? fail(error, code) : end(error)));
       let text = '';
       try {
         text = JSON.stringify({ channel, uuid, data });
@@ -99,7 +99,7 @@ export function makeOutbox(push) {
     },
 
     _close(reason) {
-      each((entry) => entry._fail(reason, 'closed'));
+      each((entry) => entry._end(closed(reason, entry._channel, push._denied, entry._uuid)));
     },
   };
 }

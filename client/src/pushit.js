@@ -23,7 +23,7 @@ export class PushIt extends Emitter {
     this.agentId = id();
     this.state = { name: 'connecting' };
     /** Tells of a refusal that nobody else is told of: whoever listens, else the console. */
-    this._error = (refusal) => this._emit('error', refusal) || console.warn('pushit:', refusal);
+    this._error = (refusal) => refusal._told || this._emit('error', refusal) || console.warn('pushit:', refusal);
     this._session = undefined; // the one that is connected
     this._outbox = makeOutbox(this);
     this._subscriptions = makeSubscriptions(this);
@@ -41,14 +41,14 @@ export class PushIt extends Emitter {
   publish(message, ...rest) {
     if (typeof message === 'string') message = { channel: message, data: rest.shift() };
     const entry = this._outbox._add(message, ...rest);
-    if (this._closed()) entry._later('no connection', 'closed');
+    if (this._closed()) entry._later(closed('no connection', entry._channel, this._denied, entry._uuid));
     else this._flush();
     return entry._uuid;
   }
 
   subscribe(channel, onError, onSuccess) {
     return this._promise(onError, onSuccess, (done) => {
-      if (this._closed()) queueMicrotask(() => done(closed('no connection', channel)));
+      if (this._closed()) queueMicrotask(() => done(closed('no connection', channel, this._denied)));
       else this._subscriptions._subscribe(channel, done);
     });
   }

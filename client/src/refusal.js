@@ -22,5 +22,14 @@ export class Refusal extends Error {
   }
 }
 
-/** What ends because there is no connection, and will not be. */
-export const closed = (reason, channel, uuid) => new Refusal(reason, 'closed', channel, uuid);
+/**
+ * What ends because there is no connection, and will not be: because the server has
+ * denied it, or the page has closed it.
+ *
+ * @param {Refusal} [denied]  which has been told to all, once
+ */
+export function closed(reason, channel, denied, uuid) {
+  const refusal = new Refusal(denied?.message ?? reason, denied?.code ?? 'closed', channel, uuid, denied ? false : undefined);
+  if (denied) Object.defineProperty(refusal, '_told', { value: true });
+  return refusal;
+}

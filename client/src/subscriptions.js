@@ -98,7 +98,7 @@ export function makeSubscriptions(push) {
 
     /** There will be no other session, unless the page connects again; then what it wants is asked for again. */
     _close(reason) {
-      for (const sub of subs.values()) end(sub, closed(reason, sub._name));
+      for (const sub of subs.values()) end(sub, closed(reason, sub._name, push._denied));
     },
   };
 

@@ -130,8 +130,13 @@ describe('connecting', () => {
   });
 
   test('a refused connect counts also when the connection breaks before it is closed', async () => {
-    for (const [code, state] of [['denied', 'closed'], ['expired', 'disconnected'], ['what is this', 'disconnected']]) {
-      const push = await world.open();
+    for (const [code, state, credentials] of [
+      ['denied', 'closed'],
+      ['expired', 'disconnected', () => 'a fresh one'],
+      ['expired', 'closed', 'always the same'],
+      ['what is this', 'disconnected'],
+    ]) {
+      const push = await world.open({ credentials });
       await world.socket.raw('o');
       await world.socket.answer('/meta/connect', { successful: false, error: 'no', code });
       await world.socket.lose();
@@ -156,7 +161,7 @@ describe('coming back', () => {
     for (const [random, want] of [
       [0, [0, 1000, 1500, 2250]],
       [1, [1000, 1500, 2250, 3375]],
-      [0.5, [500, 1250, 1875, 2812.5]],
+      [0.5, [500, 1250, 1875, 2813]],
     ]) {
       world = new World();
       world.random = random;
@@ -274,12 +279,61 @@ describe('coming back', () => {
 });
 
 describe('the page around it', () => {
-  test('back in view or online it tries at once, not while it is hidden or offline', async () => {
+  test('offline is a hint: it waits longer, and tries at once when the page or the browser says so', async () => {
     const push = await world.connected();
-    for (const [away, back] of [
-      [() => world.hide(), () => world.hide(false)],
-      [() => (world.navigator.onLine = false), () => ((world.navigator.onLine = true), world.event('online'))],
-    ]) {
+    world.navigator.onLine = false;
+    await world.socket.lose();
+    assert.equal(push.state.retryAt - world.now, 30_000);
+    await world.tick(29_999);
+    assert.equal(world.sockets.length, 1);
+    await world.tick(1);
+    assert.equal(world.sockets.length, 2, 'the browser may be wrong');
+    await world.socket.lose();
+    assert.equal(push.state.name, 'disconnected');
+    push.connect();
+    await settle();
+    assert.equal(world.sockets.length, 3);
+    await world.socket.lose();
+    world.navigator.onLine = true;
+    await world.event('online');
+    assert.equal(world.sockets.length, 4);
+    await world.socket.accept();
+    assert.equal(push.state.name, 'connected');
+  });
+
+  test('a state is told once, in whole ms', async () => {
+    world.random = 0.123;
+    const push = await world.connected();
+    world.hide();
+    await world.socket.lose();
+    for (let n = 0; n < 3; n++) await world.event('online');
+    assert.deepEqual(names(push).slice(-2), ['connected', 'disconnected']);
+    world.document.hidden = false;
+    await world.event('visibilitychange', world.document);
+    await world.socket.lose();
+    await world.tick(1);
+    assert.ok(push.states.every(({ retryAt }) => retryAt === undefined || Number.isInteger(retryAt)));
+  });
+
+  test('what a denial ends tells the denial, and the denial is told once', async () => {
+    const push = await world.open({ channels: ['a', 'b'], credentials: 'expired long ago' });
+    const pending = [push.subscribe('c'), push.channel('d').publish(1)];
+    await world.socket.raw('o');
+    await world.socket.answer('/meta/connect', { successful: false, error: 'your token has expired', code: 'expired' });
+    await world.socket.receive({ channel: '/meta/close', code: 4401, error: 'your token has expired', retry: 1000 });
+    assert.equal(push.state.name, 'closed');
+    for (const later of [...pending, push.subscribe('e'), push.channel('f').publish(1)]) {
+      assert.deepEqual(await refusal(later), { code: 'expired', message: 'your token has expired', retry: false });
+    }
+    push.publish('g', 1);
+    await settle();
+    assert.deepEqual(push.told.filter((line) => line.startsWith('error')), ['error expired your token has expired']);
+    assert.equal(world.timers, 0);
+  });
+
+  test('back in view it tries at once, not while it is hidden', async () => {
+    const push = await world.connected();
+    for (const [away, back] of [[() => world.hide(), () => world.hide(false)]]) {
       await away();
       await world.socket.lose();
       assert.deepEqual(push.state, { name: 'disconnected', code: 1006, reason: 'the connection was lost', retryAt: undefined });

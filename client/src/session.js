@@ -171,6 +171,6 @@ export function makeSession(push, onOpen, onClose) {
     } catch {
       // then it is closed
     }
-    onClose(code, reason || refused?.message, refused?.final ? false : (retry ?? refused?.retry ?? 0), refused);
+    onClose(code, reason || refused?.message, refused?.retry === false ? false : (retry ?? refused?.retry ?? 0), refused);
   }
 }

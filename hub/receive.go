@@ -25,24 +25,43 @@ func (a *Agent) Receive(frame []byte) {
 		a.Touch()
 		a.receiving.Store(false)
 	}()
+	if a.admits() == nil || a.hold(frame) {
+		return
+	}
+	a.handle(frame)
+}
+
+// ReceiveTooLarge is Receive for a frame of which only the beginning was kept, because it
+// is larger than any that the transport reads. It is answered like all that are over
+// their limit.
+func (a *Agent) ReceiveTooLarge(begin []byte) {
+	p := a.admits()
+	if p == nil {
+		return
+	}
+	in, _ := decodeFrame(begin) // its uuid, if it can be read
+	a.reply(appendError(nil, in.uuid, refuse(CodeLimit, fmt.Sprintf("this frame is too large; %d bytes are the most", p.Limits.FrameSize()))))
+}
+
+// admits waits for room to answer, and returns the policy that a frame comes under; nil
+// if the agent sends too many, and is being closed for it.
+func (a *Agent) admits() *Policy {
 	a.awaitRoom()
 	a.heed()
 	p := a.policy.Load()
 	if _, ok := a.frames.take(a.hub.schedule.now(), p.Limits.FramesPerSecond); !ok {
 		a.Close(CloseLimit, fmt.Sprintf("more than %d frames a second", p.Limits.FramesPerSecond), time.Second)
-		return
+		return nil
 	}
-	if a.hold(frame) {
-		return
-	}
-	a.handle(frame)
+	return p
 }
 
 // handle deals with one frame, in the order they came.
 func (a *Agent) handle(frame []byte) {
 	p := a.policy.Load()
 	if len(frame) > p.Limits.FrameSize() {
-		a.reply(appendError(nil, "", refuse(CodeLimit, fmt.Sprintf("a frame of %d bytes; %d are the most", len(frame), p.Limits.FrameSize()))))
+		in, _ := decodeFrame(frame) // its uuid, if it can be read
+		a.reply(appendError(nil, in.uuid, refuse(CodeLimit, fmt.Sprintf("a frame of %d bytes; %d are the most", len(frame), p.Limits.FrameSize()))))
 		return
 	}
 	in, r := decodeFrame(frame)

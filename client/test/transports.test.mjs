@@ -46,7 +46,7 @@ class Answer {
   }
 }
 
-const at = (request) => request.url.split('/').pop();
+const at = (request) => request.url.split('/').pop().replace(/[?].*/, '');
 const pending = (name) => world.requests.findLast((request) => at(request) === name);
 const frames = (request) => JSON.parse(request.body).map((each) => JSON.parse(each));
 const array = (...list) => `a${JSON.stringify(list.map((each) => JSON.stringify(each)))}\n`;
@@ -255,6 +255,9 @@ for (const path of ['xhr_streaming', 'xhr']) {
             push.publish('a', 1);
             await flow();
             pending('xhr_send').answer(new Response('no such session', { status: 404, headers: { 'Content-Type': 'text/plain' } }));
+            await flow();
+            assert.equal(push.state.name, 'connected', 'the stream may know why');
+            await world.tick(2_000);
           },
           'no such session',
         ],
@@ -262,6 +265,9 @@ for (const path of ['xhr_streaming', 'xhr']) {
           async () => {
             push.publish('a', 1);
             await flow();
+            pending('xhr_send').fail(new TypeError('network'));
+            await flow();
+            assert.equal(push.state.name, 'connected', 'it is made once more');
             pending('xhr_send').fail(new TypeError('network'));
           },
           'the connection was lost',
@@ -277,6 +283,57 @@ for (const path of ['xhr_streaming', 'xhr']) {
         assert.ok(signal.aborted);
         push.close();
       }
+    });
+
+    test('a POST that the network has failed is made once more, with the same number', async () => {
+      await connect();
+      const sends = () => world.requests.filter((request) => at(request) === 'xhr_send');
+      push.publish('a', 1);
+      await flow();
+      pending('xhr_send').fail(new TypeError('network'));
+      await flow();
+      const [first, again] = sends().slice(-2);
+      assert.deepEqual([again.url, again.body], [first.url, first.body]);
+      assert.match(first.url, /[?]n=2$/);
+      pending('xhr_send').answer(new Response(null, { status: 204 }));
+      await flow();
+      push.publish('a', 2);
+      await flow();
+      assert.match(pending('xhr_send').url, /[?]n=3$/);
+      assert.equal(push.state.name, 'connected');
+    });
+
+    test('what a POST says about its frames fails them, at once and alone', async () => {
+      for (const status of [400, 413, 415]) {
+        world = new World();
+        await connect();
+        const big = push.channel('a').publish('x'.repeat(5_000));
+        const small = push.channel('a').publish('y');
+        await flow();
+        pending('xhr_send').answer(new Response('Too much.\n', { status, headers: { 'Content-Type': 'text/plain' } }));
+        await flow();
+        await assert.rejects(big, { code: status === 413 ? 'limit' : 'invalid', message: 'Too much.', final: true });
+        const [{ uuid, data }] = frames(pending('xhr_send'));
+        assert.equal(data, 'y');
+        pending('xhr_send').answer(new Response(null, { status: 204 }));
+        await say(array({ channel: '/meta/successful', uuid }));
+        await small;
+        assert.equal(push.state.name, 'connected');
+        push.close();
+      }
+    });
+
+    test('what the stream says comes before what a POST says', async () => {
+      push = await world.open({ transports: [path] });
+      await listen();
+      await say('o\n');
+      const [{ uuid }] = frames(pending('xhr_send'));
+      pending('xhr_send').answer(new Response('There is no such session.\n', { status: 404, headers: { 'Content-Type': 'text/plain' } }));
+      await flow();
+      await answer.write(array({ channel: '/meta/connect', uuid, successful: false, error: 'not you', code: 'denied' }, { channel: '/meta/close', code: 4401, error: 'not you', retry: false }));
+      assert.deepEqual(push.state, { name: 'closed', code: 4401, reason: 'not you' });
+      await world.tick(10_000);
+      assert.equal(world.timers, 0);
     });
 
     test('an answer without a word is not asked for again and again', async () => {

@@ -162,6 +162,8 @@ func (a *fakeAgent) Receive(frame []byte) {
 	}
 }
 
+func (a *fakeAgent) ReceiveTooLarge(begin []byte) { a.Receive(append([]byte("too large: "), begin...)) }
+
 func (a *fakeAgent) Touch() {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -118,10 +118,11 @@ type fallback struct {
 	agent    *hub.Agent
 	times    *times
 
-	heard   atomic.Bool   // a request has brought something
-	senders atomic.Int32  // requests that send, waiting or not
-	turn    chan struct{} // buffered(1): who puts something in may call Receive; never closed
-	idle    allowance     // of who has the turn
+	heard    atomic.Bool   // a request has brought something
+	senders  atomic.Int32  // requests that send, waiting or not
+	turn     chan struct{} // buffered(1): who puts something in may call Receive; never closed
+	idle     allowance     // of who has the turn
+	numbered int64         // the highest number of a request that was taken; likewise
 
 	mu       sync.Mutex // guards the following; receiver.mu may be taken under it
 	owner    owner

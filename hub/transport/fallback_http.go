@@ -45,6 +45,7 @@ var (
 	errBody       = &httpError{http.StatusBadRequest, "The body did not arrive whole."}
 	errSenders    = &httpError{http.StatusTooManyRequests, "Too many requests send to this session at once: send one after the other."}
 	errIdleSender = &httpError{http.StatusTooManyRequests, "Too many empty bodies."}
+	errNumber     = &httpError{http.StatusBadRequest, "n counts the requests that send to a session, from 1 on."}
 	errSendEarly  = &httpError{http.StatusTooEarly, "Nothing is taken in early data, which could be a replay: try again."}
 )
 
@@ -303,12 +304,23 @@ func (f *fallback) receive(r *http.Request, body []byte) *httpError {
 	case err != nil:
 		return errBroken
 	}
+	number, wrong := sendNumber(r)
+	if wrong != nil {
+		return wrong
+	}
 	select {
 	case f.turn <- struct{}{}:
 		defer func() { <-f.turn }()
 	case <-r.Context().Done():
 		return errBody // who would read it is gone
 	}
+	if number > 0 && number <= f.numbered {
+		return nil // it was taken when it came before
+	}
+	if f.isOver() || !f.agent.IsOpen() {
+		return errUnknown
+	}
+	f.numbered = max(f.numbered, number)
 	if len(spans) == 0 && !f.idle.take(time.Now()) {
 		return errIdleSender
 	}
@@ -318,8 +330,20 @@ func (f *fallback) receive(r *http.Request, body []byte) *httpError {
 		}
 		f.agent.Receive(body[at.from:at.to:at.to])
 	}
-	if f.isOver() || !f.agent.IsOpen() {
-		return errUnknown
-	}
+	// The frames were taken. What came of them, and of the session, the stream says.
 	return nil
+}
+
+// sendNumber returns the number that a client gives a request that sends, 0 if it gives
+// none: it makes the request again if it has not heard the answer.
+func sendNumber(r *http.Request) (int64, *httpError) {
+	text := r.URL.Query().Get("n")
+	if text == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n < 1 {
+		return 0, errNumber
+	}
+	return n, nil
 }

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -447,7 +448,7 @@ func TestFramesAfterTheEndAreNotTaken(t *testing.T) {
 	for i := range 100 {
 		many = append(many, publication(t, i))
 	}
-	if status, answer, _ := c.ask(http.MethodPost, "/xhr_send", jsonArray(many...)); status != http.StatusNotFound {
+	if status, answer, _ := c.ask(http.MethodPost, "/xhr_send", jsonArray(many...)); status != http.StatusNoContent { // what came of them the stream says
 		t.Errorf("status %d, %q", status, answer)
 	}
 	var last string
@@ -610,4 +611,25 @@ func TestWhatNobodyComesForIsBounded(t *testing.T) {
 		t.Errorf("it ends with %q", last)
 	}
 	other.abort()
+}
+
+// TestRepeatedSends: a client that has not heard the answer makes its request again, with
+// the same number, and the frames in it are taken once.
+func TestRepeatedSends(t *testing.T) {
+	s, _ := newFallbackServer(t, &hub.Policy{}, nil)
+	c := newSockJSClient(t, s)
+	c.connect("xhr_streaming")
+	for i, n := range []string{"1", "1", "2", "5", "2", "5"} {
+		if status, answer, _ := c.ask(http.MethodPost, "/xhr_send?n="+n, jsonArray(publication(t, n))); status != http.StatusNoContent {
+			t.Errorf("request %d, number %s: status %d, %q", i, n, status, answer)
+		}
+	}
+	if got, want := c.messages("xhr_streaming", 3), []string{`"1"`, `"2"`, `"5"`}; !slices.Equal(got, want) {
+		t.Errorf("received %q, want %q", got, want)
+	}
+	for _, n := range []string{"0", "-1", "x", "1.5", "99999999999999999999"} {
+		if status, answer, _ := c.ask(http.MethodPost, "/xhr_send?n="+n, jsonArray(publication(t, n))); status != http.StatusBadRequest || answer != errNumber.reason+"\n" {
+			t.Errorf("number %s: status %d, %q", n, status, answer)
+		}
+	}
 }

@@ -22,6 +22,7 @@ const maxDropped = 16 << 20
 type agent interface {
 	Start(c hub.Conn)
 	Receive(frame []byte)
+	ReceiveTooLarge(begin []byte)
 	Touch()
 	Send(p []byte)
 	Close(code hub.CloseCode, reason string, retry time.Duration)
@@ -192,13 +193,17 @@ func (s *session) refuse(v *violation) error {
 	return nil
 }
 
-// limit implements sink.
-func (s *session) limit() int {
-	limits := s.agent.Policy().Limits
-	if s.sockJS {
-		return bodyLimit(limits)
+// limit implements sink. It is the same for all transports.
+func (s *session) limit() int { return bodyLimit(s.agent.Policy().Limits) }
+
+// tooLarge implements sink.
+func (s *session) tooLarge(p []byte) error {
+	s.deep = true
+	if s.sockJS && !s.legacy {
+		p = firstString(p)
 	}
-	return limits.FrameSize()
+	s.agent.ReceiveTooLarge(p)
+	return nil
 }
 
 // message implements sink.
@@ -228,12 +233,6 @@ func (s *session) message(p []byte) error {
 	}
 	if len(spans) == 0 {
 		return s.idle()
-	}
-	size := s.agent.Policy().Limits.FrameSize()
-	for _, at := range spans {
-		if int(at.to-at.from) > size {
-			return &violation{hub.CloseTooLarge, fmt.Sprintf("a string may have at most %d bytes here", size)}
-		}
 	}
 	for _, at := range spans {
 		s.agent.Receive(p[at.from:at.to:at.to])

@@ -4,6 +4,7 @@
 package transport
 
 import (
+	"encoding/json"
 	"fmt"
 	"net"
 	"slices"
@@ -80,6 +81,58 @@ func TestBytesBehindTheHandshakeAreHandled(t *testing.T) {
 	})
 }
 
+// A message over the limit costs only itself: what tells which frame it is reaches the
+// agent, what came before and what comes after too.
+func TestMessagesTooLargeCostOnlyThemselves(t *testing.T) {
+	x := strings.Repeat("x", 100<<10)
+	frameOf := func(data string) string { return `{"channel":"c","uuid":"u","data":"` + data + `"}` }
+	array := func(s string) string { return string(mustJSON(t, []string{s})) }
+	for name, tc := range map[string]struct {
+		sockJS bool
+		in     []byte
+		begins string // what the agent gets of it
+	}{
+		"bare":                  {false, text(frameOf(x)), `{"channel":"c","uuid":"u","data":"xxx`},
+		"bare, in fragments":    {false, join(frame(opText, false, frameOf(x[:2000])), frame(opContinuation, false, x[:50_000]), frame(opContinuation, true, x)), `{"channel":"c","uuid":"u","data":"xxx`},
+		"SockJS":                {true, text(array(frameOf(x))), `{"channel":"c","uuid":"u","data":"xxx`},
+		"SockJS, one string":    {true, text(array(frameOf(x))[1:]), `{"channel":"c","uuid":"u","data":"xxx`},
+		"SockJS, of escapes":    {true, text(array(frameOf("xxx" + strings.Repeat(`\"`, 50<<10)))), `{"channel":"c","uuid":"u","data":"xxx`},
+		"SockJS, of emoji":      {true, text(array(frameOf("xxx" + strings.Repeat("😀", 50<<10)))), `{"channel":"c","uuid":"u","data":"xxx`},
+		"SockJS, of garbage":    {true, text(x), ""},
+		"not UTF-8, at the end": {false, text(frameOf(x) + "\xff"), `{"channel":"c","uuid":"u","data":"xxx`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := newFakeAgent(smallLimits)
+				p := startSession(t, tc.sockJS, a)
+				small := func(s string) []byte {
+					if tc.sockJS {
+						s = array(s)
+					}
+					return text(s)
+				}
+				p.send(small("before"), tc.in, small("after"), closing(1000, ""))
+				p.wantClose(1000, "")
+				p.wantEnd()
+				<-a.left
+				got := a.messages()
+				if len(got) != 3 || got[0] != "before" || !strings.HasPrefix(got[1], "too large: "+tc.begins) || got[2] != "after" {
+					t.Errorf("received %.200q", got)
+				}
+			})
+		})
+	}
+}
+
+func mustJSON(t *testing.T, v any) []byte {
+	t.Helper()
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
 // Too much or too wrong of anything: a code and a sentence each, and then the
 // end, whatever else the peer sends.
 func TestViolationsAreTold(t *testing.T) {
@@ -92,7 +145,7 @@ func TestViolationsAreTold(t *testing.T) {
 		pings[i], empties[i], nothings[i] = frame(opPong, true, ""), text(""), text("[]")
 		fragments = append(fragments, frame(opContinuation, false, ""))
 	}
-	const tooLarge, tooLargeSockJS = "a message may have at most 1100 bytes here", "a message may have at most 3224 bytes here"
+	const tooLarge = "a message may have at most 3224 bytes here"
 	for _, tc := range []struct {
 		name   string
 		sockJS bool
@@ -100,11 +153,9 @@ func TestViolationsAreTold(t *testing.T) {
 		code   hub.CloseCode
 		reason string
 	}{
-		{"message too large", false, text(x[:1101]), hub.CloseTooLarge, tooLarge},
 		{"announced too large", false, rawFrame(opText, true, 1<<40, x[:9]), hub.CloseTooLarge, tooLarge},
-		{"fragments too large", false, join(frame(opText, false, x[:1100]), frame(opContinuation, true, "x")), hub.CloseTooLarge, tooLarge},
-		{"SockJS message too large", true, text(x[:3225]), hub.CloseTooLarge, tooLargeSockJS},
-		{"SockJS string too large", true, text(`["` + x[:1101] + `"]`), hub.CloseTooLarge, "a string may have at most 1100 bytes here"},
+		{"fragments announced too large", false, join(frame(opText, false, x[:1100]), rawFrame(opContinuation, true, maxSkipped, "x")), hub.CloseTooLarge, tooLarge},
+		{"SockJS announced too large", true, rawFrame(opText, true, maxSkipped+1, `["x`), hub.CloseTooLarge, tooLarge},
 		{"SockJS strings too many", true, text("[" + strings.Repeat(`"",`, maxStrings) + `""]`), hub.CloseInvalid, errStrings.Error()},
 		{"SockJS numbers", true, text(`[1,2]`), hub.CloseInvalid, errNotSockJS.Error()},
 		{"SockJS object, but not first", true, join(text("[]"), text(`{"a":1}`)), hub.CloseInvalid, errNotSockJS.Error()},
@@ -379,9 +430,9 @@ func TestPeerClosesWhileTheHubWrites(t *testing.T) {
 		p := startSession(t, false, a)
 		a.Send(appendBare(nil, []byte("never read"))) // it blocks until the agent has left
 		p.send(closing(1001, "going"))
-		p.wantEnd() // a close frame in the midst of the other would be garbage
 		if got, want := <-a.left, "the peer closed: 1001"; got != want {
 			t.Errorf("left: %q, want %q", got, want)
 		}
+		p.wantEnd() // a close frame in the midst of the other would be garbage
 	})
 }

@@ -3,7 +3,12 @@
 
 package transport
 
-import "github.com/push-it/pushit/internal/jsontext"
+import (
+	"bytes"
+	"unicode/utf8"
+
+	"github.com/push-it/pushit/internal/jsontext"
+)
 
 const (
 	// maxStrings is the most strings in one message of a SockJS client.
@@ -12,6 +17,47 @@ const (
 	// its largest string: JSON in a JSON string is at most about so much longer.
 	sockJSOverhead = 1 << 10
 )
+
+// maxBeginning is how much of a message over the limit is looked at.
+const maxBeginning = 4 << 10
+
+// firstString returns the beginning of the first string of a SockJS message that was
+// cut off somewhere: what tells which frame it is stands there. It decodes in place.
+func firstString(p []byte) []byte {
+	p = p[:min(len(p), maxBeginning)]
+	i := jsontext.SkipSpace(p, 0)
+	if i < len(p) && p[i] == '[' {
+		i = jsontext.SkipSpace(p, i+1)
+	}
+	end := i + 1
+	for end < len(p) && p[end] != '"' {
+		n := 1
+		switch c := p[end]; {
+		case c == '\\' && bytes.HasPrefix(p[end:], []byte(`\u`)):
+			n = len(`\ud83d\ude00`) // if it is half of a pair, the other half too
+			if len(p)-end >= n && !bytes.HasPrefix(bytes.ToLower(p[end:]), []byte(`\ud`)) {
+				n = len(`\u00e9`)
+			}
+		case c == '\\':
+			n = len(`\n`)
+		case c >= utf8.RuneSelf:
+			_, n = utf8.DecodeRune(p[end:])
+			if n == 1 { // it is cut, or no text
+				n = len(p)
+			}
+		}
+		if end+n > len(p) {
+			break
+		}
+		end += n
+	}
+	whole := append(p[:min(end, len(p)):min(end, len(p))], '"')
+	from, to, _, ok := jsontext.UnescapeInPlace(whole, i)
+	if !ok {
+		return nil
+	}
+	return whole[from:to]
+}
 
 // The violations of a SockJS message.
 var (

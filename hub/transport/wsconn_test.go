@@ -11,6 +11,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"math/big"
 	"net"
@@ -256,10 +257,10 @@ func TestSessionsOnRealConns(t *testing.T) {
 				p := newPeer(t, theirs)
 				written := make(chan error, 1)
 				go func() {
-					_, err := theirs.Write(rawFrame(opText, true, 4<<20, strings.Repeat("x", 4<<20)))
+					_, err := theirs.Write(rawFrame(opText, true, maxSkipped+1, strings.Repeat("x", maxSkipped+1)))
 					written <- err
 				}()
-				p.wantClose(hub.CloseTooLarge, "a message may have at most 65536 bytes here")
+				p.wantClose(hub.CloseTooLarge, fmt.Sprintf("a message may have at most %d bytes here", bodyLimit(hub.Limits{}.WithDefaults())))
 				if err := <-written; err != nil {
 					t.Errorf("the flood was cut: %v", err)
 				}

@@ -20,6 +20,9 @@ type sink interface {
 	limit() int
 	// message takes a whole text message. It may change p and does not keep it.
 	message(p []byte) error
+	// tooLarge takes the beginning of a message over the limit, whose rest was thrown
+	// away. It may change p and does not keep it.
+	tooLarge(p []byte) error
 	// ping takes a ping or pong. It does not keep p.
 	ping(op byte, p []byte) error
 	// closed takes the peer's close frame; code 0 is one without a code.
@@ -57,6 +60,7 @@ type frameReader struct {
 
 	inMessage bool    // a message has fragments to come
 	max       int     // of the message
+	total     uint64  // bytes of the message that have been announced
 	partial   *[]byte // of the message, nil without one
 	control   []byte  // of the control frame
 	ended     bool    // a frame or message ended since progress was asked for
@@ -66,6 +70,10 @@ type frameReader struct {
 }
 
 var messages = sync.Pool{New: func() any { b := make([]byte, 0, firstMessage); return &b }}
+
+// maxSkipped is the most bytes of a message that is thrown away, so that one that is
+// too large costs nothing but itself. A larger one ends the session.
+const maxSkipped = 8 << 20
 
 // maxPooled is the largest buffer that is kept for another message.
 const maxPooled = 64 << 10
@@ -170,15 +178,13 @@ func (f *frameReader) admit() error {
 	case f.frame.op == opText && f.inMessage:
 		return errInMessage
 	}
-	var have int
 	if f.frame.op == opText {
-		f.max = f.sink.limit()
-	} else if f.partial != nil {
-		have = len(*f.partial)
+		f.max, f.total = f.sink.limit(), 0
 	}
-	if f.frame.size > uint64(f.max-have) {
+	if f.frame.size > maxSkipped || f.total+f.frame.size > maxSkipped {
 		return &violation{hub.CloseTooLarge, fmt.Sprintf("a message may have at most %d bytes here", f.max)}
 	}
+	f.total += f.frame.size
 	return nil
 }
 
@@ -223,12 +229,14 @@ func (f *frameReader) payload(p []byte) error {
 	return f.endMessage(*f.partial)
 }
 
-// keep appends p to the message, growing its buffer up to the message's limit.
+// keep appends p to the message, growing its buffer up to the message's limit. What is
+// over that is thrown away.
 func (f *frameReader) keep(p []byte) {
 	if f.partial == nil {
 		f.partial = messages.Get().(*[]byte)
 	}
 	b := *f.partial
+	p = p[:min(len(p), f.max-len(b))]
 	if need := len(b) + len(p); need > cap(b) {
 		grown := make([]byte, len(b), max(need, min(2*cap(b), f.max)))
 		copy(grown, b)
@@ -239,6 +247,9 @@ func (f *frameReader) keep(p []byte) {
 
 func (f *frameReader) endMessage(p []byte) error {
 	f.ended = true
+	if f.total > uint64(f.max) {
+		return f.sink.tooLarge(p[:min(len(p), f.max)])
+	}
 	if !utf8.Valid(p) {
 		return errNotUTF8
 	}

@@ -28,6 +28,11 @@ func (s *recordingSink) message(p []byte) error {
 	return nil
 }
 
+func (s *recordingSink) tooLarge(p []byte) error {
+	s.events = append(s.events, "too large "+string(p))
+	return nil
+}
+
 func (s *recordingSink) ping(op byte, p []byte) error {
 	s.events = append(s.events, fmt.Sprintf("ping %x %s", op, p))
 	return nil

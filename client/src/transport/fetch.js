@@ -10,12 +10,18 @@
  * @module
  */
 
+import { after } from '../clock.js';
+
+/** How long the stream has, in ms, to say why a session is over when a POST has only said that it is. */
+const SAYS_WITHIN = 2_000;
+
 /** @returns {import('./transport.js').Transport} */
 const over = (path) => (env, url, on) => {
   const stop = new AbortController();
+  let sent = 0; // POSTs of ours: by its number the server knows one that it gets twice
 
-  async function post(to, body) {
-    const response = await env.fetch(`${url}/${to}`, {
+  async function request(to, body, again) {
+    const asked = env.fetch(`${url}/${to}`, {
       method: 'POST',
       body,
       // No other type is sent to another origin without asking it first.
@@ -24,13 +30,34 @@ const over = (path) => (env, url, on) => {
       cache: 'no-store',
       signal: stop.signal,
     });
-    if (response.ok) return response;
+    // A connection that was kept may close in this moment, at a reload for example:
+    // not all browsers make such a POST again by themselves.
+    return again ? asked.catch((error) => (stop.signal.aborted ? Promise.reject(error) : request(to, body))) : asked;
+  }
+
+  async function fail(response) {
     on._close(response.status, await sentence(response), (+response.headers.get('Retry-After') || 0) * 1000);
     throw response;
   }
 
+  async function send(texts) {
+    const response = await request(`xhr_send?n=${++sent}`, JSON.stringify(texts), true);
+    if (response.ok) return;
+    if (response.status === 400 || response.status === 413 || response.status === 415) {
+      // It is about these frames: they fail, and nothing else.
+      const error = await sentence(response);
+      for (const text of texts) on._frame({ channel: '/meta/error', uuid: JSON.parse(text).uuid, error, code: response.status === 413 ? 'limit' : 'invalid', retry: false });
+      return;
+    }
+    // What the stream says comes before what a POST says: it knows why.
+    if (response.status === 404) await new Promise((over) => after(env, SAYS_WITHIN, over));
+    await fail(response);
+  }
+
   async function read() {
-    const { body } = await post(path);
+    const response = await request(path, undefined, true);
+    if (!response.ok) await fail(response);
+    const { body } = response;
     const reader = body.pipeThrough(new TextDecoderStream()).getReader();
     let line = '';
     let empty = true;
@@ -52,7 +79,7 @@ const over = (path) => (env, url, on) => {
   const lost = () => on._close();
   readOn().catch(lost);
   return {
-    _send: (texts) => post('xhr_send', JSON.stringify(texts)).catch(lost),
+    _send: (texts) => send(texts).catch(lost),
     _close: () => stop.abort(),
   };
 };

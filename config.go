@@ -65,7 +65,9 @@ type Limits struct {
 	Agents int `json:"agents,omitempty"`
 
 	// The most sessions of one address (IPv6: one /64) at a time; -1 for no
-	// limit. Default: -1, because whole offices share an address.
+	// limit. Default: 2000: more than an office has behind one address, and less
+	// than a script that opens session after session. Visitors behind a proxy that
+	// trusted_proxies does not name all have its address.
 	AgentsPerIP int `json:"agents_per_ip,omitempty"`
 
 	// The most sessions of one address (IPv6: one /64) that are open, but have

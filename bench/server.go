@@ -56,6 +56,7 @@ const caddyfile = globalOptions + `(site) {
 		name bench
 		heartbeat %[2]s
 		limits {
+			agents_per_ip unlimited
 			frames_per_second unlimited
 			publishes_per_second unlimited
 		}

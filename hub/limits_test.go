@@ -21,7 +21,7 @@ func TestTooMuch(t *testing.T) {
 	deep := strings.Repeat("[", 40) + strings.Repeat("]", 40)
 	for _, c := range []struct{ name, frame, want string }{
 		{"message", publish("a", "u", `"`+strings.Repeat("x", 300)+`"`), `"uuid":"u","error":"a message of 336 bytes; 300 are the most","code":"limit"`},
-		{"frame", publish("a", "u", `"`+strings.Repeat("x", 3000)+`"`), `"uuid":"???","error":"a frame of 3036 bytes; 1124 are the most","code":"limit"`},
+		{"frame", publish("a", "u", `"`+strings.Repeat("x", 3000)+`"`), `"uuid":"u","error":"a frame of 3036 bytes; 1124 are the most","code":"limit"`},
 		{"channel's name", publish(long, "u", "1"), `"uuid":"u"`},
 		{"subscription's name", subscribe(long), `"successful":false`},
 		{"channels", subscribe("three"), `"successful":false,"error":"more than 2 channels for one agent","code":"limit"`},

@@ -99,7 +99,10 @@ type Limits struct {
 	// Agents is the most sessions of the hub. Default: 100,000.
 	Agents int
 	// AgentsPerIP is the most sessions of one address (IPv6: one /64).
-	// Default: Unlimited, because whole offices share an address.
+	// Default: 2,000. An office of a thousand people with two pages each stays
+	// below that; a script that opens session after session does not get on.
+	// Behind a proxy that Caddy's trusted_proxies does not name, all visitors
+	// have the proxy's address.
 	AgentsPerIP int
 	// UnconnectedPerIP is the most sessions of one address (IPv6: one /64) that
 	// have not been allowed to connect yet. Default: 256.
@@ -130,7 +133,7 @@ var DefaultLimits = Limits{
 	ChannelsPerAgent:   128,
 	Channels:           1_000_000,
 	Agents:             100_000,
-	AgentsPerIP:        Unlimited,
+	AgentsPerIP:        2000,
 	UnconnectedPerIP:   256,
 	QueueMessages:      1024,
 	QueueBytes:         1 << 20,

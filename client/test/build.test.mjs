@@ -74,7 +74,7 @@ describe('the package', () => {
   test('holds what it needs, and nothing else', async () => {
     const { stdout } = await run('npm', ['pack', '--dry-run', '--json', '--ignore-scripts'], { cwd: client });
     const [{ files, name }] = JSON.parse(stdout);
-    assert.equal(name, 'pushit');
+    assert.equal(name, '@pushit/client');
     assert.deepEqual(
       files.map(({ path }) => path).sort(),
       ['README.md', 'LICENSE', 'package.json', ...(await readdir(dist)).map((file) => `dist/${file}`)].sort(),
@@ -87,10 +87,10 @@ describe('the package', () => {
   test('is imported and typed', async (t) => {
     const dir = await mkdtemp(join(tmpdir(), 'pushit-package-'));
     t.after(() => rm(dir, { recursive: true, force: true }));
-    const home = join(dir, 'node_modules', 'pushit');
+    const home = join(dir, 'node_modules', '@pushit', 'client');
     await mkdir(home, { recursive: true });
     for (const file of ['package.json', 'dist']) await cp(join(client, file), join(home, file), { recursive: true });
-    await writeFile(join(dir, 'a.mjs'), `import PushIt, { Refusal } from 'pushit'; import 'pushit/classic'; console.log(typeof PushIt, typeof Refusal, typeof globalThis.PushIt);`);
+    await writeFile(join(dir, 'a.mjs'), `import PushIt, { Refusal } from '@pushit/client'; import '@pushit/client/classic'; console.log(typeof PushIt, typeof Refusal, typeof globalThis.PushIt);`);
     assert.equal((await run('node', [join(dir, 'a.mjs')])).stdout, 'function function function\n');
 
     await cp(join(client, 'test', 'types'), dir, { recursive: true });

@@ -133,13 +133,13 @@ describe('the examples of README.md', () => {
   test('are of the right types', async (t) => {
     const dir = await mkdtemp(join(tmpdir(), 'pushit-docs-'));
     t.after(() => rm(dir, { recursive: true, force: true }));
-    await mkdir(join(dir, 'node_modules', 'pushit'), { recursive: true });
-    for (const file of ['package.json', 'dist']) await cp(join(client, file), join(dir, 'node_modules', 'pushit', file), { recursive: true });
+    await mkdir(join(dir, 'node_modules', '@pushit', 'client'), { recursive: true });
+    for (const file of ['package.json', 'dist']) await cp(join(client, file), join(dir, 'node_modules', '@pushit', 'client', file), { recursive: true });
     const [, text] = readme.match(/```ts\n([^]*?)```/);
     await writeFile(join(dir, 'a.mts'), text);
     for (const [n, example] of examples.entries()) {
       const own = /const push = new/.test(example) ? '' : 'declare const push: PushIt;\n';
-      await writeFile(join(dir, `b${n}.mts`), `import { PushIt } from 'pushit';\n${own}${example.replace('catch (refusal)', 'catch (refusal: any)')}\nexport {};\n`);
+      await writeFile(join(dir, `b${n}.mts`), `import { PushIt } from '@pushit/client';\n${own}${example.replace('catch (refusal)', 'catch (refusal: any)')}\nexport {};\n`);
     }
     const run = promisify(execFile);
     const files = (await readdir(dir)).filter((name) => name.endsWith('.mts'));

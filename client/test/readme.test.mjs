@@ -31,10 +31,21 @@ describe('the example of the README', { skip: has('chrome') ? false : 'there is 
     await writeFile(join(dir, 'index.html'), page);
     await writeFile(join(dir, 'favicon.ico'), ''); // browsers ask for one
 
-    const server = await Server.start(join(dir, 'Caddyfile'));
-    t.after(() => server.stop());
     const browser = await startBrowser();
     t.after(() => browser.close());
+
+    // Everybody may read, and nobody may write.
+    const readOnly = await Server.start(join(dir, 'Caddyfile'));
+    const reader = await browser.open(readOnly.url);
+    await reader.waitForFunction(() => window.push?.channels.includes('news'));
+    assert.equal(await reader.evaluate(() => push.channel('news').publish('x').then(() => 'taken', ({ code }) => code)), 'denied');
+    await readOnly.stop();
+
+    // Then somebody may, as the README says.
+    assert.ok(site.includes('publish deny\n'), caddyfile);
+    await writeFile(join(dir, 'Caddyfile'), site.replace('publish deny\n', 'publish allow\n'));
+    const server = await Server.start(join(dir, 'Caddyfile'));
+    t.after(() => server.stop());
     const open = async () => {
       const opened = await browser.open(server.url);
       const heard = () => opened.$$eval('#news li', (items) => items.map((item) => item.textContent));

@@ -4,6 +4,7 @@
 package transport
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/binary"
 	"encoding/json"
@@ -65,7 +66,7 @@ func (e *Endpoint) Serve(w http.ResponseWriter, r *http.Request, rest string) bo
 		return false
 	}
 	if !t.takesBody() {
-		leaveBody(w, r)
+		r = leaveBody(w, r)
 	}
 	c := e.Caller(r)
 	cross, allowed := e.Origins.check(r.Header, c.Scheme, c.Host)
@@ -176,21 +177,25 @@ const maxLeftBody = 64 << 10
 
 // leaveBody keeps net/http from waiting for the rest of a body that is of no use: it
 // reads that away before it answers, and again before the connection takes another
-// request. A body that has not arrived whole costs the connection instead.
-func leaveBody(w http.ResponseWriter, r *http.Request) {
+// request. A body that has not arrived whole costs the connection instead. The request
+// that is returned does not end for it, as net/http has it end when reading fails.
+func leaveBody(w http.ResponseWriter, r *http.Request) *http.Request {
 	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
-		return
+		return r
 	}
+	whole := r
+	r = r.WithContext(context.WithoutCancel(r.Context()))
 	rc := http.NewResponseController(w)
 	if rc.SetReadDeadline(time.Unix(1, 0)) == nil && r.Header.Get("Expect") == "" {
 		if _, err := io.CopyN(io.Discard, r.Body, maxLeftBody); errors.Is(err, io.EOF) {
 			_ = rc.SetReadDeadline(time.Time{}) // as it was
-			return
+			return whole
 		}
 	}
 	if r.ProtoMajor == 1 {
 		w.Header().Set("Connection", "close")
 	}
+	return r
 }
 
 var (

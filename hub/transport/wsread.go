@@ -181,7 +181,7 @@ func (f *frameReader) admit() error {
 	if f.frame.op == opText {
 		f.max, f.total = f.sink.limit(), 0
 	}
-	if f.frame.size > maxSkipped || f.total+f.frame.size > maxSkipped {
+	if most := uint64(max(f.max, maxSkipped)); f.frame.size > most || f.total+f.frame.size > most {
 		return &violation{hub.CloseTooLarge, fmt.Sprintf("a message may have at most %d bytes here", f.max)}
 	}
 	f.total += f.frame.size

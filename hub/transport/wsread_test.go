@@ -112,10 +112,10 @@ func TestReadFrames(t *testing.T) {
 		{"a close", join(closing(1000, "done"), text("late")), []string{"closed 1000", "error the peer closed: 1000"}},
 		{"a close without a code", frame(opClose, true, ""), []string{"closed 0", "error the peer closed"}},
 
-		{"one byte too many", text(long + "x"), []string{"error a message may have at most 1000 bytes here"}},
+		{"one byte too many", join(text(long+"x"), text("after")), []string{"too large " + long, "message after"}},
 		{
-			"too many over fragments", join(frame(opText, false, long), frame(opPing, true, ""), frame(opContinuation, true, "x"), text("dropped")),
-			[]string{"ping 9 ", "error a message may have at most 1000 bytes here"},
+			"too many over fragments", join(frame(opText, false, long), frame(opPing, true, ""), frame(opContinuation, true, "x"), text("after")),
+			[]string{"ping 9 ", "too large " + long, "message after"},
 		},
 		{"an absurd length", []byte("\x81\xff\x7f\xff\xff\xff\xff\xff\xff\xff\x00\x00\x00\x00" + long), []string{"error a message may have at most 1000 bytes here"}},
 		{"binary", join(frame(opBinary, true, "x"), text("dropped")), []string{"error " + errBinary.Error()}},

@@ -3,7 +3,7 @@
 
 /** What the types promise; tsc reads it, nobody runs it. */
 
-import PushIt, { type Channel, type Message, PushIt as Same, Refusal, type State } from 'pushit';
+import PushIt, { type Channel, type Message, PushIt as Same, Refusal, type State } from '@pushit/client';
 
 interface Payloads {
   news: { title: string };

@@ -51,6 +51,13 @@ func TestHalfSentBodiesAreNotWaitedFor(t *testing.T) {
 		{"GET", "/push/info?%s", 200, "{"},
 		{"GET", "/push?%s", 200, "Welcome"},
 		{"GET", "/push/iframe%s.html", 404, "The SockJS iframe"},
+		{"OPTIONS", "/push/0/%s/xhr_send", 204, ""},
+		{"PUT", "/push/0/%s/xhr_send", 405, "This method"},
+		{"POST", "/push/0/%s.dot/xhr_send", 404, "A session name"},
+		{"POST", "/push/0/%s/websocket", 405, "This method"},
+		{"GET", "/push/0/%s/websocket", 400, "Can"},
+		{"POST", "/push/pushit.mjs?%s", 405, "This method"},
+		{"GET", "/push/pushit.mjs?%s", 200, ""},
 	} {
 		for _, half := range []struct{ name, fields, body string }{{"length", long, "x"}, {"chunked", chunked, "5\r\nx"}} {
 			path := fmt.Sprintf(request.path, fmt.Sprint("s", i, half.name))
@@ -65,6 +72,37 @@ func TestHalfSentBodiesAreNotWaitedFor(t *testing.T) {
 				_, err = io.ReadFull(resp.Body, got)
 				if resp.StatusCode != request.status || string(got) != request.begins || err != nil {
 					t.Errorf("status %d, %q, %v; want %d, %q", resp.StatusCode, got, err, request.status, request.begins)
+				}
+			})
+		}
+	}
+}
+
+// The same for what is refused before anything else is looked at, and for upgrades.
+func TestHalfSentBodiesOfRefusedRequests(t *testing.T) {
+	s := serve(t, "http://localhost {\n\tpushit\n}\n").site("localhost")
+	const upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+	for name, request := range map[string]struct {
+		method, path, fields string
+		status               int
+	}{
+		"foreign send":        {"POST", "/push/0/a/xhr_send", "Origin: https://evil.example\r\n", 403},
+		"foreign poll":        {"POST", "/push/0/a/xhr", "Origin: https://evil.example\r\n", 403},
+		"foreign upgrade":     {"GET", "/push/websocket", upgrade + "Origin: https://evil.example\r\n", 403},
+		"send in early data":  {"POST", "/push/0/a/xhr_send", "Early-Data: 1\r\n", 425},
+		"transport not there": {"POST", "/push/0/a/jsonp_send", "", 404},
+		"upgrade":             {"GET", "/push/websocket", upgrade, 400},
+		"upgrade by POST":     {"POST", "/push/websocket", upgrade, 405},
+	} {
+		for _, half := range []string{"Content-Length: 100000\r\n", "Transfer-Encoding: chunked\r\n"} {
+			t.Run(name+" "+half[:7], func(t *testing.T) {
+				_, r := s.halfSent(request.method, request.path, request.fields+half, "1\r\n")
+				resp, err := http.ReadResponse(r, &http.Request{Method: request.method})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if resp.StatusCode != request.status || !resp.Close {
+					t.Errorf("status %d, closes %t; want %d, true", resp.StatusCode, resp.Close, request.status)
 				}
 			})
 		}
@@ -96,7 +134,7 @@ func TestStopDoesNotWaitForHalfSentBodies(t *testing.T) {
 	s.elsewhere = s.addr(s.name) // which is not known any more when Caddy stops
 	c := s.fallback(s.client("h1"), "/push", "xhr_streaming").connect("room")
 	session := c.base[strings.Index(c.base, "/push"):]
-	for _, path := range []string{session + "/xhr_send", session + "/xhr_send", "/push/0/unknown/xhr_send", "/push/0/half/xhr", "/push/0/half/xhr_streaming"} {
+	for _, path := range []string{session + "/xhr_send", session + "/xhr_send", "/push/0/unknown/xhr_send", "/push/0/half/xhr", "/push/0/half/xhr_streaming", "/push/websocket", "/push/0/a.b/xhr_send", "/push/pushit.mjs"} {
 		_, r := s.halfSent("POST", path, "Content-Length: 100000\r\n", "[")
 		if !strings.HasPrefix(path, session) {
 			if _, err := r.ReadByte(); err != nil {

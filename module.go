@@ -320,6 +320,9 @@ func (h *Handler) Cleanup() error {
 // is no longer the server's, so there is never an error to report.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	rest, ok := below(h.Path, r.URL.Path)
+	if ok && client.Version(strings.TrimPrefix(rest, "/")) != "" {
+		transport.LeaveBody(w, r)
+	}
 	if ok && (client.Serve(w, r, rest) || h.endpoint.Serve(w, r, rest)) {
 		return nil
 	}

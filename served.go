@@ -184,7 +184,7 @@ func (h *Handler) warn(log *slog.Logger) {
 	}
 	if len(h.SessionCookies) == 0 && h.servesFallbacks() && h.asksElsewhere() && once("session cookies") {
 		log.Warn("a session over a fallback transport is told from others by its name, host, origin and user, but not by a login that a cookie carries",
-			"to_do", "write session_cookies with the names of the cookies that tell logins apart")
+			"to_do", "write session_cookies with the names of the cookies that tell logins apart: only those whose value stays the same during a login, for a cookie that is renewed in each answer would give each request a session of its own")
 	}
 	if h.asksWho && h.site.exposed && !h.site.forThisMachine() && once("in the clear") {
 		log.Warn("credentials cross the network in the clear: this is plain HTTP",

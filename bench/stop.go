@@ -36,9 +36,17 @@ const (
 	// share of them, within leastShare and mostShare.
 	stopSlots             = 10
 	leastShare, mostShare = 0.05, 0.15
-	// The window that is documented for up to 5,000 agents.
-	stopFrom, stopTo = time.Second, 11 * time.Second
+	// The window that is documented (R34) begins then, and is as long as it takes for
+	// stopRate agents a second, but a second at least and a minute at most.
+	stopFrom = time.Second
+	stopRate = 500
 )
+
+// stopTo is the end of the window for so many agents.
+func stopTo(agents float64) time.Duration {
+	length := time.Duration(agents / stopRate * float64(time.Second))
+	return stopFrom + min(max(length, time.Second), time.Minute)
+}
 
 // A stopLoad is a crowd that is there when the server stops.
 type stopLoad struct {
@@ -393,11 +401,12 @@ func (c *stopCrowd) count(res *stopResult) {
 		}
 		k.noticed++
 		at := time.Duration(notice.Retry * float64(time.Millisecond))
-		if at < stopFrom || at > stopTo {
+		to := stopTo(res.counted[0])
+		if at < stopFrom || at > to {
 			res.outside++
 			continue
 		}
-		res.slots[min(int((at-stopFrom)*stopSlots/(stopTo-stopFrom)), stopSlots-1)]++
+		res.slots[min(int((at-stopFrom)*stopSlots/(to-stopFrom)), stopSlots-1)]++
 	}
 }
 

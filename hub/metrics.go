@@ -252,6 +252,9 @@ func (c *counts) drop(why DropReason, n int) {
 	}
 }
 
+// CountRefused counts a session that the transport did not ask the hub to open.
+func (h *Hub) CountRefused(code Code) { h.counts.refuse(code) }
+
 func (c *counts) refuse(code Code) {
 	if i := indexOf(codes[:], code); i >= 0 {
 		c.refused[i].Add(1)

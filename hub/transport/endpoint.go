@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/push-it/pushit/hub"
+	"github.com/push-it/pushit/internal/sampler"
 )
 
 const (
@@ -52,8 +53,9 @@ type Endpoint struct {
 	// why none is opened for it.
 	Opening func(*http.Request) (hub.Opening, *hub.Refusal)
 
-	times   *times      // nil: defaultTimes
-	retired atomic.Bool // by Retire: requests that come all the same have short responses
+	times   *times          // nil: defaultTimes
+	foreign sampler.Sampler // of what is logged of pages of other sites
+	retired atomic.Bool     // by Retire: requests that come all the same have short responses
 }
 
 // Serve answers the request if what lies below the endpoint's path is pushit's,
@@ -65,8 +67,8 @@ func (e *Endpoint) Serve(w http.ResponseWriter, r *http.Request, rest string) bo
 	if t.kind == notOurs {
 		return false
 	}
-	if !t.takesBody() {
-		r = leaveBody(w, r)
+	if !t.takesBody(r) {
+		r = LeaveBody(w, r)
 	}
 	c := e.Caller(r)
 	cross, allowed := e.Origins.check(r.Header, c.Scheme, c.Host)
@@ -74,6 +76,8 @@ func (e *Endpoint) Serve(w http.ResponseWriter, r *http.Request, rest string) bo
 		allowed = e.Origins.refers(r.Header, c.Scheme, c.Host)
 	}
 	if !allowed {
+		e.refuseOrigin(r, c)
+		LeaveBody(w, r)
 		fail(w, errOrigin)
 		return true
 	}
@@ -83,6 +87,7 @@ func (e *Endpoint) Serve(w http.ResponseWriter, r *http.Request, rest string) bo
 	}
 	switch {
 	case wrong != nil:
+		LeaveBody(w, r)
 		fail(w, wrong)
 	case t.kind == greeting:
 		serveGreeting(w, r)
@@ -96,6 +101,20 @@ func (e *Endpoint) Serve(w http.ResponseWriter, r *http.Request, rest string) bo
 		e.serveFallback(w, r, t, c, cross)
 	}
 	return true
+}
+
+// refuseOrigin counts and logs that a request of another site's page is refused. The
+// page's site and this one are in the line, and what to do about it.
+func (e *Endpoint) refuseOrigin(r *http.Request, c Caller) {
+	e.Hub.CountRefused(hub.CodeDenied)
+	left, ok := e.foreign.Take(time.Now())
+	if !ok {
+		return
+	}
+	origin := r.Header.Get("Origin")
+	e.Policy.Log.Info("a page of another origin was refused",
+		"origin", truncate(origin, maxOrigin), "sec_fetch_site", truncate(r.Header.Get("Sec-Fetch-Site"), maxOrigin),
+		"site", truncate(c.Scheme+"://"+c.Host, maxOrigin), "likely_cause", likelyCause(origin, c.Scheme, c.Host), "left_out", left)
 }
 
 // Retire ends, in order, the responses of fallback sessions that came over
@@ -165,23 +184,23 @@ func isTransport(name string) bool {
 	return name == webSocket || receivings[name] != nil || name == xhrSend || name == jsonpSend
 }
 
-// takesBody reports whether a request for the target has a body that is read, or
-// needs its connection as it is.
-func (t target) takesBody() bool {
-	return t.transport == xhrSend || t.transport == jsonpSend || t.transport == webSocket
+// takesBody reports whether the body of a request for the target may be read. Whether
+// it is, serveSend decides.
+func (t target) takesBody(r *http.Request) bool {
+	return (t.transport == xhrSend || t.transport == jsonpSend) && r.Method == http.MethodPost
 }
 
 // maxLeftBody is how much of a body that nobody asked for is thrown away, if it is
 // there already, so that its connection can be used again.
 const maxLeftBody = 64 << 10
 
-// leaveBody keeps net/http from waiting for the rest of a body that is of no use: it
+// LeaveBody keeps net/http from waiting for the rest of a body that is of no use: it
 // reads that away before it answers, and again before the connection takes another
 // request. A body that has not arrived whole costs the connection instead. The request
 // that is returned does not end for it, as net/http has it end when reading fails.
-func leaveBody(w http.ResponseWriter, r *http.Request) *http.Request {
-	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
-		return r
+func LeaveBody(w http.ResponseWriter, r *http.Request) *http.Request {
+	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 || r.ProtoMajor != 1 {
+		return r // HTTP/2 and 3 wait for none
 	}
 	whole := r
 	r = r.WithContext(context.WithoutCancel(r.Context()))
@@ -192,9 +211,7 @@ func leaveBody(w http.ResponseWriter, r *http.Request) *http.Request {
 			return whole
 		}
 	}
-	if r.ProtoMajor == 1 {
-		w.Header().Set("Connection", "close")
-	}
+	w.Header().Set("Connection", "close")
 	return r
 }
 

@@ -69,6 +69,7 @@ func (e *Endpoint) serveFallback(w http.ResponseWriter, r *http.Request, t targe
 		return
 	}
 	if isEarly(r) {
+		LeaveBody(w, r)
 		fail(w, errSendEarly)
 		return
 	}
@@ -187,13 +188,13 @@ func isCallback(name string) bool {
 func (e *Endpoint) serveSend(w http.ResponseWriter, r *http.Request, key sessionKey, by owner, jsonp bool) {
 	f := e.Sessions.find(key)
 	if f == nil || !f.isOf(e, by) || f.isOver() {
-		leaveBody(w, r)
+		LeaveBody(w, r)
 		fail(w, errUnknown)
 		return
 	}
 	if f.senders.Add(1) > maxSenders {
 		f.senders.Add(-1)
-		leaveBody(w, r)
+		LeaveBody(w, r)
 		fail(w, errSenders)
 		return
 	}
@@ -204,7 +205,7 @@ func (e *Endpoint) serveSend(w http.ResponseWriter, r *http.Request, key session
 	if wrong == nil {
 		wrong = f.receive(r, body)
 	} else {
-		leaveBody(w, r)
+		LeaveBody(w, r)
 	}
 	switch h := w.Header(); {
 	case wrong != nil:

@@ -108,7 +108,32 @@ func (o *Origins) check(h http.Header, scheme, host string) (cross string, allow
 	if o.has(key) {
 		return origin[0], true
 	}
+	// Some libraries send the scheme of the WebSocket itself. No page of another site
+	// can: browsers write what they write.
+	if http, isWebSocket := strings.CutPrefix(key, "ws"); isWebSocket {
+		if own, ok := parseOrigin(scheme + "://" + host); ok {
+			if key, ok = parseOrigin("http" + http); ok && own == key {
+				return "", true
+			}
+		}
+	}
 	return "", false
+}
+
+// likelyCause says why a page may have been refused, for who reads the log.
+func likelyCause(origin, scheme, host string) string {
+	key, ok := parseOrigin(origin)
+	own, okOwn := parseOrigin(scheme + "://" + host)
+	switch {
+	case origin == "":
+		return "a browser says that a page of another site asks: list its origin in origins, if it may"
+	case !ok || !okOwn:
+		return "the Origin is not that of a web page"
+	case key[strings.Index(key, "://"):] == own[strings.Index(own, "://"):]:
+		return "only the scheme differs: a proxy in front ends TLS and is not in trusted_proxies, so that its X-Forwarded-Proto is not believed"
+	default:
+		return "list it in origins if its pages may use this endpoint; if it is this site's own, a proxy in front changes Host, or is not in trusted_proxies"
+	}
 }
 
 // Admit applies the origin rule to a session that is there, by what is kept of the
@@ -173,7 +198,7 @@ func parseOrigin(s string) (key string, ok bool) {
 	return scheme + "://" + host + ":" + port, true
 }
 
-var defaultPorts = map[string]string{"http": "80", "https": "443"}
+var defaultPorts = map[string]string{"http": "80", "https": "443", "ws": "80", "wss": "443"}
 
 // validScheme goes by RFC 3986, section 3.1, for lower case.
 func validScheme(s string) bool {

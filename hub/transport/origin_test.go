@@ -200,3 +200,27 @@ func FuzzOrigin(f *testing.F) {
 		}
 	})
 }
+
+// Some libraries send the scheme of the WebSocket, and a port that needs none.
+func TestOriginsOfWebSockets(t *testing.T) {
+	var none *Origins
+	for _, tc := range []struct {
+		origin, scheme, host string
+		want                 bool
+	}{
+		{"wss://example.com", "https", "example.com", true},
+		{"wss://example.com:443", "https", "example.com", true},
+		{"ws://example.com", "http", "example.com", true},
+		{"ws://example.com:8080", "http", "example.com:8080", true},
+		{"https://example.com:443", "https", "example.com", true},
+		{"ws://example.com", "https", "example.com", false},
+		{"wss://example.com", "http", "example.com", false},
+		{"wss://example.com:8443", "https", "example.com", false},
+		{"wss://evil.example", "https", "example.com", false},
+		{"wsx://example.com", "https", "example.com", false},
+	} {
+		if _, got := none.check(http.Header{"Origin": {tc.origin}}, tc.scheme, tc.host); got != tc.want {
+			t.Errorf("%s at %s://%s: allowed %t, want %t", tc.origin, tc.scheme, tc.host, got, tc.want)
+		}
+	}
+}

@@ -140,7 +140,7 @@ func (s *session) filled(p []byte, err error) error {
 		err = s.take(p)
 		s.conn.done()
 	case errors.Is(err, os.ErrDeadlineExceeded) && !s.frames.dropping && !s.conn.isClosing():
-		err = s.refuse(&violation{hub.CloseTimeout, "a message took too long to arrive whole"})
+		err = s.refuse(&violation{hub.CloseTimeout, noCode, "a message took too long to arrive whole"})
 	}
 	return err
 }
@@ -186,6 +186,7 @@ func (s *session) setDeadline() {
 // refuse closes the session for a violation. What comes after is dropped.
 func (s *session) refuse(v *violation) error {
 	s.frames.drop()
+	s.conn.closeWith(v.code, v.rfc)
 	s.agent.Close(v.code, v.reason, 0)
 	if !s.conn.awaitClose() {
 		return errNoGoodbye
@@ -260,5 +261,5 @@ func (s *session) idle() error {
 	if s.allowance.take(time.Now()) {
 		return nil
 	}
-	return &violation{hub.CloseLimit, "too many pings, pongs or empty frames"}
+	return &violation{hub.CloseLimit, noCode, "too many pings, pongs or empty frames"}
 }

@@ -124,6 +124,24 @@ func TestMessagesTooLargeCostOnlyThemselves(t *testing.T) {
 	}
 }
 
+// inCloseFrame is the code that the close frame has for a violation: that of RFC 6455,
+// section 7.4.1, where there is one.
+func inCloseFrame(code hub.CloseCode, reason string) hub.CloseCode {
+	switch reason {
+	case errReserved.Error(), errOpcode.Error(), errUnmasked.Error(), errBigControl.Error(), errLength.Error(),
+		errNoMessage.Error(), errInMessage.Error(), errClose.Error():
+		return 1002
+	case errBinary.Error():
+		return 1003
+	case errNotUTF8.Error():
+		return 1007
+	}
+	if code == hub.CloseTooLarge {
+		return 1009
+	}
+	return code
+}
+
 func mustJSON(t *testing.T, v any) []byte {
 	t.Helper()
 	b, err := json.Marshal(v)
@@ -193,7 +211,7 @@ func TestViolationsAreTold(t *testing.T) {
 				if tc.sockJS {
 					p.want(opText, fmt.Sprintf("c[%d,%q]", tc.code, tc.reason))
 				}
-				p.wantClose(tc.code, tc.reason)
+				p.wantClose(inCloseFrame(tc.code, tc.reason), tc.reason)
 				p.wantEnd()
 				<-a.left
 				if code, reason := a.closedWith(); code != tc.code || reason != tc.reason {

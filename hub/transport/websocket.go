@@ -128,7 +128,8 @@ func (e *Endpoint) serveWebSocket(w http.ResponseWriter, r *http.Request, sockJS
 	if refusal == errVersion {
 		w.Header()["Sec-WebSocket-Version"] = []string{"13"}
 		w.Header().Set("Upgrade", "websocket")
-		w.Header().Set("Connection", "Upgrade")
+		// What the peer has sent behind the request is no request: it is frames.
+		w.Header()["Connection"] = []string{"close", "Upgrade"}
 	}
 	if refusal == nil && isEarly(r) {
 		refusal = errEarly

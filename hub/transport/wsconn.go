@@ -57,9 +57,10 @@ type wsConn struct {
 	torn   atomic.Bool // a frame was begun and not ended
 	failed atomic.Bool // a write has failed
 
-	mu      sync.Mutex // guards the following
-	closing bool       // Close was called: the read deadline is its
-	said    bool       // a close frame was sent
+	mu      sync.Mutex       // guards the following
+	closing bool             // Close was called: the read deadline is its
+	rfc     [2]hub.CloseCode // if Close is called with the first, the close frame has the second
+	said    bool             // a close frame was sent
 	closed  chan struct{}
 }
 
@@ -119,16 +120,27 @@ func (c *wsConn) wrote(n, of int, err error) {
 // SetWriteDeadline implements hub.Conn.
 func (c *wsConn) SetWriteDeadline(t time.Time) error { return c.nc.SetWriteDeadline(t) }
 
+// closeWith makes the close frame of a Close with code have another one.
+func (c *wsConn) closeWith(code, inFrame hub.CloseCode) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.rfc = [2]hub.CloseCode{code, inFrame}
+}
+
 // Close implements hub.Conn.
 func (c *wsConn) Close(code hub.CloseCode, reason string) {
 	c.mu.Lock()
 	c.closing = true // from here on the reader leaves the read deadline alone
+	inFrame := code
+	if c.rfc[0] == code && c.rfc[1] != noCode {
+		inFrame = c.rfc[1]
+	}
 	c.mu.Unlock()
 	var bye []byte
 	if c.Form() != bareForm {
 		bye = appendSockJSClose(nil, code, reason)
 	}
-	said := c.goodbye(appendClose(bye, code, reason))
+	said := c.goodbye(appendClose(bye, inFrame, reason))
 	if said {
 		_ = c.nc.SetReadDeadline(time.Now().Add(c.times.closing)) // a conn that fails here fails its next read too
 	} else {

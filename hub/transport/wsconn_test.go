@@ -260,7 +260,7 @@ func TestSessionsOnRealConns(t *testing.T) {
 					_, err := theirs.Write(rawFrame(opText, true, maxSkipped+1, strings.Repeat("x", maxSkipped+1)))
 					written <- err
 				}()
-				p.wantClose(hub.CloseTooLarge, fmt.Sprintf("a message may have at most %d bytes here", bodyLimit(hub.Limits{}.WithDefaults())))
+				p.wantClose(1009, fmt.Sprintf("a message may have at most %d bytes here", bodyLimit(hub.Limits{}.WithDefaults())))
 				if err := <-written; err != nil {
 					t.Errorf("the flood was cut: %v", err)
 				}

@@ -29,22 +29,37 @@ const (
 
 // A violation is a rule that the peer broke: what its session is closed with.
 type violation struct {
-	code   hub.CloseCode
-	reason string // one sentence for the peer
+	code   hub.CloseCode // in /meta/close
+	rfc    hub.CloseCode // in the close frame, where RFC 6455, section 7.4.1, has one for it
+	reason string        // one sentence for the peer
 }
 
 func (v *violation) Error() string { return v.reason }
 
-func invalid(reason string) error { return &violation{hub.CloseInvalid, reason} }
+// The codes of RFC 6455, section 7.4.1.
+const (
+	rfcProtocol hub.CloseCode = 1002
+	rfcBinary   hub.CloseCode = 1003
+	rfcNotUTF8  hub.CloseCode = 1007
+	rfcTooLarge hub.CloseCode = 1009
+	noCode      hub.CloseCode = 0 // the close frame has the code of /meta/close
+)
+
+func invalid(reason string) error { return &violation{hub.CloseInvalid, noCode, reason} }
+
+// broken is a violation of RFC 6455 itself.
+func broken(rfc hub.CloseCode, reason string) error {
+	return &violation{hub.CloseInvalid, rfc, reason}
+}
 
 // The violations of a frame's header. After them nobody knows where the next
 // frame begins.
 var (
-	errReserved   = invalid("a frame has a reserved bit set: no extension was agreed on")
-	errOpcode     = invalid("a frame has an opcode that RFC 6455 does not define")
-	errUnmasked   = invalid("a frame from a client must be masked")
-	errBigControl = invalid("a control frame must be whole and have at most 125 bytes")
-	errLength     = invalid("the length of a frame must be written in the shortest form")
+	errReserved   = broken(rfcProtocol, "a frame has a reserved bit set: no extension was agreed on")
+	errOpcode     = broken(rfcProtocol, "a frame has an opcode that RFC 6455 does not define")
+	errUnmasked   = broken(rfcProtocol, "a frame from a client must be masked")
+	errBigControl = broken(rfcProtocol, "a control frame must be whole and have at most 125 bytes")
+	errLength     = broken(rfcProtocol, "the length of a frame must be written in the shortest form")
 )
 
 // A header is what stands before a frame's payload.

@@ -34,11 +34,11 @@ type sink interface {
 // The violations of what frames say, which leave it clear where the next frame
 // begins.
 var (
-	errBinary    = invalid("binary messages are not served: send text")
-	errNoMessage = invalid("a continuation frame came without a message to continue")
-	errInMessage = invalid("a new message began before the last one had ended")
-	errNotUTF8   = invalid("text must be valid UTF-8")
-	errClose     = invalid("a close frame must have no payload, or a valid code and a reason in UTF-8")
+	errBinary    = broken(rfcBinary, "binary messages are not served: send text")
+	errNoMessage = broken(rfcProtocol, "a continuation frame came without a message to continue")
+	errInMessage = broken(rfcProtocol, "a new message began before the last one had ended")
+	errNotUTF8   = broken(rfcNotUTF8, "text must be valid UTF-8")
+	errClose     = broken(rfcProtocol, "a close frame must have no payload, or a valid code and a reason in UTF-8")
 )
 
 // firstMessage is how much a message that does not arrive in one piece gets
@@ -182,7 +182,7 @@ func (f *frameReader) admit() error {
 		f.max, f.total = f.sink.limit(), 0
 	}
 	if most := uint64(max(f.max, maxSkipped)); f.frame.size > most || f.total+f.frame.size > most {
-		return &violation{hub.CloseTooLarge, fmt.Sprintf("a message may have at most %d bytes here", f.max)}
+		return &violation{hub.CloseTooLarge, rfcTooLarge, fmt.Sprintf("a message may have at most %d bytes here", f.max)}
 	}
 	f.total += f.frame.size
 	return nil

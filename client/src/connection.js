@@ -49,6 +49,7 @@ export function makeConnection(push) {
   let since; // when it connected
   let notBefore; // the server wants no attempt earlier
   let timer; // of the next attempt
+  let offlineUntil; // when one is made although the machine seems to be offline
   let stopRefreshing = () => {};
 
   return { _connect, _shut };
@@ -104,6 +105,7 @@ export function makeConnection(push) {
       (...end) => lost(mine, ...end),
     );
     session = mine;
+    offlineUntil = 0;
     become('connecting');
     mine._limit(options.connectWithin, 'no credentials in time');
     try {
@@ -132,11 +134,7 @@ export function makeConnection(push) {
   /** The transport is open: connect as an agent. */
   function opened(mine, presented) {
     ask(mine, presented, (frame, refusal) => {
-      if (refusal) {
-        // The same credentials would be refused again.
-        if (refusal.code === 'expired' && typeof credentials !== 'function') refusal.final = !(refusal.retry = false);
-        return mine._refused(refusal);
-      }
+      if (refusal) return mine._refused(refusal);
       since = now();
       doubted = false;
       if (!socket) storage(names[transport]);
@@ -227,7 +225,8 @@ export function makeConnection(push) {
    */
   function retryAt(at, { code, reason } = push.state, sure = false) {
     env.clearTimeout(timer);
-    at = Math.ceil(Math.max(at, notBefore, sure || !page._offline() ? 0 : now() + OFFLINE_WAIT));
+    if (!sure && page._offline()) at = Math.max(at, (offlineUntil ||= now() + OFFLINE_WAIT));
+    at = Math.ceil(Math.max(at, notBefore));
     const ms = at - now();
     const blocked = started && page._blocked();
     started = true;
@@ -259,7 +258,7 @@ export function makeConnection(push) {
     page._stop();
     push._denied = refusal;
     become('closed', { code, reason });
-    if (refusal) push._error(refusal);
+    if (refusal && !push._emit('error', refusal) && !push.onConnectionDenied) push._error(refusal);
     push._outbox._close(reason);
     push._subscriptions._close(reason);
     if (refusal) call(push.onConnectionDenied, reason);

@@ -37,6 +37,7 @@ export function makeSession(push, onOpen, onClose) {
   let refused; // the refusal to connect
   let stop = () => {}; // the timer
   const now = () => env.Date.now();
+  const fixed = typeof push._options.credentials !== 'function'; // the same would be refused again
 
   const session = { _start, _send, _ask, _limit, _refused, _watch, _wake, _end, _over: false, _blame: false };
   return session;
@@ -109,7 +110,7 @@ export function makeSession(push, onOpen, onClose) {
     const meta = isMeta(channel);
     if (channel === '/meta/close') return _end(code, error, retry);
     const refusal =
-      meta && (channel === '/meta/error' || frame.successful === false) ? new Refusal(error, code, data?.channel, uuid, retry) : undefined;
+      meta && (channel === '/meta/error' || frame.successful === false) ? new Refusal(error, code, data?.channel, uuid, fixed && code === 'expired' ? false : retry) : undefined;
     const answered = meta && answers.get(uuid);
     if (!answered) return push._receive(frame, refusal);
     answers.delete(uuid);

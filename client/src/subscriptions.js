@@ -161,7 +161,7 @@ export function makeSubscriptions(push) {
         if (sent._waiting.length) tell(sent._waiting, sub, refusal);
         else push._error(refusal);
       } else {
-        sub._on = false;
+        sub._on = sub._was = false;
         if (sub._leaving && !sub._flight.length) drop(sub);
         tell(sent._waiting, sub);
       }

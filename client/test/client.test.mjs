@@ -301,6 +301,28 @@ describe('the page around it', () => {
     assert.equal(push.state.name, 'connected');
   });
 
+  test('looking at the page again and again does not put off the attempt', async () => {
+    const push = await world.connected();
+    world.navigator.onLine = false;
+    await world.socket.lose();
+    for (let n = 0; n < 6; n++) {
+      await world.tick(10_000);
+      await world.hide(n % 2 === 0);
+    }
+    assert.equal(world.sockets.length, 2);
+    push.close();
+  });
+
+  test('a fixed token that has expired is asked about once, wherever', async () => {
+    const push = await world.connected({ credentials: 'fixed' });
+    const sub = push.subscribe('a');
+    await settle();
+    await world.socket.answer('/meta/subscribe', { successful: false, error: 'over', code: 'expired' });
+    assert.deepEqual(await refusal(sub), { code: 'expired', message: 'over', retry: false });
+    await world.tick(20_000);
+    assert.equal(world.socket.about.filter((about) => about === 'subscribe a').length, 1);
+  });
+
   test('a state is told once, in whole ms', async () => {
     world.random = 0.123;
     const push = await world.connected();

@@ -46,6 +46,7 @@ describe('the last wish wins', () => {
     const world = new World();
     const push = await world.connected();
     const got = [];
+    push.on('gap', () => got.push('gap'));
     push.channel('a').on('message', () => got.push('first'))();
     push.channel('a').on('message', () => got.push('second'));
     await settle();

@@ -55,7 +55,9 @@ const over = (path) => (env, url, on) => {
   }
 
   async function read() {
-    const response = await request(path, undefined, true);
+    // It is not made again when it fails: what the server has written may be lost, and
+    // another session tells so.
+    const response = await request(path);
     if (!response.ok) await fail(response);
     const { body } = response;
     const reader = body.pipeThrough(new TextDecoderStream()).getReader();

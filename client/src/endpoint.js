@@ -3,9 +3,13 @@
 
 import { sentence } from './transport/fetch.js';
 
+/** What to write where nobody can know it. */
+const say = (endpoint) => new TypeError(`say where the endpoint is: new PushIt({ endpoint: "${endpoint}" })`);
+
 /**
  * Finds out where the endpoint is: where it is said to be, else where the script
- * came from, else where a Caddyfile that names no path has it.
+ * came from, else where a Caddyfile that names no path has it. A script that a bundler
+ * has made does not come from an endpoint, and in Node.js nothing is relative to a page.
  *
  * @param {string | URL | undefined} given  relative to the page
  * @param {string | undefined} script  the URL of this script
@@ -15,7 +19,8 @@ import { sentence } from './transport/fetch.js';
 export function endpointOf(given, script, env) {
   const [, folder] = /^(https?:.*)\/pushit\.m?js(?:\?|$)/.exec(script) ?? [];
   const base = env.document?.baseURI ?? env.location?.href;
-  if (!given && !folder && !base) throw new TypeError('no endpoint');
+  if (!base && !/^(https?|wss?):/.test(given ?? folder)) throw say('https://example.com/push');
+  if (!given && script && (!folder || /\/node_modules\//.test(folder))) throw say('/push');
   const url = new URL(given ?? folder ?? '/push', base);
   return `${url.origin.replace(/^ws/, 'http')}${url.pathname}`.replace(/\/+$/, '');
 }

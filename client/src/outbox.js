@@ -9,6 +9,15 @@ import { closed, Refusal } from './refusal.js';
 /** The server knows a repetition for two minutes (R33); what is older must not be sent again. */
 const OLDEST = 110_000;
 
+/** Of these JSON would keep nothing. */
+const LOST = ['Blob', 'File', 'Map', 'Set', 'WeakMap', 'WeakSet', 'ArrayBuffer', 'SharedArrayBuffer', 'DataView'];
+
+function json(key, value) {
+  const kind = Object.prototype.toString.call(value).slice(8, -1);
+  if (LOST.includes(kind) || ArrayBuffer.isView(value)) throw new TypeError(`a ${kind} is no JSON`);
+  return value;
+}
+
 /**
  * The publishes without an answer, in their order. Each is sent in each session,
  * with the same uuid, until one answers it, and ends exactly once.
@@ -43,7 +52,7 @@ export function makeOutbox(push) {
       const later = (error, code) => queueMicrotask(() => (code ? fail(error, code) : end(error)));
       let text = '';
       try {
-        text = JSON.stringify({ channel, uuid, data });
+        text = JSON.stringify({ channel, uuid, data }, json);
       } catch (error) {
         later(error.message, 'invalid');
       }

@@ -23,7 +23,7 @@ export class PushIt extends Emitter {
     this.agentId = id();
     this.state = { name: 'connecting' };
     /** Tells of a refusal that nobody else is told of: whoever listens, else the console. */
-    this._error = (refusal) => refusal._told || this._emit('error', refusal) || console.warn('pushit:', refusal);
+    this._error = (refusal) => refusal._told || this._emit('error', refusal) || (this._closed() && refusal.code === 'closed') || console.warn('pushit:', refusal);
     this._session = undefined; // the one that is connected
     this._outbox = makeOutbox(this);
     this._subscriptions = makeSubscriptions(this);

@@ -85,8 +85,14 @@ describe('connecting', () => {
     PushIt._script = 'https://cdn.example/live/v1/pushit.mjs?v=abc';
     try {
       assert.equal((await world.open({ endpoint: undefined })).endpoint, 'https://cdn.example/live/v1');
+      for (const made of ['https://example.com/assets/index-3f2a.js', 'http://localhost:5173/node_modules/.vite/deps/pushit.mjs', 'http://localhost/node_modules/@pushit/client/dist/pushit.mjs']) {
+        PushIt._script = made;
+        assert.throws(() => new PushIt({ global: world }), { name: 'TypeError', message: 'say where the endpoint is: new PushIt({ endpoint: "/push" })' });
+        assert.equal((await world.open({ endpoint: '/push' })).endpoint, 'https://example.com/push');
+      }
       PushIt._script = 'file:///app/node_modules/pushit/dist/pushit.mjs';
-      assert.throws(() => new PushIt({ global: { Date, Math, setTimeout, clearTimeout } }), { name: 'TypeError', message: /endpoint/ });
+      assert.throws(() => new PushIt({ global: { Date, Math, setTimeout, clearTimeout } }), { name: 'TypeError', message: /https:\/\/example.com\/push/ });
+      assert.throws(() => new PushIt({ endpoint: '/push', global: { Date, Math, setTimeout, clearTimeout } }), { message: /https:\/\/example.com\/push/ });
     } finally {
       PushIt._script = undefined;
     }
@@ -639,6 +645,16 @@ describe('publishing', () => {
     assert.deepEqual(codes, ['limit', 'timeout', 'timeout', 'timeout', 'timeout'], 'what is over takes no room');
   });
 
+  test('closing by the page is no reason to complain', async (t) => {
+    const warn = t.mock.method(console, 'warn', () => {});
+    const push = new PushIt({ endpoint: '/push', global: world, channels: ['a', 'b'] });
+    push.publish('c', 1);
+    await settle();
+    push.close();
+    await settle();
+    assert.equal(warn.mock.callCount(), 0);
+  });
+
   test('what is older than the server remembers is not sent again, however long the page slept', async () => {
     const push = await world.connected({ outboxAge: 1e9 });
     const codes = [];
@@ -679,6 +695,11 @@ describe('publishing', () => {
     const circle = {};
     circle.circle = circle;
     for (const data of [circle, 1n]) push.publish('a', data, (error) => codes.push(error.code));
+    const lost = [new Map(), new Set(), new Blob([]), new ArrayBuffer(1), new Uint8Array(1), new DataView(new ArrayBuffer(1))];
+    for (const data of lost) {
+      const named = data.constructor.name;
+      for (const whole of [data, { deep: [data] }]) assert.equal((await refusal(push.channel('a').publish(whole))).message, `a ${named} is no JSON`);
+    }
     push.publish({ channel: 'a', data: 1, uuid: 'u' }, () => codes.push('first'));
     push.publish({ channel: 'a', data: 2, uuid: 'u' }, (error) => codes.push(error.code));
     await settle();

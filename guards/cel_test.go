@@ -6,6 +6,9 @@ package guards
 import (
 	"log/slog"
 	"net/netip"
+	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -246,8 +249,7 @@ func TestCELRules(t *testing.T) {
 // The tenth rule: time is that of the bubble, which begins on a Saturday.
 func TestCELRuleTimeWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		decide := celRule(t, hub.GatePublish,
-			"cel `now.getDayOfWeek(\"Europe/Zurich\") in [1, 2, 3, 4, 5] && now.getHours(\"Europe/Zurich\") >= 8 && now.getHours(\"Europe/Zurich\") < 18` \"we are closed\"")
+		decide := celRule(t, hub.GatePublish, celTimeWindow)
 		for _, c := range []struct{ at, want string }{
 			{"2000-01-01T12:00:00+01:00", "deny: we are closed"}, // Saturday
 			{"2000-01-03T07:59:59+01:00", "deny: we are closed"},
@@ -266,6 +268,28 @@ func TestCELRuleTimeWindow(t *testing.T) {
 			}
 		}
 	})
+}
+
+// celTimeWindow is the tenth rule, which depends on the time.
+const celTimeWindow = "cel `now.getDayOfWeek(\"Europe/Zurich\") in [1, 2, 3, 4, 5] && now.getHours(\"Europe/Zurich\") >= 8 && now.getHours(\"Europe/Zurich\") < 18` \"we are closed\""
+
+// docs/gates.md has the ten rules, and no other.
+func TestCELRulesAreDocumented(t *testing.T) {
+	text, err := os.ReadFile("../docs/gates.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var documented []string
+	for _, fence := range regexp.MustCompile("(?s)\n```text\n(.*?)\n```\n").FindAllSubmatch(text, -1) {
+		documented = append(documented, string(fence[1]))
+	}
+	var want []string
+	for _, r := range celRules {
+		want = append(want, r.rule)
+	}
+	if want = append(want, celTimeWindow); !slices.Equal(documented, want) {
+		t.Errorf("docs/gates.md has\n%s\n\nand the tests have\n%s", strings.Join(documented, "\n\n"), strings.Join(want, "\n\n"))
+	}
 }
 
 // celRule reads a line of a Caddyfile, and returns what makes an answer of it.

@@ -27,7 +27,13 @@ func transportSubdirectives() []subdirective {
 			return p.list(&p.handler.Transports, "websocket xhr", "a transport", checkTransport)
 		}},
 		{name: "session_cookies", parse: func(p *parser) error {
-			return p.list(&p.handler.SessionCookies, "sessionid", "a cookie's name", checkCookieName)
+			if err := p.list(&p.handler.SessionCookies, "sessionid", "a cookie's name", checkCookieName); err != nil {
+				return err
+			}
+			if err := checkSessionCookies(p.handler.SessionCookies); err != nil {
+				return p.Errf("%v", err)
+			}
+			return nil
 		}},
 	}
 }

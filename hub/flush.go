@@ -456,6 +456,10 @@ func (a *Agent) takeQueue(most int, wait bool) (*[]item, *Policy) {
 		return nil, nil
 	}
 	defer a.mu.Unlock()
+	if most == math.MaxInt {
+		a.queue = nil
+		return q, a.heeded
+	}
 	n, size := 1, len((*q)[0].bytes)
 	for n < len(*q) && size+len((*q)[n].bytes) <= most {
 		size += len((*q)[n].bytes)

@@ -66,9 +66,9 @@ export declare class Refusal extends Error {
   readonly name: 'Refusal';
   /**
    * From the server: `denied`, `unavailable`, `invalid`, `limit`, `expired`. From
-   * here: `closed`, the connection is, or the subscription; `timeout`, a publish found
-   * no answer; `limit`, too much waits; `invalid`, it is no JSON, or the server ended
-   * the session because of it.
+   * here: `denied`, there are no credentials any more; `closed`, the connection is, or
+   * the subscription; `timeout`, a publish found no answer; `limit`, too much waits;
+   * `invalid`, it is no JSON, or the server ended the session because of it.
    */
   readonly code: 'denied' | 'unavailable' | 'invalid' | 'limit' | 'expired' | 'closed' | 'timeout' | (string & {});
   /** In how many ms trying again makes sense; `false`: never; `undefined`: not said. */
@@ -192,7 +192,7 @@ export declare class PushIt<C extends Channels = {}> {
   onConnect?: () => void;
   /** Called each time that it is not connected any more. */
   onDisconnect?: (state: State) => void;
-  /** Called when the server does not want this page: nothing more is tried. */
+  /** Called when the server, or `credentials`, does not want this page: nothing more is tried. */
   onConnectionDenied?: (reason: string) => void;
 
   readonly state: State;

@@ -7,6 +7,7 @@ import { call } from './emitter.js';
 import { inspect } from './endpoint.js';
 import { id } from './id.js';
 import { watchPage } from './lifecycle.js';
+import { Refusal } from './refusal.js';
 import { makeSession } from './session.js';
 import { given } from './transport/given.js';
 import { transports } from './transport/transport.js';
@@ -111,7 +112,7 @@ export function makeConnection(push) {
     try {
       presented = await present();
     } catch (error) {
-      mine._end(0, `no credentials: ${error?.message ?? error}`, error?.retry);
+      none(mine, error);
     }
     if (mine._over) return;
     mine._start(
@@ -125,6 +126,11 @@ export function makeConnection(push) {
 
   function present() {
     return typeof credentials === 'function' ? credentials() : credentials;
+  }
+
+  /** There are no credentials: the session ends. With a `retry` of `false` it was the last one. */
+  function none(mine, error) {
+    mine._end(0, `no credentials: ${error?.message ?? error}`, error?.retry);
   }
 
   function ask(mine, presented, answered) {
@@ -171,7 +177,8 @@ export function makeConnection(push) {
       const presented = await present();
       if (!mine._over) ask(mine, presented, (frame, refusal) => (refusal ? again(refusal) : refreshIn(mine, frame.expires)));
     } catch (error) {
-      again(error);
+      if (error?.retry === false) none(mine, error);
+      else again(error);
     }
   }
 
@@ -185,6 +192,8 @@ export function makeConnection(push) {
     stopRefreshing();
     push._outbox._lost(code);
     push._subscriptions._lost();
+    // 1000 is from _shut: no server sends it with a `retry` of `false`.
+    if (retry === false && code !== 1000) refusal ??= new Refusal(reason, 'denied');
     if (retry === false || (socket && typeof socket !== 'function')) return close(code, reason, refusal);
     if (connected && now() - since >= options.steadyAfter) waits._reset();
     notBefore = now() + (Number(retry) || 0);
@@ -253,14 +262,15 @@ export function makeConnection(push) {
     if (!is('closed')) lost(mine, 1000, reason, false); // there was no session to lose
   }
 
+  /** @param {Refusal} [refusal]  the denial, if it is one: it is told once, and is the reason of all that ends, or is asked for, from now on */
   function close(code, reason, refusal) {
     env.clearTimeout(timer);
     page._stop();
     push._denied = refusal;
     become('closed', { code, reason });
     if (refusal && !push._emit('error', refusal) && !push.onConnectionDenied) push._error(refusal);
-    push._outbox._close(reason);
-    push._subscriptions._close(reason);
+    push._outbox._close();
+    push._subscriptions._close();
     if (refusal) call(push.onConnectionDenied, reason);
   }
 }

@@ -107,8 +107,8 @@ export function makeOutbox(push) {
       });
     },
 
-    _close(reason) {
-      each((entry) => entry._end(closed(reason, entry._channel, push._denied, entry._uuid)));
+    _close() {
+      each((entry) => entry._end(closed(push, entry._channel, entry._uuid)));
     },
   };
 }

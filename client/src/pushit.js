@@ -41,14 +41,14 @@ export class PushIt extends Emitter {
   publish(message, ...rest) {
     if (typeof message === 'string') message = { channel: message, data: rest.shift() };
     const entry = this._outbox._add(message, ...rest);
-    if (this._closed()) entry._later(closed('no connection', entry._channel, this._denied, entry._uuid));
+    if (this._closed()) entry._later(closed(this, entry._channel, entry._uuid));
     else this._flush();
     return entry._uuid;
   }
 
   subscribe(channel, onError, onSuccess) {
     return this._promise(onError, onSuccess, (done) => {
-      if (this._closed()) queueMicrotask(() => done(closed('no connection', channel, this._denied)));
+      if (this._closed()) queueMicrotask(() => done(closed(this, channel)));
       else this._subscriptions._subscribe(channel, done);
     });
   }

@@ -23,13 +23,14 @@ export class Refusal extends Error {
 }
 
 /**
- * What ends because there is no connection, and will not be: because the server has
- * denied it, or the page has closed it.
+ * Why something cannot be had, or ends, when the connection is closed: with the
+ * reason of the denial, where there was one, else with that of the state.
  *
- * @param {Refusal} [denied]  which has been told to all, once
+ * @param {import('./pushit.js').PushIt} push
  */
-export function closed(reason, channel, denied, uuid) {
-  const refusal = new Refusal(denied?.message ?? reason, denied?.code ?? 'closed', channel, uuid, denied ? false : undefined);
+export function closed({ state, _denied: denied }, channel, uuid) {
+  const refusal = new Refusal(state.reason, denied?.code ?? 'closed', channel, uuid, denied && false);
+  // All have been told of a denial already, once.
   if (denied) Object.defineProperty(refusal, '_told', { value: true });
   return refusal;
 }

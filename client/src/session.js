@@ -109,6 +109,7 @@ export function makeSession(push, onOpen, onClose) {
     const { channel, uuid, error, code, retry, data } = frame;
     const meta = isMeta(channel);
     if (channel === '/meta/close') return _end(code, error, retry);
+    if (refused) return; // each frame that waited is refused for the same reason (R22)
     const refusal =
       meta && (channel === '/meta/error' || frame.successful === false) ? new Refusal(error, code, data?.channel, uuid, fixed && code === 'expired' ? false : retry) : undefined;
     const answered = meta && answers.get(uuid);

@@ -48,6 +48,7 @@ export function makeSubscriptions(push) {
       const sub = of(name);
       sub._users.add(user);
       want(sub);
+      if (push._closed()) queueMicrotask(() => sub._users.has(user) && user._end?.(closed(push, name)));
       return () => {
         if (sub._users.delete(user) && !wanted(sub) && has(sub)) unsubscribe(name);
       };
@@ -88,7 +89,7 @@ export function makeSubscriptions(push) {
           const told = frame._waiting;
           if (frame === last && frame._on) sub._waiting.unshift(...told);
           // Who is told may do anything, and this is no time for it.
-          else queueMicrotask(() => tell(told, sub, frame._on && closed('unsubscribed', sub._name)));
+          else queueMicrotask(() => tell(told, sub, frame._on && unsubscribed(sub)));
         }
         sub._on = false;
         if (sub._leaving) queueMicrotask(() => sub._leaving && has(sub) && drop(sub));
@@ -97,10 +98,14 @@ export function makeSubscriptions(push) {
     },
 
     /** There will be no other session, unless the page connects again; then what it wants is asked for again. */
-    _close(reason) {
-      for (const sub of subs.values()) end(sub, closed(reason, sub._name, push._denied));
+    _close() {
+      for (const sub of subs.values()) end(sub, closed(push, sub._name));
     },
   };
+
+  function unsubscribed(sub) {
+    return new Refusal('unsubscribed', 'closed', sub._name);
+  }
 
   function of(name) {
     if (!subs.has(name)) subs.set(name, { _name: name, _users: new Set(), _waiting: [], _flight: [] });
@@ -197,7 +202,7 @@ export function makeSubscriptions(push) {
   /** @returns {number} how many were told */
   function end(sub, refusal) {
     const told = [...sub._users].map((user) => user._end).filter(Boolean);
-    for (const done of sub._waiting.splice(0)) told.push(() => done(refusal ?? closed('unsubscribed', sub._name)));
+    for (const done of sub._waiting.splice(0)) told.push(() => done(refusal ?? unsubscribed(sub)));
     return told.map((each) => each(refusal)).length;
   }
 

@@ -359,6 +359,95 @@ describe('the page around it', () => {
     assert.equal(world.timers, 0);
   });
 
+  const errors = (push) => push.told.filter((line) => line.startsWith('error'));
+  const reader = (push) => push.channel('loop')[Symbol.asyncIterator]().next();
+
+  test('a denial in mid-session is told once, and is the reason of all that is asked for later', async () => {
+    for (const [code, why] of [[4403, 'you were banned'], [4401, 'another time'], [4410, 'this endpoint is gone']]) {
+      world = new World();
+      const push = await world.connected({ channels: ['a'] });
+      await world.socket.subscribed();
+      const pending = [push.subscribe('b'), push.channel('b').publish(1), reader(push)];
+      push.publish('b', 2);
+      await settle();
+      await world.socket.receive({ channel: '/meta/close', code, error: why, retry: false });
+      assert.deepEqual(push.state, { name: 'closed', code, reason: why });
+      for (let n = 0; n < 2; n++) {
+        for (const later of [...pending.splice(0), push.subscribe('c'), push.channel('d').publish(1), reader(push)]) {
+          assert.deepEqual(await refusal(later), { code: 'denied', message: why, retry: false }, String(code));
+        }
+        push.publish('e', 1);
+        push.subscribe('f');
+        push.channel('g').on('message', () => {});
+        await settle();
+      }
+      assert.deepEqual(push.told, ['disconnect closed', `error denied ${why}`, `denied ${why}`]);
+      assert.equal(world.timers, 0);
+    }
+  });
+
+  test('credentials that are no more are told once, and are the reason of all that is asked for later', async () => {
+    let loggedOut = false;
+    const credentials = () => {
+      if (loggedOut) throw Object.assign(new Error('logged out'), { retry: false });
+    };
+    const why = { code: 'denied', message: 'no credentials: logged out', retry: false };
+    for (const when of ['at a refresh', 'at an attempt']) {
+      world = new World();
+      loggedOut = false;
+      const push = await world.open({ credentials });
+      await world.socket.accept({ expires: 10_000 });
+      push.told.length = 0;
+      loggedOut = true;
+      const pending = push.channel('a').publish(1);
+      await settle();
+      if (when === 'at an attempt') await world.socket.lose();
+      await world.tick(8000);
+      assert.deepEqual(push.state, { name: 'closed', code: 0, reason: why.message }, when);
+      assert.ok(world.sockets.length < 2 && (when === 'at an attempt' || world.socket.closed));
+      for (const later of [pending, push.subscribe('b'), push.channel('c').publish(1), reader(push)]) assert.deepEqual(await refusal(later), why, when);
+      push.publish('d', 1);
+      await settle();
+      assert.deepEqual(errors(push), [`error denied ${why.message}`]);
+      assert.equal(world.timers, 0);
+
+      // connect() asks again, and is refused again: that is another refusal.
+      push.connect();
+      const after = push.subscribe('e');
+      assert.deepEqual(await refusal(after), why);
+      assert.deepEqual(push.state, { name: 'closed', code: 0, reason: why.message });
+      assert.equal(errors(push).length, 2);
+      loggedOut = false;
+      push.connect();
+      await settle();
+      await world.socket.accept();
+      assert.equal(push.state.name, 'connected');
+      const [about] = [push.subscribe('f')];
+      await settle();
+      await world.socket.subscribed();
+      await about;
+    }
+  });
+
+  test('frames that waited for a connect that is refused make no errors of their own', async () => {
+    const push = await world.open({ channels: ['a', 'b', 'c'] });
+    await world.socket.raw('o');
+    const waiting = world.socket.sent.slice(1);
+    await world.socket.answer('/meta/connect', { successful: false, error: 'not you', code: 'denied' });
+    for (const { uuid, data } of waiting) await world.socket.receive({ channel: '/meta/subscribe', uuid, data, successful: false, error: 'not you', code: 'denied' });
+    await world.socket.receive({ channel: '/meta/close', code: 4401, error: 'not you', retry: 1000 });
+    assert.equal(push.state.name, 'closed');
+    assert.deepEqual(errors(push), ['error denied not you']);
+  });
+
+  test('closed by the page is no denial', async () => {
+    const push = await world.connected();
+    push.close();
+    assert.deepEqual(await refusal(push.subscribe('a')), { code: 'closed', message: 'closed by the page', retry: undefined });
+    assert.deepEqual(await refusal(reader(push)), { code: 'closed', message: 'closed by the page', retry: undefined });
+    assert.deepEqual(push.told.filter((line) => line.startsWith('denied')), []);
+  });
+
   test('back in view it tries at once, not while it is hidden', async () => {
     const push = await world.connected();
     for (const [away, back] of [[() => world.hide(), () => world.hide(false)]]) {

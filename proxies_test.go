@@ -18,6 +18,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/push-it/pushit/internal/needs"
 )
 
 // deploymentBlock is the nth block of that language below a heading of
@@ -106,18 +108,6 @@ func startProgram(t *testing.T, address, name string, args ...string) *program {
 	}
 }
 
-// installed is the path of a program.
-func installed(t *testing.T, name string) string {
-	t.Helper()
-	for _, path := range []string{name, "/usr/sbin/" + name} {
-		if found, err := exec.LookPath(path); err == nil {
-			return found
-		}
-	}
-	t.Fatalf("%s is not there: install it (.ci/tools does; Debian: apt-get install nginx-light haproxy)", name)
-	return ""
-}
-
 // behind is a site that is served behind a proxy at address, which ends TLS.
 func (s *server) behind(address string) site {
 	return site{server: s, name: "srv0", host: "example.com", tls: true, elsewhere: address}
@@ -150,7 +140,7 @@ func startNginx(t *testing.T, config, upstream string) (address string) {
 	if err := os.WriteFile(file, []byte(global+"http {\n\taccess_log off;\n"+temp+config+"}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	startProgram(t, address, installed(t, "nginx"), "-e", "stderr", "-c", file)
+	startProgram(t, address, needs.Program(t, "nginx"), "-e", "stderr", "-c", file)
 	return address
 }
 
@@ -180,7 +170,7 @@ func startHaproxy(t *testing.T, config string, upstreams ...string) (address str
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	startProgram(t, address, installed(t, "haproxy"), "-db", "-f", file)
+	startProgram(t, address, needs.Program(t, "haproxy"), "-db", "-f", file)
 	return address
 }
 

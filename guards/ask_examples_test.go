@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/push-it/pushit/hub"
+	"github.com/push-it/pushit/internal/needs"
 )
 
 const askExamples = "../examples/ask"
@@ -113,9 +114,7 @@ func TestAskExamples(t *testing.T) {
 		}},
 	} {
 		t.Run(example.name, func(t *testing.T) {
-			if _, err := exec.LookPath(example.needs); err != nil {
-				t.Skipf("there is no %s", example.needs)
-			}
+			needs.Program(t, example.needs)
 			addr := freeAddr(t)
 			_, port, _ := net.SplitHostPort(addr)
 			startBackend(t, "tcp", addr, []string{"PORT=" + port}, example.command(t, addr)...)
@@ -180,16 +179,7 @@ func startBackend(t *testing.T, network, addr string, env []string, command ...s
 
 // Over FastCGI, on a unix socket: PHP without a web server of its own.
 func TestPHP(t *testing.T) {
-	found, err := filepath.Glob("/usr/sbin/php-fpm*")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if fpm, err := exec.LookPath("php-fpm"); err == nil {
-		found = append(found, fpm)
-	}
-	if len(found) == 0 {
-		t.Skip("there is no php-fpm")
-	}
+	fpm := needs.Program(t, "php-fpm", "php-fpm*")
 	dir, err := os.MkdirTemp("", "fpm") // the path of a socket must be short
 	if err != nil {
 		t.Fatal(err)
@@ -211,7 +201,7 @@ http_response_code(403);
 	}
 	socket, config := filepath.Join(dir, "s"), filepath.Join(dir, "c")
 	text := fmt.Sprintf("[global]\nerror_log = %s/log\ndaemonize = no\n[www]\nlisten = %s\npm = static\npm.max_children = 4\ncatch_workers_output = yes\n", dir, socket)
-	command := []string{found[0], "-F", "-y", config}
+	command := []string{fpm, "-F", "-y", config}
 	if os.Geteuid() == 0 {
 		text += "user = root\ngroup = root\n"
 		command = append(command, "-R")

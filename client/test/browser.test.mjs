@@ -11,7 +11,7 @@
 import assert from 'node:assert/strict';
 import { Buffer } from 'node:buffer';
 import { after, afterEach, before, describe, test } from 'node:test';
-import { has, Server, startBrowser } from './harness.mjs';
+import { Server, startBrowser, without } from './harness.mjs';
 import { Proxy } from './proxy.mjs';
 import { makeSite } from './site.mjs';
 
@@ -20,7 +20,7 @@ const transports = ['websocket', 'xhr_streaming', 'xhr'];
 const QUICK = { background: true, firstWait: 20, longestWait: 200, silence: 400, answerWithin: 400 };
 
 const inBrowser = (name) =>
-  describe(`the client in ${name}`, { concurrency: 1, skip: has(name) ? false : `there is no ${name}` }, () => {
+  describe(`the client in ${name}`, { concurrency: 1, skip: without(name) }, () => {
     let site;
     let server;
     let proxy;

@@ -4,14 +4,14 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { ChatPage } from './chatpage.mjs';
-import { has, picture, Server, startBrowser } from './harness.mjs';
+import { picture, Server, startBrowser, without } from './harness.mjs';
 
 const MESSAGE_SIZE = 4096;
 const phone = { width: 375, height: 812 };
 const desktop = { width: 1280, height: 800 };
 
 for (const name of ['chrome', 'firefox']) {
-  describe(`the chat in ${name}`, { skip: has(name) ? false : `there is no ${name}` }, () => {
+  describe(`the chat in ${name}`, { skip: without(name) }, () => {
     let server;
     let browser;
 

@@ -3,9 +3,9 @@
 
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
-import { has, picture, Server, startBrowser } from './harness.mjs';
+import { picture, Server, startBrowser, without } from './harness.mjs';
 
-const skip = has('chrome') ? false : 'there is no chrome';
+const skip = without('chrome');
 const widths = [1000, 400];
 
 /** Waits until the list begins with lines that match, the newest first. */

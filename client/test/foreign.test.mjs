@@ -10,7 +10,7 @@
 
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
-import { has, startBrowser, within } from './harness.mjs';
+import { startBrowser, within, without } from './harness.mjs';
 import { Elsewhere, startSite } from './sockjs.mjs';
 
 const all = '\t\ttransports websocket xhr_streaming xhr eventsource htmlfile jsonp';
@@ -188,7 +188,7 @@ function listen(base, id) {
   });
 }
 
-describe('pages of other origins, in chrome', { skip: has('chrome') ? false : 'there is no chrome' }, () => {
+describe('pages of other origins, in chrome', { skip: without('chrome') }, () => {
   let browser;
   let elsewhere;
   before(async () => {

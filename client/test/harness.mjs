@@ -14,7 +14,6 @@
  */
 
 import { execFile, spawn } from 'node:child_process';
-import { existsSync } from 'node:fs';
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -22,6 +21,7 @@ import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import puppeteer from 'puppeteer-core';
+import { skipWithout } from './needs.mjs';
 
 const run = promisify(execFile);
 
@@ -198,8 +198,8 @@ const executables = {
   firefox: process.env.FIREFOX || '/usr/bin/firefox-esr',
 };
 
-/** Tells whether the browser is there; tests of one that is not are skipped, and say so. */
-export const has = (name) => existsSync(executables[name]);
+/** Says whether to skip the tests of a browser: why, or false. */
+export const without = (name) => skipWithout({ [name]: executables[name] });
 
 /**
  * Starts a browser with a fresh profile. One that keeps pages for when their

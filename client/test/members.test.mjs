@@ -3,7 +3,7 @@
 
 import assert from 'node:assert/strict';
 import { after, afterEach, before, describe, test } from 'node:test';
-import { has, picture, Server, startBrowser } from './harness.mjs';
+import { picture, Server, startBrowser, without } from './harness.mjs';
 
 const passwords = { alice: 'wonderland', bob: 'builder', carol: 'singing' };
 
@@ -108,7 +108,7 @@ class MembersPage {
 }
 
 for (const name of ['chrome', 'firefox']) {
-  describe(`the members' area in ${name}`, { skip: has(name) ? false : `there is no ${name}` }, () => {
+  describe(`the members' area in ${name}`, { skip: without(name) }, () => {
     let server;
     let browser;
     let opened = [];

@@ -6,7 +6,7 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
-import { has, picture, Server, startBrowser, top } from './harness.mjs';
+import { picture, Server, startBrowser, top, without } from './harness.mjs';
 
 /** @returns {Promise<{caddyfile: string, page: string}>} the live site and the live page under "Use it", as the README has them */
 async function example() {
@@ -19,7 +19,7 @@ async function example() {
   return { caddyfile: block('caddyfile'), page: block('html') };
 }
 
-describe('the example of the README', { skip: has('chrome') ? false : 'there is no chrome' }, () => {
+describe('the example of the README', { skip: without('chrome') }, () => {
   test('is a live site', async (t) => {
     const { caddyfile, page } = await example();
     const dir = await mkdtemp(join(tmpdir(), 'pushit-readme-'));

@@ -3,7 +3,7 @@
 
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
-import { has, startBrowser } from './harness.mjs';
+import { startBrowser, without } from './harness.mjs';
 import { Elsewhere, startSite, transports } from './sockjs.mjs';
 
 /** Sessions over each transport; make soak has ten times as many, on busy processors. */
@@ -15,7 +15,7 @@ const known = /document\.domain mutation is ignored/;
 
 const all = '\t\ttransports websocket xhr_streaming xhr eventsource htmlfile jsonp';
 
-describe('sockjs-client in chrome', { skip: has('chrome') ? false : 'there is no chrome' }, () => {
+describe('sockjs-client in chrome', { skip: without('chrome') }, () => {
   let browser;
   let server;
   let elsewhere;

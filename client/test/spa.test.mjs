@@ -3,7 +3,7 @@
 
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
-import { has, picture, Server, startBrowser } from './harness.mjs';
+import { picture, Server, startBrowser, without } from './harness.mjs';
 
 describe('a single-page application', () => {
   let server;
@@ -31,7 +31,7 @@ describe('a single-page application', () => {
     assert.notEqual((await get('/push')).body, index.body);
   });
 
-  test('its pages talk to each other', { skip: has('chrome') ? false : 'there is no chrome' }, async (t) => {
+  test('its pages talk to each other', { skip: without('chrome') }, async (t) => {
     const browser = await startBrowser();
     t.after(() => browser.close());
     const open = async (path) => {

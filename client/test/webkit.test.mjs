@@ -16,6 +16,7 @@ import { existsSync, readdirSync } from 'node:fs';
 import net from 'node:net';
 import { describe, test } from 'node:test';
 import { Server, within } from './harness.mjs';
+import { skipWithout } from './needs.mjs';
 import { Proxy } from './proxy.mjs';
 import { makeSite } from './site.mjs';
 
@@ -31,7 +32,7 @@ function miniBrowser() {
   return '';
 }
 
-const missing = [driver, '/usr/bin/Xvfb', miniBrowser() || 'MiniBrowser'].filter((path) => !existsSync(path));
+const skip = skipWithout({ WebKitWebDriver: driver, Xvfb: '/usr/bin/Xvfb', MiniBrowser: miniBrowser() });
 
 /** Starts a program that ends with the test. */
 function start(t, program, args, options = {}) {
@@ -112,7 +113,7 @@ class WebDriver {
   }
 }
 
-describe('the client in WebKit', { skip: missing.length > 0 ? `there is no ${missing.join(', no ')}` : false }, () => {
+describe('the client in WebKit', { skip }, () => {
   test('connects, talks, is cut and comes back, on each transport', async (t) => {
     const site = await makeSite();
     t.after(() => site.remove());

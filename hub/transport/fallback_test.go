@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -303,12 +304,14 @@ func TestStreamEndsAtItsLimit(t *testing.T) {
 			c := newSockJSClient(t, s)
 			c.connect(name)
 			const n, size = 40, 20_000
-			go func() {
-				from := *c // sends beside what receives
+			var sender sync.WaitGroup
+			defer sender.Wait() // its last answer may come after the last message
+			from := *c          // sends beside what receives
+			sender.Go(func() {
 				for i := range n {
 					from.publish(fmt.Sprintf("%d %s", i, strings.Repeat("x", size)))
 				}
-			}()
+			})
 			responses, inOne, most := 1, 0, 0
 			for next := 0; next < n; {
 				f := c.frame(name)

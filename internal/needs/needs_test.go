@@ -1,0 +1,105 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package needs
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"testing"
+)
+
+// An ending notes how a test that needs something ends.
+type ending struct {
+	testing.TB
+	how string
+}
+
+func (e *ending) Helper() {}
+
+func (e *ending) Skipf(string, ...any) {
+	e.how = "skipped"
+	runtime.Goexit()
+}
+
+func (e *ending) Fatalf(string, ...any) {
+	e.how = "failed"
+	runtime.Goexit()
+}
+
+func endingOf(f func(t testing.TB)) string {
+	e := &ending{how: "passed"}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f(e)
+	}()
+	<-done
+	return e.how
+}
+
+func TestMissingProgramsFailInCI(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"server8.1", "server8.3"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o700); err != nil { //nolint:gosec // G306: it is to be a program
+			t.Fatal(err)
+		}
+	}
+	there := filepath.Join(dir, "server8.3")
+	t.Setenv("PATH", dir)
+	for _, c := range []struct {
+		ci    string
+		names []string
+		want  string
+	}{
+		{"", []string{"server8.3"}, "passed"},
+		{"true", []string{"server8.3"}, "passed"},
+		{"true", []string{"nothing", "server8.3"}, "passed"},
+		{"true", []string{filepath.Join(dir, "server*")}, "passed"},
+		{"", []string{"nothing", "server*"}, "skipped"},
+		{"true", []string{"nothing", "server*"}, "failed"},
+		{"1", []string{filepath.Join(dir, "nothing*")}, "failed"},
+	} {
+		t.Setenv("CI", c.ci)
+		got := endingOf(func(t testing.TB) {
+			if path := Program(t, c.names...); path != there {
+				panic("found " + path)
+			}
+		})
+		if got != c.want {
+			t.Errorf("%q with CI=%q: %s, want %s", c.names, c.ci, got, c.want)
+		}
+	}
+}
+
+// TestNothingElseIsSkipped looks for tests that skip by themselves. What depends on
+// how the test was built, or on the system, may.
+func TestNothingElseIsSkipped(t *testing.T) {
+	skips := regexp.MustCompile(`\bt\.Skip(f|Now)?\(.*`)
+	mayBe := regexp.MustCompile(`^t\.Skip\("(the race detector .*|.* only Linux .*|only on Unix .*)"\)$`)
+	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && (d.Name() == "node_modules" || d.Name() == ".git") {
+			return fs.SkipDir
+		}
+		if !strings.HasSuffix(path, "_test.go") || filepath.Base(path) == "needs_test.go" {
+			return nil
+		}
+		text, err := os.ReadFile(path)
+		for _, skip := range skips.FindAllString(string(text), -1) {
+			if !mayBe.MatchString(skip) {
+				t.Errorf("%s: %s: a missing program is for needs.Program; else the test has to fail", path, skip)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -45,6 +45,7 @@ type Agent struct {
 	identity  atomic.Pointer[Identity] // never nil
 	heard     atomic.Int64             // when the peer was last heard, on the schedule's clock
 	receiving atomic.Bool              // Receive runs: it is not the peer who is silent
+	revoked   atomic.Uint32            // how often the right to what was queued has ended; grows with mu held
 	due       dueEntry                 // guarded by schedule.mu
 
 	awaitsReview bool // guarded by reviewers.mu

@@ -44,6 +44,7 @@ type Conn interface {
 
 // A Waiter is a Conn that at times has nobody to write to, like a session between two
 // requests. What is queued waits in the hub meanwhile, where it can still be dropped.
+// Its Write returns ErrWouldBlock, and takes nothing, if that has come to be since Await.
 type Waiter interface {
 	// Await blocks until Write can hand over what it is given, the write deadline has
 	// passed, or the Conn has ended.

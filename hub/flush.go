@@ -182,23 +182,43 @@ func (a *Agent) flush() {
 		a.hub.writers.start(func() { a.writeOut(nil) })
 		return
 	}
-	q, p := a.takeQueue(math.MaxInt, false)
+	q, r := a.takeQueue(math.MaxInt, false)
 	if q == nil {
 		return
 	}
 	join := getJoin(joinSize)
-	done, err := a.writeItems(*q, join, a.conn.TryWrite)
+	done, err := a.writeItems(*q, r, join, a.conn.TryWrite)
 	begun := bytes.Clone(join.bytes)
 	putJoin(join)
-	if errors.Is(err, ErrWouldBlock) {
-		a.putBack(q, done, p)
+	switch {
+	case errors.Is(err, ErrWouldBlock):
+		a.putBack(q, done, r)
 		a.hub.writers.start(func() { a.writeOut(begun) })
+		return
+	case errors.Is(err, errOutdated):
+		a.putBack(q, done, r)
+		a.schedule()
 		return
 	}
 	if a.wrote(q, err) {
 		// What came meanwhile waits for its turn behind all other agents.
 		a.schedule()
 	}
+}
+
+// rules are what a part of the queue was taken under.
+type rules struct {
+	policy  *Policy
+	revoked uint32 // Agent.revoked then
+}
+
+// errOutdated says that nothing was written because the rules have changed since the
+// queue was taken.
+var errOutdated = errors.New("the rules have changed")
+
+// isOutdated reports whether what was taken under r may have lost its right to go out.
+func (a *Agent) isOutdated(r rules) bool {
+	return a.policy.Load() != r.policy || a.revoked.Load() != r.revoked
 }
 
 // parkLocked leaves the agent to the reload that its policy has changed by: nothing
@@ -262,13 +282,17 @@ func (a *Agent) writeOut(begun []byte) {
 		if waits {
 			a.awaitReader(waiter)
 		}
-		q, _ := a.takeQueue(most, true)
+		q, r := a.takeQueue(most, true)
 		if q == nil {
 			return
 		}
 		join := getJoin(sizeOf(*q))
-		_, err := a.writeItems(*q, join, a.writeBlocking)
+		done, err := a.writeItems(*q, r, join, a.writeBlocking)
 		putJoin(join)
+		if errors.Is(err, errOutdated) || waits && errors.Is(err, ErrWouldBlock) {
+			a.putBack(q, done, r)
+			continue
+		}
 		if !a.wrote(q, err) {
 			return
 		}
@@ -300,16 +324,16 @@ func (a *Agent) awaitReader(w Waiter) {
 }
 
 // putBack puts items that were taken, but not written, in front of the queue again.
-// done of them are accounted for. p is the policy they were taken under: if another
-// one holds now, what it does not cover is dropped.
-func (a *Agent) putBack(q *[]item, done int, p *Policy) {
+// done of them are accounted for. If the rules they were taken under have changed,
+// those that the agent's subscriptions do not cover any more are dropped.
+func (a *Agent) putBack(q *[]item, done int, r rules) {
 	count, size, messages := tallyOf((*q)[:done])
 	a.hub.counts.lanes[a.lane].delivered.Add(uint64(messages))
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.queued -= count
 	a.queuedBytes -= size
-	changed := a.heeded != p
+	changed := a.isOutdated(r)
 	rest := make([]item, 0, len(*q)-done+8)
 	for _, it := range (*q)[done:] {
 		switch {
@@ -366,15 +390,20 @@ func (a *Agent) writeBlocking(p []byte) (int, error) {
 // heldBack marks an item that the deliver gate has kept from the agent.
 var heldBack = new(Message)
 
-// writeItems writes items, joined in join. It returns how many of them are done with,
-// from the first on. When write would block, the last of those may have been taken in
-// part: join holds what is missing of it.
-func (a *Agent) writeItems(items []item, join *joinBuffer, write func([]byte) (int, error)) (done int, err error) {
-	gates := a.policy.Load().Gates
+// writeItems writes items that were taken under r, joined in join. It returns how many
+// of them are done with, from the first on. When write would block, the last of those
+// may have been taken in part: join holds what is missing of it. The deliver gates may
+// take their time, so each write looks at the rules once more: errOutdated.
+func (a *Agent) writeItems(items []item, r rules, join *joinBuffer, write func([]byte) (int, error)) (done int, err error) {
+	gates := r.policy.Gates
 	join.bytes, join.ends = join.bytes[:0], join.ends[:0]
 	before := a.sent
 	defer func() { a.hub.counts.lanes[a.lane].sent.Add(uint64(a.sent - before)) }()
 	flush := func() error {
+		if a.isOutdated(r) {
+			join.bytes = join.bytes[:0]
+			return errOutdated
+		}
 		n, err := write(join.bytes)
 		a.sent += int64(n)
 		k := 0
@@ -436,15 +465,15 @@ func (a *Agent) gated(gates Gates, it item) []byte {
 }
 
 // takeQueue takes what is queued for writing, up to most bytes, but at least one
-// item, and says under which policy. When there is nothing to write any more it ends
+// item, and says under which rules. When there is nothing to write any more it ends
 // the writing, and the Conn too if that was the last word. It waits for a reload only
 // if wait is set, else it parks the agent.
-func (a *Agent) takeQueue(most int, wait bool) (*[]item, *Policy) {
+func (a *Agent) takeQueue(most int, wait bool) (*[]item, rules) {
 	a.mu.Lock()
 	for !a.heedsLocked() { // what has come under a new policy goes by that
 		if !wait {
 			a.parkLocked()
-			return nil, nil
+			return nil, rules{}
 		}
 		a.mu.Unlock()
 		a.heed()
@@ -453,12 +482,16 @@ func (a *Agent) takeQueue(most int, wait bool) (*[]item, *Policy) {
 	q := a.queue
 	if q == nil || a.state == stateGone {
 		a.endWritingLocked()
-		return nil, nil
+		return nil, rules{}
 	}
 	defer a.mu.Unlock()
+	r := rules{policy: a.heeded, revoked: a.revoked.Load()}
+	if a.state >= stateClosing { // a reload does not see to it any more
+		r.policy = a.policy.Load()
+	}
 	if most == math.MaxInt {
 		a.queue = nil
-		return q, a.heeded
+		return q, r
 	}
 	n, size := 1, len((*q)[0].bytes)
 	for n < len(*q) && size+len((*q)[n].bytes) <= most {
@@ -467,12 +500,12 @@ func (a *Agent) takeQueue(most int, wait bool) (*[]item, *Policy) {
 	}
 	if n == len(*q) {
 		a.queue = nil
-		return q, a.heeded
+		return q, r
 	}
 	part := queuePool.Get().(*[]item)
 	*part = append(*part, (*q)[:n]...)
 	*q = slices.Delete(*q, 0, n)
-	return part, a.heeded
+	return part, r
 }
 
 // tallyOf returns how many items there are, their size, and how many of them are

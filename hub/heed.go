@@ -158,8 +158,10 @@ func (a *Agent) queueLimitsLocked() *Limits {
 }
 
 // dropMessagesLocked takes messages out of the queue that are not to be kept, because
-// the right to them has ended. The caller holds a.mu.
+// the right to them has ended. What a writer has taken, but not written, comes back.
+// The caller holds a.mu.
 func (a *Agent) dropMessagesLocked(keep func(*Message) bool) {
+	a.revoked.Add(1)
 	if a.queue == nil {
 		return
 	}

@@ -992,3 +992,68 @@ func TestLowerLimitsCloseNobodyDuringTheReload(t *testing.T) {
 		b.want(p, message("news", "0", "1"), message("news", "1", "1"), message("news", "2", "1"), message("news", "meanwhile", "1"), message("news", "after", "1"))
 	})
 }
+
+// lawWithDeliver is a law that has a deliver gate too.
+type lawWithDeliver struct {
+	*law
+	deliver deliverFunc
+}
+
+func (l lawWithDeliver) DeliverGate(string) hub.DeliverGate { return l.deliver }
+
+// A message that a flusher has taken, and whose deliver gate is running when the right
+// to it ends, does not go out: neither from the flusher nor from who writes after it.
+func TestReloadDeniesWhatAFlusherHasTaken(t *testing.T) {
+	for _, stalls := range []bool{false, true} {
+		for _, how := range []string{"in mid-reload", "by a local gate", "by a backend"} {
+			t.Run(fmt.Sprintf("%s, stalls %t", how, stalls), func(t *testing.T) {
+				var taken, deliver chan struct{}
+				var once sync.Once
+				waits := deliverFunc(func(_ *hub.Agent, m *hub.Message) *hub.Message {
+					if m.UUID == "taken" {
+						once.Do(func() { close(taken) })
+						<-deliver
+					}
+					return m
+				})
+				inBubble(t, hub.Policy{Gates: lawWithDeliver{laws(nil), waits}, Grace: time.Minute}, func(b *bubble) {
+					taken, deliver = make(chan struct{}), make(chan struct{})
+					c := hubtest.NewConn()
+					agent, publisher := b.joinOn(c, "news"), b.join()
+					publisher.Send(publish("news", "taken", "1"))
+					<-taken
+					c.Stall(stalls)
+					decide := make(chan struct{})
+					r := remote("subscribe", func(context.Context, *hub.Question) hub.Verdict {
+						<-decide
+						return denied("no")
+					})
+					r.local = how != "by a backend"
+					reload := b.reload(hub.Policy{Grace: time.Minute, Gates: lawWithDeliver{laws(rulings{hub.GateSubscribe: r}), waits}})
+					synctest.Wait()
+					if how == "in mid-reload" {
+						close(deliver) // the message comes back while the gate is asked
+						synctest.Wait()
+						close(decide)
+					} else {
+						close(decide)
+						<-reload.Done()
+						close(deliver)
+					}
+					synctest.Wait()
+					c.Stall(false)
+					<-reload.Done()
+					synctest.Wait()
+					for _, line := range agent.Conn.Lines() {
+						if strings.Contains(line, `"taken"`) {
+							t.Errorf("%s went out though the new rules deny it", line)
+						}
+					}
+					if n := b.hub.Stats().Dropped[hub.DropRevoked]; n != 1 {
+						t.Errorf("%d messages were counted as revoked, want 1", n)
+					}
+				})
+			})
+		}
+	}
+}

@@ -167,33 +167,29 @@ func (f *fallback) Form() *hub.Form { return fallbackForm }
 // TryWrite implements hub.Conn: it cannot.
 func (f *fallback) TryWrite([]byte) (int, error) { return 0, hub.ErrWouldBlock }
 
-// Write implements hub.Conn. It waits for a request that receives. A heartbeat
-// does not: where nothing waits there is nothing to keep alive.
+// Write implements hub.Conn. It does not wait for a request that receives: Await does,
+// so that messages stay in the hub's queue until then. A heartbeat needs no request:
+// where nothing waits there is nothing to keep alive.
 func (f *fallback) Write(p []byte) (int, error) {
 	text, beats := records(p)
-	for {
-		f.mu.Lock()
-		r, by, over := f.receiver, f.writeBy, f.bye != ""
-		ready := r != nil && r.isReady()
-		var changed <-chan struct{}
-		if !ready {
-			changed = f.changedLocked()
+	f.mu.Lock()
+	r, by, over := f.receiver, f.writeBy, f.bye != ""
+	ready := r != nil && r.isReady()
+	f.mu.Unlock()
+	switch {
+	case over:
+		return 0, errOver
+	case ready:
+		if err := f.send(r, by, text, beats); err != nil {
+			return 0, err
 		}
-		f.mu.Unlock()
-		switch {
-		case over:
-			return 0, errOver
-		case ready:
-			if err := f.send(r, by, text, beats); err != nil {
-				return 0, err
-			}
-			return len(p), nil
-		case text == "":
-			return len(p), nil
-		}
-		if !waitUntil(changed, by) {
-			return 0, os.ErrDeadlineExceeded
-		}
+		return len(p), nil
+	case text == "":
+		return len(p), nil
+	case !by.IsZero() && !time.Now().Before(by):
+		return 0, os.ErrDeadlineExceeded
+	default:
+		return 0, hub.ErrWouldBlock
 	}
 }
 
@@ -229,20 +225,17 @@ func records(p []byte) (objects string, beats bool) {
 	return string(bytes.Join(kept, []byte{recordEnd})), true
 }
 
-// waitUntil waits for changed, until a time if it is not zero, and reports
-// whether it came before.
-func waitUntil(changed <-chan struct{}, by time.Time) bool {
+// waitUntil waits for changed, until a time if it is not zero.
+func waitUntil(changed <-chan struct{}, by time.Time) {
 	if by.IsZero() {
 		<-changed
-		return true
+		return
 	}
 	patience := time.NewTimer(time.Until(by))
 	defer patience.Stop()
 	select {
 	case <-changed:
-		return true
 	case <-patience.C:
-		return false
 	}
 }
 

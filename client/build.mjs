@@ -24,12 +24,22 @@ export const dist = join(here, 'dist');
 /** @returns {Promise<Map<string, string>>} the files of dist/, by name */
 export async function built() {
   const files = new Map([
+    // What Caddy serves.
     ...(await script('module.js', 'pushit.mjs', 'esm')),
     ...(await script('classic.js', 'pushit.js', 'iife')),
+    // What the package has beside it.
+    ...(await script('package.js', 'index.mjs', 'esm')),
+    ...(await script('package.js', 'index.cjs', 'cjs')),
   ]);
-  files.set('pushit.d.ts', await readFile(join(here, 'src', 'pushit.d.ts'), 'utf8'));
+  const types = await source('pushit.d.ts');
+  files.set('pushit.d.ts', types);
+  // The package's modules make no global.
+  for (const name of ['index.d.mts', 'index.d.cts']) files.set(name, types.replace(/\ndeclare global [^]*/, ''));
+  files.set('classic.d.ts', await source('classic.d.ts'));
   return files;
 }
+
+const source = (name) => readFile(join(here, 'src', name), 'utf8');
 
 /** esbuild makes one script of the sources; terser makes it four in a hundred smaller than esbuild can. */
 async function script(entry, name, format) {
@@ -50,7 +60,7 @@ async function script(entry, name, format) {
   const [map, code] = result.outputFiles.map((file) => file.text);
   const small = await minify(
     { [name]: code },
-    { module: format === 'esm', ecma: 2022, compress: { passes: 4 }, sourceMap: { content: map, filename: name, url: `${name}.map`, includeSources: true } },
+    { module: format === 'esm', toplevel: format === 'cjs', ecma: 2022, compress: { passes: 4 }, sourceMap: { content: map, filename: name, url: `${name}.map`, includeSources: true } },
   );
   return [
     [name, `${small.code}\n`],

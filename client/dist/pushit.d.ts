@@ -13,29 +13,65 @@
 
 /**
  * What a message on a channel carries, by the channel's name or by a pattern
- * (`stories/*`, `*`). With no such table it is `any`.
+ * (`stories/*`, `*`). With no such table, channels are any text and payloads `any`.
  *
  *     interface Payloads { news: { title: string }; 'stories/*': Story }
  *     const push = new PushIt<Payloads>();
+ *
+ * With one, there are no other channels. `'*': unknown` in it allows them.
  */
 export type Channels = object;
 
-/** What is published on a channel, or heard through a pattern. */
-export type Payload<C, Name extends string> = Name extends keyof C
-  ? C[Name]
-  : { [Key in keyof C]: Key extends '*' ? C[Key] : Key extends `${infer Path}/*` ? (Name extends `${Path}/${string}` ? C[Key] : never) : never }[keyof C] extends infer Found
-    ? [Found] extends [never]
-      ? [keyof C] extends [never]
-        ? any
-        : unknown
-      : Found
-    : never;
+/** No table of payloads is given. */
+type Untyped<C> = [keyof C] extends [never] ? true : false;
 
-export interface Message<Data = any> {
+/** The names of the channels that a key of the table, or a subscription, is about. */
+type Names<Key> = Key extends '*' ? string : Key extends `${infer Path}/*` ? `${Path}/${string}` : Key;
+
+/** The patterns that a name is matched by, or a pattern with all that it matches, but for `*`. */
+type Above<Key> = Key extends `${infer First}/${infer Rest}` ? `${First}/*` | `${First}/${Above<Rest>}` : never;
+
+/** A name of a channel; a pattern is none. */
+type Single<Name> = Name extends '*' | `${string}/*` ? never : Name;
+
+/** The keys of the table that say what a channel carries: its own one, else all patterns that match it. */
+type KeyOf<C, Name> = Name extends keyof C ? Name : { [Key in keyof C]: Name extends Names<Key> ? Key : never }[keyof C];
+
+/** The keys of the table that a pattern matches. */
+type KeyBelow<C, Name> = Name extends '*' | `${string}/*` ? { [Key in keyof C]: Names<Key> extends Names<Name> ? Key : never }[keyof C] : never;
+
+/** The names of channels. */
+export type ChannelName<C> = Untyped<C> extends true ? string : Names<keyof C> & string;
+
+/** What can be subscribed to: names of channels, and patterns. */
+export type ChannelPattern<C> = Untyped<C> extends true ? string : ((Names<keyof C> | keyof C | Above<keyof C>) & string) | '*';
+
+/** What is published on a channel, or heard through a pattern. */
+export type Payload<C, Name extends string> = Untyped<C> extends true ? any : C[(KeyOf<C, Name> | KeyBelow<C, Name>) & keyof C];
+
+/** A message that comes to who is subscribed to a channel, or pattern. Its `channel` tells which payload it has. */
+export type MessageOn<C, Name extends string> =
+  Untyped<C> extends true
+    ? Message
+    :
+        | { [Key in KeyOf<C, Name> & keyof C]: Message<C[Key], Names<Name> & string> }[KeyOf<C, Name> & keyof C]
+        | { [Key in KeyBelow<C, Name> & keyof C]: Message<C[Key], Names<Key> & string> }[KeyBelow<C, Name> & keyof C];
+
+/** The arguments of onMessageReceived: the channel tells which payload the message has. */
+type Received<M> = M extends Message<any, infer Name> ? [channel: Name, message: M] : never;
+
+/** What is published: only where `undefined` is one of the payloads, nothing can be. */
+type Data<D> = undefined extends D ? { data?: D } : { data: D };
+type DataFirst<D, Rest extends unknown[]> = undefined extends D ? [data?: D, ...rest: Rest] : [data: D, ...rest: Rest];
+
+/** Nothing is inferred from here. */
+type Given<C> = [C][C extends any ? 0 : never];
+
+export interface Message<Data = any, Name extends string = string> {
   /** The one that its publisher gave it. */
   readonly uuid: string;
   /** The channel that it was published on: a name, also for who is subscribed to a pattern. */
-  readonly channel: string;
+  readonly channel: Name;
   /** What was published. */
   readonly payload: Data;
   /** The same: it is called so on the wire. */
@@ -44,14 +80,13 @@ export interface Message<Data = any> {
   readonly position?: unknown;
 }
 
-export interface Publication<Data = any> {
-  channel: string;
-  data?: Data;
+export type Publication<D = any, Name extends string = string> = Data<D> & {
+  channel: Name;
   /** Its name: 1 to 64 of A-Z, a-z, 0-9, - and _. Give that of a refused one to try it again. Default: a random one. */
   uuid?: string;
   /** When aborted, the publish ends with the signal's reason. What was sent already may be published all the same. */
   signal?: AbortSignal;
-}
+};
 
 /** The answer of the server to something that it did. */
 export interface Answer {
@@ -107,7 +142,7 @@ export interface Ended {
 }
 
 export interface Events<C extends Channels = {}> {
-  message: Message<Payload<C, string>>;
+  message: MessageOn<C, '*'>;
   state: State;
   /** A refusal that nobody else is told of; or an error of `credentials`, at a refresh. */
   error: Refusal | Error;
@@ -128,11 +163,11 @@ export interface SocketLike {
   close(): void;
 }
 
-export interface Options {
+export interface Options<C extends Channels = {}> {
   /** Where pushit is: its path, relative to the page, or URL. Default: where this script came from; else `/push`. */
   endpoint?: string | URL;
   /** Channels and patterns to subscribe to from the start. Default: none. */
-  channels?: readonly string[];
+  channels?: readonly ChannelPattern<C>[];
   /**
    * What the connect gate is shown: any JSON value, or a function that returns it,
    * asked at each attempt and at each refresh. When it throws, the attempt has
@@ -184,10 +219,10 @@ export declare class PushIt<C extends Channels = {}> {
   static readonly Refusal: typeof Refusal;
 
   /** Connects, in a moment: what is set right after is not too late. */
-  constructor(options?: Options);
+  constructor(options?: Options<Given<C>>);
 
   /** Called with each message. */
-  onMessageReceived?: (channel: string, message: Message<Payload<C, string>>) => void;
+  onMessageReceived?: (...received: Received<MessageOn<C, '*'>>) => void;
   /** Called each time that it is connected. */
   onConnect?: () => void;
   /** Called each time that it is not connected any more. */
@@ -209,20 +244,20 @@ export declare class PushIt<C extends Channels = {}> {
    * knows it by its uuid. One of the callbacks is called, once, and not before
    * this has returned.
    */
-  publish<Name extends string>(message: Publication<Payload<C, Name>> & { channel: Name }, onError?: OnError, onSuccess?: OnSuccess): string;
-  publish<Name extends string>(channel: Name, data?: Payload<C, Name>, onError?: OnError, onSuccess?: OnSuccess): string;
+  publish<Name extends ChannelName<C>>(message: Publication<Payload<C, Name>, Single<Name>>, onError?: OnError, onSuccess?: OnSuccess): string;
+  publish<Name extends ChannelName<C>>(channel: Single<Name>, ...data: DataFirst<Payload<C, Name>, [onError?: OnError, onSuccess?: OnSuccess]>): string;
 
   /**
    * Subscribes to a channel, or with `stories/*` or `*` to all that match, now and
    * after each reconnect. Ends when the server has said yes, or a final no.
    */
-  subscribe(channel: string, onError?: OnError, onSuccess?: OnSuccess): Promise<Answer>;
+  subscribe(channel: ChannelPattern<C>, onError?: OnError, onSuccess?: OnSuccess): Promise<Answer>;
 
   /** Ends a subscription, and whatever listens to it here. The server may refuse; then all stays as it is. */
-  unsubscribe(channel: string, onError?: OnError, onSuccess?: OnSuccess): Promise<Answer>;
+  unsubscribe(channel: ChannelPattern<C>, onError?: OnError, onSuccess?: OnSuccess): Promise<Answer>;
 
   /** A handle for one channel or pattern. `signal` ends all that is begun with it. */
-  channel<Name extends string>(name: Name, options?: { signal?: AbortSignal }): Channel<Payload<C, Name>>;
+  channel<Name extends ChannelPattern<C>>(name: Name, options?: { signal?: AbortSignal }): Channel<Payload<C, Name>, MessageOn<C, Name>>;
 
   /** Listens. Returns what stops it. */
   on<Type extends keyof Events>(type: Type, listener: (event: Events<C>[Type]) => void, options?: { signal?: AbortSignal }): () => void;
@@ -234,20 +269,20 @@ export declare class PushIt<C extends Channels = {}> {
   close(): void;
 }
 
-export interface Channel<Data = any> extends AsyncIterable<Message<Data>> {
+export interface Channel<D = any, M = Message<D>> extends AsyncIterable<M> {
   readonly name: string;
   subscribe(onError?: OnError, onSuccess?: OnSuccess): Promise<Answer>;
   unsubscribe(onError?: OnError, onSuccess?: OnSuccess): Promise<Answer>;
   /** Publishes, and resolves with the uuid when the server has taken it; the promise has the `uuid` before. */
-  publish(data?: Data, options?: { uuid?: string; signal?: AbortSignal }): Promise<string> & { readonly uuid: string };
+  publish(...data: DataFirst<D, [options?: { uuid?: string; signal?: AbortSignal }]>): Promise<string> & { readonly uuid: string };
   /** Listens, and subscribes for as long as somebody does. Returns what stops it. */
-  on(type: 'message', listener: (message: Message<Data>) => void, options?: { signal?: AbortSignal }): () => void;
+  on(type: 'message', listener: (message: M) => void, options?: { signal?: AbortSignal }): () => void;
   /**
    * Reads messages, and subscribes for as long. Ends when the subscription does;
    * throws a Refusal when that was not this page's wish, or when more than `buffer`
    * messages wait.
    */
-  [Symbol.asyncIterator](): AsyncIterableIterator<Message<Data>>;
+  [Symbol.asyncIterator](): AsyncIterableIterator<M>;
 }
 
 export default PushIt;

@@ -3,12 +3,14 @@
 
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { cp, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { cp, mkdtemp, readdir, readFile, realpath, rm, writeFile } from 'node:fs/promises';
+import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { describe, test } from 'node:test';
+import { after, before, describe, test } from 'node:test';
 import { promisify } from 'node:util';
 import vm from 'node:vm';
+import { build } from 'esbuild';
 import { built, dist, zipped } from '../build.mjs';
 import { World } from './world.mjs';
 
@@ -17,6 +19,15 @@ const client = join(dist, '..');
 
 /** The most that the client may weigh, in bytes, with gzip. */
 const MOST = 7 * 1024;
+
+async function connects(PushIt) {
+  const world = new World();
+  const push = new PushIt({ endpoint: '/push', global: world });
+  await new Promise((resolve) => setImmediate(resolve));
+  await world.socket.accept();
+  assert.equal(push.state.name, 'connected');
+  push.close();
+}
 
 describe('what is built', () => {
   test('is what the sources build', async () => {
@@ -27,7 +38,7 @@ describe('what is built', () => {
     assert.deepEqual((await readdir(dist)).sort(), [...files.keys()].sort());
   });
 
-  for (const name of ['pushit.mjs', 'pushit.js']) {
+  for (const name of ['pushit.mjs', 'pushit.js', 'index.mjs']) {
     test(`${name} weighs at most ${MOST} bytes`, async (t) => {
       const size = zipped(await readFile(join(dist, name)));
       t.diagnostic(`${size <= MOST ? 'PASS' : 'FAIL'} ${name} with gzip: ${size} bytes (limit ${MOST})`);
@@ -59,15 +70,6 @@ describe('what is built', () => {
     assert.equal(push.endpoint, 'https://example.com/live');
     push.close();
   });
-
-  async function connects(PushIt) {
-    const world = new World();
-    const push = new PushIt({ endpoint: '/push', global: world });
-    await new Promise((resolve) => setImmediate(resolve));
-    await world.socket.accept();
-    assert.equal(push.state.name, 'connected');
-    push.close();
-  }
 });
 
 describe('the package', () => {
@@ -84,21 +86,72 @@ describe('the package', () => {
     assert.ok(!hidden);
   });
 
-  test('is imported and typed', async (t) => {
-    const dir = await mkdtemp(join(tmpdir(), 'pushit-package-'));
-    t.after(() => rm(dir, { recursive: true, force: true }));
-    const home = join(dir, 'node_modules', '@pushit', 'client');
-    await mkdir(home, { recursive: true });
-    for (const file of ['package.json', 'dist']) await cp(join(client, file), join(home, file), { recursive: true });
-    await writeFile(join(dir, 'a.mjs'), `import PushIt, { Refusal } from '@pushit/client'; import '@pushit/client/classic'; console.log(typeof PushIt, typeof Refusal, typeof globalThis.PushIt);`);
-    assert.equal((await run('node', [join(dir, 'a.mjs')])).stdout, 'function function function\n');
+  describe('installed from its tarball', () => {
+    let dir;
+    before(async () => {
+      // Real paths: what a bundler writes down has no symbolic links in it.
+      dir = await realpath(await mkdtemp(join(tmpdir(), 'pushit-package-')));
+      const { stdout } = await run('npm', ['pack', '--json', '--pack-destination', dir], { cwd: client });
+      const [{ filename }] = JSON.parse(stdout.slice(stdout.indexOf('[\n')));
+      await writeFile(join(dir, 'package.json'), '{ "private": true }');
+      await run('npm', ['install', '--offline', '--no-audit', '--no-fund', join(dir, filename)], { cwd: dir });
+    });
+    after(() => rm(dir, { recursive: true, force: true }));
 
-    await cp(join(client, 'test', 'types'), dir, { recursive: true });
-    const tsc = join(client, 'node_modules', '.bin', 'tsc');
-    for (const resolution of ['bundler', 'nodenext']) {
-      const module = resolution === 'nodenext' ? 'nodenext' : 'esnext';
-      const options = ['--strict', '--noEmit', '--skipLibCheck', 'false', '--target', 'es2022', '--lib', 'es2022,dom', '--types', '', '--moduleResolution', resolution, '--module', module];
-      await run(tsc, [...options, join(dir, 'types.mts')], { cwd: dir }).catch((error) => assert.fail(`${resolution}: ${error.stdout}`));
+    /** Runs a script beside the package, in Node.js, and returns what it prints. */
+    async function print(name, text) {
+      await writeFile(join(dir, name), text);
+      return (await run('node', [join(dir, name)], { cwd: dir })).stdout.trim();
     }
+
+    const shape = "console.log(typeof PushIt, typeof Refusal, same === PushIt && PushIt.Refusal === Refusal, typeof globalThis.PushIt)";
+
+    test('is imported', async () => {
+      assert.equal(await print('a.mjs', `import same, { PushIt, Refusal } from '@pushit/client'; import '@pushit/client/classic'; ${shape}`), 'function function true function');
+      await connects((await import(join(dir, 'node_modules', '@pushit', 'client', 'dist', 'index.mjs'))).PushIt);
+    });
+
+    test('is required', async () => {
+      assert.equal(await print('a.cjs', `const { default: same, PushIt, Refusal } = require('@pushit/client'); require('@pushit/client/classic'); ${shape}`), 'function function true function');
+      await connects(createRequire(join(dir, 'a.cjs'))('@pushit/client').PushIt);
+    });
+
+    test('wants to be told where the endpoint is', async () => {
+      const wrong = "try { new PushIt({ global: { ...globalThis, location: { href: 'http://localhost/' } } }) } catch (error) { console.log(error.message) }";
+      const want = 'say where the endpoint is: new PushIt({ endpoint: "/push" })';
+      assert.equal(await print('b.mjs', `import { PushIt } from '@pushit/client'; ${wrong}`), want);
+      assert.equal(await print('b.cjs', `const { PushIt } = require('@pushit/client'); ${wrong}`), want);
+    });
+
+    test('leaves nothing for a bundler to replace by a path of the machine it runs on', async () => {
+      const home = join(dir, 'node_modules', '@pushit', 'client', 'dist');
+      // Bundlers do that to these, webpack to the first.
+      for (const name of ['index.mjs', 'index.cjs']) assert.doesNotMatch(await readFile(join(home, name), 'utf8'), /import\.meta|__dirname|__filename/, name);
+      await writeFile(join(dir, 'app.js'), "import { PushIt } from '@pushit/client'; globalThis.made = () => new PushIt();");
+      await writeFile(join(dir, 'old.js'), "const { PushIt } = require('@pushit/client'); globalThis.made = () => new PushIt();");
+      for (const entry of ['app.js', 'old.js']) {
+        for (const format of ['esm', 'iife']) {
+          const result = await build({ absWorkingDir: dir, entryPoints: [entry], bundle: true, format, minify: true, write: false, logLevel: 'silent' });
+          assert.deepEqual(result.warnings, []);
+          const [{ text }] = result.outputFiles;
+          for (const never of [dir, 'file:', 'import.meta']) assert.ok(!text.includes(never), `${entry} as ${format} has ${never}`);
+        }
+      }
+    });
+
+    describe('is typed', async () => {
+      const tsc = join(client, 'node_modules', '.bin', 'tsc');
+      const types = await readdir(join(client, 'test', 'types'));
+      before(() => cp(join(client, 'test', 'types'), dir, { recursive: true }));
+      for (const [module, resolution] of [['esnext', 'bundler'], ['node16', 'node16'], ['nodenext', 'nodenext']]) {
+        test(`for ${resolution}`, async () => {
+          const options = ['--strict', '--noEmit', '--skipLibCheck', 'false', '--esModuleInterop', '--target', 'es2022', '--lib', 'es2022,dom', '--types', '', '--moduleResolution', resolution, '--module', module];
+          // Each by itself: a global that one file has declared is there for all.
+          for (const file of types.filter((name) => resolution !== 'bundler' || name.endsWith('.mts'))) {
+            await run(tsc, [...options, join(dir, file)], { cwd: dir }).catch((error) => assert.fail(`${file}: ${error.stdout}`));
+          }
+        });
+      }
+    });
   });
 });

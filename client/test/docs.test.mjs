@@ -48,7 +48,7 @@ describe('the tables of README.md', () => {
   });
 
   test('are those of the types', () => {
-    const [, body] = types.match(/export interface Options \{\n([^]*?)\n\}\n/);
+    const [, body] = types.match(/export interface Options<[^{]*\{\}> \{\n([^]*?)\n\}\n/);
     const declared = [...body.matchAll(/Default: ([^*]*?)\.(?: \*\/|\n[^]*?\*\/)\n\s+(\w+)\?:|\n\s+(\w+)\?:/g)];
     const names = [...body.matchAll(/^ {2}(\w+)\?:/gm)].map(([, name]) => name);
     assert.deepEqual(names, Object.keys(defaults));
@@ -135,8 +135,8 @@ describe('the examples of README.md', () => {
     t.after(() => rm(dir, { recursive: true, force: true }));
     await mkdir(join(dir, 'node_modules', '@pushit', 'client'), { recursive: true });
     for (const file of ['package.json', 'dist']) await cp(join(client, file), join(dir, 'node_modules', '@pushit', 'client', file), { recursive: true });
-    const [, text] = readme.match(/```ts\n([^]*?)```/);
-    await writeFile(join(dir, 'a.mts'), text);
+    const text = [...readme.matchAll(/```ts\n([^]*?)```/g)].map(([, part]) => part);
+    await writeFile(join(dir, 'a.mts'), text.join('\n'));
     for (const [n, example] of examples.entries()) {
       const own = /const push = new/.test(example) ? '' : 'declare const push: PushIt;\n';
       await writeFile(join(dir, `b${n}.mts`), `import { PushIt } from '@pushit/client';\n${own}${example.replace('catch (refusal)', 'catch (refusal: any)')}\nexport {};\n`);

@@ -3,7 +3,7 @@
 
 /** What the types promise; tsc reads it, nobody runs it. */
 
-import PushIt, { type Channel, type Message, PushIt as Same, Refusal, type State } from '@pushit/client';
+import PushIt, { type Channel, type Message, type Payload, PushIt as Same, Refusal, type State } from '@pushit/client';
 
 interface Payloads {
   news: { title: string };
@@ -35,11 +35,39 @@ push.publish({ channel: 'stories/5', data: 'text' });
 push.publish('users/bob', 5);
 // @ts-expect-error no channel
 push.publish({ data: 1 });
+// @ts-expect-error a misspelt channel
+push.publish('nwes', { title: 'Hello' });
+// @ts-expect-error a misspelt channel
+push.publish({ channel: 'nwes', data: { title: 'Hello' } });
+// @ts-expect-error a misspelt channel
+push.subscribe('nwes');
+// @ts-expect-error a misspelt channel
+push.unsubscribe('storys/5');
+// @ts-expect-error a misspelt channel
+push.channel('nwes');
+// @ts-expect-error a misspelt channel
+new PushIt<Payloads>({ channels: ['nwes'] });
+// @ts-expect-error no data
+push.publish('news');
+// @ts-expect-error no data
+push.publish({ channel: 'news' });
+// @ts-expect-error no data
+push.channel('news').publish();
+// @ts-expect-error no data, though nothing else is wrong
+push.publish('news', undefined, () => {});
+// @ts-expect-error a pattern is no channel
+push.publish('stories/*', { text: 'Once upon a time' });
+// @ts-expect-error a pattern is no channel
+push.publish({ channel: 'stories/*', data: { text: 'Once upon a time' } });
+push.subscribe('stories/*');
+push.subscribe('stories/5');
+push.subscribe('*');
+for (const channel of ['news', 'users/bob'] as const) push.unsubscribe(channel);
 
 const news = push.channel('news');
-is<Is<typeof news, Channel<{ title: string }>>>();
+is<Is<typeof news, Channel<{ title: string }, Message<{ title: string }, 'news'>>>>();
 const story = push.channel('stories/*');
-for await (const message of story) is<Is<typeof message, Message<{ text: string; likes?: number }>>>();
+for await (const message of story) is<Is<typeof message, Message<{ text: string; likes?: number }, `stories/${string}`>>>();
 const uuid: string = await news.publish({ title: 'x' });
 const atOnce: string = news.publish({ title: 'x' }).uuid;
 // @ts-expect-error no title
@@ -48,7 +76,25 @@ const off: () => void = news.on('message', ({ payload }) => payload.title.length
 // @ts-expect-error no such event of a channel
 news.on('state', () => {});
 
-push.onMessageReceived = (channel: string, message) => message.payload;
+push.onMessageReceived = (channel: string, message) => [channel, message.payload];
+push.onMessageReceived = (channel, message) => {
+  if (channel === 'news') message.payload.title.length;
+  // @ts-expect-error not every message is news
+  message.payload.title;
+  // @ts-expect-error no such channel
+  if (channel === 'nwes') message.uuid;
+};
+push.on('message', (message) => {
+  if (message.channel === 'news') is<Is<typeof message.payload, { title: string }>>();
+  // @ts-expect-error not every message is news
+  message.payload.title;
+  // @ts-expect-error no such channel
+  if (message.channel === 'nwes') message.uuid;
+});
+push.channel('*').on('message', (message) => {
+  if (message.channel === 'news') message.payload.title.length;
+});
+for await (const { payload } of push.channel('stories/5')) is<Is<typeof payload, { text: string; likes?: number }>>();
 push.onConnect = () => {};
 push.onDisconnect = (state) => state.name;
 push.onConnectionDenied = (reason: string) => reason;
@@ -77,8 +123,52 @@ const names: string[] = push.channels;
 // @ts-expect-error read only
 push.agentId = 'x';
 
-const untyped = new Same();
+const untyped = new Same({ channels: ['anything'] });
+is<Is<typeof untyped, PushIt>>();
 untyped.publish('anything', { at: ['all'] });
+untyped.publish('nothing');
+untyped.publish({ channel: 'nothing' }, (refusal) => refusal.code);
+untyped.channel('nothing').publish();
+untyped.subscribe(`any/${Math.random()}`);
+untyped.onMessageReceived = (channel, message) => is<Is<[typeof channel, typeof message], [string, Message]>>();
+untyped.on('message', ({ channel, payload }) => payload[channel]);
 for await (const { payload } of untyped.channel('*')) payload.whatever;
+
+// What a table says of patterns that are not in it, of what is in it twice, and of nothing.
+interface Mixed {
+  'rooms/1/chat': { text: string };
+  'rooms/1/chat/*': { reply: string };
+  'rooms/*': number;
+  ping: undefined;
+  maybe: boolean | undefined;
+}
+const mixed = new PushIt<Mixed>({ channels: ['rooms/1/*', 'rooms/1/chat/*', '*', 'ping'] });
+is<Is<Payload<Mixed, 'rooms/1/chat'>, { text: string }>>();
+is<Is<Payload<Mixed, 'rooms/2'>, number>>();
+is<Is<Payload<Mixed, 'rooms/1/chat/7'>, number | { reply: string }>>();
+is<Is<Payload<Mixed, 'rooms/1/*'>, number | { text: string } | { reply: string }>>();
+is<Is<Payload<Mixed, 'rooms/*'>, number | { text: string } | { reply: string }>>();
+mixed.publish('ping');
+mixed.publish({ channel: 'ping' });
+mixed.channel('ping').publish();
+mixed.publish('maybe', true);
+mixed.publish('maybe', undefined, () => {});
+// @ts-expect-error no data
+mixed.publish('rooms/2');
+// @ts-expect-error no such pattern
+mixed.subscribe('room/*');
+mixed.channel('rooms/1/*').on('message', ({ channel, payload }) => {
+  if (channel === 'rooms/1/chat' && typeof payload === 'object') payload;
+  // @ts-expect-error a pattern below another has the channels of its own
+  if (channel === 'rooms/2') payload;
+});
+
+// With a pattern for all channels, all are allowed.
+const open = new PushIt<{ news: { title: string }; '*': unknown }>();
+open.publish('news', { title: 'Hello' });
+open.publish('whatever', 5);
+open.subscribe('whatever');
+// @ts-expect-error news has a title
+open.publish('news', 5);
 
 export { atOnce, names, off, uuid };

@@ -66,6 +66,9 @@ var (
 	errNoGoodbye = errors.New("the last word could not be sent in time")
 )
 
+// A failed is the end of a session by a violation of RFC 6455, after the close frame.
+type failed struct{ *violation }
+
 // A peerClosed is the end of a session by the peer's close frame.
 type peerClosed struct{ code hub.CloseCode }
 
@@ -90,14 +93,19 @@ func (s *session) run(early []byte) {
 // end is the end of the session; err says how the reading ended.
 func (s *session) end(err error) {
 	s.frames.drop()
+	if v, ok := errors.AsType[*failed](err); ok {
+		s.agent.Left(v.Error())
+		s.conn.part()
+		return
+	}
 	if bye, ok := errors.AsType[*peerClosed](err); ok {
 		// The hub may be in the midst of a frame. After Left it is not.
 		s.agent.Left(bye.Error())
 		s.conn.answer(bye.code)
-		_ = s.conn.nc.Close() // nothing is left to be lost
+		s.conn.part()
 		return
 	}
-	_ = s.conn.nc.Close() // likewise
+	_ = s.conn.nc.Close() // nothing is left to be lost
 	s.agent.Left(because(err))
 }
 
@@ -183,13 +191,20 @@ func (s *session) setDeadline() {
 	}
 }
 
-// refuse closes the session for a violation. What comes after is dropped.
+// refuse closes the session for a violation. What comes after is dropped. The peer's
+// close frame is waited for only where RFC 6455, section 7.1.7, lets us: who has broken
+// the RFC is not listened to any more.
 func (s *session) refuse(v *violation) error {
 	s.frames.drop()
-	s.conn.closeWith(v.code, v.rfc)
-	s.agent.Close(v.code, v.reason, 0)
+	if !s.conn.isClosing() {
+		s.conn.closeWith(v.code, v.rfc)
+		s.agent.Close(v.code, v.reason, 0)
+	}
 	if !s.conn.awaitClose() {
 		return errNoGoodbye
+	}
+	if v.rfc != noCode && len(s.conn.halfClosers()) > 0 {
+		return &failed{v}
 	}
 	return nil
 }

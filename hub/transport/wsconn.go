@@ -221,6 +221,47 @@ func (c *wsConn) answer(code hub.CloseCode) {
 	}
 }
 
+// part ends the conn behind the close frame, for a peer whose own is not awaited: it
+// reads the end at once. What it sends meanwhile is read and dropped, for a while: a
+// system resets a conn that is closed with something unread, and then the peer's may
+// throw the close frame away.
+func (c *wsConn) part() {
+	ended := false
+	for _, half := range c.halfClosers() {
+		ended = half.CloseWrite() == nil
+	}
+	_ = c.nc.SetReadDeadline(time.Now().Add(c.times.closing)) // a conn that fails here fails its next read too
+	for dropped := 0; ended && dropped < maxDropped; {
+		p, err := c.fill(true)
+		if err != nil {
+			break
+		}
+		dropped += len(p)
+		c.done()
+	}
+	_ = c.nc.Close() // nothing is left to be lost
+}
+
+type halfCloser interface{ CloseWrite() error }
+
+// halfClosers are what tells the peer, in this order, that nothing more comes, while it
+// can still be read from: none if the conn is of a kind that cannot.
+func (c *wsConn) halfClosers() (all []halfCloser) {
+	for nc := c.nc; ; {
+		if half, ok := nc.(halfCloser); ok {
+			all = append(all, half)
+		}
+		switch outer := nc.(type) {
+		case interface{ NetConn() net.Conn }: // *tls.Conn
+			nc = outer.NetConn()
+		case interface{ Raw() net.Conn }: // of a PROXY protocol listener
+			nc = outer.Raw()
+		default:
+			return all
+		}
+	}
+}
+
 // readBy sets the read deadline, none for the zero time, unless Close has set
 // its own.
 func (c *wsConn) readBy(t time.Time) {

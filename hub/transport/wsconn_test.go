@@ -278,6 +278,46 @@ func TestSessionsOnRealConns(t *testing.T) {
 				p.wantEnd()
 				<-a.left
 			})
+			t.Run("a peer that breaks a rule and talks on reads the end", func(t *testing.T) {
+				ours, theirs := pair(t)
+				a := newFakeAgent(hub.Limits{})
+				go newSession(ours, a, false, patient).run(nil)
+				p := newPeer(t, theirs)
+				_ = theirs.SetDeadline(time.Now().Add(patience))
+				if name == "wrapped" { // it cannot end one direction: the close frame is awaited
+					p.send([]byte("\x81\x05hello"), closing(1002, ""))
+				} else {
+					p.send([]byte("\x81\x05hello" + strings.Repeat("x", 4<<20)))
+				}
+				p.wantClose(1002, errUnmasked.Error())
+				if name == "wrapped" {
+					_ = theirs.Close()
+				} else if _, _, err := p.read(); !errors.Is(err, io.EOF) {
+					t.Errorf("behind the close frame: %v, want the end", err)
+				}
+				<-a.left
+			})
+			t.Run("a peer that answers a close with garbage", func(t *testing.T) {
+				if name == "wrapped" {
+					t.Skip("it cannot end one direction: the close frame is awaited")
+				}
+				ours, theirs := pair(t)
+				a := newFakeAgent(hub.Limits{})
+				go newSession(ours, a, false, patient).run(nil)
+				p := newPeer(t, theirs)
+				_ = theirs.SetDeadline(time.Now().Add(patience))
+				p.send(text("here"))
+				for len(a.messages()) == 0 {
+					runtime.Gosched()
+				}
+				a.Close(hub.CloseCut, "cut", 0)
+				p.wantClose(hub.CloseCut, "cut")
+				p.send(text("late"), []byte("\xff\xff"))
+				if _, _, err := p.read(); !errors.Is(err, io.EOF) {
+					t.Errorf("behind the close frame: %v, want the end", err)
+				}
+				<-a.left
+			})
 			t.Run("the peer vanishes", func(t *testing.T) {
 				ours, theirs := pair(t)
 				a := newFakeAgent(hub.Limits{})

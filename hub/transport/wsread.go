@@ -62,6 +62,7 @@ type frameReader struct {
 	max       int     // of the message
 	total     uint64  // bytes of the message that have been announced
 	partial   *[]byte // of the message, nil without one
+	checked   int     // bytes of it that are whole characters; negative: it is no UTF-8
 	control   []byte  // of the control frame
 	ended     bool    // a frame or message ended since progress was asked for
 
@@ -79,7 +80,8 @@ const maxSkipped = 8 << 20
 const maxPooled = 64 << 10
 
 // feed reads p, which it changes. After an error, rest is what was not read
-// yet; after a violation the frameReader drops what comes.
+// yet; after a violation the frameReader drops what comes. A broken header is told even
+// then: no close frame can be found behind it.
 func (f *frameReader) feed(p []byte) (rest []byte, err error) {
 	for len(p) > 0 && !f.lost {
 		if !f.inFrame {
@@ -145,9 +147,6 @@ func (f *frameReader) begin(p []byte) (rest []byte, err error) {
 	h, n, err := parseHeader(head)
 	if err != nil {
 		f.lost, f.have = true, 0
-		if f.dropping {
-			err = nil
-		}
 		return nil, err
 	}
 	if n == 0 {
@@ -179,7 +178,7 @@ func (f *frameReader) admit() error {
 		return errInMessage
 	}
 	if f.frame.op == opText {
-		f.max, f.total = f.sink.limit(), 0
+		f.max, f.total, f.checked = f.sink.limit(), 0, 0
 	}
 	if most := uint64(max(f.max, maxSkipped)); f.frame.size > most || f.total+f.frame.size > most {
 		return &violation{hub.CloseTooLarge, rfcTooLarge, fmt.Sprintf("a message may have at most %d bytes here", f.max)}
@@ -213,9 +212,13 @@ func (f *frameReader) payload(p []byte) error {
 	case f.dropping:
 		return nil
 	case whole && f.frame.fin && !f.inMessage:
-		return f.endMessage(p)
+		kept := p[:min(len(p), f.max)] // as keep does
+		f.checked = wholeCharacters(kept)
+		return f.endMessage(kept)
 	}
-	f.keep(p)
+	if f.keep(p); f.checked < 0 {
+		return errNotUTF8
+	}
 	if !last {
 		return nil
 	}
@@ -230,7 +233,7 @@ func (f *frameReader) payload(p []byte) error {
 }
 
 // keep appends p to the message, growing its buffer up to the message's limit. What is
-// over that is thrown away.
+// over that is thrown away. checked is negative if it cannot become UTF-8 any more.
 func (f *frameReader) keep(p []byte) {
 	if f.partial == nil {
 		f.partial = messages.Get().(*[]byte)
@@ -243,15 +246,39 @@ func (f *frameReader) keep(p []byte) {
 		b = grown
 	}
 	*f.partial = append(b, p...)
+	if whole := wholeCharacters((*f.partial)[f.checked:]); whole >= 0 {
+		f.checked += whole
+	} else {
+		f.checked = -1
+	}
 }
 
+// wholeCharacters returns how many bytes of p are whole characters of UTF-8, if the rest
+// is the beginning of one; else -1.
+func wholeCharacters(p []byte) int {
+	whole := len(p)
+	for i := len(p) - 1; i >= max(0, len(p)-utf8.UTFMax+1); i-- {
+		if utf8.RuneStart(p[i]) {
+			if !utf8.FullRune(p[i:]) {
+				whole = i
+			}
+			break
+		}
+	}
+	if !utf8.Valid(p[:whole]) {
+		return -1
+	}
+	return whole
+}
+
+// endMessage hands over what was kept of a message, once its text was looked at.
 func (f *frameReader) endMessage(p []byte) error {
 	f.ended = true
-	if f.total > uint64(f.max) {
-		return f.sink.tooLarge(p[:min(len(p), f.max)])
-	}
-	if !utf8.Valid(p) {
+	switch large := f.total > uint64(f.max); {
+	case f.checked < 0 || f.checked < len(p) && !large: // half of a character at the end
 		return errNotUTF8
+	case large:
+		return f.sink.tooLarge(p)
 	}
 	return f.sink.message(p)
 }

@@ -137,7 +137,8 @@ func TestReadFrames(t *testing.T) {
 			[]string{"error " + errNotUTF8.Error(), "closed 1001", "error the peer closed: 1001"},
 		},
 		{"a bad close after a violation is one", join(text("\xff"), closing(1005, "")), []string{"error " + errNotUTF8.Error(), "closed 0", "error the peer closed"}},
-		{"a bad header after a violation ends it", join(text("\xff"), []byte("\xff\xff"), closing(1000, "")), []string{"error " + errNotUTF8.Error()}},
+		{"a bad header after a violation is told too", join(text("\xff"), []byte("\xff\xff"), closing(1000, "")), []string{"error " + errNotUTF8.Error(), "error " + errReserved.Error()}},
+		{"invalid UTF-8 is told before the message has ended", rawFrame(opText, false, 100, "\xc3\xa9\xc3\xc3"), []string{"error " + errNotUTF8.Error()}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if got := readAll(t, tc.in, limit); !slices.Equal(got, tc.want) {

@@ -29,7 +29,8 @@ export async function built() {
     ...(await script('classic.js', 'pushit.js', 'iife')),
     // What the package has beside it.
     ...(await script('package.js', 'index.mjs', 'esm')),
-    ...(await script('package.js', 'index.cjs', 'cjs')),
+    ...(await script('node.js', 'node.mjs', 'esm')),
+    ...(await script('node.js', 'index.cjs', 'cjs')),
   ]);
   const types = await source('pushit.d.ts');
   files.set('pushit.d.ts', types);

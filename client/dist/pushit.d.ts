@@ -123,7 +123,8 @@ export interface State {
   readonly reason?: string;
   /**
    * When it is disconnected: when the next attempt comes, as Date.now() counts;
-   * `undefined` while the page is hidden, for it comes when that ends. A whole number.
+   * `undefined` while the page is hidden, for it comes when that ends, and before the
+   * first `connect()`. A whole number.
    */
   readonly retryAt?: number;
 }
@@ -184,6 +185,10 @@ export interface Options<C extends Channels = {}> {
   transports?: readonly ('websocket' | 'xhr_streaming' | 'xhr')[];
   /** When aborted, closes the connection. Default: none. */
   signal?: AbortSignal;
+  /** Whether to connect when it is made, in a moment; else `connect()` does. Default: `true`. */
+  connect?: boolean;
+  /** In Node.js: whether the process may end while this is connected, or waits. Elsewhere it means nothing. Default: `false`. */
+  unref?: boolean;
   /** Whether to try again while the page is hidden. Default: `false`. */
   background?: boolean;
   /** ms within which the first attempt falls after a loss. Default: 1000. */
@@ -218,7 +223,7 @@ type OnSuccess = (answer: Answer) => void;
 export declare class PushIt<C extends Channels = {}> {
   static readonly Refusal: typeof Refusal;
 
-  /** Connects, in a moment: what is set right after is not too late. */
+  /** Connects, in a moment: what is set right after is not too late. With `connect: false`, it waits for `connect()`. */
   constructor(options?: Options<Given<C>>);
 
   /** Called with each message. */

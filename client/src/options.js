@@ -12,6 +12,8 @@ export const defaults = {
   socket: undefined,
   transports: ['websocket', 'xhr_streaming', 'xhr'],
   signal: undefined,
+  connect: true,
+  unref: false,
   background: false,
   firstWait: 1_000,
   longestWait: 30_000,

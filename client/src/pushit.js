@@ -21,7 +21,7 @@ export class PushIt extends Emitter {
     const options = (this._options = withDefaults(given));
     this.endpoint = endpointOf(options.endpoint, PushIt._script, options.global);
     this.agentId = id();
-    this.state = { name: 'connecting' };
+    this.state = { name: options.connect ? 'connecting' : 'disconnected' };
     /** Tells of a refusal that nobody else is told of: whoever listens, else the console. */
     this._error = (refusal) => refusal._told || this._emit('error', refusal) || (this._closed() && refusal.code === 'closed') || console.warn('pushit:', refusal);
     this._session = undefined; // the one that is connected
@@ -31,7 +31,7 @@ export class PushIt extends Emitter {
     for (const channel of options.channels) this.subscribe(channel);
     onAbort(options.signal, () => this.close());
     // Later, so that the page can set its callbacks before anything happens.
-    queueMicrotask(() => this._closed() || this.connect());
+    if (options.connect) queueMicrotask(() => this._closed() || this.connect());
   }
 
   get channels() {

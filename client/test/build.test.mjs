@@ -126,15 +126,15 @@ describe('the package', () => {
     test('leaves nothing for a bundler to replace by a path of the machine it runs on', async () => {
       const home = join(dir, 'node_modules', '@pushit', 'client', 'dist');
       // Bundlers do that to these, webpack to the first.
-      for (const name of ['index.mjs', 'index.cjs']) assert.doesNotMatch(await readFile(join(home, name), 'utf8'), /import\.meta|__dirname|__filename/, name);
+      for (const name of ['index.mjs', 'node.mjs', 'index.cjs']) assert.doesNotMatch(await readFile(join(home, name), 'utf8'), /import\.meta|__dirname|__filename/, name);
       await writeFile(join(dir, 'app.js'), "import { PushIt } from '@pushit/client'; globalThis.made = () => new PushIt();");
       await writeFile(join(dir, 'old.js'), "const { PushIt } = require('@pushit/client'); globalThis.made = () => new PushIt();");
       for (const entry of ['app.js', 'old.js']) {
-        for (const format of ['esm', 'iife']) {
-          const result = await build({ absWorkingDir: dir, entryPoints: [entry], bundle: true, format, minify: true, write: false, logLevel: 'silent' });
+        for (const [format, platform] of [['esm', 'browser'], ['iife', 'browser'], ['esm', 'node'], ['cjs', 'node']]) {
+          const result = await build({ absWorkingDir: dir, entryPoints: [entry], bundle: true, format, platform, minify: true, write: false, logLevel: 'silent' });
           assert.deepEqual(result.warnings, []);
           const [{ text }] = result.outputFiles;
-          for (const never of [dir, 'file:', 'import.meta']) assert.ok(!text.includes(never), `${entry} as ${format} has ${never}`);
+          for (const never of [dir, 'file:', 'import.meta']) assert.ok(!text.includes(never), `${entry} as ${format} for ${platform} has ${never}`);
         }
       }
     });

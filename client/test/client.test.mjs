@@ -98,6 +98,36 @@ describe('connecting', () => {
     }
   });
 
+  test('it can be made without connecting', async () => {
+    let asked = 0;
+    const push = await world.open({ connect: false, channels: ['a'], credentials: () => ++asked });
+    const done = push.channel('b').publish(1);
+    for (const type of ['online', 'pageshow', 'pagehide']) await world.event(type);
+    await world.hide();
+    await world.hide(false);
+    await world.tick(60_000);
+    assert.deepEqual(push.state, { name: 'disconnected' });
+    assert.deepEqual([push.states, push.told, world.sockets.length, asked], [[], [], 0, 0]);
+    push.connect();
+    await settle();
+    await world.socket.accept();
+    assert.deepEqual(names(push), ['connecting', 'connected']);
+    assert.deepEqual(world.socket.about, ['connect', 'subscribe a', 'b']);
+    await world.socket.taken(world.socket.sent.at(-1).uuid);
+    await done;
+
+    push.close();
+    const other = await world.open({ connect: false });
+    assert.equal(world.timers, 0, 'nor does it wait for anything');
+    other.close();
+    assert.equal(other.state.name, 'closed');
+    assert.equal((await refusal(other.subscribe('a'))).code, 'closed');
+    const stop = new AbortController();
+    const third = await world.open({ connect: false, signal: stop.signal });
+    stop.abort();
+    assert.equal(third.state.name, 'closed');
+  });
+
   test('options that there are not are mistakes', () => {
     assert.throws(() => new PushIt({ endpont: '/push' }), { name: 'TypeError', message: /endpont/ });
     assert.throws(() => new PushIt({ endpoint: '/push', global: world, transports: ['carrier pigeon'] }), { message: /carrier pigeon/ });

@@ -25,6 +25,7 @@ func TestCaddyfilesOfTheRepository(t *testing.T) {
 	t.Setenv("JWT_SECRET", "a secret of some length, for these tests alone")
 	devices, _ := certificate(t, "an authority")
 	t.Setenv("DEVICES_CA", devices)
+	t.Setenv("PUBLISHER_SECRET", "a secret of some length")
 	found := 0
 	err := filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
 		name := entry.Name()

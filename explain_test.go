@@ -198,31 +198,55 @@ func TestExplainSaysWhatItCannotAsk(t *testing.T) {
 	}
 }
 
-// TestExplainAsTheReadmeShows runs the command of the README on the Caddyfile there.
-func TestExplainAsTheReadmeShows(t *testing.T) {
-	text, err := os.ReadFile("README.md")
-	if err != nil {
-		t.Fatal(err)
+// TestExplainAsTheDocumentsShow runs each explain command of a document on a Caddyfile
+// there. Behind a prompt stands what it prints; else ! is in front of what refuses.
+func TestExplainAsTheDocumentsShow(t *testing.T) {
+	t.Setenv("JWT_SECRET", "a secret of some length, for these tests alone")
+	for path, has := range map[string]string{
+		"docs/gates.md":           "channel users/*/inbox {",
+		"docs/getting-started.md": "\ttemplates\n",
+	} {
+		t.Run(path, func(t *testing.T) { explainAsShown(t, readDocument(t, path), has) })
 	}
-	readme := strings.ReplaceAll(string(text), "\r\n", "\n")
-	_, shown, _ := strings.Cut(readme, "$ caddy pushit explain ")
-	shown, _, _ = strings.Cut(shown, "```")
-	args, want, ok := strings.Cut(shown, "\n")
-	var site string
-	for _, block := range caddyfileBlocks(readme) {
-		if strings.Contains(block, "channel users/*/inbox {") {
-			site = block
+}
+
+// explainAsShown runs the explain commands of a document on the Caddyfile in it that
+// has this text.
+func explainAsShown(t *testing.T, document, has string) {
+	t.Helper()
+	for _, block := range caddyfileBlocks(document) {
+		if strings.Contains(block, has) {
+			t.Chdir(t.TempDir())
+			if err := os.WriteFile("Caddyfile", []byte(block), 0o600); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
-	if !ok || site == "" {
-		t.Fatal("the README does not show it")
+	commands := 0
+	for _, m := range markdownFence.FindAllStringSubmatch(document, -1) {
+		if m[1] != "sh" {
+			continue
+		}
+		lines, prompt := strings.CutPrefix(m[2], "$ ")
+		printed := ""
+		if prompt {
+			lines, printed, _ = strings.Cut(lines, "\n")
+		}
+		for line := range strings.Lines(lines) {
+			line, refused := strings.CutPrefix(strings.TrimSpace(line), "! ")
+			_, args, ok := strings.Cut(line, "caddy pushit explain ")
+			if !ok {
+				continue
+			}
+			commands++
+			refused = refused || strings.Contains(printed, "refused, ")
+			out, status, err := pushit.Explain(words(args)...)
+			if err != nil || (status == 1) != refused || prompt && out != printed {
+				t.Errorf("%s: status %d, error %v, output:\n%swant:\n%s", line, status, err, out, printed)
+			}
+		}
 	}
-	t.Setenv("JWT_SECRET", "a secret of some length, for these tests alone")
-	t.Chdir(t.TempDir())
-	if err := os.WriteFile("Caddyfile", []byte(site), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if out, status, err := pushit.Explain(strings.Fields(args)...); out != want || status != 1 || err != nil {
-		t.Errorf("status %d, error %v, output:\n%swant:\n%s", status, err, out, want)
+	if commands < 4 {
+		t.Errorf("only %d commands were found", commands)
 	}
 }

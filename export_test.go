@@ -8,10 +8,15 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"reflect"
+	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/push-it/pushit/guards"
 	"github.com/push-it/pushit/hub"
+	"github.com/push-it/pushit/hub/transport"
 	"github.com/push-it/pushit/internal/telemetry"
 )
 
@@ -66,4 +71,64 @@ func Explain(args ...string) (out string, status int, err error) {
 	default:
 		return text.String(), -1, err
 	}
+}
+
+// Subdirectives are the names of all options of the directive, sorted.
+func Subdirectives() (names []string) {
+	for _, s := range subdirectives() {
+		names = append(names, s.name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Verbs are what the block of a gate has beside guards, sorted.
+func Verbs() []string {
+	names := verbNames()
+	slices.Sort(names)
+	return names
+}
+
+// JSONFields are the names of the fields of a Handler in JSON.
+func JSONFields() (names []string) {
+	handler := reflect.TypeFor[Handler]()
+	for i := range handler.NumField() {
+		if name, _, _ := strings.Cut(handler.Field(i).Tag.Get("json"), ","); name != "" {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// DefaultOptions are the defaults of options, as the Caddyfile has them.
+func DefaultOptions() map[string]string {
+	var h Handler
+	h.withDefaults()
+	return map[string]string{
+		"path":       h.Path,
+		"name":       defaultName,
+		"transports": strings.Join(transport.DefaultTransports, " "),
+		"heartbeat":  shortDuration(time.Duration(h.Heartbeat)),
+		"handshake":  shortDuration(time.Duration(h.Handshake)),
+		"grace":      fmt.Sprintf("%ds", int(time.Duration(h.Grace).Seconds())), // as it is written everywhere
+		"drain":      shortDuration(time.Duration(h.Drain)),
+	}
+}
+
+// LimitRows are the limits as rows of a table: name, default, and what is allowed.
+func LimitRows() (rows []string) {
+	defaults := Limits(hub.DefaultLimits)
+	for i := range limitTable {
+		l := &limitTable[i]
+		write := strconv.Itoa
+		if l.size {
+			write = formatSize
+		}
+		row := fmt.Sprintf("`%s` | `%s` | `%s` to `%s`", l.name, write(*l.field(&defaults)), write(l.min), write(l.max))
+		if l.unlimited {
+			row += ", or `unlimited`"
+		}
+		rows = append(rows, row)
+	}
+	return rows
 }

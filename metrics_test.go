@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"os"
 	"regexp"
 	"runtime"
 	"slices"
@@ -256,15 +255,12 @@ func TestMetricsAreNamedAsTheyShouldBe(t *testing.T) {
 	}
 }
 
-// TestMetricsAreInTheReadme compares its table with what is registered.
-func TestMetricsAreInTheReadme(t *testing.T) {
-	text, err := os.ReadFile("README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+// TestMetricsAreDocumented compares the table of docs/operations.md with what is registered.
+func TestMetricsAreDocumented(t *testing.T) {
+	text := readDocument(t, "docs/operations.md")
 	row := regexp.MustCompile("(?m)^\\| `(caddy_pushit_[a-z_]+)` \\|([^|]*)\\|")
 	var listed []string
-	for _, m := range row.FindAllStringSubmatch(string(text), -1) {
+	for _, m := range row.FindAllStringSubmatch(text, -1) {
 		labels := []string{"hub"}
 		for _, l := range regexp.MustCompile("`([a-z]+)`").FindAllStringSubmatch(m[2], -1) {
 			labels = append(labels, l[1])
@@ -275,7 +271,7 @@ func TestMetricsAreInTheReadme(t *testing.T) {
 	slices.Sort(listed)
 	slices.Sort(registered)
 	if !slices.Equal(listed, registered) {
-		t.Errorf("README.md lists\n\t%s\nand there are\n\t%s", strings.Join(listed, "\n\t"), strings.Join(registered, "\n\t"))
+		t.Errorf("docs/operations.md lists\n\t%s\nand there are\n\t%s", strings.Join(listed, "\n\t"), strings.Join(registered, "\n\t"))
 	}
 }
 

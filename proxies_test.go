@@ -224,7 +224,7 @@ func startCaddy(t *testing.T, config, upstream string) (address string, reload f
 // log.
 func deployed(t *testing.T) string {
 	t.Helper()
-	return replaced(t, deploymentBlock(t, "Caddy behind any of them", "caddyfile", 0), "\tpushit", "\tlog\n\tpushit")
+	return replaced(t, deploymentBlock(t, "Caddy behind a proxy", "caddyfile", 0), "\tpushit", "\tlog\n\tpushit")
 }
 
 // checkThrough has agents go through a proxy in every way that pushit has: what is
@@ -442,4 +442,59 @@ func TestDeploymentSeveralServers(t *testing.T) {
 	if lost == 0 {
 		t.Error("without cookies no request came to the other server, so that nothing is tried here")
 	}
+}
+
+// TestDeploymentTrying runs the commands by which the page has people look from
+// outside, until each has printed what it is to print.
+func TestDeploymentTrying(t *testing.T) {
+	cert, key := certificate(t, "example.com")
+	curl := needs.Program(t, "curl")
+	s := serve(t, "example.com {\n\ttls "+cert+" "+key+"\n\tpushit /push {\n\t\tdefault allow\n\t}\n}\n")
+	address := s.addr("srv0")
+	port := address[strings.LastIndexByte(address, ':')+1:]
+	commands := strings.Split(strings.TrimSpace(strings.ReplaceAll(deploymentBlock(t, "Trying it", "sh", 0), "\\\n", "")), "\n")
+	shows := []string{`"websocket":true`, strings.Repeat("h", 2048) + "\no\n", "101 Switching Protocols"}
+	if len(commands) != len(shows) {
+		t.Fatalf("there are %d commands: %q", len(commands), commands)
+	}
+	for i, command := range commands {
+		for _, origin := range []string{"", " -H 'Origin: https://example.com:" + port + "'"} {
+			line := strings.Replace(command, "https://example.com/", "https://example.com:"+port+"/", 1)
+			line = strings.Replace(line, "curl ", "exec "+curl+" --no-progress-meter --insecure --resolve example.com:"+port+":127.0.0.1 ", 1) + origin
+			if origin != "" { // a session of its own
+				line = strings.Replace(line, "trying-it", "trying-it-again", 1)
+			}
+			if got := printsUntil(t, line, shows[i]); !strings.Contains(strings.ReplaceAll(got, "\r", ""), shows[i]) {
+				t.Errorf("%s\nprints %q, want %q in it", line, got, shows[i])
+			}
+		}
+	}
+}
+
+// printsUntil runs a command until it has printed want, or has ended, and returns
+// what it printed.
+func printsUntil(t *testing.T, command, want string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), fallbackPatience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "sh", "-c", command)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var got bytes.Buffer
+	part := make([]byte, 4096)
+	for err == nil && !strings.Contains(strings.ReplaceAll(got.String(), "\r", ""), want) {
+		var n int
+		n, err = out.Read(part)
+		got.Write(part[:n])
+	}
+	cancel()
+	_ = cmd.Wait() // it was stopped
+	return got.String() + stderr.String()
 }

@@ -292,6 +292,37 @@ func TestCELRulesAreDocumented(t *testing.T) {
 	}
 }
 
+// docs/gates.md has a row for each name that an expression can use.
+func TestCELNamesAreDocumented(t *testing.T) {
+	text, err := os.ReadFile("../docs/gates.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(text), "\n## CEL\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	documented := make(map[string]bool)
+	for _, row := range regexp.MustCompile(`(?m)^\| ([^|]+) \|`).FindAllStringSubmatch(section, -1) {
+		for _, name := range regexp.MustCompile("`([a-zA-Z_.]+)`").FindAllStringSubmatch(row[1], -1) {
+			documented[name[1]] = true
+		}
+	}
+	known := []string{"channel", "parts", "is_pattern", "now"}
+	for object, fields := range ScopeOf(hub.GateDeliver).objects() {
+		for field := range fields {
+			known = append(known, strings.ToLower(strings.TrimPrefix(object, "pushit."))+"."+field)
+		}
+	}
+	for _, name := range known {
+		if !documented[name] {
+			t.Errorf("docs/gates.md lacks %s", name)
+		}
+		delete(documented, name)
+	}
+	for name := range documented {
+		t.Errorf("docs/gates.md has %s, which no expression can use", name)
+	}
+}
+
 // celRule reads a line of a Caddyfile, and returns what makes an answer of it.
 func celRule(t *testing.T, gate hub.GateName, rule string) func(*Question) string {
 	t.Helper()

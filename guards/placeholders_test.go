@@ -7,11 +7,25 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"testing"
 
 	"github.com/push-it/pushit/hub"
 )
+
+// TestPlaceholdersAreDocumented looks for each placeholder in docs/gates.md.
+func TestPlaceholdersAreDocumented(t *testing.T) {
+	text, err := os.ReadFile("../docs/gates.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range append([]string{partsPrefix + "0", claimsPrefix + "<name>", attributesPrefix + "<name>"}, placeholders...) {
+		if !strings.Contains(string(text), "`{"+placeholderPrefix+name+"}`") {
+			t.Errorf("docs/gates.md lacks {%s%s}", placeholderPrefix, name)
+		}
+	}
+}
 
 func TestPlaceholderValues(t *testing.T) {
 	a := newRemoteAsker(t, func(o *hub.Opening) { o.Namespace, o.User = "acme", "bob@example.com" })

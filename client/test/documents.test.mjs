@@ -1,0 +1,231 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+/**
+ * The pages and programs that README.md and docs/ show run in real browsers, with the
+ * Caddyfiles beside them.
+ *
+ * @module
+ */
+
+import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { pathToFileURL } from 'node:url';
+import { promisify } from 'node:util';
+import { PushIt } from '../src/module.js';
+import { picture, Server, startBrowser, top, within, without } from './harness.mjs';
+
+const run = promisify(execFile);
+const noChrome = without('chrome');
+
+/** Each example that a browser or Node.js runs has a test here, by its document and language. */
+const examples = { 'README.md html': 1, 'docs/getting-started.md html': 3, 'docs/client.md html': 1, 'docs/client.md js': 1 };
+
+const read = (document) => readFile(join(top, document), 'utf8');
+
+/** @returns {Promise<string>} the first block of that kind below a heading */
+async function block(document, heading, kind) {
+  const text = `\n${await read(document)}`;
+  const section = heading ? text.split(`\n${heading}\n`)[1]?.split(`\n${heading.split(' ')[0]} `)[0] : text;
+  const found = section?.match(new RegExp(`\`\`\`${kind}\\n([^]*?)\`\`\``));
+  assert.ok(found, `${document} has no ${kind} under "${heading}"`);
+  return found[1];
+}
+
+/** @returns {Promise<string>} a new folder with these files in it, which the test removes */
+async function folder(t, files) {
+  const dir = await mkdtemp(join(tmpdir(), 'pushit-documents-'));
+  t.after(() => rm(dir, { recursive: true, force: true }));
+  for (const [name, text] of Object.entries(files)) {
+    await mkdir(dirname(join(dir, name)), { recursive: true });
+    await writeFile(join(dir, name), text);
+  }
+  return dir;
+}
+
+/** A Caddyfile of a document, at an address of this machine. */
+function local(caddyfile) {
+  const site = caddyfile.replace(/^example\.com \{/, 'http://localhost:8080 {');
+  assert.ok(site.startsWith('http://localhost'), caddyfile);
+  return site;
+}
+
+const lines = (page, list) => page.$$eval(`${list} li`, (items) => items.map((item) => item.textContent));
+const waitForLine = (page, list, text) =>
+  page.waitForFunction((...args) => [...document.querySelectorAll(`${args[0]} li`)].some((item) => item.textContent === args[1]), {}, list, text);
+
+test('each example of a page or program is known here', async () => {
+  const found = {};
+  for (const document of ['README.md', ...['caddyfile', 'client', 'deployment', 'gates', 'getting-started', 'migrating', 'operations', 'performance'].map((name) => `docs/${name}.md`)]) {
+    for (const [, language] of (await read(document)).matchAll(/^```(html|js)\b/gm)) {
+      found[`${document} ${language}`] = (found[`${document} ${language}`] ?? 0) + 1;
+    }
+  }
+  assert.deepEqual(found, examples);
+});
+
+describe('the example of the README', { skip: noChrome }, () => {
+  test('is a live site', async (t) => {
+    const page = await block('README.md', '## Use it', 'html');
+    const dir = await folder(t, { 'index.html': page, 'favicon.ico': '' }); // browsers ask for an icon
+    // Only where it stands is another: no domain, no /srv/www.
+    const caddyfile = local(await block('README.md', '## Use it', 'caddyfile')).replace('/srv/www', dir);
+    assert.ok(caddyfile.includes(`root ${dir}\n`), caddyfile);
+    await writeFile(join(dir, 'Caddyfile'), caddyfile);
+
+    const browser = await startBrowser();
+    t.after(() => browser.close());
+
+    // Everybody may read, and nobody may write.
+    const readOnly = await Server.start(join(dir, 'Caddyfile'));
+    t.after(() => readOnly.stop());
+    const reader = await browser.open(readOnly.url);
+    await reader.waitForFunction(() => window.push?.channels.includes('news'));
+    assert.equal(await reader.evaluate(() => push.channel('news').publish('x').then(() => 'taken', ({ code }) => code)), 'denied');
+
+    // Then everybody may, as the README says.
+    assert.ok(caddyfile.includes('publish deny\n'), caddyfile);
+    await writeFile(join(dir, 'Caddyfile'), caddyfile.replace('publish deny\n', 'publish allow\n'));
+    const server = await Server.start(join(dir, 'Caddyfile'));
+    t.after(() => server.stop());
+    const [one, two] = [await browser.open(server.url), await browser.open(server.url)];
+
+    // What the README says to type into the console.
+    const words = '<b>It works.</b>';
+    for (const page of [one, two]) await page.waitForFunction(() => window.push?.channels.includes('news'));
+    await one.evaluate((text) => void push.publish('news', text), words);
+    for (const page of [one, two]) await waitForLine(page, '#news', words);
+    assert.equal((await lines(two, '#news')).filter((text) => text === words).length, 1);
+    await picture(two, 'readme');
+    assert.deepEqual([...one.complaints, ...two.complaints], []);
+  });
+});
+
+describe('docs/getting-started.md', { skip: noChrome }, () => {
+  const passwords = { alice: 'wonderland', bob: 'builder' };
+  let browser;
+  before(async () => {
+    browser = await startBrowser();
+  });
+  after(() => browser?.close());
+
+  /** Writes the two files of a step, and serves them. */
+  async function serve(t, heading) {
+    const caddyfile = await block('docs/getting-started.md', heading, 'caddyfile Caddyfile');
+    const dir = await folder(t, { 'site/index.html': await block('docs/getting-started.md', heading, 'html site/index.html'), 'site/favicon.ico': '' });
+    assert.ok(caddyfile.includes('root site\n'), caddyfile);
+    await writeFile(join(dir, 'Caddyfile'), caddyfile.replace('root site\n', `root ${join(dir, 'site')}\n`));
+    const server = await Server.start(join(dir, 'Caddyfile'), undefined, caddyfile.includes('basic_auth') ? passwords : {});
+    t.after(() => server.stop());
+    return server;
+  }
+  const login = (username) => ({ login: { username, password: passwords[username] } });
+  const send = async (page, fields) => {
+    for (const [name, text] of Object.entries(fields)) await page.$eval(`#${name}`, (input, value) => (input.value = value), text);
+    await page.click('button');
+  };
+  const problem = (page, text) => page.waitForFunction((wanted) => document.querySelector('#problem').textContent === wanted, {}, text);
+
+  test('2. a live page', async (t) => {
+    const server = await serve(t, '## 2. A live page');
+    const [one, two] = [await browser.open(server.url), await browser.open(server.url)];
+    for (const page of [one, two]) await page.waitForFunction(() => window.push?.channels.includes('news'));
+    await one.evaluate(() => void push.publish('news', 'It works.'));
+    for (const page of [one, two]) await waitForLine(page, '#news', 'It works.');
+    assert.deepEqual([...one.complaints, ...two.complaints], []);
+  });
+
+  test('3. a login', async (t) => {
+    const server = await serve(t, '## 3. A login');
+    assert.equal((await fetch(server.url)).status, 401);
+    const [alice, bob] = [await browser.open(server.url, login('alice')), await browser.open(server.url, login('bob'))];
+    // Bob's refusal is the first sign that he is connected; his subscription came before it.
+    await send(bob, { text: 'me too' });
+    await problem(bob, 'this is not allowed');
+    await send(alice, { text: 'x'.repeat(501) });
+    await problem(alice, 'a text of at most 500 characters');
+    await send(alice, { text: 'hello' });
+    for (const page of [alice, bob]) await waitForLine(page, '#news', 'alice: hello');
+    assert.deepEqual([...alice.complaints, ...bob.complaints].filter((text) => !/401/.test(text)), []);
+  });
+
+  test('4. an inbox for each user', async (t) => {
+    const server = await serve(t, '## 4. An inbox for each user');
+    const [alice, bob] = [await browser.open(server.url, login('alice')), await browser.open(server.url, login('bob'))];
+    await bob.waitForFunction(() => window.push?.channels.includes('users/bob'));
+    await send(alice, { to: 'bob', text: 'hello' });
+    await waitForLine(bob, '#inbox', 'alice: hello');
+    assert.deepEqual(await lines(alice, '#inbox'), []);
+    assert.equal(await bob.evaluate(() => push.subscribe('users/alice').catch(({ message }) => message)), "this is somebody else's inbox");
+    await picture(bob, 'getting-started');
+  });
+});
+
+describe('docs/client.md', () => {
+  const secret = 'a secret of some length';
+
+  /** Serves the Caddyfile of recipe 12, of which docs/client.md has the program. */
+  async function serve(t) {
+    process.env.PUBLISHER_SECRET = secret;
+    const recipe = await block('docs/gates.md', '### 12. A backend publishes, everybody reads', 'caddyfile');
+    const dir = await folder(t, { Caddyfile: local(recipe) });
+    const server = await Server.start(join(dir, 'Caddyfile')).finally(() => delete process.env.PUBLISHER_SECRET);
+    t.after(() => server.stop());
+    const reader = new PushIt({ endpoint: `${server.url}/push` });
+    t.after(() => reader.close());
+    const heard = new Promise((resolve) => (reader.onMessageReceived = (channel, { payload }) => resolve({ channel, payload })));
+    await reader.subscribe('news');
+    return { server, reader, heard };
+  }
+
+  test('the program of a backend publishes, and nobody else', async (t) => {
+    const { server, reader, heard } = await serve(t);
+    assert.equal(await reader.channel('news').publish('x').then(() => 'taken', ({ code }) => code), 'denied');
+    const program = (await block('docs/client.md', '## Publishing from a backend', 'js'))
+      .replace('"@pushit/client"', JSON.stringify(pathToFileURL(join(top, 'client', 'dist', 'pushit.mjs')).href))
+      .replace('"https://example.com/push"', JSON.stringify(`${server.url}/push`));
+    assert.ok(program.includes('localhost') && program.includes('pushit.mjs'), program);
+    const dir = await folder(t, { 'publish.mjs': program });
+    await within('the program', run(process.execPath, [join(dir, 'publish.mjs')], { env: { ...process.env, PUBLISHER_SECRET: secret } }));
+    assert.deepEqual(await within('the message', heard), { channel: 'news', payload: { title: 'It works.' } });
+  });
+
+  test('the frames that it shows publish', { skip: globalThis.WebSocket ? false : 'Node.js runs without --experimental-websocket' }, async (t) => {
+    const { server, heard } = await serve(t);
+    const frames = [...(await read('docs/client.md')).matchAll(/`(\{"channel".*?\})`/g)].map(([, text]) => JSON.parse(text.replace('…', secret)));
+    assert.deepEqual(frames.map(({ channel }) => channel), ['/meta/connect', 'news']);
+    const socket = new WebSocket(`${server.url.replace('http', 'ws')}/push/websocket`);
+    t.after(() => socket.close());
+    await within('the socket', new Promise((resolve, reject) => ((socket.onopen = resolve), (socket.onerror = reject))));
+    const answers = new Promise((resolve) => {
+      const all = [];
+      socket.onmessage = ({ data }) => all.push(JSON.parse(data)) === 2 && resolve(all);
+    });
+    for (const frame of frames) socket.send(JSON.stringify(frame));
+    const [connect, publish] = await within('the answers', answers);
+    assert.equal(connect.successful, true);
+    assert.deepEqual(publish, { channel: '/meta/successful', uuid: frames[1].uuid });
+    assert.deepEqual(await within('the message', heard), { channel: 'news', payload: frames[1].data });
+  });
+
+  test('its page listens', { skip: noChrome }, async (t) => {
+    const dir = await folder(t, { 'index.html': await block('docs/client.md', '# The client', 'html'), 'favicon.ico': '' });
+    await writeFile(join(dir, 'Caddyfile'), `http://localhost:8080 {\n\troot ${dir}\n\tpushit /push {\n\t\tdefault allow\n\t}\n\tfile_server\n}\n`);
+    const server = await Server.start(join(dir, 'Caddyfile'));
+    t.after(() => server.stop());
+    const browser = await startBrowser();
+    t.after(() => browser.close());
+    const page = await browser.open(server.url);
+    const logged = new Promise((resolve) => page.on('console', (message) => resolve(message.text())));
+    const publisher = new PushIt({ endpoint: `${server.url}/push` });
+    t.after(() => publisher.close());
+    // Until the page has subscribed, nobody hears it.
+    const timer = setInterval(() => publisher.publish('news', 'hello'), 50);
+    t.after(() => clearInterval(timer));
+    assert.equal(await within('the message', logged), 'news hello');
+  });
+});

@@ -20,7 +20,7 @@ import { PushIt } from '../src/module.js';
 import { picture, Server, startBrowser, top, within, without } from './harness.mjs';
 
 const run = promisify(execFile);
-const noChrome = without('chrome');
+const skip = without('chrome');
 
 /** Each example that a browser or Node.js runs has a test here, by its document and language. */
 const examples = { 'README.md html': 1, 'docs/getting-started.md html': 3, 'docs/client.md html': 1, 'docs/client.md js': 1 };
@@ -68,7 +68,7 @@ test('each example of a page or program is known here', async () => {
   assert.deepEqual(found, examples);
 });
 
-describe('the example of the README', { skip: noChrome }, () => {
+describe('the example of the README', { skip }, () => {
   test('is a live site', async (t) => {
     const page = await block('README.md', '## Use it', 'html');
     const dir = await folder(t, { 'index.html': page, 'favicon.ico': '' }); // browsers ask for an icon
@@ -105,7 +105,7 @@ describe('the example of the README', { skip: noChrome }, () => {
   });
 });
 
-describe('docs/getting-started.md', { skip: noChrome }, () => {
+describe('docs/getting-started.md', { skip }, () => {
   const passwords = { alice: 'wonderland', bob: 'builder' };
   let browser;
   before(async () => {
@@ -194,7 +194,7 @@ describe('docs/client.md', () => {
     assert.deepEqual(await within('the message', heard), { channel: 'news', payload: { title: 'It works.' } });
   });
 
-  test('the frames that it shows publish', { skip: globalThis.WebSocket ? false : 'Node.js runs without --experimental-websocket' }, async (t) => {
+  test('the frames that it shows publish', async (t) => {
     const { server, heard } = await serve(t);
     const frames = [...(await read('docs/client.md')).matchAll(/`(\{"channel".*?\})`/g)].map(([, text]) => JSON.parse(text.replace('…', secret)));
     assert.deepEqual(frames.map(({ channel }) => channel), ['/meta/connect', 'news']);
@@ -212,7 +212,7 @@ describe('docs/client.md', () => {
     assert.deepEqual(await within('the message', heard), { channel: 'news', payload: frames[1].data });
   });
 
-  test('its page listens', { skip: noChrome }, async (t) => {
+  test('its page listens', { skip }, async (t) => {
     const dir = await folder(t, { 'index.html': await block('docs/client.md', '# The client', 'html'), 'favicon.ico': '' });
     await writeFile(join(dir, 'Caddyfile'), `http://localhost:8080 {\n\troot ${dir}\n\tpushit /push {\n\t\tdefault allow\n\t}\n\tfile_server\n}\n`);
     const server = await Server.start(join(dir, 'Caddyfile'));

@@ -204,20 +204,31 @@ const inBrowser = (name) =>
       await server.start();
     });
 
-    test('left and come back to, it is connected', async (t) => {
-      const page = await open();
-      await page.goto(`${proxy.url}/favicon.ico`);
-      await page.waitForFunction(() => !window.push);
-      await page.goBack();
-      await page.waitForFunction(() => window.ready);
-      if (!(await page.evaluate(() => window.push !== undefined && shown.at(-1) === true))) {
-        t.diagnostic(`${name} did not keep the page`);
-        return;
-      }
-      await subscribed(page);
-      await talk(page);
-      assert.ok(await page.evaluate(() => states.some(({ name, reason }) => name === 'disconnected' && reason === 'the page was left')));
-    });
+    // Browsers keep a page for when its visitor comes back, or load it anew: a page with
+    // a listener for unload they do not keep. Which they do is theirs to say.
+    for (const listens of [false, true]) {
+      test(`left and come back to${listens ? ', with a listener for unload' : ''}, it is connected`, async (t) => {
+        const page = await open();
+        if (listens) await page.evaluate(() => addEventListener('unload', () => {}));
+        const opened = () => proxy.requests.filter((request) => request.endsWith(' websocket')).length;
+        const before = opened();
+        const agent = await page.evaluate(() => push.agentId);
+        await page.goto(`${proxy.url}/favicon.ico`);
+        await page.waitForFunction(() => !window.push);
+        await page.goBack();
+        await page.waitForFunction(() => window.ready);
+        const kept = await page.evaluate(() => window.push !== undefined);
+        t.diagnostic(`${name} ${kept ? 'kept the page' : 'loaded the page anew'}`);
+        await page.waitForFunction((persisted) => shown.at(-1) === persisted, { polling: 20 }, kept);
+        if (!kept) await start(page);
+        await subscribed(page);
+        await talk(page);
+        assert.ok(opened() > before, 'the session from before is not used again');
+        const left = await page.evaluate(() => states.some(({ name, reason }) => name === 'disconnected' && reason === 'the page was left'));
+        assert.equal(left, kept, 'the client that was there says that the page was left; a new one has not been left');
+        assert.equal((await page.evaluate(() => push.agentId)) === agent, kept, 'a page that is loaded anew is another agent');
+      });
+    }
 
     test('hidden it waits, visible it is there at once', async (t) => {
       const page = await open({ background: false, firstWait: 20_000, longestWait: 20_000 });

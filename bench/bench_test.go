@@ -4,8 +4,11 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"runtime"
 	"strings"
@@ -227,8 +230,85 @@ func TestReloadsDropNobody(t *testing.T) {
 	if len(res.lost) != 0 {
 		t.Errorf("agents were dropped: %v", res.lost)
 	}
+	if res.requests == 0 {
+		t.Error("no requests were counted")
+	}
 	if res.left.goroutines > fewGoroutines || res.left.files > fewReloadFiles {
 		t.Errorf("left behind: %d goroutines, %d files", res.left.goroutines, res.left.files)
+	}
+}
+
+// A request that no server has read is made again, and counted each time.
+func TestUnreadRequestsAreCounted(t *testing.T) {
+	const answer = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+	for _, test := range []struct {
+		name        string
+		connections []int // how many requests each answers before it is closed with one unread
+		kept, fresh int64
+		fails       bool
+	}{
+		{"all are read", []int{2}, 0, 0, false},
+		{"a kept connection is closed", []int{1, 1}, 1, 0, false},
+		{"a new connection is closed", []int{0, 2}, 0, 1, false},
+		{"a kept one, and a new one", []int{1, 0, 1}, 1, 1, false},
+		{"all connections are closed", []int{0, 0, 0, 0, 0}, 0, 5, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			var server sync.WaitGroup
+			server.Go(func() {
+				for _, answers := range test.connections {
+					conn, err := l.Accept()
+					if err != nil {
+						return
+					}
+					requests := bufio.NewReader(conn)
+					for n := 0; ; n++ {
+						if _, err := http.ReadRequest(requests); err != nil || n == answers {
+							break
+						}
+						_, _ = conn.Write([]byte(answer)) // who does not take it says so
+					}
+					_ = conn.Close()
+				}
+			})
+			var roads roads
+			defer server.Wait()
+			defer roads.close()
+			defer l.Close() //nolint:errcheck // the test is over
+			a := &fallbackAgent{
+				client: http.Client{Transport: roads.of(1)}, url: "http://" + l.Addr().String() + "/",
+				by: route{"xhr", 1}, unread: &roads.unread,
+			}
+			for range 2 {
+				var resp *http.Response
+				if resp, err = a.request(t.Context(), http.MethodPost, "xhr", nil); err != nil {
+					break
+				}
+				_ = resp.Body.Close() // it is empty
+			}
+			if (err != nil) != test.fails {
+				t.Errorf("failed: %v", err)
+			}
+			var res reloadResult
+			res.countUnread(&roads.unread)
+			if res.kept[1] != test.kept || res.fresh[1] != test.fresh {
+				t.Errorf("%d requests over kept connections and %d over new ones were not read, want %d and %d", res.kept[1], res.fresh[1], test.kept, test.fresh)
+			}
+			var out strings.Builder
+			res.reportUnread(newReport(&out))
+			for _, want := range []string{
+				fmt.Sprintf("not read: over a kept connection of HTTP/1.1, which was closed in that moment: %d requests", test.kept),
+				fmt.Sprintf("not read: over a new connection of HTTP/1.1, which was reset with the old listener: %d requests", test.fresh),
+			} {
+				if !strings.Contains(out.String(), want) {
+					t.Errorf("the report lacks %q:\n%s", want, out.String())
+				}
+			}
+		})
 	}
 }
 

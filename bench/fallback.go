@@ -38,13 +38,33 @@ func (v route) String() string { return fmt.Sprintf("%s over HTTP/%d", v.transpo
 // lets 100 requests be open at once; an agent has two.
 const streamsAtOnce = 40
 
-// roads are what agents of fallbacks make their requests by: those of one version
-// of HTTP share one, but for HTTP/3.
+// roads are what agents of fallbacks make their requests by. Over HTTP/1.1 each has
+// connections of its own, as browsers have: one of them is kept between two requests.
+// Those of HTTP/2 share one connection.
 type roads struct {
-	mu     sync.Mutex // guards the following
-	shared map[int]*http.Transport
-	quic   []*quicRoad
-	taken  int // agents of HTTP/3
+	unread unread
+
+	mu    sync.Mutex // guards the following
+	own   []*http.Transport
+	two   *http.Transport
+	quic  []*quicRoad
+	taken int // agents of HTTP/3
+}
+
+// An unread counts requests, and of them those that no server has read, by the version
+// of HTTP.
+type unread struct {
+	requests atomic.Int64
+	fresh    [4]atomic.Int64 // no connection was to be had, or it was a new one
+	kept     [4]atomic.Int64 // over a connection that requests were answered over before
+}
+
+func (u *unread) count(version int, reused bool, n int) {
+	if reused {
+		u.kept[version].Add(int64(n))
+	} else {
+		u.fresh[version].Add(int64(n))
+	}
 }
 
 // of returns what an agent makes its requests by. Certificates are not looked at:
@@ -55,18 +75,20 @@ func (r *roads) of(version int) http.RoundTripper {
 	insecure := &tls.Config{InsecureSkipVerify: true} //nolint:gosec // G402: the server is the one that was started here
 	if version == 3 {
 		if r.taken%streamsAtOnce == 0 {
-			r.quic = append(r.quic, new(quicRoad))
+			r.quic = append(r.quic, &quicRoad{unread: &r.unread})
 		}
 		r.taken++
 		return r.quic[len(r.quic)-1]
 	}
-	if r.shared == nil {
-		r.shared = make(map[int]*http.Transport)
+	if version == 1 {
+		own := &http.Transport{TLSClientConfig: insecure, MaxIdleConnsPerHost: 1}
+		r.own = append(r.own, own)
+		return own
 	}
-	if r.shared[version] == nil {
-		r.shared[version] = &http.Transport{TLSClientConfig: insecure, ForceAttemptHTTP2: version == 2, MaxIdleConnsPerHost: 4096}
+	if r.two == nil {
+		r.two = &http.Transport{TLSClientConfig: insecure, ForceAttemptHTTP2: true}
 	}
-	return r.shared[version]
+	return r.two
 }
 
 // unserved returns how many connections of HTTP/3 a server took and did not serve.
@@ -84,8 +106,11 @@ func (r *roads) unserved() (n int) {
 func (r *roads) close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, t := range r.shared {
+	for _, t := range r.own {
 		t.CloseIdleConnections()
+	}
+	if r.two != nil {
+		r.two.CloseIdleConnections()
 	}
 	for _, q := range r.quic {
 		q.close()
@@ -100,7 +125,7 @@ type fallbackAgent struct {
 	by        route
 	id        string
 	onMessage func(object []byte)
-	unread    *atomic.Int64   // requests that were made again
+	unread    *unread
 	ctx       context.Context //nolint:containedctx // ends all requests of the agent
 	cancel    context.CancelFunc
 	done      chan struct{} // closed when run has returned
@@ -115,10 +140,11 @@ type fallbackAgent struct {
 }
 
 // comeByFallback opens a session, connects and subscribes.
-func comeByFallback(ctx context.Context, origin string, by route, via http.RoundTripper, channel string, unread *atomic.Int64, onMessage func([]byte)) (*fallbackAgent, error) {
+func comeByFallback(ctx context.Context, origin string, by route, roads *roads, channel string, onMessage func([]byte)) (*fallbackAgent, error) {
 	id := "bench-" + strconv.FormatInt(agentCount.Add(1), 10)
 	a := &fallbackAgent{
-		client: http.Client{Transport: via}, url: origin + "/push/000/" + id + "/", by: by, id: id, onMessage: onMessage, unread: unread,
+		client: http.Client{Transport: roads.of(by.version)}, url: origin + "/push/000/" + id + "/", by: by, id: id,
+		onMessage: onMessage, unread: &roads.unread,
 		done: make(chan struct{}), answers: make(map[string]chan frame),
 	}
 	a.ctx, a.cancel = context.WithCancel(context.WithoutCancel(ctx))
@@ -183,37 +209,57 @@ func (a *fallbackAgent) ask(ctx context.Context, channel, data string) error {
 	}
 }
 
-// request makes a request; again, as browsers do, if it has not been read: the
-// server had closed the connection, or had not come to it when it gave up the
-// listener to its successor.
+// mostTries is how often an agent makes a request that no server has read: what is
+// measured is what becomes of its session, not whether it is lucky.
+const mostTries = 5
+
+// request makes a request. If no server can have read it, it is counted, and made again.
 func (a *fallbackAgent) request(ctx context.Context, method, path string, body []byte) (*http.Response, error) {
-	const tries = 50
+	a.unread.requests.Add(1)
 	for try := 1; ; try++ {
-		reused := false
-		trace := &httptrace.ClientTrace{
-			GetConn: func(string) { reused = false }, // net/http may try another one by itself
-			GotConn: func(info httptrace.GotConnInfo) { reused = info.Reused },
-		}
-		r, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, trace), method, a.url+path, bytes.NewReader(body))
-		if err != nil {
-			return nil, err
-		}
-		r.Header.Set("Content-Type", "text/plain")
-		r.Header["X-Idempotency-Key"] = []string{} // sends nothing, but lets net/http make it again
-		resp, err := a.client.Do(r)
-		if err == nil || try == tries || ctx.Err() != nil || !isUnread(err, reused) {
+		resp, reused, err := a.requestOnce(ctx, method, path, body)
+		if err == nil || ctx.Err() != nil || !isUnread(err) {
 			return resp, err
 		}
-		a.unread.Add(1)
+		a.unread.count(a.by.version, reused, 1)
+		if try == mostTries {
+			return nil, err
+		}
 		if err := pause(ctx, often); err != nil {
 			return nil, err
 		}
 	}
 }
 
-// isUnread reports whether a request that failed so cannot have been read by the
-// server. What fails over a connection that was used before, net/http looks at.
-func isUnread(err error, reused bool) bool {
+// requestOnce makes a request, and tells whether it went over a connection that was
+// used before. What net/http makes again by itself, it counts.
+func (a *fallbackAgent) requestOnce(ctx context.Context, method, path string, body []byte) (resp *http.Response, reused bool, err error) {
+	var mu sync.Mutex // guards the following and reused: net/http may dial beside
+	attempts := 0
+	trace := &httptrace.ClientTrace{
+		GotConn: func(info httptrace.GotConnInfo) {
+			mu.Lock()
+			defer mu.Unlock()
+			if attempts++; attempts > 1 {
+				a.unread.count(a.by.version, reused, 1)
+			}
+			reused = info.Reused
+		},
+	}
+	r, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, trace), method, a.url+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, false, err
+	}
+	r.Header.Set("Content-Type", "text/plain")
+	resp, err = a.client.Do(r)
+	mu.Lock()
+	defer mu.Unlock()
+	return resp, reused, err
+}
+
+// isUnread reports whether a server that has not answered so may not have read the
+// request. If it has, and what it wrote is lost, the book tells.
+func isUnread(err error) bool {
 	if _, ok := errors.AsType[*quic.HandshakeTimeoutError](err); ok {
 		return true
 	}
@@ -226,10 +272,16 @@ func isUnread(err error, reused bool) bool {
 	if e, ok := errors.AsType[*net.OpError](err); ok && e.Op == "dial" {
 		return true
 	}
-	if strings.Contains(err.Error(), "connection in graceful shutdown") { // of quic-go, which has no name for it
-		return true
+	for _, text := range []string{
+		"connection in graceful shutdown",  // of quic-go, which has no name for it
+		"server closed idle connection",    // of net/http, likewise
+		"client connection lost", "GOAWAY", // of its HTTP/2
+	} {
+		if strings.Contains(err.Error(), text) {
+			return true
+		}
 	}
-	return !reused && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET))
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
 // run receives until the session ends.

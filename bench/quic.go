@@ -29,6 +29,8 @@ const (
 // connections that it then does not serve, as a kernel does with those that it has
 // queued for a listener that is closed.
 type quicRoad struct {
+	unread *unread
+
 	mu       sync.Mutex // guards the following; held while one dials
 	client   *http3.ClientConn
 	all      []*quic.Conn
@@ -49,9 +51,10 @@ func (q *quicRoad) RoundTrip(r *http.Request) (*http.Response, error) {
 			}
 		}
 		resp, err := c.RoundTrip(r)
-		if err == nil || try == tries || r.Context().Err() != nil || !isUnread(err, true) {
+		if err == nil || try == tries || r.Context().Err() != nil || !isUnread(err) {
 			return resp, err
 		}
+		q.unread.count(3, true, 1)
 		q.drop(c)
 	}
 }

@@ -56,7 +56,9 @@ type reloadResult struct {
 	lost       map[string]int // agents that were dropped, by reason
 	asked      int64          // of the backend
 	unserved   int            // connections of HTTP/3 that an old server took and did not serve
-	unread     int64          // requests that the server did not read, and were made again
+	requests   int64          // over fallbacks
+	fresh      [4]int64       // requests over new connections that no server read, by the version of HTTP
+	kept       [4]int64       // requests over others that no server read, likewise
 	samples    []soakSample
 	left       census
 }
@@ -76,7 +78,6 @@ func runReload(ctx context.Context, r *report, o options) error {
 	r.info("messages", float64(res.published), "published")
 	r.info("deliveries", float64(res.delivered), "in all")
 	r.info("questions", float64(res.asked), "to a backend, about what agents had")
-	r.info("requests", float64(res.unread), "not read, because the configuration changed under them, and made again")
 	r.info("connections", float64(res.unserved), "of HTTP/3, taken by a server that was going, which did not serve them")
 	r.info("ms", float64(res.slowest.Milliseconds()), "the slowest reload")
 	for _, fault := range res.faults {
@@ -89,6 +90,7 @@ func runReload(ctx context.Context, r *report, o options) error {
 	}
 	r.exactly(float64(load.reloads), "reloads", float64(res.reloads), "done")
 	r.exactly(0, "agents", float64(dropped), "dropped")
+	res.reportUnread(r)
 	r.exactly(0, "messages", float64(res.faultCount), "lost, doubled or out of order")
 	if thirds := len(res.samples) / 3; thirds > 0 && !o.short {
 		middle, last := res.samples[thirds:2*thirds], res.samples[2*thirds:]
@@ -102,6 +104,32 @@ func runReload(ctx context.Context, r *report, o options) error {
 	r.atMost(fewGoroutines, "goroutines", float64(res.left.goroutines), "left behind")
 	r.atMost(fewReloadFiles, "files", float64(res.left.files), "left behind")
 	return nil
+}
+
+func (res *reloadResult) countUnread(u *unread) {
+	res.requests = u.requests.Load()
+	for version := range res.kept {
+		res.fresh[version], res.kept[version] = u.fresh[version].Load(), u.kept[version].Load()
+	}
+}
+
+// reportUnread says which requests a reload has left unread. Agents have made them
+// again, and so missed nothing; a client that does not do so loses its session. What
+// the server promises is that sessions go on, and that has a limit. No server can
+// promise that it reads every request while it changes its configuration:
+func (res *reloadResult) reportUnread(r *report) {
+	r.info("requests", float64(res.requests), "made by agents over fallbacks")
+	// It may close a kept connection of HTTP/1.1 in the moment in which the next request
+	// is on its way (RFC 9112, section 9.3.1). Browsers do not make every POST again by
+	// themselves.
+	r.info("requests", float64(res.kept[1]), "not read: over a kept connection of HTTP/1.1, which was closed in that moment")
+	// Caddy opens a new listener for each configuration (SO_REUSEPORT). The system
+	// resets the connections that wait for the old one to accept them.
+	r.info("requests", float64(res.fresh[1]), "not read: over a new connection of HTTP/1.1, which was reset with the old listener")
+	// Of HTTP/2 and 3 the server says which requests it does not read, and browsers make
+	// them again by themselves (RFC 9113, section 8.7; RFC 9114, section 5.2).
+	r.info("requests", float64(res.fresh[2]+res.kept[2]), "not read: over HTTP/2, as GOAWAY said")
+	r.info("requests", float64(res.fresh[3]+res.kept[3]), "not read: over HTTP/3, rejected")
 }
 
 // leastOf returns the least: what messages on their way and pools add comes and
@@ -150,7 +178,6 @@ type reloader struct {
 	roads  roads
 	book   *book
 	asked  atomic.Int64
-	unread atomic.Int64
 }
 
 func measureReload(ctx context.Context, caddy string, load reloadLoad) (res reloadResult, err error) {
@@ -211,7 +238,8 @@ func measureReload(ctx context.Context, caddy string, load reloadLoad) (res relo
 	}
 	re.book.report(&res)
 	res.unserved = re.roads.unserved()
-	res.asked, res.unread = re.asked.Load(), re.unread.Load()
+	res.asked = re.asked.Load()
+	res.countUnread(&re.roads.unread)
 	_ = each(len(all), func(i int) error {
 		all[i].vanish()
 		return nil
@@ -258,7 +286,7 @@ func (re *reloader) gather(ctx context.Context) ([]visitor, error) {
 			if by.version == 1 && i%2 == 0 {
 				origin = re.server.plain.origin()
 			}
-			all[i], err = comeByFallback(ctx, origin, by, re.roads.of(by.version), reloadChannel, &re.unread, received)
+			all[i], err = comeByFallback(ctx, origin, by, &re.roads, reloadChannel, received)
 		}
 		return err
 	})

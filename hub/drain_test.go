@@ -130,6 +130,24 @@ func TestDrainWaitsForDisconnectGates(t *testing.T) {
 	})
 }
 
+// Who is being closed already has as much time as the drain, and no more than it had.
+func TestDrainOfThoseWhoAreBeingClosed(t *testing.T) {
+	for within, most := range map[time.Duration]time.Duration{time.Second: time.Second, 20 * time.Second: 3 * time.Second} {
+		inBubble(t, hub.Policy{}, func(b *bubble) {
+			stuck := b.join("news")
+			stuck.Conn.Stall(true)
+			b.join().Send(publish("news", "1", "1"))
+			synctest.Wait()
+			stuck.Agent.Close(hub.CloseCut, "cut", time.Second)
+			d := b.hub.Drain(within)
+			want(t, "cut", d.Cut, 0)
+			if d.Took >= most {
+				t.Errorf("of %v it took %v", within, d.Took)
+			}
+		})
+	}
+}
+
 func TestDrainOfNobody(t *testing.T) {
 	inBubble(t, hub.Policy{}, func(b *bubble) {
 		if d := b.hub.Drain(5 * time.Second); d.Agents != 0 || d.Took > time.Second {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -153,26 +154,27 @@ func TestFramesDuringConnect(t *testing.T) {
 }
 
 func TestReadingStopsDuringConnect(t *testing.T) {
-	for name, size := range map[string]int{"frames": 1, "bytes": 60 << 10} {
+	for name, c := range map[string]struct{ size, held int }{
+		"frames": {1, 32},
+		"bytes":  {60 << 10, 4}, // in 256 KiB
+	} {
 		t.Run(name, func(t *testing.T) {
 			w := newAnswers()
 			inBubble(t, hub.Policy{Gates: &gates{ask: asked{hub.GateConnect: w.decide}}}, func(b *bubble) {
 				p := b.open()
 				p.Send(connect("a"))
-				sent := make(chan int)
+				var read atomic.Int64
+				sent := make(chan struct{})
 				go func() {
-					n := 0
-					for range 40 {
-						p.Send(publish("x", fmt.Sprint(n), `"`+strings.Repeat("z", size)+`"`))
-						n++
+					defer close(sent)
+					for n := range 40 {
+						p.Send(publish("x", fmt.Sprint(n), `"`+strings.Repeat("z", c.size)+`"`))
+						read.Add(1)
 					}
-					sent <- n
 				}()
 				synctest.Wait()
-				select {
-				case <-sent:
-					b.Error("everything was read before the answer")
-				default:
+				if n := int(read.Load()); n != c.held+1 {
+					b.Errorf("%d frames were read before the answer, want %d that are held, and the one that is over", n, c.held)
 				}
 				w.answer("connect ", hub.Allow)
 				<-sent

@@ -734,6 +734,57 @@ func TestAdmission(t *testing.T) {
 	})
 }
 
+// Silence is noticed at the second heartbeat that nothing has come before: the first
+// one comes after half an interval to a whole one.
+func TestSilenceIsNoticedInTime(t *testing.T) {
+	const interval = 10 * time.Second
+	inBubble(t, hub.Policy{Heartbeat: interval, Limits: hub.Limits{UnconnectedPerIP: hub.Unlimited}}, func(b *bubble) {
+		var peers []*hubtest.Peer
+		for range 50 {
+			peers = append(peers, b.join())
+		}
+		time.Sleep(interval*7/4 - time.Second)
+		synctest.Wait()
+		for _, p := range peers {
+			if !p.Agent.IsConnected() {
+				b.Fatal("closed too early")
+			}
+		}
+		time.Sleep(interval + 2*time.Second)
+		for _, p := range peers {
+			b.wantClose(p, hub.CloseTimeout)
+		}
+	})
+}
+
+// Who leaves is counted out as what it was: connected, or not yet.
+func TestAdmissionOfThoseWhoLeave(t *testing.T) {
+	opening := hub.Opening{RemoteIP: netip.MustParseAddr("192.0.2.1")}
+	inBubble(t, hub.Policy{Limits: hub.Limits{AgentsPerIP: 4, UnconnectedPerIP: 2}}, func(b *bubble) {
+		open := func() *hubtest.Peer { return hubtest.Open(b, b.hub, b.policy, opening, hubtest.NewConn()) }
+		oneMore := func(what string) {
+			b.Helper()
+			p := open()
+			if _, err := b.hub.Open(b.policy, opening); err == nil {
+				b.Errorf("%s: a third one that has not connected was let in", what)
+			}
+			p.Leave()
+		}
+		open() // stays, and never connects
+		for range 5 {
+			open().Leave()
+		}
+		oneMore("after those who had not connected")
+		for range 5 {
+			p := open()
+			p.Send(connect("a"))
+			synctest.Wait()
+			p.Leave()
+		}
+		oneMore("after those who had connected")
+	})
+}
+
 func TestRefusedUpgradeFreesItsPlace(t *testing.T) {
 	inBubble(t, hub.Policy{Limits: hub.Limits{Agents: 1}}, func(b *bubble) {
 		for range 3 {

@@ -81,6 +81,31 @@ func TestTooMuch(t *testing.T) {
 	}
 }
 
+// A limit is what is allowed, and one more byte is too much.
+func TestLimitsAreWhatIsAllowed(t *testing.T) {
+	const size = 3000
+	sized := func(n int) string {
+		empty := publish("a", "u", `""`)
+		return publish("a", "u", `"`+strings.Repeat("x", n-len(empty))+`"`)
+	}
+	inBubble(t, hub.Policy{Limits: hub.Limits{MessageSize: size, CredentialsSize: 100}}, func(b *bubble) {
+		p := b.join()
+		p.Send(sized(size))
+		b.want(p, published("u"))
+		p.Send(sized(size + 1))
+		b.want(p, `{"channel":"/meta/error","uuid":"u","error":"a frame of 3001 bytes; 3000 are the most","code":"limit"}`)
+	})
+	inBubble(t, hub.Policy{Limits: hub.Limits{MessageSize: 256, CredentialsSize: 100}}, func(b *bubble) {
+		p := b.open()
+		p.Send(`{"channel":"/meta/connect","uuid":"c","agentId":"a","data":{"credentials":"` + strings.Repeat("x", 98) + `"}}`)
+		b.want(p, connected("a"))
+		p.Send(sized(256))
+		b.want(p, published("u"))
+		p.Send(sized(257))
+		b.want(p, `{"channel":"/meta/error","uuid":"u","error":"a message of 257 bytes; 256 are the most","code":"limit"}`)
+	})
+}
+
 func TestTooLargeCredentialsAtFirst(t *testing.T) {
 	inBubble(t, hub.Policy{Limits: hub.Limits{CredentialsSize: 100}}, func(b *bubble) {
 		p := b.open()

@@ -4,6 +4,7 @@
 package hub_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -559,8 +560,10 @@ func TestReloadOfLocalGatesBehindARemoteOne(t *testing.T) {
 		l.pattern = func(string) (hub.Gate, *hub.Refusal) { return nil, denied("no patterns").Refusal }
 		b.reload(hub.Policy{Gates: l})
 		b.wantEnded(p, "closed/*", hub.CodeDenied) // whoever it is
-		b.stay(time.Second, p)
-		b.want(p)
+		b.stay(20*time.Second, p)                  // the backend does not answer
+		if got := lines(p); len(got) != 0 {
+			b.Errorf("got %q before anybody has said who it is", got)
+		}
 		w.answer("connect ", hub.Verdict{Identity: &hub.Identity{User: "bob"}})
 		b.stay(2*time.Minute, p)
 		if got := lines(p); len(got) != 0 {
@@ -1056,4 +1059,148 @@ func TestReloadDeniesWhatAFlusherHasTaken(t *testing.T) {
 			})
 		}
 	}
+}
+
+// What a flusher has taken and could not write is dropped when the agent is cut
+// meanwhile.
+func TestReloadDropsWhatIsBeingWritten(t *testing.T) {
+	inBubble(t, hub.Policy{}, func(b *bubble) {
+		c := &heldConn{Conn: hubtest.NewConn(), release: make(chan struct{})}
+		a, err := b.hub.Open(b.policy, hub.Opening{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		a.Start(c)
+		defer a.Left("the test is over")
+		a.Receive([]byte(connect("a")))
+		a.Receive([]byte(subscribe("news")))
+		synctest.Wait()
+		c.Lines()
+		if err := b.hub.Publish(b.Context(), hub.NewMessage("news", "1", []byte("1"))); err != nil {
+			b.Fatal(err)
+		}
+		synctest.Wait() // it is being written
+		<-b.reload(hub.Policy{Gates: laws(rulings{hub.GateConnect: local("new", denied("members only"))})}).Done()
+		close(c.release)
+		synctest.Wait()
+		if got := c.Lines(); len(got) != 1 || !strings.Contains(got[0], `"/meta/close"`) {
+			b.Errorf("got %q, want the notice alone", got)
+		}
+	})
+}
+
+// A heldConn writes no message without blocking, and says so only when it is
+// released.
+type heldConn struct {
+	*hubtest.Conn
+	release chan struct{}
+}
+
+func (c *heldConn) TryWrite(p []byte) (int, error) {
+	if bytes.Contains(p, []byte(`{"channel":"news","uuid"`)) {
+		<-c.release
+		return 0, hub.ErrWouldBlock
+	}
+	return c.Conn.TryWrite(p)
+}
+
+// A connect gate that comes back before the one between has answered says at once
+// that the agent may stay.
+func TestReloadBackToAConnectGate(t *testing.T) {
+	inBubble(t, hub.Policy{Gates: laws(rulings{hub.GateConnect: local("one", hub.Allow)})}, func(b *bubble) {
+		p := b.join("news")
+		b.reload(hub.Policy{Gates: laws(rulings{hub.GateConnect: remote("two", hangs)})})
+		b.stay(5*time.Second, p)
+		began := time.Now()
+		<-b.reload(hub.Policy{Gates: laws(rulings{hub.GateConnect: local("one", hub.Allow)})}).Done()
+		if took := time.Since(began); took > 100*time.Millisecond {
+			b.Errorf("it took %v", took)
+		}
+		b.stay(3*time.Minute, p)
+		if got := lines(p); len(got) != 0 {
+			b.Errorf("got %q", got)
+		}
+	})
+}
+
+// The grace of a reload is not the end of an answer: a shorter one that the new gate
+// gives is asked for again before it is over.
+func TestReloadToAGateWhoseAnswersEnd(t *testing.T) {
+	short := func(context.Context, *hub.Question) hub.Verdict {
+		return hub.Verdict{Expires: time.Now().Add(20 * time.Second)}
+	}
+	for _, gate := range []hub.GateName{hub.GateConnect, hub.GateSubscribe} {
+		t.Run(string(gate), func(t *testing.T) {
+			inBubble(t, hub.Policy{}, func(b *bubble) {
+				p := b.join("news")
+				<-b.reload(hub.Policy{Gates: laws(rulings{gate: remote("new", short)})}).Done()
+				b.stay(3*time.Minute, p)
+				if got := lines(p); len(got) != 0 {
+					b.Errorf("got %q", got)
+				}
+			})
+		})
+	}
+}
+
+// A subscription that a refresh asks for is not asked for a second time by a reload.
+func TestReloadDuringTheQuestionsOfARefresh(t *testing.T) {
+	w := newAnswers()
+	inBubble(t, hub.Policy{Gates: laws(rulings{hub.GateSubscribe: remote("old", w.decide)})}, func(b *bubble) {
+		w.answer("subscribe news", hub.Allow)
+		p := b.join("news")
+		p.Send(connect("agent1")) // it asks for news again
+		b.want(p, connected("agent1"))
+		asked := newAnswers()
+		gate := remote("new", asked.decide)
+		r := b.reload(hub.Policy{Gates: laws(rulings{hub.GateSubscribe: gate})})
+		time.Sleep(500 * time.Millisecond)
+		gate.want(b, 0)
+		w.answer("subscribe news", hub.Allow) // of the old gate
+		gate.want(b, 1)
+		asked.answer("subscribe news", hub.Allow)
+		<-r.Done()
+		b.stay(time.Minute, p)
+		gate.want(b, 1)
+		if got := lines(p); len(got) != 0 {
+			b.Errorf("got %q", got)
+		}
+	})
+}
+
+// However many agents there are, all are asked for before half of the grace is over.
+func TestReloadAsksAllWithinTheGrace(t *testing.T) {
+	const n, grace = 2000, 2 * time.Second
+	inBubble(t, hub.Policy{Heartbeat: time.Hour}, func(b *bubble) {
+		for i := range n {
+			p := hubtest.Open(b, b.hub, b.policy, hub.Opening{}, hubtest.NewConn())
+			p.Send(connect("a"+strconv.Itoa(i)), subscribe("news"))
+		}
+		synctest.Wait()
+		began := time.Now()
+		r := b.reload(hub.Policy{Heartbeat: time.Hour, Grace: grace, Gates: laws(rulings{hub.GateSubscribe: remote("new", nil)})})
+		b.wantEffects(r, hub.Effects{Agents: n, Asked: n})
+		if took := time.Since(began); took > grace*3/4 {
+			b.Errorf("it took %v", took)
+		}
+	})
+}
+
+// What the connect gate has subscribed an agent to stays its word, though the agent
+// asks for it, too.
+func TestReloadOfSubscriptionsByBoth(t *testing.T) {
+	connects := func() *ruling { return local("connect", hub.Verdict{Subscribe: []string{"inbox"}}) }
+	inBubble(t, hub.Policy{Gates: laws(rulings{hub.GateConnect: connects(), hub.GateSubscribe: local("old", hub.Allow)})}, func(b *bubble) {
+		p := b.open()
+		p.Send(connect("a"))
+		lines(p)
+		p.Send(subscribe("inbox"))
+		b.want(p, subscribed("inbox"))
+		<-b.reload(hub.Policy{Gates: laws(rulings{hub.GateConnect: connects(), hub.GateSubscribe: local("new", denied("no"))})}).Done()
+		b.want(p)
+		if err := b.hub.Publish(b.Context(), hub.NewMessage("inbox", "1", []byte("1"))); err != nil {
+			b.Fatal(err)
+		}
+		b.want(p, message("inbox", "1", "1"))
+	})
 }

@@ -149,15 +149,23 @@ func TestRefreshAsksForSubscriptionsAgain(t *testing.T) {
 }
 
 func TestRefreshByAnotherUser(t *testing.T) {
-	connects := &rule{verdict(hub.Verdict{Identity: &hub.Identity{User: "bob"}})}
-	inBubble(t, hub.Policy{Gates: &gates{ask: asked{hub.GateConnect: connects.decide}}}, func(b *bubble) {
-		p := b.join()
-		connects.verdict = verdict(hub.Verdict{Identity: &hub.Identity{User: "eve"}})
-		p.Send(connect("agent1"))
-		b.want(p, `{"channel":"/meta/connect","uuid":"c","agentId":"agent1","successful":false,"error":"this session belongs to another user","code":"denied"}`,
-			`{"channel":"/meta/close","code":4403,"error":"this session belongs to another user","retry":1000}`)
-		b.wantClose(p, hub.CloseCut)
-	})
+	for name, who := range map[string]struct{ before, after string }{
+		"another":         {"bob", "eve"},
+		"nobody any more": {"bob", ""},
+		"somebody now":    {"", "bob"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			connects := &rule{verdict(hub.Verdict{Identity: &hub.Identity{User: who.before}})}
+			inBubble(t, hub.Policy{Gates: &gates{ask: asked{hub.GateConnect: connects.decide}}}, func(b *bubble) {
+				p := b.join()
+				connects.verdict = verdict(hub.Verdict{Identity: &hub.Identity{User: who.after}})
+				p.Send(connect("agent1"))
+				b.want(p, `{"channel":"/meta/connect","uuid":"c","agentId":"agent1","successful":false,"error":"this session belongs to another user","code":"denied"}`,
+					`{"channel":"/meta/close","code":4403,"error":"this session belongs to another user","retry":1000}`)
+				b.wantClose(p, hub.CloseCut)
+			})
+		})
+	}
 }
 
 func TestOneRefreshAtATime(t *testing.T) {

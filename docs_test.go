@@ -149,11 +149,11 @@ func (f fence) language() string {
 	return language
 }
 
-// fences returns the fenced blocks of the README and of docs/.
+// fences returns the fenced blocks of the README, xcaddy.md and docs/.
 func fences(t *testing.T) (all []fence) {
 	t.Helper()
 	for _, path := range documents(t) {
-		if path != "README.md" && filepath.Dir(path) != "docs" {
+		if path != "README.md" && path != "xcaddy.md" && filepath.Dir(path) != "docs" {
 			continue
 		}
 		for _, m := range markdownFence.FindAllStringSubmatch(readDocument(t, path), -1) {

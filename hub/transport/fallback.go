@@ -180,7 +180,11 @@ func (f *fallback) Write(p []byte) (int, error) {
 	case over:
 		return 0, errOver
 	case ready:
-		if err := f.send(r, by, text, beats); err != nil {
+		err := f.send(r, by, text, beats)
+		switch {
+		case errors.Is(err, errSpent): // meanwhile the end was said in it
+			return 0, hub.ErrWouldBlock
+		case err != nil:
 			return 0, err
 		}
 		return len(p), nil
@@ -294,6 +298,11 @@ func (f *fallback) Cut() {
 // told bye. left is why, for the log.
 func (f *fallback) end(bye, left string) {
 	f.mu.Lock()
+	f.endLocked(bye, left)
+}
+
+// endLocked is end for a caller that holds f.mu, which it releases.
+func (f *fallback) endLocked(bye, left string) {
 	if f.bye != "" {
 		f.mu.Unlock()
 		return
@@ -307,7 +316,7 @@ func (f *fallback) end(bye, left string) {
 	f.mu.Unlock()
 	if told {
 		r.limit(time.Now().Add(f.times.goodbye))
-		_ = r.farewell(bye) // who does not take it asks again, or is gone
+		_ = r.farewell(bye) // who does not get it asks again, or is gone
 	}
 	go f.leave(left)
 }
@@ -322,9 +331,10 @@ func (f *fallback) leave(reason string) {
 }
 
 // attach makes r the session's response. If it cannot be, it returns the SockJS
-// frame that r is to say instead.
+// frame that r is to say instead. Where another response is attached it waits a while:
+// the client may have given that one up, of which the server hears by another connection.
 func (f *fallback) attach(r *receiver) (bye string) {
-	by := time.Now().Add(f.times.goodbye)
+	began := time.Now()
 	for {
 		f.mu.Lock()
 		switch before := f.receiver; {
@@ -336,13 +346,17 @@ func (f *fallback) attach(r *receiver) (bye string) {
 			if f.expiry != nil {
 				f.expiry.Stop()
 			}
-		case before.isComplete() && time.Now().Before(by):
-			// The client has read its last frame, and not waited for its end.
-			changed := f.changedLocked()
-			f.mu.Unlock()
-			waitUntil(changed, by)
-			continue
 		default:
+			patience := f.times.abandoned
+			if before.isComplete() { // the client has read its last frame, and not waited for its end
+				patience = f.times.goodbye
+			}
+			if by := began.Add(patience); time.Now().Before(by) {
+				changed := f.changedLocked()
+				f.mu.Unlock()
+				waitUntil(changed, by)
+				continue
+			}
 			bye = sockJSClose(closeAnother, "Another connection still open")
 		}
 		f.mu.Unlock()
@@ -373,14 +387,16 @@ func (f *fallback) ready(r *receiver) {
 func (f *fallback) detach(r *receiver, inOrder bool) {
 	f.mu.Lock()
 	f.receiver = nil
+	if !inOrder { // before another response can be attached
+		f.changeLocked()
+		f.endLocked(sockJSClose(closeInterrupted, interrupted), r.reason())
+		return
+	}
 	if f.bye == "" {
 		f.expireInLocked(f.times.disconnect)
 	}
 	f.changeLocked()
 	f.mu.Unlock()
-	if !inOrder {
-		f.end(sockJSClose(closeInterrupted, interrupted), r.reason())
-	}
 }
 
 // expireInLocked has the session end so long from now, and be forgotten if it

@@ -344,7 +344,11 @@ func TestStreamEndsAtItsLimit(t *testing.T) {
 // TestSecondReceiverIsTurnedAway and does not disturb the first (SockJS protocol,
 // test_abort_xhr_streaming, test_abort_xhr_polling).
 func TestSecondReceiverIsTurnedAway(t *testing.T) {
-	s, e := newFallbackServer(t, &hub.Policy{}, nil)
+	s, e := newFallbackServer(t, &hub.Policy{}, func(e *Endpoint) {
+		hasty := *defaultTimes
+		hasty.abandoned = 20 * time.Millisecond
+		e.times = &hasty
+	})
 	for _, name := range fallbackNames {
 		for _, second := range fallbackNames {
 			t.Run(name+" then "+second, func(t *testing.T) {

@@ -6,6 +6,7 @@ package transport
 import (
 	"bytes"
 	"context"
+	"errors"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -66,8 +67,8 @@ type receiverKey struct{}
 var libraryIDs atomic.Uint64
 
 // A receiver is a response that carries frames, and the http.ResponseWriter that
-// sockjs-go writes them to. One goroutine at a time writes: sockjs-go's lock of
-// the response sees to it, and that the response does not end meanwhile.
+// sockjs-go writes them to. One goroutine at a time writes: turn and sockjs-go's lock of
+// the response see to it, and that the response does not end meanwhile.
 type receiver struct {
 	http.ResponseWriter // as it came: what is around the connection sees it all
 	kind                *receiving
@@ -92,6 +93,8 @@ type receiver struct {
 	amended bool   // the header is as it is to be
 
 	lib atomic.Pointer[sockjs.Session] // set by attached
+
+	turn sync.Mutex // of who says a frame: nobody says another behind the last; taken before mu
 
 	mu      sync.Mutex // guards the following; nothing that waits for the peer is called under it
 	by      time.Time  // deadline of the next write, and of one under way; zero is none
@@ -203,10 +206,37 @@ func (r *receiver) reason() string {
 	return "the request was given up"
 }
 
-// send sends objects, a recordEnd between two, as one frame. One goroutine at a
-// time calls send, say and farewell.
-func (r *receiver) send(objects string) error {
-	err := r.lib.Load().Send(objects)
+// errSpent says that the response has had its last frame: this one was not said.
+var errSpent = errors.New("the response is complete")
+
+// send sends objects, a recordEnd between two, as one frame.
+func (r *receiver) send(objects string) error { return r.put(objects, "", false) }
+
+// say sends a SockJS frame that is not an array of messages, for which sockjs-go
+// has no call.
+func (r *receiver) say(frame string) error { return r.put(beat, frame, false) }
+
+// farewell says the last frame.
+func (r *receiver) farewell(frame string) error { return r.put(beat, frame, true) }
+
+// put sends one frame: objects, or what is to be written instead.
+func (r *receiver) put(objects, instead string, last bool) error {
+	r.turn.Lock()
+	defer r.turn.Unlock()
+	r.mu.Lock()
+	spent, err := r.isSpent || r.isOver, r.err
+	r.mu.Unlock()
+	switch {
+	case err != nil:
+		return err
+	case spent:
+		return errSpent
+	}
+	r.instead = instead
+	if last {
+		r.endNext.Store(true)
+	}
+	err = r.lib.Load().Send(objects)
 	r.mu.Lock()
 	if r.err == nil {
 		r.err = err
@@ -217,19 +247,6 @@ func (r *receiver) send(objects string) error {
 		r.cancel()
 	}
 	return err
-}
-
-// say sends a SockJS frame that is not an array of messages, for which sockjs-go
-// has no call.
-func (r *receiver) say(frame string) error {
-	r.instead = frame
-	return r.send(beat)
-}
-
-// farewell says the last frame.
-func (r *receiver) farewell(frame string) error {
-	r.endNext.Store(true)
-	return r.say(frame)
 }
 
 // limit sets the write deadline, also of a write under way; zero is none.

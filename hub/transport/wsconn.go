@@ -29,6 +29,7 @@ var readBuffers = sync.Pool{New: func() any { return new(readBuffer) }}
 // times are the patience of the transports; tests have less of it.
 type times struct {
 	disconnect time.Duration // of a fallback session without a request that receives
+	abandoned  time.Duration // with a second such request, for the first to turn out to be given up
 	write      time.Duration // one write to a fallback's response
 	message    time.Duration // from the first byte of a message to its last
 	goodbye    time.Duration // writing a close frame where that can block
@@ -38,7 +39,7 @@ type times struct {
 
 // defaultTimes: 30 s carry a message of 64 KiB over 20 kbit/s; the hub takes 2 s
 // at most until it calls Conn.Close, and gives up a write after 10 s.
-var defaultTimes = &times{disconnect: disconnectDelay, write: 10 * time.Second, message: 30 * time.Second, goodbye: time.Second, closing: 2 * time.Second, notice: 5 * time.Second}
+var defaultTimes = &times{disconnect: disconnectDelay, abandoned: 500 * time.Millisecond, write: 10 * time.Second, message: 30 * time.Second, goodbye: time.Second, closing: 2 * time.Second, notice: 5 * time.Second}
 
 // A wsConn is a WebSocket as the hub writes to it and its session reads from it.
 type wsConn struct {

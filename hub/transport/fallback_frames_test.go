@@ -1,0 +1,318 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package transport
+
+import (
+	"errors"
+	"fmt"
+	"net/http/httptest"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/push-it/pushit/hub"
+)
+
+const sayInterrupted = `c[1002,"Connection interrupted"]`
+
+// waitsFor waits until a request waits for the response that another receives with.
+func (e *Endpoint) waitsFor(t *testing.T, other *sockJSClient) {
+	t.Helper()
+	for end := time.Now().Add(patience); ; <-time.After(time.Millisecond) {
+		for _, f := range e.Sessions.all() {
+			f.mu.Lock()
+			waits := f.bye == "" && f.receiver != nil && f.changed != nil
+			f.mu.Unlock()
+			if waits {
+				return
+			}
+		}
+		if len(other.coming) > 0 || time.Now().After(end) {
+			return // it is turned away, as its frame tells
+		}
+	}
+}
+
+// patientEndpoint waits for an aborted request as long as the test does.
+func patientEndpoint(e *Endpoint) {
+	long := *defaultTimes
+	long.abandoned = patience
+	e.times = &long
+}
+
+// TestPollRightAfterAnAbort has the next request come before the server has heard that
+// the one before was given up: the client is told that it was interrupted, not that it
+// receives twice.
+func TestPollRightAfterAnAbort(t *testing.T) {
+	s, e := newFallbackServer(t, &hub.Policy{}, patientEndpoint)
+	for _, name := range fallbackNames {
+		for _, second := range fallbackNames {
+			t.Run(name+" then "+second, func(t *testing.T) {
+				c := newSockJSClient(t, s)
+				c.connect(name)
+				if receivings[name].poll {
+					c.receiveOver(name)
+					e.wantReceiver(t)
+				}
+				other := *c
+				other.receiveOver(second)
+				e.waitsFor(t, &other)
+				c.abort()
+				if got := other.frame(second); got != sayInterrupted {
+					t.Errorf("got %q, want %q", got, sayInterrupted)
+				}
+				other.wantEnd()
+				e.wantAgents(t, 0)
+				// The same, as fast as it goes.
+				c = newSockJSClient(t, s)
+				c.connect(name)
+				if receivings[name].poll {
+					c.receiveOver(name)
+					e.wantReceiver(t)
+				}
+				c.abort()
+				c.receiveOver(second)
+				if got := c.frame(second); got != sayInterrupted {
+					t.Errorf("at once: got %q, want %q", got, sayInterrupted)
+				}
+				e.wantAgents(t, 0)
+			})
+		}
+	}
+}
+
+// TestRequestThatComesEarlyIsNext: the response before ends in order meanwhile.
+func TestRequestThatComesEarlyIsNext(t *testing.T) {
+	s, e := newFallbackServer(t, &hub.Policy{}, patientEndpoint)
+	for _, name := range []string{"xhr", "jsonp"} {
+		for _, second := range fallbackNames {
+			t.Run(name+" then "+second, func(t *testing.T) {
+				c := newSockJSClient(t, s)
+				c.connect(name)
+				c.receiveOver(name)
+				e.wantReceiver(t)
+				other := *c
+				other.receiveOver(second)
+				e.waitsFor(t, &other)
+				for i := range 3 {
+					other.publish(i)
+				}
+				var got []string
+				for _, object := range append(c.receive(name), other.receive(second)...) {
+					if d, ok := dataOf(t, object); ok {
+						got = append(got, d)
+					}
+				}
+				for len(got) < 3 {
+					got = append(got, other.messages(second, 1)...)
+				}
+				if want := []string{"0", "1", "2"}; !slices.Equal(got, want) {
+					t.Errorf("got %q, want %q", got, want)
+				}
+				e.only(t).Close(hub.CloseCut, "done", hub.NoRetry)
+				e.wantAgents(t, 0)
+			})
+		}
+	}
+}
+
+// framesOf are the SockJS frames in a response.
+func framesOf(t *testing.T, name, text string) (frames []string) {
+	t.Helper()
+	for line := range strings.Lines(text) {
+		if f := undress(t, name, line); f != "" {
+			frames = append(frames, f)
+		}
+	}
+	return frames
+}
+
+// TestEndBeforeAResponseIsReady has a session end after a response was attached and
+// before frames can be written to it. A poll has one frame all the same.
+func TestEndBeforeAResponseIsReady(t *testing.T) {
+	_, e := newFallbackServer(t, &hub.Policy{}, nil)
+	const bye = `c[4403,"cut"]`
+	for _, name := range fallbackNames {
+		for _, fresh := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, the first: %v", name, fresh), func(t *testing.T) {
+				a, err := e.Hub.Open(e.Policy, hub.Opening{Transport: name})
+				if err != nil {
+					t.Fatal(err)
+				}
+				f := e.Sessions.newFallback(sessionKey{"fallback", t.Name()}, owner{}, nil, a, e.patience())
+				a.Start(f)
+				f.greeted = !fresh
+				respond := func(end bool) []string {
+					w := httptest.NewRecorder()
+					r := newReceiver(w, receivings[name], 1, f.times)
+					if r.bye = f.attach(r); r.bye == "" {
+						defer func() { f.detach(r, true) }()
+					}
+					if end {
+						f.end(bye, "")
+					}
+					r.serve(t.Context(), e.Sessions.lib, "call")
+					return framesOf(t, name, w.Body.String())
+				}
+				want := []string{bye}
+				switch {
+				case fresh && receivings[name].poll:
+					want = []string{"o"}
+				case fresh:
+					want = []string{"o", bye}
+				}
+				if got := respond(true); !slices.Equal(got, want) {
+					t.Errorf("got %q, want %q", got, want)
+				}
+				if got := respond(false); !slices.Equal(got, []string{bye}) {
+					t.Errorf("the next got %q, want %q", got, bye)
+				}
+				e.wantAgents(t, 0)
+			})
+		}
+	}
+}
+
+// TestPollHasOneFrame ends sessions while messages wait, and while they are written.
+// Each response to a poll has one SockJS frame, and what was written before the end
+// comes before it.
+func TestPollHasOneFrame(t *testing.T) {
+	s, e := newFallbackServer(t, &hub.Policy{}, nil)
+	for _, name := range []string{"xhr", "jsonp"} {
+		t.Run(name, func(t *testing.T) {
+			for i := range 30 {
+				c := newSockJSClient(t, s)
+				c.connect(name)
+				c.coming = nil
+				c.send(publication(t, 1), publication(t, 2))
+				agent := e.only(t)
+				var ending sync.WaitGroup
+				if i%2 == 0 { // between two polls
+					agent.Close(hub.CloseCut, "cut", hub.NoRetry)
+				} else {
+					ending.Go(func() { agent.Close(hub.CloseCut, "cut", hub.NoRetry) })
+				}
+				var objects int
+				for bye := ""; bye == ""; {
+					c.receiveOver(name)
+					text := c.all()
+					frames := framesOf(t, name, text)
+					if len(frames) != 1 {
+						t.Fatalf("a poll has %d frames: %q", len(frames), text)
+					}
+					if frames[0][0] == 'c' {
+						bye = frames[0]
+					} else {
+						objects += strings.Count(frames[0], `\"channel\"`)
+					}
+				}
+				if objects != 5 { // two messages, their answers, the notice
+					t.Errorf("%d objects came before the end, want 5", objects)
+				}
+				ending.Wait()
+				e.wantAgents(t, 0)
+			}
+		})
+	}
+}
+
+// attachedFallback is a session of its own with a response that frames can be written to.
+// served gets whether that has ended in order.
+func attachedFallback(t *testing.T, e *Endpoint, name, id string) (f *fallback, r *receiver, w *httptest.ResponseRecorder, served chan bool) {
+	t.Helper()
+	a, err := e.Hub.Open(e.Policy, hub.Opening{Transport: name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f = e.Sessions.newFallback(sessionKey{"fallback", id}, owner{}, nil, a, e.patience())
+	a.Start(f)
+	f.greeted = true
+	w = httptest.NewRecorder()
+	r = newReceiver(w, receivings[name], 1, f.times)
+	if bye := f.attach(r); bye != "" {
+		t.Fatal(bye)
+	}
+	served = make(chan bool, 1)
+	go func() { served <- r.serve(t.Context(), e.Sessions.lib, "call") }()
+	f.Await()
+	return f, r, w, served
+}
+
+// TestSpentResponseTakesNoMore has several say something at one moment, some of them the
+// last word: what comes too late is told so, and not lost in the response.
+func TestSpentResponseTakesNoMore(t *testing.T) {
+	_, e := newFallbackServer(t, &hub.Policy{}, nil)
+	for _, name := range fallbackNames {
+		t.Run(name, func(t *testing.T) {
+			for round := range 100 {
+				f, r, w, served := attachedFallback(t, e, name, fmt.Sprint(round))
+				const writers = 6
+				var all sync.WaitGroup
+				var written atomic.Int32
+				begin := make(chan struct{})
+				for i := range writers {
+					all.Go(func() {
+						<-begin
+						say := r.farewell
+						if i%2 == 0 {
+							say = r.send
+						}
+						if say(`{"a":1}`) == nil {
+							written.Add(1)
+						}
+					})
+				}
+				close(begin)
+				all.Wait()
+				if inOrder := <-served; !inOrder {
+					t.Error("the response did not end in order")
+				}
+				f.detach(r, true)
+				frames := framesOf(t, name, w.Body.String())
+				if len(frames) != int(written.Load()) || receivings[name].poll && len(frames) != 1 {
+					t.Fatalf("%d frames were taken, %q was written", written.Load(), frames)
+				}
+				f.end(sayInterrupted, "")
+			}
+			e.wantAgents(t, 0)
+		})
+	}
+}
+
+// TestMessageThatComesTooLateForAPoll: the end of the response is said while the message
+// is on its way into it. It goes back to the hub.
+func TestMessageThatComesTooLateForAPoll(t *testing.T) {
+	_, e := newFallbackServer(t, &hub.Policy{}, nil)
+	f, r, _, served := attachedFallback(t, e, "xhr", "late")
+	by := time.Now().Add(time.Hour)
+	f.mu.Lock()
+	f.writeBy = by // so that it shows how far Write has come
+	f.mu.Unlock()
+	r.turn.Lock()
+	wrote := make(chan error, 1)
+	go func() {
+		_, err := f.Write([]byte(`{"a":1}` + string(rune(recordEnd))))
+		wrote <- err
+	}()
+	for arrived := false; !arrived; {
+		r.mu.Lock()
+		arrived = r.by.Equal(by)
+		r.mu.Unlock()
+		runtime.Gosched()
+	}
+	r.finish()
+	r.turn.Unlock()
+	if err := <-wrote; !errors.Is(err, hub.ErrWouldBlock) {
+		t.Errorf("Write = %v, want ErrWouldBlock", err)
+	}
+	r.cancel()
+	<-served
+	f.detach(r, true)
+	f.end(sayInterrupted, "")
+	e.wantAgents(t, 0)
+}

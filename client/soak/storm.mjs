@@ -159,6 +159,51 @@ export async function realStorm(server, { clients, away, seed }) {
   }
 }
 
+/**
+ * Has clients publish all the time while the server is sent away and started again,
+ * as soon as all of them are back.
+ *
+ * How long Caddy takes is not what this is about: while it stops and starts, each
+ * client publishes a fifth of what its outbox takes, and then waits for it.
+ *
+ * @param {import('../test/harness.mjs').Server} server
+ * @param {{clients: number, restarts: number, every: number}} options  `every` is how many ms lie between two publishes of a client
+ * @returns {Promise<{published: number, accepted: number, refused: Record<string, number>, away: number}>} `refused` by code
+ */
+export async function quickRestarts(server, { clients, restarts, every }) {
+  const pushes = Array.from({ length: clients }, () => new PushIt({ endpoint: `${server.url}/push` }));
+  const total = { published: 0, accepted: 0, refused: {}, away: 0 };
+  let may = Infinity; // publishes of each client
+  const timer = setInterval(() => {
+    if (may-- <= 0) return;
+    for (const push of pushes) {
+      total.published++;
+      push.publish('restarts', 1, ({ code }) => (total.refused[code] = (total.refused[code] ?? 0) + 1), () => total.accepted++);
+    }
+  }, every);
+  const all = (is) => pushes.every(({ state }) => is(state.name === 'connected'));
+  try {
+    for (let n = 0; n < restarts; n++) {
+      await until('all are connected', () => all((connected) => connected));
+      may = 20;
+      await server.kill('SIGTERM');
+      await until('all know', () => all((connected) => !connected));
+      await server.start();
+      may = Infinity;
+      const back = Date.now();
+      await until('all are back', () => all((connected) => connected));
+      total.away = Math.max(total.away, Date.now() - back);
+    }
+    may = 0;
+    const ended = () => total.accepted + Object.values(total.refused).reduce((sum, each) => sum + each, 0);
+    await until('each publish has ended', () => ended() === total.published);
+    return total;
+  } finally {
+    clearInterval(timer);
+    for (const push of pushes) push.close();
+  }
+}
+
 /** Waits for what has to become true, up to two minutes. */
 export async function until(what, is) {
   const deadline = Date.now() + 120_000;

@@ -20,6 +20,11 @@ const AGAIN_WITHIN = 4_000;
 const AWAKE_WITHIN = 5_000;
 /** How long an attempt waits at least, in ms, while the browser says that the machine is offline. */
 const OFFLINE_WAIT = 30_000;
+/** The code with which a server that is going ends sessions, and where its window to come back begins, in ms (R34). */
+const GOING = 4503;
+const FIRST = 1_000;
+/** How much of that window those fill who have something to send. */
+const EARLY = 0.25;
 
 /**
  * Keeps one session open with the server: attempts, transports, connecting and
@@ -49,11 +54,12 @@ export function makeConnection(push) {
   let started = false;
   let since; // when it connected
   let notBefore; // the server wants no attempt earlier
+  let soon; // but takes one, while the server restarts, if there is something to send
   let timer; // of the next attempt
   let offlineUntil; // when one is made although the machine seems to be offline
   let stopRefreshing = () => {};
 
-  return { _connect, _shut };
+  return { _connect, _hurry, _shut };
 
   function now() {
     return env.Date.now();
@@ -106,7 +112,7 @@ export function makeConnection(push) {
       (...end) => lost(mine, ...end),
     );
     session = mine;
-    offlineUntil = 0;
+    soon = offlineUntil = 0;
     become('connecting');
     mine._limit(options.connectWithin, 'no credentials in time');
     try {
@@ -195,8 +201,11 @@ export function makeConnection(push) {
     // 1000 is from _shut: no server sends it with a `retry` of `false`.
     if (retry === false && code !== 1000) refusal ??= new Refusal(reason, 'denied');
     if (retry === false || (socket && typeof socket !== 'function')) return close(code, reason, refusal);
-    if (connected && now() - since >= options.steadyAfter) waits._reset();
-    notBefore = now() + (Number(retry) || 0);
+    const going = connected && code === GOING; // that the session was short is no fault of the connection
+    if (going || (connected && now() - since >= options.steadyAfter)) waits._reset();
+    const ms = Number(retry) || 0;
+    notBefore = now() + ms;
+    if (going && ms) soon = now() + Math.min(ms, FIRST + (ms - FIRST) * EARLY);
     if (mine._blame && !socket && !retry && !page._blocked() && !page._offline()) examine({ code, reason });
     else wait({ code, reason });
   }
@@ -225,7 +234,17 @@ export function makeConnection(push) {
   }
 
   function wait(failed) {
-    retryAt(Math.max(now(), notBefore) + waits._next(), failed);
+    retryAt(early() || Math.max(now(), notBefore) + waits._next(), failed);
+  }
+
+  /** With something to send, the server takes it back early. */
+  function early() {
+    return push._outbox._some() && soon && (notBefore = soon);
+  }
+
+  /** There may be something to send now. */
+  function _hurry() {
+    if (is('disconnected') && early()) retryAt(now());
   }
 
   /**

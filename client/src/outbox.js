@@ -93,6 +93,9 @@ export function makeOutbox(push) {
       });
     },
 
+    /** Tells whether anything waits for an answer. */
+    _some: () => entries.size,
+
     /** Tells whether the session owes an answer. */
     _owed: () => [...entries.values()].some((entry) => entry._sent),
 

@@ -42,7 +42,10 @@ export class PushIt extends Emitter {
     if (typeof message === 'string') message = { channel: message, data: rest.shift() };
     const entry = this._outbox._add(message, ...rest);
     if (this._closed()) entry._later(closed(this, entry._channel, entry._uuid));
-    else this._flush();
+    else {
+      this._flush();
+      this._connection._hurry();
+    }
     return entry._uuid;
   }
 

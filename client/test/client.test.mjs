@@ -260,6 +260,149 @@ describe('coming back', () => {
     assert.equal(world.sockets.length, 2);
   });
 
+  const goes = (retry, code = 4503) => world.socket.receive({ channel: '/meta/close', code, error: 'the server is going away', retry });
+
+  test('after a restart those with something to send come back first', async () => {
+    for (const random of [0, 0.5, 1]) {
+      for (const [retry, first] of [[1000, 1000], [1001, 1000.25], [2000, 1250], [9000, 3000], [61_000, 16_000], [300, 300]]) {
+        world = new World();
+        world.random = random;
+        const quiet = await world.connected({ channels: ['a'] });
+        await world.socket.subscribed();
+        await goes(retry);
+        assert.equal(quiet.state.retryAt, world.now + retry + 1000 * random);
+        quiet.close();
+
+        const busy = await world.connected();
+        busy.publish('a', 1);
+        await settle();
+        await goes(retry);
+        assert.equal(busy.state.retryAt, world.now + Math.ceil(first), `${retry}`);
+        assert.equal(busy.states.filter(({ name }) => name === 'disconnected').length, 1);
+        const before = world.sockets.length;
+        await world.tick(Math.ceil(first) - 1);
+        assert.equal(world.sockets.length, before);
+        await world.tick(1);
+        assert.equal(world.sockets.length, before + 1);
+      }
+    }
+  });
+
+  test('so do those who publish while they wait', async () => {
+    const push = await world.connected();
+    await goes(9000);
+    const since = world.now;
+    await world.tick(1000);
+    push.publish('a', 1);
+    assert.deepEqual(push.state, { name: 'disconnected', code: 4503, reason: 'the server is going away', retryAt: since + 3000 });
+    push.publish('a', 2);
+    await world.tick(1999);
+    assert.equal(world.sockets.length, 1);
+    await world.tick(1);
+    assert.equal(world.sockets.length, 2);
+    await world.socket.accept();
+    assert.deepEqual(world.socket.about, ['connect', 'a', 'a']);
+    for (const { uuid } of world.socket.sent.slice(1)) await world.socket.taken(uuid);
+    await goes(9000);
+    await world.tick(4000);
+    push.publish('a', new Map(), () => {});
+    await settle();
+    assert.equal(world.sockets.length, 2, 'what cannot be sent is nothing to send');
+    push.publish('a', 3);
+    await settle();
+    assert.equal(world.sockets.length, 3, 'its time was over');
+
+    // Not twice for one notice: the next attempts are as after any loss.
+    world.onRequest = ({ fail }) => fail(new TypeError('no network'));
+    await world.socket.lose();
+    push.publish('a', 4);
+    assert.equal(push.state.retryAt, world.now + 1250);
+    push.connect();
+    await settle();
+    assert.equal(world.sockets.length, 4, 'and nothing is in the way of connect()');
+  });
+
+  test('nobody else does: for all other reasons retry holds, whatever there is to send', async () => {
+    for (const code of [4400, 4403, 4408, 4410, 4413, 4429, 4430]) {
+      world = new World();
+      const push = await world.connected();
+      push.publish('a', 1);
+      await settle();
+      await goes(9000, code);
+      push.publish('a', 2);
+      assert.equal(push.state.retryAt, world.now + 9500, String(code));
+    }
+    world = new World();
+    const push = await world.open();
+    push.publish('a', 1);
+    await world.socket.raw('o');
+    await world.socket.answer('/meta/connect', { successful: false, error: 'ask later', code: 'unavailable', retry: 9000 });
+    await goes(9000);
+    push.publish('a', 2);
+    assert.equal(push.state.retryAt, world.now + 9500, 'a connect that was refused');
+    for (const end of [() => world.socket.lose(), () => world.socket.lose(4503), () => goes(0)]) {
+      world = new World();
+      const lost = await world.connected();
+      lost.publish('a', 1);
+      await settle();
+      await end();
+      lost.publish('a', 2);
+      assert.equal(lost.state.retryAt, world.now + 500, 'without a time to come back');
+    }
+  });
+
+  test('nor while the page is hidden, or closed', async () => {
+    const push = await world.connected();
+    await world.hide();
+    await goes(9000);
+    push.publish('a', 1);
+    await world.tick(20_000);
+    assert.equal(push.state.retryAt, undefined);
+    assert.equal(world.sockets.length, 1);
+    push.close();
+    push.publish('a', 2);
+    await world.tick(20_000);
+    assert.equal(world.sockets.length, 1);
+  });
+
+  test('six quick restarts, and no publish is lost', async () => {
+    for (const random of [0, 0.3, 0.7, 1]) {
+      world = new World();
+      world.random = random;
+      let up = true;
+      world.onSocket = (socket) => queueMicrotask(() => up || socket.lose());
+      world.onRequest = ({ fail }) => fail(new TypeError('no network'));
+      const push = await world.connected();
+      const codes = [];
+      let accepted = 0;
+      const answer = async () => {
+        for (const frame of world.socket.sent) {
+          if (frame.channel !== 'a' || frame.done) continue;
+          frame.done = true;
+          await world.socket.taken(frame.uuid);
+        }
+      };
+      const publish = async () => {
+        push.publish('a', 1, ({ code }) => codes.push(code), () => accepted++);
+        await world.tick(50);
+        if (up && push.state.name === 'connecting') await world.socket.accept();
+        if (push.state.name === 'connected') await answer();
+      };
+      for (let restart = 0; restart < 6; restart++) {
+        for (let n = 0; n < 4; n++) await publish();
+        await goes(1000 + Math.ceil(1000 * random));
+        up = false;
+        for (let n = 0; n < 30; n++) await publish(); // for 1.5 s
+        up = true;
+        let n = 0;
+        while (push.state.name !== 'connected') assert.ok(n++ < 60, `restart ${restart}: not within 3 s`, await publish());
+      }
+      await answer();
+      assert.deepEqual(codes, []);
+      assert.ok(accepted > 200);
+    }
+  });
+
   test('only denied, or a retry of false, is the end', async () => {
     for (const [code, retry, state] of [
       [1000, undefined, 'disconnected'], [4400, 1000, 'disconnected'], [4401, false, 'closed'], [4403, 100, 'disconnected'],

@@ -91,7 +91,8 @@ describe('what the server says is understood', () => {
           break;
         }
         case 'close': {
-          const { world, push } = await asked('x', 'u');
+          const world = new World();
+          const push = await world.connected();
           await world.socket.receive(frame);
           const { retry, reason, retryMicroseconds = 0 } = made.refusal;
           const { name, code, reason: got, retryAt } = push.state;

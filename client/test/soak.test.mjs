@@ -11,7 +11,7 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { chaos } from '../soak/chaos.mjs';
 import { sharesOf } from '../soak/report.mjs';
-import { realStorm, simulatedStorm } from '../soak/storm.mjs';
+import { quickRestarts, realStorm, simulatedStorm } from '../soak/storm.mjs';
 import { Server } from './harness.mjs';
 
 describe('a server restarts', () => {
@@ -29,6 +29,16 @@ describe('a server restarts', () => {
     t.after(() => server.stop());
     const { times } = await realStorm(server, { clients: 50, away: 0, seed: 1 });
     assert.equal(times.length, 50);
+  });
+
+  test('six times in a row, and no publish is lost', async (t) => {
+    const server = await Server.start('Caddyfile.example');
+    t.after(() => server.stop());
+    const { published, accepted, refused, away } = await quickRestarts(server, { clients: 6, restarts: 6, every: 70 });
+    t.diagnostic(`${published} published, ${accepted} accepted; away for at most ${away} ms after the server was back`);
+    assert.deepEqual(refused, {});
+    assert.equal(accepted, published);
+    assert.ok(published > 300);
   });
 });
 

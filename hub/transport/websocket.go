@@ -51,6 +51,8 @@ var (
 func checkUpgrade(r *http.Request) (key string, refusal *httpError) {
 	keys := r.Header["Sec-Websocket-Key"]
 	switch {
+	case r.ProtoMajor > 1: // where there is no Upgrade
+		return "", errHTTPVersion
 	case !hasToken(r.Header["Upgrade"], "websocket"):
 		return "", errNoUpgrade
 	case !hasToken(r.Header["Connection"], "upgrade"):

@@ -5,7 +5,7 @@
  * Long runs of the client, against a real server: `make soak` starts it. What
  * has to hold is printed, a line each; where it does not, it ends with 1.
  *
- *     node --experimental-websocket soak/main.mjs [storm] [chaos]
+ *     node --experimental-websocket soak/main.mjs [storm] [chaos] [reload]
  *
  * (Node.js 20 has a WebSocket only with that flag; later ones have it anyway.)
  *
@@ -14,6 +14,7 @@
 
 import { Server } from '../test/harness.mjs';
 import { chaos } from './chaos.mjs';
+import { reloads } from './reload.mjs';
 import { Report } from './report.mjs';
 import { realStorm, simulatedStorm } from './storm.mjs';
 
@@ -49,6 +50,18 @@ if (wanted('chaos')) {
     report.exactly(0, 'messages that came twice', result.doubled);
     report.exactly(0, 'messages out of order', result.reordered);
   });
+}
+
+if (wanted('reload')) {
+  console.log('\nclient: the server is reloaded, over HTTP/1.1');
+  const result = await reloads({ reloads: 60, browsers: ['chrome', 'firefox'], every: 100 });
+  report.note(`${result.participants} programs and pages, ${result.sent} published`);
+  for (const fault of result.faults) report.note(fault);
+  report.exactly(0, 'publishes that failed', result.failed);
+  report.exactly(0, 'connections that were lost', result.gaps);
+  report.exactly(0, 'messages lost', result.lost);
+  report.exactly(0, 'messages that came twice', result.doubled);
+  report.exactly(0, 'messages out of order', result.reordered);
 }
 
 process.exit(report.failures === 0 ? 0 : 1);

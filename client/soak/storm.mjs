@@ -207,7 +207,7 @@ export async function quickRestarts(server, { clients, restarts, every }) {
 /** Waits for what has to become true, up to two minutes. */
 export async function until(what, is) {
   const deadline = Date.now() + 120_000;
-  while (!is()) {
+  while (!(await is())) {
     if (Date.now() > deadline) throw new Error(`not within two minutes: ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 10));
   }

@@ -17,6 +17,7 @@ import { execFile, spawn } from 'node:child_process';
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
+import { request } from 'node:http';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
@@ -90,7 +91,7 @@ export class Server {
     const dir = await mkdtemp(join(tmpdir(), 'pushit-caddy-'));
     const { stdout } = await run(binary, ['adapt', '--config', caddyfile], { cwd: top });
     const config = JSON.parse(stdout);
-    config.admin = { disabled: true, config: { persist: false } };
+    config.admin = { listen: `unix/${join(dir, 'admin')}`, config: { persist: false } };
     let found = 0;
     const hashes = {};
     for (const [name, password] of Object.entries(passwords)) {
@@ -162,6 +163,22 @@ export class Server {
     const response = await fetch(this.url);
     // Whoever asks for a login is there, too.
     if (!response.ok && response.status !== 401) throw new Error(`GET ${this.url}: ${response.status}`);
+  }
+
+  /** Loads the configuration once more, as `caddy reload --force` does. */
+  async reload() {
+    const status = await within(
+      'reloading',
+      new Promise((resolve, reject) => {
+        const load = request(
+          { socketPath: join(this.#dir, 'admin'), path: '/load', method: 'POST', headers: { Host: '127.0.0.1', 'Content-Type': 'application/json', 'Cache-Control': 'must-revalidate' } },
+          (response) => response.resume().once('end', () => resolve(response.statusCode)),
+        );
+        load.once('error', reject);
+        load.end(JSON.stringify(this.#config));
+      }),
+    );
+    if (status !== 200) throw new Error(`reloading: HTTP ${status}\n${this.log}`);
   }
 
   /** Ends it as a crash would, or with a softer signal. */

@@ -10,9 +10,10 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { chaos } from '../soak/chaos.mjs';
+import { reloads } from '../soak/reload.mjs';
 import { sharesOf } from '../soak/report.mjs';
 import { quickRestarts, realStorm, simulatedStorm } from '../soak/storm.mjs';
-import { Server } from './harness.mjs';
+import { Server, without } from './harness.mjs';
 
 describe('a server restarts', () => {
   test('2,000 clients come back evenly', async (t) => {
@@ -49,4 +50,11 @@ test('connections are cut at random, and nothing is lost, doubled or out of orde
   t.diagnostic(`${published} published, ${accepted} accepted, ${delivered} delivered in ${runs} subscriptions`);
   assert.ok(accepted > 0 && runs > 30);
   assert.deepEqual(faults, { endedOtherwise: 0, unheard: 0, doubled: 0, reordered: 0, lost: 0 });
+});
+
+test('the server is reloaded over HTTP/1.1, and nothing is lost or doubled', async (t) => {
+  const { participants, sent, faults, ...counts } = await reloads({ reloads: 8, browsers: ['chrome', 'firefox'].filter((name) => !without(name)), every: 100 });
+  t.diagnostic(`${participants} programs and pages, ${sent} published`);
+  assert.ok(sent > participants);
+  assert.deepEqual({ faults, ...counts }, { faults: [], failed: 0, gaps: 0, lost: 0, doubled: 0, reordered: 0 });
 });

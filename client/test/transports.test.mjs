@@ -207,7 +207,7 @@ for (const path of ['xhr_streaming', 'xhr']) {
       await say(array({ channel: 'a', uuid: 'm', data: 'ä€😀' }, { channel: 'a', uuid: 'n', data: 2 }));
       assert.deepEqual(got, ['ä€😀', 2]);
       const { url, method } = pending(path);
-      assert.match(url, new RegExp(`^https://example\\.com/push/0/[a-z0-9-]{20,}/${path}$`));
+      assert.match(url, new RegExp(`^https://example\\.com/push/0/[a-z0-9-]{20,}/${path}[?]n=\\d+$`));
       assert.equal(method, 'POST');
       assert.equal(new Set(world.requests.map((request) => request.url.replace(/[^/]+$/, ''))).size, 1, 'one session');
     });
@@ -265,10 +265,11 @@ for (const path of ['xhr_streaming', 'xhr']) {
           async () => {
             push.publish('a', 1);
             await flow();
-            pending('xhr_send').fail(new TypeError('network'));
-            await flow();
-            assert.equal(push.state.name, 'connected', 'it is made once more');
-            pending('xhr_send').fail(new TypeError('network'));
+            for (let n = 0; n < 4; n++) {
+              assert.equal(push.state.name, 'connected', 'it is made three times more');
+              pending('xhr_send').fail(new TypeError('network'));
+              await flow();
+            }
           },
           'the connection was lost',
         ],
@@ -285,7 +286,32 @@ for (const path of ['xhr_streaming', 'xhr']) {
       }
     });
 
-    test('a POST that the network has failed is made once more, with the same number', async () => {
+    test('a request to receive that the network has failed is made again, with the same number', async () => {
+      await connect();
+      const receives = () => world.requests.filter((request) => at(request) === path);
+      const before = receives().length;
+      await answer.write('h\n');
+      await answer.end();
+      for (let n = 0; n < 3; n++) {
+        pending(path).fail(new TypeError('network'));
+        await flow();
+      }
+      const urls = receives().slice(before).map(({ url }) => url);
+      assert.equal(urls.length, 4);
+      assert.match(urls[0], new RegExp(`[?]n=${before + 1}$`));
+      assert.equal(new Set(urls).size, 1, urls.join());
+      answer = new Answer(pending(path));
+      await say('h\n');
+      assert.equal(push.state.name, 'connected');
+      await answer.end();
+      for (let n = 0; n < 4; n++) {
+        pending(path).fail(new TypeError('network'));
+        await flow();
+      }
+      assert.deepEqual([push.state.name, push.state.reason], ['disconnected', 'the connection was lost']);
+    });
+
+    test('a POST that the network has failed is made again, with the same number', async () => {
       await connect();
       const sends = () => world.requests.filter((request) => at(request) === 'xhr_send');
       push.publish('a', 1);

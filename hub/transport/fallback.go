@@ -131,6 +131,7 @@ type fallback struct {
 	expiry   *time.Timer                           // of the session without a receiver, or of what is left of one that has ended
 	expires  time.Time                             // when it is due: it may fire while it is set anew
 	greeted  bool                                  // a response has begun the session
+	received int64                                 // the highest number of a request to receive
 	bye      string                                // not empty: the session has ended, and this SockJS frame says how
 	writeBy  time.Time                             // the write deadline; zero is none
 	bodies   map[*http.ResponseController]struct{} // of requests whose bodies are being read
@@ -328,6 +329,18 @@ func (f *fallback) leave(reason string) {
 	f.turn <- struct{}{}
 	defer func() { <-f.turn }()
 	f.agent.Left(reason)
+}
+
+// isRepeated reports whether a request to receive of that number has come before; 0 is
+// none. The client makes a request again when the network has failed it.
+func (f *fallback) isRepeated(number int64) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if number == 0 || number > f.received {
+		f.received = max(f.received, number)
+		return false
+	}
+	return true
 }
 
 // attach makes r the session's response. If it cannot be, it returns the SockJS

@@ -45,7 +45,7 @@ var (
 	errBody       = &httpError{http.StatusBadRequest, "The body did not arrive whole."}
 	errSenders    = &httpError{http.StatusTooManyRequests, "Too many requests send to this session at once: send one after the other."}
 	errIdleSender = &httpError{http.StatusTooManyRequests, "Too many empty bodies."}
-	errNumber     = &httpError{http.StatusBadRequest, "n counts the requests that send to a session, from 1 on."}
+	errNumber     = &httpError{http.StatusBadRequest, "n counts the requests to a session that send, or that receive, from 1 on."}
 	errSendEarly  = &httpError{http.StatusTooEarly, "Nothing is taken in early data, which could be a replay: try again."}
 )
 
@@ -126,11 +126,24 @@ func (e *Endpoint) serveReceive(w http.ResponseWriter, r *http.Request, kind *re
 		fail(w, errCallback)
 		return
 	}
+	number, wrong := requestNumber(r)
+	if wrong != nil {
+		fail(w, wrong)
+		return
+	}
+	if number > 1 && e.Sessions.find(key) == nil {
+		fail(w, errUnknown) // it goes on with a session, and begins none
+		return
+	}
 	f := e.session(w, r, kind, key, by)
 	if f == nil {
 		return
 	}
 	f.agent.Touch()
+	if f.isRepeated(number) {
+		// What was written to the response that was lost is lost.
+		f.end(sockJSClose(closeInterrupted, interrupted), "a request to receive was made again")
+	}
 	response := newReceiver(w, kind, r.ProtoMajor, f.times)
 	if response.bye = f.attach(response); response.bye != "" {
 		response.serve(r.Context(), e.Sessions.lib, callback)
@@ -305,7 +318,7 @@ func (f *fallback) receive(r *http.Request, body []byte) *httpError {
 	case err != nil:
 		return errBroken
 	}
-	number, wrong := sendNumber(r)
+	number, wrong := requestNumber(r)
 	if wrong != nil {
 		return wrong
 	}
@@ -335,9 +348,9 @@ func (f *fallback) receive(r *http.Request, body []byte) *httpError {
 	return nil
 }
 
-// sendNumber returns the number that a client gives a request that sends, 0 if it gives
-// none: it makes the request again if it has not heard the answer.
-func sendNumber(r *http.Request) (int64, *httpError) {
+// requestNumber returns the number that a client gives a request, 0 if it gives none: it
+// makes the request again if it has not heard the answer.
+func requestNumber(r *http.Request) (int64, *httpError) {
 	text := r.URL.Query().Get("n")
 	if text == "" {
 		return 0, nil

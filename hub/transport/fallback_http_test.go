@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -631,5 +632,49 @@ func TestRepeatedSends(t *testing.T) {
 		if status, answer, _ := c.ask(http.MethodPost, "/xhr_send?n="+n, jsonArray(publication(t, n))); status != http.StatusBadRequest || answer != errNumber.reason+"\n" {
 			t.Errorf("number %s: status %d, %q", n, status, answer)
 		}
+	}
+}
+
+// TestRepeatedRequestsToReceive: a client whose request to receive has failed makes it
+// again, with the same number. A server that has seen the first one may have lost what it
+// wrote, and ends the session, also where it does not know yet that the first is gone.
+func TestRepeatedRequestsToReceive(t *testing.T) {
+	for _, transport := range []string{"xhr", "xhr_streaming"} {
+		t.Run(transport, func(t *testing.T) {
+			s, e := newFallbackServer(t, &hub.Policy{}, nil)
+			c := newSockJSClient(t, s)
+			other := *c
+			c.query = "?n=1"
+			c.receiveOver(transport)
+			if f := c.frame(transport); f != "o" {
+				t.Fatalf("received %q, want the opening", f)
+			}
+			for n := 2; transport == "xhr" && n < 5; n++ { // numbers that go up are no repeats
+				c.query = "?n=" + strconv.Itoa(n)
+				id := strconv.Itoa(n)
+				c.send(`{"channel":"/meta/ping","uuid":"` + id + `"}`)
+				c.receiveOver(transport)
+				if f := c.frame(transport); !strings.HasPrefix(f, "a[") {
+					t.Fatalf("received %q, want an answer", f)
+				}
+			}
+			if transport == "xhr" {
+				c.query = "?n=5"
+				c.receiveOver(transport) // it waits, or is the one that comes second
+			}
+			other.query = c.query
+			other.receiveOver(transport)
+			if f, want := other.frame(transport), `c[1002,"Connection interrupted"]`; f != want {
+				t.Errorf("received %q, want %q", f, want)
+			}
+			e.wantAgents(t, 0)
+			if status, answer, _ := c.ask(http.MethodPost, "/"+transport+"?n=0", ""); status != http.StatusBadRequest || answer != errNumber.reason+"\n" {
+				t.Errorf("number 0: status %d, %q", status, answer)
+			}
+			unknown := newSockJSClient(t, s)
+			if status, answer, _ := unknown.ask(http.MethodPost, "/"+transport+"?n=2", ""); status != http.StatusNotFound || answer != errUnknown.reason+"\n" {
+				t.Errorf("the second request of an unknown session: status %d, %q", status, answer)
+			}
+		})
 	}
 }

@@ -18,10 +18,12 @@ const SAYS_WITHIN = 2_000;
 /** @returns {import('./transport.js').Transport} */
 const over = (path) => (env, url, on) => {
   const stop = new AbortController();
-  let sent = 0; // POSTs of ours: by its number the server knows one that it gets twice
+  // Requests are numbered: by its number the server knows one that it gets twice.
+  let sent = 0;
+  let asked = 0;
 
-  async function request(to, body, again) {
-    const asked = env.fetch(`${url}/${to}`, {
+  async function request(to, body, again = 3) {
+    const answer = env.fetch(`${url}/${to}`, {
       method: 'POST',
       body,
       // No other type is sent to another origin without asking it first.
@@ -30,9 +32,9 @@ const over = (path) => (env, url, on) => {
       cache: 'no-store',
       signal: stop.signal,
     });
-    // A connection that was kept may close in this moment, at a reload for example:
-    // not all browsers make such a POST again by themselves.
-    return again ? asked.catch((error) => (stop.signal.aborted ? Promise.reject(error) : request(to, body))) : asked;
+    // A connection that was kept may close in this moment, at a reload for example, and
+    // so may the next one of the pool: not all browsers make such a POST again.
+    return again ? answer.catch((error) => (stop.signal.aborted ? Promise.reject(error) : request(to, body, again - 1))) : answer;
   }
 
   async function fail(response) {
@@ -41,7 +43,7 @@ const over = (path) => (env, url, on) => {
   }
 
   async function send(texts) {
-    const response = await request(`xhr_send?n=${++sent}`, JSON.stringify(texts), true);
+    const response = await request(`xhr_send?n=${++sent}`, JSON.stringify(texts));
     if (response.ok) return;
     if (response.status === 400 || response.status === 413 || response.status === 415) {
       // It is about these frames: they fail, and nothing else.
@@ -55,9 +57,9 @@ const over = (path) => (env, url, on) => {
   }
 
   async function read() {
-    // It is not made again when it fails: what the server has written may be lost, and
-    // another session tells so.
-    const response = await request(path);
+    // Made again, it gets the answer if the server had not seen it. Else what the server
+    // has written may be lost: it ends the session, and another one tells so.
+    const response = await request(`${path}?n=${++asked}`);
     if (!response.ok) await fail(response);
     const { body } = response;
     const reader = body.pipeThrough(new TextDecoderStream()).getReader();

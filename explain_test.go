@@ -4,6 +4,7 @@
 package pushit_test
 
 import (
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -248,5 +249,48 @@ func explainAsShown(t *testing.T, document, has string) {
 	}
 	if commands < 4 {
 		t.Errorf("only %d commands were found", commands)
+	}
+}
+
+// TestRecipeOfTheToken runs recipe 11 of docs/gates.md: a token lists the channels.
+// Recipes 1 to 10 are run in guards, 12 in client/test/documents.test.mjs.
+func TestRecipeOfTheToken(t *testing.T) {
+	gates := readDocument(t, "docs/gates.md")
+	_, recipes, _ := strings.Cut(gates, "\n## Recipes\n")
+	for n := 1; n <= 12; n++ {
+		if !strings.Contains(recipes, fmt.Sprintf("\n### %d. ", n)) {
+			t.Errorf("there is no recipe %d", n)
+		}
+	}
+	var site string
+	for _, block := range caddyfileBlocks(gates) {
+		if strings.Contains(block, "grant_claim channels\n") {
+			site = block
+		}
+	}
+	if site == "" {
+		t.Fatal("recipe 11 has no Caddyfile with grant_claim channels")
+	}
+	const secret = "a secret of some length, for these tests alone"
+	t.Setenv("JWT_SECRET", secret)
+	t.Chdir(t.TempDir())
+	if err := os.WriteFile("Caddyfile", []byte(site), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	good := token(t, secret, object{"sub": "bob", "exp": 4102444800, "channels": []string{"news", "stories/*"}})
+	for _, tc := range []struct {
+		gate, channel, credentials string
+		want                       int
+	}{
+		{"subscribe", "news", good, 0},
+		{"subscribe", "stories/5", good, 0},
+		{"subscribe", "orders", good, 1},
+		{"subscribe", "news", good[:len(good)-2] + "AA", 1},
+		{"publish", "news", good, 1},
+	} {
+		out, status, err := pushit.Explain("--gate", tc.gate, "--channel", tc.channel, "--credentials", `"`+tc.credentials+`"`)
+		if status != tc.want || err != nil {
+			t.Errorf("%s %s: status %d, want %d, error %v, output:\n%s", tc.gate, tc.channel, status, tc.want, err, out)
+		}
 	}
 }

@@ -111,6 +111,9 @@ func parseCaddyfile(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 	if err := p.finish(); err != nil {
 		return nil, err
 	}
+	if err := p.checkPlace(); err != nil {
+		return nil, err
+	}
 	p.tell()
 	return h.NewRoute(p.route(matcher), &p.handler), nil
 }
@@ -473,6 +476,7 @@ type adaptation struct {
 	unnamed   *caddyfile.Token           // the one without a name
 	named     map[string]caddyfile.Token // the first of each name
 	endpoints map[string]adapted         // the first of each name and path
+	whole     *wholeFile                 // nil until a directive looks around
 }
 
 type adapted struct {

@@ -5,7 +5,6 @@ package pushit_test
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"io/fs"
 	"os"
@@ -13,7 +12,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
@@ -94,16 +92,7 @@ func checkCaddyfile(t *testing.T, path string, text []byte) {
 	if err != nil || len(warnings) > 0 {
 		t.Fatalf("adapting: %v, warnings %v", err, warnings)
 	}
-	var config caddy.Config
-	if err := json.Unmarshal(adapted, &config); err != nil {
-		t.Fatal(err)
-	}
-	config.Admin = &caddy.AdminConfig{Disabled: true}
-	config.StorageRaw, err = json.Marshal(object{"module": "file_system", "root": t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := caddy.Validate(&config); err != nil {
-		t.Errorf("validating: %v", err)
+	if failed, warnings := validated(t, adapted); failed != "" || len(warnings) > 0 {
+		t.Errorf("validating: %s, warnings %q", failed, warnings)
 	}
 }

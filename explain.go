@@ -50,6 +50,9 @@ const placesOption = "http.handlers.pushit.places"
 
 // tell notes where p's handler is written, if anybody wants to know.
 func (p *parser) tell() {
+	if p.Option(probingOption) == nil {
+		p.noteAdapted()
+	}
 	if wanted, ok := p.Option(placesOption).(places); ok {
 		p.places[""] = p.directive
 		wanted[p.handler.mount()] = p.places

@@ -9,11 +9,15 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/push-it/pushit/guards"
 	"github.com/push-it/pushit/hub"
@@ -162,12 +166,56 @@ func checkDefault(value string) error {
 // checkNamespace says what is wrong with a namespace: it is one placeholder.
 func checkNamespace(text string) error {
 	inner := strings.TrimSuffix(strings.TrimPrefix(text, "{"), "}")
-	if text == "" || text == "{"+inner+"}" && inner != "" && !strings.ContainsAny(inner, "{} \t\r\n") {
+	if text == "" {
 		return nil
+	}
+	if text == "{"+inner+"}" && inner != "" && !strings.ContainsAny(inner, "{} \t\r\n") {
+		return checkNamespacePlaceholder(inner)
 	}
 	return fmt.Errorf("the namespace %q is not a placeholder: write one that tells the tenants apart, as {labels.2} "+
 		"(in JSON {http.request.host.labels.2}) for acme in acme.example.com", text)
 }
+
+// checkNamespacePlaceholder says when a placeholder cannot have a value when a session
+// opens.
+func checkNamespacePlaceholder(name string) error {
+	for prefix, when := range map[string]string{
+		"pushit.":         "it is about a question to a gate, and there is none yet",
+		"http.response.":  "there is no answer yet",
+		"http.intercept.": "there is no answer yet",
+		"http.error.":     "there is no error",
+	} {
+		if strings.HasPrefix(name, prefix) {
+			return fmt.Errorf("the namespace {%s} has no value when a session opens, because %s: write one that the request tells, as {labels.2}", name, when)
+		}
+	}
+	short := caddyfile.Segment{{Text: "{" + name + "}"}}
+	httpcaddyfile.NewShorthandReplacer().ApplyToSegment(&short)
+	if full := short[0].Text; full != "{"+name+"}" {
+		return fmt.Errorf("the namespace {%s} is short for another in a Caddyfile, and nothing in JSON: write %s", name, full)
+	}
+	if _, err := guards.NeedsSnapshot(name); err != nil {
+		return fmt.Errorf("namespace: %w", err)
+	}
+	if word, rest, dotted := strings.Cut(name, "."); dotted {
+		if near := guards.Nearest(word, shorthands); near != "" {
+			return fmt.Errorf("namespace: there is no placeholder {%s}; did you mean {%s.%s}?", name, near, rest)
+		}
+	}
+	if strings.HasPrefix(name, "http.request.") && !strings.HasPrefix(name, "http.request.tls.") {
+		r := &http.Request{Method: http.MethodGet, Host: "localhost", URL: &url.URL{Path: "/"}, Header: make(http.Header)}
+		repl := caddy.NewReplacer()
+		caddyhttp.PrepareRequest(r, repl, nil, new(caddyhttp.Server))
+		if _, known := repl.Get(name); !known {
+			return fmt.Errorf("namespace: Caddy has no placeholder {%s}: write one that the request tells, as {labels.2}", name)
+		}
+	}
+	return nil
+}
+
+// shorthands are the words that begin placeholders which are short for others in a
+// Caddyfile.
+var shorthands = []string{"labels", "header", "cookie", "path", "query", "vars"}
 
 // policy loads the guards of h and makes its policy of them; nil when no gate is
 // written, which allows everything.

@@ -167,6 +167,10 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if h.use, err = h.hub.register(ctx, h, settings); err != nil {
 		return err
 	}
+	doubts, err := h.lookAround(ctx)
+	if err != nil {
+		return err
+	}
 	if err := h.observe(ctx); err != nil {
 		return err
 	}
@@ -194,7 +198,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		Caller:         caller,
 		Opening:        h.opening,
 	}
-	h.warn(log)
+	h.warn(log, doubts)
 	if c := ctx.Logger().Check(zap.DebugLevel, "endpoint provisioned"); c != nil {
 		c.Write(zap.String("hub", h.Name), zap.String("path", h.Path))
 	}

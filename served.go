@@ -4,6 +4,7 @@
 package pushit
 
 import (
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -167,10 +168,40 @@ func (s *servedAt) serves(r *http.Request) bool {
 	return true
 }
 
+// lookAround finds mistakes in where h stands among other handlers. It returns what
+// may be one, and an error about what certainly is.
+func (h *Handler) lookAround(ctx caddy.Context) (doubts []string, err error) {
+	from := adaptedFrom(ctx, h.mount())
+	if h.site.server == nil {
+		return nil, nil
+	}
+	where := h.site.place()
+	if from.place != "" {
+		where = from.place + ", " + where
+	}
+	for _, o := range occurrences(routesOf(h.site.server), func(other *Handler) bool { return other.mount() == h.mount() }) {
+		for _, t := range o.traps() {
+			text := t.text(from.source)
+			if t.certain {
+				return nil, fmt.Errorf("pushit %s (%s): %s", h.Path, where, text)
+			}
+			doubts = append(doubts, fmt.Sprintf("pushit %s (%s): %s", h.Path, where, text))
+		}
+	}
+	return doubts, nil
+}
+
 // warn tells the operator what may not be meant as it is written, and what to do
-// about it. Another server may have the same endpoint: each is told once.
-func (h *Handler) warn(log *slog.Logger) {
+// about it, beginning with doubts of what stands around h. Another server may have
+// the same endpoint: each is told once.
+func (h *Handler) warn(log *slog.Logger, doubts []string) {
 	once := func(about string) bool { return h.hub.once(h.use, about) }
+	for _, doubt := range doubts {
+		if once(doubt) {
+			problem, lines, _ := strings.Cut(doubt, ". Write\n\n")
+			log.Warn(problem, "to_do", "write\n\n"+lines)
+		}
+	}
 	if h.gates == nil && once("no gate") {
 		log.Warn("no gate is written: everybody may subscribe to every channel and publish on it",
 			"to_do", "write connect, subscribe and publish in the block of pushit, or default allow if this is meant")

@@ -1,0 +1,223 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package pushit
+
+import (
+	"encoding/json"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/fileserver"
+)
+
+// Whether a matcher matches a request of the client.
+type certainty int
+
+const (
+	no    certainty = iota
+	maybe           // it depends on what the configuration does not tell
+	yes
+	fails // it ends the request with an error
+)
+
+// match tells whether one of the sets of the route matches.
+func (w *walk) match(n *routeNode) certainty {
+	if len(n.sets) == 0 {
+		return yes
+	}
+	return w.anyOf(n.sets)
+}
+
+func (w *walk) anyOf(sets [][]any) certainty {
+	result := no
+	for _, set := range sets {
+		switch c := w.allOf(set); {
+		case c == yes || c == fails:
+			return c
+		case c == maybe:
+			result = maybe
+		}
+	}
+	return result
+}
+
+func (w *walk) allOf(set []any) certainty {
+	result := yes
+	for _, m := range set {
+		switch c := w.matcher(m); {
+		case c == no:
+			return no
+		case c == maybe || result == yes:
+			result = c
+		}
+	}
+	return result
+}
+
+func (w *walk) matcher(m any) certainty {
+	switch m := m.(type) {
+	case *caddyhttp.MatchPath:
+		if hasPlaceholder(*m...) {
+			return maybe
+		}
+		return w.ask(m)
+	case *caddyhttp.MatchPathRE, *caddyhttp.MatchMethod:
+		return w.ask(m.(caddyhttp.RequestMatcherWithError)) //nolint:forcetypeassert // both are
+	case *caddyhttp.MatchQuery:
+		return w.ask(m) // the client writes no query that means anything
+	case *caddyhttp.MatchHost:
+		if w.host == "" || hasPlaceholder(*m...) {
+			return maybe
+		}
+		return w.ask(m)
+	case *caddyhttp.MatchHeader:
+		return w.header(*m)
+	case *fileserver.MatchFile:
+		return w.file(m)
+	case *caddyhttp.MatchExpression:
+		if onlyPath(m.Expr) {
+			return w.ask(m)
+		}
+	case *caddyhttp.MatchNot:
+		sets := make(negation, len(m.MatcherSets))
+		for i, set := range m.MatcherSets {
+			sets[i] = set
+		}
+		return w.matcher(sets)
+	case negation:
+		switch w.anyOf(m) {
+		case no:
+			return yes
+		case maybe:
+			return maybe
+		case yes:
+			return no
+		case fails:
+			return fails
+		}
+	}
+	return maybe
+}
+
+func hasPlaceholder(texts ...string) bool {
+	return slices.ContainsFunc(texts, func(text string) bool { return strings.Contains(text, "{") })
+}
+
+// ask asks the matcher itself.
+func (w *walk) ask(m caddyhttp.RequestMatcherWithError) certainty {
+	switch ok, err := m.MatchWithError(w.r); {
+	case err != nil:
+		return maybe
+	case ok:
+		return yes
+	default:
+		return no
+	}
+}
+
+// knownHeaders are the header fields that are the same whoever makes the request.
+var knownHeaders = []string{"Accept", "Connection", "Sec-Fetch-Dest", "Sec-Fetch-Mode", "Upgrade"}
+
+func (w *walk) header(m caddyhttp.MatchHeader) certainty {
+	result := yes
+	for name, values := range m {
+		c := maybe
+		if slices.Contains(knownHeaders, http.CanonicalHeaderKey(name)) && !hasPlaceholder(values...) {
+			c = w.ask(caddyhttp.MatchHeader{name: values})
+		}
+		if c == no {
+			return no
+		}
+		result = min(result, c)
+	}
+	return result
+}
+
+// file tells what becomes of a request for which there is no file. A file that is
+// named outright is there, or nobody would have named it.
+func (w *walk) file(m *fileserver.MatchFile) certainty {
+	result := no
+	for i, file := range m.TryFiles {
+		last := i == len(m.TryFiles)-1
+		switch {
+		case last && m.TryPolicy == "first_exist_fallback", !hasPlaceholder(file) && !strings.ContainsAny(file, "*=["):
+			w.repl.Set("http.matchers.file.relative", "/"+strings.TrimPrefix(w.repl.ReplaceAll(file, ""), "/"))
+			return yes
+		case last && strings.HasPrefix(file, "="):
+			return fails
+		case !strings.Contains(file, "{http.request.uri") && !strings.Contains(file, "{http.request.orig_uri"):
+			result = maybe
+		}
+	}
+	return result
+}
+
+var (
+	celText = regexp.MustCompile("'[^']*'|\"[^\"]*\"|`[^`]*`")
+	celWord = regexp.MustCompile(`\{[^}]*\}|[A-Za-z_][A-Za-z0-9_]*`)
+)
+
+// celAboutPath are the words of expressions that are about nothing but a request's
+// path and method.
+var celAboutPath = []string{
+	"path", "path_regexp", "method", "startsWith", "endsWith", "contains", "matches", "lowerAscii", "upperAscii", "size", "in", "true", "false",
+	"{http.request.uri}", "{http.request.uri.path}", "{http.request.method}", "{http.request.orig_uri}", "{http.request.orig_uri.path}",
+}
+
+// onlyPath reports whether an expression depends on nothing else.
+func onlyPath(expression string) bool {
+	for _, word := range celWord.FindAllString(celText.ReplaceAllString(expression, ""), -1) {
+		if !slices.Contains(celAboutPath, word) {
+			return false
+		}
+	}
+	return true
+}
+
+// matcherNames returns the names of the matchers of a route.
+func matcherNames(n *routeNode) (names []string) {
+	var visit func(sets [][]any)
+	visit = func(sets [][]any) {
+		for _, set := range sets {
+			for _, m := range set {
+				switch m := m.(type) {
+				case unknownMatcher:
+					names = append(names, m.name)
+				case negation:
+					visit(m)
+				case *caddyhttp.MatchNot:
+					for _, set := range m.MatcherSets {
+						visit([][]any{set})
+					}
+				case caddy.Module:
+					names = append(names, m.CaddyModule().ID.Name())
+				}
+			}
+		}
+	}
+	visit(n.sets)
+	return names
+}
+
+// pathsOf returns the paths that a route is for.
+func pathsOf(n *routeNode) (paths []string) {
+	for _, set := range n.sets {
+		for _, m := range set {
+			if p, ok := m.(*caddyhttp.MatchPath); ok {
+				paths = append(paths, *p...)
+			}
+		}
+	}
+	return paths
+}
+
+// unmarshal is json.Unmarshal into a new T; what does not fit is left out.
+func unmarshal[T any](raw json.RawMessage) (v T) {
+	_ = json.Unmarshal(raw, &v) // Caddy tells what is wrong with it
+	return v
+}

@@ -1,0 +1,347 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package pushit
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/rewrite"
+
+	"github.com/push-it/pushit/guards"
+)
+
+// What is wrong with where a pushit stands.
+type trapKind int
+
+const (
+	trapTaken    trapKind = iota // something before it takes its requests
+	trapExcluded                 // what is around it does not let them in
+	trapSkipped                  // another block of handle has them
+	trapStripped                 // the prefix that it looks for has been stripped
+	trapUnset                    // nothing before it sets the placeholder of its namespace
+)
+
+// A trap is a mistake that Caddy does not find.
+type trap struct {
+	kind    trapKind
+	certain bool // else it depends on the request
+	by      *handlerNode
+	on      *routeNode
+	asks    string // the path of a request
+	becomes string // what becomes of it; empty if it is answered
+	prefix  string // what is stripped, and
+	at      string // where the pushit is for that
+	o       *occurrence
+}
+
+// traps finds what is wrong with where o stands.
+func (o *occurrence) traps() (found []trap) {
+	arrived, failed := o.send(o.handler.Path)
+	bases := []string{o.handler.Path}
+	prefixes, otherwise := o.strips()
+	stripped := strings.TrimSuffix(strings.Join(prefixes, ""), "/")
+	if stripped != "" && len(arrived) == 0 {
+		bases = append(bases, stripped+strings.TrimSuffix(o.handler.Path, "/"))
+		arrivedThere, failedThere := o.send(bases[1])
+		last := prefixes[len(prefixes)-1]
+		if _, doubled := below(last, o.handler.Path); doubled && o.handler.Path != "/" {
+			return append(found, trap{kind: trapStripped, certain: true, prefix: last, at: bases[1], o: o})
+		}
+		arrived, failed = arrivedThere, failedThere
+	}
+	if len(arrived) == 0 {
+		t, ok := o.diagnose(failed[0])
+		if !ok || t.kind == trapExcluded && otherwise { // which may lead other requests to it
+			return nil
+		}
+		t.certain = true
+		return append(found, t)
+	}
+	for _, w := range failed {
+		if t, ok := o.diagnose(w); ok && t.kind == trapTaken && !o.isMeant(t.on) && !o.arrivesElsewhere(w, arrived) {
+			found = append(found, t)
+		}
+	}
+	for _, w := range arrived {
+		for _, d := range w.doubts {
+			if !isDeliberate(d) && !o.isMeant(d.on) {
+				found = append(found, trap{kind: trapTaken, by: d.by, on: d.on, asks: w.want, becomes: d.becomes, o: o})
+			}
+		}
+	}
+	if name := strings.Trim(o.handler.Namespace, "{}"); name != "" && !isAlwaysSet(name) && !slices.ContainsFunc(arrived, func(w *walk) bool { return w.set.sets(name) }) {
+		found = append(found, trap{kind: trapUnset, certain: true, o: o})
+	}
+	return distinct(found)
+}
+
+// send sends all probes to o at base, for each of its hosts.
+func (o *occurrence) send(base string) (arrived, failed []*walk) {
+	for _, host := range o.hosts() {
+		for _, p := range probesOf(&o.handler) {
+			if w := newWalk(o, base, host, p); w.run() {
+				arrived = append(arrived, w)
+			} else {
+				failed = append(failed, w)
+			}
+		}
+	}
+	return arrived, failed
+}
+
+// diagnose tells what became of a request that did not arrive.
+func (o *occurrence) diagnose(w *walk) (t trap, ok bool) {
+	t = trap{asks: w.to.below(strings.TrimPrefix(w.want, strings.TrimSuffix(o.handler.Path, "/"))), o: o}
+	inGroup := w.sibling != nil && w.sibling.group != "" && slices.ContainsFunc(o.around, func(n *routeNode) bool { return n.group == w.sibling.group })
+	switch c := w.diverted(); {
+	case c != nil:
+		t.kind, t.by, t.on, t.becomes = trapTaken, c.by, c.on, c.becomes
+	case w.skipped != nil:
+		t.kind, t.on = trapSkipped, w.skipped
+	case inGroup:
+		t.kind, t.on = trapSkipped, w.sibling
+	case w.byRoute != nil:
+		t.kind, t.by, t.on = trapTaken, w.by, w.byRoute
+	case w.excluded != nil:
+		t.kind, t.on = trapExcluded, w.excluded
+	default:
+		return t, false
+	}
+	return t, t.by != nil || t.kind != trapTaken
+}
+
+// isMeant reports whether a route is for paths of this endpoint, by name.
+func (o *occurrence) isMeant(n *routeNode) bool {
+	return slices.ContainsFunc(pathsOf(n), func(path string) bool {
+		return o.handler.Path != "/" && strings.HasPrefix(strings.ToLower(path), strings.ToLower(o.handler.Path))
+	})
+}
+
+// arrivesElsewhere reports whether the request that failed for one host arrives for
+// another: then the site treats its hosts differently on purpose.
+func (*occurrence) arrivesElsewhere(failed *walk, arrived []*walk) bool {
+	return slices.ContainsFunc(arrived, func(w *walk) bool { return w.want == failed.want })
+}
+
+// isDeliberate reports whether a doubt is about a rule for some of the clients, as
+// against those of an address, that is most likely meant for pushit too. Rewriting is
+// never meant: no other path is pushit's.
+func isDeliberate(d doubt) bool {
+	if d.by.name == "rewrite" {
+		return false
+	}
+	return directiveOf(d.by, d.on)[0] != "redir" || slices.ContainsFunc(matcherNames(d.on), func(name string) bool {
+		return slices.Contains([]string{"client_ip", "host", "protocol", "remote_ip", "tls"}, name)
+	})
+}
+
+// distinct leaves one trap for each handler: who moves it out of the way has moved it
+// for all requests.
+func distinct(traps []trap) (kept []trap) {
+	for _, t := range traps {
+		if !slices.ContainsFunc(kept, func(k trap) bool { return k.kind == t.kind && k.by == t.by }) {
+			kept = append(kept, t)
+		}
+	}
+	return kept
+}
+
+// directiveOf returns what a handler may be in a Caddyfile, the likeliest first.
+func directiveOf(h *handlerNode, n *routeNode) []string {
+	switch h.name {
+	case "rewrite":
+		return rewriteDirective(h, n)
+	case "static_response":
+		answer := unmarshal[struct {
+			Abort   bool                `json:"abort"`
+			Headers map[string][]string `json:"headers"`
+		}](h.raw)
+		switch {
+		case answer.Abort:
+			return []string{"abort"}
+		case answer.Headers["Location"] != nil:
+			return []string{"redir"}
+		}
+		return []string{"respond"}
+	case "reverse_proxy":
+		if unmarshal[struct {
+			Transport struct{ Protocol string } `json:"transport"`
+		}](h.raw).Transport.Protocol == "fastcgi" {
+			return []string{"php_fastcgi"}
+		}
+	}
+	return []string{h.name}
+}
+
+func rewriteDirective(h *handlerNode, n *routeNode) []string {
+	rewrites, ok := h.module.(*rewrite.Rewrite)
+	if !ok {
+		return []string{"rewrite"}
+	}
+	switch files := tried(n); {
+	case files != nil && len(files.SplitPath) > 0:
+		return []string{"php_fastcgi", "rewrite"}
+	case files != nil && strings.HasPrefix(rewrites.URI, "{http.matchers.file.relative}"):
+		return []string{"try_files", "rewrite"}
+	case rewrites.URI != "":
+		return []string{"rewrite"}
+	case rewrites.Method != "":
+		return []string{"method"}
+	case rewrites.StripPathPrefix != "":
+		return []string{"uri", "handle_path"}
+	}
+	return []string{"uri"}
+}
+
+// isAlwaysSet reports whether a placeholder has a value, or none, without a handler
+// that sets it.
+func isAlwaysSet(name string) bool {
+	need, err := guards.NeedsSnapshot(name)
+	switch {
+	case strings.HasPrefix(name, "http.reverse_proxy."):
+		return false
+	case err != nil, strings.HasPrefix(name, "http.request."):
+		return true // which checkNamespace has looked at
+	case !need:
+		return !strings.HasPrefix(name, "http.auth.user.")
+	}
+	return false
+}
+
+// text says what is wrong and what to write, in the words of the Caddyfile from which
+// it comes, if that is known.
+func (t *trap) text(from *source) string {
+	pushit := t.o.written()
+	switch t.kind {
+	case trapTaken:
+		return t.taken(from, pushit)
+	case trapSkipped:
+		return fmt.Sprintf("another handle block%s gets the requests of this pushit, such as %s. Write\n\n\t%s\n\noutside of handle blocks: it runs before all of them",
+			forPaths(t.on), t.asks, pushit)
+	case trapStripped:
+		return t.doubled(from)
+	case trapExcluded:
+		return t.excluded(from, pushit)
+	default:
+		return t.unset()
+	}
+}
+
+// written is the line that the pushit is, or comes from.
+func (o *occurrence) written() string {
+	for _, h := range o.through {
+		if invoke, ok := h.module.(*caddyhttp.Invoke); ok {
+			return "invoke " + invoke.Name
+		}
+		if h.name == "invoke" {
+			return "invoke " + unmarshal[caddyhttp.Invoke](h.raw).Name
+		}
+	}
+	return "pushit " + o.handler.Path
+}
+
+func (t *trap) taken(from *source, pushit string) string {
+	names := directiveOf(t.by, t.on)
+	line, where := from.directive(names)
+	if line == "" {
+		line = reconstructed(names[0], t.by, t.on)
+	}
+	if where != "" {
+		where = " at " + where
+	}
+	takes := "takes the requests of this pushit before it runs: "
+	if !t.certain {
+		takes = "may take requests of this pushit before it runs: "
+	}
+	level, inner := t.o.level(t.by), len(t.o.lists)-1
+	lines, why := "route {\n\t\t"+pushit+"\n\t\t"+line+"\n\t}", "in a route, directives run in the order in which they are written"
+	switch {
+	case level >= 0 && level < inner && t.o.around[inner-1].isBlock(): // outside of the block that pushit is in
+		lines = fmt.Sprintf("handle %s {\n\t\t%s\n\t}\n\thandle {\n\t\t%s\n\t}", t.o.below("/*"), pushit, line)
+		why = "of handle blocks, only one gets a request"
+	case level == inner && slices.ContainsFunc(t.o.lists[inner], (*routeNode).isBlock): // which would run before a route
+		lines = fmt.Sprintf("%s\n\thandle {\n\t\t%s\n\t}", pushit, line)
+		why = "pushit runs before handle blocks"
+	}
+	return fmt.Sprintf("%s%s %s%s %s. Write\n\n\t%s\n\nin place of both, with the blocks that they have: %s", names[0], where, takes, t.asks, cmp.Or(t.becomes, "does not arrive"), lines, why)
+}
+
+// doubled tells of a pushit that looks for a prefix which has been stripped.
+func (t *trap) doubled(from *source) string {
+	problem := fmt.Sprintf("%s is stripped from the path before it comes to this pushit, so that it is at %s", t.prefix, t.at)
+	lines := "pushit {\n\t\tpath /\n\t}"
+	if opener, _ := from.opener(); from == nil || strings.HasPrefix(opener, "handle_path ") {
+		lines = fmt.Sprintf("handle_path %s/* {\n\t\tpushit {\n\t\t\tpath /\n\t\t}\n\t}", t.prefix)
+	}
+	return fmt.Sprintf("%s. Write\n\n\t%s\n\nto have it at %s", problem, lines, t.prefix)
+}
+
+// excluded tells of a pushit whose requests the block around it, or its matcher, does
+// not let in.
+func (t *trap) excluded(from *source, pushit string) string {
+	h := &t.o.handler
+	paths := pathsOf(t.on)
+	if len(paths) == 0 {
+		return fmt.Sprintf("the matchers around this pushit let none of its requests in, such as %s: write pushit outside of the block, or another matcher", t.asks)
+	}
+	problem := fmt.Sprintf("only %s comes to this pushit, which is at %s, so that %s never arrives", strings.Join(paths, " "), h.Path, t.asks)
+	itself := slices.ContainsFunc(paths, func(path string) bool { return strings.EqualFold(strings.TrimRight(path, "/"), h.Path) })
+	if itself {
+		problem = fmt.Sprintf("only %s itself comes to this pushit, but nothing below it, such as %s", h.Path, t.asks)
+	}
+	opener, _ := from.opener()
+	word, arguments, _ := strings.Cut(opener, " ")
+	place := opener
+	if opener == "" {
+		word, place = "handle", "the block around it"
+	}
+	mount, everything := trimWildcard(paths[0]), t.o.below("/*")
+	if itself || checkPath(mount) != nil {
+		mount = h.Path
+	}
+	var lines string
+	switch own := t.on == t.o.around[len(t.o.around)-1]; {
+	case own:
+		lines, place = "path "+everything, "the paths in the matcher of pushit"
+	case strings.HasPrefix(arguments, "@"):
+		lines, place = "path "+everything, "the paths in the matcher "+arguments
+	case word == "handle_path":
+		lines = fmt.Sprintf("handle_path %s/* {\n\t\tpushit {\n\t\t\tpath /\n\t\t}\n\t}", strings.TrimSuffix(trimWildcard(paths[0]), "/"))
+	case !itself && strings.HasSuffix(paths[0], "*"):
+		lines, place = "pushit "+mount, pushit
+	default:
+		lines = fmt.Sprintf("%s %s/* {\n\t\tpushit %s\n\t}", word, strings.TrimSuffix(mount, "/"), mount)
+	}
+	return fmt.Sprintf("%s. Write\n\n\t%s\n\nin place of %s", problem, lines, place)
+}
+
+func forPaths(n *routeNode) string {
+	if paths := pathsOf(n); len(paths) > 0 {
+		return ", for " + strings.Join(paths, " ") + ","
+	}
+	return ""
+}
+
+// unset tells how to set the placeholder of the namespace.
+func (t *trap) unset() string {
+	name := strings.Trim(t.o.handler.Namespace, "{}")
+	problem := fmt.Sprintf("nothing before this pushit sets the placeholder of its namespace, {%s}, so that it would refuse every session. ", name)
+	if variable, ok := strings.CutPrefix(name, "http.vars."); ok {
+		return problem + fmt.Sprintf("Write\n\n\tvars %s {labels.2}\n\nin the site, or what tells the tenants apart in place of {labels.2}; in a route, before pushit", variable)
+	}
+	if strings.HasPrefix(name, "http.auth.user.") {
+		return problem + "Write basic_auth, or another login, in the site; in a route, before pushit"
+	}
+	if strings.HasPrefix(name, "http.reverse_proxy.") {
+		return problem + "A proxy sets it when it has asked: write one that the request tells, as the namespace {labels.2}"
+	}
+	if strings.HasPrefix(name, "http.") {
+		return problem + "A matcher sets it, for what it matches: write pushit behind that matcher, or the namespace {labels.2}"
+	}
+	return problem + fmt.Sprintf("Write\n\n\tmap {host} {%s} {\n\t\tacme.example.com acme\n\t}\n\nin the site, with your tenants; in a route, before pushit. Caddy's own placeholders are written as {labels.2}", name)
+}

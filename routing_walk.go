@@ -1,0 +1,299 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package pushit
+
+import (
+	"context"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/rewrite"
+)
+
+// A probe is a request as the client makes it, rest below the endpoint's path.
+type probe struct {
+	method, rest string
+	header       http.Header
+}
+
+var (
+	probeClient = probe{http.MethodGet, "/pushit.mjs", http.Header{"Accept": {"*/*"}, "Sec-Fetch-Dest": {"script"}, "Sec-Fetch-Mode": {"cors"}}}
+	probeInfo   = probe{http.MethodGet, "/info", http.Header{"Accept": {"*/*"}, "Sec-Fetch-Dest": {"empty"}, "Sec-Fetch-Mode": {"cors"}}}
+	probeSocket = probe{http.MethodGet, "/websocket", http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Fetch-Dest": {"websocket"}, "Sec-Fetch-Mode": {"websocket"}}}
+	probeXHR    = probe{http.MethodPost, "/0/session/xhr", http.Header{"Accept": {"*/*"}, "Sec-Fetch-Dest": {"empty"}, "Sec-Fetch-Mode": {"cors"}}}
+)
+
+// probesOf returns the requests that h has to get.
+func probesOf(h *Handler) []probe {
+	if h.servesFallbacks() {
+		return []probe{probeClient, probeInfo, probeSocket, probeXHR}
+	}
+	return []probe{probeClient, probeInfo, probeSocket}
+}
+
+// What becomes of a request in a list of routes.
+type outcome int
+
+const (
+	passes  outcome = iota // it goes on to what comes after the list
+	reaches                // it has come to the pushit
+	ended                  // something else has answered it
+	strays                 // it is where the pushit is, or should be, but not as one of its own
+)
+
+// A change is what a handler has made of a request.
+type change struct {
+	by         *handlerNode
+	on         *routeNode
+	becomes    string // what the request is now, in words that follow the path asked for
+	keepsAsked bool   // it took from the path what has to be taken
+}
+
+// A doubt is a handler that takes the request if its route's matchers match.
+type doubt struct {
+	by      *handlerNode
+	on      *routeNode // whose matchers are in doubt
+	becomes string     // as in a change; empty if the handler answers
+}
+
+// A walk sends one request through the routes.
+type walk struct {
+	to     *occurrence
+	host   string // "" for any
+	want   string // the path that the pushit has to see
+	method string
+	r      *http.Request
+	repl   *caddy.Replacer
+	groups map[string]bool
+
+	changes  []change
+	by       *handlerNode // what has answered
+	byRoute  *routeNode   // and the route that it is in
+	sibling  *routeNode   // that, or the route around it that stands beside one around the pushit
+	excluded *routeNode   // around the pushit, and not for this request
+	skipped  *routeNode   // around the pushit, and another of its group came first
+	doubts   []doubt
+	set      *setters
+}
+
+// setters are the placeholders that what stands before the pushit sets.
+type setters struct {
+	names    map[string]bool
+	prefixes []string
+	foreign  bool // modules of others were there, which may set any
+}
+
+// newWalk makes the request p to o, whose path begins with base.
+func newWalk(o *occurrence, base, host string, p probe) *walk {
+	w := &walk{to: o, host: host, want: o.below(p.rest), method: p.method, groups: make(map[string]bool), set: &setters{names: make(map[string]bool)}}
+	if host == "" {
+		host = "localhost"
+	}
+	r, err := http.NewRequestWithContext(context.Background(), p.method, "http://"+host+strings.TrimSuffix(base, "/")+p.rest, http.NoBody)
+	if err != nil { // of a host that none can have
+		r, _ = http.NewRequestWithContext(context.Background(), p.method, "http://localhost"+p.rest, http.NoBody)
+		r.URL.Path = strings.TrimSuffix(base, "/") + p.rest
+	}
+	r.RequestURI, r.RemoteAddr, r.Header = r.URL.RequestURI(), "192.0.2.1:1", p.header.Clone()
+	w.prepare(r)
+	return w
+}
+
+func (w *walk) prepare(r *http.Request) {
+	w.repl = caddy.NewReplacer()
+	w.r = caddyhttp.PrepareRequest(r, w.repl, nil, new(caddyhttp.Server))
+}
+
+// run reports whether the request arrives.
+func (w *walk) run() bool { return w.routes(w.to.routes) == reaches }
+
+func (w *walk) routes(list []*routeNode) outcome {
+	for _, n := range list {
+		leads := w.to.on[n]
+		if n.group != "" && w.groups[n.group] {
+			if leads {
+				w.skipped = n
+				return strays
+			}
+			continue
+		}
+		w.set.matchers(n)
+		switch c := w.match(n); {
+		case c == fails:
+			w.byRoute = n
+			if len(n.handlers) > 0 {
+				w.by = n.handlers[0]
+			}
+			return ended
+		case c == no && leads:
+			w.excluded = n
+			return strays
+		case c == no:
+			continue
+		case c == maybe && !leads:
+			w.consider(n)
+			continue
+		}
+		if n.group != "" {
+			w.groups[n.group] = true
+		}
+		for _, h := range n.handlers {
+			if result := w.handler(h, n); result != passes {
+				if !leads {
+					w.sibling = n
+				}
+				return result
+			}
+		}
+		if n.terminal {
+			w.sibling = n
+			w.byRoute = n
+			if len(n.handlers) > 0 {
+				w.by = n.handlers[len(n.handlers)-1]
+			}
+			return ended
+		}
+	}
+	return passes
+}
+
+// consider looks at what a route does that may match.
+func (w *walk) consider(n *routeNode) {
+	alone := *w
+	alone.prepare(w.r.Clone(context.Background()))
+	alone.changes, alone.doubts, alone.groups = nil, nil, maps.Clone(w.groups)
+	for _, h := range n.handlers {
+		switch result := alone.handler(h, n); {
+		case result == ended && alone.by != nil && len(alone.changes) == 0:
+			w.doubts = append(w.doubts, doubt{by: alone.by, on: n})
+			return
+		case len(alone.changes) > 0:
+			w.doubts = append(w.doubts, doubt{by: alone.changes[0].by, on: n, becomes: alone.changes[0].becomes})
+			return
+		case result != passes:
+			return
+		}
+	}
+}
+
+func (w *walk) handler(h *handlerNode, n *routeNode) outcome {
+	w.set.handler(h)
+	if answers(h) {
+		w.by, w.byRoute = h, n
+		return ended
+	}
+	switch h.name {
+	case "subroute", "invoke":
+		return w.routes(h.routes)
+	case "pushit":
+		if h != w.to.node && h.mount() != w.to.node.mount() { // an equal one is as good
+			return passes
+		}
+		if w.r.URL.Path == w.want && w.r.Method == w.method {
+			return reaches
+		}
+		if h != w.to.node {
+			return passes
+		}
+		return strays
+	case "rewrite":
+		w.rewrite(h, n)
+	}
+	return passes
+}
+
+func (w *walk) rewrite(h *handlerNode, n *routeNode) {
+	rewrites, ok := h.module.(*rewrite.Rewrite)
+	if !ok {
+		return
+	}
+	path, method := w.r.URL.Path, w.r.Method
+	rewrites.Rewrite(w.r, w.repl)
+	switch {
+	case w.r.URL.Path != path:
+		kept := strings.HasSuffix(path, w.r.URL.Path) && strings.HasSuffix(w.r.URL.Path, w.want)
+		w.changes = append(w.changes, change{by: h, on: n, becomes: "becomes " + w.r.URL.Path, keepsAsked: kept})
+	case w.r.Method != method:
+		w.changes = append(w.changes, change{by: h, on: n, becomes: "is asked for with " + w.r.Method})
+	}
+}
+
+// diverted returns the first change that led the request astray, nil if there is
+// none.
+func (w *walk) diverted() *change {
+	for i := range w.changes {
+		if !w.changes[i].keepsAsked {
+			return &w.changes[i]
+		}
+	}
+	return nil
+}
+
+// answers reports whether a handler answers whatever comes to it.
+func answers(h *handlerNode) bool {
+	switch h.name {
+	case "static_response", "error", "metrics":
+		return true
+	case "file_server":
+		return !unmarshal[struct {
+			PassThru bool `json:"pass_thru"`
+		}](h.raw).PassThru
+	case "reverse_proxy": // as forward_auth, it goes on
+		return len(unmarshal[struct {
+			HandleResponse []any `json:"handle_response"`
+		}](h.raw).HandleResponse) == 0
+	}
+	return false
+}
+
+// handler notes which placeholders h sets.
+func (s *setters) handler(h *handlerNode) {
+	switch h.name {
+	case "vars":
+		for name := range unmarshal[map[string]any](h.raw) {
+			s.names["http.vars."+name] = true
+		}
+	case "map":
+		for _, name := range unmarshal[struct{ Destinations []string }](h.raw).Destinations {
+			s.names[strings.Trim(name, "{}")] = true
+		}
+	case "authentication":
+		s.prefixes = append(s.prefixes, "http.auth.user.")
+	case "reverse_proxy":
+		s.prefixes = append(s.prefixes, "http.reverse_proxy.")
+	default:
+		s.foreign = s.foreign || !isOfCaddy(h.name)
+	}
+}
+
+// matchers notes which placeholders the matchers of n set.
+func (s *setters) matchers(n *routeNode) {
+	for _, name := range matcherNames(n) {
+		switch {
+		case strings.HasSuffix(name, "_regexp"):
+			s.prefixes = append(s.prefixes, "http.regexp.")
+		case name == "file", name == "url_pattern":
+			s.prefixes = append(s.prefixes, "http.matchers.", "http.url_pattern.")
+		case name == "expression":
+			s.prefixes = append(s.prefixes, "http.regexp.", "http.matchers.")
+		case !isMatcherOfCaddy(name):
+			s.foreign = true
+		}
+	}
+}
+
+func isMatcherOfCaddy(name string) bool {
+	return slices.Contains([]string{
+		"client_ip", "header", "host", "method", "not", "path", "protocol", "query", "remote_ip", "tls", "vars",
+	}, name)
+}
+
+// sets reports whether a placeholder may have been set.
+func (s *setters) sets(name string) bool {
+	return s.foreign || s.names[name] || slices.ContainsFunc(s.prefixes, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+}

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -203,9 +202,8 @@ func checkNamespacePlaceholder(name string) error {
 		}
 	}
 	if strings.HasPrefix(name, "http.request.") && !strings.HasPrefix(name, "http.request.tls.") {
-		r := &http.Request{Method: http.MethodGet, Host: "localhost", URL: &url.URL{Path: "/"}, Header: make(http.Header)}
 		repl := caddy.NewReplacer()
-		caddyhttp.PrepareRequest(r, repl, nil, new(caddyhttp.Server))
+		caddyhttp.PrepareRequest(requestTo("", http.MethodGet, "/", http.Header{}), repl, nil, new(caddyhttp.Server))
 		if _, known := repl.Get(name); !known {
 			return fmt.Errorf("namespace: Caddy has no placeholder {%s}: write one that the request tells, as {labels.2}", name)
 		}

@@ -326,6 +326,8 @@ func TestJSONIsChecked(t *testing.T) {
 		{"default", servers(endpoint(object{"name": "a", "default": "open"})), []string{`default is allow or deny`}},
 		{"missing gates", servers(endpoint(object{"name": "a", "gates": object{"subscribe": gate(object{"guard": "allow"}, nil)}})), []string{"not connect and publish"}},
 		{"namespace", servers(endpoint(object{"name": "a", "default": "deny", "namespace": "acme"})), []string{"is not a placeholder"}},
+		{"namespace that is short for another", servers(endpoint(object{"name": "a", "namespace": "{labels.2}"})), []string{"nothing in JSON: write {http.request.host.labels.2}"}},
+		{"namespace that nothing sets", servers(endpoint(object{"name": "a", "namespace": "{tenant}"})), []string{"pushit /push (the server", "nothing before this pushit sets"}},
 		{
 			"timeouts", servers(endpoint(object{"name": "a", "default": "deny", "timeouts": object{"conect": "5s", "publish": "1h", "deliver": "1s"}})),
 			[]string{`did you mean "connect"?`, "timeouts.publish must be between 10ms and 5m, not 1h", "deliver has no timeout"},

@@ -7,7 +7,6 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -304,7 +303,7 @@ func eachHostMatcher(routes []*routeNode, f func(caddyhttp.MatchHost)) {
 // isForHost reports whether one of the sets of a route is for that host, or any.
 func isForHost(n *routeNode, host string) bool {
 	w := walk{host: host}
-	w.prepare(&http.Request{Method: http.MethodGet, Host: host, URL: &url.URL{Path: "/"}, Header: make(http.Header)})
+	w.prepare(requestTo(host, http.MethodGet, "/", http.Header{}))
 	return len(n.sets) == 0 || slices.ContainsFunc(n.sets, func(set []any) bool {
 		return !slices.ContainsFunc(set, func(m any) bool {
 			_, isHost := m.(*caddyhttp.MatchHost)

@@ -13,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/fileserver"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/rewrite"
 )
 
 // Whether a matcher matches a request of the client.
@@ -30,6 +31,7 @@ func (w *walk) match(n *routeNode) certainty {
 	if len(n.sets) == 0 {
 		return yes
 	}
+	w.rewritesToFile = slices.ContainsFunc(n.handlers, rewritesToFile)
 	return w.anyOf(n.sets)
 }
 
@@ -138,19 +140,28 @@ func (w *walk) header(m caddyhttp.MatchHeader) certainty {
 	return result
 }
 
-// file tells what becomes of a request for which there is no file. A file that is
-// named outright is there, or nobody would have named it.
+// rewritesToFile reports whether a handler rewrites to what a file matcher has found.
+func rewritesToFile(h *handlerNode) bool {
+	rewrites, ok := h.module.(*rewrite.Rewrite)
+	return ok && strings.HasPrefix(rewrites.URI, "{http.matchers.file.relative}")
+}
+
+// file tells what becomes of a request for which there is no file. What is tried when
+// there is none, as /index.html, is there. A file that is looked for alone may be a
+// sign for something, as that the site is being maintained.
 func (w *walk) file(m *fileserver.MatchFile) certainty {
-	result := no
+	result, fallback := no, w.rewritesToFile
 	for i, file := range m.TryFiles {
 		last := i == len(m.TryFiles)-1
 		switch {
-		case last && m.TryPolicy == "first_exist_fallback", !hasPlaceholder(file) && !strings.ContainsAny(file, "*=["):
+		case last && m.TryPolicy == "first_exist_fallback", fallback && !hasPlaceholder(file) && !strings.ContainsAny(file, "*=["):
 			w.repl.Set("http.matchers.file.relative", "/"+strings.TrimPrefix(w.repl.ReplaceAll(file, ""), "/"))
 			return yes
 		case last && strings.HasPrefix(file, "="):
 			return fails
-		case !strings.Contains(file, "{http.request.uri") && !strings.Contains(file, "{http.request.orig_uri"):
+		case strings.Contains(file, "{http.request.uri"), strings.Contains(file, "{http.request.orig_uri"):
+			fallback = true
+		default:
 			result = maybe
 		}
 	}

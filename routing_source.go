@@ -4,6 +4,7 @@
 package pushit
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -55,13 +56,8 @@ func (p *parser) errorOf(t *trap, whole *wholeFile) error {
 	if namespace, ok := p.seen["namespace"]; ok && t.kind == trapUnset {
 		at = namespace
 	}
-	return errorAt(at, errorText(t.text(whole.around(p.directive))))
+	return errorAt(at, errors.New(t.text(whole.around(p.directive))))
 }
-
-// An errorText is an error that is nothing but its text.
-type errorText string
-
-func (e errorText) Error() string { return string(e) }
 
 // A wholeFile is what a Caddyfile as a whole says.
 type wholeFile struct {

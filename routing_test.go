@@ -17,6 +17,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 // A verdict is what becomes of a Caddyfile.
@@ -169,6 +171,9 @@ func TestNothingIsInTheWay(t *testing.T) {
 		{"a rewrite of all but it, by an expression", "/push", "@app expression `!path('/push/*') && {path} != '/'`\nrewrite @app /index.html\npushit\n"},
 		{"a rewrite of pages", "/push", "@page header Accept *text/html*\nrewrite @page /index.html\npushit\n"},
 		{"a rewrite of files that are there", "/push", "@static file\nrewrite @static /static{uri}\npushit\n"},
+		{"maintenance", "/push", "@maintenance file /maintenance.html\nrewrite @maintenance /maintenance.html\npushit\n"},
+		{"a file that is a sign, for a handle block", "/push", "@off file /off\nhandle @off {\nrespond off 503\n}\nhandle {\npushit\n}\n"},
+		{"slashes that are merged", "/push", "uri path_regexp /{2,} /\nuri strip_suffix /\npushit\n"},
 		{"a rewrite by query", "/push", "@old query id=*\nrewrite @old /item/{query.id}\npushit\n"},
 		{"a rewrite of the query alone", "/push", "rewrite * ?a=b\npushit\n"},
 		{"a rewrite to itself", "/push", "rewrite * {path}\npushit\n"},
@@ -206,7 +211,7 @@ func TestNothingIsInTheWay(t *testing.T) {
 			if strings.Contains(tc.site, "invoke") {
 				named = "&(live) {\npushit {\nname live\n}\n}\n"
 			}
-			config := named + "http://localhost {\n" + tc.site + "}\n"
+			config := named + "http://localhost, http://[::1], http://www.localhost, http://*.localhost {\n" + tc.site + "}\n"
 			if v := judge(t, config); v.adapt != "" || v.validate != "" || len(v.warnings) > 0 {
 				t.Errorf("%s\nadapting: %s\nvalidating: %s\nwarnings: %q", config, v.adapt, v.validate, v.warnings)
 			}
@@ -249,5 +254,41 @@ func TestDoubtsAboutWhatStandsBefore(t *testing.T) {
 				t.Errorf("as JSON: %q", warnings)
 			}
 		})
+	}
+}
+
+// setsSomething is a handler that is not Caddy's: nobody knows what it does.
+type setsSomething struct{}
+
+func (setsSomething) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.pushit_test_sets", New: func() caddy.Module { return new(setsSomething) }}
+}
+
+func (setsSomething) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	return next.ServeHTTP(w, r)
+}
+
+func init() {
+	caddy.RegisterModule(setsSomething{})
+	httpcaddyfile.RegisterHandlerDirective("pushit_test_sets", func(httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+		return setsSomething{}, nil
+	})
+}
+
+// TestHandlersOfOthers has handlers that are not Caddy's, and may set the placeholder of
+// a namespace, and a named route that invokes itself.
+func TestHandlersOfOthers(t *testing.T) {
+	const pushit = "pushit {\nname live\nnamespace {tenant}\n}\n"
+	for config, want := range map[string]string{
+		"http://localhost {\nroute {\npushit_test_sets\n" + pushit + "}\n}\n":           "",
+		"http://localhost {\nroute {\n" + pushit + "pushit_test_sets\n}\n}\n":           "nothing before this pushit sets",
+		"&(live) {\ninvoke live\n" + pushit + "}\nhttp://localhost {\ninvoke live\n}\n": "nothing before this pushit sets",
+	} {
+		v := judge(t, config)
+		for what, got := range map[string]string{"adapting": v.adapt, "validating": v.validate} {
+			if want == "" && got != "" || !strings.Contains(got, want) {
+				t.Errorf("%s\n%s: %q, want %q", config, what, got, want)
+			}
+		}
 	}
 }

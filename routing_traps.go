@@ -49,7 +49,7 @@ func (o *occurrence) traps() (found []trap) {
 		bases = append(bases, stripped+strings.TrimSuffix(o.handler.Path, "/"))
 		arrivedThere, failedThere := o.send(bases[1])
 		last := prefixes[len(prefixes)-1]
-		if _, doubled := below(last, o.handler.Path); doubled && o.handler.Path != "/" {
+		if _, doubled := below(last, o.handler.Path); doubled {
 			return append(found, trap{kind: trapStripped, certain: true, prefix: last, at: bases[1], o: o})
 		}
 		arrived, failed = arrivedThere, failedThere
@@ -70,7 +70,7 @@ func (o *occurrence) traps() (found []trap) {
 	for _, w := range arrived {
 		for _, d := range w.doubts {
 			if !isDeliberate(d) && !o.isMeant(d.on) {
-				found = append(found, trap{kind: trapTaken, by: d.by, on: d.on, asks: w.want, becomes: d.becomes, o: o})
+				found = append(found, trap{kind: trapTaken, by: d.by, on: d.on, asks: w.asked, becomes: d.becomes, o: o})
 			}
 		}
 	}
@@ -96,7 +96,7 @@ func (o *occurrence) send(base string) (arrived, failed []*walk) {
 
 // diagnose tells what became of a request that did not arrive.
 func (o *occurrence) diagnose(w *walk) (t trap, ok bool) {
-	t = trap{asks: w.to.below(strings.TrimPrefix(w.want, strings.TrimSuffix(o.handler.Path, "/"))), o: o}
+	t = trap{asks: w.asked, o: o}
 	inGroup := w.sibling != nil && w.sibling.group != "" && slices.ContainsFunc(o.around, func(n *routeNode) bool { return n.group == w.sibling.group })
 	switch c := w.diverted(); {
 	case c != nil:
@@ -129,15 +129,18 @@ func (*occurrence) arrivesElsewhere(failed *walk, arrived []*walk) bool {
 }
 
 // isDeliberate reports whether a doubt is about a rule for some of the clients, as
-// against those of an address, that is most likely meant for pushit too. Rewriting is
-// never meant: no other path is pushit's.
+// against those of an address, or for some of the time, that is most likely meant for
+// pushit too. Rewriting for some clients is never meant: no other path is pushit's.
 func isDeliberate(d doubt) bool {
-	if d.by.name == "rewrite" {
-		return false
+	meant := []string{"file"}
+	switch {
+	case d.by.name == "rewrite":
+	case directiveOf(d.by, d.on)[0] == "redir":
+		meant = append(meant, "client_ip", "host", "protocol", "remote_ip", "tls")
+	default:
+		return true
 	}
-	return directiveOf(d.by, d.on)[0] != "redir" || slices.ContainsFunc(matcherNames(d.on), func(name string) bool {
-		return slices.Contains([]string{"client_ip", "host", "protocol", "remote_ip", "tls"}, name)
-	})
+	return slices.ContainsFunc(matcherNames(d.on), func(name string) bool { return slices.Contains(meant, name) })
 }
 
 // distinct leaves one trap for each handler: who moves it out of the way has moved it

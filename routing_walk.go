@@ -7,6 +7,7 @@ import (
 	"context"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -63,13 +64,15 @@ type doubt struct {
 
 // A walk sends one request through the routes.
 type walk struct {
-	to     *occurrence
-	host   string // "" for any
-	want   string // the path that the pushit has to see
-	method string
-	r      *http.Request
-	repl   *caddy.Replacer
-	groups map[string]bool
+	to             *occurrence
+	host           string // "" for any
+	asked          string // the path that the client asks for
+	want           string // the path that the pushit has to see
+	method         string
+	r              *http.Request
+	repl           *caddy.Replacer
+	rewritesToFile bool // the route whose matchers are looked at goes to the file that they find
+	groups         map[string]bool
 
 	changes  []change
 	by       *handlerNode // what has answered
@@ -90,18 +93,24 @@ type setters struct {
 
 // newWalk makes the request p to o, whose path begins with base.
 func newWalk(o *occurrence, base, host string, p probe) *walk {
-	w := &walk{to: o, host: host, want: o.below(p.rest), method: p.method, groups: make(map[string]bool), set: &setters{names: make(map[string]bool)}}
-	if host == "" {
-		host = "localhost"
-	}
-	r, err := http.NewRequestWithContext(context.Background(), p.method, "http://"+host+strings.TrimSuffix(base, "/")+p.rest, http.NoBody)
-	if err != nil { // of a host that none can have
-		r, _ = http.NewRequestWithContext(context.Background(), p.method, "http://localhost"+p.rest, http.NoBody)
-		r.URL.Path = strings.TrimSuffix(base, "/") + p.rest
-	}
-	r.RequestURI, r.RemoteAddr, r.Header = r.URL.RequestURI(), "192.0.2.1:1", p.header.Clone()
-	w.prepare(r)
+	w := &walk{to: o, host: host, asked: strings.TrimSuffix(base, "/") + p.rest, want: o.below(p.rest), method: p.method, groups: make(map[string]bool), set: &setters{names: make(map[string]bool)}}
+	w.prepare(requestTo(host, p.method, w.asked, p.header))
 	return w
+}
+
+// requestTo is a request for a path to a host, "" for any.
+func requestTo(host, method, path string, header http.Header) *http.Request {
+	switch {
+	case host == "":
+		host = "localhost"
+	case strings.Contains(host, ":"): // an address of IPv6
+		host = "[" + host + "]"
+	}
+	u := &url.URL{Path: path}
+	return &http.Request{
+		Method: method, Host: host, URL: u, RequestURI: u.RequestURI(), RemoteAddr: "192.0.2.1:1",
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: header.Clone(), Body: http.NoBody,
+	}
 }
 
 func (w *walk) prepare(r *http.Request) {

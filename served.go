@@ -217,6 +217,11 @@ func (h *Handler) warn(log *slog.Logger, doubts []string) {
 		log.Warn("a session over a fallback transport is told from others by its name, host, origin and user, but not by a login that a cookie carries",
 			"to_do", "write session_cookies with the names of the cookies that tell logins apart: only those whose value stays the same during a login, for a cookie that is renewed in each answer would give each request a session of its own")
 	}
+	if len(h.SessionCookies) > 0 && h.servesFallbacks() && once("renewed cookies") {
+		log.Info("a session over a fallback transport belongs to requests that have its session_cookies, with the values that it was opened with",
+			"cookies", h.SessionCookies,
+			"to_do", "check that no answer of your application sets one of them anew (Set-Cookie) during a login: each request would then open a session of its own")
+	}
 	if h.asksWho && h.site.exposed && !h.site.forThisMachine() && once("in the clear") {
 		log.Warn("credentials cross the network in the clear: this is plain HTTP",
 			"to_do", "serve the site over HTTPS, unless a proxy before it does")

@@ -55,6 +55,7 @@ type Endpoint struct {
 
 	times   *times          // nil: defaultTimes
 	foreign sampler.Sampler // of what is logged of pages of other sites
+	renewed sampler.Sampler // of what is logged of cookies that have changed
 	retired atomic.Bool     // by Retire: requests that come all the same have short responses
 }
 

@@ -153,13 +153,15 @@ func (s *Sessions) newFallback(key sessionKey, by owner, cookies []string, a *hu
 // isOf reports whether the session is of who makes a request to e. If e goes by
 // other cookies than the session's owner, as after a reload, those that the session
 // was opened with say who that is.
-func (f *fallback) isOf(e *Endpoint, by owner) bool {
+func (f *fallback) isOf(e *Endpoint, by *claimant) bool {
+	asks := by.owner(e.SessionCookies)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !slices.Equal(f.cookies, e.SessionCookies) {
-		f.owner, f.cookies = e.openerOf(f.agent.Opening()), e.SessionCookies
+		first := opener(f.agent.Opening())
+		f.owner, f.cookies = first.owner(e.SessionCookies), e.SessionCookies
 	}
-	return f.owner == by
+	return f.owner == asks
 }
 
 // Form implements hub.Conn.

@@ -74,7 +74,7 @@ func (e *Endpoint) serveFallback(w http.ResponseWriter, r *http.Request, t targe
 		return
 	}
 	key := sessionKey{e.Policy.Mount, t.session}
-	by := e.ownerOf(r, c, cross)
+	by := &claimant{r: r, caller: c, cross: cross}
 	if kind == nil {
 		e.serveSend(w, r, key, by, t.transport == "jsonp_send")
 		return
@@ -120,7 +120,7 @@ func (e *Endpoint) setCookie(w http.ResponseWriter, r *http.Request) {
 }
 
 // serveReceive answers a request to receive, the first of which opens a session.
-func (e *Endpoint) serveReceive(w http.ResponseWriter, r *http.Request, kind *receiving, key sessionKey, by owner) {
+func (e *Endpoint) serveReceive(w http.ResponseWriter, r *http.Request, kind *receiving, key sessionKey, by *claimant) {
 	callback := r.URL.Query().Get("c")
 	if kind.callback && !isCallback(callback) {
 		fail(w, errCallback)
@@ -164,14 +164,14 @@ func (e *Endpoint) serveReceive(w http.ResponseWriter, r *http.Request, kind *re
 
 // session returns the session of that key, a new one if there is none. It returns
 // nil when the request gets neither, and has answered it then.
-func (e *Endpoint) session(w http.ResponseWriter, r *http.Request, kind *receiving, key sessionKey, by owner) *fallback {
+func (e *Endpoint) session(w http.ResponseWriter, r *http.Request, kind *receiving, key sessionKey, by *claimant) *fallback {
 	f := e.Sessions.find(key)
 	if f == nil {
 		a := e.openAgent(w, r, kind.name)
 		if a == nil {
 			return nil
 		}
-		opened := e.Sessions.newFallback(key, by, e.SessionCookies, a, e.patience())
+		opened := e.Sessions.newFallback(key, by.owner(e.SessionCookies), e.SessionCookies, a, e.patience())
 		a.Start(opened) // before anybody can find it and send
 		if f = e.Sessions.add(opened); f == nil {
 			return opened
@@ -179,6 +179,7 @@ func (e *Endpoint) session(w http.ResponseWriter, r *http.Request, kind *receivi
 		a.Left("another request opened the session first")
 	}
 	if !f.isOf(e, by) {
+		e.refuseClaim(f, by)
 		fail(w, errUnknown)
 		return nil
 	}
@@ -198,9 +199,13 @@ func isCallback(name string) bool {
 
 // serveSend answers a request that brings frames. 204, or 200 for a form, says
 // that all of them were taken.
-func (e *Endpoint) serveSend(w http.ResponseWriter, r *http.Request, key sessionKey, by owner, jsonp bool) {
+func (e *Endpoint) serveSend(w http.ResponseWriter, r *http.Request, key sessionKey, by *claimant, jsonp bool) {
 	f := e.Sessions.find(key)
-	if f == nil || !f.isOf(e, by) || f.isOver() {
+	isOf := f != nil && f.isOf(e, by)
+	if f != nil && !isOf {
+		e.refuseClaim(f, by)
+	}
+	if !isOf || f.isOver() {
 		LeaveBody(w, r)
 		fail(w, errUnknown)
 		return

@@ -7,6 +7,8 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"net/http"
+	"slices"
+	"time"
 
 	"github.com/push-it/pushit/hub"
 )
@@ -28,8 +30,15 @@ type Caller struct {
 // logs; a name alone is to open nothing.
 type owner [sha256.Size]byte
 
-// openerOf is ownerOf for the request that opened a session.
-func (e *Endpoint) openerOf(o *hub.Opening) owner {
+// A claimant is who makes a request with the name of a fallback session.
+type claimant struct {
+	r      *http.Request // only its header counts
+	caller Caller
+	cross  string // the request's origin if that is another site's
+}
+
+// opener returns who made the request that opened a session.
+func opener(o *hub.Opening) claimant {
 	r := &http.Request{Header: make(http.Header)}
 	for name, value := range o.Fields {
 		switch name {
@@ -42,12 +51,12 @@ func (e *Endpoint) openerOf(o *hub.Opening) owner {
 	if key, ok := parseOrigin(cross); ok && isOrigin && key == own {
 		cross = ""
 	}
-	return e.ownerOf(r, Caller{Scheme: o.Scheme, Host: o.Host, User: o.User, Certificate: o.Certificate}, cross)
+	return claimant{r: r, caller: Caller{Scheme: o.Scheme, Host: o.Host, User: o.User, Certificate: o.Certificate}, cross: cross}
 }
 
-// ownerOf tells whose a request is. cross is its origin if that is another
-// site's. Of what is secret only a hash is kept.
-func (e *Endpoint) ownerOf(r *http.Request, c Caller, cross string) (o owner) {
+// owner tells who c is, going by these cookies. Of what is secret only a hash is
+// kept.
+func (c *claimant) owner(cookies []string) (o owner) {
 	h := sha256.New()
 	part := func(s string) {
 		var size [8]byte
@@ -63,22 +72,57 @@ func (e *Endpoint) ownerOf(r *http.Request, c Caller, cross string) (o owner) {
 			part(v)
 		}
 	}
-	part(c.Scheme)
-	part(c.Host)
-	part(cross)
-	part(c.User)
-	part(c.Certificate)
-	list(r.Header["Authorization"])
-	for _, name := range e.SessionCookies {
+	part(c.caller.Scheme)
+	part(c.caller.Host)
+	part(c.cross)
+	part(c.caller.User)
+	part(c.caller.Certificate)
+	list(c.r.Header["Authorization"])
+	for _, name := range cookies {
 		if name == stickyCookie {
 			continue // set here, between the first request and the second
 		}
-		var values []string
-		for _, cookie := range r.CookiesNamed(name) {
-			values = append(values, cookie.Value)
-		}
-		list(values)
+		list(c.cookie(name))
 	}
 	h.Sum(o[:0])
 	return o
+}
+
+// cookie returns the values of the cookies of that name.
+func (c *claimant) cookie(name string) (values []string) {
+	for _, cookie := range c.r.CookiesNamed(name) {
+		values = append(values, cookie.Value)
+	}
+	return values
+}
+
+// refuseClaim logs that a request does not get the session whose name it has, if it
+// differs from the one that opened it in nothing but the cookies that tell logins
+// apart. Then the application has most likely renewed one of them. The log has their
+// names, never their values.
+func (e *Endpoint) refuseClaim(f *fallback, by *claimant) {
+	if len(e.SessionCookies) == 0 {
+		return
+	}
+	first := opener(f.agent.Opening())
+	if first.owner(nil) != by.owner(nil) {
+		return
+	}
+	var differ []string
+	for _, name := range e.SessionCookies {
+		if name != stickyCookie && !slices.Equal(first.cookie(name), by.cookie(name)) {
+			differ = append(differ, name)
+		}
+	}
+	if len(differ) == 0 {
+		return
+	}
+	left, ok := e.renewed.Take(time.Now())
+	if !ok {
+		return
+	}
+	e.Policy.Log.Info("a request was refused, because session cookies differ from those that its session was opened with",
+		"cookies", differ,
+		"likely_cause", "the application renews the cookie: in session_cookies, name only cookies whose value stays the same for the whole login",
+		"left_out", left)
 }

@@ -12,6 +12,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/push-it/pushit/guards/internal/suggest"
 )
 
 // UnmarshalHelper sets up the guard from Caddyfile tokens. Syntax:
@@ -89,7 +91,7 @@ func (p *matchingParser) argument() error {
 		return p.Errf("matchers stand in a block: write %s { %s } on lines of their own", p.word, strings.TrimSpace(text+" "+rest))
 	}
 	known := p.names()
-	switch near := Nearest("@"+text, known); {
+	switch near := suggest.Nearest("@"+text, known); {
 	case slices.Contains(known, "@"+text):
 		return p.Errf("%s takes the name of a matcher with its @: write %s @%s", p.word, p.word, text)
 	case p.word == "deny" && (p.named != "" || p.CountRemainingArgs() > 0):
@@ -136,7 +138,7 @@ func (p *matchingParser) setNamed(name string) error {
 
 func (p *matchingParser) unknownMatcher(name string) error {
 	known := p.names()
-	switch near := Nearest(name, known); {
+	switch near := suggest.Nearest(name, known); {
 	case near != "":
 		return p.Errf("there is no matcher %s; did you mean %s?", name, near)
 	case len(known) > 0:
@@ -192,7 +194,7 @@ func (p *matchingParser) block() error {
 			for _, m := range caddy.GetModules("http.matchers") {
 				known = append(known, m.ID.Name())
 			}
-			if near := Nearest(word, known); near != "" {
+			if near := suggest.Nearest(word, known); near != "" {
 				return look.Errf("unknown matcher %q; did you mean %s?", word, near)
 			}
 			return look.Errf("unknown matcher %q; known are %s", word, strings.Join(known, ", "))

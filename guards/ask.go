@@ -18,6 +18,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 
+	"github.com/push-it/pushit/guards/internal/suggest"
 	"github.com/push-it/pushit/hub"
 )
 
@@ -75,7 +76,7 @@ func checkSend(what string) error {
 	if slices.Contains(sendable, what) {
 		return nil
 	}
-	if near := Nearest(what, sendable); near != "" {
+	if near := suggest.Nearest(what, sendable); near != "" {
 		return fmt.Errorf("send: there is no %q; did you mean %s?", what, near)
 	}
 	return fmt.Errorf("send: there is no %q; there are %s", what, strings.Join(sendable, ", "))

@@ -12,6 +12,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+
+	"github.com/push-it/pushit/guards/internal/suggest"
 )
 
 // A HelperUnmarshaler is a guard whose Caddyfile form needs more than its own
@@ -20,6 +22,10 @@ import (
 type HelperUnmarshaler interface {
 	UnmarshalHelper(h httpcaddyfile.Helper) error
 }
+
+// Nearest returns the word of known that an operator most likely meant by word, or
+// "" if none is close. Errors of guards use it to say "did you mean ...?".
+func Nearest(word string, known []string) string { return suggest.Nearest(word, known) }
 
 // directives that people write as guards: they are Caddy's, and go in a route.
 var directives = []string{
@@ -103,7 +109,7 @@ func unknownGuard(h httpcaddyfile.Helper, word string) error {
 	for _, m := range caddy.GetModules(Namespace) {
 		known = append(known, m.ID.Name())
 	}
-	if near := Nearest(word, known); near != "" {
+	if near := suggest.Nearest(word, known); near != "" {
 		return h.Errf("unknown guard %q; did you mean %s?", word, near)
 	}
 	return h.Errf("unknown guard %q; known are %s", word, strings.Join(known, ", "))

@@ -10,6 +10,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/push-it/pushit/guards/internal/suggest"
 )
 
 // jwtWords are what the block of jwt is made of.
@@ -94,7 +96,7 @@ func checkJWTWord(d *caddyfile.Dispenser, word string) error {
 	case word == "{":
 		return d.Err("the settings of jwt take no block")
 	}
-	if near := Nearest(word, jwtWords); near != "" {
+	if near := suggest.Nearest(word, jwtWords); near != "" {
 		return d.Errf("unknown setting %q of jwt; did you mean %s?", word, near)
 	}
 	return d.Errf("unknown setting %q of jwt; known are %s", word, strings.Join(jwtWords, ", "))

@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/push-it/pushit/guards/internal/suggest"
 )
 
 // The placeholders of a question. Values are never expanded again: what a client
@@ -318,7 +320,7 @@ func checkName(name string) error {
 	case isPart:
 		return fmt.Errorf("{%s}: parts are counted from 0: {%s%s0}", name, placeholderPrefix, partsPrefix)
 	}
-	if near := Nearest(plain, placeholders); near != "" {
+	if near := suggest.Nearest(plain, placeholders); near != "" {
 		return fmt.Errorf("there is no placeholder {%s}; did you mean {%s%s}?", name, placeholderPrefix, near)
 	}
 	return fmt.Errorf("there is no placeholder {%s}; there are {%s%s}, {%s%s0}, {%s%s…} and {%s%s…}", name,

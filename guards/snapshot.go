@@ -17,6 +17,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/push-it/pushit/guards/internal/suggest"
 	"github.com/push-it/pushit/hub"
 )
 
@@ -168,7 +169,7 @@ func NeedsSnapshot(name string) (bool, error) {
 		if isRequestPlaceholder(name) {
 			return true, nil
 		}
-		if near := Nearest(name, requestPlaceholders); near != "" {
+		if near := suggest.Nearest(name, requestPlaceholders); near != "" {
 			return false, fmt.Errorf("there is no placeholder {%s}; did you mean {%s}?", name, near)
 		}
 		return false, fmt.Errorf("Caddy has no placeholder {%s}", name)
@@ -184,7 +185,7 @@ func NeedsSnapshot(name string) (bool, error) {
 	// What is short for another name in a Caddyfile is nothing in JSON, and what is
 	// nearly such is mistyped.
 	word, rest, dotted := strings.Cut(name, ".")
-	if near := Nearest(word, shorthands); dotted && (near != "" || slices.Contains(shorthands, word)) {
+	if near := suggest.Nearest(word, shorthands); dotted && (near != "" || slices.Contains(shorthands, word)) {
 		if near == "" {
 			near = word
 		}

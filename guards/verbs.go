@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/push-it/pushit/guards/internal/expr"
 	"github.com/push-it/pushit/hub"
 )
 
@@ -53,7 +54,7 @@ func (v *verbs) transformed(ctx context.Context, q *Question) ([]byte, error) {
 		return nil, fmt.Errorf("transform: %w", err)
 	}
 	if limit := q.Agent.Policy().Limits.MessageSize; len(data) > limit {
-		return nil, &dataFault{fmt.Errorf("transform: made %d bytes of data, more than message_size, %d", len(data), limit)}
+		return nil, &expr.DataFault{Err: fmt.Errorf("transform: made %d bytes of data, more than message_size, %d", len(data), limit)}
 	}
 	return data, nil
 }
@@ -61,8 +62,8 @@ func (v *verbs) transformed(ctx context.Context, q *Question) ([]byte, error) {
 // transformFailed is the answer where a transform has failed: invalid where the data of
 // the message are to blame.
 func transformFailed(err error) Answer {
-	if fault, ok := errors.AsType[*dataFault](err); ok {
-		return Answer{Kind: Deny, Invalid: true, Reason: fault.reason(), Err: err}
+	if fault, ok := errors.AsType[*expr.DataFault](err); ok {
+		return Answer{Kind: Deny, Invalid: true, Reason: fault.Reason(), Err: err}
 	}
 	return Answer{Kind: Unavailable, Err: err}
 }

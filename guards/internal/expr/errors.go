@@ -1,7 +1,7 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-package guards
+package expr
 
 import (
 	"errors"
@@ -17,6 +17,7 @@ import (
 	"cel.dev/cel-go/common/operators"
 	"cel.dev/cel-go/common/types"
 
+	"github.com/push-it/pushit/guards/internal/suggest"
 	"github.com/push-it/pushit/hub"
 )
 
@@ -57,8 +58,8 @@ func firstIssue(issues *cel.Issues) *cel.Error {
 	})
 }
 
-// celHabits are what people write that CEL does not know, and what it wants.
-var celHabits = []struct {
+// habits are what people write that CEL does not know, and what it wants.
+var habits = []struct {
 	wrong *regexp.Regexp
 	right string
 }{
@@ -72,13 +73,13 @@ var celHabits = []struct {
 	{regexp.MustCompile(`(^|[^|])\|([^|]|$)`), "write || for or"},
 }
 
-// celTexts are the parts of an expression in which anything may stand.
-var celTexts = regexp.MustCompile("(?s)\"(\\\\.|[^\"\\\\])*\"|'(\\\\.|[^'\\\\])*'")
+// textLiteral are the parts of an expression in which anything may stand.
+var textLiteral = regexp.MustCompile("(?s)\"(\\\\.|[^\"\\\\])*\"|'(\\\\.|[^'\\\\])*'")
 
 func explainSyntax(src string, issues *cel.Issues) error {
 	e := firstIssue(issues)
-	code := celTexts.ReplaceAllString(src, `""`)
-	for _, h := range celHabits {
+	code := textLiteral.ReplaceAllString(src, `""`)
+	for _, h := range habits {
 		if h.wrong.MatchString(code) {
 			return atPosition(src, e.Location, "this is not CEL; "+h.right)
 		}
@@ -91,11 +92,11 @@ func explainSyntax(src string, issues *cel.Issues) error {
 }
 
 var (
-	celUndeclared = regexp.MustCompile(`^undeclared reference to '(.*)' \(in container`)
-	celUndefined  = regexp.MustCompile(`^undefined field '(.*)'$`)
-	celNoOverload = regexp.MustCompile(`(?s)^found no matching overload for '(.*)' applied to '(.*)'$`)
-	celNoFields   = regexp.MustCompile(`^type '(.*)' does not support field selection$`)
-	celWrapper    = regexp.MustCompile(`wrapper\((\w+)\)`)
+	undeclared = regexp.MustCompile(`^undeclared reference to '(.*)' \(in container`)
+	undefined  = regexp.MustCompile(`^undefined field '(.*)'$`)
+	noOverload = regexp.MustCompile(`(?s)^found no matching overload for '(.*)' applied to '(.*)'$`)
+	noFields   = regexp.MustCompile(`^type '(.*)' does not support field selection$`)
+	wrapper    = regexp.MustCompile(`wrapper\((\w+)\)`)
 )
 
 // explainMistake says what is wrong with the names or types in an expression.
@@ -103,17 +104,17 @@ func explainMistake(src string, s Scope, env *cel.Env, parsed *cel.Ast, issues *
 	e := firstIssue(issues)
 	text, at := e.Message, e.Location
 	switch {
-	case celUndeclared.MatchString(text):
-		name := celUndeclared.FindStringSubmatch(text)[1]
+	case undeclared.MatchString(text):
+		name := undeclared.FindStringSubmatch(text)[1]
 		text, at = s.unknownName(name, env, parsed, e.ExprID), nameBefore(src, name, at)
-	case celUndefined.MatchString(text):
-		text = s.unknownField(celUndefined.FindStringSubmatch(text)[1], parsed, e.ExprID)
+	case undefined.MatchString(text):
+		text = s.unknownField(undefined.FindStringSubmatch(text)[1], parsed, e.ExprID)
 	case text == "comprehension exceeds nesting limit":
-		text = fmt.Sprintf("%d loops are the most that may be in one another", celNesting)
-	case celNoFields.MatchString(text):
-		text = celNoFields.FindStringSubmatch(text)[1] + " has no fields"
-	case celNoOverload.MatchString(text):
-		m := celNoOverload.FindStringSubmatch(text)
+		text = fmt.Sprintf("%d loops are the most that may be in one another", maxNesting)
+	case noFields.MatchString(text):
+		text = noFields.FindStringSubmatch(text)[1] + " has no fields"
+	case noOverload.MatchString(text):
+		m := noOverload.FindStringSubmatch(text)
 		name := m[1]
 		if operator, ok := operators.FindReverse(name); ok && operator != "" {
 			name = operator
@@ -123,7 +124,7 @@ func explainMistake(src string, s Scope, env *cel.Env, parsed *cel.Ast, issues *
 			text += "; to look into a list write in: \"a\" in parts"
 		}
 	}
-	return atPosition(src, at, celNullable(text))
+	return atPosition(src, at, nullableText(text))
 }
 
 // nameBefore returns where a function's name begins: CEL tells of a mistake in a
@@ -140,12 +141,12 @@ func nameBefore(src, name string, at common.Location) common.Location {
 	return at
 }
 
-// celNullable replaces CEL's word for what may be null.
-func celNullable(text string) string { return celWrapper.ReplaceAllString(text, "$1 or null") }
+// nullableText replaces CEL's word for what may be null.
+func nullableText(text string) string { return wrapper.ReplaceAllString(text, "$1 or null") }
 
-// celTypeText is how errors call a type.
-func celTypeText(t *cel.Type) string {
-	switch text := celNullable(cel.FormatCELType(t)); {
+// typeText is how errors call a type.
+func typeText(t *cel.Type) string {
+	switch text := nullableText(cel.FormatCELType(t)); {
 	case t.Kind() == types.StructKind:
 		return "an object, " + strings.ToLower(strings.TrimPrefix(text, "pushit."))
 	case t.Kind() == types.IntKind:
@@ -174,7 +175,7 @@ func (s Scope) unknownName(name string, env *cel.Env, parsed *cel.Ast, id int64)
 	if text := s.missing(name); text != "" {
 		return text
 	}
-	node := celNode(parsed, id)
+	node := nodeByID(parsed, id)
 	if node != nil && node.Kind() == ast.CallKind {
 		var known []string
 		for f := range env.Functions() {
@@ -201,7 +202,7 @@ func (s Scope) unknownName(name string, env *cel.Env, parsed *cel.Ast, id int64)
 }
 
 func (s Scope) unknownField(name string, parsed *cel.Ast, id int64) string {
-	node := celNode(parsed, id)
+	node := nodeByID(parsed, id)
 	if node == nil || node.Kind() != ast.SelectKind || node.AsSelect().Operand().Kind() != ast.IdentKind {
 		return "unknown field " + name
 	}
@@ -210,7 +211,7 @@ func (s Scope) unknownField(name string, parsed *cel.Ast, id int64) string {
 	if t == nil {
 		return "unknown field " + name
 	}
-	if variable == "message" && celDeliveryFields[name].typ != nil {
+	if variable == "message" && deliveryFields[name].typ != nil {
 		return fmt.Sprintf("message.%s is known at deliver; here the publisher is agent: agent.uuid, agent.user", name)
 	}
 	known := slices.Sorted(maps.Keys(s.objects()[t.TypeName()]))
@@ -222,14 +223,14 @@ func (s Scope) unknownField(name string, parsed *cel.Ast, id int64) string {
 
 func didYouMean(word string, known []string) string {
 	// In a short word, two slips make another one.
-	if near := Nearest(word, known); near != "" && distance(word, near) <= max(1, len(word)/3) {
+	if near := suggest.Nearest(word, known); near != "" && suggest.Distance(word, near) <= max(1, len(word)/3) {
 		return fmt.Sprintf("; did you mean %s?", near)
 	}
 	return ""
 }
 
-// celNode returns the part of the expression that has the id, or nil.
-func celNode(parsed *cel.Ast, id int64) (found ast.Expr) {
+// nodeByID returns the part of the expression that has the id, or nil.
+func nodeByID(parsed *cel.Ast, id int64) (found ast.Expr) {
 	ast.PreOrderVisit(parsed.NativeRep().Expr(), ast.NewExprVisitor(func(e ast.Expr) {
 		if e.ID() == id {
 			found = e

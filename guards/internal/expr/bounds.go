@@ -1,7 +1,7 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-package guards
+package expr
 
 import (
 	"errors"
@@ -23,7 +23,7 @@ import (
 // What clients send, an expression may walk through and compare, and they choose
 // what. So that a small rule does not become much work,
 //
-//   - an expression that loops is stopped after celSteps, which bounds the memory
+//   - an expression that loops is stopped after maxSteps, which bounds the memory
 //     it takes, too;
 //   - functions that are worse than linear refuse arguments that are too large;
 //   - patterns are part of the rule, never of what a client sent.
@@ -34,31 +34,31 @@ import (
 // time, however busy the machine is. CEL counts costs, too, but what it does to
 // count them is quadratic.
 const (
-	// celSteps is the most that an expression that loops may evaluate: each value
+	// maxSteps is the most that an expression that loops may evaluate: each value
 	// that is looked at or made is a step, and so is each in it, and each textStep
 	// bytes of text. They take 20 to 50 ms. To compare 64 KiB of numbers, 32,000,
 	// with another one is 160,000.
-	celSteps = 250_000
-	// celDeliverSteps is the same at deliver, where an expression is evaluated for
+	maxSteps = 250_000
+	// maxDeliverSteps is the same at deliver, where an expression is evaluated for
 	// each agent that a message goes to, by the goroutine that writes to them all:
 	// 1 to 2 ms.
-	celDeliverSteps = 10_000
+	maxDeliverSteps = 10_000
 	textStep        = 16
-	// celNesting is how many loops may be in one another.
-	celNesting = 4
-	// celPairs is the most comparisons a function may make that compares each with
+	// maxNesting is how many loops may be in one another.
+	maxNesting = 4
+	// maxPairs is the most comparisons a function may make that compares each with
 	// each: about 5 ms.
-	celPairs = 100_000
-	// celScan is the most bytes of text, times those of the word that is looked for
+	maxPairs = 100_000
+	// maxScan is the most bytes of text, times those of the word that is looked for
 	// in it: 64 KiB for a word of 64, about 5 ms.
-	celScan = 4 << 20
-	// celMatch is the most bytes of text, times the steps of the pattern it is held
+	maxScan = 4 << 20
+	// maxMatch is the most bytes of text, times the steps of the pattern it is held
 	// against: 64 KiB for 32 steps, 10 to 30 ms.
-	celMatch = 2 << 20
-	// celPattern is the most steps of a pattern.
-	celPattern = 1_000
-	// celMaxRange is the most elements of lists.range.
-	celMaxRange = 10_000
+	maxMatch = 2 << 20
+	// maxPattern is the most steps of a pattern.
+	maxPattern = 1_000
+	// maxRange is the most elements of lists.range.
+	maxRange = 10_000
 )
 
 var (
@@ -67,11 +67,11 @@ var (
 	errTextTooLong  = errors.New("the text is too long to be searched for this")
 )
 
-// A celBound returns how many steps a call with such arguments is, beside those
+// A bound returns how many steps a call with such arguments is, beside those
 // of what it makes, or why it is refused.
-type celBound func(args []ref.Val) (steps int, err error)
+type bound func(args []ref.Val) (steps int, err error)
 
-var celBounds = map[string]celBound{
+var bounds = map[string]bound{
 	"sets.contains":   func(args []ref.Val) (int, error) { return boundPairs(args[0], args[1]) },
 	"sets.intersects": func(args []ref.Val) (int, error) { return boundPairs(args[0], args[1]) },
 	"sets.equivalent": func(args []ref.Val) (int, error) { return boundPairs(args[0], args[1]) },
@@ -83,8 +83,8 @@ var celBounds = map[string]celBound{
 }
 
 func boundPairs(a, b ref.Val) (int, error) {
-	pairs := weight(a, celPairs) * weight(b, celPairs)
-	if pairs > celPairs {
+	pairs := weight(a, maxPairs) * weight(b, maxPairs)
+	if pairs > maxPairs {
 		return 0, errTooMany
 	}
 	return pairs, nil
@@ -94,7 +94,7 @@ func boundSearch(args []ref.Val) (int, error) {
 	text, _ := args[0].(types.String)
 	word, _ := args[1].(types.String)
 	size := len(text) * len(word)
-	if size > celScan {
+	if size > maxScan {
 		return 0, errTextTooLong
 	}
 	return size / textStep, nil
@@ -162,8 +162,8 @@ func weight(v ref.Val, most int) int {
 // spend counts the steps of an evaluation, and ends it when there are too many.
 // To fail would not do: in CEL, a loop goes on when a part of it fails.
 func spend(frame *interpreter.ExecutionFrame, v ref.Val, steps int) ref.Val {
-	found, _ := frame.ResolveName(celVarsName)
-	if vars, ok := found.(*celVars); ok && vars.steps != unlimited {
+	found, _ := frame.ResolveName(activationName)
+	if vars, ok := found.(*activation); ok && vars.steps != unlimited {
 		if vars.steps -= steps + weight(v, vars.steps); vars.steps <= 0 {
 			panic(interpreter.EvalCancelledError{Message: errTooManySteps.Error()})
 		}
@@ -192,7 +192,7 @@ func (c *meteredCall) Exec(frame *interpreter.ExecutionFrame) ref.Val {
 // A boundedCall is one that refuses some arguments.
 type boundedCall struct {
 	interpreter.InterpretableCall
-	bound celBound
+	bound bound
 	op    functions.FunctionOp
 }
 
@@ -213,8 +213,8 @@ func (c *boundedCall) Exec(frame *interpreter.ExecutionFrame) ref.Val {
 
 // decorate returns what puts the bounds into a program, and meters, if it loops.
 func decorate(env *cel.Env, loops bool) (interpreter.InterpretableDecoratorV2, error) {
-	ops := make(map[string]functions.FunctionOp, len(celBounds))
-	for name := range celBounds {
+	ops := make(map[string]functions.FunctionOp, len(bounds))
+	for name := range bounds {
 		op, err := functionOp(env, name)
 		if err != nil {
 			return nil, err
@@ -226,7 +226,7 @@ func decorate(env *cel.Env, loops bool) (interpreter.InterpretableDecoratorV2, e
 		case *meteredAttribute, *meteredCall, *boundedCall:
 			return i, nil
 		case interpreter.InterpretableCall:
-			if bound := celBounds[node.Function()]; bound != nil {
+			if bound := bounds[node.Function()]; bound != nil {
 				return &boundedCall{node, bound, ops[node.Function()]}, nil
 			}
 			if timeZoned[node.Function()] != nil && len(node.Args()) == 2 {
@@ -303,8 +303,8 @@ func compilePattern(pattern string) (re *regexp.Regexp, steps int, err error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	if steps = len(program.Inst); steps > celPattern {
-		return nil, 0, fmt.Errorf("the pattern has %d steps; %d are the most: repeat less", steps, celPattern)
+	if steps = len(program.Inst); steps > maxPattern {
+		return nil, 0, fmt.Errorf("the pattern has %d steps; %d are the most: repeat less", steps, maxPattern)
 	}
 	re, err = regexp.Compile(pattern)
 	return re, steps, err
@@ -330,7 +330,7 @@ func boundPatterns(env *cel.Env) ([]*interpreter.RegexOptimization, error) {
 			}
 			bounded := &boundedCall{call, func(args []ref.Val) (int, error) {
 				text, _ := args[0].(types.String)
-				if len(text)*steps > celMatch {
+				if len(text)*steps > maxMatch {
 					return 0, errTextTooLong
 				}
 				work := len(text) * steps / 8
@@ -412,8 +412,8 @@ func writtenZone(arg interpreter.InterpretableV2) *time.Location {
 	return zone
 }
 
-// celEvaluate evaluates a program.
-func celEvaluate(program cel.Program, vars *celVars) (ref.Val, error) {
+// evaluate evaluates a program.
+func evaluate(program cel.Program, vars *activation) (ref.Val, error) {
 	out, _, err := program.Eval(vars)
 	if err != nil && errors.As(err, new(interpreter.EvalCancelledError)) {
 		err = errTooManySteps

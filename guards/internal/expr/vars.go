@@ -1,7 +1,7 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-package guards
+package expr
 
 import (
 	"fmt"
@@ -20,11 +20,11 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// celVars are the variables of one evaluation. Each is made when the expression
+// activation are the variables of one evaluation. Each is made when the expression
 // comes to it, and none twice.
-type celVars struct {
-	q                       *Question
-	agent, message, request celView
+type activation struct {
+	in                      Input
+	agent, message, request view
 
 	steps    int // how many are left, or unlimited
 	now      ref.Val
@@ -38,22 +38,22 @@ type celVars struct {
 
 const unlimited = -1
 
-// celVarsName is what the variables themselves are found by: no name.
-const celVarsName = "\x00"
+// activationName is what the variables themselves are found by: no name.
+const activationName = "\x00"
 
-func newCELVars(q *Question) *celVars {
-	v := &celVars{q: q, steps: unlimited}
-	v.agent = celView{v, celAgent, celAgentFields}
-	v.request = celView{v, celRequest, celRequestFields}
-	v.message = celView{v, celMessage, celMessageFields}
-	if q.Gate == hub.GateDeliver {
-		v.message.fields = celDeliveryFields
+func newActivation(in Input) *activation {
+	v := &activation{in: in, steps: unlimited}
+	v.agent = view{v, agentType, agentFields}
+	v.request = view{v, requestType, requestFields}
+	v.message = view{v, messageType, messageFields}
+	if in.Gate == hub.GateDeliver {
+		v.message.fields = deliveryFields
 	}
 	return v
 }
 
 // ResolveName implements cel.Activation.
-func (v *celVars) ResolveName(name string) (any, bool) {
+func (v *activation) ResolveName(name string) (any, bool) {
 	switch name {
 	case "agent":
 		return &v.agent, true
@@ -62,37 +62,37 @@ func (v *celVars) ResolveName(name string) (any, bool) {
 	case "request":
 		return &v.request, true
 	case "channel":
-		return v.q.Channel, true
+		return v.in.Channel, true
 	case "parts":
 		return v.segments(), true
 	case "is_pattern":
-		return v.q.Pattern, true
+		return v.in.Pattern, true
 	case "now":
 		if v.now == nil {
 			v.now = types.Timestamp{Time: time.Now().UTC()}
 		}
 		return v.now, true
-	case celVarsName:
+	case activationName:
 		return v, true
 	}
 	return nil, false
 }
 
 // Parent implements cel.Activation.
-func (v *celVars) Parent() cel.Activation { return nil }
+func (v *activation) Parent() cel.Activation { return nil }
 
 // segments returns the parts of the channel. The "*" of a pattern is none: it
 // would be equal to the name of a user who is called so.
-func (v *celVars) segments() []string {
+func (v *activation) segments() []string {
 	if v.parts == nil {
-		v.parts = v.q.Parts()
+		v.parts = v.in.Subject.Parts()
 	}
 	return v.parts
 }
 
-func (v *celVars) credentials() (any, error) {
+func (v *activation) credentials() (any, error) {
 	if v.credsOf == nil {
-		value, err := decodeJSON(v.q.Credentials)
+		value, err := decodeJSON(v.in.Credentials)
 		if err != nil {
 			return nil, fmt.Errorf("agent.credentials: %w", err)
 		}
@@ -101,8 +101,8 @@ func (v *celVars) credentials() (any, error) {
 	return v.credsOf, nil
 }
 
-func (v *celVars) remoteIP() (any, error) {
-	ip := v.q.Agent.Opening().RemoteIP
+func (v *activation) remoteIP() (any, error) {
+	ip := v.in.Agent.Opening().RemoteIP
 	if !ip.IsValid() {
 		return types.NullValue, nil
 	}
@@ -111,7 +111,7 @@ func (v *celVars) remoteIP() (any, error) {
 
 // data returns the data of the message: what would be published by now, if a
 // guard before this one has put other data in its place.
-func (v *celVars) data() (any, error) {
+func (v *activation) data() (any, error) {
 	if v.dataOf == nil {
 		value, err := v.decodeData()
 		if err != nil {
@@ -122,33 +122,33 @@ func (v *celVars) data() (any, error) {
 	return v.dataOf, nil
 }
 
-func (v *celVars) decodeData() (any, error) {
-	if v.q.Gate == hub.GateDeliver {
-		return deliveries.decode(v.q.Message)
+func (v *activation) decodeData() (any, error) {
+	if v.in.Gate == hub.GateDeliver {
+		return deliveries.decode(v.in.Message)
 	}
 	return decodeJSON(v.raw())
 }
 
 // raw is data as JSON.
-func (v *celVars) raw() []byte {
-	if v.q.Learned.Data != nil {
-		return v.q.Learned.Data
+func (v *activation) raw() []byte {
+	if v.in.Data != nil {
+		return v.in.Data
 	}
-	return v.q.Message.Data
+	return v.in.Message.Data
 }
 
 // host returns the host that the session was opened on, in lower case and
 // without the port, as {http.request.host} has it.
-func (v *celVars) host() (any, error) {
-	host := v.q.Agent.Opening().Host
+func (v *activation) host() (any, error) {
+	host := v.in.Agent.Opening().Host
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name
 	}
 	return strings.ToLower(host), nil
 }
 
-func (v *celVars) path() (any, error) {
-	path, _, _ := strings.Cut(v.q.Agent.Opening().URI, "?")
+func (v *activation) path() (any, error) {
+	path, _, _ := strings.Cut(v.in.Agent.Opening().URI, "?")
 	path, err := url.PathUnescape(path)
 	if err != nil {
 		return nil, fmt.Errorf("request.path: %w", err)
@@ -158,26 +158,26 @@ func (v *celVars) path() (any, error) {
 
 // headers returns the header fields by their names, of which the case does not
 // matter. A field that was sent several times is joined with commas.
-func (v *celVars) headers() (any, error) {
+func (v *activation) headers() (any, error) {
 	if v.headerOf == nil {
-		header := v.q.header(v.q.Agent.Opening())
+		header := v.in.Subject.Header()
 		joined := make(map[string]string, len(header))
 		for name, values := range header {
 			joined[strings.ToLower(name)] = strings.Join(values, ", ")
 		}
-		if v.q.Pattern {
+		if v.in.Pattern {
 			joined = withoutStars(joined).(map[string]string)
 		}
-		v.headerOf = celHeader{types.NewStringStringMap(types.DefaultTypeAdapter, joined)}
+		v.headerOf = headerMap{types.NewStringStringMap(types.DefaultTypeAdapter, joined)}
 	}
 	return v.headerOf, nil
 }
 
 // cookies returns the cookies by name: the first of each.
-func (v *celVars) cookies() (any, error) {
+func (v *activation) cookies() (any, error) {
 	if v.cookieOf == nil {
 		v.cookieOf = make(map[string]string)
-		r := http.Request{Header: v.q.header(v.q.Agent.Opening())}
+		r := http.Request{Header: v.in.Subject.Header()}
 		for _, c := range r.Cookies() {
 			if _, ok := v.cookieOf[c.Name]; !ok {
 				v.cookieOf[c.Name] = c.Value
@@ -189,9 +189,9 @@ func (v *celVars) cookies() (any, error) {
 
 // query returns the parameters of the query by name: the first of each. What
 // cannot be read is left out.
-func (v *celVars) query() (any, error) {
+func (v *activation) query() (any, error) {
 	if v.queryOf == nil {
-		_, raw, _ := strings.Cut(v.q.Agent.Opening().URI, "?")
+		_, raw, _ := strings.Cut(v.in.Agent.Opening().URI, "?")
 		values, _ := url.ParseQuery(raw)
 		v.queryOf = make(map[string]string, len(values))
 		for name, all := range values {
@@ -201,17 +201,17 @@ func (v *celVars) query() (any, error) {
 	return v.queryOf, nil
 }
 
-// A celHeader is a map whose keys are the names of header fields.
-type celHeader struct{ traits.Mapper }
+// A headerMap is a map whose keys are the names of header fields.
+type headerMap struct{ traits.Mapper }
 
 // Find implements traits.Mapper.
-func (h celHeader) Find(key ref.Val) (ref.Val, bool) { return h.Mapper.Find(lowerCase(key)) }
+func (h headerMap) Find(key ref.Val) (ref.Val, bool) { return h.Mapper.Find(lowerCase(key)) }
 
 // Get implements traits.Indexer.
-func (h celHeader) Get(key ref.Val) ref.Val { return h.Mapper.Get(lowerCase(key)) }
+func (h headerMap) Get(key ref.Val) ref.Val { return h.Mapper.Get(lowerCase(key)) }
 
 // Contains implements traits.Container.
-func (h celHeader) Contains(key ref.Val) ref.Val { return h.Mapper.Contains(lowerCase(key)) }
+func (h headerMap) Contains(key ref.Val) ref.Val { return h.Mapper.Contains(lowerCase(key)) }
 
 func lowerCase(key ref.Val) ref.Val {
 	if s, ok := key.(types.String); ok {
@@ -220,16 +220,16 @@ func lowerCase(key ref.Val) ref.Val {
 	return key
 }
 
-// A celView is an object of which the expression may name fields.
-type celView struct {
-	vars   *celVars
+// A view is an object of which the expression may name fields.
+type view struct {
+	vars   *activation
 	name   string
-	fields celFields
+	fields fields
 }
 
-func (o *celView) field(f celField) (any, error) {
+func (o *view) field(f field) (any, error) {
 	value, err := f.get(o.vars)
-	if o.vars.q.Pattern {
+	if o.vars.in.Pattern {
 		value = withoutStars(value)
 	}
 	return value, err
@@ -277,7 +277,7 @@ func withoutStars(v any) any {
 }
 
 // Get implements traits.Indexer, for dyn(agent).user.
-func (o *celView) Get(index ref.Val) ref.Val {
+func (o *view) Get(index ref.Val) ref.Val {
 	f, err := o.find(index)
 	if err != nil {
 		return types.WrapErr(err)
@@ -286,11 +286,11 @@ func (o *celView) Get(index ref.Val) ref.Val {
 	if err != nil {
 		return types.WrapErr(err)
 	}
-	return celAdapter{types.DefaultTypeAdapter}.NativeToValue(value)
+	return adapter{types.DefaultTypeAdapter}.NativeToValue(value)
 }
 
 // IsSet implements traits.FieldTester.
-func (o *celView) IsSet(index ref.Val) ref.Val {
+func (o *view) IsSet(index ref.Val) ref.Val {
 	f, err := o.find(index)
 	if err != nil {
 		return types.WrapErr(err)
@@ -299,7 +299,7 @@ func (o *celView) IsSet(index ref.Val) ref.Val {
 	return types.Bool(err == nil && value != types.NullValue)
 }
 
-func (o *celView) find(index ref.Val) (celField, error) {
+func (o *view) find(index ref.Val) (field, error) {
 	name, _ := index.(types.String)
 	f, ok := o.fields[string(name)]
 	if !ok {
@@ -309,12 +309,12 @@ func (o *celView) find(index ref.Val) (celField, error) {
 }
 
 // ConvertToNative implements ref.Val.
-func (o *celView) ConvertToNative(t reflect.Type) (any, error) {
+func (o *view) ConvertToNative(t reflect.Type) (any, error) {
 	return nil, fmt.Errorf("%s is not a value of Go's type %v", o.name, t)
 }
 
 // ConvertToType implements ref.Val.
-func (o *celView) ConvertToType(t ref.Type) ref.Val {
+func (o *view) ConvertToType(t ref.Type) ref.Val {
 	if t == types.TypeType {
 		return types.NewObjectType(o.name)
 	}
@@ -322,17 +322,17 @@ func (o *celView) ConvertToType(t ref.Type) ref.Val {
 }
 
 // Equal implements ref.Val.
-func (o *celView) Equal(other ref.Val) ref.Val { return types.Bool(other == ref.Val(o)) }
+func (o *view) Equal(other ref.Val) ref.Val { return types.Bool(other == ref.Val(o)) }
 
 // Type implements ref.Val.
-func (o *celView) Type() ref.Type { return types.NewObjectType(o.name) }
+func (o *view) Type() ref.Type { return types.NewObjectType(o.name) }
 
 // Value implements ref.Val.
-func (o *celView) Value() any { return o }
+func (o *view) Value() any { return o }
 
 var (
-	_ cel.Activation     = (*celVars)(nil)
-	_ ref.Val            = (*celView)(nil)
-	_ traits.Indexer     = (*celView)(nil)
-	_ traits.FieldTester = (*celView)(nil)
+	_ cel.Activation     = (*activation)(nil)
+	_ ref.Val            = (*view)(nil)
+	_ traits.Indexer     = (*view)(nil)
+	_ traits.FieldTester = (*view)(nil)
 )

@@ -1,12 +1,15 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-package guards
+// Package expr compiles and evaluates the CEL expressions of gates: the guard cel and
+// the verb transform. It knows the names that expressions can use, explains mistakes
+// in them, and bounds what an expression may cost, because clients choose the data.
+package expr
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"regexp"
 	"slices"
 	"strings"
@@ -36,7 +39,7 @@ func CompileBool(src string, s Scope) (*Program, error) {
 		case isOptional(t):
 			return errors.New("this may have no value; say what holds then: .orValue(false)")
 		}
-		return fmt.Errorf("this must be true or false, and is %s; compare it with something", celTypeText(t))
+		return fmt.Errorf("this must be true or false, and is %s; compare it with something", typeText(t))
 	})
 }
 
@@ -47,7 +50,7 @@ func CompileValue(src string, s Scope) (*Program, error) {
 		case isOptional(t):
 			return errors.New("this may have no value; say what to put then: .orValue(null)")
 		case t.Kind() == types.StructKind, t.Kind() == types.OpaqueKind, t.Kind() == types.TypeKind:
-			return fmt.Errorf("this is %s, which has no form in JSON; name its fields", celTypeText(t))
+			return fmt.Errorf("this is %s, which has no form in JSON; name its fields", typeText(t))
 		}
 		return nil
 	})
@@ -62,7 +65,7 @@ func compileProgram(src string, s Scope, check func(*cel.Type) error) (*Program,
 	if err != nil {
 		return nil, err
 	}
-	p := &Program{loops: celLoops(checked.NativeRep())}
+	p := &Program{loops: hasLoop(checked.NativeRep())}
 	bounds, err := decorate(env, p.loops)
 	if err != nil {
 		return nil, err
@@ -123,7 +126,7 @@ func checkLiterals(src string, checked *cel.Ast) (err error) {
 		case takesPattern(call):
 			checkPattern(name, call, report)
 		case call.IsMemberFunction() && len(call.Args()) == 1 && timeZoned[name] != nil:
-			if zone, ok := celLiteral(call.Args()[0]); ok {
+			if zone, ok := literal(call.Args()[0]); ok {
 				checkZone(call.Args()[0], zone, report)
 			}
 		}
@@ -142,7 +145,7 @@ func checkPattern(name string, call ast.CallExpr, report func(ast.Expr, string))
 	if !call.IsMemberFunction() {
 		args = args[1:]
 	}
-	pattern, ok := celLiteral(args[0])
+	pattern, ok := literal(args[0])
 	if !ok {
 		report(args[0], "the pattern of "+name+" must be written out, in quotes: one that is made of values could be made to match anything; compare with ==, startsWith, endsWith, contains or in")
 		return
@@ -165,7 +168,7 @@ func checkZone(e ast.Expr, zone string, report func(ast.Expr, string)) {
 	report(e, fmt.Sprintf("unknown time zone %q; write one like \"Europe/Berlin\", or \"+01:00\"", zone))
 }
 
-func celLiteral(e ast.Expr) (string, bool) {
+func literal(e ast.Expr) (string, bool) {
 	if e.Kind() != ast.LiteralKind {
 		return "", false
 	}
@@ -173,9 +176,9 @@ func celLiteral(e ast.Expr) (string, bool) {
 	return string(s), ok
 }
 
-// celLoops reports whether the expression has a loop: not cel.bind and the like,
+// hasLoop reports whether the expression has a loop: not cel.bind and the like,
 // which CEL makes of a loop over nothing.
-func celLoops(a *ast.AST) (found bool) {
+func hasLoop(a *ast.AST) (found bool) {
 	ast.PreOrderVisit(a.Expr(), ast.NewExprVisitor(func(e ast.Expr) {
 		if e.Kind() != ast.ComprehensionKind {
 			return
@@ -186,20 +189,41 @@ func celLoops(a *ast.AST) (found bool) {
 	return found
 }
 
-func (p *Program) vars(q *Question) *celVars {
-	vars := newCELVars(q)
+// An Input is what one evaluation of an expression reads.
+type Input struct {
+	*hub.Question
+	// Subject is the rest of the question, worked out only if the expression asks.
+	Subject Subject
+	// Claims and Attributes are those of the user.
+	Claims, Attributes map[string]any
+	// Data replaces the message's data if a guard before this one has set it; nil if not.
+	Data []byte
+}
+
+// A Subject answers what costs something to find out.
+type Subject interface {
+	// User returns who the agent is, "" if nobody knows.
+	User() string
+	// Parts returns the segments of the channel.
+	Parts() []string
+	// Header returns the header fields that guards see.
+	Header() http.Header
+}
+
+func (p *Program) vars(in Input) *activation {
+	vars := newActivation(in)
 	if p.loops {
-		vars.steps = celSteps
-		if q.Gate == hub.GateDeliver {
-			vars.steps = celDeliverSteps
+		vars.steps = maxSteps
+		if in.Gate == hub.GateDeliver {
+			vars.steps = maxDeliverSteps
 		}
 	}
 	return vars
 }
 
 // Bool evaluates an expression that says yes or no. An error is no yes.
-func (p *Program) Bool(_ context.Context, q *Question) (bool, error) {
-	out, err := celEvaluate(p.program, p.vars(q))
+func (p *Program) Bool(in Input) (bool, error) {
+	out, err := evaluate(p.program, p.vars(in))
 	if err != nil {
 		return false, evaluationError(err)
 	}
@@ -212,9 +236,9 @@ func (p *Program) Bool(_ context.Context, q *Question) (bool, error) {
 
 // Value evaluates an expression that makes data, and returns that as JSON. If it
 // is the message's data as it was, it returns the very bytes of that.
-func (p *Program) Value(_ context.Context, q *Question) (json []byte, err error) {
-	vars := p.vars(q)
-	out, err := celEvaluate(p.program, vars)
+func (p *Program) Value(in Input) (json []byte, err error) {
+	vars := p.vars(in)
+	out, err := evaluate(p.program, vars)
 	if err == nil {
 		if vars.dataOf != nil && sameValue(out, vars.dataOf) {
 			return vars.raw(), nil
@@ -225,26 +249,26 @@ func (p *Program) Value(_ context.Context, q *Question) (json []byte, err error)
 	case err == nil:
 		return json, nil
 	case vars.dataOf != nil:
-		return nil, &dataFault{evaluationError(err)}
+		return nil, &DataFault{evaluationError(err)}
 	default:
 		return nil, evaluationError(err)
 	}
 }
 
-// A dataFault is why an expression failed that had read the data of the message: they
+// A DataFault is why an expression failed that had read the data of the message: they
 // are not of the form that it takes.
-type dataFault struct{ err error }
+type DataFault struct{ Err error }
 
-func (f *dataFault) Error() string { return f.err.Error() }
+func (f *DataFault) Error() string { return f.Err.Error() }
 
-func (f *dataFault) Unwrap() error { return f.err }
+func (f *DataFault) Unwrap() error { return f.Err }
 
-var celNoKey = regexp.MustCompile(`^no such key: ([A-Za-z_][A-Za-z0-9_]{0,63})$`)
+var noKey = regexp.MustCompile(`^no such key: ([A-Za-z_][A-Za-z0-9_]{0,63})$`)
 
-// reason tells the publisher what was wanted, and nothing of the expression but the
+// Reason tells the publisher what was wanted, and nothing of the expression but the
 // name of a member that is missing.
-func (f *dataFault) reason() string {
-	if m := celNoKey.FindStringSubmatch(f.err.Error()); m != nil {
+func (f *DataFault) Reason() string {
+	if m := noKey.FindStringSubmatch(f.Err.Error()); m != nil {
 		return "the data is not of the form that this channel takes: it has no member " + m[1]
 	}
 	return "the data is not of the form that this channel takes"

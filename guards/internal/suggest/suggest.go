@@ -1,7 +1,8 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-package guards
+// Package suggest finds the word that somebody meant who wrote another one.
+package suggest
 
 import "strings"
 
@@ -11,7 +12,7 @@ func Nearest(word string, known []string) string {
 	word = strings.ReplaceAll(strings.ToLower(word), "-", "_")
 	best, least := "", 1+min(2, len(word)/3)
 	for _, k := range known {
-		if d := distance(word, k); d < least {
+		if d := Distance(word, k); d < least {
 			best, least = k, d
 		}
 	}
@@ -26,9 +27,9 @@ func Nearest(word string, known []string) string {
 	return ""
 }
 
-// distance is the number of letters to insert, delete, replace or swap with their
+// Distance is the number of letters to insert, delete, replace or swap with their
 // neighbor to get from a to b.
-func distance(a, b string) int {
+func Distance(a, b string) int {
 	var before, last []int
 	row := make([]int, len(b)+1)
 	for j := range row {

@@ -1,7 +1,7 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-package guards
+package expr
 
 import (
 	"bytes"
@@ -26,7 +26,7 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// decodeJSON returns what celAdapter understands; nothing is null. Numbers stay
+// decodeJSON returns what adapter understands; nothing is null. Numbers stay
 // as they are written, so that none loses digits.
 func decodeJSON(data []byte) (any, error) {
 	if len(data) == 0 {
@@ -76,17 +76,17 @@ func (c *decodedMessages) decode(m *hub.Message) (any, error) {
 	return value, nil
 }
 
-// A celAdapter makes values of what JSON, tokens and backends give. A number is
+// A adapter makes values of what JSON, tokens and backends give. A number is
 // an int if it is whole, 5.0 as well as 5: they are the same number, and how a
 // client spells it must not matter.
-type celAdapter struct{ types.Adapter }
+type adapter struct{ types.Adapter }
 
 // wholeFloats are whole numbers up to here, either way, of which a float64 does
 // not leave any out.
 const wholeFloats = 1 << 53
 
 // NativeToValue implements types.Adapter.
-func (a celAdapter) NativeToValue(value any) ref.Val {
+func (a adapter) NativeToValue(value any) ref.Val {
 	switch v := value.(type) {
 	case ref.Val:
 		return v

@@ -1,0 +1,66 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package guards
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/push-it/pushit/guards/internal/expr"
+	"github.com/push-it/pushit/hub"
+)
+
+// A Scope is the set of names that an expression can use. It depends on the gate.
+type Scope = expr.Scope
+
+// ScopeOf returns the scope of a gate.
+func ScopeOf(gate hub.GateName) Scope { return expr.ScopeOf(gate) }
+
+// A Program is a compiled CEL expression. It is immutable and safe for concurrent
+// use.
+type Program struct{ program *expr.Program }
+
+// CompileBool compiles an expression that is true or false. Errors show where in
+// src the mistake is, and say what to write instead.
+func CompileBool(src string, s Scope) (*Program, error) {
+	p, err := expr.CompileBool(src, s)
+	if err != nil {
+		return nil, err
+	}
+	return &Program{p}, nil
+}
+
+// CompileValue compiles an expression that makes data.
+func CompileValue(src string, s Scope) (*Program, error) {
+	p, err := expr.CompileValue(src, s)
+	if err != nil {
+		return nil, err
+	}
+	return &Program{p}, nil
+}
+
+// Bool evaluates an expression that is true or false. Treat an error as false.
+func (p *Program) Bool(_ context.Context, q *Question) (bool, error) {
+	return p.program.Bool(q.input())
+}
+
+// Value evaluates an expression that makes data and returns the data as JSON. If
+// the result is the message's data, unchanged, Value returns the same bytes.
+func (p *Program) Value(_ context.Context, q *Question) ([]byte, error) {
+	return p.program.Value(q.input())
+}
+
+// input returns what an expression reads of q.
+func (q *Question) input() expr.Input {
+	return expr.Input{
+		Question: q.Question, Subject: subject{q},
+		Claims: q.Learned.Claims, Attributes: q.Learned.Attributes, Data: q.Learned.Data,
+	}
+}
+
+// A subject is a question as expressions see it.
+type subject struct{ *Question }
+
+// Header implements expr.Subject.
+func (s subject) Header() http.Header { return s.header(s.Agent.Opening()) }

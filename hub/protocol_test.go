@@ -54,6 +54,15 @@ type fixture struct {
 	// match
 	Pattern, Channel string
 	Matches          bool
+
+	// session, see TestSessionsOfTheFixtures
+	Gates json.RawMessage
+	Steps []struct {
+		Send, Receive        string
+		Publish, Gates, Told json.RawMessage
+		Wait                 int
+		Lost, Nothing        bool
+	}
 }
 
 func TestFixtures(t *testing.T) {
@@ -77,10 +86,25 @@ func TestFixtures(t *testing.T) {
 				f.wantValid(t, r)
 			case "match":
 				f.match(t)
+			case "session":
+				f.session(t)
 			default:
 				t.Errorf("no such direction")
 			}
 		})
+	}
+}
+
+// session checks the frames of a session one by one; hub_test holds it.
+func (f *fixture) session(t *testing.T) {
+	t.Helper()
+	for _, step := range f.Steps {
+		if step.Send != "" {
+			checkFromAgent(t, step.Send)
+		}
+		if step.Receive != "" {
+			checkStrict(t, []byte(step.Receive))
+		}
 	}
 }
 

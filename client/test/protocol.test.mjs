@@ -146,6 +146,94 @@ describe('what the client says is in the protocol', () => {
   });
 });
 
+/** How long a client may take to do what a fixture has it do, in ms: it refreshes and comes back by itself. */
+const MOST = 900_000;
+
+/** A client whose server is a fixture. */
+class Held {
+  world = new World();
+  told = [];
+  /** What to call the client's uuids, by those of the fixture. */
+  #uuids = new Map();
+  #wanted = new Set();
+  #sockets = 0;
+  #matched = 0;
+
+  async open() {
+    this.push = await this.world.open();
+    const { push, told } = this;
+    push.on('message', ({ channel, uuid, payload }) => told.push({ message: channel, uuid, data: payload }));
+    push.on('subscribe', ({ channel }) => told.push({ subscribed: channel }));
+    push.on('unsubscribe', ({ channel }) => told.push({ unsubscribed: channel }));
+    push.on('gap', ({ channel }) => told.push({ gap: channel }));
+    push.on('error', ({ code }) => told.push({ error: code }));
+    push.on('state', ({ name, code }) => name === 'disconnected' && code >= 4000 && told.push({ disconnected: code }));
+  }
+
+  /** Lets time go by, with heartbeats, until something is true. */
+  async until(is, ms = MOST) {
+    for (let n = 0; !is(); n++) {
+      assert.ok(n * 1000 < ms, 'the client does not do what the fixture says');
+      await this.world.tick(1000);
+      if (n % 10 === 0) await this.world.socket.raw('h');
+    }
+  }
+
+  /** What the client has sent and no step has shown yet; whether the server is there is its own affair. */
+  #sent() {
+    if (this.#sockets !== this.world.sockets.length) return [];
+    return this.world.socket.sent.slice(this.#matched).filter(({ channel }) => channel !== '/meta/ping');
+  }
+
+  /** Has the client send a frame, if it has not done so by itself. */
+  async send({ channel, uuid, data }) {
+    const { push, told, world } = this;
+    if (channel === '/meta/connect' && !(this.#sockets === world.sockets.length && push.state.name === 'connected')) {
+      await this.until(() => world.sockets.length > this.#sockets);
+      this.#sockets = world.sockets.length;
+      this.#matched = 0;
+      await world.socket.raw('o');
+    } else if (channel === '/meta/connect' || this.#sent().length > 0) {
+      // it refreshes when it is time, or has sent it already
+    } else if (channel === '/meta/subscribe') {
+      // What it wants it asks for again by itself.
+      if (!this.#wanted.has(data.channel)) push.subscribe(data.channel);
+      this.#wanted.add(data.channel);
+    } else if (channel === '/meta/unsubscribe') push.unsubscribe(data.channel);
+    else push.publish({ channel, uuid, data }, ({ code }) => told.push({ refused: uuid, code }), () => told.push({ published: uuid }));
+    await settle();
+    await this.until(() => this.#sent().length > 0);
+    const [sent] = this.#sent();
+    this.#matched = world.socket.sent.indexOf(sent) + 1;
+    this.#uuids.set(uuid, sent.uuid);
+    assert.deepEqual({ channel: sent.channel, data: sent.data }, { channel, data });
+  }
+
+  async receive(frame) {
+    const uuid = frame.uuid === '*' ? id() : (this.#uuids.get(frame.uuid) ?? frame.uuid);
+    await this.world.socket.receive(frame.uuid === undefined ? frame : { ...frame, uuid });
+  }
+}
+
+describe('a session is understood as the server holds it', () => {
+  for (const { rule, name, steps } of of('session')) {
+    test(`${rule} ${name}`, async () => {
+      const held = new Held();
+      await held.open();
+      for (const [n, { send, receive, wait, lost, told = [] }] of steps.entries()) {
+        if (send) await held.send(JSON.parse(send));
+        else if (receive) await held.receive(JSON.parse(receive));
+        else if (lost) await held.world.socket.lose();
+        else if (wait) {
+          const end = held.world.now + wait;
+          await held.until(() => held.world.now >= end);
+        }
+        assert.deepEqual(held.told.splice(0), told, `step ${n + 1}`);
+      }
+    });
+  }
+});
+
 describe('patterns match as the server matches them', () => {
   for (const { rule, name, pattern, channel, matches: want } of of('match')) {
     test(`${rule} ${name}`, () => assert.equal(matches(pattern, channel), want));

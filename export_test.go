@@ -30,6 +30,9 @@ func HubReferences(name string) int {
 	return n
 }
 
+// DrainAll is what the hooks of a configuration do when the server goes.
+var DrainAll = drainAll
+
 // HubAgents is how many sessions the hub of that name has.
 func HubAgents(name string) int {
 	n := 0

@@ -55,17 +55,33 @@ func (s *sharedHub) drain() {
 	}()
 }
 
-// drainAll begins to send everybody away from all hubs, so that each does not have
-// to wait for the others.
-func drainAll() {
+// drainAll begins to send everybody away from all hubs that a configuration has, so that
+// each does not have to wait for the others. It leaves those of another one alone: a
+// program may have stopped Caddy and started it again before net/http runs the last
+// hook.
+func drainAll(generation <-chan struct{}) {
 	var all []*sharedHub
 	hubs.Range(func(_, v any) bool {
-		all = append(all, v.(*sharedHub))
+		if s := v.(*sharedHub); s.isIn(generation) {
+			all = append(all, s)
+		}
 		return true
 	})
 	for _, s := range all {
 		s.drain()
 	}
+}
+
+// isIn reports whether a configuration has the hub.
+func (s *sharedHub) isIn(generation <-chan struct{}) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for key := range s.uses {
+		if key.generation == generation {
+			return true
+		}
+	}
+	return false
 }
 
 // drainTime returns how long a drain may take, and where to say how it went.
@@ -104,11 +120,11 @@ func leaving() bool { return caddy.Exiting() || caddy.ActiveContext().Context ==
 
 // awaitEnd has everybody sent away when the server goes.
 func (h *Handler) awaitEnd(events *caddyevents.App) error {
-	s := h.hub
+	s, generation := h.hub, h.use.key.generation
 	if h.site.app == nil || h.site.app.ShutdownDelay <= 0 {
 		if err := telemetry.On(events, "stopping", func() {
 			if leaving() {
-				drainAll()
+				drainAll(generation)
 				s.drained(context.Background())
 			}
 		}); err != nil {
@@ -120,12 +136,12 @@ func (h *Handler) awaitEnd(events *caddyevents.App) error {
 	}
 	h.site.server.RegisterOnShutdown(func() { // of a reload too
 		if leaving() {
-			drainAll()
+			drainAll(generation)
 		}
 	})
 	h.site.server.RegisterOnStop(func(ctx context.Context) error {
 		if leaving() {
-			drainAll() // the hook before may not have been run yet: nobody waits for it
+			drainAll(generation) // the hook before may not have been run yet: nobody waits for it
 			s.drained(ctx)
 		}
 		return nil

@@ -225,6 +225,20 @@ func TestReloadSendsNobodyAway(t *testing.T) {
 	s.connect("/push/websocket", nil)
 }
 
+// A hook of a configuration that is gone may run when there is another one.
+func TestLateHookSendsNobodyAway(t *testing.T) {
+	s := serve(t, reloadSite("pushit")).site("localhost")
+	a := s.connect("/push/websocket", nil).subscribe("chat")
+	pushit.DrainAll(make(chan struct{}))
+	a.publish("chat", "still here")
+	a.wantMessage("chat", "still here")
+	s.connect("/push/websocket", nil)
+	pushit.DrainAll(caddy.ActiveContext().Done())
+	if f := a.receive(); f["channel"] != "/meta/close" || f["code"] != 4503.0 {
+		t.Errorf("got %v, want it sent away by the hook of its own configuration", f)
+	}
+}
+
 func TestDrainHasToFitIntoTheGracePeriod(t *testing.T) {
 	s := &server{t: t, logFile: filepath.Join(t.TempDir(), "log")}
 	t.Cleanup(func() { _ = caddy.Stop() })

@@ -4,6 +4,7 @@
 package pushit_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/push-it/pushit"
@@ -77,6 +78,15 @@ func TestFailedReloadChangesNothing(t *testing.T) {
 		fresh := s.connect("/push/websocket", nil)
 		fresh.publish("chat", name)
 		old.wantMessage("chat", name)
+	}
+	if err := s.load(reloadSite("pushit {\n\t\theartbeat 20s\n\t}")); err != nil {
+		t.Fatal(err)
+	}
+	s.wantEffects("heartbeat")
+	for line := range strings.Lines(s.log()) {
+		if strings.Contains(line, "a new configuration holds for the agents") && strings.Contains(line, `"level":"info"`) && !strings.Contains(line, `"changed":["heartbeat"]`) {
+			t.Errorf("the log says of one that has failed: %s", line)
+		}
 	}
 }
 

@@ -167,6 +167,18 @@ func TestChainCombinesAnswers(t *testing.T) {
 	}
 }
 
+// Of guards none of which has passed, nothing counts that they have learned.
+func TestAnyForgetsWhatOthersLearned(t *testing.T) {
+	learned := Learned{User: "mallory", Grants: []string{"*"}}
+	for _, kind := range []Kind{Abstain, Deny, Unavailable} {
+		g := &Any{guards: named(always{Kind: kind, Learned: learned}, always{Kind: Abstain, Learned: learned})}
+		a := g.Decide(t.Context(), questionOf(t, hub.Opening{}, ""))
+		if a.Kind != kind || a.Learned.User != "" || a.Learned.Grants != nil {
+			t.Errorf("%v: got %v, learned %+v", kind, a.Kind, a.Learned)
+		}
+	}
+}
+
 func TestGuardsLearnFromThoseBefore(t *testing.T) {
 	soon, later := time.Now().Add(time.Minute), time.Now().Add(time.Hour)
 	first := always{Kind: Pass, Learned: Learned{User: "bob", Claims: map[string]any{"a": 1, "b": 1}, Expires: later, Grants: []string{"x"}}}

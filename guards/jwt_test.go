@@ -307,6 +307,34 @@ func attacks(sign func(header, claims any) string) map[string]struct {
 	}
 }
 
+// Leeway is for who makes the tokens: its clock may be ahead. The end of a token is
+// exact.
+func TestJWTLeeway(t *testing.T) {
+	for name, c := range map[string]struct {
+		leeway, claims []any // seconds from now
+		want           Kind
+	}{
+		"made within it":         {nil, []any{"iat", 25}, Pass},
+		"valid within it":        {nil, []any{"nbf", 25}, Pass},
+		"made beyond it":         {nil, []any{"iat", 35}, Deny},
+		"valid beyond it":        {nil, []any{"nbf", 35}, Deny},
+		"made within a long one": {[]any{"leeway", "2m"}, []any{"iat", 110, "nbf", 110}, Pass},
+		"made beyond a long one": {[]any{"leeway", "2m"}, []any{"iat", 130}, Deny},
+		"expired within it":      {nil, []any{"exp", -5}, Deny},
+	} {
+		t.Run(name, func(t *testing.T) {
+			claims := validClaims()
+			for i := 0; i < len(c.claims); i += 2 {
+				claims[c.claims[i].(string)] = time.Now().Unix() + int64(c.claims[i+1].(int))
+			}
+			g := mustLoad(t, jwtConfig(append(c.leeway, withSecret...)...))
+			if a := g.Decide(t.Context(), present(t, hs(claims))); a.Kind != c.want {
+				t.Errorf("got %v (%v), want %v", a.Kind, a.Err, c.want)
+			}
+		})
+	}
+}
+
 func TestJWTAttacks(t *testing.T) {
 	k := testKeys()
 	g := mustLoad(t, jwtConfig("keys", []string{k.rsaPEM}, "issuers", []string{"https://id.example.com"}, "audiences", []string{"push"}))

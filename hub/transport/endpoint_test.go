@@ -44,7 +44,7 @@ func newEndpoint(t *testing.T, limits hub.Limits, origins ...string) *Endpoint {
 		Origins:  listed,
 		Sessions: NewSessions(),
 		Caller: func(r *http.Request) Caller {
-			c := Caller{Scheme: "http", Host: r.Host, User: r.Header.Get("Test-User")}
+			c := Caller{Scheme: "http", Host: r.Host, User: r.Header.Get("Test-User"), Certificate: r.Header.Get("Test-Certificate")}
 			if r.TLS != nil {
 				c.Scheme = "https"
 			}

@@ -4,6 +4,7 @@
 package transport
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -288,7 +289,7 @@ func TestTransportsAreWhatIsListed(t *testing.T) {
 func TestSessionBelongsToItsOwner(t *testing.T) {
 	cookies := []string{"login", "JSESSIONID"}
 	s, _ := newFallbackServer(t, &hub.Policy{}, func(e *Endpoint) { e.SessionCookies = cookies })
-	own := http.Header{"Test-User": {"ann"}, "Authorization": {"Basic x"}, "Cookie": {"login=1; other=2"}}
+	own := http.Header{"Test-User": {"ann"}, "Test-Certificate": {"hash"}, "Authorization": {"Basic x"}, "Cookie": {"login=1; other=2"}}
 	for _, name := range fallbackNames {
 		t.Run(name, func(t *testing.T) {
 			c := newSockJSClient(t, s)
@@ -297,6 +298,8 @@ func TestSessionBelongsToItsOwner(t *testing.T) {
 			for what, change := range map[string]func(*sockJSClient){
 				"another user":          func(c *sockJSClient) { c.header.Set("Test-User", "bob") },
 				"no user":               func(c *sockJSClient) { c.header.Del("Test-User") },
+				"another certificate":   func(c *sockJSClient) { c.header.Set("Test-Certificate", "other") },
+				"no certificate":        func(c *sockJSClient) { c.header.Del("Test-Certificate") },
 				"another authorization": func(c *sockJSClient) { c.header.Set("Authorization", "Basic y") },
 				"no authorization":      func(c *sockJSClient) { c.header.Del("Authorization") },
 				"two authorizations":    func(c *sockJSClient) { c.header.Add("Authorization", "Basic x") },
@@ -676,5 +679,73 @@ func TestRepeatedRequestsToReceive(t *testing.T) {
 				t.Errorf("the second request of an unknown session: status %d, %q", status, answer)
 			}
 		})
+	}
+}
+
+// TestCallbackNames: a page says what to call, and can say nothing else.
+func TestCallbackNames(t *testing.T) {
+	for name, want := range map[string]bool{
+		"f": true, "a.b_9.Z": true, strings.Repeat("f", 64): true,
+		"": false, strings.Repeat("f", 65): false, "f(": false, "f;g": false, "f g": false, "f<b>": false, "f\n": false, "ä": false, "f-g": false, "f[0]": false,
+	} {
+		if got := isCallback(name); got != want {
+			t.Errorf("%q: %v, want %v", name, got, want)
+		}
+	}
+}
+
+// TestHalfSentBodyEndsWithItsSession: a request that brings frames and does not come to
+// its end is answered when the session has ended.
+func TestHalfSentBodyEndsWithItsSession(t *testing.T) {
+	s, e := newFallbackServer(t, &hub.Policy{}, func(e *Endpoint) {
+		e.times = &times{disconnect: time.Hour, goodbye: time.Hour, message: time.Hour, write: time.Hour}
+	})
+	c := newSockJSClient(t, s)
+	c.connect("xhr_streaming")
+	conn, err := net.Dial("tcp", s.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close() //nolint:errcheck // the test is over
+	_ = conn.SetDeadline(time.Now().Add(patience))
+	path := strings.TrimPrefix(c.base, s.URL) + "/xhr_send"
+	if _, err := fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Length: 100\r\n\r\n[", path, s.Listener.Addr()); err != nil {
+		t.Fatal(err)
+	}
+	f := e.Sessions.all()[0]
+	for end := time.Now().Add(patience); ; <-time.After(time.Millisecond) {
+		f.mu.Lock()
+		reading := len(f.bodies) == 1
+		f.mu.Unlock()
+		if reading {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("the body is not being read")
+		}
+	}
+	f.agent.Close(hub.CloseCut, "cut", 0)
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close() // the status says enough
+	if resp.StatusCode != http.StatusNotFound {
+		t.Errorf("status %d", resp.StatusCode)
+	}
+}
+
+// TestNothingIsTakenOfASessionThatEnds: it has not said so yet, because nobody asks.
+func TestNothingIsTakenOfASessionThatEnds(t *testing.T) {
+	s, e := newFallbackServer(t, &hub.Policy{}, nil)
+	c := newSockJSClient(t, s)
+	c.connect("xhr")
+	e.only(t).Close(hub.CloseCut, "cut", 0)
+	if status, answer, _ := c.ask(http.MethodPost, "/xhr_send", jsonArray(publication(t, "late"))); status != http.StatusNotFound || answer != errUnknown.reason+"\n" {
+		t.Errorf("status %d, %q", status, answer)
+	}
+	c.coming = nil
+	if got := c.receiveN("xhr", 1); !strings.HasPrefix(got[0], `{"channel":"/meta/close","code":4403,`) {
+		t.Errorf("it ends with %s", got[0])
 	}
 }

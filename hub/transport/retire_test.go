@@ -59,3 +59,35 @@ func TestRetire(t *testing.T) {
 		c.abort()
 	}
 }
+
+// TestRetireLeavesOthersAlone: the sessions of another endpoint of the hub go on, in
+// the responses that they have.
+func TestRetireLeavesOthersAlone(t *testing.T) {
+	e := newEndpoint(t, hub.Limits{})
+	other := &Endpoint{Hub: e.Hub, Policy: e.Hub.Use(&hub.Policy{Mount: "other"}), Sessions: e.Sessions, Caller: e.Caller, Opening: e.Opening}
+	s := httptest.NewServer(overHTTP3(handler(other)))
+	t.Cleanup(func() {
+		e.Hub.Drop(other.Policy)
+		s.Close()
+	})
+	c := newSockJSClient(t, s)
+	c.connect("xhr_streaming")
+	e.Retire()
+	c.publish("x")
+	for {
+		f := c.frame("xhr_streaming")
+		if f == "" || f == "h" {
+			t.Fatal("the response has ended")
+		}
+		if f[0] == 'a' && slices.ContainsFunc(objects(t, f), func(object string) bool {
+			_, isMessage := dataOf(t, object)
+			return isMessage
+		}) {
+			break
+		}
+	}
+	other.Retire()
+	for f := c.frame("xhr_streaming"); f != ""; f = c.frame("xhr_streaming") { // its end
+	}
+	c.abort()
+}

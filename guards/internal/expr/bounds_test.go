@@ -7,10 +7,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"cel.dev/cel-go/common/types"
+	"cel.dev/cel-go/common/types/ref"
 
 	"github.com/push-it/pushit/hub"
 )
@@ -211,4 +215,33 @@ func listOf(n int, f func(int) int) string {
 		fmt.Fprintf(&b, ",%d", f(i))
 	}
 	return "[" + strings.TrimPrefix(b.String(), ",") + "]"
+}
+
+// A bound is what is allowed, and one more is too much.
+func TestBoundsAreWhatIsAllowed(t *testing.T) {
+	text := func(n int) ref.Val { return types.String(strings.Repeat("a", n)) }
+	list := func(n int) ref.Val {
+		return types.DefaultTypeAdapter.NativeToValue(slices.Repeat([]string{"a"}, n))
+	}
+	for _, c := range []struct {
+		name  string
+		bound bound
+		args  []ref.Val
+		over  []ref.Val
+		want  error
+	}{
+		{"a search", boundSearch, []ref.Val{text(maxScan / 64), text(64)}, []ref.Val{text(maxScan/64 + 1), text(64)}, errTextTooLong},
+		// A list is a step itself, and so is each text in it.
+		{"pairs", bounds["sets.contains"], []ref.Val{list(maxPairs/100 - 1), list(99)}, []ref.Val{list(maxPairs / 100), list(99)}, errTooMany},
+		{"pairs of one list", bounds["distinct"], []ref.Val{list(315)}, []ref.Val{list(316)}, errTooMany},
+		{"a replacement", boundReplace, []ref.Val{text(1000), text(1), text(maxValue/1000 - 1)}, []ref.Val{text(1000), text(1), text(maxValue / 1000)}, errValueSize},
+		{"a join", boundJoin, []ref.Val{list(1000), text(maxValue/1000 - 1)}, []ref.Val{list(1000), text(maxValue / 1000)}, errValueSize},
+	} {
+		if _, err := c.bound(c.args); err != nil {
+			t.Errorf("%s, as much as there may be: %v", c.name, err)
+		}
+		if _, err := c.bound(c.over); !errors.Is(err, c.want) {
+			t.Errorf("%s, and one more: %v, want %v", c.name, err, c.want)
+		}
+	}
 }

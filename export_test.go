@@ -94,9 +94,8 @@ func Verbs() []string {
 
 // JSONFields are the names of the fields of a Handler in JSON.
 func JSONFields() (names []string) {
-	handler := reflect.TypeFor[Handler]()
-	for i := range handler.NumField() {
-		if name, _, _ := strings.Cut(handler.Field(i).Tag.Get("json"), ","); name != "" {
+	for field := range reflect.TypeFor[Handler]().Fields() {
+		if name, _, _ := strings.Cut(field.Tag.Get("json"), ","); name != "" {
 			names = append(names, name)
 		}
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/push-it/pushit/guards/internal/token"
 	"github.com/push-it/pushit/hub"
 )
 
@@ -69,7 +70,7 @@ func addText(h hash.Hash, raw json.RawMessage) (known bool) {
 		}
 	}
 	for _, path := range filesIn(v) {
-		text, err := readKeyFile(path)
+		text, err := token.ReadFile(path)
 		if err != nil {
 			text = []byte(err.Error()) // it may be there the next time
 		}

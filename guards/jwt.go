@@ -6,29 +6,23 @@ package guards
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/go-jose/go-jose/v4"
-	josejson "github.com/go-jose/go-jose/v4/json"
 
+	"github.com/push-it/pushit/guards/internal/token"
 	"github.com/push-it/pushit/hub"
 )
 
 func init() { caddy.RegisterModule(new(JWT)) }
 
+// defaultLeeway and maxLeeway are for clocks that differ.
 const (
-	// maxToken is the most bytes of a token: with a few dozen claims it has one or
-	// two thousand.
-	maxToken = 8 << 10
-	// defaultLeeway and maxLeeway are for clocks that differ.
 	defaultLeeway = 30 * time.Second
 	maxLeeway     = 10 * time.Minute
 )
@@ -91,11 +85,9 @@ type JWT struct {
 	GrantClaim string `json:"grant_claim,omitempty"`
 
 	// Immutable after Provision.
-	places tokenPlaces
-	keys   []verifyKey
-	source *keySource // nil without JWKS
-	pooled string     // under what source is in keySources; "" if it is not
-	cache  tokenCache
+	places   tokenPlaces
+	verifier token.Verifier
+	pooled   string // under what the source of keys is in token.Sources; "" if it is not
 }
 
 // CaddyModule returns the Caddy module information.
@@ -118,6 +110,9 @@ func (g *JWT) Provision(caddy.Context) error {
 	if err := g.loadKeys(); err != nil {
 		return fmt.Errorf("jwt: %w", err)
 	}
+	v := &g.verifier
+	v.Issuers, v.Audiences, v.Require, v.Leeway = g.Issuers, g.Audiences, g.Require, time.Duration(g.Leeway)
+	v.UserClaim, v.GrantClaim = g.UserClaim, g.GrantClaim
 	return nil
 }
 
@@ -156,7 +151,7 @@ func (g *JWT) loadKeys() (err error) {
 			text, err = resolve(setting)
 		}
 		if err == nil {
-			err = g.addKeys(parseKeys([]byte(text)))
+			err = g.addKeys(token.ParseKeys([]byte(text)))
 		}
 		if err != nil {
 			return placed(setting, fmt.Errorf("key %d %w", i+1, err))
@@ -167,11 +162,11 @@ func (g *JWT) loadKeys() (err error) {
 		if err != nil {
 			return placed(setting, fmt.Errorf("key_file %w", err))
 		}
-		text, err := readKeyFile(path)
+		text, err := token.ReadFile(path)
 		if err != nil {
 			return placed(setting, fmt.Errorf("key_file: %w", err))
 		}
-		if err := g.addKeys(parseKeys(text)); err != nil {
+		if err := g.addKeys(token.ParseKeys(text)); err != nil {
 			return placed(setting, fmt.Errorf("key_file: %s %w", path, err))
 		}
 	}
@@ -187,9 +182,9 @@ func (g *JWT) loadKeys() (err error) {
 		return placed(g.JWKS, err)
 	}
 	if isAddress(where) {
-		g.source, err = addressSource(where)
+		g.verifier.Source, err = token.AddressSource(where)
 		g.pooled = where
-	} else if g.source, err = fileSource(where); err != nil {
+	} else if g.verifier.Source, err = token.FileSource(where); err != nil {
 		err = fmt.Errorf("%w; an address begins with https://", err)
 	}
 	if err != nil {
@@ -198,17 +193,16 @@ func (g *JWT) loadKeys() (err error) {
 	return nil
 }
 
-func (g *JWT) addKeys(keys []verifyKey, err error) error {
-	g.keys = append(g.keys, keys...)
+func (g *JWT) addKeys(keys []token.Key, err error) error {
+	g.verifier.Keys = append(g.verifier.Keys, keys...)
 	return err
 }
 
-func parseSecret(secret string) ([]verifyKey, error) {
+func parseSecret(secret string) ([]token.Key, error) {
 	if secret == "" {
-		return nil, checkSecret(secret, minSecret)
+		return nil, checkSecret(secret, token.MinSecret)
 	}
-	k, err := newVerifyKey([]byte(secret), "", "")
-	return []verifyKey{k}, err
+	return token.ParseSecret(secret)
 }
 
 // isJWK tells a JWK, whose braces are no placeholder's.
@@ -234,12 +228,12 @@ func checkKeySetPlace(place string) error {
 // Cleanup gives back what Provision has taken.
 func (g *JWT) Cleanup() error {
 	switch {
-	case g.source == nil:
+	case g.verifier.Source == nil:
 		return nil
 	case g.pooled == "":
-		return g.source.Destruct()
+		return g.verifier.Source.Destruct()
 	default:
-		_, err := keySources.Delete(g.pooled)
+		_, err := token.Sources.Delete(g.pooled)
 		return err
 	}
 }
@@ -263,13 +257,12 @@ func (remoteKeys) Unwrap() []NamedGuard { return nil }
 // are fetched from an address, which change without a reload.
 func (g *JWT) Fingerprint() []byte {
 	h := sha256.New()
-	for i := range g.keys {
-		add(h, g.keys[i].fingerprint())
+	for i := range g.verifier.Keys {
+		add(h, g.verifier.Keys[i].Fingerprint())
 	}
-	if g.source != nil && g.pooled == "" {
-		g.source.mu.Lock()
-		defer g.source.mu.Unlock()
-		add(h, g.source.set.sum[:])
+	if g.verifier.Source != nil && g.pooled == "" {
+		sum := g.verifier.Source.Sum()
+		add(h, sum[:])
 	}
 	return h.Sum(nil)
 }
@@ -288,185 +281,27 @@ func (*JWT) Local() {}
 
 // Decide implements Guard.
 func (g *JWT) Decide(ctx context.Context, q *Question) Answer {
-	token, presented := g.places.find(q)
-	switch {
-	case !presented:
+	text, presented := g.places.find(q)
+	if !presented {
 		return Answer{Kind: Deny, Reason: reasonNoToken}
-	case len(token) > maxToken:
-		return badToken(fmt.Errorf("it has %d bytes; %d are the most", len(token), maxToken))
 	}
-	now := time.Now()
-	hash := sha256.Sum256([]byte(token))
-	if v := g.cache.get(hash); v != nil && now.Before(v.expires) && g.isCurrent(ctx, v, q) {
-		return v.answer
-	}
-	var retry notNow
-	payload, set, err := g.verify(ctx, token, now, q)
-	switch {
-	case errors.As(err, &retry):
-		return Answer{Kind: Unavailable, Retry: max(retry.wait, 0), Err: retry.err}
-	case errors.Is(err, errExpired):
-		return Answer{Kind: Deny, Expired: true, Err: err}
-	case err != nil:
-		return badToken(err)
-	}
-	claims, err := parseClaims(payload)
+	t, err := g.verifier.Verify(ctx, text, q.Left, q.Env.Log)
 	if err == nil {
-		err = g.checkClaims(claims, now)
+		return Answer{Kind: Pass, Learned: Learned{
+			User: t.User, UserBy: UserByToken, Claims: t.Claims, Grants: t.Grants, Expires: t.Expires,
+		}}
 	}
-	switch {
-	case errors.Is(err, errExpired):
+	if errors.Is(err, token.ErrExpired) {
 		return Answer{Kind: Deny, Expired: true, Err: err}
-	case err != nil:
-		return badToken(err)
 	}
-	learned, err := g.learn(claims, now)
-	if err != nil {
-		return badToken(err)
+	if notNow, ok := errors.AsType[*token.NotNow](err); ok {
+		return Answer{Kind: Unavailable, Retry: max(notNow.Retry, 0), Err: notNow.Err}
 	}
-	v := &verified{answer: Answer{Kind: Pass, Learned: learned}, expires: claims.expires, set: set}
-	g.cache.put(hash, v)
-	return v.answer
+	return badToken(err)
 }
 
 func badToken(why error) Answer {
 	return Answer{Kind: Deny, Reason: reasonBadToken, Err: why}
-}
-
-// A notNow says that the keys could not be had.
-type notNow struct {
-	wait time.Duration // until it may be otherwise; 0 is unknown
-	err  error
-}
-
-func (n notNow) Error() string { return n.err.Error() }
-
-var errExpired = errors.New("the token has expired")
-
-// isCurrent reports whether the key that verified v is still believed.
-func (g *JWT) isCurrent(ctx context.Context, v *verified, q *Question) bool {
-	if v.set == nil {
-		return true
-	}
-	set, _, err := g.source.current(ctx, q.Env.Log)
-	return err == nil && set == v.set
-}
-
-// verify returns the payload of a token that one of the keys has signed, and the
-// set that has the key, if a set does.
-func (g *JWT) verify(ctx context.Context, token string, asked time.Time, q *Question) (payload []byte, set *keySet, err error) {
-	alg, id, err := parseHeader(token)
-	if err != nil {
-		return nil, nil, err
-	}
-	payload, err = verifyWith(g.keys, token, alg, id)
-	if payload != nil || g.source == nil {
-		return payload, nil, err
-	}
-	ctx, done := askingTime(ctx, q)
-	defer done()
-	set, retry, failed := g.source.current(ctx, q.Env.Log)
-	if failed != nil {
-		return nil, nil, notNow{retry, failed}
-	}
-	if payload, err = verifyWith(set.keys, token, alg, id); payload != nil {
-		return payload, set, nil
-	}
-	if id == "" || hasID(g.keys, id) || hasID(set.keys, id) {
-		return nil, nil, err
-	}
-	// The key may be a new one. A token that has expired is not worth finding out;
-	// that it says so itself does harm to nobody but its agent.
-	if expiredByItself(token, asked) {
-		return nil, nil, errExpired
-	}
-	set, retry, failed = g.source.newer(ctx, asked, q.Env.Log)
-	if failed != nil {
-		return nil, nil, notNow{retry, failed}
-	}
-	payload, err = verifyWith(set.keys, token, alg, id)
-	return payload, set, err
-}
-
-// askingTime bounds ctx by the time that is left for asking; done takes off it
-// what was used.
-func askingTime(ctx context.Context, q *Question) (_ context.Context, done func()) {
-	if q.Left == nil {
-		return context.WithCancel(ctx)
-	}
-	begun := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, *q.Left)
-	return ctx, func() {
-		cancel()
-		*q.Left -= time.Since(begun)
-	}
-}
-
-// parseHeader returns the algorithm and the key's name that a token gives.
-func parseHeader(token string) (alg jose.SignatureAlgorithm, id string, err error) {
-	text, _, _ := strings.Cut(token, ".")
-	raw, err := base64.RawURLEncoding.DecodeString(text)
-	if err != nil || strings.ContainsAny(token, "\r\n") { // line breaks are passed over when decoding
-		return "", "", errors.New("it is not a JSON Web Token")
-	}
-	var header struct {
-		Alg  string              `json:"alg"`
-		Kid  string              `json:"kid"`
-		Crit josejson.RawMessage `json:"crit"`
-		B64  josejson.RawMessage `json:"b64"`
-	}
-	// Not encoding/json, which takes KID for kid, and the last of two.
-	if err := josejson.Unmarshal(raw, &header); err != nil {
-		return "", "", fmt.Errorf("its header cannot be read: %w", err)
-	}
-	switch alg = jose.SignatureAlgorithm(header.Alg); {
-	case header.Crit != nil || header.B64 != nil:
-		return "", "", errors.New("its header has crit or b64, which are not understood here")
-	case !slices.Contains(allAlgorithms, alg):
-		return "", "", fmt.Errorf("its algorithm, %.32q, is not accepted", header.Alg)
-	}
-	return alg, header.Kid, nil
-}
-
-// verifyWith tries the keys that fit and returns the payload, nil if none of
-// them signed it.
-func verifyWith(keys []verifyKey, token string, alg jose.SignatureAlgorithm, id string) (payload []byte, err error) {
-	err = fmt.Errorf("no key fits its algorithm, %s, and key id, %.64q", alg, id)
-	var signed *jose.JSONWebSignature
-	for i := range keys {
-		k := &keys[i]
-		if !k.fits(alg, id) {
-			continue
-		}
-		if signed == nil {
-			if signed, err = jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{alg}); err != nil {
-				return nil, fmt.Errorf("it cannot be read: %w", err)
-			}
-		}
-		if payload, err = signed.Verify(k.key); err == nil {
-			return payload, nil
-		}
-		err = fmt.Errorf("its signature (%s, key id %.64q) is not of the key", alg, id)
-	}
-	return nil, err
-}
-
-// hasID reports whether one of the keys has the name, for whatever algorithm.
-func hasID(keys []verifyKey, id string) bool {
-	return slices.ContainsFunc(keys, func(k verifyKey) bool { return k.id == id })
-}
-
-// expiredByItself reports whether a token that is not verified says that it has
-// expired.
-func expiredByItself(token string, now time.Time) bool {
-	_, rest, _ := strings.Cut(token, ".")
-	text, _, _ := strings.Cut(rest, ".")
-	payload, err := base64.RawURLEncoding.DecodeString(text)
-	if err != nil {
-		return false
-	}
-	claims, err := parseClaims(payload)
-	return err == nil && !claims.expires.IsZero() && !now.Before(claims.expires)
 }
 
 // String keeps keys out of what is printed.

@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/push-it/pushit/guards/internal/suggest"
+	"github.com/push-it/pushit/guards/internal/token"
 )
 
 // jwtWords are what the block of jwt is made of.
@@ -212,7 +213,7 @@ func (g *JWT) settingKey(d *caddyfile.Dispenser, values []string) error {
 		if strings.Contains(v, "{") && !isJWK(v) {
 			continue // a placeholder is expanded later
 		}
-		if _, err := parseKeys([]byte(v)); err != nil {
+		if _, err := token.ParseKeys([]byte(v)); err != nil {
 			if strings.HasSuffix(v, ".pem") || strings.HasSuffix(v, ".json") || strings.HasSuffix(v, ".jwk") || strings.HasSuffix(v, ".crt") {
 				return d.Errf("the key %w; write key_file for a file", err)
 			}

@@ -18,12 +18,13 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 
+	"github.com/push-it/pushit/guards/internal/token/tokentest"
 	"github.com/push-it/pushit/hub"
 )
 
 func TestJWTInCaddyfiles(t *testing.T) {
-	k := testKeys()
-	jwk, err := json.Marshal(jose.JSONWebKey{Key: k.ed.Public(), KeyID: "k1"})
+	k := tokentest.Keys()
+	jwk, err := json.Marshal(jose.JSONWebKey{Key: k.Ed.Public(), KeyID: "k1"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,7 +38,7 @@ func TestJWTInCaddyfiles(t *testing.T) {
 	for settings, want := range map[string]string{
 		"secret {env.JWT_SECRET}":                              `"secrets":["{env.JWT_SECRET}"]`,
 		"secret {env.NEW} {env.OLD}\nsecret {file./run/s}":     `"secrets":["{env.NEW}","{env.OLD}","{file./run/s}"]`,
-		"key \"" + k.rsaPEM + "\"":                             `"keys":[` + text(k.rsaPEM) + `]`,
+		"key \"" + k.RSAPEM + "\"":                             `"keys":[` + text(k.RSAPEM) + `]`,
 		"key `" + string(jwk) + "`":                            `"keys":[` + text(string(jwk)) + `]`,
 		"key {file./run/public.pem}":                           `"keys":["{file./run/public.pem}"]`,
 		"key_file /run/a.pem\nkey_file /run/b.pem":             `"key_files":["/run/a.pem","/run/b.pem"]`,
@@ -69,8 +70,8 @@ func sameJSON(t *testing.T, a, b string) bool {
 }
 
 func TestMistakesInJWT(t *testing.T) {
-	k := testKeys()
-	private, err := x509.MarshalPKCS8PrivateKey(k.ed)
+	k := tokentest.Keys()
+	private, err := x509.MarshalPKCS8PrivateKey(k.Ed)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +126,7 @@ func TestMistakesInJWT(t *testing.T) {
 }
 
 func TestBadKeysInConfigurations(t *testing.T) {
-	k := testKeys()
+	k := tokentest.Keys()
 	dir := t.TempDir()
 	file := func(name, content string) string {
 		path := filepath.Join(dir, name)
@@ -160,14 +161,14 @@ func TestBadKeysInConfigurations(t *testing.T) {
 		"no file":             {[]any{"key_files", []string{filepath.Join(dir, "none.pem")}}, "jwt: key_file: open " + filepath.Join(dir, "none.pem")},
 		"empty file":          {[]any{"key_files", []string{file("empty.pem", "\n")}}, "empty.pem is empty"},
 		"not a key":           {[]any{"key_files", []string{file("bad.pem", "hello")}}, "bad.pem is neither a public key in PEM"},
-		"broken PEM":          {[]any{"key_files", []string{file("broken.pem", strings.Replace(k.rsaPEM, "MIIB", "AAAA", 1))}}, "broken.pem has a PEM block, PUBLIC KEY, that cannot be read"},
+		"broken PEM":          {[]any{"key_files", []string{file("broken.pem", strings.Replace(k.RSAPEM, "MIIB", "AAAA", 1))}}, "broken.pem has a PEM block, PUBLIC KEY, that cannot be read"},
 		"other PEM":           {[]any{"key_files", []string{file("csr.pem", "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n")}}, "PUBLIC KEY, RSA PUBLIC KEY and CERTIFICATE are accepted"},
-		"a huge file":         {[]any{"key_files", []string{file("huge.pem", strings.Repeat("x", maxKeySet+1))}}, "huge.pem is larger than 1048576 bytes"},
+		"a huge file":         {[]any{"key_files", []string{file("huge.pem", strings.Repeat("x", 1<<20+1))}}, "huge.pem is larger than 1048576 bytes"},
 		"a weak RSA key":      {[]any{"keys", []string{small}}, "jwt: key 1 is an RSA key of 1024 bits; 2048 to 8192 are accepted"},
-		"another curve":       {[]any{"keys", []string{publicPEM(&p224.PublicKey)}}, "jwt: key 1 is on a curve that is not known here"},
-		"for encryption":      {[]any{"keys", []string{jwk(&k.rsa.PublicKey, "enc", "")}}, `is a JWK for "enc", not for signatures`},
-		"for what it is not":  {[]any{"keys", []string{jwk(&k.rsa.PublicKey, "", "HS256")}}, `says it is for "HS256"`},
-		"private JWK":         {[]any{"keys", []string{jwk(k.rsa, "", "")}}, "is a private key"},
+		"another curve":       {[]any{"keys", []string{tokentest.PublicPEM(&p224.PublicKey)}}, "jwt: key 1 is on a curve that is not known here"},
+		"for encryption":      {[]any{"keys", []string{jwk(&k.RSA.PublicKey, "enc", "")}}, `is a JWK for "enc", not for signatures`},
+		"for what it is not":  {[]any{"keys", []string{jwk(&k.RSA.PublicKey, "", "HS256")}}, `says it is for "HS256"`},
+		"private JWK":         {[]any{"keys", []string{jwk(k.RSA, "", "")}}, "is a private key"},
 		"jwks, no file":       {[]any{"jwks", "id.example.com/keys"}, "jwt: jwks: id.example.com/keys: open id.example.com/keys: no such file or directory; an address begins with https://"},
 		"jwks, a bad file":    {[]any{"jwks", file("keys.json", `{"keys":[]}`)}, "keys.json: has no keys"},
 		"jwks from nowhere":   {[]any{"jwks", "{env.JWT_EMPTY}"}, "jwt: jwks is empty, because {env.JWT_EMPTY} is"},
@@ -187,7 +188,7 @@ func TestBadKeysInConfigurations(t *testing.T) {
 }
 
 func TestKeysFromFilesAndCertificates(t *testing.T) {
-	k := testKeys()
+	k := tokentest.Keys()
 	dir := t.TempDir()
 	file := func(name string, content []byte) string {
 		path := filepath.Join(dir, name)
@@ -196,17 +197,17 @@ func TestKeysFromFilesAndCertificates(t *testing.T) {
 		}
 		return path
 	}
-	set, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: &k.rsa.PublicKey, KeyID: "k1"}}})
+	set, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: &k.RSA.PublicKey, KeyID: "k1"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	pkcs1 := pem.EncodeToMemory(&pem.Block{Type: "RSA PUBLIC KEY", Bytes: x509.MarshalPKCS1PublicKey(&k.rsa.PublicKey)})
-	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: selfSigned(t, k.rsa)})
-	t.Setenv("JWT_KEY_FILE", file("env.pem", []byte(k.rsaPEM)))
+	pkcs1 := pem.EncodeToMemory(&pem.Block{Type: "RSA PUBLIC KEY", Bytes: x509.MarshalPKCS1PublicKey(&k.RSA.PublicKey)})
+	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: selfSigned(t, k.RSA)})
+	t.Setenv("JWT_KEY_FILE", file("env.pem", []byte(k.RSAPEM)))
 	q := questionOf(t, hub.Opening{}, `"`+rs("k1")+`"`)
 	for name, settings := range map[string][]any{
-		"PEM":                 {"key_files", []string{file("key.pem", []byte("a comment\n"+k.rsaPEM))}},
-		"the second of two":   {"key_files", []string{file("keys.pem", []byte(k.edPEM+k.rsaPEM))}},
+		"PEM":                 {"key_files", []string{file("key.pem", []byte("a comment\n"+k.RSAPEM))}},
+		"the second of two":   {"key_files", []string{file("keys.pem", []byte(k.EdPEM+k.RSAPEM))}},
 		"PKCS 1":              {"key_files", []string{file("pkcs1.pem", pkcs1)}},
 		"a certificate":       {"key_files", []string{file("cert.pem", certificate)}},
 		"a JWK Set":           {"key_files", []string{file("set.json", set)}},

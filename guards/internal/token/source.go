@@ -1,7 +1,7 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-package guards
+package token
 
 import (
 	"context"
@@ -21,30 +21,30 @@ import (
 
 // How a key set is fetched.
 const (
-	// keySetRefresh is the age at which a set is fetched again, while it is still
+	// setRefresh is the age at which a set is fetched again, while it is still
 	// used: how long a key that was withdrawn is believed.
-	keySetRefresh = 10 * time.Minute
+	setRefresh = 10 * time.Minute
 	// unknownKeyPause is the time between two fetches because of a token whose key
 	// is not in the set: anybody can make up such tokens.
 	unknownKeyPause = time.Minute
-	// fetchTimeout bounds one fetch, maxKeySet what it brings, in bytes.
+	// fetchTimeout bounds one fetch, maxSet what it brings, in bytes.
 	fetchTimeout = 10 * time.Second
-	maxKeySet    = 1 << 20
+	maxSet       = 1 << 20
 	// minFetchPause and maxFetchPause are between a fetch that failed and the next
 	// one; it doubles with each.
 	minFetchPause, maxFetchPause = time.Second, time.Minute
 )
 
-// A keySet is what was fetched at one time. It is immutable.
-type keySet struct {
-	keys []verifyKey
+// A Set is what was fetched at one time. It is immutable.
+type Set struct {
+	keys []Key
 	sum  [sha256.Size]byte // of its text
 }
 
-// A keySource has the key set of an address or a file: fetched when it is first
+// A Source has the key set of an address or a file: fetched when it is first
 // needed, by one goroutine at a time, and again when it is old. When fetching
 // fails, the last good set stays.
-type keySource struct {
+type Source struct {
 	name  string // for errors and logs
 	fetch func(context.Context) ([]byte, error)
 
@@ -53,7 +53,7 @@ type keySource struct {
 	wg     sync.WaitGroup // of the fetch under way; Destruct waits
 
 	mu       sync.Mutex    // guards the following
-	set      *keySet       // nil until the first was fetched
+	set      *Set          // nil until the first was fetched
 	fetched  time.Time     // when the set was last found to be current
 	err      error         // why the last fetch failed; nil if it did not
 	failures int           // fetches that failed, since one did not
@@ -62,14 +62,14 @@ type keySource struct {
 	fetching chan struct{} // closed when the fetch under way is over; nil if none is
 }
 
-func newKeySource(name string, fetch func(context.Context) ([]byte, error)) *keySource {
-	s := &keySource{name: name, fetch: fetch}
+func NewSource(name string, fetch func(context.Context) ([]byte, error)) *Source {
+	s := &Source{name: name, fetch: fetch}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
 }
 
 // Destruct ends a fetch that is under way.
-func (s *keySource) Destruct() error {
+func (s *Source) Destruct() error {
 	s.mu.Lock()
 	s.cancel() // no fetch begins after this
 	s.err = errors.New("the configuration that named it is gone")
@@ -78,13 +78,23 @@ func (s *keySource) Destruct() error {
 	return nil
 }
 
-// current returns the set. It waits only for the first one. If there is none,
-// retry says when there may be.
-func (s *keySource) current(ctx context.Context, log *slog.Logger) (set *keySet, retry time.Duration, err error) {
+// Sum returns a hash of the set as it was fetched last; of nothing, if it was not.
+func (s *Source) Sum() (sum [sha256.Size]byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.set != nil {
-		if time.Since(s.fetched) >= keySetRefresh {
+		sum = s.set.sum
+	}
+	return sum
+}
+
+// current returns the set. It waits only for the first one. If there is none,
+// retry says when there may be.
+func (s *Source) current(ctx context.Context, log *slog.Logger) (set *Set, retry time.Duration, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.set != nil {
+		if time.Since(s.fetched) >= setRefresh {
 			s.startLocked(log)
 		}
 		return s.set, 0, nil
@@ -101,7 +111,7 @@ func (s *keySource) current(ctx context.Context, log *slog.Logger) (set *keySet,
 // newer returns a set that is newer than the question, which was asked at that
 // time and is about a key that is in no older one. If it cannot be had, retry
 // says when it may be.
-func (s *keySource) newer(ctx context.Context, asked time.Time, log *slog.Logger) (set *keySet, retry time.Duration, err error) {
+func (s *Source) newer(ctx context.Context, asked time.Time, log *slog.Logger) (set *Set, retry time.Duration, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.fetched.Before(asked) {
@@ -128,7 +138,7 @@ func (s *keySource) newer(ctx context.Context, asked time.Time, log *slog.Logger
 // startLocked begins a fetch, unless one is under way or it is too early after
 // one that failed, and returns what is closed when it is over: nil if there is
 // none. The caller holds s.mu.
-func (s *keySource) startLocked(log *slog.Logger) chan struct{} {
+func (s *Source) startLocked(log *slog.Logger) chan struct{} {
 	if s.fetching != nil || time.Now().Before(s.notNow) || s.ctx.Err() != nil {
 		return s.fetching
 	}
@@ -144,7 +154,7 @@ func (s *keySource) startLocked(log *slog.Logger) chan struct{} {
 
 // load fetches the set and reads it. What others publish must not end this
 // process, whatever it makes of a library.
-func (s *keySource) load(ctx context.Context) (set *keySet, err error) {
+func (s *Source) load(ctx context.Context) (set *Set, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic: %v", p)
@@ -154,12 +164,12 @@ func (s *keySource) load(ctx context.Context) (set *keySet, err error) {
 	if err != nil {
 		return nil, err
 	}
-	keys, err := parseKeySet(text, false)
-	return &keySet{keys: keys, sum: sha256.Sum256(text)}, err
+	keys, err := parseSet(text, false)
+	return &Set{keys: keys, sum: sha256.Sum256(text)}, err
 }
 
 // loaded notes how a fetch went.
-func (s *keySource) loaded(set *keySet, err error, log *slog.Logger) {
+func (s *Source) loaded(set *Set, err error, log *slog.Logger) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	close(s.fetching)
@@ -187,7 +197,7 @@ func (s *keySource) loaded(set *keySet, err error, log *slog.Logger) {
 
 // awaitLocked waits until a fetch is over. The caller holds s.mu, which is not
 // held meanwhile.
-func (s *keySource) awaitLocked(ctx context.Context, over <-chan struct{}) error {
+func (s *Source) awaitLocked(ctx context.Context, over <-chan struct{}) error {
 	if over == nil {
 		return nil
 	}
@@ -201,30 +211,30 @@ func (s *keySource) awaitLocked(ctx context.Context, over <-chan struct{}) error
 	}
 }
 
-// keySources are those of addresses. They outlive a reload, so that an endpoint
+// Sources are those of addresses. They outlive a reload, so that an endpoint
 // that is away at that moment locks nobody out.
-var keySources = caddy.NewUsagePool()
+var Sources = caddy.NewUsagePool()
 
-// addressSource returns the key source of an address, which is to be given back
-// with keySources.Delete.
-func addressSource(address string) (*keySource, error) {
-	source, _, err := keySources.LoadOrNew(address, func() (caddy.Destructor, error) {
+// AddressSource returns the key source of an address, which is to be given back
+// with Sources.Delete.
+func AddressSource(address string) (*Source, error) {
+	source, _, err := Sources.LoadOrNew(address, func() (caddy.Destructor, error) {
 		name := address
 		if u, err := url.Parse(address); err == nil {
 			name = u.Redacted()
 		}
-		client := keySetClient()
-		return newKeySource(name, func(ctx context.Context) ([]byte, error) { return fetchKeySet(ctx, client, address) }), nil
+		client := newClient()
+		return NewSource(name, func(ctx context.Context) ([]byte, error) { return fetchSet(ctx, client, address) }), nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	return source.(*keySource), nil
+	return source.(*Source), nil
 }
 
-// fileSource returns the key source of a file, which it reads.
-func fileSource(path string) (*keySource, error) {
-	s := newKeySource(path, func(context.Context) ([]byte, error) { return readKeyFile(path) })
+// FileSource returns the key source of a file, which it reads.
+func FileSource(path string) (*Source, error) {
+	s := NewSource(path, func(context.Context) ([]byte, error) { return ReadFile(path) })
 	set, err := s.load(s.ctx)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
@@ -233,8 +243,8 @@ func fileSource(path string) (*keySource, error) {
 	return s, nil
 }
 
-// readKeyFile reads a file of bounded size. Errors name it.
-func readKeyFile(path string) ([]byte, error) {
+// ReadFile reads a file of bounded size. Errors name it.
+func ReadFile(path string) ([]byte, error) {
 	f, err := os.Open(path) //nolint:gosec // G304: the operator names it
 	if err != nil {
 		return nil, err
@@ -247,9 +257,9 @@ func readKeyFile(path string) ([]byte, error) {
 	return text, nil
 }
 
-// keySetClient returns a client that keeps no connection, since it is used
+// newClient returns a client that keeps no connection, since it is used
 // every few minutes, and does not let itself be sent from https to http.
-func keySetClient() *http.Client {
+func newClient() *http.Client {
 	return &http.Client{
 		Timeout: fetchTimeout,
 		Transport: &http.Transport{
@@ -269,7 +279,7 @@ func keySetClient() *http.Client {
 	}
 }
 
-func fetchKeySet(ctx context.Context, client *http.Client, address string) ([]byte, error) {
+func fetchSet(ctx context.Context, client *http.Client, address string) ([]byte, error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
 		return nil, err
@@ -288,12 +298,12 @@ func fetchKeySet(ctx context.Context, client *http.Client, address string) ([]by
 }
 
 func readBounded(r io.Reader) ([]byte, error) {
-	text, err := io.ReadAll(io.LimitReader(r, maxKeySet+1))
+	text, err := io.ReadAll(io.LimitReader(r, maxSet+1))
 	if err != nil {
 		return nil, err
 	}
-	if len(text) > maxKeySet {
-		return nil, fmt.Errorf("is larger than %d bytes", maxKeySet)
+	if len(text) > maxSet {
+		return nil, fmt.Errorf("is larger than %d bytes", maxSet)
 	}
 	return text, nil
 }

@@ -1,7 +1,7 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-package guards
+package token
 
 import (
 	"bytes"
@@ -22,9 +22,9 @@ import (
 
 // The bounds of keys.
 const (
-	// minSecret is the fewest bytes of an HMAC secret: the size of the smallest
+	// MinSecret is the fewest bytes of an HMAC secret: the size of the smallest
 	// hash (RFC 7518, section 3.2).
-	minSecret = 32
+	MinSecret = 32
 	// minRSA is the fewest bits of an RSA key (RFC 7518, section 3.3), maxRSA the
 	// most: verifying costs with the square of it.
 	minRSA, maxRSA = 2048, 8192
@@ -33,21 +33,21 @@ const (
 	maxKeys = 32
 )
 
-// A verifyKey verifies tokens of its algorithms and of no others: the key
+// A Key verifies tokens of its algorithms and of no others: the key
 // decides, not what a token says of itself (RFC 8725, section 3.1).
-type verifyKey struct {
+type Key struct {
 	id   string // as tokens name it (kid); "" fits every name
 	key  any    // []byte, *rsa.PublicKey, *ecdsa.PublicKey or ed25519.PublicKey
 	algs []jose.SignatureAlgorithm
 }
 
 // fits reports whether a token with that algorithm and key id may be of the key.
-func (k *verifyKey) fits(alg jose.SignatureAlgorithm, id string) bool {
+func (k *Key) fits(alg jose.SignatureAlgorithm, id string) bool {
 	return (k.id == "" || id == "" || k.id == id) && slices.Contains(k.algs, alg)
 }
 
-// fingerprint returns all of k.
-func (k *verifyKey) fingerprint() []byte {
+// Fingerprint returns all of k.
+func (k *Key) Fingerprint() []byte {
 	text, secret := k.key.([]byte)
 	if !secret {
 		text, _ = x509.MarshalPKIXPublicKey(k.key) // it was read from such, or is of the same kinds
@@ -55,14 +55,14 @@ func (k *verifyKey) fingerprint() []byte {
 	return fmt.Appendf(nil, "%q %q %q", k.id, k.algs, text)
 }
 
-// newVerifyKey returns the key with the algorithms that are its kind's; alg, if
+// newKey returns the key with the algorithms that are its kind's; alg, if
 // there is one, is the only of them.
-func newVerifyKey(key any, id, alg string) (verifyKey, error) {
-	k := verifyKey{id: id, key: key}
+func newKey(key any, id, alg string) (Key, error) {
+	k := Key{id: id, key: key}
 	switch key := key.(type) {
 	case []byte:
-		if len(key) < minSecret {
-			return k, fmt.Errorf("has %d bytes, and at least %d are needed; make one with: openssl rand -hex %d", len(key), minSecret, minSecret)
+		if len(key) < MinSecret {
+			return k, fmt.Errorf("has %d bytes, and at least %d are needed; make one with: openssl rand -hex %d", len(key), MinSecret, MinSecret)
 		}
 		// A hash that is longer than its secret is not allowed.
 		k.algs = []jose.SignatureAlgorithm{jose.HS256}
@@ -112,8 +112,8 @@ var allAlgorithms = []jose.SignatureAlgorithm{
 	jose.ES256, jose.ES384, jose.ES512, jose.EdDSA,
 }
 
-// parseKeys reads keys in PEM, or one JWK, or a set of them.
-func parseKeys(text []byte) ([]verifyKey, error) {
+// ParseKeys reads keys in PEM, or one JWK, or a set of them.
+func ParseKeys(text []byte) ([]Key, error) {
 	text = bytes.TrimSpace(text)
 	switch {
 	case len(text) == 0:
@@ -125,13 +125,13 @@ func parseKeys(text []byte) ([]verifyKey, error) {
 		Keys json.RawMessage `json:"keys"`
 	}
 	if json.Unmarshal(text, &set) == nil && set.Keys != nil {
-		return parseKeySet(text, true)
+		return parseSet(text, true)
 	}
 	k, err := parseJWK(text)
-	return []verifyKey{k}, err
+	return []Key{k}, err
 }
 
-func parsePEM(text []byte) (keys []verifyKey, err error) {
+func parsePEM(text []byte) (keys []Key, err error) {
 	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
 		var public any
 		switch block.Type {
@@ -153,7 +153,7 @@ func parsePEM(text []byte) (keys []verifyKey, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("has a PEM block, %.32s, that cannot be read: %w", block.Type, err)
 		}
-		k, err := newVerifyKey(public, "", "")
+		k, err := newKey(public, "", "")
 		if err != nil {
 			return nil, err
 		}
@@ -165,21 +165,21 @@ func parsePEM(text []byte) (keys []verifyKey, err error) {
 	return keys, nil
 }
 
-func parseJWK(text []byte) (verifyKey, error) {
+func parseJWK(text []byte) (Key, error) {
 	var k jose.JSONWebKey
 	if err := k.UnmarshalJSON(text); err != nil {
-		return verifyKey{}, fmt.Errorf("is a JWK that cannot be read: %w", err)
+		return Key{}, fmt.Errorf("is a JWK that cannot be read: %w", err)
 	}
 	if k.Use != "" && k.Use != "sig" {
-		return verifyKey{}, fmt.Errorf("is a JWK for %.32q, not for signatures", k.Use)
+		return Key{}, fmt.Errorf("is a JWK for %.32q, not for signatures", k.Use)
 	}
-	return newVerifyKey(k.Key, k.KeyID, k.Algorithm)
+	return newKey(k.Key, k.KeyID, k.Algorithm)
 }
 
-// parseKeySet reads a JWK Set. Keys in it that are of no use here are passed
+// parseSet reads a JWK Set. Keys in it that are of no use here are passed
 // over (RFC 7517, section 5). Secrets are, too, unless they are asked for: a
 // secret that is fetched from somewhere is one that anybody can fetch.
-func parseKeySet(text []byte, secrets bool) ([]verifyKey, error) {
+func parseSet(text []byte, secrets bool) ([]Key, error) {
 	var set struct {
 		Keys []json.RawMessage `json:"keys"`
 	}
@@ -189,7 +189,7 @@ func parseKeySet(text []byte, secrets bool) ([]verifyKey, error) {
 	if len(set.Keys) > maxKeys {
 		return nil, fmt.Errorf("has %d keys; %d are the most", len(set.Keys), maxKeys)
 	}
-	var keys []verifyKey
+	var keys []Key
 	var why error
 	for _, raw := range set.Keys {
 		k, err := parseJWK(raw)
@@ -210,4 +210,10 @@ func parseKeySet(text []byte, secrets bool) ([]verifyKey, error) {
 	default:
 		return nil, errors.New("has no keys")
 	}
+}
+
+// ParseSecret returns the key for a shared secret.
+func ParseSecret(secret string) ([]Key, error) {
+	k, err := newKey([]byte(secret), "", "")
+	return []Key{k}, err
 }

@@ -1,7 +1,7 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-package guards
+package token
 
 import (
 	"bytes"
@@ -32,14 +32,15 @@ type claims struct {
 
 // parseClaims reads the payload of a token. Names count in their exact case, and
 // none may be there twice.
-func parseClaims(payload []byte) (c claims, err error) {
+func parseClaims(payload []byte) (*claims, error) {
+	c := new(claims)
 	d := josejson.NewDecoder(bytes.NewReader(payload))
 	d.SetNumberType(josejson.UnmarshalJSONNumber)
 	if err := d.Decode(&c.all); err != nil {
-		return c, fmt.Errorf("its claims cannot be read: %w", err)
+		return nil, fmt.Errorf("its claims cannot be read: %w", err)
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return c, errors.New("something follows its claims")
+		return nil, errors.New("something follows its claims")
 	}
 	var registered struct {
 		Issuer    string           `json:"iss"`
@@ -49,20 +50,20 @@ func parseClaims(payload []byte) (c claims, err error) {
 		IssuedAt  *jwt.NumericDate `json:"iat"`
 	}
 	if err := josejson.Unmarshal(payload, &registered); err != nil {
-		return c, fmt.Errorf("its registered claims cannot be read: %w", err)
+		return nil, fmt.Errorf("its registered claims cannot be read: %w", err)
 	}
 	c.issuer, c.audience = registered.Issuer, registered.Audience
 	c.expires, c.notBefore, c.made = registered.Expiry.Time(), registered.NotBefore.Time(), registered.IssuedAt.Time()
 	return c, nil
 }
 
-// checkClaims returns what keeps the token from being valid now.
-func (g *JWT) checkClaims(c claims, now time.Time) error {
-	ahead := now.Add(time.Duration(g.Leeway))
+// check returns what keeps the token from being valid now.
+func (v *Verifier) check(c *claims, now time.Time) error {
+	ahead := now.Add(v.Leeway)
 	switch {
-	case len(g.Issuers) > 0 && !slices.Contains(g.Issuers, c.issuer):
+	case len(v.Issuers) > 0 && !slices.Contains(v.Issuers, c.issuer):
 		return fmt.Errorf("its issuer is %.64q", c.issuer)
-	case len(g.Audiences) > 0 && !slices.ContainsFunc(c.audience, func(a string) bool { return slices.Contains(g.Audiences, a) }):
+	case len(v.Audiences) > 0 && !slices.ContainsFunc(c.audience, func(a string) bool { return slices.Contains(v.Audiences, a) }):
 		return fmt.Errorf("its audience is %.128q", []string(c.audience))
 	case c.expires.IsZero():
 		return errors.New("it has no expiry (exp)")
@@ -71,38 +72,37 @@ func (g *JWT) checkClaims(c claims, now time.Time) error {
 	case c.made.After(ahead):
 		return errors.New("it is from the future (iat)")
 	}
-	for name, values := range g.Require {
+	for name, values := range v.Require {
 		has := c.texts(name)
 		switch {
 		case has == nil:
 			return fmt.Errorf("it lacks the claim %s", name)
-		case len(values) > 0 && !slices.ContainsFunc(has, func(v string) bool { return slices.Contains(values, v) }):
+		case len(values) > 0 && !slices.ContainsFunc(has, func(text string) bool { return slices.Contains(values, text) }):
 			return fmt.Errorf("its claim %s is none of the values that are required", name)
 		}
 	}
 	if !now.Before(c.expires) {
-		return errExpired // all else is as it should be
+		return ErrExpired // all else is as it should be
 	}
 	return nil
 }
 
-// learn returns what a valid token tells.
-func (g *JWT) learn(c claims, now time.Time) (l Learned, err error) {
-	l.UserBy = UserByToken
-	if l.User, err = c.user(g.UserClaim); err != nil {
-		return l, err
+// token returns what a valid token says.
+func (v *Verifier) token(c *claims, now time.Time) (t *Token, err error) {
+	t = &Token{Expires: c.expires}
+	if t.User, err = c.user(v.UserClaim); err != nil {
+		return nil, err
 	}
-	if g.GrantClaim != "" {
-		if l.Grants, err = c.strings(g.GrantClaim); err != nil {
-			return l, err
+	if v.GrantClaim != "" {
+		if t.Grants, err = c.strings(v.GrantClaim); err != nil {
+			return nil, err
 		}
 	}
-	l.Expires = c.expires
-	if most := now.Add(farthest); l.Expires.After(most) {
-		l.Expires = most
+	if most := now.Add(farthest); t.Expires.After(most) {
+		t.Expires = most
 	}
-	l.Claims, _ = plainNumbers(c.all).(map[string]any)
-	return l, nil
+	t.Claims, _ = plainNumbers(c.all).(map[string]any)
+	return t, nil
 }
 
 // user returns who the token is for. Only a claim that was asked for by name has

@@ -200,7 +200,7 @@ func TestJWTLeeway(t *testing.T) {
 		"expired within it":      {nil, []any{"exp", -5}, Deny},
 	} {
 		t.Run(name, func(t *testing.T) {
-			claims := validClaims()
+			claims := tokentest.ValidClaims()
 			for i := 0; i < len(c.claims); i += 2 {
 				claims[c.claims[i].(string)] = time.Now().Unix() + int64(c.claims[i+1].(int))
 			}

@@ -22,6 +22,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -172,6 +173,8 @@ type site struct {
 	elsewhere string
 	// from, if not empty, is the address of the machine's that it is reached from.
 	from string
+	// narrow is whether it is reached through sockets that narrow was asked about.
+	narrow bool
 }
 
 // site is the site of that host on the first of the servers.
@@ -192,9 +195,16 @@ func (s site) address() string {
 	return s.addr(s.name)
 }
 
+// narrow makes a socket take little at a time, and the one at the other end hold little.
+// It is nil on systems where no test needs it.
+var narrow func(network, address string, c syscall.RawConn) error
+
 // dial connects to the server of the site.
 func (s site) dial(ctx context.Context) (net.Conn, error) {
 	d := net.Dialer{Timeout: patience}
+	if s.narrow {
+		d.Control = narrow
+	}
 	if s.from != "" {
 		d.LocalAddr = &net.TCPAddr{IP: net.ParseIP(s.from)}
 	}

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"sync/atomic"
 	"time"
+
+	"github.com/push-it/pushit/internal/wireclient"
 )
 
 // An endpoint is one of the ways to reach pushit by WebSocket.
@@ -50,7 +52,7 @@ type agentOptions struct {
 
 // An agent is a session of pushit, with a goroutine that reads.
 type agent struct {
-	*socket
+	*wireclient.WebSocket
 	at        endpoint
 	id        string
 	onMessage func([]byte)
@@ -72,12 +74,12 @@ var agentCount atomic.Int64
 
 // come opens a session, connects and subscribes.
 func come(ctx context.Context, t target, at endpoint, o agentOptions) (*agent, error) {
-	s, err := dial(ctx, t, at.path, o.socketOptions)
+	ws, err := dial(ctx, t, at.path, o.socketOptions)
 	if err != nil {
 		return nil, err
 	}
 	a := &agent{
-		socket:    s,
+		WebSocket: ws,
 		at:        at,
 		id:        "bench-" + strconv.FormatInt(agentCount.Add(1), 10),
 		onMessage: o.onMessage,
@@ -85,7 +87,7 @@ func come(ctx context.Context, t target, at endpoint, o agentOptions) (*agent, e
 		answered:  make(chan struct{}, 1),
 	}
 	if err := a.begin(o.subscribe); err != nil {
-		s.cut()
+		ws.Cut()
 		return nil, fmt.Errorf("%s on the %s endpoint: %w", a.id, at.name, err)
 	}
 	if !o.stalls {
@@ -107,7 +109,7 @@ func (a *agent) begin(channels []string) error {
 			return err
 		}
 	}
-	return a.opened()
+	return opened(a.WebSocket)
 }
 
 // ask sends a frame and reads until its answer, which must be a yes. It is for
@@ -122,7 +124,7 @@ func (a *agent) ask(f frame) error {
 		return err
 	}
 	for {
-		payload, err := a.read()
+		payload, err := a.Read()
 		if err != nil {
 			return fmt.Errorf("%s: %w", f.Channel, err)
 		}
@@ -163,7 +165,7 @@ func (a *agent) send(objects ...[]byte) error {
 			objects[i] = text
 		}
 	}
-	return a.write(opText, objects...)
+	return a.Write(wireclient.OpText, objects...)
 }
 
 // publish publishes each of the data, which are JSON, in one write. Its agent's
@@ -181,7 +183,7 @@ func (a *agent) publish(channel string, data ...[]byte) error {
 func (a *agent) run() {
 	defer close(a.done)
 	for {
-		payload, err := a.read()
+		payload, err := a.Read()
 		if err != nil {
 			a.failure = err
 			return
@@ -229,8 +231,8 @@ func (a *agent) deliver(payload []byte) {
 
 // depart leaves in order, and waits for the end.
 func (a *agent) depart(ctx context.Context) error {
-	defer a.cut()
-	if err := a.leave(); err != nil {
+	defer a.Cut()
+	if err := a.Leave(); err != nil {
 		return err
 	}
 	select {
@@ -245,7 +247,7 @@ func (a *agent) depart(ctx context.Context) error {
 
 // vanish cuts the connection, and waits for the reader.
 func (a *agent) vanish() {
-	a.cut()
+	a.Cut()
 	<-a.done
 }
 

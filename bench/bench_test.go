@@ -279,13 +279,10 @@ func TestUnreadRequestsAreCounted(t *testing.T) {
 			defer server.Wait()
 			defer roads.close()
 			defer l.Close() //nolint:errcheck // the test is over
-			a := &fallbackAgent{
-				client: http.Client{Transport: roads.of(1)}, url: "http://" + l.Addr().String() + "/",
-				by: route{"xhr", 1}, unread: &roads.unread,
-			}
+			f := roads.newFallback("http://"+l.Addr().String(), route{"xhr", 1})
 			for range 2 {
 				var resp *http.Response
-				if resp, err = a.request(t.Context(), http.MethodPost, "xhr", nil); err != nil {
+				if resp, err = f.Do(t.Context(), http.MethodPost, "/xhr", ""); err != nil {
 					break
 				}
 				_ = resp.Body.Close() // it is empty

@@ -66,7 +66,7 @@ func (c crowd) awaitHeartbeat(ctx context.Context) error {
 		if n, why := c.lost(); n > 0 {
 			return false, fmt.Errorf("%d agents were lost: %w", n, why)
 		}
-		return !slices.ContainsFunc(c, func(a *agent) bool { return a.pings.Load() == 0 }), nil
+		return !slices.ContainsFunc(c, func(a *agent) bool { return a.Pings.Load() == 0 }), nil
 	})
 }
 

@@ -4,26 +4,22 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
-	"net/http/httptrace"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
+
+	"github.com/push-it/pushit/internal/wireclient"
 )
 
 // A route is a SockJS fallback transport over a version of HTTP.
@@ -120,40 +116,50 @@ func (r *roads) close() {
 // A fallbackAgent is a session of pushit over a fallback, as sockjs-client has it:
 // one request after the other receives, others send.
 type fallbackAgent struct {
-	client    http.Client
-	url       string // of the session
-	by        route
-	id        string
-	onMessage func(object []byte)
-	unread    *unread
-	ctx       context.Context //nolint:containedctx // ends all requests of the agent
-	cancel    context.CancelFunc
-	done      chan struct{} // closed when run has returned
+	*wireclient.Fallback // its receiving half is owned by run
+	by                   route
+	id                   string
+	onMessage            func(object []byte)
+	ctx                  context.Context //nolint:containedctx // ends all requests of the agent
+	cancel               context.CancelFunc
+	done                 chan struct{} // closed when run has returned
 
 	mu      sync.Mutex // guards the following
 	answers map[string]chan frame
 	count   int // of frames sent
 
 	// Owned by run until done is closed.
-	open    bool
-	failure error // why run ended
+	said    []byte // by /meta/close
+	failure error  // why run ended: how the session was closed, or what went wrong
+}
+
+// newFallback returns the client of a session whose requests are counted.
+func (r *roads) newFallback(origin string, by route) *wireclient.Fallback {
+	return &wireclient.Fallback{
+		HTTP:      &http.Client{Transport: r.of(by.version)},
+		URL:       wireclient.NewSession(origin + "/push"),
+		Transport: by.transport,
+		Header:    http.Header{"Content-Type": {"text/plain"}},
+		OnRequest: func() { r.unread.requests.Add(1) },
+		OnUnread:  func(reused bool) { r.unread.count(by.version, reused, 1) },
+		IsUnread:  isUnread,
+	}
 }
 
 // comeByFallback opens a session, connects and subscribes.
 func comeByFallback(ctx context.Context, origin string, by route, roads *roads, channel string, onMessage func([]byte)) (*fallbackAgent, error) {
-	id := "bench-" + strconv.FormatInt(agentCount.Add(1), 10)
 	a := &fallbackAgent{
-		client: http.Client{Transport: roads.of(by.version)}, url: origin + "/push/000/" + id + "/", by: by, id: id,
-		onMessage: onMessage, unread: &roads.unread,
-		done: make(chan struct{}), answers: make(map[string]chan frame),
+		Fallback: roads.newFallback(origin, by), by: by, id: "bench-" + strconv.FormatInt(agentCount.Add(1), 10),
+		onMessage: onMessage, done: make(chan struct{}), answers: make(map[string]chan frame),
 	}
+	a.OnResponse = a.check
 	a.ctx, a.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	opened := make(chan struct{})
-	go a.run(sync.OnceFunc(func() { close(opened) }))
+	go a.run(opened)
 	err := a.begin(ctx, opened, channel)
 	if err != nil {
 		a.vanish()
-		return nil, fmt.Errorf("%s by %s: %w", id, by, errors.Join(err, a.failure))
+		return nil, fmt.Errorf("%s by %s: %w", a.id, by, errors.Join(err, a.failure))
 	}
 	return a, nil
 }
@@ -182,19 +188,8 @@ func (a *fallbackAgent) ask(ctx context.Context, channel, data string) error {
 	answer := make(chan frame, 1)
 	a.answers[uuid] = answer
 	a.mu.Unlock()
-	object := fmt.Sprintf(`{"channel":%q,"uuid":%q,"agentId":%q,"data":%s}`, channel, uuid, a.id, data)
-	body, err := json.Marshal([]string{object})
-	if err != nil {
-		return err
-	}
-	resp, err := a.request(ctx, http.MethodPost, "xhr_send", body)
-	if err != nil {
+	if err := a.Send(ctx, fmt.Sprintf(`{"channel":%q,"uuid":%q,"agentId":%q,"data":%s}`, channel, uuid, a.id, data)); err != nil {
 		return fmt.Errorf("%s: %w", channel, err)
-	}
-	_, _ = io.Copy(io.Discard, resp.Body)
-	_ = resp.Body.Close()
-	if resp.StatusCode != http.StatusNoContent {
-		return fmt.Errorf("%s: xhr_send was answered %s", channel, resp.Status)
 	}
 	select {
 	case f := <-answer:
@@ -209,54 +204,6 @@ func (a *fallbackAgent) ask(ctx context.Context, channel, data string) error {
 	}
 }
 
-// mostTries is how often an agent makes a request that no server has read: what is
-// measured is what becomes of its session, not whether it is lucky.
-const mostTries = 5
-
-// request makes a request. If no server can have read it, it is counted, and made again.
-func (a *fallbackAgent) request(ctx context.Context, method, path string, body []byte) (*http.Response, error) {
-	a.unread.requests.Add(1)
-	for try := 1; ; try++ {
-		resp, reused, err := a.requestOnce(ctx, method, path, body)
-		if err == nil || ctx.Err() != nil || !isUnread(err) {
-			return resp, err
-		}
-		a.unread.count(a.by.version, reused, 1)
-		if try == mostTries {
-			return nil, err
-		}
-		if err := pause(ctx, often); err != nil {
-			return nil, err
-		}
-	}
-}
-
-// requestOnce makes a request, and tells whether it went over a connection that was
-// used before. What net/http makes again by itself, it counts.
-func (a *fallbackAgent) requestOnce(ctx context.Context, method, path string, body []byte) (resp *http.Response, reused bool, err error) {
-	var mu sync.Mutex // guards the following and reused: net/http may dial beside
-	attempts := 0
-	trace := &httptrace.ClientTrace{
-		GotConn: func(info httptrace.GotConnInfo) {
-			mu.Lock()
-			defer mu.Unlock()
-			if attempts++; attempts > 1 {
-				a.unread.count(a.by.version, reused, 1)
-			}
-			reused = info.Reused
-		},
-	}
-	r, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, trace), method, a.url+path, bytes.NewReader(body))
-	if err != nil {
-		return nil, false, err
-	}
-	r.Header.Set("Content-Type", "text/plain")
-	resp, err = a.client.Do(r)
-	mu.Lock()
-	defer mu.Unlock()
-	return resp, reused, err
-}
-
 // isUnread reports whether a server that has not answered so may not have read the
 // request. If it has, and what it wrote is lost, the book tells.
 func isUnread(err error) bool {
@@ -269,83 +216,40 @@ func isUnread(err error) bool {
 	if e, ok := errors.AsType[*quic.TransportError](err); ok {
 		return e.ErrorCode == quic.ConnectionRefused
 	}
-	if e, ok := errors.AsType[*net.OpError](err); ok && e.Op == "dial" {
-		return true
-	}
-	for _, text := range []string{
-		"connection in graceful shutdown",  // of quic-go, which has no name for it
-		"server closed idle connection",    // of net/http, likewise
-		"client connection lost", "GOAWAY", // of its HTTP/2
-	} {
-		if strings.Contains(err.Error(), text) {
-			return true
-		}
-	}
-	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+	// quic-go has no name for this error.
+	return strings.Contains(err.Error(), "connection in graceful shutdown") || wireclient.IsUnread(err)
 }
 
-// run receives until the session ends.
-func (a *fallbackAgent) run(opened func()) {
+// run receives until the session ends. It closes opened when that has begun.
+func (a *fallbackAgent) run(opened chan<- struct{}) {
 	defer close(a.done)
-	method, body := http.MethodPost, []byte(nil)
-	if a.by.transport == "eventsource" {
-		method = http.MethodGet
+	defer a.GiveUp()
+	frame, err := a.Frame(a.ctx)
+	if err == nil && frame != "o" {
+		err = fmt.Errorf("the session begins with %.200q", frame)
 	}
-	for a.ctx.Err() == nil {
-		resp, err := a.request(a.ctx, method, a.by.transport, body)
-		if err != nil {
-			a.failure = err
-			return
-		}
-		err = a.receive(resp, opened)
-		_ = resp.Body.Close()
-		if err != nil {
-			a.failure = fmt.Errorf("%s: %w", a.by, err)
-			return
+	if err == nil {
+		close(opened)
+	}
+	for err == nil {
+		var objects []string
+		if objects, err = a.Receive(a.ctx); err == nil {
+			err = a.take(objects)
 		}
 	}
-	a.failure = a.ctx.Err()
+	a.failure = errors.Join(err, closingError(string(a.said)))
 }
 
-// receive reads a response to its end.
-func (a *fallbackAgent) receive(resp *http.Response, opened func()) error {
-	switch {
-	case resp.StatusCode != http.StatusOK:
-		text, _ := io.ReadAll(io.LimitReader(resp.Body, 200))
-		return fmt.Errorf("%s: %s", resp.Status, bytes.TrimSpace(text))
-	case resp.ProtoMajor != a.by.version:
-		return fmt.Errorf("came over %s", resp.Proto)
+// check fails a response that came over another version of HTTP than was meant.
+func (a *fallbackAgent) check(resp *http.Response) error {
+	if resp.ProtoMajor != a.by.version {
+		return fmt.Errorf("the response came over %s", resp.Proto)
 	}
-	lines := bufio.NewScanner(resp.Body)
-	lines.Buffer(nil, maxPayload)
-	for lines.Scan() {
-		text := strings.TrimPrefix(strings.TrimSuffix(lines.Text(), "\r"), "data: ")
-		if text == "" || text[0] == 'h' || text[0] == ':' {
-			continue
-		}
-		switch text[0] {
-		case 'o':
-			if a.open {
-				return errors.New("the session is another one: no request came in time to receive for it")
-			}
-			a.open = true
-			opened()
-		case 'a':
-			if err := a.frames(text[1:]); err != nil {
-				return err
-			}
-		default:
-			return fmt.Errorf("the server said %.200q", text)
-		}
-	}
-	return lines.Err()
+	return nil
 }
 
-func (a *fallbackAgent) frames(array string) error {
-	var objects []string
-	if err := json.Unmarshal([]byte(array), &objects); err != nil {
-		return err
-	}
+// take handles what came in a frame.
+func (a *fallbackAgent) take(objects []string) error {
 	for _, object := range objects {
 		if !strings.Contains(object[:min(len(object), 40)], `"/meta/`) {
 			a.onMessage([]byte(object))
@@ -355,8 +259,9 @@ func (a *fallbackAgent) frames(array string) error {
 		if err := json.Unmarshal([]byte(object), &f); err != nil {
 			return err
 		}
-		if f.Channel == "/meta/close" {
-			return errors.New(object)
+		if f.Channel == "/meta/close" { // what closes the session follows
+			a.said = []byte(object)
+			continue
 		}
 		a.mu.Lock()
 		answer := a.answers[f.UUID]
@@ -374,6 +279,17 @@ func (a *fallbackAgent) frames(array string) error {
 func (a *fallbackAgent) vanish() {
 	a.cancel()
 	<-a.done
+}
+
+// ended is closed when the session has ended.
+func (a *fallbackAgent) ended() <-chan struct{} { return a.done }
+
+// notice returns what /meta/close said and the code that closed the session.
+func (a *fallbackAgent) notice() (said []byte, code int) {
+	if closed, ok := errors.AsType[*wireclient.CloseError](a.failure); ok {
+		code = closed.Code
+	}
+	return a.said, code
 }
 
 // lost returns why the session has ended, if it has by itself.

@@ -11,6 +11,8 @@ import (
 	"math"
 	"sync/atomic"
 	"time"
+
+	"github.com/push-it/pushit/internal/wireclient"
 )
 
 const (
@@ -139,7 +141,7 @@ func measureFanout(ctx context.Context, caddy string, c cell, deliveries, runs i
 	run := fanoutRun{agents: c.agents, deliveries: deliveries, got: &got}
 	single := func() error { return publisher.publish(fanoutChannel, data) }
 	bursts := func() error { return publisher.publish(fanoutChannel, repeat(data, burst)...) }
-	floor := func() error { return low[0].write(opText, text) }
+	floor := func() error { return low[0].Write(wireclient.OpText, text) }
 	allocs := func() (float64, error) {
 		m, err := s.memory(ctx)
 		return float64(m.Mallocs), err

@@ -17,6 +17,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/push-it/pushit/internal/wireclient"
 )
 
 // floorCommand is the subcommand that serves the floor: the least that a server
@@ -55,7 +57,7 @@ func (f *floorServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	_, err = fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
-		"Sec-WebSocket-Accept: %s\r\n\r\n", acceptOf(r.Header.Get("Sec-WebSocket-Key")))
+		"Sec-WebSocket-Accept: %s\r\n\r\n", wireclient.Accept(r.Header.Get("Sec-WebSocket-Key")))
 	if err != nil || rw.Reader.Buffered() > 0 {
 		_ = conn.Close()
 		return
@@ -91,7 +93,7 @@ func readMasked(br *bufio.Reader) ([]byte, error) {
 	}
 	size := int(head[1] & 0x7F)
 	switch {
-	case head[0]&0xF != opText || size == 127:
+	case head[0]&0xF != wireclient.OpText || size == 127:
 		return nil, io.EOF
 	case size == 126:
 		if _, err := io.ReadFull(br, head[:2]); err != nil {
@@ -114,9 +116,9 @@ func readMasked(br *bufio.Reader) ([]byte, error) {
 // appendText appends a server's text frame.
 func appendText(dst, payload []byte) []byte {
 	if len(payload) < 126 {
-		dst = append(dst, 0x80|opText, byte(len(payload)))
+		dst = append(dst, 0x80|wireclient.OpText, byte(len(payload)))
 	} else {
-		dst = binary.BigEndian.AppendUint16(append(dst, 0x80|opText, 126), uint16(len(payload)))
+		dst = binary.BigEndian.AppendUint16(append(dst, 0x80|wireclient.OpText, 126), uint16(len(payload)))
 	}
 	return append(dst, payload...)
 }
@@ -167,14 +169,14 @@ func (f *floor) stop() {
 func (f *floor) gather(ctx context.Context, n int, count func([]byte)) (crowd, error) {
 	all := make(crowd, n)
 	err := each(n, func(i int) error {
-		s, err := dial(ctx, f.at, "/", socketOptions{readBuffer: 2 << 10})
+		ws, err := dial(ctx, f.at, "/", socketOptions{readBuffer: 2 << 10})
 		if err != nil {
 			return err
 		}
-		a := &agent{socket: s, at: bare, onMessage: count, done: make(chan struct{})}
+		a := &agent{WebSocket: ws, at: bare, onMessage: count, done: make(chan struct{})}
 		all[i] = a
 		go a.run()
-		return s.opened()
+		return opened(ws)
 	})
 	if err != nil {
 		all.vanish()

@@ -4,6 +4,7 @@ go 1.26.0
 
 require (
 	github.com/google/uuid v1.6.0
+	github.com/push-it/pushit v0.0.0
 	github.com/quic-go/quic-go v0.63.0
 )
 
@@ -14,3 +15,5 @@ require (
 	golang.org/x/sys v0.48.0 // indirect
 	golang.org/x/text v0.42.0 // indirect
 )
+
+replace github.com/push-it/pushit => ../

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/push-it/pushit/internal/wireclient"
 )
 
 const (
@@ -113,17 +115,17 @@ func pollOn(ctx context.Context, s *server, come func() (*requester, error), tot
 		return pollResult{ended: 1, err: err}
 	}
 	channel := "echo/" + uuid.NewString()
-	err = a.send(ctx, fmt.Sprintf(`{"channel":"/meta/subscribe","uuid":"echo","data":{"channel":%q}}`, channel))
+	err = a.Send(ctx, fmt.Sprintf(`{"channel":"/meta/subscribe","uuid":"echo","data":{"channel":%q}}`, channel))
 	next := 0 // the message that is to come
 	for sent := 0; err == nil && (a.polls < total || next < sent); {
 		// Two at a time, so that one waits while the other is fetched.
 		for a.polls < total && sent < next+2 && err == nil {
-			err = a.send(ctx, fmt.Sprintf(`{"channel":%q,"uuid":%q,"data":%d}`, channel, uuid.NewString(), sent))
+			err = a.Send(ctx, fmt.Sprintf(`{"channel":%q,"uuid":%q,"data":%d}`, channel, uuid.NewString(), sent))
 			sent++
 		}
 		var objects []string
 		if err == nil {
-			objects, err = a.receive(ctx)
+			objects, err = a.Receive(ctx)
 		}
 		for _, o := range objects {
 			var got int
@@ -147,13 +149,13 @@ func pollOn(ctx context.Context, s *server, come func() (*requester, error), tot
 		}
 	}
 	r.polls, r.err = a.polls, err
-	if closed, ok := errors.AsType[*closedByServer](err); ok && strings.HasPrefix(closed.frame, "c[2010") {
+	if closed, ok := errors.AsType[*wireclient.CloseError](err); ok && closed.Code == 2010 {
 		r.another = 1
 	} else if err != nil {
 		r.ended = 1
 		r.err = errors.Join(err, s.alive())
 	}
-	a.leave()
+	a.GiveUp()
 	return r
 }
 

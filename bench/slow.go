@@ -15,6 +15,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/push-it/pushit/internal/wireclient"
 )
 
 const (
@@ -369,7 +371,7 @@ func (st *stalls) one(ctx context.Context, s *server, load slowLoad) error {
 	if err != nil {
 		return err
 	}
-	defer a.cut()
+	defer a.Cut()
 	st.stalled++
 	since := time.Now()
 	closed := false
@@ -399,12 +401,12 @@ func (st *stalls) one(ctx context.Context, s *server, load slowLoad) error {
 
 // ending names how a stalled agent found its connection when it read again.
 func ending(a *agent) string {
-	var frame *errClosed
+	var frame *wireclient.CloseError
 	switch {
 	case a.closing != "":
 		return a.closing
 	case errors.As(a.failure, &frame):
-		return fmt.Sprintf("a close frame with %d", frame.code)
+		return fmt.Sprintf("a close frame with %d", frame.Code)
 	default:
 		return "a cut connection"
 	}

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/push-it/pushit/internal/wireclient"
 )
 
 // A soakLoad is a crowd that changes all the time around a few who stay.
@@ -279,11 +281,11 @@ func (so *soak) visit(ctx context.Context) error {
 
 // peek comes and goes before anything is agreed on.
 func (so *soak) peek(ctx context.Context, t target, at endpoint) error {
-	s, err := dial(ctx, t, at.path, socketOptions{})
+	ws, err := dial(ctx, t, at.path, socketOptions{})
 	if err != nil {
 		return so.unlucky(err)
 	}
-	s.cut()
+	ws.Cut()
 	return nil
 }
 
@@ -292,7 +294,7 @@ func (so *soak) peek(ctx context.Context, t target, at endpoint) error {
 // kernel has queued there; and net/http closes a connection whose first request
 // comes when its server has begun to shut down.
 func (so *soak) unlucky(err error) error {
-	if errors.Is(err, errUnanswered) {
+	if errors.Is(err, wireclient.ErrUnanswered) {
 		so.unanswered.Add(1)
 		return nil
 	}

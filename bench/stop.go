@@ -4,7 +4,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -21,6 +20,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/push-it/pushit/internal/wireclient"
 )
 
 const (
@@ -69,7 +70,7 @@ type guest interface {
 type stopKind struct {
 	name string
 	asks bool // it hears of the end when it asks again, when the server may be gone
-	come func(ctx context.Context, s *server, onMessage func([]byte)) (guest, error)
+	come func(ctx context.Context, c *stopCrowd, onMessage func([]byte)) (guest, error)
 }
 
 // stopKinds are all ways; as many agents come in each.
@@ -78,19 +79,34 @@ var stopKinds = []stopKind{
 	{"WebSocket, SockJS", false, webSocketGuest(sockjs, false)},
 	{"WebSocket, bare, TLS", false, webSocketGuest(bare, true)},
 	{"WebSocket, SockJS, TLS", false, webSocketGuest(sockjs, true)},
-	{"xhr_streaming, HTTP/1.1", false, fallbackGuest("xhr_streaming", false)},
-	{"xhr_streaming, HTTP/2", false, fallbackGuest("xhr_streaming", true)},
-	{"eventsource, HTTP/1.1", false, fallbackGuest("eventsource", false)},
-	{"eventsource, HTTP/2", false, fallbackGuest("eventsource", true)},
-	{"xhr, HTTP/1.1", true, fallbackGuest("xhr", false)},
-	{"xhr, HTTP/2", true, fallbackGuest("xhr", true)},
+	{"xhr_streaming, HTTP/1.1", false, fallbackGuest(route{"xhr_streaming", 1})},
+	{"xhr_streaming, HTTP/2", false, fallbackGuest(route{"xhr_streaming", 2})},
+	{"eventsource, HTTP/1.1", false, fallbackGuest(route{"eventsource", 1})},
+	{"eventsource, HTTP/2", false, fallbackGuest(route{"eventsource", 2})},
+	{"xhr, HTTP/1.1", true, fallbackGuest(route{"xhr", 1})},
+	{"xhr, HTTP/2", true, fallbackGuest(route{"xhr", 2})},
 }
 
-func webSocketGuest(at endpoint, secure bool) func(context.Context, *server, func([]byte)) (guest, error) {
-	return func(ctx context.Context, s *server, onMessage func([]byte)) (guest, error) {
-		t := s.plain
+// fallbackGuest has agents come over a fallback: over HTTP/1.1, or over TLS and HTTP/2.
+func fallbackGuest(by route) func(context.Context, *stopCrowd, func([]byte)) (guest, error) {
+	return func(ctx context.Context, c *stopCrowd, onMessage func([]byte)) (guest, error) {
+		t := c.server.plain
+		if by.version == 2 {
+			t = c.server.secure
+		}
+		a, err := comeByFallback(ctx, t.origin(), by, &c.roads, stopChannel, onMessage)
+		if err != nil {
+			return nil, err // not an interface with a nil pointer in it
+		}
+		return a, nil
+	}
+}
+
+func webSocketGuest(at endpoint, secure bool) func(context.Context, *stopCrowd, func([]byte)) (guest, error) {
+	return func(ctx context.Context, c *stopCrowd, onMessage func([]byte)) (guest, error) {
+		t := c.server.plain
 		if secure {
-			t = s.secure
+			t = c.server.secure
 		}
 		a, err := come(ctx, t, at, agentOptions{subscribe: []string{stopChannel}, onMessage: onMessage})
 		if err != nil {
@@ -106,8 +122,8 @@ type webSocket struct{ *agent }
 func (w webSocket) ended() <-chan struct{} { return w.done }
 
 func (w webSocket) notice() (said []byte, code int) {
-	if closed, ok := errors.AsType[*errClosed](w.failure); ok {
-		code = closed.code
+	if closed, ok := errors.AsType[*wireclient.CloseError](w.failure); ok {
+		code = closed.Code
 	}
 	objects, err := w.at.objects([]byte(w.closing))
 	if err != nil || len(objects) == 0 || w.closing == "" {
@@ -275,6 +291,7 @@ func (s *server) end(ctx context.Context, byAdmin bool) error {
 // A stopCrowd is who is there when the server stops.
 type stopCrowd struct {
 	server  *server
+	roads   roads   // of the fallbacks
 	all     []guest // the kinds take turns
 	stalled []*agent
 	got     atomic.Int64 // messages, by all
@@ -286,7 +303,7 @@ func (c *stopCrowd) gather(ctx context.Context, stalled int) error {
 			return err
 		}
 		kind := stopKinds[i%len(stopKinds)]
-		if c.all[i], err = kind.come(ctx, c.server, func([]byte) { c.got.Add(1) }); err != nil {
+		if c.all[i], err = kind.come(ctx, c, func([]byte) { c.got.Add(1) }); err != nil {
 			err = fmt.Errorf("%s: %w", kind.name, err)
 		}
 		return err
@@ -310,8 +327,9 @@ func (c *stopCrowd) vanish() {
 		}
 	}
 	for _, a := range c.stalled {
-		a.cut() // nobody reads for it
+		a.Cut() // nobody reads for it
 	}
+	c.roads.close()
 }
 
 // publish has so many messages published and acknowledged.
@@ -413,11 +431,8 @@ func (c *stopCrowd) count(res *stopResult) {
 // knock asks for a session on a connection, and returns the answer.
 func knock(conn net.Conn, t target) string {
 	_ = conn.SetDeadline(time.Now().Add(2 * time.Second))
-	if _, err := fmt.Fprintf(conn, chromiumHeader, bare.path, t.addr, t.origin(), "dGhlIHNhbXBsZSBub25jZQ=="); err != nil {
-		return err.Error()
-	}
-	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
-	if err != nil {
+	_, resp, err := wireclient.Open(conn, upgradeTo(t, bare.path, socketOptions{}))
+	if resp == nil {
 		return err.Error()
 	}
 	body, _ := io.ReadAll(resp.Body) // what there is of it

@@ -4,22 +4,19 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
-	"crypto/rand"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	mathrand "math/rand/v2"
-	"net"
 	"net/http"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/push-it/pushit/internal/wireclient"
 )
 
 // A stormLoad is a crowd that comes back all at once, and is let in by a backend.
@@ -69,9 +66,6 @@ const stormCaddyfile = globalOptions + `http://%[2]s {
 	}
 }
 `
-
-// stormHeader is chromiumHeader with one cookie more: who it is.
-var stormHeader = strings.Replace(chromiumHeader, "Cookie: ", "Cookie: "+userCookie+"=%s; ", 1)
 
 // storms are the loads: everybody somebody else, and few users with many tabs each
 // and a cache; and both again with the backend away at first.
@@ -315,17 +309,17 @@ func (s *storm) count(end outcome) {
 
 // attempt opens a session, connects, and stays until the end.
 func (s *storm) attempt(ctx context.Context, i int) (end outcome) {
-	ws, err := s.open(ctx, fmt.Sprintf("user-%d", i%s.load.users))
+	ws, err := dial(ctx, s.at, bare.path, socketOptions{cookie: fmt.Sprintf("%s=user-%d", userCookie, i%s.load.users)})
 	if err != nil {
 		return outcome{why: err}
 	}
-	defer ws.cut()
-	defer context.AfterFunc(ctx, ws.cut)()
-	if err := ws.conn.SetDeadline(time.Now().Add(stormPatience)); err != nil {
+	defer ws.Cut()
+	defer context.AfterFunc(ctx, ws.Cut)()
+	if err := ws.Conn.SetDeadline(time.Now().Add(stormPatience)); err != nil {
 		return outcome{why: err}
 	}
 	connect := fmt.Appendf(nil, `{"channel":"/meta/connect","uuid":"storm-%[1]d","agentId":"storm-%[1]d","data":{"credentials":null}}`, i)
-	if err := ws.write(opText, connect); err != nil {
+	if err := ws.Write(wireclient.OpText, connect); err != nil {
 		return outcome{why: err}
 	}
 	for end.why == nil {
@@ -338,10 +332,10 @@ func (s *storm) attempt(ctx context.Context, i int) (end outcome) {
 }
 
 // read reads a frame.
-func (s *storm) read(ws *socket, end *outcome) error {
-	payload, err := ws.read()
-	if closed := (*errClosed)(nil); errors.As(err, &closed) {
-		end.closed = closed.code
+func (s *storm) read(ws *wireclient.WebSocket, end *outcome) error {
+	payload, err := ws.Read()
+	if closed := (*wireclient.CloseError)(nil); errors.As(err, &closed) {
+		end.closed = closed.Code
 	}
 	if err != nil {
 		return err
@@ -350,7 +344,7 @@ func (s *storm) read(ws *socket, end *outcome) error {
 	if in && !end.was {
 		end.was = true
 		s.enter()
-		err = ws.opened()
+		err = opened(ws)
 	}
 	return err
 }
@@ -394,29 +388,4 @@ func (e *outcome) hear(payload []byte) (in bool, err error) {
 		e.retry = max(e.retry, time.Duration(ms)*time.Millisecond)
 	}
 	return false, err
-}
-
-// open opens a WebSocket as somebody.
-func (s *storm) open(ctx context.Context, user string) (*socket, error) {
-	d := net.Dialer{Timeout: dialTimeout}
-	conn, err := d.DialContext(ctx, "tcp", s.at.addr)
-	if err != nil {
-		return nil, err
-	}
-	ws := &socket{conn: conn, br: bufio.NewReaderSize(conn, 1<<10)}
-	nonce := make([]byte, 16)
-	_, _ = rand.Read(nonce) // it never fails
-	key := base64.StdEncoding.EncodeToString(nonce)
-	err = conn.SetDeadline(time.Now().Add(dialTimeout))
-	if err == nil {
-		_, err = fmt.Fprintf(conn, stormHeader, bare.path, s.at.addr, s.at.origin(), user, key)
-	}
-	if err == nil {
-		err = ws.readUpgrade(key)
-	}
-	if err != nil {
-		ws.cut()
-		return nil, err
-	}
-	return ws, nil
 }

@@ -142,7 +142,7 @@ func stayed(ctx context.Context, s *server, transport string, n int, meanwhile f
 			if a.stay(staying) != nil {
 				ended.Add(1)
 			}
-			a.leave()
+			a.GiveUp()
 		})
 		return nil
 	})

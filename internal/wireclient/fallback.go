@@ -1,0 +1,420 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package wireclient
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// Methods are the transports of SockJS that receive frames, WebSocket left out, and the
+// method of their requests.
+var Methods = map[string]string{
+	"xhr": http.MethodPost, "xhr_streaming": http.MethodPost,
+	"eventsource": http.MethodGet, "htmlfile": http.MethodGet, "jsonp": http.MethodGet,
+}
+
+const (
+	// callback is the function that responses of htmlfile and jsonp call.
+	callback = "call"
+	// mostTries is how often a request is made that no server reads.
+	mostTries = 5
+	// retryPause is how long a client waits before it makes such a request again.
+	retryPause = 10 * time.Millisecond
+	// lineBuffer is small: idle streams have one each.
+	lineBuffer = 256
+)
+
+// A Fallback is a session over a fallback transport: one request after the other
+// receives frames, others send. One goroutine receives; any may call Do and Send. A copy is
+// another client of the same session.
+type Fallback struct {
+	HTTP      *http.Client
+	URL       string // of the session, without a slash at the end
+	Transport string // that receives: a key of Methods
+	Header    http.Header
+	Host      string // "" for the one in URL
+	Query     string // of requests that receive, besides the callback; without "?"
+	Page      string // path of the page that makes the requests, for Referer; "" for none
+
+	// Patience bounds each wait for a response and for a frame. 0 is no bound.
+	Patience time.Duration
+
+	// OnRequest, if not nil, is called for each request, once however often it is made.
+	OnRequest func()
+	// OnUnread is called for each request that failed and that no server has read, and
+	// tells whether the connection had been used before. Then the request is made again,
+	// five times at most. Without OnUnread such a request is an error.
+	OnUnread func(reused bool)
+	// IsUnread tells which errors mean that no server has read the request. Default:
+	// the function IsUnread.
+	IsUnread func(error) bool
+
+	// OnResponse, if not nil, looks at each response that receives; its error fails
+	// the reading.
+	OnResponse func(*http.Response) error
+
+	// Ended counts the responses that receive and have ended.
+	Ended int
+
+	stream *Stream // the request that receives, nil for none
+	opened bool    // the session has begun
+}
+
+// NewSession returns the URL of a session of its own at an endpoint.
+func NewSession(endpoint string) string { return endpoint + "/000/" + uuid.NewString() }
+
+// Do makes a request to the session. path begins with a slash.
+func (f *Fallback) Do(ctx context.Context, method, path, body string) (*http.Response, error) {
+	isUnread := f.IsUnread
+	if isUnread == nil {
+		isUnread = IsUnread
+	}
+	if f.OnRequest != nil {
+		f.OnRequest()
+	}
+	for try := 1; ; try++ {
+		resp, reused, err := f.doOnce(ctx, method, path, body)
+		if err == nil || f.OnUnread == nil || ctx.Err() != nil || !isUnread(err) {
+			return resp, err
+		}
+		f.OnUnread(reused)
+		if try == mostTries {
+			return nil, err
+		}
+		select {
+		case <-time.After(retryPause):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// doOnce makes a request, and tells whether its connection had been used before. It
+// counts what net/http makes again by itself.
+func (f *Fallback) doOnce(ctx context.Context, method, path, body string) (_ *http.Response, reused bool, err error) {
+	var mu sync.Mutex // guards attempts and reused: net/http may dial in another goroutine
+	attempts := 0
+	if f.OnUnread != nil {
+		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
+			mu.Lock()
+			defer mu.Unlock()
+			if attempts++; attempts > 1 {
+				f.OnUnread(reused)
+			}
+			reused = info.Reused
+		}})
+	}
+	r, err := http.NewRequestWithContext(ctx, method, f.URL+path, strings.NewReader(body))
+	if err != nil {
+		return nil, false, err
+	}
+	maps.Copy(r.Header, f.Header)
+	if _, ok := r.Header["Referer"]; !ok && f.Page != "" {
+		r.Header.Set("Referer", r.URL.Scheme+"://"+cmp.Or(f.Host, r.URL.Host)+f.Page)
+	}
+	r.Host = f.Host
+	resp, err := f.HTTP.Do(r)
+	mu.Lock()
+	defer mu.Unlock()
+	return resp, reused, err
+}
+
+// IsUnread reports whether err, of a request, means that no server has read it. A server
+// that breaks off without a word may have read it all the same: what it was sent then
+// tells whoever counts messages.
+func IsUnread(err error) bool {
+	if e, ok := errors.AsType[*net.OpError](err); ok && e.Op == "dial" {
+		return true
+	}
+	for _, text := range []string{ // of errors that have no name
+		"server closed idle connection", "client connection lost", "GOAWAY",
+	} {
+		if strings.Contains(err.Error(), text) {
+			return true
+		}
+	}
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+// Send sends objects to the server.
+func (f *Fallback) Send(ctx context.Context, objects ...string) error {
+	body, err := json.Marshal(objects)
+	if err != nil {
+		return err
+	}
+	path, status := "/xhr_send", http.StatusNoContent
+	if f.Transport == "jsonp" {
+		path, status = "/jsonp_send", http.StatusOK
+	}
+	resp, err := f.Do(ctx, http.MethodPost, path, string(body))
+	if err != nil {
+		return fmt.Errorf("sending: %w", err)
+	}
+	text, err := io.ReadAll(resp.Body)
+	_ = resp.Body.Close() // it was read
+	if err == nil && resp.StatusCode != status {
+		err = fmt.Errorf("sending: %s: %s", resp.Status, text)
+	}
+	return err
+}
+
+// Begin makes the request that receives, and does not wait for the response. The request
+// ends with ctx.
+func (f *Fallback) Begin(ctx context.Context) *Stream {
+	s, open := f.newStream(ctx)
+	go open()
+	return s
+}
+
+// current returns the request that receives, which it makes if there is none.
+func (f *Fallback) current(ctx context.Context) *Stream {
+	if f.stream == nil {
+		s, open := f.newStream(ctx)
+		defer s.bound()()
+		open()
+	}
+	return f.stream
+}
+
+// newStream makes f's stream. open makes its request and returns when the response has
+// come; f may change meanwhile.
+func (f *Fallback) newStream(ctx context.Context) (s *Stream, open func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	s = &Stream{transport: f.Transport, patience: f.Patience, cancel: cancel, came: make(chan struct{})}
+	f.stream = s
+	query := f.Query
+	if f.Transport == "jsonp" || f.Transport == "htmlfile" {
+		query = strings.TrimPrefix(query+"&c="+callback, "&")
+	}
+	path := "/" + f.Transport
+	if query != "" {
+		path += "?" + query
+	}
+	asked := *f
+	return s, func() {
+		defer close(s.came)
+		s.resp, s.err = asked.Do(ctx, Methods[asked.Transport], path, "")
+	}
+}
+
+// Receiving reports whether there is a request that receives, as far as frames of it
+// have been read.
+func (f *Fallback) Receiving() bool { return f.stream != nil }
+
+// Stream returns the request that receives, nil for none.
+func (f *Fallback) Stream() *Stream { return f.stream }
+
+// GiveUp ends the request that receives, if there is one, as a page does that is closed.
+func (f *Fallback) GiveUp() {
+	if f.stream != nil {
+		f.stream.Cancel()
+		f.stream = nil
+	}
+}
+
+// Next returns the next frame, "o", "h", "a[…]" or "c[…]", of the request that receives,
+// which it makes if there is none. It returns "" when the response has ended.
+func (f *Fallback) Next(ctx context.Context) (frame string, err error) {
+	s := f.current(ctx)
+	isNew := s.lines == nil
+	resp, err := s.Response()
+	if err == nil && isNew && f.OnResponse != nil {
+		err = f.OnResponse(resp)
+	}
+	if err == nil {
+		frame, err = s.Frame()
+	}
+	switch {
+	case errors.Is(err, ErrEnded):
+		f.GiveUp() // nothing is lost by it
+		f.Ended++
+		return "", nil
+	case err != nil:
+		return "", fmt.Errorf("%s: %w", f.Transport, err)
+	}
+	if frame == "o" {
+		if f.opened {
+			return "", fmt.Errorf("%s: the session is another one: no request came in time to receive for it", f.Transport)
+		}
+		f.opened = true
+	}
+	return frame, nil
+}
+
+// Frame returns the next frame, over as many requests as it takes.
+func (f *Fallback) Frame(ctx context.Context) (frame string, err error) {
+	for frame == "" && err == nil {
+		frame, err = f.Next(ctx)
+	}
+	return frame, err
+}
+
+// Receive returns the objects of the next frame that has some. When the server closes
+// the session the error is a *CloseError.
+func (f *Fallback) Receive(ctx context.Context) ([]string, error) {
+	for {
+		frame, err := f.Frame(ctx)
+		if err != nil {
+			return nil, err
+		}
+		switch frame[0] {
+		case 'a':
+			return Objects(frame)
+		case 'c':
+			return nil, closeError(frame)
+		}
+	}
+}
+
+// Objects returns the objects in a frame a[…].
+func Objects(frame string) (objects []string, err error) {
+	array, ok := strings.CutPrefix(frame, "a")
+	if !ok {
+		return nil, fmt.Errorf("the frame %.200q has no objects", frame)
+	}
+	if err := json.Unmarshal([]byte(array), &objects); err != nil {
+		return nil, fmt.Errorf("%.200q: %w", frame, err)
+	}
+	return objects, nil
+}
+
+// closeError is what a frame c[…] says.
+func closeError(frame string) error {
+	e := new(CloseError)
+	if err := json.Unmarshal([]byte(frame[1:]), &[]any{&e.Code, &e.Reason}); err != nil {
+		return fmt.Errorf("%.200q: %w", frame, err)
+	}
+	return e
+}
+
+// A Stream is one request that receives. One goroutine reads it.
+type Stream struct {
+	transport string
+	patience  time.Duration
+	cancel    context.CancelCauseFunc
+	came      chan struct{} // closed when resp and err are set
+
+	// Owned by the request until came is closed.
+	resp *http.Response
+	err  error
+
+	lines *bufio.Reader // nil until Response has returned one
+}
+
+// Came is closed when the response has come, or the request has failed.
+func (s *Stream) Came() <-chan struct{} { return s.came }
+
+// Response waits for the response. A status other than 200 is an error.
+func (s *Stream) Response() (*http.Response, error) {
+	defer s.bound()()
+	<-s.came
+	if s.err != nil || s.lines != nil {
+		return s.resp, s.err
+	}
+	if s.resp.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(s.resp.Body, 200)) // what there is of it
+		s.Cancel()
+		return nil, fmt.Errorf("receiving: %s: %s", s.resp.Status, strings.TrimSpace(string(text)))
+	}
+	s.lines = bufio.NewReaderSize(s.resp.Body, lineBuffer)
+	return s.resp, nil
+}
+
+// bound ends the request when patience ends before the returned function is called.
+func (s *Stream) bound() (done func()) {
+	if s.patience == 0 {
+		return func() {}
+	}
+	timer := time.AfterFunc(s.patience, func() { s.cancel(fmt.Errorf("nothing came for %v", s.patience)) })
+	return func() { timer.Stop() }
+}
+
+// Read reads the response as it is, with what stands around the frames.
+func (s *Stream) Read(p []byte) (int, error) {
+	if _, err := s.Response(); err != nil {
+		return 0, err
+	}
+	defer s.bound()()
+	return s.lines.Read(p)
+}
+
+// ErrEnded is what Stream.Frame returns when the response has ended as it should.
+var ErrEnded = errors.New("the response has ended")
+
+// Frame returns the next frame. At the end of the response the error is ErrEnded.
+func (s *Stream) Frame() (string, error) {
+	if _, err := s.Response(); err != nil {
+		return "", err
+	}
+	defer s.bound()()
+	for {
+		line, err := s.lines.ReadString('\n')
+		if err == io.EOF && (line == "" || line == "</script>") {
+			_ = s.resp.Body.Close() // it was read
+			return "", ErrEnded
+		}
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
+			return "", fmt.Errorf("after %.200q: %w", line, err)
+		}
+		if frame, err := Undress(s.transport, line); frame != "" || err != nil {
+			return frame, err
+		}
+	}
+}
+
+// Cancel gives the request up.
+func (s *Stream) Cancel() { s.cancel(nil) }
+
+// Undress removes what a transport puts around a frame. Lines without a frame, such as
+// preludes, are "".
+func Undress(transport, line string) (frame string, err error) {
+	line = strings.TrimRight(line, "\r\n")
+	quoted, ok := "", true
+	switch transport {
+	case "xhr", "xhr_streaming":
+		if strings.HasPrefix(line, "hh") { // the prelude
+			return "", nil
+		}
+		return line, nil
+	case "eventsource":
+		data, ok := strings.CutPrefix(line, "data: ")
+		if !ok {
+			return "", nil
+		}
+		return url.PathUnescape(data)
+	case "htmlfile":
+		if quoted, ok = strings.CutPrefix(line, "p("); !ok {
+			return "", nil
+		}
+	default:
+		quoted, ok = strings.CutPrefix(line, "/**/"+callback+"(")
+	}
+	if !ok {
+		return "", fmt.Errorf("%.200q has no frame", line)
+	}
+	if err := json.Unmarshal([]byte(strings.TrimSuffix(quoted, ");")), &frame); err != nil {
+		return "", fmt.Errorf("%.200q: %w", line, err)
+	}
+	return frame, nil
+}

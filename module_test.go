@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"strings"
 	"testing"
@@ -385,6 +386,34 @@ func TestJSONIsChecked(t *testing.T) {
 	for _, name := range []string{"a", "b"} {
 		if n := pushit.HubReferences(name); n != 0 {
 			t.Errorf("%d references to hub %s are left", n, name)
+		}
+	}
+}
+
+// Endpoints of one name and path have to agree in every setting there is.
+func TestEverySettingHasToAgree(t *testing.T) {
+	s := &server{t: t, logFile: filepath.Join(t.TempDir(), "log")}
+	t.Cleanup(func() { _ = caddy.Stop() })
+	others := map[string]any{
+		"origins": []any{"null"}, "transports": []any{"xhr"}, "session_cookies": []any{"sid"},
+		"heartbeat": "20s", "handshake": "20s", "drain": "2s", "grace": "20s",
+		"limits": object{"agents": 5}, "namespace": "{http.request.host}",
+		"default": "deny", "gates": object{"publish": gate(object{"guard": "allow"}, nil)}, "timeouts": object{"publish": "2s"},
+		"channels": []any{object{"match": []any{"a"}, "gates": object{"publish": gate(object{"guard": "allow"}, nil)}}},
+	}
+	for field := range reflect.TypeFor[pushit.Handler]().Fields() {
+		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+		if name == "" || name == "name" || name == "path" { // by which others are found
+			continue
+		}
+		other, known := others[name]
+		if !known {
+			t.Errorf("%s: say what another endpoint may have", name)
+			continue
+		}
+		err := s.loadJSON(servers(endpoint(object{"name": "a", "default": "allow"}), endpoint(object{"name": "a", "default": "allow", name: other})))
+		if err == nil || !strings.Contains(err.Error(), "differ in "+name+":") {
+			t.Errorf("two endpoints with another %s: %v", name, err)
 		}
 	}
 }

@@ -5,15 +5,10 @@ package guards
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
-	"github.com/push-it/pushit/hub"
 )
 
 func init() {
@@ -160,38 +155,6 @@ func (m *matching) decide(ctx context.Context, q *Question, matched Answer) Answ
 	default:
 		return Answer{}
 	}
-}
-
-// reads is what matchers read that some sessions lack. They take a lacking
-// address for one that does not match, which would let pass who is to be denied.
-type reads struct {
-	remoteAddr bool // the far end of the connection
-	clientIP   bool // the client, as it was resolved
-	// looked are placeholders that are looked up when a session opens.
-	looked []string
-}
-
-// missing returns what of it a session lacks.
-func (r reads) missing(o *hub.Opening) error {
-	for _, name := range r.looked {
-		if err := snapshotLacks(o, name); err != nil {
-			return err
-		}
-	}
-	if r.clientIP && !o.RemoteIP.IsValid() {
-		return errors.New("the client's address is not known, as on a unix socket without trusted_proxies")
-	}
-	if r.remoteAddr {
-		address := remoteAddr(o)
-		host, _, err := net.SplitHostPort(address)
-		if err != nil {
-			host = address
-		}
-		if _, err := netip.ParseAddr(host); err != nil {
-			return errors.New("the connection has no address, as on a unix socket; client_ip is the client's")
-		}
-	}
-	return nil
 }
 
 // Interface guards

@@ -7,7 +7,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"github.com/push-it/pushit/hub"
 	"maps"
+	"net"
+	"net/http"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
@@ -22,7 +26,7 @@ import (
 // configuration is read, so that nobody believes to have a rule that is none.
 // Matchers from outside of Caddy are believed to know what they do.
 
-// checkMatchers returns what the matchers read that only some sessions lack, and
+// CheckMatchers returns what the matchers read that only some sessions lack, and
 // an error for what all do.
 func checkMatchers(sets []caddy.ModuleMap) (r reads, err error) {
 	for _, set := range sets {
@@ -188,7 +192,7 @@ var remembered = []string{
 	"http.request.cookie.", "http.regexp.", "http.url_pattern.", "http.matchers.",
 }
 
-// checkPlaceholder refuses a placeholder that has no value, or always the same.
+// CheckInMatcher refuses a placeholder that has no value, or always the same.
 func checkPlaceholder(name string, r *reads) error {
 	switch field, isField := strings.CutPrefix(name, "http.request.header."); {
 	case isField && strings.EqualFold(field, "Host"):
@@ -304,4 +308,61 @@ func checkExpressionMatcher(expr string, r *reads) error {
 		}
 	}
 	return nil
+}
+
+// reads is what matchers read that some sessions lack. They take a lacking
+// address for one that does not match, which would let pass who is to be denied.
+type reads struct {
+	remoteAddr bool // the far end of the connection
+	clientIP   bool // the client, as it was resolved
+	// looked are placeholders that are looked up when a session opens.
+	looked []string
+}
+
+// missing returns what of it a session lacks.
+func (r reads) missing(o *hub.Opening) error {
+	for _, name := range r.looked {
+		if err := snapshotLacks(o, name); err != nil {
+			return err
+		}
+	}
+	if r.clientIP && !o.RemoteIP.IsValid() {
+		return errors.New("the client's address is not known, as on a unix socket without trusted_proxies")
+	}
+	if r.remoteAddr {
+		address := remoteAddr(o)
+		host, _, err := net.SplitHostPort(address)
+		if err != nil {
+			host = address
+		}
+		if _, err := netip.ParseAddr(host); err != nil {
+			return errors.New("the connection has no address, as on a unix socket; client_ip is the client's")
+		}
+	}
+	return nil
+}
+
+// RemoteAddr returns the far end of the connection that the session was opened
+// with: a proxy's, if it came through one.
+func remoteAddr(o *hub.Opening) string {
+	if o.RemoteAddr == "" && o.RemoteIP.IsValid() {
+		return net.JoinHostPort(o.RemoteIP.String(), "0")
+	}
+	return o.RemoteAddr
+}
+
+// dropped are the header fields that are about the connection or the exchange
+// that a session was opened with (RFC 9110), or that name another method or
+// target than the request has, which some backends believe.
+var dropped = []string{
+	"Accept-Encoding", "Alt-Svc", "Connection", "Early-Data", "Expect", "Http2-Settings", "Incremental", "Keep-Alive",
+	"Proxy-Authenticate", "Proxy-Authorization", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
+	"Host", "If-Match", "If-Modified-Since", "If-None-Match", "If-Range", "If-Unmodified-Since", "Range",
+	"X-Http-Method", "X-Http-Method-Override", "X-Method-Override", "X-Original-Url", "X-Rewrite-Url",
+}
+
+func isDropped(name string) bool {
+	name = http.CanonicalHeaderKey(name)
+	return strings.HasPrefix(name, "Sec-Websocket-") || strings.HasPrefix(name, "Content-") || strings.HasPrefix(name, ":") ||
+		slices.Contains(dropped, name)
 }

@@ -69,14 +69,6 @@ func (g *Bearer) Provision(caddy.Context) error {
 	return nil
 }
 
-// from names the placeholder that a setting comes from, if it is nothing else.
-func from(setting string) string {
-	if names := placeholdersIn(setting); len(names) == 1 && setting == "{"+names[0]+"}" {
-		return ", " + setting + ","
-	}
-	return ""
-}
-
 // checkSecret returns what is wrong with a secret, without a word of it.
 func checkSecret(secret string, least int) error {
 	switch {

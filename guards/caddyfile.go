@@ -96,8 +96,8 @@ func ParseGuard(h httpcaddyfile.Helper) (json.RawMessage, error) {
 // unknownGuard says what to write instead of word.
 func unknownGuard(h httpcaddyfile.Helper, word string) error {
 	switch {
-	case missingBrace(word, "the guard around it") != "":
-		return h.Err(missingBrace(word, "the guard around it"))
+	case suggest.MissingBrace(word, "the guard around it") != "":
+		return h.Err(suggest.MissingBrace(word, "the guard around it"))
 	case strings.HasPrefix(word, "@"):
 		return h.Errf("%s is a matcher, not a guard; write: allow %s", word, word)
 	case strings.HasPrefix(word, "/") || word == "*":

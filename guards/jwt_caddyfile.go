@@ -92,8 +92,8 @@ func checkJWTWord(d *caddyfile.Dispenser, word string) error {
 		return nil
 	case jwtHints[word] != "":
 		return d.Errf("unknown setting %s of jwt: %s", word, jwtHints[word])
-	case missingBrace(word, "jwt") != "":
-		return d.Err(missingBrace(word, "jwt"))
+	case suggest.MissingBrace(word, "jwt") != "":
+		return d.Err(suggest.MissingBrace(word, "jwt"))
 	case word == "{":
 		return d.Err("the settings of jwt take no block")
 	}

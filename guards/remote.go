@@ -210,17 +210,6 @@ func newRemote(s Sparing, reach *reach) (*remote, error) {
 	return r, nil
 }
 
-// isVariable reports whether the value of a placeholder of Caddy's can be another
-// for another question before anything was asked.
-func isVariable(name string) bool {
-	for _, prefix := range []string{"env.", "file.", "system.", "http.reverse_proxy.", "http.error."} {
-		if strings.HasPrefix(name, prefix) {
-			return false
-		}
-	}
-	return !strings.ContainsAny(name, "\"'{ \t\r\n") // JSON in a response, say
-}
-
 // isShared reports whether the questions of a gate can be asked once for many.
 // A publish is an act, and the others tell a backend of something that happened.
 func isShared(gate hub.GateName) bool {

@@ -15,6 +15,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/push-it/pushit/guards/internal/suggest"
 )
 
 // A guardBlock is the tokens of a guard that stands for a directive of Caddy's: those on
@@ -38,7 +40,7 @@ func readBlock(h httpcaddyfile.Helper, example string) (*guardBlock, error) {
 	}
 	last := *d
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		if hint := missingBrace(d.Val(), b.word); hint != "" {
+		if hint := suggest.MissingBrace(d.Val(), b.word); hint != "" {
 			return nil, d.Err(hint)
 		}
 		b.entries = append(b.entries, d.NextSegment())

@@ -278,21 +278,6 @@ func copiedBy(raw json.RawMessage) (names []string) {
 	return slices.Compact(names)
 }
 
-// eachObject calls f for v and every object in it.
-func eachObject(v any, f func(map[string]any)) {
-	switch v := v.(type) {
-	case []any:
-		for _, e := range v {
-			eachObject(e, f)
-		}
-	case map[string]any:
-		f(v)
-		for _, e := range v {
-			eachObject(e, f)
-		}
-	}
-}
-
 // A handlerGuard is what the guards have in common that ask through a handler of
 // Caddy's.
 type handlerGuard struct {

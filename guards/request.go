@@ -9,10 +9,8 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -75,7 +73,13 @@ func (q *Question) request(ctx context.Context, w http.ResponseWriter, body []by
 	}
 	// Before those of Caddy, so that what the snapshot lacks is not taken for
 	// absent.
-	repl.Map(func(name string) (any, bool) { return q.replace(name, r, misses) })
+	repl.Map(func(name string) (any, bool) {
+		value, known, err := q.replace(r, name)
+		if err != nil {
+			misses.note(err)
+		}
+		return value, known
+	})
 
 	server := q.Env.Server
 	if server == nil {
@@ -152,31 +156,6 @@ func (q *Question) header(o *hub.Opening) http.Header {
 		}
 	}
 	return header
-}
-
-// dropped are the header fields that are about the connection or the exchange
-// that a session was opened with (RFC 9110), or that name another method or
-// target than the request has, which some backends believe.
-var dropped = []string{
-	"Accept-Encoding", "Alt-Svc", "Connection", "Early-Data", "Expect", "Http2-Settings", "Incremental", "Keep-Alive",
-	"Proxy-Authenticate", "Proxy-Authorization", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
-	"Host", "If-Match", "If-Modified-Since", "If-None-Match", "If-Range", "If-Unmodified-Since", "Range",
-	"X-Http-Method", "X-Http-Method-Override", "X-Method-Override", "X-Original-Url", "X-Rewrite-Url",
-}
-
-func isDropped(name string) bool {
-	name = http.CanonicalHeaderKey(name)
-	return strings.HasPrefix(name, "Sec-Websocket-") || strings.HasPrefix(name, "Content-") || strings.HasPrefix(name, ":") ||
-		slices.Contains(dropped, name)
-}
-
-// remoteAddr returns the far end of the connection that the session was opened
-// with: a proxy's, if it came through one.
-func remoteAddr(o *hub.Opening) string {
-	if o.RemoteAddr == "" && o.RemoteIP.IsValid() {
-		return net.JoinHostPort(o.RemoteIP.String(), "0")
-	}
-	return o.RemoteAddr
 }
 
 // misses notes the first placeholder whose value could not be told.

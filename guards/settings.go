@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -179,16 +178,10 @@ func checkSent(raw json.RawMessage) (err error) {
 	return err
 }
 
-// ofPushit are words of pushit's own block and of its gates that no guard has.
-var ofPushit = []string{
-	"connect", "subscribe", "unsubscribe", "publish", "deliver", "disconnect", "channel", "patterns", "namespace", "recheck", "heartbeat", "limits", "session_cookies",
-}
-
-// missingBrace says, of a word in the block of a guard that belongs outside of it,
-// what is most likely wrong; "" otherwise.
-func missingBrace(word, guard string) string {
-	if !slices.Contains(ofPushit, word) {
-		return ""
+// from names the placeholder that a setting comes from, if it is nothing else.
+func from(setting string) string {
+	if names := placeholdersIn(setting); len(names) == 1 && setting == "{"+names[0]+"}" {
+		return ", " + setting + ","
 	}
-	return fmt.Sprintf("a } is missing before %s: close the block of %s", word, guard)
+	return ""
 }

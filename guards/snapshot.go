@@ -26,24 +26,6 @@ import (
 // certificate of the client, variables that handlers before pushit have set,
 // placeholders of other modules.
 
-// A SnapshotReader is a guard that names placeholders whose values have to be looked
-// up when a session opens.
-type SnapshotReader interface {
-	// ReadsSnapshot returns their names, without braces.
-	ReadsSnapshot() []string
-}
-
-// SnapshotNames returns what the guards name of the request that opens a session,
-// for [Env.Snapshot].
-func SnapshotNames(guards []NamedGuard) (names []string) {
-	walk(guards, func(g NamedGuard) {
-		if reader, ok := g.Guard.(SnapshotReader); ok {
-			names = append(names, reader.ReadsSnapshot()...)
-		}
-	})
-	return names
-}
-
 const (
 	varsPrefix = "http.vars."
 	tlsPrefix  = "http.request.tls."

@@ -4,7 +4,11 @@
 // Package suggest finds the word that somebody meant who wrote another one.
 package suggest
 
-import "strings"
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
 
 // Nearest returns the one of known that word was probably meant to be, or "":
 // one that takes few edits to get to, or that is in it or it in one.
@@ -52,4 +56,18 @@ func Distance(a, b string) int {
 		}
 	}
 	return row[len(b)]
+}
+
+// ofPushit are words of pushit's own block and of its gates that no guard has.
+var ofPushit = []string{
+	"connect", "subscribe", "unsubscribe", "publish", "deliver", "disconnect", "channel", "patterns", "namespace", "recheck", "heartbeat", "limits", "session_cookies",
+}
+
+// MissingBrace says, of a word in the block of a guard that belongs outside of it,
+// what is most likely wrong; "" otherwise.
+func MissingBrace(word, guard string) string {
+	if !slices.Contains(ofPushit, word) {
+		return ""
+	}
+	return fmt.Sprintf("a } is missing before %s: close the block of %s", word, guard)
 }

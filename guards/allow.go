@@ -9,6 +9,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/push-it/pushit/guards/internal/placeholder"
 )
 
 func init() {
@@ -50,7 +52,7 @@ func (g *AllowGuard) Provision(ctx caddy.Context) error {
 func (*AllowGuard) Local() {}
 
 // ReadsSnapshot implements SnapshotReader.
-func (g *AllowGuard) ReadsSnapshot() []string { return g.matching.reads.looked }
+func (g *AllowGuard) ReadsSnapshot() []string { return g.matching.reads.LookedUp }
 
 // Decide implements Guard.
 func (g *AllowGuard) Decide(ctx context.Context, q *Question) Answer {
@@ -92,7 +94,7 @@ func (g *DenyGuard) Provision(ctx caddy.Context) error {
 func (*DenyGuard) Local() {}
 
 // ReadsSnapshot implements SnapshotReader.
-func (g *DenyGuard) ReadsSnapshot() []string { return g.matching.reads.looked }
+func (g *DenyGuard) ReadsSnapshot() []string { return g.matching.reads.LookedUp }
 
 // Decide implements Guard.
 func (g *DenyGuard) Decide(ctx context.Context, q *Question) Answer {
@@ -111,12 +113,12 @@ func (g *DenyGuard) CanApprove() bool { return false }
 // immutable once it is loaded.
 type matching struct {
 	sets  caddyhttp.MatcherSets // none: everything matches
-	reads reads
+	reads placeholder.Reads
 }
 
 // load loads the matchers of a guard, whose field MatcherSetsRaw they are in.
 func (m *matching) load(ctx caddy.Context, guard any, raw caddyhttp.RawMatcherSets) (err error) {
-	if m.reads, err = checkMatchers(raw); err != nil {
+	if m.reads, err = placeholder.CheckMatchers(raw); err != nil {
 		return err
 	}
 	if len(raw) == 0 {
@@ -136,7 +138,7 @@ func (m *matching) decide(ctx context.Context, q *Question, matched Answer) Answ
 	if m.always() {
 		return matched
 	}
-	if err := m.reads.missing(q.Agent.Opening()); err != nil {
+	if err := m.reads.Missing(q.Agent.Opening()); err != nil {
 		return Answer{Kind: Unavailable, Err: err}
 	}
 	r, err := q.Request(ctx)

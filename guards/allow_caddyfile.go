@@ -13,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/push-it/pushit/guards/internal/placeholder"
 	"github.com/push-it/pushit/guards/internal/suggest"
 )
 
@@ -67,7 +68,7 @@ func (p *matchingParser) parse() error {
 			return err
 		}
 	}
-	if _, err := checkMatchers(p.sets); err != nil {
+	if _, err := placeholder.CheckMatchers(p.sets); err != nil {
 		return p.Errf("%s: %w", p.word, err)
 	}
 	return nil

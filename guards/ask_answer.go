@@ -16,6 +16,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/push-it/pushit/guards/internal/placeholder"
 	"github.com/push-it/pushit/hub"
 )
 
@@ -96,7 +97,7 @@ func (l *Learned) readUser(value json.RawMessage) error {
 	if json.Unmarshal(value, &l.User) != nil || l.User == "" || len(l.User) > maxUser {
 		return fmt.Errorf("a user is a string of 1 to %d bytes, or null", maxUser)
 	}
-	if hasControl(l.User) {
+	if placeholder.HasControl(l.User) {
 		return errors.New("it has a line break or a NUL in it")
 	}
 	return nil

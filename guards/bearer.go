@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
+	"github.com/push-it/pushit/guards/internal/placeholder"
 	"github.com/push-it/pushit/hub"
 )
 
@@ -56,12 +57,12 @@ func (g *Bearer) Provision(caddy.Context) error {
 		return errors.New("bearer: it needs a secret to compare with")
 	}
 	for i, setting := range g.Secrets {
-		secret, err := resolve(setting)
+		secret, err := placeholder.Resolve(setting)
 		if err != nil {
-			return placed(setting, fmt.Errorf("bearer: secret %d %w", i+1, err))
+			return placeholder.WithPlace(setting, fmt.Errorf("bearer: secret %d %w", i+1, err))
 		}
 		if err := checkSecret(secret, minBearer); err != nil {
-			return placed(setting, fmt.Errorf("bearer: secret %d%s %w", i+1, from(setting), err))
+			return placeholder.WithPlace(setting, fmt.Errorf("bearer: secret %d%s %w", i+1, placeholder.From(setting), err))
 		}
 		g.hashes = append(g.hashes, sha256.Sum256([]byte(secret)))
 	}
@@ -133,7 +134,7 @@ func (g *Bearer) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the guard's word
 	for d.NextArg() {
 		secret := d.Val()
-		if err := noteSetting(d, "bearer: the secret", secret); err != nil {
+		if err := placeholder.NoteSetting(d, "bearer: the secret", secret); err != nil {
 			return err
 		}
 		if !strings.Contains(secret, "{") { // a placeholder is expanded later

@@ -16,6 +16,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/push-it/pushit/guards/internal/placeholder"
 	"github.com/push-it/pushit/guards/internal/token"
 	"github.com/push-it/pushit/hub"
 )
@@ -58,7 +59,7 @@ func addText(h hash.Hash, raw json.RawMessage) (known bool) {
 		return false // loading it fails, too
 	}
 	add(h, text)
-	names, err := namedIn(raw)
+	names, err := placeholder.InJSON(raw)
 	if err != nil {
 		return false
 	}
@@ -77,7 +78,7 @@ func addText(h hash.Hash, raw json.RawMessage) (known bool) {
 		add(h, text)
 	}
 	known = true
-	eachObject(v, func(fields map[string]any) {
+	placeholder.EachObject(v, func(fields map[string]any) {
 		// Caddy's tls app has the certificate of that name, which it renews.
 		known = known && fields["client_certificate_automate"] == nil
 	})
@@ -111,9 +112,9 @@ var fileFields = []string{
 
 // filesIn returns the files that a configuration names in such settings.
 func filesIn(v any) (paths []string) {
-	eachObject(v, func(fields map[string]any) {
+	placeholder.EachObject(v, func(fields map[string]any) {
 		for _, name := range fileFields {
-			eachString(fields[name], func(path string) { paths = append(paths, path) })
+			placeholder.EachString(fields[name], func(path string) { paths = append(paths, path) })
 		}
 	})
 	slices.Sort(paths)

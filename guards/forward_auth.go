@@ -17,6 +17,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 
+	"github.com/push-it/pushit/guards/internal/placeholder"
 	"github.com/push-it/pushit/hub"
 )
 
@@ -76,7 +77,7 @@ func (g *ForwardAuth) Provision(ctx caddy.Context) error {
 	if g.UserHeader != "" && !slices.Contains(g.copied, g.UserHeader) {
 		return fmt.Errorf("user_header %s: the handler does not copy this header field", g.UserHeader)
 	}
-	names, err := namedIn(raw)
+	names, err := placeholder.InJSON(raw)
 	if err != nil {
 		return err
 	}

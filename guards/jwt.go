@@ -15,6 +15,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/push-it/pushit/guards/internal/placeholder"
 	"github.com/push-it/pushit/guards/internal/token"
 	"github.com/push-it/pushit/hub"
 )
@@ -129,7 +130,7 @@ func (g *JWT) check() error {
 			return fmt.Errorf("%q is no name for a header field, cookie or parameter", name)
 		}
 	}
-	if isDropped(g.Header) || strings.HasPrefix(http.CanonicalHeaderKey(g.Header), "Pushit-") {
+	if placeholder.IsDropped(g.Header) || strings.HasPrefix(http.CanonicalHeaderKey(g.Header), "Pushit-") {
 		return fmt.Errorf("header %s is not kept of the request that opens a session; a page presents its token in the credentials", g.Header)
 	}
 	return nil
@@ -137,49 +138,49 @@ func (g *JWT) check() error {
 
 func (g *JWT) loadKeys() (err error) {
 	for i, setting := range g.Secrets {
-		secret, err := resolve(setting)
+		secret, err := placeholder.Resolve(setting)
 		if err != nil {
-			return placed(setting, fmt.Errorf("secret %d %w", i+1, err))
+			return placeholder.WithPlace(setting, fmt.Errorf("secret %d %w", i+1, err))
 		}
 		if err := g.addKeys(parseSecret(secret)); err != nil {
-			return placed(setting, fmt.Errorf("secret %d%s %w", i+1, from(setting), err))
+			return placeholder.WithPlace(setting, fmt.Errorf("secret %d%s %w", i+1, placeholder.From(setting), err))
 		}
 	}
 	for i, setting := range g.Keys {
 		text, err := setting, error(nil)
 		if !isJWK(setting) {
-			text, err = resolve(setting)
+			text, err = placeholder.Resolve(setting)
 		}
 		if err == nil {
 			err = g.addKeys(token.ParseKeys([]byte(text)))
 		}
 		if err != nil {
-			return placed(setting, fmt.Errorf("key %d %w", i+1, err))
+			return placeholder.WithPlace(setting, fmt.Errorf("key %d %w", i+1, err))
 		}
 	}
 	for _, setting := range g.KeyFiles {
-		path, err := resolve(setting)
+		path, err := placeholder.Resolve(setting)
 		if err != nil {
-			return placed(setting, fmt.Errorf("key_file %w", err))
+			return placeholder.WithPlace(setting, fmt.Errorf("key_file %w", err))
 		}
 		text, err := token.ReadFile(path)
 		if err != nil {
-			return placed(setting, fmt.Errorf("key_file: %w", err))
+			return placeholder.WithPlace(setting, fmt.Errorf("key_file: %w", err))
 		}
 		if err := g.addKeys(token.ParseKeys(text)); err != nil {
-			return placed(setting, fmt.Errorf("key_file: %s %w", path, err))
+			return placeholder.WithPlace(setting, fmt.Errorf("key_file: %s %w", path, err))
 		}
 	}
 	g.Secrets, g.Keys = nil, nil // a key may be a secret too
 	if g.JWKS == "" {
 		return nil
 	}
-	where, err := resolve(g.JWKS)
+	where, err := placeholder.Resolve(g.JWKS)
 	if err != nil {
-		return placed(g.JWKS, fmt.Errorf("jwks %w", err))
+		return placeholder.WithPlace(g.JWKS, fmt.Errorf("jwks %w", err))
 	}
 	if err := checkKeySetPlace(where); err != nil {
-		return placed(g.JWKS, err)
+		return placeholder.WithPlace(g.JWKS, err)
 	}
 	if isAddress(where) {
 		g.verifier.Source, err = token.AddressSource(where)

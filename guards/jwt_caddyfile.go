@@ -11,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
+	"github.com/push-it/pushit/guards/internal/placeholder"
 	"github.com/push-it/pushit/guards/internal/suggest"
 	"github.com/push-it/pushit/guards/internal/token"
 )
@@ -117,7 +118,7 @@ func (g *JWT) setting(d *caddyfile.Dispenser, word string) error {
 			if isJWK(v) {
 				continue
 			}
-			if err := noteSetting(d, "the "+word, v); err != nil {
+			if err := placeholder.NoteSetting(d, "the "+word, v); err != nil {
 				return err
 			}
 		}

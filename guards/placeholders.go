@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/push-it/pushit/guards/internal/placeholder"
 )
 
 // An errStar says that the value of a placeholder could be taken for a pattern.
@@ -24,7 +26,7 @@ func (e errStar) Error() string {
 
 // replace is the replacer function of the request r.
 func (q *Question) replace(r *http.Request, name string) (value any, known bool, err error) {
-	if !strings.HasPrefix(name, placeholderPrefix) {
+	if !strings.HasPrefix(name, placeholder.Prefix) {
 		return q.remembered(r, name)
 	}
 	text, err := q.placeholder(name)
@@ -33,21 +35,21 @@ func (q *Question) replace(r *http.Request, name string) (value any, known bool,
 
 // remembered returns the value of a placeholder of Caddy's, or of other modules,
 // that was looked up when the session opened. What handlers of a guard have set
-// since goes before it; for variables Caddy sees to that, since setVars has set them.
+// since goes before it; for variables Caddy sees to that, since SetVars has set them.
 func (q *Question) remembered(r *http.Request, name string) (_ any, known bool, _ error) {
-	value, kind := lookedUp(q.Agent.Opening(), name)
-	variable, isVar := strings.CutPrefix(name, varsPrefix)
+	value, kind := placeholder.LookUp(q.Agent.Opening(), name)
+	variable, isVar := strings.CutPrefix(name, placeholder.VarsPrefix)
 	switch {
 	case isVar && caddyhttp.GetVar(r.Context(), variable) != nil:
 		return nil, false, nil
-	case kind == hasNone:
+	case kind == placeholder.HasNone:
 		return nil, !isVar, nil
-	case kind == hasValue && !isVar:
+	case kind == placeholder.HasValue && !isVar:
 		return value, true, nil
-	case kind == isUnsafe:
-		return "", true, errControl(name)
-	case kind == isUnknown, isLacking(name, r), slices.Contains(q.Env.Snapshot, name):
-		return nil, true, errLacking(name)
+	case kind == placeholder.IsUnsafe:
+		return "", true, placeholder.ControlError(name)
+	case kind == placeholder.IsUnknown, isLacking(name, r), slices.Contains(q.Env.Snapshot, name):
+		return nil, true, placeholder.LackingError(name)
 	}
 	return nil, false, nil
 }
@@ -69,13 +71,13 @@ func isLacking(name string, r *http.Request) bool {
 // placeholder returns the value of {pushit.…}, "" where there is none. An error
 // says that the value must not get into a request.
 func (q *Question) placeholder(name string) (string, error) {
-	plain, escaped := strings.CutPrefix(name, escapedPrefix)
+	plain, escaped := strings.CutPrefix(name, placeholder.EscapedPrefix)
 	if !escaped {
-		plain = strings.TrimPrefix(name, placeholderPrefix)
+		plain = strings.TrimPrefix(name, placeholder.Prefix)
 	}
 	value := q.plain(plain)
-	if hasControl(value) {
-		return "", errControl(name)
+	if placeholder.HasControl(value) {
+		return "", placeholder.ControlError(name)
 	}
 	if q.Pattern && strings.HasPrefix(plain, "agent.") && strings.Contains(value, "*") {
 		return "", errStar(name) // see withoutStars
@@ -92,14 +94,14 @@ func (q *Question) placeholder(name string) (string, error) {
 	}
 	if value == "." || value == ".." || strings.Contains(value, "/") {
 		// Caddy unescapes %2F when it rewrites, and many a server when it routes.
-		return "", fmt.Errorf("the value of {%s} cannot be one segment of a path; put it in the query: ?…={%s%s}", name, placeholderPrefix, plain)
+		return "", fmt.Errorf("the value of {%s} cannot be one segment of a path; put it in the query: ?…={%s%s}", name, placeholder.Prefix, plain)
 	}
 	return escapeSegment(value), nil
 }
 
 // plain returns the value of a placeholder by its name without prefix.
 func (q *Question) plain(name string) string {
-	if n, ok := strings.CutPrefix(name, partsPrefix); ok {
+	if n, ok := strings.CutPrefix(name, placeholder.PartsPrefix); ok {
 		if i, err := strconv.Atoi(n); err == nil {
 			if parts := q.Parts(); 0 <= i && i < len(parts) {
 				return parts[i]
@@ -107,10 +109,10 @@ func (q *Question) plain(name string) string {
 		}
 		return ""
 	}
-	if path, ok := strings.CutPrefix(name, claimsPrefix); ok {
+	if path, ok := strings.CutPrefix(name, placeholder.ClaimsPrefix); ok {
 		return memberText(q.Learned.Claims, path)
 	}
-	if path, ok := strings.CutPrefix(name, attributesPrefix); ok {
+	if path, ok := strings.CutPrefix(name, placeholder.AttributesPrefix); ok {
 		return memberText(q.Learned.Attributes, path)
 	}
 	o := q.Agent.Opening()

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/push-it/pushit/guards/internal/placeholder"
 	"github.com/push-it/pushit/hub"
 )
 
@@ -20,9 +21,9 @@ func TestPlaceholdersAreDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range append([]string{partsPrefix + "0", claimsPrefix + "<name>", attributesPrefix + "<name>"}, placeholders...) {
-		if !strings.Contains(string(text), "`{"+placeholderPrefix+name+"}`") {
-			t.Errorf("docs/gates.md lacks {%s%s}", placeholderPrefix, name)
+	for _, name := range append([]string{placeholder.PartsPrefix + "0", placeholder.ClaimsPrefix + "<name>", placeholder.AttributesPrefix + "<name>"}, placeholder.Names...) {
+		if !strings.Contains(string(text), "`{"+placeholder.Prefix+name+"}`") {
+			t.Errorf("docs/gates.md lacks {%s%s}", placeholder.Prefix, name)
 		}
 	}
 }

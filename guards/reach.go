@@ -12,6 +12,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/push-it/pushit/guards/internal/placeholder"
 )
 
 // A reach is the configuration that a guard decides by: its own, and that of the
@@ -79,7 +81,7 @@ func (r *reach) module(id string, raw json.RawMessage) {
 	case *caddyhttp.MatchVarsRE:
 		r.addVars(slices.Collect(maps.Keys(*m)))
 	case *caddyhttp.MatchExpression:
-		r.known = r.known && !slices.ContainsFunc(exprCall.FindAllStringSubmatch(m.Expr, -1), func(call []string) bool { return call[1] == "file" })
+		r.known = r.known && !slices.ContainsFunc(placeholder.ExprCall.FindAllStringSubmatch(m.Expr, -1), func(call []string) bool { return call[1] == "file" })
 	}
 	r.parts(reflect.ValueOf(m))
 }

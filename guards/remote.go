@@ -19,6 +19,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/push-it/pushit/guards/internal/placeholder"
 	"github.com/push-it/pushit/hub"
 )
 
@@ -67,13 +68,13 @@ func (s *Sparing) validate() error {
 		return errors.New("in_flight: it must be 1 or more")
 	case len(s.Key) > 0 && s.Cache == 0:
 		return errors.New("key says what makes questions equal for the cache: write cache <ttl> too")
-	case len(s.Key) > 0 && len(placeholdersIn(strings.Join(s.Key, " "))) == 0:
+	case len(s.Key) > 0 && len(placeholder.In(strings.Join(s.Key, " "))) == 0:
 		return errors.New("key: without a placeholder everybody would get the first one's answer; write for example: key {pushit.agent.user} {pushit.channel}")
 	}
-	for _, name := range placeholdersIn(strings.Join(s.Key, " ")) {
+	for _, name := range placeholder.In(strings.Join(s.Key, " ")) {
 		// One that is misspelt is empty for everybody, who would all get the first
 		// one's answer.
-		if err := checkPlaceholder(name, new(reads)); err != nil {
+		if err := placeholder.CheckInMatcher(name, new(placeholder.Reads)); err != nil {
 			return fmt.Errorf("key: %w", err)
 		}
 	}
@@ -173,25 +174,25 @@ func newRemote(s Sparing, reach *reach) (*remote, error) {
 	}
 	r := &remote{Sparing: s, remoteState: newRemoteState()}
 	var err error
-	if r.looked, err = snapshotNamesIn(reach.texts, reach.others); err != nil {
+	if r.looked, err = placeholder.ToLookUp(reach.texts, reach.others); err != nil {
 		return nil, err
 	}
 	vars := make([]string, len(reach.vars))
 	for i, variable := range reach.vars {
-		vars[i] = varsPrefix + variable
+		vars[i] = placeholder.VarsPrefix + variable
 	}
-	r.looked, err = needed(slices.Concat(r.looked, vars, placeholdersIn(strings.Join(s.Key, " "))), func(string) bool { return true })
+	r.looked, err = placeholder.Filter(slices.Concat(r.looked, vars, placeholder.In(strings.Join(s.Key, " "))), func(string) bool { return true })
 	if err != nil {
 		return nil, err
 	}
 	for _, name := range r.looked {
-		if variable, isVar := strings.CutPrefix(name, varsPrefix); !isVar || !setsVar(reach.texts, variable) {
+		if variable, isVar := strings.CutPrefix(name, placeholder.VarsPrefix); !isVar || !placeholder.SetsVar(reach.texts, variable) {
 			r.sure = append(r.sure, name)
 		}
 	}
 	var names []string
 	for _, text := range reach.texts {
-		named, err := namedIn(text)
+		named, err := placeholder.InJSON(text)
 		if err != nil {
 			return nil, err
 		}
@@ -201,9 +202,9 @@ func newRemote(s Sparing, reach *reach) (*remote, error) {
 	for _, name := range slices.Compact(names) {
 		switch {
 		case slices.Contains(r.looked, name):
-		case strings.HasPrefix(name, placeholderPrefix):
+		case strings.HasPrefix(name, placeholder.Prefix):
 			r.named = append(r.named, name)
-		case !isInSnapshot(name) && isVariable(name):
+		case !placeholder.IsInSnapshot(name) && placeholder.IsVariable(name):
 			r.foreign = append(r.foreign, name)
 		}
 	}
@@ -251,13 +252,13 @@ func (r *remote) decide(ctx context.Context, q *Question, sent []byte, ask func(
 func (r *remote) values(ctx context.Context, q *Question) ([]string, error) {
 	o := q.Agent.Opening()
 	for _, name := range r.sure {
-		if err := snapshotLacks(o, name); err != nil {
+		if err := placeholder.Lacks(o, name); err != nil {
 			return nil, err
 		}
 	}
 	values := make([]string, 0, len(r.named)+len(r.looked)+len(r.foreign))
 	for _, name := range r.looked {
-		value, kind := lookedUp(o, name)
+		value, kind := placeholder.LookUp(o, name)
 		values = append(values, string(kind)+value)
 	}
 	for _, name := range r.named {

@@ -16,6 +16,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/push-it/pushit/guards/internal/placeholder"
 	"github.com/push-it/pushit/guards/internal/suggest"
 )
 
@@ -47,7 +48,7 @@ func readBlock(h httpcaddyfile.Helper, example string) (*guardBlock, error) {
 	}
 	for _, entry := range b.entries {
 		for _, t := range entry {
-			notePlace(t.Text, t.File, t.Line)
+			placeholder.NotePlace(t.Text, t.File, t.Line)
 		}
 	}
 	if len(b.entries) == 0 {
@@ -174,7 +175,7 @@ func (b *guardBlock) parseAs(h httpcaddyfile.Helper, directive string) (json.Raw
 		return nil, errAt(b.line[0], "%s makes something else of this than one handler", directive)
 	}
 	raw := routes.Routes[0].HandlersRaw[0]
-	if about, err := checkPlaceholders(raw); err != nil {
+	if about, err := placeholder.CheckHandler(raw); err != nil {
 		return nil, errAt(b.token(about), "%w", err)
 	}
 	return raw, nil

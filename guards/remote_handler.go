@@ -18,6 +18,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/push-it/pushit/guards/internal/placeholder"
 	"github.com/push-it/pushit/hub"
 )
 
@@ -240,11 +241,11 @@ func checkLearned(l *Learned, size int) error {
 	if size > maxAnswer {
 		return fmt.Errorf("the header fields to keep of the answer have more than %d KiB", maxAnswer>>10)
 	}
-	if hasControl(l.User) {
+	if placeholder.HasControl(l.User) {
 		return errors.New("the user's name has a line break or a NUL in it")
 	}
 	for _, f := range l.Header {
-		if hasControl(f.Value) {
+		if placeholder.HasControl(f.Value) {
 			return fmt.Errorf("the header field %s has a line break or a NUL in it", f.Name)
 		}
 	}
@@ -258,7 +259,7 @@ func copiedBy(raw json.RawMessage) (names []string) {
 	if json.Unmarshal(raw, &v) != nil {
 		return nil
 	}
-	eachObject(v, func(handler map[string]any) {
+	placeholder.EachObject(v, func(handler map[string]any) {
 		if handler["handler"] != "headers" {
 			return
 		}
@@ -266,7 +267,7 @@ func copiedBy(raw json.RawMessage) (names []string) {
 		for _, op := range []string{"set", "add"} {
 			fields, _ := request[op].(map[string]any)
 			for name, values := range fields {
-				eachString(values, func(s string) {
+				placeholder.EachString(values, func(s string) {
 					if strings.Contains(s, "{http.reverse_proxy.header.") {
 						names = append(names, http.CanonicalHeaderKey(name))
 					}
@@ -300,10 +301,10 @@ func (g *handlerGuard) provision(ctx caddy.Context, guard any, field *json.RawMe
 	}
 	reach := reachOf(ctx, "http.handlers."+named.Handler, raw)
 	for _, text := range reach.texts {
-		if _, err := checkPlaceholders(text); err != nil {
+		if _, err := placeholder.CheckHandler(text); err != nil {
 			return err
 		}
-		if err := checkSent(text); err != nil {
+		if err := placeholder.CheckSent(text); err != nil {
 			return err
 		}
 		g.copied = append(g.copied, copiedBy(text)...)
@@ -314,7 +315,7 @@ func (g *handlerGuard) provision(ctx caddy.Context, guard any, field *json.RawMe
 		return err
 	}
 	if bytes.Contains(raw, []byte(`"fastcgi"`)) {
-		*field, err = changed(raw, func(handler map[string]any) { eachObject(handler, boundFastCGI) })
+		*field, err = changed(raw, func(handler map[string]any) { placeholder.EachObject(handler, boundFastCGI) })
 		if err != nil {
 			return err
 		}

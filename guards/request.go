@@ -20,6 +20,7 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/push-it/pushit/guards/internal/placeholder"
 	"github.com/push-it/pushit/hub"
 )
 
@@ -47,13 +48,13 @@ func (q *Question) request(ctx context.Context, w http.ResponseWriter, body []by
 		return nil, errors.New("the URI that the session was opened with is none") // it may hold a secret
 	}
 	user := q.User()
-	if hasControl(user) {
-		return nil, errControl("http.auth.user.id")
+	if placeholder.HasControl(user) {
+		return nil, placeholder.ControlError("http.auth.user.id")
 	}
 	r := &http.Request{
 		Method: http.MethodGet, URL: target, RequestURI: uri, Host: o.Host,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: q.header(o), Body: http.NoBody, RemoteAddr: remoteAddr(o),
+		Header: q.header(o), Body: http.NoBody, RemoteAddr: placeholder.RemoteAddr(o),
 	}
 	if body != nil {
 		r.Method = http.MethodPost
@@ -94,19 +95,19 @@ func (q *Question) request(ctx context.Context, w http.ResponseWriter, body []by
 		// As it was resolved then: today's trusted proxies may be others.
 		caddyhttp.SetVar(r.Context(), caddyhttp.ClientIPVarKey, o.RemoteIP.String())
 	}
-	setVars(o, r)
+	placeholder.SetVars(o, r)
 	return r, nil
 }
 
 // Remembered returns the value that a placeholder of Caddy's has for who would open
 // the session of a now, with the request that it was opened with. ok is false if
 // what is kept of that request does not tell.
-func Remembered(a *hub.Agent, env *Env, placeholder string) (value string, ok bool) {
-	if value, kind := lookedUp(a.Opening(), placeholder); kind != neverLookedUp {
-		return value, kind == hasValue
+func Remembered(a *hub.Agent, env *Env, name string) (value string, ok bool) {
+	if value, kind := placeholder.LookUp(a.Opening(), name); kind != placeholder.NeverLookedUp {
+		return value, kind == placeholder.HasValue
 	}
-	var reads reads
-	if checkPlaceholder(placeholder, &reads) != nil || reads.missing(a.Opening()) != nil || isRewritten(placeholder, a.Opening()) {
+	var reads placeholder.Reads
+	if placeholder.CheckInMatcher(name, &reads) != nil || reads.Missing(a.Opening()) != nil || isRewritten(name, a.Opening()) {
 		return "", false
 	}
 	q := &Question{Question: &hub.Question{Gate: hub.GateConnect, Agent: a, Identity: a.Identity()}, Env: env}
@@ -115,7 +116,7 @@ func Remembered(a *hub.Agent, env *Env, placeholder string) (value string, ok bo
 		return "", false
 	}
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	value, ok = repl.GetString(placeholder)
+	value, ok = repl.GetString(name)
 	return value, ok && unanswerable(r) == nil
 }
 
@@ -144,7 +145,7 @@ func (q *Question) header(o *hub.Opening) http.Header {
 	header := make(http.Header)
 	for name, value := range o.Fields {
 		// To what speaks CGI, Remote_User and Remote-User are one.
-		if alike := strings.ReplaceAll(name, "_", "-"); !q.Env.isLearned(alike) && !isDropped(alike) {
+		if alike := strings.ReplaceAll(name, "_", "-"); !q.Env.isLearned(alike) && !placeholder.IsDropped(alike) {
 			header.Add(name, value)
 		}
 	}

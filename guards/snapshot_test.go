@@ -16,6 +16,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/push-it/pushit/guards/internal/placeholder"
 	"github.com/push-it/pushit/hub"
 )
 
@@ -33,7 +34,7 @@ func openedBy(t *testing.T, g Guard, subject string, vars map[string]any) (value
 		caddyhttp.SetVar(r.Context(), name, value)
 	}
 	repl.Set("geo.country", "at")
-	values, err := Snapshot(r, SnapshotNames([]NamedGuard{{Guard: g}}))
+	values, err := placeholder.Snapshot(r, SnapshotNames([]NamedGuard{{Guard: g}}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,7 +138,7 @@ func TestWhatIsLookedUp(t *testing.T) {
 		"http.request.uri.query.q": false, "http.request.remote.host": false, "http.vars.client_ip": false, "http.reverse_proxy.header.X": false,
 		"http.error.status_code": false, "env.X": false, "file./x": false, "time.now": false, "system.hostname": false, "pushit.channel": false, "1,3": false,
 	} {
-		if got, err := NeedsSnapshot(name); got != want || err != nil {
+		if got, err := placeholder.MustLookUp(name); got != want || err != nil {
 			t.Errorf("{%s}: %t, %v; want %t", name, got, err, want)
 		}
 	}
@@ -150,8 +151,8 @@ func TestSnapshotIsBounded(t *testing.T) {
 	}
 	r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/push", nil)
 	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, new(caddyhttp.Server))
-	caddyhttp.SetVar(r.Context(), "tenant", strings.Repeat("x", maxSnapshot))
-	if _, err := Snapshot(r, []string{"http.vars.tenant"}); err == nil {
+	caddyhttp.SetVar(r.Context(), "tenant", strings.Repeat("x", 64<<10))
+	if _, err := placeholder.Snapshot(r, []string{"http.vars.tenant"}); err == nil {
 		t.Error("a snapshot may be of any size")
 	}
 }

@@ -1,7 +1,7 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-package guards
+package placeholder
 
 import (
 	"encoding/json"
@@ -28,7 +28,7 @@ import (
 
 // CheckMatchers returns what the matchers read that only some sessions lack, and
 // an error for what all do.
-func checkMatchers(sets []caddy.ModuleMap) (r reads, err error) {
+func CheckMatchers(sets []caddy.ModuleMap) (r Reads, err error) {
 	for _, set := range sets {
 		if len(set) == 0 {
 			return r, errors.New("a matcher with nothing in it matches everything; leave it out if that is meant")
@@ -43,7 +43,7 @@ func checkMatchers(sets []caddy.ModuleMap) (r reads, err error) {
 }
 
 // checkMatcher looks at one matcher, as it is written in JSON.
-func checkMatcher(name string, raw json.RawMessage, r *reads) error {
+func checkMatcher(name string, raw json.RawMessage, r *Reads) error {
 	info, err := caddy.GetModule("http.matchers." + name)
 	if err != nil {
 		return err
@@ -51,10 +51,10 @@ func checkMatcher(name string, raw json.RawMessage, r *reads) error {
 	switch module := info.New(); module.(type) {
 	case *caddyhttp.MatchNot:
 		return decoded(raw, func(not *caddyhttp.MatchNot) error {
-			inner, err := checkMatchers(not.MatcherSetsRaw)
+			inner, err := CheckMatchers(not.MatcherSetsRaw)
 			r.remoteAddr = r.remoteAddr || inner.remoteAddr
 			r.clientIP = r.clientIP || inner.clientIP
-			r.looked = append(r.looked, inner.looked...)
+			r.LookedUp = append(r.LookedUp, inner.LookedUp...)
 			return err
 		})
 	case *caddyhttp.MatchRemoteIP:
@@ -151,7 +151,7 @@ func notEmpty(n int, what string) error {
 	return nil
 }
 
-func checkTexts(texts []string, what string, r *reads) error {
+func checkTexts(texts []string, what string, r *Reads) error {
 	for _, text := range texts {
 		if err := checkText(text, r); err != nil {
 			return err
@@ -160,7 +160,7 @@ func checkTexts(texts []string, what string, r *reads) error {
 	return notEmpty(len(texts), what)
 }
 
-func checkLists(lists map[string][]string, r *reads) error {
+func checkLists(lists map[string][]string, r *Reads) error {
 	for name, texts := range lists {
 		if err := checkText(name, r); err != nil {
 			return err
@@ -175,9 +175,9 @@ func checkLists(lists map[string][]string, r *reads) error {
 }
 
 // checkText looks at the placeholders of a text in which they are expanded.
-func checkText(text string, r *reads) error {
-	for _, name := range placeholdersIn(text) {
-		if err := checkPlaceholder(name, r); err != nil {
+func checkText(text string, r *Reads) error {
+	for _, name := range In(text) {
+		if err := CheckInMatcher(name, r); err != nil {
 			return err
 		}
 	}
@@ -193,7 +193,7 @@ var remembered = []string{
 }
 
 // CheckInMatcher refuses a placeholder that has no value, or always the same.
-func checkPlaceholder(name string, r *reads) error {
+func CheckInMatcher(name string, r *Reads) error {
 	switch field, isField := strings.CutPrefix(name, "http.request.header."); {
 	case isField && strings.EqualFold(field, "Host"):
 		return fmt.Errorf("{%s} is empty; write {http.request.hostport}", name)
@@ -205,16 +205,16 @@ func checkPlaceholder(name string, r *reads) error {
 	case name == "http.vars."+caddyhttp.ClientIPVarKey:
 		r.clientIP = true
 		return nil
-	case strings.HasPrefix(name, placeholderPrefix):
-		return checkName(name)
+	case strings.HasPrefix(name, Prefix):
+		return CheckName(name)
 	case name == "http.auth.user.id", slices.ContainsFunc(remembered, func(p string) bool { return strings.HasPrefix(name, p) }):
 		return nil
 	}
-	switch need, err := NeedsSnapshot(name); {
+	switch need, err := MustLookUp(name); {
 	case err != nil:
 		return err
 	case need:
-		r.looked = append(r.looked, name)
+		r.LookedUp = append(r.LookedUp, name)
 		return nil
 	}
 	return fmt.Errorf("the value of {%s} is not kept of the request that opens a session", name)
@@ -222,7 +222,7 @@ func checkPlaceholder(name string, r *reads) error {
 
 // checkField refuses header fields that are dropped from a snapshot.
 func checkField(field string) error {
-	if isDropped(field) && !strings.EqualFold(field, "Host") {
+	if IsDropped(field) && !strings.EqualFold(field, "Host") {
 		return fmt.Errorf("the header field %s is not kept of the request that opens a session: it is about the connection, or the exchange, alone", field)
 	}
 	return nil
@@ -230,20 +230,20 @@ func checkField(field string) error {
 
 // checkVariable looks at a variable, which handlers before pushit set; a placeholder
 // may stand in the place of one.
-func checkVariable(name string, r *reads) error {
+func checkVariable(name string, r *Reads) error {
 	if strings.HasPrefix(name, "{") {
 		return nil
 	}
-	need, err := NeedsSnapshot(varsPrefix + name)
+	need, err := MustLookUp(VarsPrefix + name)
 	if need {
-		r.looked = append(r.looked, varsPrefix+name)
+		r.LookedUp = append(r.LookedUp, VarsPrefix+name)
 	}
 	return err
 }
 
 var errEarlyData = errors.New("early_data never matches: no session is opened with early data")
 
-func checkFile(m *fileserver.MatchFile, r *reads) error {
+func checkFile(m *fileserver.MatchFile, r *Reads) error {
 	if m.Root == "" {
 		return errors.New("what the directive root says is not kept of the request that opens a session; say it here: file { root /srv }")
 	}
@@ -262,20 +262,20 @@ func checkProtocol(protocol string) error {
 var (
 	exprString      = regexp.MustCompile(`'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"`)
 	exprPlaceholder = regexp.MustCompile(`\{([a-zA-Z][\w.-]+)\}`) // as Caddy finds them
-	exprCall        = regexp.MustCompile(`\b(\w+)\s*\(`)
+	ExprCall        = regexp.MustCompile(`\b(\w+)\s*\(`)
 	exprProtocol    = regexp.MustCompile(`\bprotocol\s*\(\s*['"]([^'"]*)['"]`)
 )
 
 // checkExpressionMatcher looks at an expression of Caddy's, which has functions for all
 // matchers.
-func checkExpressionMatcher(expr string, r *reads) error {
+func checkExpressionMatcher(expr string, r *Reads) error {
 	for _, m := range exprPlaceholder.FindAllStringSubmatch(expr, -1) {
-		if err := checkPlaceholder(m[1], r); err != nil {
+		if err := CheckInMatcher(m[1], r); err != nil {
 			return err
 		}
 	}
 	texts := exprString.FindAllString(expr, -1)
-	for _, call := range exprCall.FindAllStringSubmatch(exprString.ReplaceAllString(expr, "''"), -1) {
+	for _, call := range ExprCall.FindAllStringSubmatch(exprString.ReplaceAllString(expr, "''"), -1) {
 		var err error
 		switch name := call[1]; name {
 		case "remote_ip":
@@ -310,19 +310,19 @@ func checkExpressionMatcher(expr string, r *reads) error {
 	return nil
 }
 
-// reads is what matchers read that some sessions lack. They take a lacking
+// Reads is what matchers read that some sessions lack. They take a lacking
 // address for one that does not match, which would let pass who is to be denied.
-type reads struct {
+type Reads struct {
 	remoteAddr bool // the far end of the connection
 	clientIP   bool // the client, as it was resolved
-	// looked are placeholders that are looked up when a session opens.
-	looked []string
+	// LookedUp are placeholders that are looked up when a session opens.
+	LookedUp []string
 }
 
-// missing returns what of it a session lacks.
-func (r reads) missing(o *hub.Opening) error {
-	for _, name := range r.looked {
-		if err := snapshotLacks(o, name); err != nil {
+// Missing returns what of it a session lacks.
+func (r Reads) Missing(o *hub.Opening) error {
+	for _, name := range r.LookedUp {
+		if err := Lacks(o, name); err != nil {
 			return err
 		}
 	}
@@ -330,7 +330,7 @@ func (r reads) missing(o *hub.Opening) error {
 		return errors.New("the client's address is not known, as on a unix socket without trusted_proxies")
 	}
 	if r.remoteAddr {
-		address := remoteAddr(o)
+		address := RemoteAddr(o)
 		host, _, err := net.SplitHostPort(address)
 		if err != nil {
 			host = address
@@ -344,7 +344,7 @@ func (r reads) missing(o *hub.Opening) error {
 
 // RemoteAddr returns the far end of the connection that the session was opened
 // with: a proxy's, if it came through one.
-func remoteAddr(o *hub.Opening) string {
+func RemoteAddr(o *hub.Opening) string {
 	if o.RemoteAddr == "" && o.RemoteIP.IsValid() {
 		return net.JoinHostPort(o.RemoteIP.String(), "0")
 	}
@@ -361,7 +361,7 @@ var dropped = []string{
 	"X-Http-Method", "X-Http-Method-Override", "X-Method-Override", "X-Original-Url", "X-Rewrite-Url",
 }
 
-func isDropped(name string) bool {
+func IsDropped(name string) bool {
 	name = http.CanonicalHeaderKey(name)
 	return strings.HasPrefix(name, "Sec-Websocket-") || strings.HasPrefix(name, "Content-") || strings.HasPrefix(name, ":") ||
 		slices.Contains(dropped, name)

@@ -1,7 +1,7 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-package guards
+package placeholder
 
 import (
 	"encoding/json"
@@ -28,11 +28,11 @@ var settingPlaces struct {
 // maxSettingPlaces is the most placeholders of which the places are remembered.
 const maxSettingPlaces = 1000
 
-// notePlace remembers where the placeholders of the text stand.
-func notePlace(text, file string, line int) {
+// NotePlace remembers where the placeholders of the text stand.
+func NotePlace(text, file string, line int) {
 	settingPlaces.Lock()
 	defer settingPlaces.Unlock()
-	for _, name := range placeholdersIn(text) {
+	for _, name := range In(text) {
 		if !isExpanded(name) {
 			continue
 		}
@@ -43,11 +43,11 @@ func notePlace(text, file string, line int) {
 	}
 }
 
-// placed adds to an error about a setting where it stands, if that is known.
-func placed(setting string, err error) error {
+// WithPlace adds to an error about a setting where it stands, if that is known.
+func WithPlace(setting string, err error) error {
 	settingPlaces.Lock()
 	defer settingPlaces.Unlock()
-	for _, name := range placeholdersIn(setting) {
+	for _, name := range In(setting) {
 		if place := settingPlaces.of["{"+name+"}"]; err != nil && place != "" {
 			return fmt.Errorf("%w, at %s", err, place)
 		}
@@ -92,7 +92,7 @@ func checkSetting(text string) error {
 			return fmt.Errorf("is no placeholder: write {env.%s} for the environment variable", m[1]+strings.Join(m[2:], ""))
 		}
 	}
-	for _, name := range placeholdersIn(text) {
+	for _, name := range In(text) {
 		if foreignPlaceholder.MatchString(name) && !isExpanded(name) && strings.Contains(name, ".") {
 			return fmt.Errorf("has {%s} in it, which is not known when the configuration is loaded: write {env.NAME} or {file.PATH}", name)
 		}
@@ -100,19 +100,19 @@ func checkSetting(text string) error {
 	return nil
 }
 
-// noteSetting checks a setting in a Caddyfile and remembers where it stands.
-func noteSetting(d *caddyfile.Dispenser, what, text string) error {
-	notePlace(text, d.File(), d.Line())
+// NoteSetting checks a setting in a Caddyfile and remembers where it stands.
+func NoteSetting(d *caddyfile.Dispenser, what, text string) error {
+	NotePlace(text, d.File(), d.Line())
 	if err := checkSetting(text); err != nil {
 		return d.Errf("%s %w", what, err)
 	}
 	return nil
 }
 
-// resolve expands the placeholders of a setting, as {env.NAME} and {file.PATH}.
+// Resolve expands the placeholders of a setting, as {env.NAME} and {file.PATH}.
 // One that is unknown or empty is an error, since a secret must not come down to
 // what is left of it. The error has nothing of a secret.
-func resolve(setting string) (string, error) {
+func Resolve(setting string) (string, error) {
 	if err := checkSetting(setting); err != nil {
 		return "", err
 	}
@@ -129,7 +129,7 @@ func resolve(setting string) (string, error) {
 // emptyIn returns the first placeholder of a text that has nothing to expand to.
 func emptyIn(text string) string {
 	repl := caddy.NewReplacer()
-	for _, name := range placeholdersIn(text) {
+	for _, name := range In(text) {
 		if value, _ := repl.GetString(name); isExpanded(name) && value == "" {
 			return name
 		}
@@ -139,7 +139,7 @@ func emptyIn(text string) string {
 
 // errEmpty says of a text with an empty placeholder what to do about it.
 func errEmpty(text, name string) error {
-	if from(text) == "" {
+	if From(text) == "" {
 		return fmt.Errorf("lacks a part, because {%s} is empty: %s", name, whatToSet(name))
 	}
 	return fmt.Errorf("is empty, because {%s} is: %s", name, whatToSet(name))
@@ -153,23 +153,23 @@ func whatToSet(name string) string {
 	return "write the file " + strings.TrimPrefix(name, "file.") + ", which Caddy must be able to read"
 }
 
-// checkSent refuses requests to a backend with header fields that are to have the
+// CheckSent refuses requests to a backend with header fields that are to have the
 // value of an environment variable or file, a secret as a rule, where there is none:
 // a backend would be asked without.
-func checkSent(raw json.RawMessage) (err error) {
+func CheckSent(raw json.RawMessage) (err error) {
 	var v any
 	if err := json.Unmarshal(raw, &v); err != nil {
 		return err
 	}
-	eachObject(v, func(handler map[string]any) {
+	EachObject(v, func(handler map[string]any) {
 		headers, _ := handler["headers"].(map[string]any)
 		request, _ := headers["request"].(map[string]any)
 		for _, op := range []string{"set", "add"} {
 			fields, _ := request[op].(map[string]any)
 			for field, values := range fields {
-				eachString(values, func(text string) {
+				EachString(values, func(text string) {
 					if name := emptyIn(text); name != "" && err == nil {
-						err = placed(text, fmt.Errorf("the header field %s %w", http.CanonicalHeaderKey(field), errEmpty(text, name)))
+						err = WithPlace(text, fmt.Errorf("the header field %s %w", http.CanonicalHeaderKey(field), errEmpty(text, name)))
 					}
 				})
 			}
@@ -178,9 +178,9 @@ func checkSent(raw json.RawMessage) (err error) {
 	return err
 }
 
-// from names the placeholder that a setting comes from, if it is nothing else.
-func from(setting string) string {
-	if names := placeholdersIn(setting); len(names) == 1 && setting == "{"+names[0]+"}" {
+// From names the placeholder that a setting comes from, if it is nothing else.
+func From(setting string) string {
+	if names := In(setting); len(names) == 1 && setting == "{"+names[0]+"}" {
 		return ", " + setting + ","
 	}
 	return ""

@@ -1,7 +1,9 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-package guards
+// Package placeholder knows the placeholders in the settings of guards: which ones
+// exist, which values a session stores for them, and what is wrong with the others.
+package placeholder
 
 import (
 	"encoding/json"
@@ -18,67 +20,67 @@ import (
 // The placeholders of a question. Values are never expanded again: what a client
 // writes is not a template.
 const (
-	placeholderPrefix = "pushit."
-	escapedPrefix     = placeholderPrefix + "escaped."
-	partsPrefix       = "parts."
-	claimsPrefix      = "agent.claims."
-	attributesPrefix  = "agent.attributes."
+	Prefix           = "pushit."
+	EscapedPrefix    = Prefix + "escaped."
+	PartsPrefix      = "parts."
+	ClaimsPrefix     = "agent.claims."
+	AttributesPrefix = "agent.attributes."
 )
 
-// placeholders are those with a fixed name, without placeholderPrefix.
-var placeholders = []string{
+// Names are those with a fixed name, without Prefix.
+var Names = []string{
 	"gate", "channel", "namespace",
 	"agent.uuid", "agent.agent_id", "agent.user", "agent.remote_ip", "agent.credentials",
 }
 
-// An errControl says that the value of a placeholder has a CR, LF or NUL.
-type errControl string
+// An ControlError says that the value of a placeholder has a CR, LF or NUL.
+type ControlError string
 
-func (e errControl) Error() string {
+func (e ControlError) Error() string {
 	return fmt.Sprintf("the value of {%s} has a line break or a NUL in it", string(e))
 }
 
-// An errLacking says that a session's snapshot has no value for a placeholder.
-type errLacking string
+// An LackingError says that a session's snapshot has no value for a placeholder.
+type LackingError string
 
-func (e errLacking) Error() string {
+func (e LackingError) Error() string {
 	return fmt.Sprintf("{%s} is not known of a session once it is open", string(e))
 }
 
-// hasControl reports whether s has what ends a line or a string in protocols.
-func hasControl(s string) bool { return strings.ContainsAny(s, "\r\n\x00") }
+// HasControl reports whether s has what ends a line or a string in protocols.
+func HasControl(s string) bool { return strings.ContainsAny(s, "\r\n\x00") }
 
-// namedIn returns the placeholders that a configuration names, each once.
-func namedIn(raw json.RawMessage) (names []string, err error) {
+// InJSON returns the placeholders that a configuration names, each once.
+func InJSON(raw json.RawMessage) (names []string, err error) {
 	var v any
 	if err := json.Unmarshal(raw, &v); err != nil {
 		return nil, err
 	}
-	eachString(v, func(s string) { names = append(names, placeholdersIn(s)...) })
+	EachString(v, func(s string) { names = append(names, In(s)...) })
 	slices.Sort(names)
 	return slices.Compact(names), nil
 }
 
-// eachString calls f for every string in v, the keys of objects among them.
-func eachString(v any, f func(string)) {
+// EachString calls f for every string in v, the keys of objects among them.
+func EachString(v any, f func(string)) {
 	switch v := v.(type) {
 	case string:
 		f(v)
 	case []any:
 		for _, e := range v {
-			eachString(e, f)
+			EachString(e, f)
 		}
 	case map[string]any:
 		for k, e := range v {
 			f(k)
-			eachString(e, f)
+			EachString(e, f)
 		}
 	}
 }
 
-// placeholdersIn returns what stands between { and } in a template. Where more
+// In returns what stands between { and } in a template. Where more
 // than one reading is possible it returns all.
-func placeholdersIn(s string) (names []string) {
+func In(s string) (names []string) {
 	for {
 		_, rest, ok := strings.Cut(s, "{")
 		if !ok {
@@ -91,21 +93,21 @@ func placeholdersIn(s string) (names []string) {
 	}
 }
 
-// checkPlaceholders finds what a handler's configuration does with placeholders
+// CheckHandler finds what a handler's configuration does with placeholders
 // of a question that it must not, and returns the text that it is about, too.
-func checkPlaceholders(raw json.RawMessage) (about string, err error) {
+func CheckHandler(raw json.RawMessage) (about string, err error) {
 	var v any
 	if err := json.Unmarshal(raw, &v); err != nil {
 		return "", err
 	}
-	eachString(v, func(s string) {
+	EachString(v, func(s string) {
 		if e := checkUnclosed(s); e != nil && err == nil {
 			about, err = s, e
 		}
-		for _, name := range placeholdersIn(s) {
-			e := checkName(name)
+		for _, name := range In(s) {
+			e := CheckName(name)
 			if e == nil {
-				_, e = NeedsSnapshot(name)
+				_, e = MustLookUp(name)
 			}
 			if e != nil && err == nil {
 				about, err = "{"+name+"}", e
@@ -123,34 +125,34 @@ func checkPlaceholders(raw json.RawMessage) (about string, err error) {
 	return about, err
 }
 
-// checkName tells whether a placeholder of a question is none.
-func checkName(name string) error {
-	plain, ok := strings.CutPrefix(name, placeholderPrefix)
+// CheckName tells whether a placeholder of a question is none.
+func CheckName(name string) error {
+	plain, ok := strings.CutPrefix(name, Prefix)
 	if !ok {
 		return nil
 	}
 	plain = strings.TrimPrefix(plain, "escaped.")
-	n, isPart := strings.CutPrefix(plain, partsPrefix)
+	n, isPart := strings.CutPrefix(plain, PartsPrefix)
 	switch _, err := strconv.ParseUint(n, 10, 8); {
-	case slices.Contains(placeholders, plain), isPart && err == nil:
+	case slices.Contains(Names, plain), isPart && err == nil:
 		return nil
-	case strings.HasPrefix(plain, claimsPrefix) && plain != claimsPrefix, strings.HasPrefix(plain, attributesPrefix) && plain != attributesPrefix:
+	case strings.HasPrefix(plain, ClaimsPrefix) && plain != ClaimsPrefix, strings.HasPrefix(plain, AttributesPrefix) && plain != AttributesPrefix:
 		return nil
 	case isPart:
-		return fmt.Errorf("{%s}: parts are counted from 0: {%s%s0}", name, placeholderPrefix, partsPrefix)
+		return fmt.Errorf("{%s}: parts are counted from 0: {%s%s0}", name, Prefix, PartsPrefix)
 	}
-	if near := suggest.Nearest(plain, placeholders); near != "" {
-		return fmt.Errorf("there is no placeholder {%s}; did you mean {%s%s}?", name, placeholderPrefix, near)
+	if near := suggest.Nearest(plain, Names); near != "" {
+		return fmt.Errorf("there is no placeholder {%s}; did you mean {%s%s}?", name, Prefix, near)
 	}
 	return fmt.Errorf("there is no placeholder {%s}; there are {%s%s}, {%s%s0}, {%s%s…} and {%s%s…}", name,
-		placeholderPrefix, strings.Join(placeholders, "}, {"+placeholderPrefix), placeholderPrefix, partsPrefix,
-		placeholderPrefix, claimsPrefix, placeholderPrefix, attributesPrefix)
+		Prefix, strings.Join(Names, "}, {"+Prefix), Prefix, PartsPrefix,
+		Prefix, ClaimsPrefix, Prefix, AttributesPrefix)
 }
 
 // eachRewrite calls f for the configuration of each handler that rewrites the
 // URI, and of each proxy that does so for what it sends.
 func eachRewrite(v any, f func(map[string]any)) {
-	eachObject(v, func(handler map[string]any) {
+	EachObject(v, func(handler map[string]any) {
 		if handler["handler"] == "rewrite" {
 			f(handler)
 		}
@@ -177,23 +179,23 @@ func checkRewrite(rewrite map[string]any) (about string, err error) {
 		}
 	}
 	for _, p := range paths {
-		for _, name := range placeholdersIn(p) {
-			if plain, ok := strings.CutPrefix(name, placeholderPrefix); ok && !strings.HasPrefix(name, escapedPrefix) {
-				return "{" + name + "}", fmt.Errorf("{%s} in a path could make another path of it; write {%s%s} there, or put it in the query: ?…={%s}", name, escapedPrefix, plain, name)
+		for _, name := range In(p) {
+			if plain, ok := strings.CutPrefix(name, Prefix); ok && !strings.HasPrefix(name, EscapedPrefix) {
+				return "{" + name + "}", fmt.Errorf("{%s} in a path could make another path of it; write {%s%s} there, or put it in the query: ?…={%s}", name, EscapedPrefix, plain, name)
 			}
 		}
 	}
-	for _, name := range placeholdersIn(query) {
-		if plain, ok := strings.CutPrefix(name, escapedPrefix); ok {
-			return "{" + name + "}", fmt.Errorf("{%s} is for paths; in a query it would be escaped twice, write {%s%s}", name, placeholderPrefix, plain)
+	for _, name := range In(query) {
+		if plain, ok := strings.CutPrefix(name, EscapedPrefix); ok {
+			return "{" + name + "}", fmt.Errorf("{%s} is for paths; in a query it would be escaped twice, write {%s%s}", name, Prefix, plain)
 		}
 	}
 	return "", nil
 }
 
-// isInSnapshot reports whether a placeholder of Caddy's depends on nothing but
+// IsInSnapshot reports whether a placeholder of Caddy's depends on nothing but
 // what is of one snapshot.
-func isInSnapshot(name string) bool {
+func IsInSnapshot(name string) bool {
 	for _, prefix := range []string{"http.request.header.", "http.request.cookie.", "http.request.uri", "http.request.orig_uri", "http.request.host"} {
 		if strings.HasPrefix(name, prefix) {
 			return true
@@ -205,9 +207,9 @@ func isInSnapshot(name string) bool {
 	}, name)
 }
 
-// isVariable reports whether the value of a placeholder of Caddy's can be another
+// IsVariable reports whether the value of a placeholder of Caddy's can be another
 // for another question before anything was asked.
-func isVariable(name string) bool {
+func IsVariable(name string) bool {
 	for _, prefix := range []string{"env.", "file.", "system.", "http.reverse_proxy.", "http.error."} {
 		if strings.HasPrefix(name, prefix) {
 			return false
@@ -216,17 +218,17 @@ func isVariable(name string) bool {
 	return !strings.ContainsAny(name, "\"'{ \t\r\n") // JSON in a response, say
 }
 
-// eachObject calls f for v and every object in it.
-func eachObject(v any, f func(map[string]any)) {
+// EachObject calls f for v and every object in it.
+func EachObject(v any, f func(map[string]any)) {
 	switch v := v.(type) {
 	case []any:
 		for _, e := range v {
-			eachObject(e, f)
+			EachObject(e, f)
 		}
 	case map[string]any:
 		f(v)
 		for _, e := range v {
-			eachObject(e, f)
+			EachObject(e, f)
 		}
 	}
 }

@@ -1,7 +1,7 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-package guards
+package placeholder
 
 import (
 	"bytes"
@@ -27,7 +27,7 @@ import (
 // placeholders of other modules.
 
 const (
-	varsPrefix = "http.vars."
+	VarsPrefix = "http.vars."
 	tlsPrefix  = "http.request.tls."
 	certPrefix = tlsPrefix + "client."
 )
@@ -37,11 +37,11 @@ const maxSnapshot = 64 << 10
 
 // What is known of a placeholder.
 const (
-	neverLookedUp = 0
-	hasValue      = '='
-	hasNone       = '-' // as a request without a client certificate
-	isUnknown     = '?' // nobody knew the placeholder
-	isUnsafe      = '!' // the value has a line break or a NUL in it
+	NeverLookedUp = 0
+	HasValue      = '='
+	HasNone       = '-' // as a request without a client certificate
+	IsUnknown     = '?' // nobody knew the placeholder
+	IsUnsafe      = '!' // the value has a line break or a NUL in it
 )
 
 // Snapshot looks the placeholders up for the request that opens a session, for
@@ -59,16 +59,16 @@ func Snapshot(r *http.Request, names []string) (string, error) {
 	for _, name := range names {
 		found, known := repl.Get(name)
 		value := caddy.ToString(found)
-		kind := byte(hasValue)
+		kind := byte(HasValue)
 		switch {
 		case strings.HasPrefix(name, certPrefix) && !certified, known && found == nil:
-			kind, value = hasNone, ""
+			kind, value = HasNone, ""
 		case !known && mayBeAbsent(name):
-			kind, value = hasNone, ""
+			kind, value = HasNone, ""
 		case !known:
-			kind, value = isUnknown, ""
-		case hasControl(value):
-			kind, value = isUnsafe, ""
+			kind, value = IsUnknown, ""
+		case HasControl(value):
+			kind, value = IsUnsafe, ""
 		}
 		b.WriteString(name)
 		b.WriteByte('\t')
@@ -90,55 +90,55 @@ func mayBeAbsent(name string) bool {
 	})
 }
 
-// lookedUp returns what a session knows of a placeholder.
-func lookedUp(o *hub.Opening, name string) (value string, kind byte) {
+// LookUp returns what a session knows of a placeholder.
+func LookUp(o *hub.Opening, name string) (value string, kind byte) {
 	for line := range strings.Lines(o.Values) {
 		if rest, ok := strings.CutPrefix(line, name+"\t"); ok {
 			return strings.TrimSuffix(rest[1:], "\n"), rest[0]
 		}
 	}
-	return "", neverLookedUp
+	return "", NeverLookedUp
 }
 
-// snapshotLacks returns why the value of a placeholder is not to be relied on.
-func snapshotLacks(o *hub.Opening, name string) error {
-	switch _, kind := lookedUp(o, name); kind {
-	case hasValue, hasNone:
+// Lacks returns why the value of a placeholder is not to be relied on.
+func Lacks(o *hub.Opening, name string) error {
+	switch _, kind := LookUp(o, name); kind {
+	case HasValue, HasNone:
 		return nil
-	case isUnsafe:
-		return errControl(name)
+	case IsUnsafe:
+		return ControlError(name)
 	default:
-		return errLacking(name)
+		return LackingError(name)
 	}
 }
 
-// SnapshotHas reports whether all of the names were looked up when the session was
+// WasLookedUp reports whether all of the names were looked up when the session was
 // opened; they may have had no value.
-func SnapshotHas(o *hub.Opening, names []string) bool {
+func WasLookedUp(o *hub.Opening, names []string) bool {
 	return !slices.ContainsFunc(names, func(name string) bool {
-		_, kind := lookedUp(o, name)
-		return kind == neverLookedUp
+		_, kind := LookUp(o, name)
+		return kind == NeverLookedUp
 	})
 }
 
-// setVars sets the variables of the request r to what they were.
-func setVars(o *hub.Opening, r *http.Request) {
+// SetVars sets the variables of the request r to what they were.
+func SetVars(o *hub.Opening, r *http.Request) {
 	for line := range strings.Lines(o.Values) {
 		name, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "\t")
-		if variable, ok := strings.CutPrefix(name, varsPrefix); ok && rest[0] == hasValue {
+		if variable, ok := strings.CutPrefix(name, VarsPrefix); ok && rest[0] == HasValue {
 			caddyhttp.SetVar(r.Context(), variable, rest[1:])
 		}
 	}
 }
 
-// NeedsSnapshot reports whether the value of a placeholder has to be looked up when
+// MustLookUp reports whether the value of a placeholder has to be looked up when
 // a session opens. An error says that it cannot be known then, or that Caddy has no
 // such placeholder.
-func NeedsSnapshot(name string) (bool, error) {
-	if strings.HasPrefix(name, placeholderPrefix) || isInSnapshot(name) || !isVariable(name) {
+func MustLookUp(name string) (bool, error) {
+	if strings.HasPrefix(name, Prefix) || IsInSnapshot(name) || !IsVariable(name) {
 		return false, nil
 	}
-	variable, isVar := strings.CutPrefix(name, varsPrefix)
+	variable, isVar := strings.CutPrefix(name, VarsPrefix)
 	switch {
 	case isVar:
 		// Caddy sets these for each request itself.
@@ -209,10 +209,10 @@ func isRequestPlaceholder(name string) bool {
 	return known
 }
 
-// snapshotNamesIn returns what configurations name that has to be looked up when a
+// ToLookUp returns what configurations name that has to be looked up when a
 // session opens, without what they set themselves. others says that modules of others are in them: these may set any placeholder
 // that is not Caddy's.
-func snapshotNamesIn(texts []json.RawMessage, others bool) (names []string, err error) {
+func ToLookUp(texts []json.RawMessage, others bool) (names []string, err error) {
 	set := make(map[string]bool)
 	var setPrefixes []string
 	for _, text := range texts {
@@ -220,9 +220,9 @@ func snapshotNamesIn(texts []json.RawMessage, others bool) (names []string, err 
 		if err := json.Unmarshal(text, &v); err != nil {
 			return nil, err
 		}
-		eachObject(v, func(handler map[string]any) {
+		EachObject(v, func(handler map[string]any) {
 			if handler["handler"] == "map" {
-				eachString(handler["destinations"], func(s string) { set[strings.Trim(s, "{}")] = true })
+				EachString(handler["destinations"], func(s string) { set[strings.Trim(s, "{}")] = true })
 			}
 		})
 		for prefix, words := range settersOf {
@@ -230,13 +230,13 @@ func snapshotNamesIn(texts []json.RawMessage, others bool) (names []string, err 
 				setPrefixes = append(setPrefixes, prefix)
 			}
 		}
-		named, err := namedIn(text)
+		named, err := InJSON(text)
 		if err != nil {
 			return nil, err
 		}
 		names = append(names, named...)
 	}
-	return needed(names, func(name string) bool {
+	return Filter(names, func(name string) bool {
 		isSet := set[name] || slices.ContainsFunc(setPrefixes, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 		return !isSet && (!others || strings.HasPrefix(name, "http."))
 	})
@@ -250,13 +250,13 @@ var settersOf = map[string][]string{
 	"http.url_pattern.": {`"url_pattern"`},
 }
 
-// needed returns those of the names for which NeedsSnapshot holds, once each.
-func needed(names []string, of func(name string) bool) (need []string, err error) {
+// Filter returns those of the names for which MustLookUp holds, once each.
+func Filter(names []string, of func(name string) bool) (need []string, err error) {
 	for _, name := range names {
 		if !of(name) {
 			continue
 		}
-		yes, err := NeedsSnapshot(name)
+		yes, err := MustLookUp(name)
 		if err != nil {
 			return nil, err
 		}
@@ -268,14 +268,14 @@ func needed(names []string, of func(name string) bool) (need []string, err error
 	return slices.Compact(need), nil
 }
 
-// setsVar reports whether a handler in the configurations sets the variable.
-func setsVar(texts []json.RawMessage, variable string) (sets bool) {
+// SetsVar reports whether a handler in the configurations sets the variable.
+func SetsVar(texts []json.RawMessage, variable string) (sets bool) {
 	for _, text := range texts {
 		var v any
 		if json.Unmarshal(text, &v) != nil {
 			continue
 		}
-		eachObject(v, func(handler map[string]any) {
+		EachObject(v, func(handler map[string]any) {
 			if handler["handler"] == "vars" && handler[variable] != nil {
 				sets = true
 			}

@@ -195,14 +195,15 @@ func (n *handlerNode) mount() string {
 
 // An occurrence is a pushit in the model. A named route has one for each invoke.
 type occurrence struct {
-	handler Handler
-	node    *handlerNode
-	routes  []*routeNode     // of the server
-	around  []*routeNode     // the routes that lead to it, from the outside
-	through []*handlerNode   // the handlers in them that do
-	lists   [][]*routeNode   // the lists that they are in
-	on      map[any]bool     // these routes and handlers
-	before  [][]*handlerNode // for each of around: what stands before in the same list
+	handler   Handler
+	defaulted bool // it is known that its path was not written
+	node      *handlerNode
+	routes    []*routeNode     // of the server
+	around    []*routeNode     // the routes that lead to it, from the outside
+	through   []*handlerNode   // the handlers in them that do
+	lists     [][]*routeNode   // the lists that they are in
+	on        map[any]bool     // these routes and handlers
+	before    [][]*handlerNode // for each of around: what stands before in the same list
 }
 
 // occurrences returns the pushits in the routes, as far as ok likes them.

@@ -250,6 +250,7 @@ var adaptedDirectives struct {
 type adaptedDirective struct {
 	place  string  // empty if that is not known
 	source *source // nil likewise
+	bare   bool    // no path is written
 }
 
 // noteAdapted remembers where the directive of p stands.
@@ -259,7 +260,9 @@ func (p *parser) noteAdapted() {
 	if adaptedDirectives.of == nil || adaptedDirectives.by != nil {
 		adaptedDirectives.of, adaptedDirectives.by = make(map[string]adaptedDirective), nil
 	}
-	noted := adaptedDirective{place: place(p.directive)}
+	_, inMatcher := p.seen["matcher"]
+	_, inBlock := p.seen["path"]
+	noted := adaptedDirective{place: place(p.directive), bare: !inMatcher && !inBlock}
 	if whole := p.adaptation().whole; whole != nil {
 		noted.source = whole.around(p.directive)
 	}

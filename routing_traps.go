@@ -19,11 +19,12 @@ import (
 type trapKind int
 
 const (
-	trapTaken    trapKind = iota // something before it takes its requests
-	trapExcluded                 // what is around it does not let them in
-	trapSkipped                  // another block of handle has them
-	trapStripped                 // the prefix that it looks for has been stripped
-	trapUnset                    // nothing before it sets the placeholder of its namespace
+	trapTaken     trapKind = iota // something before it takes its requests
+	trapExcluded                  // what is around it does not let them in
+	trapSkipped                   // another block of handle has them
+	trapStripped                  // the prefix that it looks for has been stripped
+	trapDefaulted                 // likewise, and it does not say which path it is at
+	trapUnset                     // nothing before it sets the placeholder of its namespace
 )
 
 // A trap is a mistake that Caddy does not find.
@@ -53,6 +54,9 @@ func (o *occurrence) traps() (found []trap) {
 			return append(found, trap{kind: trapStripped, certain: true, prefix: last, at: bases[1], o: o})
 		}
 		arrived, failed = arrivedThere, failedThere
+		if o.defaulted && len(arrived) > 0 {
+			found = append(found, trap{kind: trapDefaulted, prefix: stripped, at: bases[1], o: o})
+		}
 	}
 	if len(arrived) == 0 {
 		t, ok := o.diagnose(failed[0])
@@ -228,6 +232,9 @@ func (t *trap) text(from *source) string {
 			forPaths(t.on), t.asks, pushit)
 	case trapStripped:
 		return t.doubled(from)
+	case trapDefaulted:
+		return fmt.Sprintf("%s is stripped from the path before it comes to this pushit, which does not say its own path, so that it is at %s. Write\n\n\tpath /\n\nin the block of pushit, to have it at %s, or path %s if it is right as it is",
+			t.prefix, t.at, t.prefix, t.o.handler.Path)
 	case trapExcluded:
 		return t.excluded(from, pushit)
 	default:

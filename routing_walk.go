@@ -100,11 +100,8 @@ func newWalk(o *occurrence, base, host string, p probe) *walk {
 
 // requestTo is a request for a path to a host, "" for any.
 func requestTo(host, method, path string, header http.Header) *http.Request {
-	switch {
-	case host == "":
+	if host == "" {
 		host = "localhost"
-	case strings.Contains(host, ":"): // an address of IPv6
-		host = "[" + host + "]"
 	}
 	u := &url.URL{Path: path}
 	return &http.Request{

@@ -180,6 +180,7 @@ func (h *Handler) lookAround(ctx caddy.Context) (doubts []string, err error) {
 		where = from.place + ", " + where
 	}
 	for _, o := range occurrences(routesOf(h.site.server), func(other *Handler) bool { return other.mount() == h.mount() }) {
+		o.defaulted = from.bare
 		for _, t := range o.traps() {
 			text := t.text(from.source)
 			if t.certain {

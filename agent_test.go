@@ -4,12 +4,10 @@
 package pushit_test
 
 import (
-	"bufio"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -19,27 +17,20 @@ import (
 	"time"
 
 	"github.com/push-it/pushit/hub"
+	"github.com/push-it/pushit/internal/wireclient"
 )
 
 // An agent is a WebSocket client as the tests need one: it fails its test when
 // something else comes than it expects, and when nothing comes.
 type agent struct {
 	t    *testing.T
-	conn net.Conn
-	from *bufio.Reader
+	ws   *wireclient.WebSocket
+	conn net.Conn // of ws
 	kept []object // what came, but was not asked for yet
 }
 
 // uuids counts the frames of all agents, so that none is taken for a repeated one.
 var uuids atomic.Int64
-
-// The opcodes of WebSocket frames (RFC 6455, section 5.2).
-const (
-	opText  = 1
-	opClose = 8
-	opPing  = 9
-	opPong  = 10
-)
 
 // upgrade asks for a WebSocket at path. It returns the agent when it gets one,
 // and otherwise the response, whose body it has closed.
@@ -52,31 +43,18 @@ func (s site) upgrade(path string, header http.Header) (*agent, *http.Response) 
 	s.t.Cleanup(func() { _ = conn.Close() }) // it may be closed already
 	_ = conn.SetDeadline(time.Now().Add(patience))
 
-	r, err := http.NewRequestWithContext(s.t.Context(), http.MethodGet, "http://"+s.host+path, nil)
-	if err != nil {
+	ws, resp, err := wireclient.Open(conn, &wireclient.Upgrade{Host: s.host, Path: path, Header: header})
+	switch {
+	case resp == nil:
 		s.t.Fatal(err)
-	}
-	maps.Copy(r.Header, header)
-	r.Header.Set("Connection", "Upgrade")
-	r.Header.Set("Upgrade", "websocket")
-	r.Header.Set("Sec-WebSocket-Version", "13")
-	r.Header.Set("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==") // of RFC 6455, section 1.3
-	if err := r.Write(conn); err != nil {
-		s.t.Fatal(err)
-	}
-	from := bufio.NewReader(conn)
-	resp, err := http.ReadResponse(from, r)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	if resp.StatusCode != http.StatusSwitchingProtocols {
-		_ = resp.Body.Close()
+	case ws == nil:
+		_ = resp.Body.Close() // the status says enough
+		if resp.StatusCode == http.StatusSwitchingProtocols {
+			s.t.Fatal(err)
+		}
 		return nil, resp
 	}
-	if got, want := resp.Header.Get("Sec-WebSocket-Accept"), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="; got != want {
-		s.t.Errorf("Sec-WebSocket-Accept = %q, want %q", got, want)
-	}
-	return &agent{t: s.t, conn: conn, from: from}, resp
+	return &agent{t: s.t, ws: ws, conn: conn}, resp
 }
 
 // connect opens a session at path, of bare JSON, and connects.
@@ -164,7 +142,7 @@ func (a *agent) send(channel string, data any) (uuid string) {
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	a.write(opText, text)
+	a.write(wireclient.OpText, text)
 	return uuid
 }
 
@@ -261,11 +239,11 @@ func (a *agent) wantClose(code int) {
 func (a *agent) wantCloseFrame(code int) {
 	a.t.Helper()
 	op, payload := a.read()
-	if op != opClose || len(payload) < 2 || int(binary.BigEndian.Uint16(payload)) != code {
+	if op != wireclient.OpClose || len(payload) < 2 || int(binary.BigEndian.Uint16(payload)) != code {
 		a.t.Fatalf("got opcode %d and %q, want a close frame with %d", op, payload, code)
 	}
-	a.write(opClose, payload[:2])
-	if _, err := a.from.ReadByte(); err != io.EOF {
+	a.write(wireclient.OpClose, payload[:2])
+	if _, _, err := a.ws.ReadFrame(); err != io.EOF {
 		a.t.Errorf("after the close frames: %v, want EOF", err)
 	}
 }
@@ -286,66 +264,32 @@ func (a *agent) receive() object {
 	return f
 }
 
-// receiveText returns the next text message, and answers pings before it.
+// receiveText returns the next text message, valid until the next call, and answers
+// pings before it.
 func (a *agent) receiveText() []byte {
 	a.t.Helper()
-	for {
-		switch op, payload := a.read(); op {
-		case opText:
-			return payload
-		case opPing:
-			a.write(opPong, payload)
-		default:
-			a.t.Fatalf("got opcode %d and %q, want text", op, payload)
-		}
+	text, err := a.ws.Read()
+	if err != nil {
+		a.t.Fatalf("got %v, want text", err)
 	}
+	return text
 }
 
-// read reads one WebSocket frame. The server sends none in fragments.
+// read reads one WebSocket frame, and answers none. The payload is valid until the
+// next call.
 func (a *agent) read() (op byte, payload []byte) {
 	a.t.Helper()
-	var head [10]byte
-	a.must(io.ReadFull(a.from, head[:2]))
-	if head[0]&0xf0 != 0x80 || head[1]&0x80 != 0 {
-		a.t.Fatalf("frame head % x: want it whole and not masked", head[:2])
+	op, payload, err := a.ws.ReadFrame()
+	if err != nil {
+		a.t.Fatal(err)
 	}
-	n := uint64(head[1])
-	switch n {
-	case 126:
-		a.must(io.ReadFull(a.from, head[2:4]))
-		n = uint64(binary.BigEndian.Uint16(head[2:]))
-	case 127:
-		a.must(io.ReadFull(a.from, head[2:10]))
-		n = binary.BigEndian.Uint64(head[2:])
-	}
-	payload = make([]byte, n)
-	a.must(io.ReadFull(a.from, payload))
-	return head[0] & 0x0f, payload
+	return op, payload
 }
 
-// write writes one WebSocket frame, masked as those of clients have to be.
+// write writes one WebSocket frame.
 func (a *agent) write(op byte, payload []byte) {
 	a.t.Helper()
-	mask := [4]byte{1, 2, 3, 4}
-	frame := []byte{0x80 | op}
-	switch n := len(payload); {
-	case n < 126:
-		frame = append(frame, 0x80|byte(n))
-	case n < 1<<16:
-		frame = binary.BigEndian.AppendUint16(append(frame, 0x80|126), uint16(n))
-	default:
-		frame = binary.BigEndian.AppendUint64(append(frame, 0x80|127), uint64(n))
-	}
-	frame = append(frame, mask[:]...)
-	for i, c := range payload {
-		frame = append(frame, c^mask[i%4])
-	}
-	a.must(a.conn.Write(frame))
-}
-
-func (a *agent) must(_ int, err error) {
-	a.t.Helper()
-	if err != nil {
+	if err := a.ws.Write(op, payload); err != nil {
 		a.t.Fatal(err)
 	}
 }

@@ -133,7 +133,7 @@ func TestStopDoesNotWaitForHalfSentBodies(t *testing.T) {
 	s := serve(t, "http://localhost {\n\tpushit {\n\t\tdrain 1s\n\t}\n}\n").site("localhost")
 	s.elsewhere = s.addr(s.name) // which is not known any more when Caddy stops
 	c := s.fallback(s.client("h1"), "/push", "xhr_streaming").connect("room")
-	session := c.base[strings.Index(c.base, "/push"):]
+	session := c.URL[strings.Index(c.URL, "/push"):]
 	for _, path := range []string{session + "/xhr_send", session + "/xhr_send", "/push/0/unknown/xhr_send", "/push/0/half/xhr", "/push/0/half/xhr_streaming", "/push/websocket", "/push/0/a.b/xhr_send", "/push/pushit.mjs"} {
 		_, r := s.halfSent("POST", path, "Content-Length: 100000\r\n", "[")
 		if !strings.HasPrefix(path, session) {

@@ -4,40 +4,28 @@
 package pushit_test
 
 import (
-	"bufio"
-	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
-	"errors"
 	"io"
-	"maps"
 	"net"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
 	"golang.org/x/net/http2"
+
+	"github.com/push-it/pushit/internal/wireclient"
 )
 
 // fallbackPatience is how long a request of a fallback may take: longer than any
 // test wants one to.
 const fallbackPatience = 3 * patience
-
-// The transports of SockJS over which frames are received, by the method of their
-// requests.
-var fallbackMethods = map[string]string{
-	"xhr": http.MethodPost, "xhr_streaming": http.MethodPost,
-	"eventsource": http.MethodGet, "htmlfile": http.MethodGet, "jsonp": http.MethodGet,
-}
 
 // streams are those whose responses hold more than one frame.
 var streams = []string{"xhr_streaming", "eventsource", "htmlfile"}
@@ -88,20 +76,9 @@ func (s site) client(version string) *http.Client {
 // fails its test when something else comes than it expects, and when nothing
 // comes. One goroutine uses it.
 type fallbackClient struct {
-	t         *testing.T
-	http      *http.Client
-	base      string // the session's URL
-	transport string
-	header    http.Header
-	host      string // the Host that is sent, if it is another than the URL's
-
-	// Of the request that receives; all are unset when there is none.
-	coming chan *http.Response // buffered(1): its response, nil if it failed
-	give   context.CancelFunc  // gives it up
-	resp   *http.Response      // nil until it has come
-	from   *bufio.Reader
-	ended  int      // how many such requests have ended
-	kept   []object // what came with others, but was not asked for yet
+	wireclient.Fallback
+	t    *testing.T
+	kept []object // what came with others, but was not asked for yet
 }
 
 // fallback returns the client of a session of its own at the endpoint.
@@ -110,39 +87,14 @@ func (s site) fallback(by *http.Client, endpoint, transport string) *fallbackCli
 }
 
 func newFallbackClient(t *testing.T, by *http.Client, endpoint, transport string) *fallbackClient {
-	return &fallbackClient{
-		t: t, http: by, transport: transport,
-		base: endpoint + "/000/" + uuid.NewString(), header: http.Header{},
-	}
-}
-
-// do makes a request to the session. At a reload the kernel resets connections that
-// the old listener has not accepted yet: then it is made again. Had it been read,
-// what follows would tell.
-func (c *fallbackClient) do(ctx context.Context, method, path, body string) (resp *http.Response, err error) {
-	for range 5 {
-		resp, err = c.doOnce(ctx, method, path, body)
-		if err == nil || ctx.Err() != nil || !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, io.EOF) {
-			break
-		}
-	}
-	return resp, err
-}
-
-func (c *fallbackClient) doOnce(ctx context.Context, method, path, body string) (*http.Response, error) {
-	r, err := http.NewRequestWithContext(ctx, method, c.base+path, strings.NewReader(body))
-	if err != nil {
-		return nil, err
-	}
-	maps.Copy(r.Header, c.header)
-	if _, ok := r.Header["Referer"]; !ok { // as pages of the site have it
-		r.Header.Set("Referer", r.URL.Scheme+"://"+cmp.Or(c.host, r.URL.Host)+"/")
-	}
-	// As browsers do, make the request again when the server has closed the kept
-	// connection meanwhile. It is not sent.
-	r.Header["Idempotency-Key"] = nil
-	r.Host = c.host
-	return c.http.Do(r)
+	return &fallbackClient{t: t, Fallback: wireclient.Fallback{
+		HTTP: by, URL: wireclient.NewSession(endpoint), Transport: transport, Page: "/", Patience: fallbackPatience,
+		// A reload resets the connections that the old listener has not accepted yet. Had the
+		// server read the request all the same, what it answers next would tell.
+		OnUnread: func(reused bool) {
+			t.Logf("%s: a request was not read; its connection had been used: %t", transport, reused)
+		},
+	}}
 }
 
 // ask makes a request and returns the whole answer.
@@ -150,7 +102,7 @@ func (c *fallbackClient) ask(method, path, body string) (status int, answer stri
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(c.t.Context(), fallbackPatience)
 	defer cancel()
-	resp, err := c.do(ctx, method, path, body)
+	resp, err := c.Do(ctx, method, path, body)
 	if err != nil {
 		c.t.Fatalf("%s %s: %v", method, path, err)
 	}
@@ -162,106 +114,34 @@ func (c *fallbackClient) ask(method, path, body string) (status int, answer stri
 	return resp.StatusCode, string(text)
 }
 
-// begin begins a request that receives.
+// life is the context of requests that receive: they end with the server at the latest.
+func (c *fallbackClient) life() context.Context { return context.WithoutCancel(c.t.Context()) }
+
+// begin begins a request that receives, if there is none.
 func (c *fallbackClient) begin() {
-	c.t.Helper()
-	path := "/" + c.transport
-	if c.transport == "jsonp" || c.transport == "htmlfile" {
-		path += "?c=call"
+	if !c.Receiving() {
+		c.Begin(c.life())
 	}
-	// It ends with the server at the latest.
-	ctx, cancel := context.WithCancel(context.WithoutCancel(c.t.Context()))
-	coming := make(chan *http.Response, 1)
-	c.coming, c.give, c.resp, c.from = coming, cancel, nil, nil
-	asked := *c
-	go func() {
-		resp, err := asked.do(ctx, fallbackMethods[asked.transport], path, "")
-		if err != nil {
-			resp = nil
-		}
-		coming <- resp
-	}()
 }
 
 // response waits for the response that receives.
 func (c *fallbackClient) response() *http.Response {
 	c.t.Helper()
-	if c.resp != nil {
-		return c.resp
+	c.begin()
+	resp, err := c.Stream().Response()
+	if err != nil {
+		c.t.Fatalf("%s: %v", c.Transport, err)
 	}
-	select {
-	case resp := <-c.coming:
-		if resp == nil {
-			c.t.Fatalf("%s: the request to receive failed", c.transport)
-		}
-		if resp.StatusCode != http.StatusOK {
-			text, _ := io.ReadAll(resp.Body)
-			c.t.Fatalf("%s: status %d: %s", c.transport, resp.StatusCode, text)
-		}
-		c.resp, c.from = resp, bufio.NewReader(resp.Body)
-	case <-time.After(fallbackPatience):
-		c.give()
-		c.t.Fatalf("%s: no response to receive came", c.transport)
-	}
-	return c.resp
+	return resp
 }
 
 // frame returns the next frame, "o", "h", "a[…]", "c[…]", of the request that
 // receives, which it begins if there is none. It is empty when that has ended.
 func (c *fallbackClient) frame() string {
 	c.t.Helper()
-	if c.coming == nil {
-		c.begin()
-	}
-	body := c.response().Body
-	defer time.AfterFunc(fallbackPatience, func() { _ = body.Close() }).Stop()
-	for {
-		line, err := c.from.ReadString('\n')
-		if err == io.EOF && (line == "" || line == "</script>") {
-			_ = body.Close() // it was read
-			c.coming, c.resp = nil, nil
-			c.ended++
-			return ""
-		}
-		if err != nil {
-			c.t.Fatalf("%s: %q, %v", c.transport, line, err)
-		}
-		if f := undress(c.t, c.transport, line); f != "" {
-			return f
-		}
-	}
-}
-
-// undress takes away what a transport puts around a frame. What is not a line
-// with a frame is empty.
-func undress(t *testing.T, transport, line string) (frame string) {
-	t.Helper()
-	line = strings.TrimRight(line, "\r\n")
-	quoted, ok := line, true
-	switch transport {
-	case "xhr", "xhr_streaming":
-		if strings.HasPrefix(line, "hhh") { // the prelude
-			return ""
-		}
-		return line
-	case "eventsource":
-		if line, ok = strings.CutPrefix(line, "data: "); !ok {
-			return ""
-		}
-		text, err := url.PathUnescape(line)
-		if err != nil {
-			t.Fatalf("%q: %v", line, err)
-		}
-		return text
-	case "htmlfile":
-		if quoted, ok = strings.CutPrefix(line, "p("); !ok {
-			return ""
-		}
-	case "jsonp":
-		quoted, ok = strings.CutPrefix(line, "/**/call(")
-	}
-	if err := json.Unmarshal([]byte(strings.TrimSuffix(quoted, ");")), &frame); err != nil || !ok {
-		t.Fatalf("%q: %v", line, err)
+	frame, err := c.Next(c.life())
+	if err != nil {
+		c.t.Fatal(err)
 	}
 	return frame
 }
@@ -273,21 +153,11 @@ func (c *fallbackClient) receive() object {
 	for len(c.kept) == 0 {
 		switch f := c.frame(); {
 		case strings.HasPrefix(f, "a"):
-			var texts []string
-			if err := json.Unmarshal([]byte(f[1:]), &texts); err != nil {
-				c.t.Fatalf("%q: %v", f, err)
-			}
-			for _, text := range texts {
-				var o object
-				if err := json.Unmarshal([]byte(text), &o); err != nil {
-					c.t.Fatalf("%q: %v", text, err)
-				}
-				c.kept = append(c.kept, o)
-			}
+			c.keep(f)
 		case f != "" && f != "o" && f != "h":
-			c.t.Fatalf("%s: got %q", c.transport, f)
+			c.t.Fatalf("%s: got %q", c.Transport, f)
 		case time.Now().After(end):
-			c.t.Fatalf("%s: no message came", c.transport)
+			c.t.Fatalf("%s: no message came", c.Transport)
 		}
 	}
 	o := c.kept[0]
@@ -295,12 +165,20 @@ func (c *fallbackClient) receive() object {
 	return o
 }
 
-// sending is the path of requests that send.
-func (c *fallbackClient) sending() string {
-	if c.transport == "jsonp" {
-		return "/jsonp_send"
+// keep keeps the objects of a frame for receive.
+func (c *fallbackClient) keep(frame string) {
+	c.t.Helper()
+	texts, err := wireclient.Objects(frame)
+	if err != nil {
+		c.t.Fatal(err)
 	}
-	return "/xhr_send"
+	for _, text := range texts {
+		var o object
+		if err := json.Unmarshal([]byte(text), &o); err != nil {
+			c.t.Fatalf("%q: %v", text, err)
+		}
+		c.kept = append(c.kept, o)
+	}
 }
 
 // send sends a frame and returns its uuid.
@@ -311,37 +189,39 @@ func (c *fallbackClient) send(channel string, data any) (id string) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	body, err := json.Marshal([]string{string(frame)})
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	if status, answer := c.ask(http.MethodPost, c.sending(), string(body)); status != http.StatusNoContent && (status != http.StatusOK || answer != "ok") {
-		c.t.Fatalf("%s: sending: status %d: %s", c.transport, status, answer)
+	ctx, cancel := context.WithTimeout(c.t.Context(), fallbackPatience)
+	defer cancel()
+	if err := c.Send(ctx, string(frame)); err != nil {
+		c.t.Fatalf("%s: %v", c.Transport, err)
 	}
 	return id
 }
 
-// connect opens the session, connects and subscribes to the channel.
-func (c *fallbackClient) connect(channel string) *fallbackClient {
+// connect opens the session, connects and subscribes to the channels.
+func (c *fallbackClient) connect(channels ...string) *fallbackClient {
 	c.t.Helper()
 	c.t.Cleanup(func() {
 		// Where no request receives when it stops, the server waits for one.
 		last := *c
-		last.transport = "xhr_streaming"
-		last.begin()
+		last.Transport = "xhr_streaming"
 		select {
-		case <-last.coming:
+		case <-last.Begin(c.life()).Came():
 		case <-time.After(patience):
 		}
 	})
 	if f := c.frame(); f != "o" {
-		c.t.Fatalf("%s: the session begins with %q", c.transport, f)
+		c.t.Fatalf("%s: the session begins with %q", c.Transport, f)
 	}
-	for _, meta := range []string{"/meta/connect", "/meta/subscribe"} {
-		id := c.send(meta, object{"channel": channel})
-		if f := c.receive(); f["channel"] != meta || f["uuid"] != id || f["successful"] != true {
-			c.t.Fatalf("%s: %s was answered with %v", c.transport, meta, f)
+	request := func(channel string, data any) {
+		c.t.Helper()
+		id := c.send(channel, data)
+		if f := c.receive(); f["channel"] != channel || f["uuid"] != id || f["successful"] != true {
+			c.t.Fatalf("%s: %s was answered with %v", c.Transport, channel, f)
 		}
+	}
+	request("/meta/connect", nil)
+	for _, channel := range channels {
+		request("/meta/subscribe", object{"channel": channel})
 	}
 	return c
 }
@@ -359,7 +239,7 @@ func (c *fallbackClient) publish(channel string, data any) {
 			return
 		}
 		if f["data"] == nil {
-			c.t.Fatalf("%s: publishing on %s was answered with %v", c.transport, channel, f)
+			c.t.Fatalf("%s: publishing on %s was answered with %v", c.Transport, channel, f)
 		}
 		before = append(before, f)
 	}
@@ -369,16 +249,16 @@ func (c *fallbackClient) publish(channel string, data any) {
 func (c *fallbackClient) wantMessage(channel string, data any) {
 	c.t.Helper()
 	if f := c.receive(); f["channel"] != channel || f["data"] != data {
-		c.t.Fatalf("%s: got %v, want %v on %s", c.transport, f, data, channel)
+		c.t.Fatalf("%s: got %v, want %v on %s", c.Transport, f, data, channel)
 	}
 }
 
 // finish reads what is left of the request that receives, until it ends.
 func (c *fallbackClient) finish() {
 	c.t.Helper()
-	for c.coming != nil {
+	for c.Receiving() {
 		if f := c.frame(); f != "" && f != "h" {
-			c.t.Fatalf("%s: got %q, want the response to end", c.transport, f)
+			c.t.Fatalf("%s: got %q, want the response to end", c.Transport, f)
 		}
 	}
 }
@@ -389,7 +269,7 @@ func (c *fallbackClient) idle(long time.Duration) {
 	c.t.Helper()
 	for end := time.Now().Add(long); time.Now().Before(end); {
 		if f := c.frame(); f != "" && f != "h" {
-			c.t.Fatalf("%s: got %q, want nothing", c.transport, f)
+			c.t.Fatalf("%s: got %q, want nothing", c.Transport, f)
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/push-it/pushit"
+	"github.com/push-it/pushit/internal/wireclient"
 )
 
 // bobHash is what basic_auth has in place of the password "secret of alice": it is
@@ -65,7 +66,7 @@ func TestLeakedSessionName(t *testing.T) {
 			by := s.client("h1")
 			for _, opened := range everyFallback {
 				c := s.fallback(by, "/push", opened)
-				c.header = tc.owner
+				c.Header = tc.owner
 				c.connect("room")
 				agents := pushit.HubAgents("default")
 				for who, h := range tc.others {
@@ -74,7 +75,7 @@ func TestLeakedSessionName(t *testing.T) {
 						want = http.StatusNotFound
 					}
 					other := *c
-					other.header = h
+					other.Header = h
 					other.wantNoWay(who, want)
 				}
 				if n := pushit.HubAgents("default"); n != agents {
@@ -82,7 +83,7 @@ func TestLeakedSessionName(t *testing.T) {
 				}
 				c.echo("room", 1) // which nothing else came to
 				if tc.name == "another login" {
-					c.header = header("Cookie", "login=alice; theme=light")
+					c.Header = header("Cookie", "login=alice; theme=light")
 					c.echo("room", 1) // other cookies may change
 				}
 			}
@@ -96,22 +97,22 @@ func (c *fallbackClient) wantNoWay(who string, status int) {
 	c.t.Helper()
 	publication := `["{\"channel\":\"room\",\"uuid\":\"x\",\"agentId\":\"tester\",\"data\":\"not mine\"}"]`
 	tries := map[string]string{"/xhr_send": publication, "/jsonp_send": publication}
-	for transport := range fallbackMethods {
+	for transport := range wireclient.Methods {
 		tries["/"+transport+"?c=call"] = ""
 	}
 	for path, body := range tries {
 		method := http.MethodPost
-		if m := fallbackMethods[strings.TrimSuffix(path[1:], "?c=call")]; m != "" {
+		if m := wireclient.Methods[strings.TrimSuffix(path[1:], "?c=call")]; m != "" {
 			method = m
 		}
 		if got, answer := c.ask(method, path, body); got != status {
-			c.t.Errorf("%s, by %s: %s %s: status %d: %s; want %d", c.transport, who, method, path, got, answer, status)
+			c.t.Errorf("%s, by %s: %s %s: status %d: %s; want %d", c.Transport, who, method, path, got, answer, status)
 		}
 	}
 	form := url.Values{"d": {publication}}.Encode()
-	c.header = headers(c.header, header("Content-Type", "application/x-www-form-urlencoded"))
+	c.Header = headers(c.Header, header("Content-Type", "application/x-www-form-urlencoded"))
 	if got, answer := c.ask(http.MethodPost, "/jsonp_send", form); got != status {
-		c.t.Errorf("%s, by %s: a form: status %d: %s; want %d", c.transport, who, got, answer, status)
+		c.t.Errorf("%s, by %s: a form: status %d: %s; want %d", c.Transport, who, got, answer, status)
 	}
 }
 
@@ -123,8 +124,8 @@ func TestSessionNamesOfOtherSites(t *testing.T) {
 	by := s.client("h1")
 	c := s.fallback(by, "/push", "xhr").connect("room")
 	host, endpoint := *c, *c
-	host.host = "other.localhost"
-	endpoint.base = strings.Replace(c.base, "/push/", "/live/", 1)
+	host.Host = "other.localhost"
+	endpoint.URL = strings.Replace(c.URL, "/push/", "/live/", 1)
 	host.wantNoWay("another host", http.StatusNotFound)
 	if status, answer := endpoint.ask(http.MethodPost, "/xhr_send", `["{}"]`); status != http.StatusNotFound {
 		t.Errorf("another endpoint: xhr_send: status %d: %s; want 404", status, answer)

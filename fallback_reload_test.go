@@ -69,15 +69,13 @@ func TestReloadDuringAResponse(t *testing.T) {
 	for _, version := range []string{"h1", "h2"} {
 		for _, transport := range everyFallback {
 			c := s.fallback(s.client(version), "/push", transport).connect("room")
-			if c.coming == nil {
-				c.begin()
-			}
+			c.begin()
 			clients[version+" "+transport] = c
 		}
 	}
 	ended := map[string]int{}
 	for name, c := range clients {
-		ended[name] = c.ended
+		ended[name] = c.Ended
 	}
 	for i, n := range []string{"1", "2"} {
 		if err := s.load(config(n)); err != nil {
@@ -86,7 +84,7 @@ func TestReloadDuringAResponse(t *testing.T) {
 		publisher.publish("room", "after "+n)
 		for name, c := range clients {
 			c.wantMessage("room", "after "+n)
-			if _, transport, _ := strings.Cut(name, " "); slices.Contains(streams, transport) && c.ended != ended[name] {
+			if _, transport, _ := strings.Cut(name, " "); slices.Contains(streams, transport) && c.Ended != ended[name] {
 				t.Errorf("%s: reload %d: the response has ended", name, i+1)
 			}
 		}
@@ -141,8 +139,8 @@ func TestReloadOverHTTP3(t *testing.T) {
 			}
 			break
 		}
-		if c.ended < reloads {
-			t.Errorf("%s: %d responses have ended, want one with each of %d reloads", transport, c.ended, reloads)
+		if c.Ended < reloads {
+			t.Errorf("%s: %d responses have ended, want one with each of %d reloads", transport, c.Ended, reloads)
 		}
 		c.publish("own", "still sends")
 	})
@@ -153,7 +151,7 @@ func TestReloadOverHTTP3(t *testing.T) {
 func TestReloadChangesOrigins(t *testing.T) {
 	s := serveStill(t, generation("origins https://other.example", "0"), false)
 	c := s.fallback(s.client("h1"), "/push", "xhr")
-	c.header = header("Origin", "https://other.example")
+	c.Header = header("Origin", "https://other.example")
 	c.connect("room")
 	c.finish()
 	if err := s.load(generation("origins https://another.example", "0")); err != nil {
@@ -172,9 +170,7 @@ func TestReloadChangesTheHeartbeat(t *testing.T) {
 	clients := map[string]*fallbackClient{}
 	for _, transport := range everyFallback {
 		c := s.fallback(s.client("h1"), "/push", transport).connect("own/" + transport)
-		if c.coming == nil {
-			c.begin()
-		}
+		c.begin()
 		clients[transport] = c
 	}
 	if err := s.load(generation("heartbeat 1s", "0")); err != nil {

@@ -91,22 +91,20 @@ func TestEncodeLeavesStreamsAlone(t *testing.T) {
 	for _, version := range []string{"h1", "h2"} {
 		by := s.client(version)
 		other := s.fallback(by, "", "")
-		other.header = header("Accept-Encoding", "gzip, zstd")
-		if resp, err := other.do(t.Context(), http.MethodGet, "/other", ""); err != nil {
+		other.Header = header("Accept-Encoding", "gzip, zstd")
+		if resp, err := other.Do(t.Context(), http.MethodGet, "/other", ""); err != nil {
 			t.Fatal(err)
 		} else if _ = resp.Body.Close(); resp.Header.Get("Content-Encoding") == "" {
 			t.Fatalf("%s: what is not pushit's is not compressed, so that nothing is tried here", version)
 		}
 		concurrently(everyFallback, func(transport string) {
 			c := s.fallback(by, "/push", transport)
-			c.header = header("Accept-Encoding", "gzip, zstd")
+			c.Header = header("Accept-Encoding", "gzip, zstd")
 			c.connect("own/" + transport)
 			c.publish("own/"+transport, strings.Repeat("compressible ", 200))
 			c.wantMessage("own/"+transport, strings.Repeat("compressible ", 200))
 			c.send("own/"+transport, "once more") // the answer comes over a response that is looked at
-			if c.coming == nil {
-				c.begin()
-			}
+			c.begin()
 			h := c.response().Header
 			if got := h.Get("Content-Encoding"); got != "" {
 				t.Errorf("%s %s: Content-Encoding = %q", version, transport, got)
@@ -167,8 +165,8 @@ https://localhost {
 				c.wantMessage("numbers", n)
 			}
 		}
-		if c.ended < 2 {
-			t.Errorf("%s: %d responses have ended in %v, want one every 3 s at least", name, c.ended, long)
+		if c.Ended < 2 {
+			t.Errorf("%s: %d responses have ended in %v, want one every 3 s at least", name, c.Ended, long)
 		}
 	})
 	numbers.stop()

@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/push-it/pushit/internal/wireclient"
 )
 
 // hostileSite is a Caddyfile with heartbeats as short as they can be: what boxes on
@@ -173,9 +175,9 @@ func TestProxyThatCutsSilentConnections(t *testing.T) {
 		if transport == "websocket" {
 			for end := time.Now().Add(long); time.Now().Before(end); {
 				switch op, payload := a.read(); op {
-				case opPing:
-					a.write(opPong, payload)
-				case opText:
+				case wireclient.OpPing:
+					a.write(wireclient.OpPong, payload)
+				case wireclient.OpText:
 				default:
 					t.Errorf("WebSocket: opcode %d %q", op, payload)
 				}

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/push-it/pushit/hub"
+	"github.com/push-it/pushit/internal/wireclient"
 )
 
 // Sites share nothing that they do not name alike: no channel, whatever their
@@ -43,7 +44,7 @@ func TestReloadOfOneSiteLeavesTheOtherAlone(t *testing.T) {
 	a.wantEnded("news", hub.CodeDenied)
 	const frame = `{"channel":"news","uuid":"the-same","agentId":"tester","data":1}`
 	for _, x := range []*agent{a, b} {
-		x.write(opText, []byte(frame))
+		x.write(wireclient.OpText, []byte(frame))
 	}
 	if f := a.receive(); f["channel"] != "/meta/successful" {
 		t.Errorf("a: %v", f)

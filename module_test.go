@@ -19,6 +19,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/push-it/pushit"
+	"github.com/push-it/pushit/internal/wireclient"
 )
 
 // talk has two agents of a site talk to each other.
@@ -254,7 +255,7 @@ func TestCredentialsAreNeverLogged(t *testing.T) {
 		}
 	}
 	broken, _ := s.upgrade("/push/websocket", nil)
-	broken.write(opText, []byte(`{"channel":"/meta/connect","uuid":"1","agentId":"a","data":{"credentials":"`+secret))
+	broken.write(wireclient.OpText, []byte(`{"channel":"/meta/connect","uuid":"1","agentId":"a","data":{"credentials":"`+secret))
 	broken.receive()
 	s.stop() // so that all is logged
 	if log := s.log(); strings.Contains(log, "correct horse") || !strings.Contains(log, `"status":101`) {

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/push-it/pushit/internal/needs"
+	"github.com/push-it/pushit/internal/wireclient"
 )
 
 // deploymentBlock is the nth block of that language below a heading of
@@ -256,24 +257,22 @@ func checkTalk(t *testing.T, s site) through {
 		by := s.client(version)
 		for _, transport := range []string{"xhr", "xhr_streaming", "eventsource"} {
 			c := s.fallback(by, "/push", transport)
-			c.header = own
+			c.Header = own
 			sessions = append(sessions, c.connect("room"))
 		}
 	}
 	round := func(data string) {
 		t.Helper()
 		for _, c := range sessions {
-			if c.coming == nil {
-				c.begin()
-			}
+			c.begin()
 		}
 		begin := time.Now()
 		listener.publish("room", data)
 		listener.wantMessage("room", data)
 		for _, c := range sessions {
 			c.wantMessage("room", data)
-			c.publish("from/fallbacks", c.transport)
-			listener.wantMessage("from/fallbacks", c.transport)
+			c.publish("from/fallbacks", c.Transport)
+			listener.wantMessage("from/fallbacks", c.Transport)
 		}
 		if took := time.Since(begin); took > 2*patience {
 			t.Errorf("a message took %v: it was held back", took)
@@ -289,15 +288,15 @@ func checkReload(t *testing.T, s site, config string, over through) {
 	sessions := over.sessions
 	ended := make([]int, len(sessions))
 	for i, c := range sessions {
-		ended[i] = c.ended
+		ended[i] = c.Ended
 	}
 	if err := s.load(replaced(t, config, "\tpushit", "\theader X-Reload yes\n\tpushit")); err != nil {
 		t.Fatal(err)
 	}
 	over.round("after a reload")
 	for i, c := range sessions {
-		if c.transport != "xhr" && c.ended != ended[i] {
-			t.Errorf("%s: the reload has ended the response", c.transport)
+		if c.Transport != "xhr" && c.Ended != ended[i] {
+			t.Errorf("%s: the reload has ended the response", c.Transport)
 		}
 	}
 }
@@ -311,7 +310,7 @@ func checkWho(t *testing.T, s site) {
 			t.Errorf("origin %s: status %d, want 403", origin, status)
 		}
 		c := s.fallback(s.client("h1"), "/push", "xhr")
-		c.header = header("Origin", origin)
+		c.Header = header("Origin", origin)
 		if status, _ := c.ask(http.MethodPost, "/xhr", ""); status != http.StatusForbidden {
 			t.Errorf("origin %s: xhr: status %d, want 403", origin, status)
 		}
@@ -361,7 +360,7 @@ func TestDeploymentCaddy(t *testing.T) {
 			own := header("Origin", front.origin())
 			a := front.connect("/push/websocket", own).subscribe("room")
 			c := front.fallback(front.client("h1"), "/push", "xhr_streaming")
-			c.header = own
+			c.Header = own
 			c.connect("room")
 			reload()
 			c.echo("room", 1)
@@ -370,7 +369,7 @@ func TestDeploymentCaddy(t *testing.T) {
 				return
 			}
 			for {
-				if op, _ := a.read(); op == opClose {
+				if op, _ := a.read(); op == wireclient.OpClose {
 					return
 				}
 			}
@@ -386,7 +385,7 @@ func TestDeploymentCDN(t *testing.T) {
 	s.tls = true
 	via := headers(header("Origin", "https://example.com"), header("X-Forwarded-For", "203.0.113.9"), header("X-Forwarded-Proto", "https"))
 	c := s.fallback(s.client("h2"), "/push", "xhr")
-	c.header = via
+	c.Header = via
 	c.connect("room").echo("room", 1)
 	begin := time.Now()
 	if f := c.frame(); f != "" && f != "h" {
@@ -422,7 +421,7 @@ func TestDeploymentSeveralServers(t *testing.T) {
 			by := front.client("h1")
 			by.Jar = jar
 			c := front.fallback(by, "/push", transport)
-			c.header = header("Origin", front.origin())
+			c.Header = header("Origin", front.origin())
 			c.connect("room")
 			c.echo("room", 3)
 		}
@@ -431,7 +430,7 @@ func TestDeploymentSeveralServers(t *testing.T) {
 	for range 6 {
 		by := front.client("h1") // keeps no cookies
 		c := front.fallback(by, "/push", "xhr")
-		c.header = header("Origin", front.origin())
+		c.Header = header("Origin", front.origin())
 		c.frame()
 		for range 4 {
 			if status, _ := c.ask(http.MethodPost, "/xhr_send", "[]"); status == http.StatusNotFound {

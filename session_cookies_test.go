@@ -66,7 +66,7 @@ func TestRenewedCookiesAreLogged(t *testing.T) {
 
 	for _, opened := range []string{"xhr", "xhr_streaming"} {
 		c := s.fallback(by, "/push", opened)
-		c.header = mine
+		c.Header = mine
 		c.connect("room")
 		for _, tc := range []struct {
 			name   string
@@ -83,7 +83,7 @@ func TestRenewedCookiesAreLogged(t *testing.T) {
 			for _, path := range []string{"/xhr", "/xhr_send"} {
 				before := len(s.logged(cookiesDiffer))
 				other := *c
-				other.header = tc.header
+				other.Header = tc.header
 				if status, answer := other.ask(http.MethodPost, path, `["{}"]`); status != http.StatusNotFound {
 					t.Errorf("%s, %s: status %d: %s", tc.name, path, status, answer)
 				}
@@ -108,7 +108,7 @@ func TestRenewedCookiesAreLogged(t *testing.T) {
 	// A name that nobody has opened is no session of anybody's.
 	before := len(s.logged(cookiesDiffer))
 	stranger := s.fallback(by, "/push", "xhr")
-	stranger.header = renewed
+	stranger.Header = renewed
 	if status, _ := stranger.ask(http.MethodPost, "/xhr_send", `["{}"]`); status != http.StatusNotFound {
 		t.Errorf("a session that is not there: status %d", status)
 	}
@@ -117,9 +117,9 @@ func TestRenewedCookiesAreLogged(t *testing.T) {
 	}
 
 	c := s.fallback(by, "/push", "xhr")
-	c.header = mine
+	c.Header = mine
 	c.connect("room")
-	c.header = renewed
+	c.Header = renewed
 	began := len(s.logged(cookiesDiffer))
 	seconds := make(map[int64]bool)
 	for range 5 * sampler.LinesPerSecond {

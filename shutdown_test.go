@@ -7,7 +7,6 @@ import (
 	"bufio"
 	"context"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -20,6 +19,7 @@ import (
 
 	"github.com/push-it/pushit"
 	"github.com/push-it/pushit/hub"
+	"github.com/push-it/pushit/internal/wireclient"
 )
 
 // wantSentAway wants the session to be ended because the server goes, with a time
@@ -34,10 +34,10 @@ func (a *agent) wantSentAway(agents int) (retry time.Duration) {
 		a.t.Errorf("got %v, want /meta/close with %d and retry from %v to %v", f, hub.CloseUnavailable, from, to)
 	}
 	op, payload := a.read()
-	if op != opClose {
+	if op != wireclient.OpClose {
 		a.t.Fatalf("got opcode %d and %q, want a close frame", op, payload)
 	}
-	a.write(opClose, payload[:2])
+	a.write(wireclient.OpClose, payload[:2])
 	return retry
 }
 
@@ -197,13 +197,8 @@ func TestNoSessionWhileTheServerGoes(t *testing.T) {
 func upgradeOn(t *testing.T, conn net.Conn) *http.Response {
 	t.Helper()
 	_ = conn.SetDeadline(time.Now().Add(patience))
-	_, err := io.WriteString(conn, "GET /push/websocket HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
-		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
-	if err != nil {
+	_, resp, err := wireclient.Open(conn, &wireclient.Upgrade{Host: "localhost", Path: "/push/websocket"})
+	if resp == nil {
 		t.Fatal(err)
 	}
 	_ = resp.Body.Close()

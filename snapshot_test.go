@@ -79,7 +79,7 @@ func TestClientCertificates(t *testing.T) {
 		for who, c := range map[string]*tls.Certificate{"another device": devices[1], "nobody": nil} {
 			s.certificate = c
 			other := *opened
-			other.http = s.client("h1")
+			other.HTTP = s.client("h1")
 			other.wantNoWay(who, http.StatusNotFound)
 		}
 		opened.echo("devices/sensor-1", 1)

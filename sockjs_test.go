@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/igm/sockjs-go/v3/sockjs"
+
+	"github.com/push-it/pushit/internal/wireclient"
 )
 
 // TestSpeaksSockJS has an endpoint and sockjs-go's server do the same things: what
@@ -70,9 +72,9 @@ func TestSpeaksSockJS(t *testing.T) {
 			t.Fatalf("upgrading: status %d", resp.StatusCode)
 		}
 		opened = append(opened, string(a.receiveText()))
-		a.write(opText, []byte(`["{\"channel\":\"/meta/connect\",\"uuid\":\"u\",\"agentId\":\"a\"}"]`))
+		a.write(wireclient.OpText, []byte(`["{\"channel\":\"/meta/connect\",\"uuid\":\"u\",\"agentId\":\"a\"}"]`))
 		answered = append(answered, shape(t, string(a.receiveText())))
-		a.write(opText, []byte(last))
+		a.write(wireclient.OpText, []byte(last))
 		text := string(a.receiveText())
 		for strings.HasPrefix(text, "a") { // what ours says first
 			text = string(a.receiveText())

@@ -8,11 +8,12 @@ package pushit_test
 import (
 	"encoding/json"
 	"errors"
-	"io"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/push-it/pushit/internal/wireclient"
 )
 
 func init() {
@@ -44,7 +45,7 @@ func (s site) stalledWebSocket() *stalledAgent {
 	a := s.connect("/push/websocket", nil).subscribe("room")
 	return &stalledAgent{name: "websocket", send: a.send, close: func() { _ = a.conn.Close() }, next: func() (f object, ok bool) {
 		op, payload := a.read() // it ends with a close frame
-		if op == opClose {
+		if op == wireclient.OpClose {
 			return nil, false
 		}
 		if err := json.Unmarshal(payload, &f); err != nil {
@@ -59,37 +60,18 @@ func (s site) stalledWebSocket() *stalledAgent {
 func (s site) stalledStream(version, transport string) *stalledAgent {
 	s.t.Helper()
 	c := s.fallback(s.client(version), "/push", transport).connect("room")
-	if c.coming == nil {
-		c.begin()
-	}
 	c.response()
-	a := &stalledAgent{name: version + " " + transport, send: c.send, close: func() { c.give() }}
-	var kept []object
+	a := &stalledAgent{name: version + " " + transport, send: c.send, close: c.GiveUp}
 	a.next = func() (f object, ok bool) {
-		for len(kept) == 0 {
-			if c.coming == nil {
-				c.begin()
-			}
-			c.response()
-			line, err := c.from.ReadString('\n')
-			if err != nil {
-				_ = c.resp.Body.Close() // it was read
-				c.coming, c.resp = nil, nil
-				if err != io.EOF {
-					return nil, false
-				}
-				continue
-			}
-			switch frame := undress(s.t, transport, line); {
-			case frame == "" || frame == "o" || frame == "h":
-			case frame[0] == 'c':
+		for len(c.kept) == 0 {
+			switch frame, err := c.Next(c.life()); {
+			case err != nil || strings.HasPrefix(frame, "c"):
 				return nil, false
-			default:
-				kept = framesIn(s.t, frame)
+			case frame != "" && frame != "h":
+				c.keep(frame)
 			}
 		}
-		f, kept = kept[0], kept[1:]
-		return f, true
+		return c.receive(), true
 	}
 	return a
 }

@@ -4,7 +4,6 @@
 package hub
 
 import (
-	"context"
 	"math/rand/v2"
 	"net/netip"
 	"sync"
@@ -27,69 +26,51 @@ const (
 
 // An Agent is one connected endpoint: a browser tab, a program. It begins with
 // Hub.Open and ends with its session.
+//
+// Its parts do the work: the inbox counts and holds its frames, ops are what it asks
+// gates for, leases are what it was granted, and the outbox writes to it.
 type Agent struct {
 	// Immutable after Open.
 	hub     *Hub
 	id      uuid.UUID
 	opening Opening
 	address netip.Prefix
-	opened  time.Duration // when, on the schedule's clock
-	lane    uint16        // which of the hub's flushers writes for it
-
-	// Set by Start, before anything else happens.
-	blocks bool // conn cannot write without blocking
-	conn   Conn
+	opened  time.Duration // when, by the hub's timers
+	shard   uint16        // which of the hub's flushers writes for it
 
 	policy    atomic.Pointer[Policy]
 	reload    atomic.Pointer[Reload]   // the one that is not done with the agent; nil for none
 	identity  atomic.Pointer[Identity] // never nil
-	heard     atomic.Int64             // when the peer was last heard, on the schedule's clock
-	receiving atomic.Bool              // Receive runs: it is not the peer who is silent
-	revoked   atomic.Uint32            // how often the right to what was queued has ended; grows with mu held
-	due       dueEntry                 // guarded by schedule.mu
+	heard     atomic.Int64             // when the peer was last heard, by the hub's timers
+	receiving atomic.Bool              // Receive runs: it is not the peer that is silent
+	due       dueEntry                 // guarded by timers.mu
 
-	awaitsReview bool // guarded by reviewers.mu
+	awaitsReauthorizer bool // guarded by reauthorizers.mu
 
-	// Owned by who handles frames: the goroutine that calls Receive, and while
-	// frames are held, the one that decides the connect.
-	frames, publishes, refreshes bucket
-	received                     int64 // bytes
+	in  inbox
+	out outbox
 
-	// Owned by who writes: a flusher, or the agent's own goroutine; see writing.
-	deadline bool          // writes have one
-	renewed  time.Duration // when it was set, on the schedule's clock
-	sent     int64         // bytes
+	mu            sync.Mutex // guards the following, and parts of in and out; taken after hub.mu and node.mu
+	cond          sync.Cond  // of mu: state, in.held, ops, out.full or migrating have changed
+	state         state
+	ops           *ops // nil until a gate is asked that takes its time
+	leases        leases
+	reauthorizing bool          // a goroutine asks for leases again
+	applied       *Policy       // the policy that is in effect: policy, except during a reload
+	migrating     bool          // a goroutine puts policy into effect
+	beat          time.Duration // when the next heartbeat is due, by the hub's timers
+	joined        bool          // it was allowed to connect
+	agentID       string        // set when it asks to connect
+	credentials   []byte
+	ending
+}
 
-	mu          sync.Mutex // guards the following; taken after hub.mu and node.mu
-	cond        sync.Cond  // of mu: state, held, pending, wantsRoom or heeding have changed
-	state       state
-	writing     bool          // a flusher has the agent on its list, its conn is being written to, or it is parked
-	parked      bool          // writing goes on when a reload is done with the agent
-	silenced    bool          // no message goes out any more: it was cut, or is too slow
-	connClosed  bool          // conn.Close was called
-	heeding     bool          // somebody has the policy hold that is not yet heeded
-	heeded      *Policy       // what holds for the agent in all; policy, but for the time of a reload
-	limits      *Limits       // of the queue
-	spare       *Limits       // of the queue, from before a reload; nil but for who was over the new ones then
-	idle        chan struct{} // if not nil, closed when writing ends
-	queue       *[]item       // nil while empty
-	queued      int           // messages in queue and being written
-	queuedBytes int
-	wantsRoom   bool   // the reader waits until queue is half empty
-	joined      bool   // was allowed to connect
-	agentID     string // set when it asks to connect
-	credentials []byte
-	right       validity      // to be connected
-	beat        time.Duration // when the next heartbeat is due, on the schedule's clock
-	subs        []*subscription
-	asking      *asking // nil until something is asked
-	reviews     []*op   // what is to be asked for again
-	reviewing   bool    // a goroutine sees to reviews
+// ending is how a session ends.
+type ending struct {
 	closeCode   CloseCode
 	closeReason string
 	closeRetry  time.Duration
-	closeBy     time.Time // when closing: how long writes may take
-	leftBecause string    // for the log
+	leftBecause string // for the log
 }
 
 // UUID returns the name the server gave the agent.
@@ -149,52 +130,52 @@ func (a *Agent) currently() state {
 func (a *Agent) Start(c Conn) {
 	_, err := c.TryWrite(nil)
 	a.mu.Lock()
-	a.conn, a.blocks = c, err != nil
+	a.out.conn, a.out.blocks = c, err != nil
 	closing := a.state == stateClosing // the hub closed while the Conn was made
 	if closing {
-		a.queueLocked(item{bytes: a.noticeLocked()})
+		a.out.queue.add(item{bytes: a.noticeLocked()})
 	} else if opening := c.Form().Opening; opening != nil {
-		a.queueLocked(item{bytes: opening})
+		a.out.queue.add(item{bytes: opening})
 	}
-	flush := a.wakeLocked()
+	notify := a.out.wakeLocked()
 	a.mu.Unlock()
 	a.Touch()
 	if !closing {
-		a.hub.schedule.set(a, a.policy.Load().Handshake)
+		a.hub.timers.set(a, a.policy.Load().Handshake)
 	}
-	if flush {
-		a.schedule()
+	if notify {
+		a.notify()
 	}
 }
 
 // Touch notes that bytes have come from the peer.
-func (a *Agent) Touch() { a.heard.Store(int64(a.hub.schedule.now())) }
+func (a *Agent) Touch() { a.heard.Store(int64(a.hub.timers.now())) }
 
 // Send queues bytes of the transport's own, which it must not change any more.
 // They go out in order with everything else.
 func (a *Agent) Send(p []byte) {
 	a.mu.Lock()
-	flush := a.state < stateClosing && a.acceptLocked(item{bytes: p})
+	notify := a.state < stateClosing && a.out.acceptLocked(item{bytes: p})
 	a.mu.Unlock()
-	if flush {
-		a.schedule()
+	if notify {
+		a.notify()
 	}
 }
 
 // reply queues the answer to a frame: one JSON object.
-func (a *Agent) reply(object []byte) { a.Send(a.conn.Form().encode(object)) }
+func (a *Agent) reply(object []byte) { a.Send(a.out.conn.Form().encode(object)) }
 
-// push queues a message, unless the agent is a member of one of the nodes
+// enqueue queues a message, unless the agent is a member of one of the nodes
 // before, through which it has got it. It reports whether the agent is to be
-// handed to its flusher. The caller holds the node that leads here and those
+// handed to its notifyer. The caller holds the node that leads here and those
 // before.
-func (a *Agent) push(b []byte, m *Message, before []*node) (flush bool) {
+func (a *Agent) enqueue(b []byte, m *Message, before []*node) (notify bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.state != stateConnected || a.onAnyLocked(before) {
 		return false
 	}
-	return a.acceptLocked(item{bytes: b, msg: m})
+	return a.out.acceptLocked(item{bytes: b, msg: m})
 }
 
 // onAnyLocked reports whether the agent is subscribed to one of the nodes.
@@ -207,79 +188,22 @@ func (a *Agent) onAnyLocked(nodes []*node) bool {
 	return false
 }
 
-// acceptLocked queues it, or closes the agent if it is too slow, and reports
-// whether the agent is to be handed to its flusher. The caller holds a.mu.
-func (a *Agent) acceptLocked(it item) (flush bool) {
-	if l := a.queueLimitsLocked(); a.queued >= l.QueueMessages || a.queued > 0 && a.queuedBytes+len(it.bytes) > l.QueueBytes {
-		a.hub.counts.overflow[QueueAgent].Add(1)
-		if it.msg != nil {
-			a.hub.counts.drop(DropSlow, 1)
-		}
-		return a.closeLocked(CloseSlow, "you read slower than your channels speak", time.Second)
-	}
-	a.queueLocked(it)
-	return a.wakeLocked()
-}
-
-func (a *Agent) queueLocked(it item) {
-	if a.queue == nil {
-		a.queue = queuePool.Get().(*[]item)
-	}
-	*a.queue = append(*a.queue, it)
-	a.queued++
-	a.queuedBytes += len(it.bytes)
-}
-
-// dropQueueLocked forgets what is queued and not being written yet.
-func (a *Agent) dropQueueLocked(why DropReason) {
-	if a.queue == nil {
-		return
-	}
-	messages := 0
-	for _, it := range *a.queue {
-		a.queued--
-		a.queuedBytes -= len(it.bytes)
-		if it.msg != nil {
-			messages++
-		}
-	}
-	a.hub.counts.drop(why, messages)
-	putQueue(a.queue)
-	a.queue = nil
-}
-
-// wakeLocked reports whether the caller must call schedule once it has released
-// a.mu.
-func (a *Agent) wakeLocked() bool {
-	switch {
-	case a.conn == nil:
-		return false
-	case a.parked && a.heedsLocked():
-		a.parked = false
-		return true
-	case a.writing:
-		return false
-	}
-	a.writing = true
-	return true
-}
-
-// schedule hands the agent to its flusher; its writing flag is set.
-func (a *Agent) schedule() { a.hub.flushers[a.lane].add(a) }
+// notify hands the agent to its notifyer; the writing flag of its outbox is set.
+func (a *Agent) notify() { a.hub.flushers[a.shard].add(a) }
 
 // Close ends the session in order: what is queued goes out, then /meta/close
 // with code, reason and retry, then the Conn is closed with code and reason. The
 // first call counts. It does not block.
 func (a *Agent) Close(code CloseCode, reason string, retry time.Duration) {
 	a.mu.Lock()
-	flush := a.closeLocked(code, reason, retry)
+	notify := a.closeLocked(code, reason, retry)
 	a.mu.Unlock()
-	if flush {
-		a.schedule()
+	if notify {
+		a.notify()
 	}
 }
 
-func (a *Agent) closeLocked(code CloseCode, reason string, retry time.Duration) (flush bool) {
+func (a *Agent) closeLocked(code CloseCode, reason string, retry time.Duration) (notify bool) {
 	if a.state >= stateClosing {
 		return false
 	}
@@ -287,33 +211,33 @@ func (a *Agent) closeLocked(code CloseCode, reason string, retry time.Duration) 
 	a.closeCode, a.closeReason, a.closeRetry = code, reason, retry
 	a.leftBecause = reason
 	a.stateChangedLocked()
-	if a.conn == nil {
+	if a.out.conn == nil {
 		return false // Start says it
 	}
 	if code == CloseSlow {
-		a.silenced = true
-		a.dropQueueLocked(DropSlow) // it would not be read in time either
+		a.out.silenced = true
+		a.out.dropLocked(DropSlow) // it would not be read in time either
 	}
-	a.queueLocked(item{bytes: a.noticeLocked()})
-	a.expireLocked(time.Now().Add(closeGrace))
-	return a.wakeLocked()
+	a.out.queue.add(item{bytes: a.noticeLocked()})
+	a.out.expireLocked(time.Now().Add(closeGrace))
+	return a.out.wakeLocked()
 }
 
 // noticeLocked returns the /meta/close frame.
 func (a *Agent) noticeLocked() []byte {
-	return a.conn.Form().encode(appendClose(nil, a.closeCode, a.closeReason, a.closeRetry))
+	return a.out.conn.Form().encode(appendClose(nil, a.closeCode, a.closeReason, a.closeRetry))
 }
 
 // stateChangedLocked cancels what is being asked and wakes who waits.
 func (a *Agent) stateChangedLocked() {
-	if a.asking != nil {
+	if a.ops != nil {
 		if a.state >= stateClosing {
-			abandon(a.asking.pending)
+			abandon(a.ops.pending)
 		}
-		a.asking.cancel()
-		a.asking.pending = nil
-		a.asking.held = nil
+		a.ops.cancel()
+		a.ops.pending = nil
 	}
+	a.in.held = nil
 	a.cond.Broadcast()
 }
 
@@ -325,26 +249,26 @@ func (a *Agent) Left(reason string) {
 	wasConnected := a.joined
 	a.state = stateGone
 	a.stateChangedLocked()
-	for a.asking != nil && a.asking.applying {
+	for a.ops != nil && a.ops.applying {
 		a.cond.Wait() // what was allowed and is being done is done before the end
 	}
 	if a.leftBecause != "" {
 		reason = a.leftBecause
 	}
-	subs := a.subs
-	a.subs = nil
-	a.dropQueueLocked(DropGone)
+	subs := a.leases.subs
+	a.leases.subs = nil
+	a.out.dropLocked(DropGone)
 	var idle chan struct{}
-	if a.parked {
-		a.parked, a.writing = false, false
+	if a.out.parked {
+		a.out.parked, a.out.writing = false, false
 	}
-	if a.writing {
+	if a.out.writing {
 		idle = make(chan struct{})
-		a.idle = idle
-		a.expireLocked(time.Unix(1, 0)) // a write under way ends at once
+		a.out.idle = idle
+		a.out.expireLocked(time.Unix(1, 0)) // a write under way ends at once
 	}
 	agentID, code := a.agentID, a.closeCode
-	lasted := a.hub.schedule.now() - a.opened
+	lasted := a.hub.timers.now() - a.opened
 	a.mu.Unlock()
 	if idle != nil {
 		<-idle
@@ -363,38 +287,10 @@ func (a *Agent) Left(reason string) {
 	if r := a.reload.Swap(nil); r != nil {
 		r.leave()
 	}
-	a.hub.admission.leave(a.address, wasConnected)
+	a.hub.quota.leave(a.address, wasConnected)
 	if wasConnected {
-		a.disconnected(p)
+		a.tellDisconnect(p)
 	}
-}
-
-// maxPartings is how many agents that are gone their disconnect gates can be told
-// of at once. Who is gone counts in no other limit.
-const maxPartings = 1000
-
-// disconnected tells the disconnect gate, whose answer changes nothing: nobody
-// waits for it.
-func (a *Agent) disconnected(p *Policy) {
-	g := p.gate(GateDisconnect, "")
-	if g == nil {
-		return
-	}
-	q := &Question{Gate: GateDisconnect, Agent: a, Credentials: a.Credentials(), Identity: a.identity.Load()}
-	if isLocal(g) {
-		a.decideLocal(context.Background(), g, q)
-		return
-	}
-	if a.hub.partings.Add(1) > maxPartings {
-		a.hub.partings.Add(-1)
-		a.hub.counts.overflow[QueueDisconnect].Add(1)
-		p.Log.Error("the disconnect gate was not told, it is too far behind", "agent", a.UUID(), "behind", maxPartings)
-		return
-	}
-	go func() {
-		defer a.hub.partings.Add(-1)
-		a.decide(context.Background(), g, q)
-	}()
 }
 
 // tick is called when the agent is due, and returns when it is due again: 0 for
@@ -403,38 +299,38 @@ func (a *Agent) tick() time.Duration {
 	p := a.policy.Load()
 	a.hub.repeats.expire(time.Now())
 	a.mu.Lock()
-	now := a.hub.schedule.now()
+	now := a.hub.timers.now()
 	var due review
-	var flush bool
+	var notify bool
 	switch silence := now - time.Duration(a.heard.Load()); {
 	case a.state >= stateClosing:
 		a.mu.Unlock()
 		return 0
 	case a.state == stateOpen:
-		flush = a.closeLocked(CloseTimeout, "no /meta/connect came in time", time.Second)
+		notify = a.closeLocked(CloseTimeout, "no /meta/connect came in time", time.Second)
 	case now < a.beat:
-		due, flush = a.reviewLocked(now)
+		due, notify = a.tickLeasesLocked(now)
 	case silence >= 2*p.Heartbeat-p.Heartbeat/4 && !a.receiving.Load():
 		// A quarter less than two intervals: what answered the last ping but one
 		// answered a little after it was sent.
-		flush = a.closeLocked(CloseTimeout, "nothing was heard from you for two heartbeats", time.Second)
+		notify = a.closeLocked(CloseTimeout, "nothing was heard from you for two heartbeats", time.Second)
 	default:
 		a.beat = now + p.Heartbeat
-		due, flush = a.reviewLocked(now)
+		due, notify = a.tickLeasesLocked(now)
 		if a.state < stateClosing {
-			flush = a.acceptLocked(item{bytes: a.conn.Form().Heartbeat}) || flush
+			notify = a.out.acceptLocked(item{bytes: a.out.conn.Form().Heartbeat}) || notify
 		}
 	}
 	next := a.beat
-	if review := a.nextReviewLocked(); review != 0 {
+	if review := a.leases.next(); review != 0 {
 		next = min(next, review)
 	}
 	a.mu.Unlock()
-	if flush {
-		a.schedule()
+	if notify {
+		a.notify()
 	}
 	a.seeTo(&due)
-	return max(next-now, scheduleGrain)
+	return max(next-now, timerGrain)
 }
 
 // firstHeartbeat spreads the heartbeats of agents that connected at one moment.

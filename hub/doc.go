@@ -50,7 +50,7 @@
 //	question         Agent.ask     one question of one agent          answer, timeout, agent closed nobody: a gate that hangs
 //	                                                                                                must hold up no one
 //	review           Agent.askAgain  nothing: it waits to ask again       all is asked, agent closed    nobody: it holds nothing
-//	bringers         Hub.Drop      nothing: they have agents heed     all agents have heeded        nobody, likewise
+//	bringers         Hub.Drop      nothing: they have agents heed     all agents have applied        nobody, likewise
 //	reviewers        a schedule    nothing: they wait for answers     nobody waits to be asked for  nobody, likewise
 //	gate             Agent.decide  the call of Gate.Decide            the gate returns              nobody, for the same reason
 //	events           HandleEvents  the calls of Events.Handle         Close, when all are handled   Close, for a second: what
@@ -68,8 +68,8 @@
 //
 //	Hub.mu → node.mu (a channel's before its patterns', longer prefixes first) → Agent.mu → the leaves
 //
-// The leaves, under which no other lock is taken: directory shards, schedule.mu,
-// flusher.mu, admission.mu, repeats.mu, reviewers.mu, eventQueue.mu, those of samplers. A
+// The leaves, under which no other lock is taken: directory shards, timers.mu,
+// flusher.mu, quota.mu, repeats.mu, reviewers.mu, eventQueue.mu, those of samplers. A
 // Broker may hold a lock of its own around delivery. No lock is held while a gate, the Broker, a Conn's writing, the
 // log, a Tracer or Events.Handle is called; Conn.SetWriteDeadline and Events.Wants,
 // which do not block, are.

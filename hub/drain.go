@@ -94,14 +94,14 @@ func (h *Hub) Drain(within time.Duration) Drained {
 func (a *Agent) sendAway(retry time.Duration, by time.Time) {
 	a.mu.Lock()
 	before := a.state
-	flush := a.closeLocked(CloseUnavailable, goingAway.Reason, retry)
+	notify := a.closeLocked(CloseUnavailable, goingAway.Reason, retry)
 	// Who is being closed already, for a reason of its own, gets no more time.
-	if a.conn != nil && (before < stateClosing || before == stateClosing && a.closeBy.After(by)) {
-		a.expireLocked(by)
+	if a.out.conn != nil && (before < stateClosing || before == stateClosing && a.out.closeBy.After(by)) {
+		a.out.expireLocked(by)
 	}
 	a.mu.Unlock()
-	if flush {
-		a.schedule()
+	if notify {
+		a.notify()
 	}
 }
 
@@ -111,7 +111,7 @@ func (h *Hub) cut() (n int) {
 	var conns []Conn
 	for a := range h.agents {
 		a.mu.Lock()
-		conns = append(conns, a.conn)
+		conns = append(conns, a.out.conn)
 		a.mu.Unlock()
 	}
 	h.mu.Unlock()

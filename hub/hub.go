@@ -25,22 +25,22 @@ type Hub struct {
 	name     string
 	broker   Broker
 	flushers []*flusher
-	schedule *schedule
+	timers   *timers
 	seed     maphash.Seed
 
 	// Safe by themselves.
-	channels  *directory // by name
-	patterns  *directory // by the prefix that a pattern stands for
-	repeats   *repeats
-	admission *admission
-	writers   writers   // goroutines of agents that write
-	fanouts   sync.Pool // of *fanout
-	reviewers reviewers // of what reloads leave to be asked
-	nextLane  atomic.Uint32
-	counts    *counts
-	ends      sampler.Sampler // of what is logged of agents that are gone
-	events    *eventQueue     // nil: nobody hears of any; set before the first Open
-	partings  atomic.Int32    // agents that are gone and that a disconnect gate is being told of
+	channels      *directory // by name
+	patterns      *directory // by the prefix that a pattern stands for
+	repeats       *repeats
+	quota         *quota
+	writers       writers   // goroutines of agents that write
+	fanouts       sync.Pool // of *fanout
+	reauthorizers reauthorizers
+	nextShard     atomic.Uint32
+	counts        *counts
+	ends          sampler.Sampler // of what is logged of agents that are gone
+	events        *eventQueue     // nil: nobody hears of any; set before the first Open
+	partings      atomic.Int32    // agents that are gone and that a disconnect gate is being told of
 
 	mu       sync.Mutex           // guards the following; may be held when Agent.mu is taken
 	policies map[string][]*Policy // by mount, oldest generation first
@@ -56,20 +56,20 @@ func New(name string, broker Broker) (*Hub, error) {
 		broker = NewMemoryBroker()
 	}
 	h := &Hub{
-		name:      name,
-		broker:    broker,
-		seed:      maphash.MakeSeed(),
-		channels:  newDirectory(false),
-		patterns:  newDirectory(true),
-		repeats:   newRepeats(),
-		admission: newAdmission(),
-		policies:  make(map[string][]*Policy),
-		agents:    make(map[*Agent]struct{}),
+		name:     name,
+		broker:   broker,
+		seed:     maphash.MakeSeed(),
+		channels: newDirectory(false),
+		patterns: newDirectory(true),
+		repeats:  newRepeats(),
+		quota:    newQuota(),
+		policies: make(map[string][]*Policy),
+		agents:   make(map[*Agent]struct{}),
 	}
 	if err := broker.Start(h.deliver); err != nil {
 		return nil, fmt.Errorf("starting the broker of hub %q: %w", name, err)
 	}
-	h.schedule = newSchedule()
+	h.timers = newTimers()
 	for range runtime.GOMAXPROCS(0) {
 		h.flushers = append(h.flushers, newFlusher())
 	}
@@ -119,7 +119,7 @@ func (h *Hub) Open(p *Policy, o Opening) (*Agent, error) {
 
 func (h *Hub) open(p *Policy, o Opening) (*Agent, *Refusal) {
 	key := addressKey(o.RemoteIP)
-	if r := h.admission.enter(key, p.Limits); r != nil {
+	if r := h.quota.enter(key, p.Limits); r != nil {
 		return nil, r
 	}
 	a := &Agent{
@@ -127,21 +127,21 @@ func (h *Hub) open(p *Policy, o Opening) (*Agent, *Refusal) {
 		id:      uuid.New(),
 		opening: o,
 		address: key,
-		lane:    uint16(h.nextLane.Add(1) % uint32(len(h.flushers))),
-		opened:  h.schedule.now(),
+		shard:   uint16(h.nextShard.Add(1) % uint32(len(h.flushers))),
+		opened:  h.timers.now(),
 	}
-	a.cond.L = &a.mu
+	a.cond.L, a.out.agent = &a.mu, a
 	a.identity.Store(noIdentity)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed || h.going {
-		h.admission.leave(key, false)
+		h.quota.leave(key, false)
 		return nil, goingAway
 	}
-	a.heeded, a.limits = p, &p.Limits
+	a.applied, a.out.queue.limits = p, &p.Limits
 	// A reload may have dropped p since the request came in.
 	if all := h.policies[p.Mount]; len(all) == 0 {
-		h.admission.leave(key, false)
+		h.quota.leave(key, false)
 		return nil, refuse(CodeUnavailable, "this endpoint is no longer served")
 	} else if !slices.Contains(all, p) {
 		p = all[len(all)-1]
@@ -169,7 +169,7 @@ func (h *Hub) Close() {
 	for i, retry := range comeBack(len(agents)) {
 		agents[i].Close(CloseUnavailable, goingAway.Reason, retry)
 	}
-	h.schedule.close()
+	h.timers.close()
 	for _, f := range h.flushers {
 		f.close()
 	}
@@ -191,7 +191,7 @@ func (h *Hub) Publish(ctx context.Context, m *Message) error {
 
 // forget ends what the hub knows of a, which was closed with code, if it was.
 func (h *Hub) forget(a *Agent, code CloseCode, lasted time.Duration) {
-	h.schedule.drop(a)
+	h.timers.drop(a)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.agents, a)
@@ -210,12 +210,12 @@ type fanout struct {
 // pattern over it: once, however many match. It blocks for nothing but the
 // locks of those nodes. The Broker calls it, one message of a channel at a time.
 func (h *Hub) deliver(m *Message) {
-	begun := h.schedule.now()
-	h.handAll(m)
-	h.counts.fanOut.observe(h.schedule.now() - begun)
+	begun := h.timers.now()
+	h.fanOut(m)
+	h.counts.fanOut.observe(h.timers.now() - begun)
 }
 
-func (h *Hub) handAll(m *Message) {
+func (h *Hub) fanOut(m *Message) {
 	f := h.fanouts.Get().(*fanout)
 	defer h.putFanout(f)
 	if n := h.channels.find(m.key); n != nil {
@@ -236,7 +236,7 @@ func (h *Hub) handAll(m *Message) {
 	}
 	for i, n := range f.nodes {
 		for _, s := range n.members {
-			h.hand(f, m, s.agent, f.nodes[:i])
+			h.enqueue(f, m, s.agent, f.nodes[:i])
 		}
 	}
 	for _, n := range f.nodes {
@@ -245,19 +245,19 @@ func (h *Hub) handAll(m *Message) {
 }
 
 // hand queues m for a, unless a got it through one of the nodes before.
-func (h *Hub) hand(f *fanout, m *Message, a *Agent, before []*node) {
-	if form := a.conn.Form(); form != f.form {
+func (h *Hub) enqueue(f *fanout, m *Message, a *Agent, before []*node) {
+	if form := a.out.conn.Form(); form != f.form {
 		f.form, f.bytes = form, m.encoded(form)
 	}
-	if !a.push(f.bytes, m, before) {
+	if !a.enqueue(f.bytes, m, before) {
 		return
 	}
-	batch := append(f.batches[a.lane], a)
+	batch := append(f.batches[a.shard], a)
 	if len(batch) == fanoutBatch {
-		h.flushers[a.lane].add(batch...)
+		h.flushers[a.shard].add(batch...)
 		batch = batch[:0]
 	}
-	f.batches[a.lane] = batch
+	f.batches[a.shard] = batch
 }
 
 func (h *Hub) putFanout(f *fanout) {

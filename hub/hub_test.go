@@ -403,7 +403,7 @@ func TestSlowAgentIsTold(t *testing.T) {
 			t.Fatal("nothing was written in part")
 		}
 		b.want(slow, message("news", "0", "0"), message("news", "1", "0"),
-			`{"channel":"/meta/close","code":4430,"error":"you read slower than your channels speak","retry":1000}`)
+			`{"channel":"/meta/close","code":4430,"error":"you read slower than messages arrive on your channels","retry":1000}`)
 		b.wantClose(slow, hub.CloseSlow)
 	})
 }

@@ -177,9 +177,9 @@ func (h *histogram) read() Histogram {
 	return out
 }
 
-// A laneCount is what one flusher, and who reads for its agents, count: apart
+// A shardCount is what one flusher, and the readers of its agents, count: apart
 // from those of other cores, so that nobody waits for the cache of another.
-type laneCount struct {
+type shardCount struct {
 	delivered, sent atomic.Uint64
 	_               [112]byte
 	frames, bytes   atomic.Uint64
@@ -189,7 +189,7 @@ type laneCount struct {
 // counts are what a hub counts. They are safe by themselves but for what is
 // guarded.
 type counts struct {
-	lanes     []laneCount // by Agent.lane
+	shards    []shardCount // by Agent.shard
 	published atomic.Uint64
 	dropped   [dropReasons]atomic.Uint64
 	overflow  [queueNames]atomic.Uint64
@@ -209,9 +209,9 @@ type transportCount struct {
 	lasted histogram
 }
 
-func newCounts(lanes int) *counts {
+func newCounts(shards int) *counts {
 	c := &counts{
-		lanes:      make([]laneCount, lanes),
+		shards:     make([]shardCount, shards),
 		fanOut:     histogram{bounds: fanOutBounds},
 		transports: make(map[string]*transportCount),
 		ended:      make(map[CloseCode]uint64),
@@ -312,8 +312,8 @@ func (h *Hub) Stats() Stats {
 		FanOut:        c.fanOut.read(),
 		Sessions:      make(map[string]Histogram),
 	}
-	for i := range c.lanes {
-		l := &c.lanes[i]
+	for i := range c.shards {
+		l := &c.shards[i]
 		s.Delivered += l.delivered.Load()
 		s.BytesSent += l.sent.Load()
 		s.FramesReceived += l.frames.Load()

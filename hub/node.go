@@ -17,8 +17,7 @@ type subscription struct {
 	index   int    // in node.members; guarded by node.mu
 
 	// Guarded by agent.mu.
-	right     validity
-	asked     bool // it is being asked for again
+	lease     lease
 	byConnect bool // the connect gate has made it: no other was asked
 }
 

@@ -7,9 +7,10 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"math"
 	"strings"
 	"time"
+
+	"github.com/google/uuid"
 )
 
 // Receive takes one frame: a JSON object. It is called by one goroutine at a
@@ -17,10 +18,10 @@ import (
 // it may: the transport stops reading then.
 func (a *Agent) Receive(frame []byte) {
 	a.receiving.Store(true)
-	a.received += int64(len(frame))
-	lane := &a.hub.counts.lanes[a.lane]
-	lane.frames.Add(1)
-	lane.bytes.Add(uint64(len(frame)))
+	a.in.bytes += int64(len(frame))
+	shard := &a.hub.counts.shards[a.shard]
+	shard.frames.Add(1)
+	shard.bytes.Add(uint64(len(frame)))
 	defer func() {
 		a.Touch()
 		a.receiving.Store(false)
@@ -46,10 +47,10 @@ func (a *Agent) ReceiveTooLarge(begin []byte) {
 // admits waits for room to answer, and returns the policy that a frame comes under; nil
 // if the agent sends too many, and is being closed for it.
 func (a *Agent) admits() *Policy {
-	a.awaitRoom()
-	a.heed()
+	a.out.awaitRoom()
+	a.migrate()
 	p := a.policy.Load()
-	if _, ok := a.frames.take(a.hub.schedule.now(), p.Limits.FramesPerSecond); !ok {
+	if _, ok := a.in.frames.take(a.hub.timers.now(), p.Limits.FramesPerSecond); !ok {
 		a.Close(CloseLimit, fmt.Sprintf("more than %d frames a second", p.Limits.FramesPerSecond), time.Second)
 		return nil
 	}
@@ -170,7 +171,7 @@ func (a *Agent) connectFirst(in *inbound, credentials []byte) {
 		}
 		a.mu.Lock()
 	}
-	a.holdLocked()
+	a.in.held = new(heldFrames)
 	a.mu.Unlock()
 	a.askConnect(in)
 }
@@ -192,20 +193,27 @@ func (a *Agent) askConnect(in *inbound) {
 		}
 		a.releaseHeld()
 	}
-	if g == nil {
+	q := &Question{Gate: GateConnect, Agent: a, Credentials: a.Credentials(), Identity: noIdentity}
+	a.mu.Lock()
+	ctx := a.opsLocked().ctx
+	a.mu.Unlock()
+	switch {
+	case g == nil:
 		done(Allow)
-		return
+	case isLocal(g):
+		done(a.askLocal(ctx, g, q))
+	default:
+		a.askRemote(ctx, g, q, done)
 	}
-	a.ask(g, &Question{Gate: GateConnect, Agent: a, Credentials: a.Credentials(), Identity: noIdentity}, done)
 }
 
 // connected ends the connecting, as a gate of p with that fingerprint has it. It
 // returns false, and has done nothing, when p is no longer what holds.
 func (a *Agent) connected(in *inbound, v *Verdict, p *Policy, by Fingerprint) bool {
 	if v.Refusal != nil {
-		return a.refuseConnect(a.conn.Form().encode(answerTo(in, v.Refusal)), v.Refusal, p)
+		return a.refuseConnect(a.out.conn.Form().encode(answerTo(in, v.Refusal)), v.Refusal, p)
 	}
-	answer := a.conn.Form().encode(appendConnected(nil, in.uuid, in.agentID, v.Expires, nil))
+	answer := a.out.conn.Form().encode(appendConnected(nil, in.uuid, in.agentID, v.Expires, nil))
 	a.mu.Lock()
 	if a.state != stateConnecting || a.policy.Load() != p {
 		gone := a.state != stateConnecting
@@ -213,37 +221,25 @@ func (a *Agent) connected(in *inbound, v *Verdict, p *Policy, by Fingerprint) bo
 		return gone
 	}
 	a.state, a.joined = stateConnected, true
-	a.becomeLocked(v, by, false)
+	a.identify(v.Identity)
+	a.leases.connect.renew(v, by, a.hub.timers.now())
 	if a.hub.events.wants(AgentConnected) {
 		e := a.agentEvent(AgentConnected)
 		e.AgentID = a.agentID
 		a.hub.events.put(e) // before the lock is released, so before its end
 	}
 	beat := firstHeartbeat(a.policy.Load().Heartbeat)
-	a.beat = a.hub.schedule.now() + beat
-	a.hub.admission.connected(a.address)
-	flush := a.acceptLocked(item{bytes: answer})
+	a.beat = a.hub.timers.now() + beat
+	a.hub.quota.connected(a.address)
+	notify := a.out.acceptLocked(item{bytes: answer})
 	a.mu.Unlock()
-	if flush {
-		a.schedule()
+	if notify {
+		a.notify()
 	}
-	a.hub.schedule.set(a, beat)
+	a.hub.timers.set(a, beat)
 	a.subscribeAll(v.Subscribe)
 	a.planReview()
 	return true
-}
-
-// becomeLocked makes what the connect gate learned that of the agent, unless it
-// is the same. The caller holds a.mu.
-func (a *Agent) becomeLocked(v *Verdict, by Fingerprint, same bool) {
-	switch {
-	case same: // what was asked for that identity still holds
-	case v.Identity == nil:
-		a.identity.Store(noIdentity)
-	default:
-		a.identity.Store(v.Identity)
-	}
-	a.relyLocked(&a.right, v, by)
 }
 
 // refuseConnect says no, to each frame that was held too, and closes. It returns
@@ -266,28 +262,24 @@ func (a *Agent) refuseConnect(answer []byte, r *Refusal, p *Policy) bool {
 		a.mu.Unlock()
 		return gone
 	}
-	flush := a.acceptLocked(item{bytes: answer})
-	if a.asking != nil {
-		for _, frame := range a.asking.held {
+	notify := a.out.acceptLocked(item{bytes: answer})
+	if a.in.held != nil {
+		for _, frame := range a.in.held.frames {
 			in, invalid := decodeFrame(frame)
 			object := answerTo(&in, r)
 			if invalid != nil {
 				object = appendError(nil, in.uuid, invalid)
 			}
-			flush = a.acceptLocked(item{bytes: a.conn.Form().encode(object)}) || flush
+			notify = a.out.acceptLocked(item{bytes: a.out.conn.Form().encode(object)}) || notify
 		}
 	}
-	flush = a.closeLocked(code, r.Reason, retry) || flush
+	notify = a.closeLocked(code, r.Reason, retry) || notify
 	a.mu.Unlock()
-	if flush {
-		a.schedule()
+	if notify {
+		a.notify()
 	}
 	return true
 }
-
-// refreshesPerSecond bounds refreshes, with a burst of five: each asks for all
-// subscriptions again.
-const refreshesPerSecond = 1
 
 // refresh asks the connect gate again for an agent that is connected.
 func (a *Agent) refresh(in *inbound, id string, credentials []byte) {
@@ -295,12 +287,12 @@ func (a *Agent) refresh(in *inbound, id string, credentials []byte) {
 		a.answer(in, refuse(CodeInvalid, "this session connected with another agentId"))
 		return
 	}
-	if _, ok := a.refreshes.take(a.hub.schedule.now(), refreshesPerSecond); !ok || a.isReviewing() {
+	if _, ok := a.in.refreshes.take(a.hub.timers.now(), refreshesPerSecond); !ok || a.isReauthorizing() {
 		a.answer(in, refreshing)
 		return
 	}
 	in.data = bytes.Clone(credentials)
-	a.perform(&op{gate: GateConnect, in: *in})
+	(&op{agent: a, gate: GateConnect, in: *in}).do()
 }
 
 // subscription deals with /meta/subscribe and /meta/unsubscribe.
@@ -313,7 +305,7 @@ func (a *Agent) subscription(p *Policy, gate GateName, in *inbound) {
 		a.answer(in, r)
 		return
 	}
-	a.perform(&op{gate: gate, channel: channel, in: *in})
+	(&op{agent: a, gate: gate, channel: channel, in: *in}).do()
 }
 
 // publish deals with everything that is not of the protocol itself.
@@ -322,7 +314,7 @@ func (a *Agent) publish(p *Policy, in *inbound) {
 		a.answer(in, r)
 		return
 	}
-	if wait, ok := a.publishes.take(a.hub.schedule.now(), p.Limits.PublishesPerSecond); !ok {
+	if wait, ok := a.in.publishes.take(a.hub.timers.now(), p.Limits.PublishesPerSecond); !ok {
 		r := refuse(CodeLimit, fmt.Sprintf("more than %d publishes a second", p.Limits.PublishesPerSecond))
 		r.Retry = wait
 		a.refuseInTurn(GatePublish, in.channel, in, r)
@@ -330,181 +322,36 @@ func (a *Agent) publish(p *Policy, in *inbound) {
 	}
 	msg := NewMessage(in.channel, in.uuid, in.data)
 	in.data = nil
-	o := &op{gate: GatePublish, channel: in.channel, in: *in, msg: msg}
+	o := &op{agent: a, gate: GatePublish, channel: in.channel, in: *in, msg: msg}
 	if a.opening.Tracer != nil {
 		o.ctx, o.span = a.trace(context.Background(), SpanPublish, in.channel)
 	}
-	a.perform(o)
+	o.do()
 }
 
-// apply does what was allowed, or says that it was not. Operations of one
-// channel are applied in the order of their frames. It returns false, and has
-// done nothing, if o has to be asked for again, since the identity or policy that
-// was asked about is no longer the agent's.
-func (a *Agent) apply(o *op) (done bool) {
-	r := o.verdict.Refusal
-	switch {
-	case o.gate == GateConnect:
-		return a.refreshed(o)
-	case o.sub != nil:
-		return a.reviewed(o)
-	case r != nil:
-		o.end(AnswerName(r.Code))
-		a.answer(&o.in, r)
-	case o.gate == GateSubscribe:
-		r, stale := a.hub.join(a, o, answerTo(&o.in, nil))
-		if r != nil {
-			a.answer(&o.in, r)
-		}
-		return !stale
-	case o.gate == GateUnsubscribe:
-		a.hub.part(a, o.channel, answerTo(&o.in, nil))
-	default:
-		o.end(a.publishNow(o))
-	}
-	return true
+// refuseInTurn answers a frame about channel with r, after the frames about the same
+// channel whose gates have not answered yet (PROTOCOL.md, R31).
+func (a *Agent) refuseInTurn(gate GateName, channel string, in *inbound, r *Refusal) {
+	(&op{agent: a, gate: gate, channel: channel, in: *in, refused: r}).do()
 }
 
-// refreshed ends a refresh: of the agent's own wish, or the server's. It returns
-// false, and has done nothing, if one of the latter was decided for who the agent
-// is no longer.
-func (a *Agent) refreshed(o *op) (done bool) {
-	v := &o.verdict
-	before := a.identity.Load()
-	if o.reload && before != o.identity {
-		return false
-	}
-	if r := v.Refusal; r != nil && r.Code == CodeUnavailable && !o.final {
-		a.postpone(&a.right, r)
-		if !o.silent {
-			a.answer(&o.in, r) // it keeps the rights it has, for as long as they last
-		}
-		return true
-	}
-	if v.Refusal == nil && !a.mayBecome(v, o.reload) {
-		v.Refusal = refuse(CodeDenied, "this session belongs to another user")
-	}
-	if r := v.Refusal; r != nil {
-		if o.reload {
-			a.cut(r)
-			return true
-		}
-		if !o.silent {
-			a.answer(&o.in, r)
-		}
-		retry := r.Retry
-		if retry <= 0 {
-			retry = time.Second // the page comes back, with today's cookies
-		}
-		a.Close(CloseCut, r.Reason, retry)
-		return true
-	}
-	a.mu.Lock()
-	switch {
-	case a.state != stateConnected:
-		a.mu.Unlock()
-		return true
-	case o.reload && before != a.identity.Load():
-		a.mu.Unlock()
-		return false
-	}
-	if !o.silent {
-		a.credentials = o.in.data
-	}
-	same := o.reload && before.same(v.Identity)
-	a.becomeLocked(v, o.by, same)
-	a.mu.Unlock()
-	if !o.silent {
-		a.reply(appendConnected(nil, o.in.uuid, o.in.agentID, v.Expires, nil))
-	}
-	a.subscribeAll(v.Subscribe)
-	if o.reload {
-		a.reconsider(o.policy, !same, append([]string{}, v.Subscribe...))
-	} else {
-		a.resubscribe(v.Subscribe)
-	}
-	a.planReview()
-	return true
-}
-
-// mayBecome reports whether the session may be that of the user whom the connect
-// gate has found. It stays with its user; but a reload may begin or cease to ask
-// who that is.
-func (a *Agent) mayBecome(v *Verdict, reload bool) bool {
-	user := a.opening.User
-	if user == "" && v.Identity != nil {
-		user = v.Identity.User
-	}
-	return user == a.User() || reload && (user == "" || a.User() == "")
-}
-
-// publishNow publishes what the gate allowed, unless it has been already, and
-// returns what came of it.
-func (a *Agent) publishNow(o *op) AnswerName {
-	who := "user\x00" + a.User()
-	if len(who) == len("user\x00") {
-		who = "agent\x00" + a.AgentID()
-	}
-	key, kind := a.hub.repeats.note(time.Now(), who, keyOf(a.opening.Namespace, o.msg.Channel), o.msg.UUID, o.msg.Data)
-	switch kind {
-	case repeatSame:
-		a.hub.counts.drop(DropRepeated, 1)
-		a.answer(&o.in, nil)
-		return Allowed
-	case repeatConflict:
-		a.answer(&o.in, refuse(CodeInvalid, "this uuid was used for other data on this channel"))
-		return AnswerName(CodeInvalid)
-	}
-	for i, m := range a.publications(o) {
-		err := a.hub.Publish(o.context(), m)
-		if err == nil {
+// subscribeAll subscribes the agent to what its connect gate named, which is the
+// operator's word: no other gate is asked.
+func (a *Agent) subscribeAll(channels []string) {
+	for _, ch := range channels {
+		if r := CheckPattern(ch, MaxNameLength); r != nil {
+			a.policy.Load().Log.Error("the connect gate named what is not a channel", "channel", ch, "agent", a.UUID(), "error", r)
 			continue
 		}
-		a.policy.Load().Log.Error("publishing failed", "channel", m.Channel, "agent", a.UUID(), "error", err)
-		if i > 0 {
-			continue // some of it is out: it must not be sent again
+		in := &inbound{channel: metaSubscribe, uuid: uuid.NewString(), data: channelData(ch)}
+		o := &op{agent: a, gate: GateConnect, channel: ch}
+		r, stale := (*Refusal)(nil), true
+		for stale {
+			o.policy = a.policy.Load()
+			r, stale = a.hub.subscribe(o, answerTo(in, nil))
 		}
-		a.hub.repeats.forget(key)
-		a.answer(&o.in, &Refusal{CodeUnavailable, "the message could not be passed on; try again", time.Second})
-		return AnswerName(CodeUnavailable)
-	}
-	most := max(a.policy.Load().Limits.QueueMessages/owedShare, 1)
-	for _, f := range a.hub.flushers {
-		f.keepUp(int32(min(most, math.MaxInt32)))
-	}
-	a.answer(&o.in, nil)
-	return Allowed
-}
-
-// publications returns what a publish comes to.
-func (a *Agent) publications(o *op) []*Message {
-	v := o.verdict.Publish
-	if v == nil {
-		v = new(Publishing)
-	}
-	if v.Discard {
-		a.hub.counts.drop(DropDiscarded, 1)
-		return nil
-	}
-	channels, data := v.Channels, v.Data
-	if channels == nil {
-		channels = []string{o.msg.Channel}
-	}
-	if data == nil {
-		data = o.msg.Data
-	}
-	var from *Sender
-	if a.policy.Load().Gates != nil { // else nobody asks
-		from = &Sender{User: a.User(), UUID: a.UUID()}
-	}
-	out := make([]*Message, len(channels))
-	for i, ch := range channels {
-		m := o.msg
-		if ch != m.Channel || v.Data != nil {
-			m = NewMessage(ch, o.msg.UUID, data)
+		if r != nil {
+			a.policy.Load().Log.Error("a subscription by the connect gate failed", "channel", ch, "agent", a.UUID(), "error", r)
 		}
-		m.From = from
-		out[i] = m.in(a.opening.Namespace)
 	}
-	return out
 }

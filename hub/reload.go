@@ -39,8 +39,8 @@ func (r *Reload) hurry(a *Agent) {
 	r.urgent = append(r.urgent, a)
 }
 
-// heedUrgent sees to the agents that wait to be written to.
-func (r *Reload) heedUrgent() {
+// migrateUrgent sees to the agents that wait to be written to.
+func (r *Reload) migrateUrgent() {
 	for {
 		r.mu.Lock()
 		last := len(r.urgent) - 1
@@ -51,7 +51,7 @@ func (r *Reload) heedUrgent() {
 		a := r.urgent[last]
 		r.urgent = r.urgent[:last]
 		r.mu.Unlock()
-		a.heedUnlessUnderWay()
+		a.tryMigrate()
 	}
 }
 
@@ -166,22 +166,22 @@ func (h *Hub) Drop(p *Policy) *Reload {
 		return r
 	}
 	h.counts.reload[ReloadMoved].Add(uint64(len(agents)))
-	go r.bring(agents)
+	go r.run(agents)
 	return r
 }
 
 // bring has the agents come under their new policy. It is not the only one that
 // does: whoever is about to write to an agent, or handles its frames, sees to it.
-func (r *Reload) bring(agents []*Agent) {
+func (r *Reload) run(agents []*Agent) {
 	defer r.leave()
 	var wg sync.WaitGroup
 	var next atomic.Int64
 	for range min(max(runtime.GOMAXPROCS(0), 2), len(agents)) { // one slow gate does not hold up all
 		wg.Go(func() {
 			for i := next.Add(1) - 1; i < int64(len(agents)); i = next.Add(1) - 1 {
-				r.heedUrgent()
-				agents[i].heedUnlessUnderWay()
-				agents[i].reloaded()
+				r.migrateUrgent()
+				agents[i].tryMigrate()
+				agents[i].migrated()
 			}
 		})
 	}

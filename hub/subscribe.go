@@ -17,14 +17,15 @@ func (a *Agent) nodeOf(channel string) (d *directory, key string) {
 	return a.hub.channels, keyOf(a.opening.Namespace, channel)
 }
 
-// join subscribes a to a channel or pattern and queues the answer, so that it
+// subscribe subscribes the agent of o to a channel or pattern and queues the answer, so that it
 // precedes the first message. Subscribing again is answered, and what o's verdict
 // gives is relied on from now on. It does nothing if o is stale.
-func (h *Hub) join(a *Agent, o *op, answer []byte) (r *Refusal, stale bool) {
+func (h *Hub) subscribe(o *op, answer []byte) (r *Refusal, stale bool) {
+	a := o.agent
 	limits := a.policy.Load().Limits
 	fits := func() bool { return limits.Channels < 0 || h.Channels() <= limits.Channels }
 	d, key := a.nodeOf(o.channel)
-	encoded := a.conn.Form().encode(answer)
+	encoded := a.out.conn.Form().encode(answer)
 	v := &o.verdict
 	for {
 		n := d.obtain(key, fits)
@@ -36,10 +37,10 @@ func (h *Hub) join(a *Agent, o *op, answer []byte) (r *Refusal, stale bool) {
 			n.mu.Unlock()
 			continue // its last member left in this moment
 		}
-		flush, stale, r := a.joinLocked(n, o, encoded, limits)
+		notify, stale, r := o.subscribeLocked(n, encoded, limits)
 		n.unlock()
-		if flush {
-			a.schedule()
+		if notify {
+			a.notify()
 		}
 		if v.Recheck != 0 || !v.Expires.IsZero() {
 			a.planReview()
@@ -48,52 +49,53 @@ func (h *Hub) join(a *Agent, o *op, answer []byte) (r *Refusal, stale bool) {
 	}
 }
 
-// joinLocked makes a a member of n. The caller holds n.mu.
-func (a *Agent) joinLocked(n *node, o *op, answer []byte, limits Limits) (flush, stale bool, r *Refusal) {
+// subscribeLocked makes the agent a member of n. The caller holds n.mu.
+func (o *op) subscribeLocked(n *node, answer []byte, limits Limits) (notify, stale bool, r *Refusal) {
+	a := o.agent
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch {
 	case a.state != stateConnected:
 		return false, false, nil // nobody is there to be told
-	case a.isStale(o):
+	case o.isStale():
 		// From here on a refresh finds the subscription, and asks for it again.
 		return false, true, nil
 	}
 	v := &o.verdict
 	if i := a.subscriptionLocked(n); i >= 0 {
-		a.subs[i].right = a.validFor(v, o.by)
-		a.subs[i].byConnect = a.subs[i].byConnect || o.gate == GateConnect
+		a.leases.subs[i].lease = newLease(v, o.by, a.hub.timers.now())
+		a.leases.subs[i].byConnect = a.leases.subs[i].byConnect || o.gate == GateConnect
 	} else {
-		if len(a.subs) >= limits.ChannelsPerAgent {
+		if len(a.leases.subs) >= limits.ChannelsPerAgent {
 			return false, false, refuse(CodeLimit, fmt.Sprintf("more than %d channels for one agent", limits.ChannelsPerAgent))
 		}
-		s := &subscription{agent: a, node: n, channel: strings.Clone(o.channel), right: a.validFor(v, o.by), byConnect: o.gate == GateConnect}
+		s := &subscription{agent: a, node: n, channel: strings.Clone(o.channel), lease: newLease(v, o.by, a.hub.timers.now()), byConnect: o.gate == GateConnect}
 		n.addLocked(s)
-		a.subs = append(a.subs, s)
+		a.leases.subs = append(a.leases.subs, s)
 	}
-	return a.acceptLocked(item{bytes: answer}), false, nil
+	return a.out.acceptLocked(item{bytes: answer}), false, nil
 }
 
-// subscriptionLocked returns the index in a.subs of the one on n, else -1. An
+// subscriptionLocked returns the index in a.leases.subs of the one on n, else -1. An
 // agent has few subscriptions; looking through them is faster than any map. The
 // caller holds a.mu.
 func (a *Agent) subscriptionLocked(n *node) int {
-	return slices.IndexFunc(a.subs, func(s *subscription) bool { return s.node == n })
+	return slices.IndexFunc(a.leases.subs, func(s *subscription) bool { return s.node == n })
 }
 
-// dropLocked ends the subscription a.subs[i]. The caller holds its node's mu and
+// dropLocked ends the subscription a.leases.subs[i]. The caller holds its node's mu and
 // a.mu.
 func (a *Agent) dropLocked(i int) {
-	s := a.subs[i]
+	s := a.leases.subs[i]
 	s.node.removeLocked(s)
-	a.subs = slices.Delete(a.subs, i, i+1)
+	a.leases.subs = slices.Delete(a.leases.subs, i, i+1)
 }
 
-// part unsubscribes a and queues the answer: nothing of the channel follows it,
+// unsubscribe unsubscribes a and queues the answer: nothing of the channel follows it,
 // unless another subscription of a matches.
-func (h *Hub) part(a *Agent, channel string, answer []byte) {
+func (h *Hub) unsubscribe(a *Agent, channel string, answer []byte) {
 	d, key := a.nodeOf(channel)
-	encoded := a.conn.Form().encode(answer)
+	encoded := a.out.conn.Form().encode(answer)
 	n := d.find(key)
 	if n == nil {
 		a.Send(encoded)
@@ -104,11 +106,11 @@ func (h *Hub) part(a *Agent, channel string, answer []byte) {
 	if i := a.subscriptionLocked(n); i >= 0 {
 		a.dropLocked(i)
 	}
-	flush := a.state < stateClosing && a.acceptLocked(item{bytes: encoded})
+	notify := a.state < stateClosing && a.out.acceptLocked(item{bytes: encoded})
 	a.mu.Unlock()
 	n.unlock()
-	if flush {
-		a.schedule()
+	if notify {
+		a.notify()
 	}
 }
 

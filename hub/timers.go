@@ -9,13 +9,13 @@ import (
 	"time"
 )
 
-// scheduleGrain joins what is due at nearly the same time, so that a hundred
+// timerGrain joins what is due at nearly the same time, so that a hundred
 // thousand heartbeats wake the goroutine ten times a second, not thousands.
-const scheduleGrain = 100 * time.Millisecond
+const timerGrain = 100 * time.Millisecond
 
 // A schedule calls agents when they are due: one goroutine and one timer for all
 // of them, none running while there is no agent.
-type schedule struct {
+type timers struct {
 	start time.Time // its monotonic clock begins here: steps of the wall clock move nothing
 
 	done chan struct{} // closed when run has returned; never sent on
@@ -28,28 +28,28 @@ type schedule struct {
 
 // A dueEntry is an agent's place in the schedule. It is a part of the agent.
 type dueEntry struct {
-	at    time.Duration // on the schedule's clock; guarded by schedule.mu, as are the others
+	at    time.Duration // on the timers' clock; guarded by timers.mu, as are the others
 	index int           // in the heap; valid while listed
 	on    bool          // listed
 }
 
-func newSchedule() *schedule {
-	s := &schedule{start: time.Now(), done: make(chan struct{}), wake: make(chan struct{}, 1)}
+func newTimers() *timers {
+	s := &timers{start: time.Now(), done: make(chan struct{}), wake: make(chan struct{}, 1)}
 	go s.run()
 	return s
 }
 
-// now is the time on the schedule's clock.
-func (s *schedule) now() time.Duration { return time.Since(s.start) }
+// now is the time on the timers' clock.
+func (s *timers) now() time.Duration { return time.Since(s.start) }
 
 // set makes a due in so long from now, in place of any other time.
-func (s *schedule) set(a *Agent, in time.Duration) { s.plan(a, in, false) }
+func (s *timers) set(a *Agent, in time.Duration) { s.plan(a, in, false) }
 
 // setNoLater makes a due in so long from now, unless it is due before.
-func (s *schedule) setNoLater(a *Agent, in time.Duration) { s.plan(a, in, true) }
+func (s *timers) setNoLater(a *Agent, in time.Duration) { s.plan(a, in, true) }
 
-func (s *schedule) plan(a *Agent, in time.Duration, keepEarlier bool) {
-	at := (s.now() + in + scheduleGrain - 1).Truncate(scheduleGrain)
+func (s *timers) plan(a *Agent, in time.Duration, keepEarlier bool) {
+	at := (s.now() + in + timerGrain - 1).Truncate(timerGrain)
 	s.mu.Lock()
 	if s.closed || keepEarlier && a.due.on && a.due.at <= at {
 		s.mu.Unlock()
@@ -69,7 +69,7 @@ func (s *schedule) plan(a *Agent, in time.Duration, keepEarlier bool) {
 }
 
 // drop takes a out.
-func (s *schedule) drop(a *Agent) {
+func (s *timers) drop(a *Agent) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if a.due.on {
@@ -77,7 +77,7 @@ func (s *schedule) drop(a *Agent) {
 	}
 }
 
-func (s *schedule) close() {
+func (s *timers) close() {
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
@@ -85,14 +85,14 @@ func (s *schedule) close() {
 	<-s.done
 }
 
-func (s *schedule) kick() {
+func (s *timers) kick() {
 	select {
 	case s.wake <- struct{}{}:
 	default:
 	}
 }
 
-func (s *schedule) run() {
+func (s *timers) run() {
 	defer close(s.done)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -119,7 +119,7 @@ func (s *schedule) run() {
 }
 
 // pop returns an agent that is due, or how long until one is: -1 for none.
-func (s *schedule) pop(now time.Duration) (a *Agent, wait time.Duration, open bool) {
+func (s *timers) pop(now time.Duration) (a *Agent, wait time.Duration, open bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {

@@ -10,11 +10,11 @@ import (
 	"time"
 )
 
-// admissionRetry is the advice to who found the house full.
-const admissionRetry = 5 * time.Second
+// quotaRetry is the advice to who found the house full.
+const quotaRetry = 5 * time.Second
 
 // An admission counts sessions, in all and by address.
-type admission struct {
+type quota struct {
 	mu    sync.Mutex // guards the following; no other lock is taken under it
 	total int
 	by    map[netip.Prefix]sessions
@@ -22,7 +22,7 @@ type admission struct {
 
 type sessions struct{ all, unconnected int }
 
-func newAdmission() *admission { return &admission{by: make(map[netip.Prefix]sessions)} }
+func newQuota() *quota { return &quota{by: make(map[netip.Prefix]sessions)} }
 
 // addressKey returns what counts as one address: of IPv6 a /64, since that is
 // the least anybody is given. An invalid address, as of a unix socket, has the
@@ -38,43 +38,43 @@ func addressKey(ip netip.Addr) netip.Prefix {
 }
 
 // enter counts a new session, or refuses it.
-func (ad *admission) enter(key netip.Prefix, l Limits) *Refusal {
-	ad.mu.Lock()
-	defer ad.mu.Unlock()
+func (q *quota) enter(key netip.Prefix, l Limits) *Refusal {
+	q.mu.Lock()
+	defer q.mu.Unlock()
 	full := func(have, limit int) bool { return limit >= 0 && have >= limit }
-	s := ad.by[key]
+	s := q.by[key]
 	switch counted := key.IsValid(); {
-	case full(ad.total, l.Agents):
-		return &Refusal{CodeUnavailable, "the server has as many sessions as it takes; try again later", admissionRetry}
+	case full(q.total, l.Agents):
+		return &Refusal{CodeUnavailable, "the server has as many sessions as it takes; try again later", quotaRetry}
 	case counted && full(s.all, l.AgentsPerIP):
-		return &Refusal{CodeLimit, fmt.Sprintf("more than %d sessions from one address", l.AgentsPerIP), admissionRetry}
+		return &Refusal{CodeLimit, fmt.Sprintf("more than %d sessions from one address", l.AgentsPerIP), quotaRetry}
 	case counted && full(s.unconnected, l.UnconnectedPerIP):
-		return &Refusal{CodeLimit, fmt.Sprintf("more than %d sessions from one address that have not connected yet", l.UnconnectedPerIP), admissionRetry}
+		return &Refusal{CodeLimit, fmt.Sprintf("more than %d sessions from one address that have not connected yet", l.UnconnectedPerIP), quotaRetry}
 	case counted:
 		s.all++
 		s.unconnected++
-		ad.by[key] = s
+		q.by[key] = s
 	}
-	ad.total++
+	q.total++
 	return nil
 }
 
 // connected counts a session as connected.
-func (ad *admission) connected(key netip.Prefix) {
-	ad.mu.Lock()
-	defer ad.mu.Unlock()
-	if s, ok := ad.by[key]; ok {
+func (q *quota) connected(key netip.Prefix) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if s, ok := q.by[key]; ok {
 		s.unconnected--
-		ad.by[key] = s
+		q.by[key] = s
 	}
 }
 
 // leave counts a session out.
-func (ad *admission) leave(key netip.Prefix, connected bool) {
-	ad.mu.Lock()
-	defer ad.mu.Unlock()
-	ad.total--
-	s, ok := ad.by[key]
+func (q *quota) leave(key netip.Prefix, connected bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.total--
+	s, ok := q.by[key]
 	if !ok {
 		return
 	}
@@ -83,8 +83,8 @@ func (ad *admission) leave(key netip.Prefix, connected bool) {
 		s.unconnected--
 	}
 	if s.all == 0 {
-		delete(ad.by, key)
+		delete(q.by, key)
 	} else {
-		ad.by[key] = s
+		q.by[key] = s
 	}
 }

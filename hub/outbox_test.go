@@ -1,0 +1,165 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package hub
+
+import (
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func itemOf(text string, messages bool) item {
+	it := item{bytes: []byte(text)}
+	if messages {
+		it.msg = &Message{Channel: text}
+	}
+	return it
+}
+
+func textsOf(items *[]item) (texts []string) {
+	if items != nil {
+		for _, it := range *items {
+			texts = append(texts, string(it.bytes))
+		}
+	}
+	return texts
+}
+
+func TestQueueLimits(t *testing.T) {
+	q := queue{limits: &Limits{QueueMessages: 3, QueueBytes: 10}}
+	if !q.fits(1000) {
+		t.Error("an empty queue does not take one large item")
+	}
+	q.add(itemOf("aaaa", true))
+	if !q.fits(6) || q.fits(7) {
+		t.Error("the limit of bytes is not 10")
+	}
+	q.add(itemOf("b", true))
+	q.add(itemOf("c", true))
+	if q.fits(1) {
+		t.Error("a fourth item fits")
+	}
+	if !q.isCrowded() {
+		t.Error("a full queue is not crowded")
+	}
+	taken := q.take(math.MaxInt)
+	if q.fits(1) || q.take(1) != nil {
+		t.Error("what was taken does not count, or is still there")
+	}
+	q.release(len(*taken), 6)
+	if !q.fits(1) || q.isCrowded() || q.count != 0 || q.bytes != 0 {
+		t.Errorf("%d items with %d bytes are left", q.count, q.bytes)
+	}
+}
+
+// A queue that exceeds lowered limits keeps the old ones until it is at half of the new.
+func TestQueueKeepsFormerLimits(t *testing.T) {
+	q := queue{limits: &Limits{QueueMessages: 8, QueueBytes: 100}}
+	for range 6 {
+		q.add(itemOf("x", true))
+	}
+	q.setLimits(&Limits{QueueMessages: 4, QueueBytes: 100})
+	if !q.fits(1) {
+		t.Error("lower limits hold at once")
+	}
+	q.release(3, 3)
+	if !q.fits(1) {
+		t.Error("lower limits hold above half of them")
+	}
+	q.release(1, 1)
+	q.currentLimits()
+	q.release(-2, -2)
+	if q.fits(1) {
+		t.Error("the old limits have stayed")
+	}
+}
+
+func TestQueueDropsWithoutReordering(t *testing.T) {
+	q := queue{limits: &Limits{QueueMessages: 100, QueueBytes: 1000}}
+	for _, text := range []string{"a", "b", "c", "a"} {
+		q.add(itemOf(text, true))
+	}
+	q.add(itemOf("notice", false))
+	if n := q.drop(func(m *Message) bool { return m.Channel != "a" }); n != 2 {
+		t.Errorf("%d were dropped, want 2", n)
+	}
+	if got := textsOf(q.items); !slices.Equal(got, []string{"b", "c", "notice"}) || q.count != 3 || q.bytes != 8 {
+		t.Errorf("%q are left, counted as %d with %d bytes", got, q.count, q.bytes)
+	}
+	if n := q.drop(nil); n != 2 || q.items != nil || q.count != 0 || q.bytes != 0 {
+		t.Errorf("%d were dropped at the end, %d with %d bytes are left", n, q.count, q.bytes)
+	}
+}
+
+// TestQueueModel has random operations on a queue and on a list: nothing is lost, doubled
+// or out of order, and the counts are right.
+func TestQueueModel(t *testing.T) {
+	for seed := range uint64(300) {
+		random := rand.New(rand.NewPCG(seed, 1))
+		q := queue{limits: &Limits{QueueMessages: math.MaxInt, QueueBytes: math.MaxInt}}
+		var model []string
+		var next int
+		for range 60 {
+			switch random.IntN(3) {
+			case 0, 1:
+				text := strings.Repeat(string(rune('a'+next%26)), 1+random.IntN(20))
+				next++
+				q.add(itemOf(text, random.IntN(2) == 0))
+				model = append(model, text)
+			default:
+				most := random.IntN(40)
+				if random.IntN(4) == 0 {
+					most = math.MaxInt
+				}
+				items := q.take(most)
+				if len(model) == 0 {
+					if items != nil {
+						t.Fatalf("seed %d: something was in an empty queue", seed)
+					}
+					continue
+				}
+				got := textsOf(items)
+				if !slices.Equal(got, model[:len(got)]) || len(got) == 0 || len(got) > 1 && len(strings.Join(got, "")) > most {
+					t.Fatalf("seed %d: %q was taken of %q, for %d bytes", seed, got, model, most)
+				}
+				written := random.IntN(len(got) + 1)
+				q.release(written, len(strings.Join(got[:written], "")))
+				q.putBack(slices.Clone((*items)[written:]))
+				model = model[written:]
+			}
+			if q.count != len(model) || q.bytes != len(strings.Join(model, "")) {
+				t.Fatalf("seed %d: %d items with %d bytes are counted, there are %q", seed, q.count, q.bytes, model)
+			}
+		}
+		if got := textsOf(q.items); !slices.Equal(got, model) {
+			t.Fatalf("seed %d: %q is left, want %q", seed, got, model)
+		}
+	}
+}
+
+// A join buffer knows what is done with, and keeps the rest of an item of which a part was
+// written: another one must not begin in the middle of it.
+func TestJoinBufferAfterAWrite(t *testing.T) {
+	for n := range 10 {
+		b := getJoin(1)
+		for _, text := range []string{"abc", "de", "fghi"} {
+			b.bytes = append(b.bytes, text...)
+			b.ends = append(b.ends, len(b.bytes))
+		}
+		items, rest := b.wrote(n), ""
+		wantItems, wantRest := 0, ""
+		for i, end := range []int{3, 5, 9} {
+			if begin := []int{0, 3, 5}[i]; n > begin {
+				wantItems = i + 1
+				wantRest = "abcdefghi"[min(n, end):end]
+			}
+		}
+		if rest = string(b.bytes); items != wantItems || rest != wantRest || len(b.ends) != 0 {
+			t.Errorf("after %d bytes: %d items and %q, want %d and %q", n, items, rest, wantItems, wantRest)
+		}
+		putJoin(b)
+	}
+}

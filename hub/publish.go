@@ -1,0 +1,82 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package hub
+
+import (
+	"math"
+	"time"
+)
+
+// publish publishes what the gate allowed, unless it was published before, and returns
+// how it went.
+func (o *op) publish() AnswerName {
+	a := o.agent
+	who := "user\x00" + a.User()
+	if len(who) == len("user\x00") {
+		who = "agent\x00" + a.AgentID()
+	}
+	key, kind := a.hub.repeats.note(time.Now(), who, keyOf(a.opening.Namespace, o.msg.Channel), o.msg.UUID, o.msg.Data)
+	switch kind {
+	case repeatSame:
+		a.hub.counts.drop(DropRepeated, 1)
+		a.answer(&o.in, nil)
+		return Allowed
+	case repeatConflict:
+		a.answer(&o.in, refuse(CodeInvalid, "this uuid was used for other data on this channel"))
+		return AnswerName(CodeInvalid)
+	}
+	for i, m := range o.publications() {
+		err := a.hub.Publish(o.context(), m)
+		if err == nil {
+			continue
+		}
+		a.policy.Load().Log.Error("publishing failed", "channel", m.Channel, "agent", a.UUID(), "error", err)
+		if i > 0 {
+			continue // some of it is out: it must not be sent again
+		}
+		a.hub.repeats.forget(key)
+		a.answer(&o.in, &Refusal{CodeUnavailable, "the message could not be passed on; try again", time.Second})
+		return AnswerName(CodeUnavailable)
+	}
+	most := max(a.policy.Load().Limits.QueueMessages/owedShare, 1)
+	for _, f := range a.hub.flushers {
+		f.keepUp(int32(min(most, math.MaxInt32)))
+	}
+	a.answer(&o.in, nil)
+	return Allowed
+}
+
+// publications returns what a publish comes to.
+func (o *op) publications() []*Message {
+	a := o.agent
+	v := o.verdict.Publish
+	if v == nil {
+		v = new(Publishing)
+	}
+	if v.Discard {
+		a.hub.counts.drop(DropDiscarded, 1)
+		return nil
+	}
+	channels, data := v.Channels, v.Data
+	if channels == nil {
+		channels = []string{o.msg.Channel}
+	}
+	if data == nil {
+		data = o.msg.Data
+	}
+	var from *Sender
+	if a.policy.Load().Gates != nil { // else nobody asks
+		from = &Sender{User: a.User(), UUID: a.UUID()}
+	}
+	out := make([]*Message, len(channels))
+	for i, ch := range channels {
+		m := o.msg
+		if ch != m.Channel || v.Data != nil {
+			m = NewMessage(ch, o.msg.UUID, data)
+		}
+		m.From = from
+		out[i] = m.in(a.opening.Namespace)
+	}
+	return out
+}

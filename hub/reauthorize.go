@@ -1,0 +1,383 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package hub
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// Re-authorization: the gate of a lease is asked again. There is one way for all
+// reasons. A lease notes that it wants it (lease.wants), and a goroutine asks for one
+// lease of the agent after the other: one of the agent's own, or after a reload one of
+// the hub's reauthorizers, so that fifty thousand agents do not ask at once.
+
+const (
+	// maxReauthorizers is how many agents are asked about at a time after a reload. A
+	// guard that asks a backend lets through 64 of their questions by itself.
+	maxReauthorizers = 128
+	// reauthorizePatience is how long one answer is waited for before the next agent has
+	// its turn: the question goes on.
+	reauthorizePatience = 5 * time.Second
+)
+
+// reauthorizers ask the gates that a reload has changed, for one agent after the other.
+type reauthorizers struct {
+	mu      sync.Mutex // guards the following; no other lock is taken under it
+	waiting []*Agent   // each once
+	running int
+}
+
+// add has the gates of an agent asked whose leases want it.
+func (r *reauthorizers) add(a *Agent) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if a.awaitsReauthorizer {
+		return
+	}
+	a.awaitsReauthorizer = true
+	r.waiting = append(r.waiting, a)
+	if r.running < maxReauthorizers {
+		r.running++
+		go r.run()
+	}
+}
+
+// run serves agents until none waits.
+func (r *reauthorizers) run() {
+	for a := r.next(); a != nil; a = r.next() {
+		for o := a.nextOp(true); o != nil; o = a.nextOp(true) {
+			a.countAsked()
+			o.doAndWait()
+		}
+		a.migrated()
+	}
+}
+
+// next returns the next agent. If there is none, the calling goroutine is to end.
+func (r *reauthorizers) next() *Agent {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.waiting) == 0 {
+		r.waiting = nil
+		r.running--
+		return nil
+	}
+	a := r.waiting[0]
+	r.waiting[0] = nil
+	r.waiting = r.waiting[1:]
+	a.awaitsReauthorizer = false
+	return a
+}
+
+// doAndWait does o and waits until it is done with, the agent is gone, or it takes too
+// long.
+func (o *op) doAndWait() {
+	o.done = make(chan struct{})
+	o.agent.mu.Lock()
+	ctx := o.agent.opsLocked().ctx
+	o.agent.mu.Unlock()
+	o.do()
+	late := time.NewTimer(reauthorizePatience)
+	defer late.Stop()
+	select {
+	case <-o.done:
+	case <-ctx.Done():
+	case <-late.C:
+	}
+}
+
+// nextOp returns the operation for the next lease that wants its gate to be asked,
+// because of a reload or for another reason; nil if none does.
+func (a *Agent) nextOp(reload bool) *op {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.state != stateConnected {
+		return nil
+	}
+	s, why := a.leases.take(reload)
+	switch {
+	case why == byFrame:
+		return nil
+	case s == nil:
+		return &op{agent: a, gate: GateConnect, why: why, taken: &a.leases.connect}
+	default:
+		return &op{agent: a, gate: GateSubscribe, channel: s.channel, why: why, sub: s, taken: &s.lease}
+	}
+}
+
+// reauthorize has a goroutine of the agent's own ask for the leases that want it: it may
+// have to wait for a place among the agent's questions. The agent's end ends it.
+func (a *Agent) reauthorize() {
+	a.mu.Lock()
+	start := !a.reauthorizing && a.state == stateConnected
+	a.reauthorizing = a.reauthorizing || start
+	a.mu.Unlock()
+	if !start {
+		return
+	}
+	go func() {
+		for {
+			o := a.nextOp(false)
+			if o == nil {
+				break
+			}
+			o.do()
+		}
+		a.mu.Lock()
+		a.reauthorizing = false
+		again := a.leases.isWaiting() && a.state == stateConnected // since nextOp
+		a.mu.Unlock()
+		if again {
+			a.reauthorize()
+		}
+	}()
+}
+
+// isReauthorizing reports whether a gate is still to be asked again, reloads apart.
+func (a *Agent) isReauthorizing() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.reauthorizing
+}
+
+// reauthorizeSubscriptions has the gates of all subscriptions asked again after a refresh
+// of the connect, but of those that the connect gate itself has just made.
+func (a *Agent) reauthorizeSubscriptions(made []string) {
+	a.mu.Lock()
+	for _, s := range a.leases.subs {
+		if !slices.Contains(made, s.channel) && !s.lease.asked {
+			s.lease.wants = byConnect
+		}
+	}
+	a.mu.Unlock()
+	a.reauthorize()
+}
+
+// tickLeasesLocked looks at what is due: it ends the session if the right to it has
+// ended, and returns what else there is to do. The caller holds a.mu.
+func (a *Agent) tickLeasesLocked(now time.Duration) (due review, notify bool) {
+	if l := &a.leases.connect; l.hasEnded(now) {
+		r := expiredConnect
+		if l.grace {
+			r = tooLate()
+			if reload := a.reload.Load(); reload != nil {
+				reload.cut.Add(1)
+				reload.late.Add(1)
+			}
+		}
+		return due, a.closeLocked(CloseCut, r.Reason, r.Retry)
+	}
+	return a.leases.look(now), false
+}
+
+// seeTo does what is to be done.
+func (a *Agent) seeTo(due *review) {
+	for _, s := range due.ended {
+		a.mu.Lock()
+		late := s.lease.grace
+		a.mu.Unlock()
+		if !late {
+			a.revoke(s, expired, nil)
+		} else if a.revoke(s, tooLate(), nil) {
+			if r := a.reload.Load(); r != nil {
+				r.ended.Add(1)
+				r.late.Add(1)
+			}
+		}
+	}
+	if due.other {
+		a.reauthorize()
+	}
+	if due.reload {
+		a.hub.reauthorizers.add(a)
+	}
+	a.migrated()
+}
+
+// Why a lease has ended.
+var (
+	expired        = refuse(CodeExpired, "the right to receive this channel has expired")
+	expiredConnect = &Refusal{CodeExpired, "your right to be connected has expired", time.Second}
+)
+
+// tooLate is why a lease ends whose gate did not answer after a reload. Agents that lose
+// one for that are not to come back all at once.
+func tooLate() *Refusal {
+	return &Refusal{CodeUnavailable, "whether this is still allowed could not be found out", cutRetry()}
+}
+
+// planReview makes the agent due when there is something to do about a lease.
+func (a *Agent) planReview() {
+	a.mu.Lock()
+	next := a.leases.next()
+	beat := a.beat
+	alive := a.state == stateConnected
+	a.mu.Unlock()
+	if next != 0 && next < beat && alive {
+		a.hub.timers.set(a, max(next-a.hub.timers.now(), 0))
+	}
+}
+
+// isFinal reports whether the verdict is to be applied even if it is unavailable: a gate
+// that a reload has changed, and that answers from within this process, will not know
+// more later.
+func (o *op) isFinal() bool { return o.why == byReload && o.local }
+
+// applyLease applies the verdict on a subscription whose gate was asked again. It
+// returns false, and has done nothing, if o is stale.
+func (o *op) applyLease() (done bool) {
+	a, r := o.agent, o.verdict.Refusal
+	unknown := r != nil && r.Code == CodeUnavailable && !o.isFinal()
+	if r != nil && !unknown && a.revoke(o.sub, r, o) {
+		if reload := a.reload.Load(); o.why == byReload && reload != nil {
+			reload.ended.Add(1)
+		}
+	}
+	a.mu.Lock()
+	if o.isStale() {
+		a.mu.Unlock()
+		return false
+	}
+	l := o.leaseLocked()
+	switch {
+	case unknown:
+		a.postponeLocked(l, r)
+	case r == nil && slices.Contains(a.leases.subs, o.sub):
+		l.renew(&o.verdict, o.by, a.hub.timers.now())
+		o.sub.byConnect = false
+	}
+	a.mu.Unlock()
+	a.planReview()
+	return true
+}
+
+// postponeLocked keeps a lease whose gate could not find out, and has it asked again. The
+// caller holds a.mu and calls planReview then.
+func (a *Agent) postponeLocked(l *lease, r *Refusal) {
+	l.postpone(a.hub.timers.now(), max(r.Retry, time.Second), a.policy.Load().Grace)
+}
+
+// applyConnect ends a refresh of the connect: of the agent's own wish, or the server's.
+// It returns false, and has done nothing, if it was decided after a reload for who the
+// agent is no longer.
+func (o *op) applyConnect() (done bool) {
+	a, v := o.agent, &o.verdict
+	reload := o.why == byReload
+	before := a.identity.Load()
+	if reload && before != o.identity {
+		return false
+	}
+	if r := v.Refusal; r != nil && r.Code == CodeUnavailable && !o.isFinal() {
+		a.mu.Lock()
+		a.postponeLocked(o.leaseLocked(), r)
+		a.mu.Unlock()
+		a.planReview()
+		if o.why == byFrame {
+			a.answer(&o.in, r) // it keeps the rights it has, for as long as they last
+		}
+		return true
+	}
+	if v.Refusal == nil && !a.mayBecome(v, reload) {
+		v.Refusal = refuse(CodeDenied, "this session belongs to another user")
+	}
+	if r := v.Refusal; r != nil {
+		o.refuseConnect(r)
+		return true
+	}
+	a.mu.Lock()
+	switch {
+	case a.state != stateConnected:
+		a.mu.Unlock()
+		return true
+	case reload && before != a.identity.Load():
+		a.mu.Unlock()
+		return false
+	}
+	if o.why == byFrame {
+		a.credentials = o.in.data
+	}
+	same := reload && before.same(v.Identity)
+	if !same { // else what was asked for that identity still holds
+		a.identify(v.Identity)
+	}
+	o.leaseLocked().renew(v, o.by, a.hub.timers.now())
+	a.mu.Unlock()
+	if o.why == byFrame {
+		a.reply(appendConnected(nil, o.in.uuid, o.in.agentID, v.Expires, nil))
+	}
+	a.subscribeAll(v.Subscribe)
+	if reload {
+		a.migrateSubscriptions(o.policy, !same, append([]string{}, v.Subscribe...))
+	} else {
+		a.reauthorizeSubscriptions(v.Subscribe)
+	}
+	a.planReview()
+	return true
+}
+
+// refuseConnect closes the session of an agent that may not be connected any more.
+func (o *op) refuseConnect(r *Refusal) {
+	a := o.agent
+	if o.why == byReload {
+		a.cut(r)
+		return
+	}
+	if o.why == byFrame {
+		a.answer(&o.in, r)
+	}
+	retry := r.Retry
+	if retry <= 0 {
+		retry = time.Second // the page comes back, with today's cookies
+	}
+	a.Close(CloseCut, r.Reason, retry)
+}
+
+// identify makes what the connect gate learned that of the agent.
+func (a *Agent) identify(i *Identity) {
+	if i == nil {
+		i = noIdentity
+	}
+	a.identity.Store(i)
+}
+
+// mayBecome reports whether the session may be that of the user whom the connect
+// gate has found. It stays with its user; but a reload may begin or cease to ask
+// who that is.
+func (a *Agent) mayBecome(v *Verdict, reload bool) bool {
+	user := a.opening.User
+	if user == "" && v.Identity != nil {
+		user = v.Identity.User
+	}
+	return user == a.User() || reload && (user == "" || a.User() == "")
+}
+
+// revoke ends a subscription for the reason given, and tells the agent: nothing of
+// it follows what it is told. If o is what was asked, it must not be stale; if it
+// was asked because of a reload, nothing of the subscription goes out that still
+// waits. It reports whether the subscription was there.
+func (a *Agent) revoke(s *subscription, r *Refusal, o *op) (revoked bool) {
+	n := s.node
+	n.mu.Lock()
+	a.mu.Lock()
+	var notify bool
+	if i := slices.Index(a.leases.subs, s); i >= 0 && a.state == stateConnected && (o == nil || !o.isStale()) {
+		revoked = true
+		a.dropLocked(i)
+		if o != nil && o.why == byReload {
+			a.out.revokeLocked(a.isCoveredLocked)
+		}
+		notice := appendEnded(nil, uuid.NewString(), s.channel, r)
+		notify = a.out.acceptLocked(item{bytes: a.out.conn.Form().encode(notice)})
+	}
+	a.mu.Unlock()
+	n.unlock()
+	if notify {
+		a.notify()
+	}
+	return revoked
+}

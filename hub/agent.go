@@ -50,18 +50,17 @@ type Agent struct {
 	in  inbox
 	out outbox
 
-	mu            sync.Mutex // guards the following, and parts of in and out; taken after hub.mu and node.mu
-	cond          sync.Cond  // of mu: state, in.held, ops, out.full or migrating have changed
-	state         state
-	ops           *ops // nil until a gate is asked that takes its time
-	leases        leases
-	reauthorizing bool          // a goroutine asks for leases again
-	applied       *Policy       // the policy that is in effect: policy, except during a reload
-	migrating     bool          // a goroutine puts policy into effect
-	beat          time.Duration // when the next heartbeat is due, by the hub's timers
-	joined        bool          // it was allowed to connect
-	agentID       string        // set when it asks to connect
-	credentials   []byte
+	mu          sync.Mutex // guards the following, and parts of in and out; taken after hub.mu and node.mu
+	cond        sync.Cond  // of mu: state, in.held, ops, out.full or migrating have changed
+	state       state
+	ops         *ops // nil until a gate is asked that takes its time
+	leases      leases
+	applied     *Policy       // the policy that is in effect: policy, except during a reload
+	migrating   bool          // a goroutine puts policy into effect
+	beat        time.Duration // when the next heartbeat is due, by the hub's timers
+	joined      bool          // it was allowed to connect
+	agentID     string        // set when it asks to connect
+	credentials []byte
 	ending
 }
 
@@ -172,20 +171,10 @@ func (a *Agent) reply(object []byte) { a.Send(a.out.conn.Form().encode(object)) 
 func (a *Agent) enqueue(b []byte, m *Message, before []*node) (notify bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.state != stateConnected || a.onAnyLocked(before) {
+	if a.state != stateConnected || a.leases.hasAny(before) {
 		return false
 	}
 	return a.out.acceptLocked(item{bytes: b, msg: m})
-}
-
-// onAnyLocked reports whether the agent is subscribed to one of the nodes.
-func (a *Agent) onAnyLocked(nodes []*node) bool {
-	for _, n := range nodes {
-		if a.subscriptionLocked(n) >= 0 {
-			return true
-		}
-	}
-	return false
 }
 
 // notify hands the agent to its notifyer; the writing flag of its outbox is set.
@@ -309,14 +298,14 @@ func (a *Agent) tick() time.Duration {
 	case a.state == stateOpen:
 		notify = a.closeLocked(CloseTimeout, "no /meta/connect came in time", time.Second)
 	case now < a.beat:
-		due, notify = a.tickLeasesLocked(now)
+		due, notify = a.leases.tickLocked(now)
 	case silence >= 2*p.Heartbeat-p.Heartbeat/4 && !a.receiving.Load():
 		// A quarter less than two intervals: what answered the last ping but one
 		// answered a little after it was sent.
 		notify = a.closeLocked(CloseTimeout, "nothing was heard from you for two heartbeats", time.Second)
 	default:
 		a.beat = now + p.Heartbeat
-		due, notify = a.tickLeasesLocked(now)
+		due, notify = a.leases.tickLocked(now)
 		if a.state < stateClosing {
 			notify = a.out.acceptLocked(item{bytes: a.out.conn.Form().Heartbeat}) || notify
 		}
@@ -329,7 +318,7 @@ func (a *Agent) tick() time.Duration {
 	if notify {
 		a.notify()
 	}
-	a.seeTo(&due)
+	a.leases.seeTo(&due)
 	return max(next-now, timerGrain)
 }
 

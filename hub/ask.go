@@ -19,15 +19,16 @@ func isLocal(g Gate) bool {
 }
 
 // askLocal asks a gate that answers at once.
-func (a *Agent) askLocal(ctx context.Context, g Gate, q *Question) (v Verdict) {
-	ctx, span := a.traceGate(ctx, q)
+func (q *Question) askLocal(ctx context.Context, g Gate) (v Verdict) {
+	a := q.Agent
+	ctx, span := q.trace(ctx)
 	begun := a.hub.timers.now()
 	defer func() {
 		if p := recover(); p != nil {
-			a.panicked(q, p)
+			q.panicked(p)
 			v = unanswered
 		}
-		a.answered(q, span, answerName(&v), begun)
+		q.answered(span, answerName(&v), begun)
 	}()
 	return g.Decide(ctx, q)
 }
@@ -36,13 +37,14 @@ func (a *Agent) askLocal(ctx context.Context, g Gate, q *Question) (v Verdict) {
 // ignores its context holds up nobody. then is called once, with the answer, or with
 // unanswered when the gate's timeout is over. If ctx, which is the agent's, ends first,
 // then is not called. then may be nil.
-func (a *Agent) askRemote(ctx context.Context, g Gate, q *Question, then func(Verdict)) {
+func (q *Question) askRemote(ctx context.Context, g Gate, then func(Verdict)) {
+	a := q.Agent
 	begun := a.hub.timers.now()
 	within := ctx
 	if q.within != nil {
 		within = joined{ctx, q.within}
 	}
-	within, span := a.traceGate(within, q)
+	within, span := q.trace(within)
 	a.hub.counts.asking(q.Gate, 1)
 	within, cancel := context.WithTimeout(within, g.Timeout())
 	var once sync.Once
@@ -57,7 +59,7 @@ func (a *Agent) askRemote(ctx context.Context, g Gate, q *Question, then func(Ve
 			if v.Overflow {
 				a.hub.counts.overflow[QueueGate].Add(1)
 			}
-			a.answered(q, span, name, begun)
+			q.answered(span, name, begun)
 			if then != nil && !left {
 				then(v)
 			}
@@ -68,7 +70,7 @@ func (a *Agent) askRemote(ctx context.Context, g Gate, q *Question, then func(Ve
 		defer cancel()
 		defer func() {
 			if p := recover(); p != nil {
-				a.panicked(q, p)
+				q.panicked(p)
 				finish(unanswered, true)
 			}
 		}()
@@ -82,12 +84,14 @@ func (a *Agent) askRemote(ctx context.Context, g Gate, q *Question, then func(Ve
 }
 
 // answered notes how a gate answered that was asked at begun.
-func (a *Agent) answered(q *Question, span Span, answer AnswerName, begun time.Duration) {
+func (q *Question) answered(span Span, answer AnswerName, begun time.Duration) {
+	a := q.Agent
 	a.hub.counts.asked(q.Gate, answer, a.hub.timers.now()-begun)
 	span.End(answer)
 }
 
-func (a *Agent) panicked(q *Question, p any) {
+func (q *Question) panicked(p any) {
+	a := q.Agent
 	a.policy.Load().Log.Error("a gate panicked", "gate", string(q.Gate), "channel", q.Channel, "agent", a.UUID(), "panic", fmt.Sprint(p))
 }
 
@@ -103,7 +107,7 @@ func (a *Agent) tellDisconnect(p *Policy) {
 	}
 	q := &Question{Gate: GateDisconnect, Agent: a, Credentials: a.Credentials(), Identity: a.identity.Load()}
 	if isLocal(g) {
-		a.askLocal(context.Background(), g, q)
+		q.askLocal(context.Background(), g)
 		return
 	}
 	if a.hub.partings.Add(1) > maxPartings {
@@ -112,5 +116,5 @@ func (a *Agent) tellDisconnect(p *Policy) {
 		p.Log.Error("the disconnect gate was not told, it is too far behind", "agent", a.UUID(), "behind", maxPartings)
 		return
 	}
-	a.askRemote(context.Background(), g, q, func(Verdict) { a.hub.partings.Add(-1) })
+	q.askRemote(context.Background(), g, func(Verdict) { a.hub.partings.Add(-1) })
 }

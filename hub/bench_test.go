@@ -130,7 +130,7 @@ func BenchmarkDrop(b *testing.B) {
 				if changed {
 					generation++
 				}
-				return h.Use(&hub.Policy{Mount: "bench", Heartbeat: time.Hour, Gates: laws(rulings{
+				return h.Use(&hub.Policy{Mount: "bench", Heartbeat: time.Hour, Gates: gatesOf(byName{
 					hub.GateSubscribe: local(fmt.Sprint("rule ", generation), hub.Allow),
 				})})
 			}

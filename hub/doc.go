@@ -31,48 +31,72 @@
 //     take their time, answers of different channels may overtake each other.
 //   - What is queued for an agent leaves as fast as its Conn takes it: no timer
 //     holds anything back, and what queued meanwhile is joined in one write.
-//   - Nobody waits for an agent that reads slowly. Over its limits it is closed
-//     with [CloseSlow]; it has lost messages then, and is told so by the code.
+//   - A slow reader delays nobody else. When its queue exceeds a limit, it is closed with
+//     [CloseSlow]: it has lost messages, and the code says so.
 //   - After an agent is closed or cut, nothing of any channel reaches it.
-//   - What a gate allowed for a time (see [Verdict]) is asked for again before the
-//     time is over, and has ended when it is.
-//   - What a gate allowed that another one governs since a reload is asked for again,
-//     and has ended when that one does not allow it, or not in time (see [Hub.Drop]).
-//     What the same gate still governs is not.
+//   - If a gate grants a lease for a time (see [Verdict]), it is asked again before that
+//     time is over, and then the lease ends.
+//   - If a reload replaces a gate, the new gate is asked about the leases that the old one
+//     granted. A lease ends if the new gate refuses, or does not answer in time (see
+//     [Hub.Drop]). A gate that stays the same is not asked.
+//
+// # Glossary
+//
+//	agent         one connected endpoint: a browser tab, a program
+//	session       the agent's connection, from Open to Left; a transport carries it
+//	Conn          where the hub writes an agent's frames; a transport implements it
+//	Form          an encoding of frames for one kind of Conn
+//	node          a channel or a pattern that has subscribers
+//	policy        what the configuration says about one endpoint: gates, limits, times
+//	generation    a policy of one configuration; a reload replaces it by the next
+//	gate          decides whether something may be done; local if it answers at once
+//	question      what a gate is asked; its answer is a verdict
+//	op            an operation that a gate may have to allow
+//	lease         a right that a gate granted: to be connected, or to a subscription
+//	reauthorize   ask the gate of a lease again
+//	grace period  how long a lease goes on whose gate does not answer
+//	migrate       put the policy of a reload into effect for one agent
+//	cut           close a session that the new policy has no place for
+//	revoke        end a subscription that is no longer allowed
+//	inbox         counts an agent's frames, and holds them while it connects
+//	outbox        queues what is to be written to an agent, and writes it
+//	shard         the agents that one flusher serves
+//	flusher       writes for a shard, and never blocks
+//	writer        writes for one agent, and may block
+//	fan-out       handing a message to the outboxes of all subscribers
+//	quota         the count of sessions, in all and by address
+//	drain         sending all agents away because the server stops
 //
 // # Who owns what
 //
-//	goroutine        started by    owns                               ends when                     awaited by
-//	reader           transport     Receive, Left, the Conn's reading  the Conn ends                 nobody; Left is its last act
-//	flusher          New           writes of the agents on its list   Close                         Close
-//	agent's writer   a flusher     that agent's writes, while writing the queue is empty            Close, Left (by Agent.idle)
-//	schedule         New           handshakes, heartbeats             Close                         Close
-//	question         Agent.ask     one question of one agent          answer, timeout, agent closed nobody: a gate that hangs
-//	                                                                                                must hold up no one
-//	review           Agent.askAgain  nothing: it waits to ask again       all is asked, agent closed    nobody: it holds nothing
-//	bringers         Hub.Drop      nothing: they have agents heed     all agents have applied        nobody, likewise
-//	reviewers        a schedule    nothing: they wait for answers     nobody waits to be asked for  nobody, likewise
-//	gate             Agent.decide  the call of Gate.Decide            the gate returns              nobody, for the same reason
-//	events           HandleEvents  the calls of Events.Handle         Close, when all are handled   Close, for a second: what
-//	                                                                                                handles them may hang
+//	goroutine      started by            owns                                 ends when                       awaited by
+//	reader         the transport         Receive, Left, reading from the Conn the Conn ends                   nobody: Left is its last act
+//	flusher        New                   writes of the agents on its list     Close                           Close
+//	writer         a flusher             one agent's writes                   the agent's queue is empty      Close; Left, by outbox.idle
+//	timers         New                   handshakes, heartbeats, leases       Close                           Close
+//	question       Question.askRemote    one call of Gate.Decide              the gate returns                nobody: a gate that hangs holds up no one
+//	reauthorizing  leases.reauthorize    nothing: it waits to ask             all is asked, the agent closes  nobody
+//	reauthorizer   reauthorizers.add     nothing: it waits for answers        no agent waits                  nobody
+//	Reload         Hub.Drop              nothing: it has agents migrate       all agents have migrated        Reload.Done
+//	events         HandleEvents          the calls of Events.Handle           Close, when all are handled     Close, for a second: handlers may hang
 //
-// There is at most one writer for an agent, and none while its queue is empty:
-// Agent.writing is set by who puts the first item in the queue, which also hands
-// the agent to its flusher, and cleared by who finds the queue empty. A flusher
-// never blocks; what a Conn does not take at once is left to a writer of the
-// agent's own, with a deadline.
+// An agent has one writer at most, and none while its queue is empty. outbox.writing is
+// set by the goroutine that queues the first item, which also hands the agent to its
+// flusher. It is cleared by the goroutine that finds the queue empty. A flusher never
+// blocks and never asks a gate: what a Conn does not take at once, and what a deliver gate
+// stands before, is left to a writer, with a deadline.
 //
 // # Locks
 //
-// They are taken in this order, each only while those before it are held or free:
+// They are taken in this order:
 //
-//	Hub.mu → node.mu (a channel's before its patterns', longer prefixes first) → Agent.mu → the leaves
+//	Hub.mu, then node.mu (a channel's before its patterns', longer prefixes first), then Agent.mu, then a leaf
 //
-// The leaves, under which no other lock is taken: directory shards, timers.mu,
-// flusher.mu, quota.mu, repeats.mu, reviewers.mu, eventQueue.mu, those of samplers. A
-// Broker may hold a lock of its own around delivery. No lock is held while a gate, the Broker, a Conn's writing, the
-// log, a Tracer or Events.Handle is called; Conn.SetWriteDeadline and Events.Wants,
-// which do not block, are.
+// Leaves, under which no other lock is taken: those of directory shards, timers, flusher,
+// writers, quota, repeats, reauthorizers, Reload, eventQueue and samplers. A Broker may
+// hold a lock of its own around delivery. No lock is held during a call of a gate, the
+// Broker, the log, a Tracer, Events.Handle or the writing of a Conn. Conn.SetWriteDeadline
+// and Events.Wants, which do not block, are called with Agent.mu held.
 //
 // # What is told
 //

@@ -130,7 +130,8 @@ func (h *Hub) open(p *Policy, o Opening) (*Agent, *Refusal) {
 		shard:   uint16(h.nextShard.Add(1) % uint32(len(h.flushers))),
 		opened:  h.timers.now(),
 	}
-	a.cond.L, a.out.agent = &a.mu, a
+	a.cond.L = &a.mu
+	a.in.agent, a.out.agent, a.leases.agent = a, a, a
 	a.identity.Store(noIdentity)
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -17,6 +17,8 @@ const (
 
 // An inbox is what an agent's frames are counted and held in.
 type inbox struct {
+	agent *Agent // whose it is; immutable
+
 	// Owned by who handles frames: the goroutine that calls Receive, and while
 	// frames are held, the one that decides the connect.
 	frames, publishes, refreshes bucket
@@ -55,7 +57,8 @@ func (h *heldFrames) take() []byte {
 
 // hold keeps the frame for later if the answer to /meta/connect is awaited, and
 // blocks while too much is held. It reports whether the frame is dealt with.
-func (a *Agent) hold(frame []byte) bool {
+func (box *inbox) hold(frame []byte) bool {
+	a := box.agent
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for a.in.held != nil && a.state < stateClosing {
@@ -68,7 +71,8 @@ func (a *Agent) hold(frame []byte) bool {
 }
 
 // releaseHeld handles the frames that were held, in order, until none is left.
-func (a *Agent) releaseHeld() {
+func (box *inbox) releaseHeld() {
+	a := box.agent
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for a.in.held != nil && a.state == stateConnected {
@@ -78,7 +82,7 @@ func (a *Agent) releaseHeld() {
 		}
 		a.cond.Broadcast()
 		a.mu.Unlock()
-		a.handle(frame)
+		a.in.handle(frame)
 		a.mu.Lock()
 	}
 	a.in.held = nil

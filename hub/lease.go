@@ -6,6 +6,7 @@ package hub
 import (
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -141,8 +142,40 @@ func (l *lease) take(reload bool) reason {
 
 // leases are the rights of one agent.
 type leases struct {
+	agent *Agent // whose they are; immutable
+
 	connect lease
 	subs    []*subscription
+	asking  bool // a goroutine asks for them again, other than after a reload
+}
+
+// find returns the index of the subscription on n, else -1. An agent has few
+// subscriptions; looking through them is faster than any map.
+func (ls *leases) find(n *node) int {
+	return slices.IndexFunc(ls.subs, func(s *subscription) bool { return s.node == n })
+}
+
+// hasAny reports whether there is a subscription on one of the nodes.
+func (ls *leases) hasAny(nodes []*node) bool {
+	return slices.ContainsFunc(nodes, func(n *node) bool { return ls.find(n) >= 0 })
+}
+
+// drop ends the subscription of that index. The caller holds its node's mu too.
+func (ls *leases) drop(i int) {
+	s := ls.subs[i]
+	s.node.removeLocked(s)
+	ls.subs = slices.Delete(ls.subs, i, i+1)
+}
+
+// cover reports whether there is a subscription to what m was published on, itself or by
+// a pattern.
+func (ls *leases) cover(m *Message) bool {
+	return slices.ContainsFunc(ls.subs, func(s *subscription) bool {
+		if IsPattern(s.channel) {
+			return strings.HasPrefix(m.Channel, patternPrefix(s.channel))
+		}
+		return s.channel == m.Channel
+	})
 }
 
 // next returns when there is something to do about one of them; 0 is never.

@@ -100,7 +100,7 @@ func TestStatsAccountForEachMessage(t *testing.T) {
 // A reload drops what it ends the right to, and counts that too: of whom it closes,
 // and of a subscription that it ends.
 func TestStatsAccountForWhatAReloadDrops(t *testing.T) {
-	inBubble(t, hub.Policy{Gates: laws(nil)}, func(b *bubble) {
+	inBubble(t, hub.Policy{Gates: gatesOf(nil)}, func(b *bubble) {
 		cut, ended := b.join("news"), b.join("news", "other")
 		publisher := b.join()
 		for _, p := range []*hubtest.Peer{cut, ended} {
@@ -110,7 +110,7 @@ func TestStatsAccountForWhatAReloadDrops(t *testing.T) {
 		synctest.Wait()
 		publisher.Send(publish("news", "n1", "1"), publish("news", "n2", "2"), publish("other", "o", "3"))
 		synctest.Wait()
-		reload := b.reload(hub.Policy{Gates: laws(rulings{
+		reload := b.reload(hub.Policy{Gates: gatesOf(byName{
 			hub.GateConnect: {text: "connect", local: true, decide: func(_ context.Context, q *hub.Question) hub.Verdict {
 				if q.Agent == cut.Agent {
 					return denied("no")

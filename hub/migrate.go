@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -27,18 +26,13 @@ type Admission interface {
 }
 
 // migrate puts the agent's policy into effect, if a reload has changed it. It blocks for
-// nothing but gates that answer from within this process, and for another goroutine that
-// does the same. It is called with no lock held.
-func (a *Agent) migrate() { a.migrateUnless(false) }
-
-// tryMigrate is migrate, but does not wait for another goroutine that does the same.
-func (a *Agent) tryMigrate() { a.migrateUnless(true) }
-
-func (a *Agent) migrateUnless(underWay bool) {
+// nothing but gates that answer from within this process, and with wait for another
+// goroutine that does the same. It is called with no lock held.
+func (a *Agent) migrate(wait bool) {
 	a.mu.Lock()
 	done := false
 	for !a.isCurrentLocked() {
-		if a.migrating && underWay {
+		if a.migrating && !wait {
 			break
 		}
 		if a.migrating {
@@ -49,7 +43,7 @@ func (a *Agent) migrateUnless(underWay bool) {
 		a.migrating = true
 		before, p := a.applied, a.policy.Load()
 		a.mu.Unlock()
-		a.applyPolicy(before, p)
+		(&migration{agent: a, from: before, to: p}).run()
 		a.mu.Lock()
 		a.migrating, a.applied = false, p
 		a.cond.Broadcast()
@@ -70,22 +64,30 @@ func (a *Agent) isCurrentLocked() bool {
 	return a.applied == a.policy.Load() || a.state >= stateClosing
 }
 
-// applyPolicy puts p into effect for an agent that was under before.
-func (a *Agent) applyPolicy(before, p *Policy) {
-	if r := a.stays(before, p); r != nil {
+// A migration puts a policy into effect for one agent.
+type migration struct {
+	agent    *Agent
+	from, to *Policy
+}
+
+func (m *migration) run() {
+	a := m.agent
+	if r := m.stays(); r != nil {
 		a.cut(r)
 		return
 	}
 	a.mu.Lock()
-	a.rescheduleLocked(before, p)
+	m.rescheduleLocked()
 	connected := a.state == stateConnected
 	a.mu.Unlock()
-	if connected && a.migrateConnect(p) {
-		a.migrateSubscriptions(p, false, nil)
+	if connected && m.connect() {
+		m.subscriptions(false, nil)
 	}
 }
 
-func (a *Agent) stays(before, p *Policy) (r *Refusal) {
+// stays asks the Admission.
+func (m *migration) stays() (r *Refusal) {
+	a, before, p := m.agent, m.from, m.to
 	if p.Admission == nil || p.Admission == before.Admission {
 		return nil
 	}
@@ -129,7 +131,8 @@ func (a *Agent) cut(r *Refusal) {
 
 // rescheduleLocked replaces what the old policy timed or limited: heartbeat, handshake,
 // queue limits. The caller holds a.mu.
-func (a *Agent) rescheduleLocked(before, p *Policy) {
+func (m *migration) rescheduleLocked() {
+	a, before, p := m.agent, m.from, m.to
 	a.out.queue.setLimits(&p.Limits)
 	a.out.roomLocked()
 	switch {
@@ -144,52 +147,43 @@ func (a *Agent) rescheduleLocked(before, p *Policy) {
 	}
 }
 
-// isCoveredLocked reports whether the agent is subscribed to what m was published
-// on, itself or by a pattern. The caller holds a.mu.
-func (a *Agent) isCoveredLocked(m *Message) bool {
-	return slices.ContainsFunc(a.leases.subs, func(s *subscription) bool {
-		if IsPattern(s.channel) {
-			return strings.HasPrefix(m.Channel, patternPrefix(s.channel))
-		}
-		return s.channel == m.Channel
-	})
-}
-
 // startGraceLocked starts the grace period of a lease. The caller holds a.mu.
-func (a *Agent) startGraceLocked(l *lease, p *Policy) {
+func (m *migration) startGraceLocked(l *lease) {
+	a := m.agent
 	var spread time.Duration
 	if r := a.reload.Load(); r != nil {
 		spread = r.spread
 	}
-	l.startGrace(a.hub.timers.now(), p.Grace, spread)
+	l.startGrace(a.hub.timers.now(), m.to.Grace, spread)
 }
 
-// migrateConnect holds the connect of the agent against the gate of p. It reports whether
+// connect holds the connect of the agent against its gate. It reports whether
 // its subscriptions are still to be held against their gates: not if they have been, or if
 // the agent has been closed.
-func (a *Agent) migrateConnect(p *Policy) bool {
+func (m *migration) connect() bool {
+	a := m.agent
 	for {
 		o := &op{agent: a, gate: GateConnect, why: byReload}
 		g, q := o.resolveGate()
-		if o.policy != p {
+		if o.policy != m.to {
 			return false // there was yet another reload, which migrate sees to
 		}
 		a.mu.Lock()
 		l := &a.leases.connect
 		changed := l.grace || !l.by.is(o.by)
 		if changed && !o.local {
-			a.startGraceLocked(l, p)
+			m.startGraceLocked(l)
 		}
 		a.mu.Unlock()
 		switch {
 		case !changed:
 			return true
 		case !o.local:
-			a.planReview()
+			a.leases.planReview()
 			return true
 		case g != nil:
-			a.countAsked()
-			o.verdict = a.askLocal(context.Background(), g, q)
+			a.reload.Load().countAsked()
+			o.verdict = q.askLocal(context.Background(), g)
 		}
 		if o.applyConnect() {
 			return false
@@ -197,26 +191,28 @@ func (a *Agent) migrateConnect(p *Policy) bool {
 	}
 }
 
-// migrateSubscriptions holds the subscriptions that another gate allowed against the gates
-// of p; all of them, if all is set. What the connect gate itself has made is not in
+// subscriptions holds the subscriptions that another gate allowed against their gates;
+// all of them, if all is set. What the connect gate itself has made is not in
 // question, unless it has answered: then made is what it has made now, and not nil.
-func (a *Agent) migrateSubscriptions(p *Policy, all bool, made []string) {
+func (m *migration) subscriptions(all bool, made []string) {
+	a := m.agent
 	a.mu.Lock()
 	subs := slices.Clone(a.leases.subs)
 	a.mu.Unlock()
 	for _, s := range subs {
-		for !a.migrateSubscription(p, s, all, made) {
+		for !m.subscription(s, all, made) {
 		}
 	}
-	a.planReview()
+	a.leases.planReview()
 }
 
-// migrateSubscription holds one subscription against its gate of p. It returns false if
+// subscription holds one subscription against its gate. It returns false if
 // that has to be done again, because the agent's identity has changed meanwhile.
-func (a *Agent) migrateSubscription(p *Policy, s *subscription, all bool, made []string) (done bool) {
+func (m *migration) subscription(s *subscription, all bool, made []string) (done bool) {
+	a := m.agent
 	o := &op{agent: a, gate: GateSubscribe, channel: s.channel, sub: s, why: byReload}
 	g, q := o.resolveGate()
-	if o.policy != p {
+	if o.policy != m.to {
 		return true // there was yet another reload, which migrate sees to
 	}
 	a.mu.Lock()
@@ -224,20 +220,20 @@ func (a *Agent) migrateSubscription(p *Policy, s *subscription, all bool, made [
 	changed := all || s.lease.grace || s.byConnect || !s.lease.by.is(o.by)
 	connectWaits := a.leases.connect.grace
 	if !granted && changed && !o.local {
-		a.startGraceLocked(&s.lease, p)
+		m.startGraceLocked(&s.lease)
 	}
 	a.mu.Unlock()
 	switch {
 	case granted, !changed, !o.local:
 		return true
 	case g != nil:
-		a.countAsked()
-		o.verdict = a.askLocal(context.Background(), g, q)
+		a.reload.Load().countAsked()
+		o.verdict = q.askLocal(context.Background(), g)
 	}
 	if o.verdict.Refusal != nil && connectWaits && g != nil && !isFixed(g) {
 		// Who wants to know is not known before the connect gate has answered.
 		a.mu.Lock()
-		a.startGraceLocked(&s.lease, p)
+		m.startGraceLocked(&s.lease)
 		s.lease.again = 0 // its answer is what this waits for
 		a.mu.Unlock()
 		return true
@@ -256,11 +252,5 @@ func (a *Agent) migrated() {
 	a.mu.Unlock()
 	if done && a.reload.CompareAndSwap(r, nil) {
 		r.leave()
-	}
-}
-
-func (a *Agent) countAsked() {
-	if r := a.reload.Load(); r != nil {
-		r.asked.Add(1)
 	}
 }

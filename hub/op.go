@@ -211,7 +211,7 @@ func (o *op) tryNow() (done bool, g Gate, q *Question) {
 		switch {
 		case g == nil:
 		case o.local:
-			o.verdict = o.agent.askLocal(o.context(), g, q)
+			o.verdict = q.askLocal(o.context(), g)
 		default:
 			return false, g, q
 		}
@@ -264,9 +264,9 @@ func (o *op) ask(g Gate, q *Question) {
 	case g == nil:
 		decided(o.verdict)
 	case o.local:
-		decided(a.askLocal(ctx, g, q))
+		decided(q.askLocal(ctx, g))
 	default:
-		a.askRemote(ctx, g, q, decided)
+		q.askRemote(ctx, g, decided)
 	}
 }
 
@@ -326,7 +326,7 @@ func (a *Agent) applyReady() {
 		o.decided, o.applying = !stale, !stale
 		a.mu.Unlock()
 		if stale {
-			a.migrate()
+			a.migrate(true)
 			stale = !o.stillHolds()
 		}
 		if stale || !o.apply() {

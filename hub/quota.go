@@ -10,10 +10,10 @@ import (
 	"time"
 )
 
-// quotaRetry is the advice to who found the house full.
+// quotaRetry is the advice for sessions that find no place.
 const quotaRetry = 5 * time.Second
 
-// An admission counts sessions, in all and by address.
+// A quota counts sessions, in all and by address.
 type quota struct {
 	mu    sync.Mutex // guards the following; no other lock is taken under it
 	total int

@@ -50,8 +50,8 @@ func (r *reauthorizers) add(a *Agent) {
 // run serves agents until none waits.
 func (r *reauthorizers) run() {
 	for a := r.next(); a != nil; a = r.next() {
-		for o := a.nextOp(true); o != nil; o = a.nextOp(true) {
-			a.countAsked()
+		for o := a.leases.nextOp(true); o != nil; o = a.leases.nextOp(true) {
+			a.reload.Load().countAsked()
 			o.doAndWait()
 		}
 		a.migrated()
@@ -93,7 +93,8 @@ func (o *op) doAndWait() {
 
 // nextOp returns the operation for the next lease that wants its gate to be asked,
 // because of a reload or for another reason; nil if none does.
-func (a *Agent) nextOp(reload bool) *op {
+func (ls *leases) nextOp(reload bool) *op {
+	a := ls.agent
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.state != stateConnected {
@@ -112,42 +113,45 @@ func (a *Agent) nextOp(reload bool) *op {
 
 // reauthorize has a goroutine of the agent's own ask for the leases that want it: it may
 // have to wait for a place among the agent's questions. The agent's end ends it.
-func (a *Agent) reauthorize() {
+func (ls *leases) reauthorize() {
+	a := ls.agent
 	a.mu.Lock()
-	start := !a.reauthorizing && a.state == stateConnected
-	a.reauthorizing = a.reauthorizing || start
+	start := !ls.asking && a.state == stateConnected
+	ls.asking = ls.asking || start
 	a.mu.Unlock()
 	if !start {
 		return
 	}
 	go func() {
 		for {
-			o := a.nextOp(false)
+			o := a.leases.nextOp(false)
 			if o == nil {
 				break
 			}
 			o.do()
 		}
 		a.mu.Lock()
-		a.reauthorizing = false
+		ls.asking = false
 		again := a.leases.isWaiting() && a.state == stateConnected // since nextOp
 		a.mu.Unlock()
 		if again {
-			a.reauthorize()
+			a.leases.reauthorize()
 		}
 	}()
 }
 
 // isReauthorizing reports whether a gate is still to be asked again, reloads apart.
-func (a *Agent) isReauthorizing() bool {
+func (ls *leases) isReauthorizing() bool {
+	a := ls.agent
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.reauthorizing
+	return ls.asking
 }
 
 // reauthorizeSubscriptions has the gates of all subscriptions asked again after a refresh
 // of the connect, but of those that the connect gate itself has just made.
-func (a *Agent) reauthorizeSubscriptions(made []string) {
+func (ls *leases) reauthorizeSubscriptions(made []string) {
+	a := ls.agent
 	a.mu.Lock()
 	for _, s := range a.leases.subs {
 		if !slices.Contains(made, s.channel) && !s.lease.asked {
@@ -155,12 +159,13 @@ func (a *Agent) reauthorizeSubscriptions(made []string) {
 		}
 	}
 	a.mu.Unlock()
-	a.reauthorize()
+	a.leases.reauthorize()
 }
 
 // tickLeasesLocked looks at what is due: it ends the session if the right to it has
 // ended, and returns what else there is to do. The caller holds a.mu.
-func (a *Agent) tickLeasesLocked(now time.Duration) (due review, notify bool) {
+func (ls *leases) tickLocked(now time.Duration) (due review, notify bool) {
+	a := ls.agent
 	if l := &a.leases.connect; l.hasEnded(now) {
 		r := expiredConnect
 		if l.grace {
@@ -176,7 +181,8 @@ func (a *Agent) tickLeasesLocked(now time.Duration) (due review, notify bool) {
 }
 
 // seeTo does what is to be done.
-func (a *Agent) seeTo(due *review) {
+func (ls *leases) seeTo(due *review) {
+	a := ls.agent
 	for _, s := range due.ended {
 		a.mu.Lock()
 		late := s.lease.grace
@@ -191,7 +197,7 @@ func (a *Agent) seeTo(due *review) {
 		}
 	}
 	if due.other {
-		a.reauthorize()
+		a.leases.reauthorize()
 	}
 	if due.reload {
 		a.hub.reauthorizers.add(a)
@@ -212,7 +218,8 @@ func tooLate() *Refusal {
 }
 
 // planReview makes the agent due when there is something to do about a lease.
-func (a *Agent) planReview() {
+func (ls *leases) planReview() {
+	a := ls.agent
 	a.mu.Lock()
 	next := a.leases.next()
 	beat := a.beat
@@ -252,7 +259,7 @@ func (o *op) applyLease() (done bool) {
 		o.sub.byConnect = false
 	}
 	a.mu.Unlock()
-	a.planReview()
+	a.leases.planReview()
 	return true
 }
 
@@ -276,13 +283,13 @@ func (o *op) applyConnect() (done bool) {
 		a.mu.Lock()
 		a.postponeLocked(o.leaseLocked(), r)
 		a.mu.Unlock()
-		a.planReview()
+		a.leases.planReview()
 		if o.why == byFrame {
 			a.answer(&o.in, r) // it keeps the rights it has, for as long as they last
 		}
 		return true
 	}
-	if v.Refusal == nil && !a.mayBecome(v, reload) {
+	if v.Refusal == nil && !o.mayBecome(v, reload) {
 		v.Refusal = refuse(CodeDenied, "this session belongs to another user")
 	}
 	if r := v.Refusal; r != nil {
@@ -310,13 +317,13 @@ func (o *op) applyConnect() (done bool) {
 	if o.why == byFrame {
 		a.reply(appendConnected(nil, o.in.uuid, o.in.agentID, v.Expires, nil))
 	}
-	a.subscribeAll(v.Subscribe)
+	a.leases.subscribeAll(v.Subscribe)
 	if reload {
-		a.migrateSubscriptions(o.policy, !same, append([]string{}, v.Subscribe...))
+		(&migration{agent: a, to: o.policy}).subscriptions(!same, append([]string{}, v.Subscribe...))
 	} else {
-		a.reauthorizeSubscriptions(v.Subscribe)
+		a.leases.reauthorizeSubscriptions(v.Subscribe)
 	}
-	a.planReview()
+	a.leases.planReview()
 	return true
 }
 
@@ -348,7 +355,8 @@ func (a *Agent) identify(i *Identity) {
 // mayBecome reports whether the session may be that of the user whom the connect
 // gate has found. It stays with its user; but a reload may begin or cease to ask
 // who that is.
-func (a *Agent) mayBecome(v *Verdict, reload bool) bool {
+func (o *op) mayBecome(v *Verdict, reload bool) bool {
+	a := o.agent
 	user := a.opening.User
 	if user == "" && v.Identity != nil {
 		user = v.Identity.User
@@ -367,9 +375,9 @@ func (a *Agent) revoke(s *subscription, r *Refusal, o *op) (revoked bool) {
 	var notify bool
 	if i := slices.Index(a.leases.subs, s); i >= 0 && a.state == stateConnected && (o == nil || !o.isStale()) {
 		revoked = true
-		a.dropLocked(i)
+		a.leases.drop(i)
 		if o != nil && o.why == byReload {
-			a.out.revokeLocked(a.isCoveredLocked)
+			a.out.revokeLocked(a.leases.cover)
 		}
 		notice := appendEnded(nil, uuid.NewString(), s.channel, r)
 		notify = a.out.acceptLocked(item{bytes: a.out.conn.Form().encode(notice)})

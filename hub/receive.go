@@ -9,8 +9,6 @@ import (
 	"fmt"
 	"strings"
 	"time"
-
-	"github.com/google/uuid"
 )
 
 // Receive takes one frame: a JSON object. It is called by one goroutine at a
@@ -26,17 +24,17 @@ func (a *Agent) Receive(frame []byte) {
 		a.Touch()
 		a.receiving.Store(false)
 	}()
-	if a.admits() == nil || a.hold(frame) {
+	if a.in.admits() == nil || a.in.hold(frame) {
 		return
 	}
-	a.handle(frame)
+	a.in.handle(frame)
 }
 
 // ReceiveTooLarge is Receive for a frame of which only the beginning was kept, because it
 // is larger than any that the transport reads. It is answered like all that are over
 // their limit.
 func (a *Agent) ReceiveTooLarge(begin []byte) {
-	p := a.admits()
+	p := a.in.admits()
 	if p == nil {
 		return
 	}
@@ -46,9 +44,10 @@ func (a *Agent) ReceiveTooLarge(begin []byte) {
 
 // admits waits for room to answer, and returns the policy that a frame comes under; nil
 // if the agent sends too many, and is being closed for it.
-func (a *Agent) admits() *Policy {
+func (box *inbox) admits() *Policy {
+	a := box.agent
 	a.out.awaitRoom()
-	a.migrate()
+	a.migrate(true)
 	p := a.policy.Load()
 	if _, ok := a.in.frames.take(a.hub.timers.now(), p.Limits.FramesPerSecond); !ok {
 		a.Close(CloseLimit, fmt.Sprintf("more than %d frames a second", p.Limits.FramesPerSecond), time.Second)
@@ -58,7 +57,8 @@ func (a *Agent) admits() *Policy {
 }
 
 // handle deals with one frame, in the order they came.
-func (a *Agent) handle(frame []byte) {
+func (box *inbox) handle(frame []byte) {
+	a := box.agent
 	p := a.policy.Load()
 	if len(frame) > p.Limits.FrameSize() {
 		in, _ := decodeFrame(frame) // its uuid, if it can be read
@@ -71,31 +71,32 @@ func (a *Agent) handle(frame []byte) {
 		return
 	}
 	if in.channel == metaConnect {
-		a.connect(p, &in)
+		a.in.connect(p, &in)
 		return
 	}
-	if r := a.mayAct(p, &in, len(frame)); r != nil {
+	if r := a.in.mayAct(p, &in, len(frame)); r != nil {
 		channel := in.channel
 		if about, r := metaChannel(in.data); r == nil && (channel == metaSubscribe || channel == metaUnsubscribe) {
 			channel = about
 		}
-		a.refuseInTurn(GatePublish, channel, &in, r)
+		a.in.refuseInTurn(GatePublish, channel, &in, r)
 		return
 	}
 	switch in.channel {
 	case metaSubscribe:
-		a.subscription(p, GateSubscribe, &in)
+		a.in.subscription(p, GateSubscribe, &in)
 	case metaUnsubscribe:
-		a.subscription(p, GateUnsubscribe, &in)
+		a.in.subscription(p, GateUnsubscribe, &in)
 	case metaPing:
 		a.answer(&in, nil)
 	default:
-		a.publish(p, &in)
+		a.in.publish(p, &in)
 	}
 }
 
 // mayAct refuses frames that have no business now.
-func (a *Agent) mayAct(p *Policy, in *inbound, size int) *Refusal {
+func (box *inbox) mayAct(p *Policy, in *inbound, size int) *Refusal {
+	a := box.agent
 	a.mu.Lock()
 	state, id := a.state, a.agentID
 	a.mu.Unlock()
@@ -129,7 +130,8 @@ func answerTo(in *inbound, r *Refusal) []byte {
 }
 
 // connect deals with /meta/connect: the first one, or one that refreshes.
-func (a *Agent) connect(p *Policy, in *inbound) {
+func (box *inbox) connect(p *Policy, in *inbound) {
+	a := box.agent
 	credentials, r := metaCredentials(in.data)
 	switch {
 	case r != nil:
@@ -146,14 +148,15 @@ func (a *Agent) connect(p *Policy, in *inbound) {
 	state, id := a.state, a.agentID
 	a.mu.Unlock()
 	if state == stateConnected {
-		a.refresh(in, id, credentials)
+		a.in.refresh(in, id, credentials)
 		return
 	}
-	a.connectFirst(in, credentials)
+	a.in.connectFirst(in, credentials)
 }
 
 // connectFirst asks whether the agent may connect at all. Frames wait meanwhile.
-func (a *Agent) connectFirst(in *inbound, credentials []byte) {
+func (box *inbox) connectFirst(in *inbound, credentials []byte) {
+	a := box.agent
 	a.mu.Lock()
 	if a.state != stateOpen {
 		a.mu.Unlock()
@@ -166,19 +169,20 @@ func (a *Agent) connectFirst(in *inbound, credentials []byte) {
 	p := a.policy.Load()
 	if p.gate(GateConnect, "") == nil {
 		a.mu.Unlock()
-		if a.connected(in, &Verdict{}, p, openFingerprint) {
+		if a.in.connected(in, &Verdict{}, p, openFingerprint) {
 			return
 		}
 		a.mu.Lock()
 	}
 	a.in.held = new(heldFrames)
 	a.mu.Unlock()
-	a.askConnect(in)
+	a.in.askConnect(in)
 }
 
 // askConnect asks the connect gate until it has answered under the policy that
 // still holds.
-func (a *Agent) askConnect(in *inbound) {
+func (box *inbox) askConnect(in *inbound) {
+	a := box.agent
 	p := a.policy.Load()
 	g := p.gate(GateConnect, "")
 	by := fingerprintOf(g)
@@ -187,11 +191,11 @@ func (a *Agent) askConnect(in *inbound) {
 		if now := a.policy.Load(); found && fingerprintOf(now.gate(GateConnect, "")).is(by) {
 			p = now // whose gate would say the same
 		}
-		if !a.connected(in, &v, p, by) {
-			a.askConnect(in)
+		if !a.in.connected(in, &v, p, by) {
+			a.in.askConnect(in)
 			return
 		}
-		a.releaseHeld()
+		a.in.releaseHeld()
 	}
 	q := &Question{Gate: GateConnect, Agent: a, Credentials: a.Credentials(), Identity: noIdentity}
 	a.mu.Lock()
@@ -201,17 +205,18 @@ func (a *Agent) askConnect(in *inbound) {
 	case g == nil:
 		done(Allow)
 	case isLocal(g):
-		done(a.askLocal(ctx, g, q))
+		done(q.askLocal(ctx, g))
 	default:
-		a.askRemote(ctx, g, q, done)
+		q.askRemote(ctx, g, done)
 	}
 }
 
 // connected ends the connecting, as a gate of p with that fingerprint has it. It
 // returns false, and has done nothing, when p is no longer what holds.
-func (a *Agent) connected(in *inbound, v *Verdict, p *Policy, by Fingerprint) bool {
+func (box *inbox) connected(in *inbound, v *Verdict, p *Policy, by Fingerprint) bool {
+	a := box.agent
 	if v.Refusal != nil {
-		return a.refuseConnect(a.out.conn.Form().encode(answerTo(in, v.Refusal)), v.Refusal, p)
+		return a.in.refuseConnect(a.out.conn.Form().encode(answerTo(in, v.Refusal)), v.Refusal, p)
 	}
 	answer := a.out.conn.Form().encode(appendConnected(nil, in.uuid, in.agentID, v.Expires, nil))
 	a.mu.Lock()
@@ -237,14 +242,15 @@ func (a *Agent) connected(in *inbound, v *Verdict, p *Policy, by Fingerprint) bo
 		a.notify()
 	}
 	a.hub.timers.set(a, beat)
-	a.subscribeAll(v.Subscribe)
-	a.planReview()
+	a.leases.subscribeAll(v.Subscribe)
+	a.leases.planReview()
 	return true
 }
 
 // refuseConnect says no, to each frame that was held too, and closes. It returns
 // false, and has done nothing, when p is no longer what holds.
-func (a *Agent) refuseConnect(answer []byte, r *Refusal, p *Policy) bool {
+func (box *inbox) refuseConnect(answer []byte, r *Refusal, p *Policy) bool {
+	a := box.agent
 	code, retry := CloseDenied, r.Retry
 	switch r.Code {
 	case CodeDenied:
@@ -282,12 +288,13 @@ func (a *Agent) refuseConnect(answer []byte, r *Refusal, p *Policy) bool {
 }
 
 // refresh asks the connect gate again for an agent that is connected.
-func (a *Agent) refresh(in *inbound, id string, credentials []byte) {
+func (box *inbox) refresh(in *inbound, id string, credentials []byte) {
+	a := box.agent
 	if in.agentID != id {
 		a.answer(in, refuse(CodeInvalid, "this session connected with another agentId"))
 		return
 	}
-	if _, ok := a.in.refreshes.take(a.hub.timers.now(), refreshesPerSecond); !ok || a.isReauthorizing() {
+	if _, ok := a.in.refreshes.take(a.hub.timers.now(), refreshesPerSecond); !ok || a.leases.isReauthorizing() {
 		a.answer(in, refreshing)
 		return
 	}
@@ -296,7 +303,8 @@ func (a *Agent) refresh(in *inbound, id string, credentials []byte) {
 }
 
 // subscription deals with /meta/subscribe and /meta/unsubscribe.
-func (a *Agent) subscription(p *Policy, gate GateName, in *inbound) {
+func (box *inbox) subscription(p *Policy, gate GateName, in *inbound) {
+	a := box.agent
 	channel, r := metaChannel(in.data)
 	if r == nil {
 		r = CheckPattern(channel, p.Limits.NameLength)
@@ -309,7 +317,8 @@ func (a *Agent) subscription(p *Policy, gate GateName, in *inbound) {
 }
 
 // publish deals with everything that is not of the protocol itself.
-func (a *Agent) publish(p *Policy, in *inbound) {
+func (box *inbox) publish(p *Policy, in *inbound) {
+	a := box.agent
 	if r := CheckName(in.channel, p.Limits.NameLength); r != nil {
 		a.answer(in, r)
 		return
@@ -317,7 +326,7 @@ func (a *Agent) publish(p *Policy, in *inbound) {
 	if wait, ok := a.in.publishes.take(a.hub.timers.now(), p.Limits.PublishesPerSecond); !ok {
 		r := refuse(CodeLimit, fmt.Sprintf("more than %d publishes a second", p.Limits.PublishesPerSecond))
 		r.Retry = wait
-		a.refuseInTurn(GatePublish, in.channel, in, r)
+		a.in.refuseInTurn(GatePublish, in.channel, in, r)
 		return
 	}
 	msg := NewMessage(in.channel, in.uuid, in.data)
@@ -331,27 +340,7 @@ func (a *Agent) publish(p *Policy, in *inbound) {
 
 // refuseInTurn answers a frame about channel with r, after the frames about the same
 // channel whose gates have not answered yet (PROTOCOL.md, R31).
-func (a *Agent) refuseInTurn(gate GateName, channel string, in *inbound, r *Refusal) {
+func (box *inbox) refuseInTurn(gate GateName, channel string, in *inbound, r *Refusal) {
+	a := box.agent
 	(&op{agent: a, gate: gate, channel: channel, in: *in, refused: r}).do()
-}
-
-// subscribeAll subscribes the agent to what its connect gate named, which is the
-// operator's word: no other gate is asked.
-func (a *Agent) subscribeAll(channels []string) {
-	for _, ch := range channels {
-		if r := CheckPattern(ch, MaxNameLength); r != nil {
-			a.policy.Load().Log.Error("the connect gate named what is not a channel", "channel", ch, "agent", a.UUID(), "error", r)
-			continue
-		}
-		in := &inbound{channel: metaSubscribe, uuid: uuid.NewString(), data: channelData(ch)}
-		o := &op{agent: a, gate: GateConnect, channel: ch}
-		r, stale := (*Refusal)(nil), true
-		for stale {
-			o.policy = a.policy.Load()
-			r, stale = a.hub.subscribe(o, answerTo(in, nil))
-		}
-		if r != nil {
-			a.policy.Load().Log.Error("a subscription by the connect gate failed", "channel", ch, "agent", a.UUID(), "error", r)
-		}
-	}
 }

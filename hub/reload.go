@@ -51,7 +51,7 @@ func (r *Reload) migrateUrgent() {
 		a := r.urgent[last]
 		r.urgent = r.urgent[:last]
 		r.mu.Unlock()
-		a.tryMigrate()
+		a.migrate(false)
 	}
 }
 
@@ -112,6 +112,13 @@ func (r *Reload) Effects() Effects {
 
 // To returns the policy that the agents have come under, nil if there is none.
 func (r *Reload) To() *Policy { return r.to }
+
+// countAsked counts a question. r may be nil.
+func (r *Reload) countAsked() {
+	if r != nil {
+		r.asked.Add(1)
+	}
+}
 
 // leave says that one agent is done with.
 func (r *Reload) leave() {
@@ -180,7 +187,7 @@ func (r *Reload) run(agents []*Agent) {
 		wg.Go(func() {
 			for i := next.Add(1) - 1; i < int64(len(agents)); i = next.Add(1) - 1 {
 				r.migrateUrgent()
-				agents[i].tryMigrate()
+				agents[i].migrate(false)
 				agents[i].migrated()
 			}
 		})

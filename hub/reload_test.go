@@ -22,30 +22,30 @@ import (
 	"github.com/push-it/pushit/hub/hubtest"
 )
 
-// A law is Gates whose gates have fingerprints.
-type law struct {
-	gates   map[hub.GateName]*ruling
+// fakeGates are Gates whose gates have fingerprints.
+type fakeGates struct {
+	gates   map[hub.GateName]*fakeGate
 	pattern func(pattern string) (hub.Gate, *hub.Refusal)
 }
 
-func (l *law) Gate(name hub.GateName, _ string) hub.Gate {
+func (l *fakeGates) Gate(name hub.GateName, _ string) hub.Gate {
 	if r := l.gates[name]; r != nil {
 		return r
 	}
 	return nil
 }
 
-func (l *law) Pattern(pattern string) (hub.Gate, *hub.Refusal) {
+func (l *fakeGates) Pattern(pattern string) (hub.Gate, *hub.Refusal) {
 	if l.pattern != nil {
 		return l.pattern(pattern)
 	}
 	return l.Gate(hub.GateSubscribe, pattern), nil
 }
 
-func (*law) DeliverGate(string) hub.DeliverGate { return nil }
+func (*fakeGates) DeliverGate(string) hub.DeliverGate { return nil }
 
-// A ruling is a gate that counts its questions.
-type ruling struct {
+// A fakeGate is a gate that counts its questions.
+type fakeGate struct {
 	text   string // its fingerprint
 	local  bool
 	fixed  bool
@@ -53,12 +53,12 @@ type ruling struct {
 	asked  atomic.Int64
 }
 
-func (r *ruling) Timeout() time.Duration       { return time.Second }
-func (r *ruling) Local() bool                  { return r.local }
-func (r *ruling) Fixed() bool                  { return r.fixed }
-func (r *ruling) Fingerprint() hub.Fingerprint { return hub.Fingerprint(r.text) }
+func (r *fakeGate) Timeout() time.Duration       { return time.Second }
+func (r *fakeGate) Local() bool                  { return r.local }
+func (r *fakeGate) Fixed() bool                  { return r.fixed }
+func (r *fakeGate) Fingerprint() hub.Fingerprint { return hub.Fingerprint(r.text) }
 
-func (r *ruling) Decide(ctx context.Context, q *hub.Question) hub.Verdict {
+func (r *fakeGate) Decide(ctx context.Context, q *hub.Question) hub.Verdict {
 	r.asked.Add(1)
 	if r.decide == nil {
 		return hub.Allow
@@ -66,8 +66,8 @@ func (r *ruling) Decide(ctx context.Context, q *hub.Question) hub.Verdict {
 	return r.decide(ctx, q)
 }
 
-// want compares how often the ruling was asked.
-func (r *ruling) want(b *bubble, times int64) {
+// want compares how often the fakeGate was asked.
+func (r *fakeGate) want(b *bubble, times int64) {
 	b.Helper()
 	synctest.Wait()
 	if got := r.asked.Load(); got != times {
@@ -75,12 +75,12 @@ func (r *ruling) want(b *bubble, times int64) {
 	}
 }
 
-func local(text string, v hub.Verdict) *ruling {
-	return &ruling{text: text, local: true, decide: func(context.Context, *hub.Question) hub.Verdict { return v }}
+func local(text string, v hub.Verdict) *fakeGate {
+	return &fakeGate{text: text, local: true, decide: func(context.Context, *hub.Question) hub.Verdict { return v }}
 }
 
-func remote(text string, decide func(ctx context.Context, q *hub.Question) hub.Verdict) *ruling {
-	return &ruling{text: text, decide: decide}
+func remote(text string, decide func(ctx context.Context, q *hub.Question) hub.Verdict) *fakeGate {
+	return &fakeGate{text: text, decide: decide}
 }
 
 // hangs is a backend that gives no answer.
@@ -93,9 +93,9 @@ func away(context.Context, *hub.Question) hub.Verdict {
 	return hub.Verdict{Refusal: &hub.Refusal{Code: hub.CodeUnavailable, Reason: "away", Retry: time.Second}}
 }
 
-func laws(gates map[hub.GateName]*ruling) *law { return &law{gates: gates} }
+func gatesOf(gates map[hub.GateName]*fakeGate) *fakeGates { return &fakeGates{gates: gates} }
 
-type rulings = map[hub.GateName]*ruling
+type byName = map[hub.GateName]*fakeGate
 
 // reload has p take the place of the policy.
 func (b *bubble) reload(p hub.Policy) *hub.Reload {
@@ -148,17 +148,17 @@ func (b *bubble) wantEnded(p *hubtest.Peer, channel string, code hub.Code) {
 func TestReloadAsksUnchangedGatesNothing(t *testing.T) {
 	for _, isLocal := range []bool{true, false} {
 		t.Run(fmt.Sprintf("local=%v", isLocal), func(t *testing.T) {
-			gates := func() rulings {
-				return rulings{
+			gates := func() byName {
+				return byName{
 					hub.GateConnect:   {text: "connect", local: isLocal},
 					hub.GateSubscribe: {text: "subscribe", local: isLocal},
 				}
 			}
-			inBubble(t, hub.Policy{Gates: laws(gates())}, func(b *bubble) {
+			inBubble(t, hub.Policy{Gates: gatesOf(gates())}, func(b *bubble) {
 				p := b.join("news", "stories/*")
 				for range 3 {
 					next := gates()
-					r := b.reload(hub.Policy{Gates: laws(next), Limits: hub.Limits{FramesPerSecond: 99}})
+					r := b.reload(hub.Policy{Gates: gatesOf(next), Limits: hub.Limits{FramesPerSecond: 99}})
 					b.wantEffects(r, hub.Effects{Agents: 1})
 					b.stay(2*time.Minute, p)
 					next[hub.GateConnect].want(b, 0)
@@ -177,18 +177,18 @@ func TestReloadAsksUnchangedGatesNothing(t *testing.T) {
 // What is published after a reload reaches nobody whom the new rules keep from it,
 // though nobody has had the time yet to look at what they have.
 func TestReloadHoldsAtOnce(t *testing.T) {
-	inBubble(t, hub.Policy{Gates: laws(rulings{hub.GateSubscribe: local("old", hub.Allow)})}, func(b *bubble) {
+	inBubble(t, hub.Policy{Gates: gatesOf(byName{hub.GateSubscribe: local("old", hub.Allow)})}, func(b *bubble) {
 		peers := make([]*hubtest.Peer, 50)
 		for i := range peers {
 			peers[i] = b.join("news", "other", "news/*")
 		}
-		no := &ruling{text: "new", local: true, decide: func(_ context.Context, q *hub.Question) hub.Verdict {
+		no := &fakeGate{text: "new", local: true, decide: func(_ context.Context, q *hub.Question) hub.Verdict {
 			if strings.HasPrefix(q.Channel, "news") {
 				return denied("not news")
 			}
 			return hub.Allow
 		}}
-		r := b.reload(hub.Policy{Gates: laws(rulings{hub.GateSubscribe: no})})
+		r := b.reload(hub.Policy{Gates: gatesOf(byName{hub.GateSubscribe: no})})
 		for i, ch := range []string{"news", "other", "news/1"} {
 			if err := b.hub.Publish(b.Context(), hub.NewMessage(ch, fmt.Sprint(i), []byte("0"))); err != nil {
 				b.Fatal(err)
@@ -223,7 +223,7 @@ func TestReloadHoldsForWhatWaits(t *testing.T) {
 		synctest.Wait()
 		say("news", "waits")
 		say("other", "waits too")
-		r := b.reload(hub.Policy{Gates: laws(rulings{hub.GateSubscribe: {text: "new", local: true, decide: func(_ context.Context, q *hub.Question) hub.Verdict {
+		r := b.reload(hub.Policy{Gates: gatesOf(byName{hub.GateSubscribe: {text: "new", local: true, decide: func(_ context.Context, q *hub.Question) hub.Verdict {
 			if q.Channel == "news" {
 				return denied("not news")
 			}
@@ -243,7 +243,7 @@ func TestReloadCutsWhoMayNotConnect(t *testing.T) {
 	inBubble(t, hub.Policy{}, func(b *bubble) {
 		one, two := b.join("news"), b.join("news")
 		who := one.Agent
-		r := b.reload(hub.Policy{Gates: laws(rulings{hub.GateConnect: {text: "new", local: true, decide: func(_ context.Context, q *hub.Question) hub.Verdict {
+		r := b.reload(hub.Policy{Gates: gatesOf(byName{hub.GateConnect: {text: "new", local: true, decide: func(_ context.Context, q *hub.Question) hub.Verdict {
 			if q.Agent == who {
 				return denied("members only")
 			}
@@ -265,7 +265,7 @@ func TestReloadAsksRemoteGatesAgain(t *testing.T) {
 		p, publisher := b.join("yes", "no"), b.join()
 		w := newAnswers()
 		gate := remote("new", w.decide)
-		r := b.reload(hub.Policy{Gates: laws(rulings{hub.GateSubscribe: gate})})
+		r := b.reload(hub.Policy{Gates: gatesOf(byName{hub.GateSubscribe: gate})})
 		publisher.Send(publish("no", "1", "1"))
 		b.want(p, message("no", "1", "1")) // the old answer holds
 		time.Sleep(200 * time.Millisecond)
@@ -299,7 +299,7 @@ func TestReloadWhileABackendIsAway(t *testing.T) {
 	inBubble(t, hub.Policy{}, func(b *bubble) {
 		p, publisher := b.join("news"), b.join()
 		connects, subscribes := remote("connect", decide), remote("subscribe", decide)
-		r := b.reload(hub.Policy{Gates: laws(rulings{hub.GateConnect: connects, hub.GateSubscribe: subscribes})})
+		r := b.reload(hub.Policy{Gates: gatesOf(byName{hub.GateConnect: connects, hub.GateSubscribe: subscribes})})
 		b.stay(40*time.Second, p, publisher)
 		there.Store(true)
 		<-r.Done()
@@ -321,7 +321,7 @@ func TestReloadGraceEnds(t *testing.T) {
 			inBubble(t, hub.Policy{Heartbeat: time.Hour}, func(b *bubble) {
 				const grace = 20 * time.Second
 				p, publisher := b.join("news", "other"), b.join()
-				r := b.reload(hub.Policy{Heartbeat: time.Hour, Grace: grace, Gates: laws(rulings{hub.GateSubscribe: remote("new", decide)})})
+				r := b.reload(hub.Policy{Heartbeat: time.Hour, Grace: grace, Gates: gatesOf(byName{hub.GateSubscribe: remote("new", decide)})})
 				time.Sleep(grace - grace/10 - time.Second)
 				publisher.Send(publish("news", "1", "1"))
 				b.want(p, message("news", "1", "1"))
@@ -343,7 +343,7 @@ func TestReloadGraceEnds(t *testing.T) {
 	t.Run("connect", func(t *testing.T) {
 		inBubble(t, hub.Policy{Heartbeat: time.Hour}, func(b *bubble) {
 			p := b.join("news")
-			r := b.reload(hub.Policy{Heartbeat: time.Hour, Grace: 10 * time.Second, Gates: laws(rulings{hub.GateConnect: remote("new", hangs)})})
+			r := b.reload(hub.Policy{Heartbeat: time.Hour, Grace: 10 * time.Second, Gates: gatesOf(byName{hub.GateConnect: remote("new", hangs)})})
 			time.Sleep(8 * time.Second)
 			b.want(p)
 			time.Sleep(2*time.Second + 200*time.Millisecond)
@@ -358,12 +358,12 @@ func TestReloadGraceEnds(t *testing.T) {
 
 // The end that an answer had set itself still counts, though its gate is another.
 func TestReloadGraceIsNoProlongation(t *testing.T) {
-	first := &ruling{text: "old", decide: func(context.Context, *hub.Question) hub.Verdict {
+	first := &fakeGate{text: "old", decide: func(context.Context, *hub.Question) hub.Verdict {
 		return hub.Verdict{Expires: time.Now().Add(5 * time.Second)}
 	}}
-	inBubble(t, hub.Policy{Gates: laws(rulings{hub.GateSubscribe: first})}, func(b *bubble) {
+	inBubble(t, hub.Policy{Gates: gatesOf(byName{hub.GateSubscribe: first})}, func(b *bubble) {
 		p := b.join("news")
-		b.reload(hub.Policy{Gates: laws(rulings{hub.GateSubscribe: remote("new", hangs)})})
+		b.reload(hub.Policy{Gates: gatesOf(byName{hub.GateSubscribe: remote("new", hangs)})})
 		b.stay(6*time.Second, p)
 		b.wantEnded(p, "news", hub.CodeUnavailable)
 	})
@@ -372,11 +372,11 @@ func TestReloadGraceIsNoProlongation(t *testing.T) {
 // Reloads that follow each other do not prolong what the first has put in
 // question, and what has come back to its rule is not lost.
 func TestReloadAfterReload(t *testing.T) {
-	inBubble(t, hub.Policy{Gates: laws(rulings{hub.GateSubscribe: remote("one", nil)})}, func(b *bubble) {
+	inBubble(t, hub.Policy{Gates: gatesOf(byName{hub.GateSubscribe: remote("one", nil)})}, func(b *bubble) {
 		p := b.join("news")
-		first := b.reload(hub.Policy{Gates: laws(rulings{hub.GateSubscribe: remote("two", hangs)})})
+		first := b.reload(hub.Policy{Gates: gatesOf(byName{hub.GateSubscribe: remote("two", hangs)})})
 		b.stay(30*time.Second, p)
-		second := b.reload(hub.Policy{Gates: laws(rulings{hub.GateSubscribe: remote("three", hangs)})})
+		second := b.reload(hub.Policy{Gates: gatesOf(byName{hub.GateSubscribe: remote("three", hangs)})})
 		<-first.Done() // the agent is the second one's now
 		b.stay(23*time.Second, p)
 		if got := lines(p); len(got) != 0 {
@@ -389,13 +389,13 @@ func TestReloadAfterReload(t *testing.T) {
 		p.Send(subscribe("other")) // hangs: it is refused in the end
 		b.stay(2*time.Second, p)
 		lines(p)
-		b.reload(hub.Policy{Gates: laws(rulings{hub.GateSubscribe: remote("four", nil)})})
+		b.reload(hub.Policy{Gates: gatesOf(byName{hub.GateSubscribe: remote("four", nil)})})
 		p.Send(subscribe("news"))
 		b.want(p, subscribed("news"))
-		b.reload(hub.Policy{Gates: laws(rulings{hub.GateSubscribe: remote("five", hangs)})})
+		b.reload(hub.Policy{Gates: gatesOf(byName{hub.GateSubscribe: remote("five", hangs)})})
 		b.stay(10*time.Second, p)
 		back := remote("four", nil)
-		r := b.reload(hub.Policy{Gates: laws(rulings{hub.GateSubscribe: back})})
+		r := b.reload(hub.Policy{Gates: gatesOf(byName{hub.GateSubscribe: back})})
 		<-r.Done()
 		b.stay(3*time.Minute, p)
 		if got := lines(p); len(got) != 0 {
@@ -411,8 +411,8 @@ func TestReloadsAtOnce(t *testing.T) {
 			peers = append(peers, b.join("news"))
 		}
 		first := b.policy
-		second := b.hub.Use(&hub.Policy{Mount: first.Mount, Gates: laws(rulings{hub.GateSubscribe: remote("two", hangs)})})
-		third := b.hub.Use(&hub.Policy{Mount: first.Mount, Gates: laws(rulings{hub.GateSubscribe: local("three", denied("closed"))})})
+		second := b.hub.Use(&hub.Policy{Mount: first.Mount, Gates: gatesOf(byName{hub.GateSubscribe: remote("two", hangs)})})
+		third := b.hub.Use(&hub.Policy{Mount: first.Mount, Gates: gatesOf(byName{hub.GateSubscribe: local("three", denied("closed"))})})
 		var wg sync.WaitGroup
 		var reloads [2]*hub.Reload
 		for i, p := range []*hub.Policy{first, second} {
@@ -439,7 +439,7 @@ func TestFailedReloadAsksNobody(t *testing.T) {
 	inBubble(t, hub.Policy{}, func(b *bubble) {
 		p := b.join("news")
 		never := local("never", denied("no"))
-		failed := b.hub.Use(&hub.Policy{Mount: b.policy.Mount, Gates: laws(rulings{hub.GateConnect: never, hub.GateSubscribe: never})})
+		failed := b.hub.Use(&hub.Policy{Mount: b.policy.Mount, Gates: gatesOf(byName{hub.GateConnect: never, hub.GateSubscribe: never})})
 		b.wantEffects(b.hub.Drop(failed), hub.Effects{})
 		b.stay(2*time.Minute, p)
 		never.want(b, 0)
@@ -447,7 +447,7 @@ func TestFailedReloadAsksNobody(t *testing.T) {
 			b.Errorf("got %q", got)
 		}
 		// Its server may have begun to serve before another part of it failed.
-		failed = b.hub.Use(&hub.Policy{Mount: b.policy.Mount, Gates: laws(rulings{hub.GateConnect: local("yes", hub.Allow)})})
+		failed = b.hub.Use(&hub.Policy{Mount: b.policy.Mount, Gates: gatesOf(byName{hub.GateConnect: local("yes", hub.Allow)})})
 		early := hubtest.Open(b, b.hub, failed, hub.Opening{}, hubtest.NewConn())
 		early.Send(connect("early"), subscribe("news"))
 		lines(early)
@@ -462,14 +462,14 @@ func TestFailedReloadAsksNobody(t *testing.T) {
 // give the same, and is asked for again if not.
 func TestReloadDuringQuestions(t *testing.T) {
 	w := newAnswers()
-	gates := func() rulings {
-		return rulings{
+	gates := func() byName {
+		return byName{
 			hub.GateConnect:   remote("connect", w.decide),
 			hub.GateSubscribe: remote("subscribe", w.decide),
 			hub.GatePublish:   remote("publish", w.decide),
 		}
 	}
-	inBubble(t, hub.Policy{Gates: laws(gates())}, func(b *bubble) {
+	inBubble(t, hub.Policy{Gates: gatesOf(gates())}, func(b *bubble) {
 		w.answer("connect ", hub.Allow)
 		p := b.join()
 		fresh := b.open()
@@ -478,7 +478,7 @@ func TestReloadDuringQuestions(t *testing.T) {
 		synctest.Wait()
 		next := gates()
 		next[hub.GatePublish] = remote("publish no more", func(context.Context, *hub.Question) hub.Verdict { return denied("new rules") })
-		b.reload(hub.Policy{Gates: laws(next)})
+		b.reload(hub.Policy{Gates: gatesOf(next)})
 		w.answer("connect ", hub.Allow)
 		w.answer("subscribe a", hub.Allow)
 		w.answer("subscribe b", hub.Verdict{Refusal: &hub.Refusal{Code: hub.CodeUnavailable, Reason: "its backend is gone"}})
@@ -517,12 +517,12 @@ func TestReloadOfTheConnectGate(t *testing.T) {
 		"cannot be found out": {before: bob, after: hub.Verdict{Refusal: &hub.Refusal{Code: hub.CodeUnavailable, Reason: "away"}}, cut: "away"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			subscribes := func() *ruling { return remote("subscribe", nil) }
-			inBubble(t, hub.Policy{Gates: laws(rulings{hub.GateConnect: local("old", test.before), hub.GateSubscribe: subscribes()})}, func(b *bubble) {
+			subscribes := func() *fakeGate { return remote("subscribe", nil) }
+			inBubble(t, hub.Policy{Gates: gatesOf(byName{hub.GateConnect: local("old", test.before), hub.GateSubscribe: subscribes()})}, func(b *bubble) {
 				p := b.join("news")
 				connects, again := local("new", test.after), subscribes()
 				connects.local = !test.remote
-				r := b.reload(hub.Policy{Gates: laws(rulings{hub.GateConnect: connects, hub.GateSubscribe: again})})
+				r := b.reload(hub.Policy{Gates: gatesOf(byName{hub.GateConnect: connects, hub.GateSubscribe: again})})
 				<-r.Done()
 				connects.want(b, 1)
 				again.want(b, test.asked)
@@ -548,7 +548,7 @@ func TestReloadOfLocalGatesBehindARemoteOne(t *testing.T) {
 	inBubble(t, hub.Policy{}, func(b *bubble) {
 		p := b.join("mine", "closed/*")
 		w := newAnswers()
-		l := laws(rulings{
+		l := gatesOf(byName{
 			hub.GateConnect: remote("login", w.decide),
 			hub.GateSubscribe: {text: "user", local: true, decide: func(_ context.Context, q *hub.Question) hub.Verdict {
 				if q.Identity.User == "bob" {
@@ -572,7 +572,7 @@ func TestReloadOfLocalGatesBehindARemoteOne(t *testing.T) {
 	})
 	inBubble(t, hub.Policy{}, func(b *bubble) {
 		p := b.join("mine")
-		b.reload(hub.Policy{Gates: laws(rulings{
+		b.reload(hub.Policy{Gates: gatesOf(byName{
 			hub.GateConnect:   remote("login", nil),
 			hub.GateSubscribe: {text: "user", local: true, decide: verdictOf(denied("you are not logged in"))},
 		})})
@@ -581,7 +581,7 @@ func TestReloadOfLocalGatesBehindARemoteOne(t *testing.T) {
 	})
 	inBubble(t, hub.Policy{}, func(b *bubble) {
 		p := b.join("mine")
-		b.reload(hub.Policy{Gates: laws(rulings{
+		b.reload(hub.Policy{Gates: gatesOf(byName{
 			hub.GateConnect:   remote("login", hangs),
 			hub.GateSubscribe: {text: "deny", local: true, fixed: true, decide: verdictOf(denied("closed"))},
 		})})
@@ -597,15 +597,15 @@ func verdictOf(v hub.Verdict) func(context.Context, *hub.Question) hub.Verdict {
 // gives it.
 func TestReloadOfSubscriptionsByTheConnectGate(t *testing.T) {
 	first := local("one", hub.Verdict{Subscribe: []string{"inbox", "team"}})
-	inBubble(t, hub.Policy{Gates: laws(rulings{hub.GateConnect: first, hub.GateSubscribe: local("old", hub.Allow)})}, func(b *bubble) {
+	inBubble(t, hub.Policy{Gates: gatesOf(byName{hub.GateConnect: first, hub.GateSubscribe: local("old", hub.Allow)})}, func(b *bubble) {
 		p := b.open()
 		p.Send(connect("a"))
 		lines(p)
 		no := local("new", denied("no"))
-		b.reload(hub.Policy{Gates: laws(rulings{hub.GateConnect: local("one", hub.Allow), hub.GateSubscribe: no})})
+		b.reload(hub.Policy{Gates: gatesOf(byName{hub.GateConnect: local("one", hub.Allow), hub.GateSubscribe: no})})
 		b.want(p)
 		no.want(b, 0)
-		b.reload(hub.Policy{Gates: laws(rulings{hub.GateConnect: local("two", hub.Verdict{Subscribe: []string{"inbox"}}), hub.GateSubscribe: local("new", denied("no"))})})
+		b.reload(hub.Policy{Gates: gatesOf(byName{hub.GateConnect: local("two", hub.Verdict{Subscribe: []string{"inbox"}}), hub.GateSubscribe: local("new", denied("no"))})})
 		got := lines(p)
 		if len(got) != 2 || !strings.Contains(got[0], `"/meta/subscribe"`) || !strings.Contains(got[0], "inbox") || !ended(got[1], "team", "denied") {
 			b.Errorf("got %q", got)
@@ -614,9 +614,9 @@ func TestReloadOfSubscriptionsByTheConnectGate(t *testing.T) {
 }
 
 func TestReloadOfPatterns(t *testing.T) {
-	inBubble(t, hub.Policy{Gates: laws(nil)}, func(b *bubble) {
+	inBubble(t, hub.Policy{Gates: gatesOf(nil)}, func(b *bubble) {
 		p, publisher := b.join("stories/*", "stories/1"), b.join()
-		l := laws(nil)
+		l := gatesOf(nil)
 		l.pattern = func(string) (hub.Gate, *hub.Refusal) { return nil, denied("no patterns here").Refusal }
 		r := b.reload(hub.Policy{Gates: l})
 		b.wantEffects(r, hub.Effects{Agents: 2, Ended: 1})
@@ -780,7 +780,7 @@ func TestReloadOfManyAgents(t *testing.T) {
 			time.Sleep(200 * time.Millisecond)
 			return hub.Allow
 		})
-		r := b.reload(hub.Policy{Heartbeat: time.Hour, Gates: laws(rulings{hub.GateSubscribe: gate})})
+		r := b.reload(hub.Policy{Heartbeat: time.Hour, Gates: gatesOf(byName{hub.GateSubscribe: gate})})
 		began := time.Now()
 		b.wantEffects(r, hub.Effects{Agents: n, Asked: 2 * n})
 		if took := time.Since(began); took > 30*time.Second {
@@ -804,7 +804,7 @@ func TestReloadOfManyAgents(t *testing.T) {
 
 // Reloads in a stream: nobody misses a message, and none comes twice.
 func TestReloadsLoseNothing(t *testing.T) {
-	inBubble(t, hub.Policy{Gates: laws(rulings{hub.GateSubscribe: local("0", hub.Allow)})}, func(b *bubble) {
+	inBubble(t, hub.Policy{Gates: gatesOf(byName{hub.GateSubscribe: local("0", hub.Allow)})}, func(b *bubble) {
 		peers := make([]*hubtest.Peer, 40)
 		for i := range peers {
 			peers[i] = b.join([]string{"news", "*"}[i%2])
@@ -826,10 +826,10 @@ func TestReloadsLoseNothing(t *testing.T) {
 			}
 		})
 		for i := range 50 {
-			gate := &ruling{text: strconv.Itoa(i % 7), local: i%2 == 0}
+			gate := &fakeGate{text: strconv.Itoa(i % 7), local: i%2 == 0}
 			b.reload(hub.Policy{
 				Heartbeat: time.Duration(20+i%3) * time.Second, Limits: hub.Limits{QueueMessages: 100 + i},
-				Gates: laws(rulings{hub.GateSubscribe: gate}),
+				Gates: gatesOf(byName{hub.GateSubscribe: gate}),
 			})
 			time.Sleep(7 * time.Millisecond)
 		}
@@ -852,14 +852,14 @@ func TestReloadsLoseNothing(t *testing.T) {
 
 // Who keeps all its places for questions busy keeps nobody from asking what it has.
 func TestReloadAsksWhoHasNoPlaceLeft(t *testing.T) {
-	inBubble(t, hub.Policy{Gates: laws(rulings{hub.GatePublish: {text: "slow", decide: hangs}})}, func(b *bubble) {
+	inBubble(t, hub.Policy{Gates: gatesOf(byName{hub.GatePublish: {text: "slow", decide: hangs}})}, func(b *bubble) {
 		p := b.join("news")
 		for i := range 8 {
 			p.Send(publish("x"+strconv.Itoa(i), strconv.Itoa(i), "0"))
 		}
 		synctest.Wait()
 		began := time.Now()
-		r := b.reload(hub.Policy{Gates: laws(rulings{
+		r := b.reload(hub.Policy{Gates: gatesOf(byName{
 			hub.GatePublish:   {text: "slow", decide: hangs},
 			hub.GateSubscribe: remote("new", verdictOf(denied("no"))),
 		})})
@@ -875,13 +875,13 @@ func TestReloadAsksWhoHasNoPlaceLeft(t *testing.T) {
 // A refresh under way is answered under the new rules, and with its credentials.
 func TestReloadDuringARefresh(t *testing.T) {
 	w := newAnswers()
-	inBubble(t, hub.Policy{Gates: laws(rulings{hub.GateConnect: remote("old", w.decide)})}, func(b *bubble) {
+	inBubble(t, hub.Policy{Gates: gatesOf(byName{hub.GateConnect: remote("old", w.decide)})}, func(b *bubble) {
 		w.answer("connect ", hub.Allow)
 		p := b.join("news")
 		p.Send(`{"channel":"/meta/connect","uuid":"r","agentId":"agent1","data":{"credentials":"fresh"}}`)
 		synctest.Wait()
 		var seen []string
-		r := b.reload(hub.Policy{Gates: laws(rulings{hub.GateConnect: remote("new", func(_ context.Context, q *hub.Question) hub.Verdict {
+		r := b.reload(hub.Policy{Gates: gatesOf(byName{hub.GateConnect: remote("new", func(_ context.Context, q *hub.Question) hub.Verdict {
 			seen = append(seen, string(q.Credentials))
 			return hub.Verdict{Identity: &hub.Identity{Claims: map[string]any{"n": "1"}}}
 		})})})
@@ -900,12 +900,12 @@ func TestReloadDuringARefresh(t *testing.T) {
 func TestReloadDeniesWhatWaitsForAStalledConnection(t *testing.T) {
 	for _, blocks := range []bool{false, true} {
 		for gate, rules := range map[string]hub.Gates{
-			"connect":   laws(rulings{hub.GateConnect: local("connect", denied("no"))}),
-			"subscribe": laws(rulings{hub.GateSubscribe: local("subscribe", denied("no"))}),
+			"connect":   gatesOf(byName{hub.GateConnect: local("connect", denied("no"))}),
+			"subscribe": gatesOf(byName{hub.GateSubscribe: local("subscribe", denied("no"))}),
 			"deliver":   &gates{deliver: func(*hub.Agent, *hub.Message) *hub.Message { return nil }},
 		} {
 			t.Run(fmt.Sprintf("%s, blocks %t", gate, blocks), func(t *testing.T) {
-				inBubble(t, hub.Policy{Gates: laws(nil)}, func(b *bubble) {
+				inBubble(t, hub.Policy{Gates: gatesOf(nil)}, func(b *bubble) {
 					c := hubtest.NewConn()
 					c.Blocks = blocks
 					stalled, publisher := b.joinOn(c, "news"), b.join()
@@ -935,7 +935,7 @@ func TestReloadDeniesWhatWaitsForAStalledConnection(t *testing.T) {
 
 // A local gate that takes its time holds up nobody but the agent that it is asked for.
 func TestReloadAsksNoGateWhereOthersAreWrittenTo(t *testing.T) {
-	inBubble(t, hub.Policy{Gates: laws(nil)}, func(b *bubble) {
+	inBubble(t, hub.Policy{Gates: gatesOf(nil)}, func(b *bubble) {
 		slow := b.join("news")
 		var others []*hubtest.Peer
 		for range 4 * runtime.GOMAXPROCS(0) { // some of them share a flusher with it
@@ -944,7 +944,7 @@ func TestReloadAsksNoGateWhereOthersAreWrittenTo(t *testing.T) {
 		publisher := b.join()
 		asked, release := make(chan struct{}), make(chan struct{})
 		var once sync.Once
-		reload := b.reload(hub.Policy{Gates: laws(rulings{hub.GateSubscribe: {text: "slow", local: true, decide: func(_ context.Context, q *hub.Question) hub.Verdict {
+		reload := b.reload(hub.Policy{Gates: gatesOf(byName{hub.GateSubscribe: {text: "slow", local: true, decide: func(_ context.Context, q *hub.Question) hub.Verdict {
 			if q.Agent == slow.Agent {
 				once.Do(func() { close(asked) })
 				<-release
@@ -968,7 +968,7 @@ func TestReloadAsksNoGateWhereOthersAreWrittenTo(t *testing.T) {
 // An agent that is over lower limits keeps what it has, also while the gates of the
 // reload that lowered them are still being asked.
 func TestLowerLimitsCloseNobodyDuringTheReload(t *testing.T) {
-	inBubble(t, hub.Policy{Gates: laws(nil), Limits: hub.Limits{QueueMessages: 8}}, func(b *bubble) {
+	inBubble(t, hub.Policy{Gates: gatesOf(nil), Limits: hub.Limits{QueueMessages: 8}}, func(b *bubble) {
 		c := hubtest.NewConn()
 		p, publisher := b.joinOn(c, "news"), b.join()
 		c.Stall(true)
@@ -981,13 +981,13 @@ func TestLowerLimitsCloseNobodyDuringTheReload(t *testing.T) {
 				t.Error(err)
 			}
 		})
-		gate := &ruling{text: "subscribe", local: true, decide: func(_ context.Context, q *hub.Question) hub.Verdict {
+		gate := &fakeGate{text: "subscribe", local: true, decide: func(_ context.Context, q *hub.Question) hub.Verdict {
 			if q.Agent == p.Agent {
 				meanwhile()
 			}
 			return hub.Allow
 		}}
-		<-b.reload(hub.Policy{Gates: laws(rulings{hub.GateSubscribe: gate}), Limits: hub.Limits{QueueMessages: 2}}).Done()
+		<-b.reload(hub.Policy{Gates: gatesOf(byName{hub.GateSubscribe: gate}), Limits: hub.Limits{QueueMessages: 2}}).Done()
 		publisher.Send(publish("news", "after", "1"))
 		synctest.Wait()
 		c.Stall(false)
@@ -996,13 +996,13 @@ func TestLowerLimitsCloseNobodyDuringTheReload(t *testing.T) {
 	})
 }
 
-// lawWithDeliver is a law that has a deliver gate too.
-type lawWithDeliver struct {
-	*law
+// gatesWithDeliver are fakeGates that has a deliver gate too.
+type gatesWithDeliver struct {
+	*fakeGates
 	deliver deliverFunc
 }
 
-func (l lawWithDeliver) DeliverGate(string) hub.DeliverGate { return l.deliver }
+func (l gatesWithDeliver) DeliverGate(string) hub.DeliverGate { return l.deliver }
 
 // A message that a flusher has taken, and whose deliver gate is running when the right
 // to it ends, does not go out: neither from the flusher nor from who writes after it.
@@ -1019,7 +1019,7 @@ func TestReloadDeniesWhatAFlusherHasTaken(t *testing.T) {
 					}
 					return m
 				})
-				inBubble(t, hub.Policy{Gates: lawWithDeliver{laws(nil), waits}, Grace: time.Minute}, func(b *bubble) {
+				inBubble(t, hub.Policy{Gates: gatesWithDeliver{gatesOf(nil), waits}, Grace: time.Minute}, func(b *bubble) {
 					taken, deliver = make(chan struct{}), make(chan struct{})
 					c := hubtest.NewConn()
 					agent, publisher := b.joinOn(c, "news"), b.join()
@@ -1032,7 +1032,7 @@ func TestReloadDeniesWhatAFlusherHasTaken(t *testing.T) {
 						return denied("no")
 					})
 					r.local = how != "by a backend"
-					reload := b.reload(hub.Policy{Grace: time.Minute, Gates: lawWithDeliver{laws(rulings{hub.GateSubscribe: r}), waits}})
+					reload := b.reload(hub.Policy{Grace: time.Minute, Gates: gatesWithDeliver{gatesOf(byName{hub.GateSubscribe: r}), waits}})
 					synctest.Wait()
 					if how == "in mid-reload" {
 						close(deliver) // the message comes back while the gate is asked
@@ -1080,7 +1080,7 @@ func TestReloadDropsWhatIsBeingWritten(t *testing.T) {
 			b.Fatal(err)
 		}
 		synctest.Wait() // it is being written
-		<-b.reload(hub.Policy{Gates: laws(rulings{hub.GateConnect: local("new", denied("members only"))})}).Done()
+		<-b.reload(hub.Policy{Gates: gatesOf(byName{hub.GateConnect: local("new", denied("members only"))})}).Done()
 		close(c.release)
 		synctest.Wait()
 		if got := c.Lines(); len(got) != 1 || !strings.Contains(got[0], `"/meta/close"`) {
@@ -1107,12 +1107,12 @@ func (c *heldConn) TryWrite(p []byte) (int, error) {
 // A connect gate that comes back before the one between has answered says at once
 // that the agent may stay.
 func TestReloadBackToAConnectGate(t *testing.T) {
-	inBubble(t, hub.Policy{Gates: laws(rulings{hub.GateConnect: local("one", hub.Allow)})}, func(b *bubble) {
+	inBubble(t, hub.Policy{Gates: gatesOf(byName{hub.GateConnect: local("one", hub.Allow)})}, func(b *bubble) {
 		p := b.join("news")
-		b.reload(hub.Policy{Gates: laws(rulings{hub.GateConnect: remote("two", hangs)})})
+		b.reload(hub.Policy{Gates: gatesOf(byName{hub.GateConnect: remote("two", hangs)})})
 		b.stay(5*time.Second, p)
 		began := time.Now()
-		<-b.reload(hub.Policy{Gates: laws(rulings{hub.GateConnect: local("one", hub.Allow)})}).Done()
+		<-b.reload(hub.Policy{Gates: gatesOf(byName{hub.GateConnect: local("one", hub.Allow)})}).Done()
 		if took := time.Since(began); took > 100*time.Millisecond {
 			b.Errorf("it took %v", took)
 		}
@@ -1133,7 +1133,7 @@ func TestReloadToAGateWhoseAnswersEnd(t *testing.T) {
 		t.Run(string(gate), func(t *testing.T) {
 			inBubble(t, hub.Policy{}, func(b *bubble) {
 				p := b.join("news")
-				<-b.reload(hub.Policy{Gates: laws(rulings{gate: remote("new", short)})}).Done()
+				<-b.reload(hub.Policy{Gates: gatesOf(byName{gate: remote("new", short)})}).Done()
 				b.stay(3*time.Minute, p)
 				if got := lines(p); len(got) != 0 {
 					b.Errorf("got %q", got)
@@ -1146,14 +1146,14 @@ func TestReloadToAGateWhoseAnswersEnd(t *testing.T) {
 // A subscription that a refresh asks for is not asked for a second time by a reload.
 func TestReloadDuringTheQuestionsOfARefresh(t *testing.T) {
 	w := newAnswers()
-	inBubble(t, hub.Policy{Gates: laws(rulings{hub.GateSubscribe: remote("old", w.decide)})}, func(b *bubble) {
+	inBubble(t, hub.Policy{Gates: gatesOf(byName{hub.GateSubscribe: remote("old", w.decide)})}, func(b *bubble) {
 		w.answer("subscribe news", hub.Allow)
 		p := b.join("news")
 		p.Send(connect("agent1")) // it asks for news again
 		b.want(p, connected("agent1"))
 		asked := newAnswers()
 		gate := remote("new", asked.decide)
-		r := b.reload(hub.Policy{Gates: laws(rulings{hub.GateSubscribe: gate})})
+		r := b.reload(hub.Policy{Gates: gatesOf(byName{hub.GateSubscribe: gate})})
 		time.Sleep(500 * time.Millisecond)
 		gate.want(b, 0)
 		w.answer("subscribe news", hub.Allow) // of the old gate
@@ -1178,7 +1178,7 @@ func TestReloadAsksAllWithinTheGrace(t *testing.T) {
 		}
 		synctest.Wait()
 		began := time.Now()
-		r := b.reload(hub.Policy{Heartbeat: time.Hour, Grace: grace, Gates: laws(rulings{hub.GateSubscribe: remote("new", nil)})})
+		r := b.reload(hub.Policy{Heartbeat: time.Hour, Grace: grace, Gates: gatesOf(byName{hub.GateSubscribe: remote("new", nil)})})
 		b.wantEffects(r, hub.Effects{Agents: n, Asked: n})
 		if took := time.Since(began); took > grace*3/4 {
 			b.Errorf("it took %v", took)
@@ -1189,14 +1189,14 @@ func TestReloadAsksAllWithinTheGrace(t *testing.T) {
 // What the connect gate has subscribed an agent to stays its word, though the agent
 // asks for it, too.
 func TestReloadOfSubscriptionsByBoth(t *testing.T) {
-	connects := func() *ruling { return local("connect", hub.Verdict{Subscribe: []string{"inbox"}}) }
-	inBubble(t, hub.Policy{Gates: laws(rulings{hub.GateConnect: connects(), hub.GateSubscribe: local("old", hub.Allow)})}, func(b *bubble) {
+	connects := func() *fakeGate { return local("connect", hub.Verdict{Subscribe: []string{"inbox"}}) }
+	inBubble(t, hub.Policy{Gates: gatesOf(byName{hub.GateConnect: connects(), hub.GateSubscribe: local("old", hub.Allow)})}, func(b *bubble) {
 		p := b.open()
 		p.Send(connect("a"))
 		lines(p)
 		p.Send(subscribe("inbox"))
 		b.want(p, subscribed("inbox"))
-		<-b.reload(hub.Policy{Gates: laws(rulings{hub.GateConnect: connects(), hub.GateSubscribe: local("new", denied("no"))})}).Done()
+		<-b.reload(hub.Policy{Gates: gatesOf(byName{hub.GateConnect: connects(), hub.GateSubscribe: local("new", denied("no"))})}).Done()
 		b.want(p)
 		if err := b.hub.Publish(b.Context(), hub.NewMessage("inbox", "1", []byte("1"))); err != nil {
 			b.Fatal(err)

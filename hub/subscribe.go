@@ -5,8 +5,9 @@ package hub
 
 import (
 	"fmt"
-	"slices"
 	"strings"
+
+	"github.com/google/uuid"
 )
 
 // nodeOf says where the subscribers of a channel or pattern are found.
@@ -43,7 +44,7 @@ func (h *Hub) subscribe(o *op, answer []byte) (r *Refusal, stale bool) {
 			a.notify()
 		}
 		if v.Recheck != 0 || !v.Expires.IsZero() {
-			a.planReview()
+			a.leases.planReview()
 		}
 		return r, stale
 	}
@@ -62,7 +63,7 @@ func (o *op) subscribeLocked(n *node, answer []byte, limits Limits) (notify, sta
 		return false, true, nil
 	}
 	v := &o.verdict
-	if i := a.subscriptionLocked(n); i >= 0 {
+	if i := a.leases.find(n); i >= 0 {
 		a.leases.subs[i].lease = newLease(v, o.by, a.hub.timers.now())
 		a.leases.subs[i].byConnect = a.leases.subs[i].byConnect || o.gate == GateConnect
 	} else {
@@ -74,21 +75,6 @@ func (o *op) subscribeLocked(n *node, answer []byte, limits Limits) (notify, sta
 		a.leases.subs = append(a.leases.subs, s)
 	}
 	return a.out.acceptLocked(item{bytes: answer}), false, nil
-}
-
-// subscriptionLocked returns the index in a.leases.subs of the one on n, else -1. An
-// agent has few subscriptions; looking through them is faster than any map. The
-// caller holds a.mu.
-func (a *Agent) subscriptionLocked(n *node) int {
-	return slices.IndexFunc(a.leases.subs, func(s *subscription) bool { return s.node == n })
-}
-
-// dropLocked ends the subscription a.leases.subs[i]. The caller holds its node's mu and
-// a.mu.
-func (a *Agent) dropLocked(i int) {
-	s := a.leases.subs[i]
-	s.node.removeLocked(s)
-	a.leases.subs = slices.Delete(a.leases.subs, i, i+1)
 }
 
 // unsubscribe unsubscribes a and queues the answer: nothing of the channel follows it,
@@ -103,8 +89,8 @@ func (h *Hub) unsubscribe(a *Agent, channel string, answer []byte) {
 	}
 	n.mu.Lock()
 	a.mu.Lock()
-	if i := a.subscriptionLocked(n); i >= 0 {
-		a.dropLocked(i)
+	if i := a.leases.find(n); i >= 0 {
+		a.leases.drop(i)
 	}
 	notify := a.state < stateClosing && a.out.acceptLocked(item{bytes: encoded})
 	a.mu.Unlock()
@@ -120,4 +106,26 @@ func (h *Hub) leave(s *subscription) {
 	n.mu.Lock()
 	n.removeLocked(s)
 	n.unlock()
+}
+
+// subscribeAll subscribes the agent to what its connect gate named, which is the
+// operator's word: no other gate is asked.
+func (ls *leases) subscribeAll(channels []string) {
+	a := ls.agent
+	for _, ch := range channels {
+		if r := CheckPattern(ch, MaxNameLength); r != nil {
+			a.policy.Load().Log.Error("the connect gate named what is not a channel", "channel", ch, "agent", a.UUID(), "error", r)
+			continue
+		}
+		in := &inbound{channel: metaSubscribe, uuid: uuid.NewString(), data: channelData(ch)}
+		o := &op{agent: a, gate: GateConnect, channel: ch}
+		r, stale := (*Refusal)(nil), true
+		for stale {
+			o.policy = a.policy.Load()
+			r, stale = a.hub.subscribe(o, answerTo(in, nil))
+		}
+		if r != nil {
+			a.policy.Load().Log.Error("a subscription by the connect gate failed", "channel", ch, "agent", a.UUID(), "error", r)
+		}
+	}
 }

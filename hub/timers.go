@@ -13,7 +13,7 @@ import (
 // thousand heartbeats wake the goroutine ten times a second, not thousands.
 const timerGrain = 100 * time.Millisecond
 
-// A schedule calls agents when they are due: one goroutine and one timer for all
+// timers call agents when they are due: one goroutine and one timer for all
 // of them, none running while there is no agent.
 type timers struct {
 	start time.Time // its monotonic clock begins here: steps of the wall clock move nothing
@@ -26,7 +26,7 @@ type timers struct {
 	closed bool
 }
 
-// A dueEntry is an agent's place in the schedule. It is a part of the agent.
+// A dueEntry is an agent's place among the timers. It is a part of the agent.
 type dueEntry struct {
 	at    time.Duration // on the timers' clock; guarded by timers.mu, as are the others
 	index int           // in the heap; valid while listed

@@ -44,8 +44,9 @@ func (a *Agent) trace(ctx context.Context, name SpanName, channel string) (conte
 	return a.opening.Tracer.Start(ctx, name, channel)
 }
 
-// traceGate begins the span of a question.
-func (a *Agent) traceGate(ctx context.Context, q *Question) (context.Context, Span) {
+// trace begins the span of a question.
+func (q *Question) trace(ctx context.Context) (context.Context, Span) {
+	a := q.Agent
 	if a.opening.Tracer == nil {
 		return ctx, noSpan{}
 	}

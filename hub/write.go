@@ -145,7 +145,7 @@ func (o *outbox) take(most int, wait bool) (*[]item, rules) {
 			return nil, rules{}
 		}
 		a.mu.Unlock()
-		a.migrate()
+		a.migrate(true)
 		a.mu.Lock()
 	}
 	if o.queue.items == nil || a.state == stateGone {
@@ -170,7 +170,7 @@ func (o *outbox) parkLocked() {
 	if r := a.reload.Load(); r != nil {
 		r.hurry(a)
 	} else {
-		go a.migrate()
+		go a.migrate(true)
 	}
 }
 
@@ -289,7 +289,7 @@ func (o *outbox) putBack(items *[]item, done int, r rules) {
 			drop(it, DropGone)
 		case it.msg != nil && o.silenced && a.closeCode == CloseSlow:
 			drop(it, DropSlow)
-		case it.msg != nil && (o.silenced || outdated && !a.isCoveredLocked(it.msg)):
+		case it.msg != nil && (o.silenced || outdated && !a.leases.cover(it.msg)):
 			drop(it, DropRevoked)
 		default:
 			rest = append(rest, it)

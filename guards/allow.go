@@ -11,6 +11,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/push-it/pushit/guards/internal/placeholder"
+
+	"github.com/push-it/pushit/guards/internal/upstream"
 )
 
 func init() {
@@ -147,7 +149,7 @@ func (m *matching) decide(ctx context.Context, q *Question, matched Answer) Answ
 	}
 	ok, err := m.sets.AnyMatchWithError(r)
 	if err == nil {
-		err = unanswerable(r)
+		err = upstream.Unanswerable(r)
 	}
 	switch {
 	case err != nil:

@@ -19,6 +19,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 
 	"github.com/push-it/pushit/guards/internal/suggest"
+	"github.com/push-it/pushit/guards/internal/upstream"
 	"github.com/push-it/pushit/hub"
 )
 
@@ -52,7 +53,7 @@ type Ask struct {
 	// attributes, credentials.
 	Send []string `json:"send,omitempty"`
 
-	Sparing
+	BackendOptions
 
 	handlerGuard
 }
@@ -69,7 +70,7 @@ func (g *Ask) Provision(ctx caddy.Context) error {
 			return err
 		}
 	}
-	return g.provision(ctx, g, &g.HandlerRaw, g.Sparing)
+	return g.provision(ctx, g, &g.HandlerRaw, g.BackendOptions)
 }
 
 func checkSend(what string) error {
@@ -139,69 +140,68 @@ func (g *Ask) Decide(ctx context.Context, q *Question) Answer {
 			return Answer{Kind: Unavailable, Err: err}
 		}
 	}
-	return g.remote.decide(ctx, q, sent, g.ask)
+	return g.backend.decide(ctx, q, sent, g.ask)
 }
 
 func (g *Ask) ask(ctx context.Context, q *Question) outcome {
-	unavailable := func(err error) outcome { return outcome{Answer: Answer{Kind: Unavailable, Err: err}} }
 	asked := g.question(q)
 	asked.Agent.UUID = q.Agent.UUID()
 	body, err := json.Marshal(asked)
 	if err != nil {
 		return unavailable(err)
 	}
-	limit := maxAnswer
+	limit := upstream.MaxAnswer
 	if q.Gate == hub.GatePublish {
 		limit += q.Agent.Policy().Limits.MessageSize
 	}
-	w := newCapture(limit)
+	w := upstream.NewCapture(limit)
 	r, err := q.request(ctx, w, body)
 	if err != nil {
 		return unavailable(err)
 	}
-	x := exchangeWith(g.handler, w, r)
+	x := upstream.With(g.handler, w, r)
 	switch {
-	case x.broken() != nil, x.err != nil, w.status/100 > 2:
-		return x.outcome()
-	case x.end != nil || w.status == 0:
+	case x.Broken() != nil, x.Err != nil, w.Code()/100 > 2:
+		return refused(x)
+	case x.End != nil || w.Code() == 0:
 		return unavailable(errors.New("the handler did not answer"))
-	case w.status == http.StatusNoContent:
-		return outcome{Answer: Answer{Kind: Pass, Learned: Learned{Drop: q.Gate == hub.GatePublish}}, noStore: x.noStore()}
-	case w.status != http.StatusOK:
-		return unavailable(fmt.Errorf("answered HTTP %d; yes is 204, or 200 with an object as application/json", w.status))
+	case w.Code() == http.StatusNoContent:
+		return outcome{Answer: Answer{Kind: Pass, Learned: Learned{Drop: q.Gate == hub.GatePublish}}, noStore: x.NoStore()}
+	case w.Code() != http.StatusOK:
+		return unavailable(fmt.Errorf("answered HTTP %d; yes is 204, or 200 with an object as application/json", w.Code()))
 	}
 	l, err := g.answer(q, w)
 	if err != nil {
 		return unavailable(err)
 	}
-	return outcome{Answer: Answer{Kind: Pass, Learned: l}, noStore: x.noStore(), size: w.body.Len() * 2}
+	return outcome{Answer: Answer{Kind: Pass, Learned: l}, noStore: x.NoStore(), size: len(w.Body()) * 2}
 }
 
 // answer reads the answer of a 200.
-func (g *Ask) answer(q *Question, w *capture) (Learned, error) {
-	kind := w.header.Get("Content-Type")
+func (g *Ask) answer(q *Question, w *upstream.Capture) (Learned, error) {
+	kind := w.Header().Get("Content-Type")
 	if media, _, err := mime.ParseMediaType(kind); err != nil || media != "application/json" {
 		return Learned{}, fmt.Errorf("answered HTTP 200 with Content-Type %q, not application/json: is this the site's index page, and uri wrong?", kind)
 	}
-	if coding := w.header.Get("Content-Encoding"); coding != "" && coding != "identity" {
+	if coding := w.Header().Get("Content-Encoding"); coding != "" && coding != "identity" {
 		return Learned{}, fmt.Errorf("the answer has Content-Encoding %q; none is accepted", coding)
 	}
 	size := q.Agent.Policy().Limits.MessageSize
-	return readAnswer(q.Gate, w.body.Bytes(), size, time.Now())
+	return readAnswer(q.Gate, w.Body(), size, time.Now())
 }
 
 // reasonIn returns the body of a refusal if it can be shown to an agent: one short
 // line of plain text.
-func reasonIn(w *capture) string {
+func reasonIn(w *upstream.Capture) string {
 	const most = 200 // characters
-	media, params, err := mime.ParseMediaType(w.header.Get("Content-Type"))
-	if err != nil || media != "text/plain" || w.header.Get("Content-Encoding") != "" {
+	media, params, err := mime.ParseMediaType(w.Header().Get("Content-Type"))
+	if err != nil || media != "text/plain" || w.Header().Get("Content-Encoding") != "" {
 		return ""
 	}
 	if charset := strings.ToLower(params["charset"]); charset != "" && charset != "utf-8" && charset != "us-ascii" {
 		return ""
 	}
-	return oneLine(w.body.String(), most)
+	return oneLine(string(w.Body()), most)
 }
 
 // UnmarshalHelper sets up the guard from Caddyfile tokens. Syntax:
@@ -215,11 +215,11 @@ func reasonIn(w *capture) string {
 //		<all that Caddy's reverse_proxy has, but method, rewrite and handle_response>
 //	}
 func (g *Ask) UnmarshalHelper(h httpcaddyfile.Helper) error {
-	b, err := readBlock(h, "ask localhost:8080 { uri /pushit }")
+	b, err := upstream.ReadBlock(h, "ask localhost:8080 { uri /pushit }")
 	if err != nil {
 		return err
 	}
-	err = b.options(func(d *caddyfile.Dispenser) (bool, error) {
+	err = b.Options(func(d *caddyfile.Dispenser) (bool, error) {
 		if d.Val() != "send" {
 			return g.unmarshalOption(d)
 		}
@@ -236,20 +236,20 @@ func (g *Ask) UnmarshalHelper(h httpcaddyfile.Helper) error {
 	if err != nil {
 		return err
 	}
-	if err := b.proxied(); err != nil {
+	if err := b.CheckProxy(); err != nil {
 		return err
 	}
 	for _, name := range []string{"handle_response", "copy_headers", "user_header"} {
-		if entry := b.find(name); entry != nil {
-			return errAt(entry[0], "ask has no %s: it reads the answer itself, which says who the user is and more as JSON", name)
+		if entry := b.Find(name); entry != nil {
+			return upstream.ErrAt(entry[0], "ask has no %s: it reads the answer itself, which says who the user is and more as JSON", name)
 		}
 	}
-	b.find("uri")[0].Text = "rewrite" // what reverse_proxy calls it
-	raw, err := b.parseAs(h, "reverse_proxy")
+	b.Find("uri")[0].Text = "rewrite" // what reverse_proxy calls it
+	raw, err := b.ParseAs(h, "reverse_proxy")
 	if err != nil {
 		return err
 	}
-	g.HandlerRaw, err = changed(raw, completeFastCGI)
+	g.HandlerRaw, err = upstream.Changed(raw, upstream.CompleteFastCGI)
 	return err
 }
 

@@ -62,7 +62,7 @@ var dialogues = []dialogue{
 func runDialogues(t *testing.T, upstream, uri, more string) {
 	t.Helper()
 	g := remoteGuardOf(t, "ask %s {\nuri %s\nsend claims credentials\n%s\n}", upstream, uri, more)
-	ask := newRemoteAsker(t, nil)
+	ask := newAsker(t, nil)
 	for _, d := range dialogues {
 		what := fmt.Sprintf("%s %s by %q with %s%s", d.gate, d.channel, d.user, d.credentials, d.data)
 		q := ask.question(d.gate, d.channel)
@@ -221,8 +221,8 @@ http_response_code(403);
 	})
 	t.Run("forward_auth", func(t *testing.T) {
 		g := remoteGuardOf(t, "forward_auth unix/%s {\nuri /auth.php?channel={pushit.channel}\nuser_header Remote-User\ncopy_headers X-Asked\ntransport fastcgi {\nroot %s\n}\n}", socket, dir)
-		nobody := newRemoteAsker(t, func(o *hub.Opening) { o.Header = snapshotOf("Remote-User", "bob") }).learning(g)
-		bob := newRemoteAsker(t, func(o *hub.Opening) { o.Header = snapshotOf("Cookie", "user=bob") }).learning(g)
+		nobody := newAsker(t, func(o *hub.Opening) { o.Header = snapshotOf("Remote-User", "bob") }).learning(g)
+		bob := newAsker(t, func(o *hub.Opening) { o.Header = snapshotOf("Cookie", "user=bob") }).learning(g)
 		wantKind(t, "nobody", nobody.ask(g, "users/bob"), Deny)
 		wantKind(t, "bob, at ann's", bob.ask(g, "users/ann"), Deny)
 		wantKind(t, "bob, at his with more", bob.ask(g, "users/bob&channel=users/ann"), Deny)
@@ -238,7 +238,7 @@ http_response_code(403);
 	})
 	t.Run("php_fastcgi in a route", func(t *testing.T) {
 		g := remoteGuardOf(t, "route {\nroot %s\nrewrite /auth.php?channel={pushit.channel}\nphp_fastcgi unix/%s {\n@yes status 2xx\nhandle_response @yes {\nrequest_header X-Asked {rp.header.X-Asked}\n}\n}\n}", dir, socket)
-		bob := newRemoteAsker(t, func(o *hub.Opening) { o.Header = snapshotOf("Cookie", "user=bob", "X-Asked", "me") }).learning(g)
+		bob := newAsker(t, func(o *hub.Opening) { o.Header = snapshotOf("Cookie", "user=bob", "X-Asked", "me") }).learning(g)
 		a := bob.ask(g, "users/bob")
 		wantKind(t, "bob, at his", a, Pass)
 		if len(a.Learned.Header) != 1 || a.Learned.Header[0].Value != "/auth.php" {

@@ -18,7 +18,7 @@ import (
 )
 
 func TestAskAsks(t *testing.T) {
-	u := newUpstream(t, statusOnly(204))
+	u := newServer(t, statusOnly(204))
 	plain := remoteGuardOf(t, "ask %s {\nuri /pushit?x=y\nheader_up X-Gate {pushit.gate}\n}", u.addr())
 	all := remoteGuardOf(t, "ask %s {\nuri /pushit\nsend agentId claims attributes credentials\n}", u.addr())
 
@@ -29,7 +29,7 @@ func TestAskAsks(t *testing.T) {
 	for late := time.Now().Add(time.Minute); !peer.Agent.IsConnected() && time.Now().Before(late); peer.Conn.Lines() {
 		peer.Conn.AwaitWrite(time.Until(late))
 	}
-	a := &remoteAsker{t: t, agent: peer.Agent, env: newRemoteAsker(t, nil).env}
+	a := &asker{t: t, agent: peer.Agent, env: newAsker(t, nil).env}
 
 	uuid := a.agent.UUID()
 	for _, test := range []struct {
@@ -103,13 +103,13 @@ func TestAskAsks(t *testing.T) {
 
 // A compressed answer is read too, where the transport is what asked for it.
 func TestAskReadsCompressedAnswers(t *testing.T) {
-	u := newUpstream(t, func(w http.ResponseWriter, _ *http.Request) {
+	u := newServer(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Content-Encoding", "br") // nobody has asked for that
 		io.WriteString(w, "{}")                  //nolint:errcheck // the answer shows it
 	})
 	g := remoteGuardOf(t, "ask %s {\nuri /\n}", u.addr())
-	wantKind(t, "brotli", newRemoteAsker(t, nil).ask(g, "news"), Unavailable)
+	wantKind(t, "brotli", newAsker(t, nil).ask(g, "news"), Unavailable)
 	if r, _ := u.last(t); r.Header.Get("Accept-Encoding") != "gzip" {
 		t.Errorf("Accept-Encoding: %q, want what the transport can read", r.Header.Get("Accept-Encoding"))
 	}
@@ -117,11 +117,11 @@ func TestAskReadsCompressedAnswers(t *testing.T) {
 
 func TestAskAnswers(t *testing.T) {
 	var body string
-	u := newUpstream(t, func(w http.ResponseWriter, r *http.Request) {
+	u := newServer(t, func(w http.ResponseWriter, r *http.Request) {
 		answering(200, "application/json; charset=utf-8", body)(w, r)
 	})
 	g := remoteGuardOf(t, "ask %s {\nuri /\n}", u.addr())
-	ask := newRemoteAsker(t, nil)
+	ask := newAsker(t, nil)
 	long := strings.Repeat("a", 300)
 	many := func(n int) string { return `["a"` + strings.Repeat(`,"a"`, n-1) + `]` }
 	deep := func(n int) string { return strings.Repeat(`[`, n) + strings.Repeat(`]`, n) }
@@ -221,17 +221,17 @@ func TestAskAnswers(t *testing.T) {
 
 // What the operator's log says of a mistyped path.
 func TestAskGetsTheIndexPage(t *testing.T) {
-	u := newUpstream(t, answering(200, "text/html; charset=utf-8", "<!doctype html>"))
-	a := newRemoteAsker(t, nil).ask(remoteGuardOf(t, "ask %s {\nuri /pushti\n}", u.addr()), "news")
+	u := newServer(t, answering(200, "text/html; charset=utf-8", "<!doctype html>"))
+	a := newAsker(t, nil).ask(remoteGuardOf(t, "ask %s {\nuri /pushti\n}", u.addr()), "news")
 	if a.Kind != Unavailable || !says(a.Err, "index page, and uri wrong?") {
 		t.Errorf("%s: %v", a.Kind, a.Err)
 	}
 }
 
 func TestAskNothingIsAYesButAPublishIsDropped(t *testing.T) {
-	u := newUpstream(t, statusOnly(204))
+	u := newServer(t, statusOnly(204))
 	g := remoteGuardOf(t, "ask %s {\nuri /\n}", u.addr())
-	ask := newRemoteAsker(t, nil)
+	ask := newAsker(t, nil)
 	for _, gate := range []hub.GateName{hub.GateConnect, hub.GateSubscribe, hub.GateUnsubscribe, hub.GatePublish, hub.GateDisconnect} {
 		a := g.Decide(t.Context(), ask.question(gate, "news"))
 		wantKind(t, string(gate), a, Pass)
@@ -245,8 +245,8 @@ func TestAskNothingIsAYesButAPublishIsDropped(t *testing.T) {
 func TestAskReasons(t *testing.T) {
 	var media, body string
 	code := http.StatusForbidden
-	u := newUpstream(t, func(w http.ResponseWriter, r *http.Request) { answering(code, media, body)(w, r) })
-	ask := newRemoteAsker(t, nil)
+	u := newServer(t, func(w http.ResponseWriter, r *http.Request) { answering(code, media, body)(w, r) })
+	ask := newAsker(t, nil)
 	for _, block := range []string{"ask %s {\nuri /\n}", "forward_auth %s {\nuri /\n}", "route {\nreverse_proxy %s\n}"} {
 		testReasons(t, ask, remoteGuardOf(t, block, u.addr()), &code, &media, &body)
 	}
@@ -254,7 +254,7 @@ func TestAskReasons(t *testing.T) {
 
 // testReasons has a guard's backend refuse with a body, which agents see if it is a
 // short line of plain text.
-func testReasons(t *testing.T, ask *remoteAsker, g Guard, code *int, media, body *string) {
+func testReasons(t *testing.T, ask *asker, g Guard, code *int, media, body *string) {
 	t.Helper()
 	*code = http.StatusForbidden
 	for _, test := range []struct{ media, body, want string }{
@@ -293,7 +293,7 @@ func testReasons(t *testing.T, ask *remoteAsker, g Guard, code *int, media, body
 
 // What each tab makes up does not make questions different, unless it is sent.
 func TestAskIsSpared(t *testing.T) {
-	u := newUpstream(t, statusOnly(204))
+	u := newServer(t, statusOnly(204))
 	for guard, asked := range map[string]int{
 		"ask %s {\nuri /\ncache 1h\n}":                                         2, // two credentials
 		"ask %s {\nuri /\ncache 1h\nsend claims\n}":                            4,
@@ -304,7 +304,7 @@ func TestAskIsSpared(t *testing.T) {
 		g := remoteGuardOf(t, guard, u.addr())
 		before := u.times()
 		for i := range 8 {
-			a := newRemoteAsker(t, nil) // another uuid each time
+			a := newAsker(t, nil) // another uuid each time
 			q := a.question(hub.GateSubscribe, "news")
 			q.Credentials = []byte([]string{`"a"`, `"b"`}[i%2])
 			q.Learned.Claims = map[string]any{"role": []string{"x", "y"}[i/2%2]}

@@ -11,13 +11,14 @@ import (
 	"strings"
 	"time"
 
+	"github.com/push-it/pushit/guards/internal/upstream"
 	"github.com/push-it/pushit/hub"
 )
 
 const (
-	// QueueWait is how long a question may wait for its place where only so many
-	// are asked at once. It does not count as asking.
-	QueueWait = 30 * time.Second
+	// QueueWait is how long a question may wait for a place while a guard asks as many
+	// questions as in_flight allows. The wait does not count as asking.
+	QueueWait = upstream.QueueWait
 	// defaultRetry is the advice to who could not be answered.
 	defaultRetry = time.Second
 )
@@ -35,8 +36,8 @@ type NamedGuard struct {
 	Name  string
 	Guard Guard
 
-	sum  sum // of all that it decides by, where Load had it and knew
-	text sum // of its configuration alone, where Load had it
+	sum  upstream.Sum // of all that it decides by, where Load had it and knew
+	text upstream.Sum // of its configuration alone, where Load had it
 }
 
 // A Chain is a gate: guards that are asked in order, and what is done with what
@@ -99,7 +100,7 @@ func (c *Chain) explain(ctx context.Context, hq *hub.Question, steps []Step) ([]
 		name, answer = "transform", transformFailed(err)
 	}
 	c.report(q, name, answer)
-	return steps, hub.Verdict{Refusal: answer.refusal(), Overflow: errors.Is(answer.Err, errFull)}
+	return steps, hub.Verdict{Refusal: answer.refusal(), Overflow: errors.Is(answer.Err, upstream.ErrFull)}
 }
 
 func (c *Chain) question(hq *hub.Question) *Question {

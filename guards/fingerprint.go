@@ -4,20 +4,13 @@
 package guards
 
 import (
-	"bytes"
 	"crypto/sha256"
-	"encoding/json"
 	"fmt"
 	"hash"
-	"io"
 	"slices"
-	"strconv"
 	"strings"
 
-	"github.com/caddyserver/caddy/v2"
-
-	"github.com/push-it/pushit/guards/internal/placeholder"
-	"github.com/push-it/pushit/guards/internal/token"
+	"github.com/push-it/pushit/guards/internal/upstream"
 	"github.com/push-it/pushit/hub"
 )
 
@@ -31,114 +24,18 @@ type Fingerprinter interface {
 	Fingerprint() []byte
 }
 
-// A sum is a hash of what a guard is made of; the zero one is of nobody knows what.
-type sum [sha256.Size]byte
-
-// sumOf returns the sum of a guard's configuration, of the named routes that it
-// invokes, and of the environment variables and files that these name. It is the
-// zero one if it may decide by more than that.
-func sumOf(ctx caddy.Context, name string, raw json.RawMessage) (s sum) {
-	r := reachOf(ctx, Namespace+"."+name, raw)
-	if !r.known {
-		return s
-	}
-	h := sha256.New()
-	for _, text := range r.texts {
-		if !addText(h, text) {
-			return s
-		}
-	}
-	return sum(h.Sum(nil))
-}
-
-// addText adds a configuration, and what it names outside of it. It returns false
-// if that cannot be known.
-func addText(h hash.Hash, raw json.RawMessage) (known bool) {
-	v, text, err := canonical(raw)
-	if err != nil {
-		return false // loading it fails, too
-	}
-	add(h, text)
-	names, err := placeholder.InJSON(raw)
-	if err != nil {
-		return false
-	}
-	repl := caddy.NewReplacer()
-	for _, name := range names {
-		if strings.HasPrefix(name, "env.") || strings.HasPrefix(name, "file.") {
-			value, _ := repl.GetString(name)
-			add(h, []byte(name+"="+value))
-		}
-	}
-	for _, path := range filesIn(v) {
-		text, err := token.ReadFile(path)
-		if err != nil {
-			text = []byte(err.Error()) // it may be there the next time
-		}
-		add(h, text)
-	}
-	known = true
-	placeholder.EachObject(v, func(fields map[string]any) {
-		// Caddy's tls app has the certificate of that name, which it renews.
-		known = known && fields["client_certificate_automate"] == nil
-	})
-	return known
-}
-
-// sumOfText returns the sum of a guard's configuration alone.
-func sumOfText(raw json.RawMessage) (s sum) {
-	if _, text, err := canonical(raw); err == nil {
-		s = sha256.Sum256(text)
-	}
-	return s
-}
-
-// canonical returns JSON in one order, without white space.
-func canonical(raw json.RawMessage) (v any, text []byte, err error) {
-	d := json.NewDecoder(bytes.NewReader(raw))
-	d.UseNumber()
-	if err := d.Decode(&v); err != nil {
-		return nil, nil, err
-	}
-	text, err = json.Marshal(v)
-	return v, text, err
-}
-
-// fileFields are settings of Caddy's modules that name files with what a backend
-// is told by, or tells us by.
-var fileFields = []string{
-	"client_certificate_file", "client_certificate_key_file", "pem_files", "root_ca_pem_files",
-}
-
-// filesIn returns the files that a configuration names in such settings.
-func filesIn(v any) (paths []string) {
-	placeholder.EachObject(v, func(fields map[string]any) {
-		for _, name := range fileFields {
-			placeholder.EachString(fields[name], func(path string) { paths = append(paths, path) })
-		}
-	})
-	slices.Sort(paths)
-	return slices.Compact(paths)
-}
-
-// add adds text so that two lists of texts have equal sums only if they are equal.
-func add(h hash.Hash, text []byte) {
-	_, _ = io.WriteString(h, strconv.Itoa(len(text))+":") // a hash never fails
-	_, _ = h.Write(text)
-}
-
 // addGuards adds what guards decide by. It returns false if that cannot be known of
 // one of them.
 func addGuards(h hash.Hash, guards []NamedGuard) (known bool) {
 	known = true
 	walk(guards, func(g NamedGuard) {
-		add(h, []byte(g.Name))
-		add(h, g.sum[:])
+		upstream.Add(h, []byte(g.Name))
+		upstream.Add(h, g.sum[:])
 		f, ok := g.Guard.(Fingerprinter)
 		if ok {
-			add(h, f.Fingerprint())
+			upstream.Add(h, f.Fingerprint())
 		}
-		known = known && (ok || g.sum != sum{})
+		known = known && (ok || g.sum != upstream.Sum{})
 	})
 	return known
 }
@@ -149,10 +46,10 @@ func (c *Chain) fingerprint(g *GateConfig) hub.Fingerprint {
 	learned := slices.Clone(c.env.Learned) // which are hidden from all guards
 	slices.Sort(learned)
 	for _, text := range []string{string(c.gate), c.recheck.String(), fmt.Sprintf("%q %q %q %v", learned, g.To, g.Transform, g.Discard)} {
-		add(h, []byte(text))
+		upstream.Add(h, []byte(text))
 	}
 	if !c.local {
-		add(h, []byte(c.env.trusts()))
+		upstream.Add(h, []byte(c.env.trusts()))
 	}
 	if !addGuards(h, c.guards) {
 		return ""

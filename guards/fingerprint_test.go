@@ -20,6 +20,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/push-it/pushit/guards/internal/upstream"
 	"github.com/push-it/pushit/hub"
 )
 
@@ -274,7 +275,7 @@ func TestFingerprintReaches(t *testing.T) {
 		}
 		return s
 	}
-	print := func(s *caddyhttp.Server, guards string) sum {
+	print := func(s *caddyhttp.Server, guards string) upstream.Sum {
 		ctx := caddy.Context{Context: context.WithValue(t.Context(), caddyhttp.ServerCtxKey, s)}
 		var raw []json.RawMessage
 		if err := json.Unmarshal([]byte(guards), &raw); err != nil {
@@ -286,14 +287,14 @@ func TestFingerprintReaches(t *testing.T) {
 		if err := json.Unmarshal(raw[0], &named); err != nil {
 			t.Fatal(err)
 		}
-		return sumOf(ctx, named.Guard, raw[0])
+		return upstream.SumOf(ctx, Namespace+"."+named.Guard, raw[0])
 	}
 	const unknown = `{"handler":"file_server"}`
 	one, other := server(`{"handler":"vars","a":"b"}`), server(`{"handler":"static_response","status_code":403}`)
-	if a, b := print(one, invoke), print(other, invoke); a == b || a == (sum{}) || b == (sum{}) || a != print(one, invoke) {
+	if a, b := print(one, invoke), print(other, invoke); a == b || a == (upstream.Sum{}) || b == (upstream.Sum{}) || a != print(one, invoke) {
 		t.Error("a named route makes no difference")
 	}
-	if print(server(unknown), invoke) != (sum{}) || print(new(caddyhttp.Server), invoke) != (sum{}) || print(nil, invoke) != (sum{}) {
+	if print(server(unknown), invoke) != (upstream.Sum{}) || print(new(caddyhttp.Server), invoke) != (upstream.Sum{}) || print(nil, invoke) != (upstream.Sum{}) {
 		t.Error("a named route that is not known has a sum")
 	}
 	for handler, known := range map[string]bool{
@@ -308,26 +309,22 @@ func TestFingerprintReaches(t *testing.T) {
 		`{"handler":"subroute","routes":[{"match":[{"expression":"file({'root':'/srv'})"}],"handle":[]}]}`:                                                                                                                      false,
 		`{"handler":"nobody_knows"}`: false,
 	} {
-		if got := print(one, route(handler)) != (sum{}); got != known {
+		if got := print(one, route(handler)) != (upstream.Sum{}); got != known {
 			t.Errorf("%s: known %t, want %t", handler, got, known)
 		}
-		if got := print(one, `[{"guard":"any","guards":`+route(handler)+`}]`) != (sum{}); got != known {
+		if got := print(one, `[{"guard":"any","guards":`+route(handler)+`}]`) != (upstream.Sum{}); got != known {
 			t.Errorf("any of %s: known %t, want %t", handler, got, known)
 		}
 	}
-	if print(one, `[{"guard":"allow","match":[{"file":{"root":"/srv"}}]}]`) != (sum{}) {
+	if print(one, `[{"guard":"allow","match":[{"file":{"root":"/srv"}}]}]`) != (upstream.Sum{}) {
 		t.Error("a matcher of files has a sum")
 	}
 }
 
 // What guards share over configurations goes with the last of these.
 func TestSharedStates(t *testing.T) {
-	count := func() (n int) {
-		remoteStates.Range(func(_, _ any) bool { n++; return true })
-		return n
-	}
-	before := count()
-	compiled := func() (states []*remoteState, end func()) {
+	before := upstream.SharedStates()
+	compiled := func() (askers []*upstream.Asker[Answer], end func()) {
 		ctx, cancel := caddy.NewContext(provisioning(t))
 		gates := make(map[hub.GateName]*GateConfig)
 		for _, name := range []hub.GateName{hub.GateConnect, hub.GateSubscribe, hub.GatePublish} {
@@ -347,25 +344,28 @@ func TestSharedStates(t *testing.T) {
 		for _, name := range gateNames[:2] {
 			walk(p.handler[name].guards, func(g NamedGuard) {
 				if r, ok := g.Guard.(*Route); ok {
-					states = append(states, r.remote.remoteState)
+					askers = append(askers, r.backend.asker)
 				}
 			})
 		}
-		return states, cancel
+		return askers, cancel
+	}
+	shared := func(a, b []*upstream.Asker[Answer]) bool {
+		return slices.EqualFunc(a, b, func(a, b *upstream.Asker[Answer]) bool { return a.SharesWith(b) })
 	}
 	one, end := compiled()
 	two, endToo := compiled()
-	if len(one) != 2 || one[0] == one[1] || !slices.Equal(one, two) {
+	if len(one) != 2 || one[0].SharesWith(one[1]) || !shared(one, two) {
 		t.Errorf("the states of two configurations are %p and %p", one, two)
 	}
 	end()
 	three, endOfAll := compiled()
-	if !slices.Equal(one, three) {
+	if !shared(one, three) {
 		t.Error("the state did not outlive the first configuration")
 	}
 	endToo()
 	endOfAll()
-	if n := count(); n != before {
+	if n := upstream.SharedStates(); n != before {
 		t.Errorf("%d states are left", n-before)
 	}
 }

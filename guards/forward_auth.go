@@ -18,6 +18,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 
 	"github.com/push-it/pushit/guards/internal/placeholder"
+	"github.com/push-it/pushit/guards/internal/upstream"
 	"github.com/push-it/pushit/hub"
 )
 
@@ -56,7 +57,7 @@ type ForwardAuth struct {
 	// user.
 	UserHeader string `json:"user_header,omitempty"`
 
-	Sparing
+	BackendOptions
 
 	handlerGuard
 	presents []string // placeholders that hold what agents present
@@ -70,7 +71,7 @@ func (*ForwardAuth) CaddyModule() caddy.ModuleInfo {
 // Provision loads the handler.
 func (g *ForwardAuth) Provision(ctx caddy.Context) error {
 	raw := g.HandlerRaw
-	if err := g.provision(ctx, g, &g.HandlerRaw, g.Sparing); err != nil {
+	if err := g.provision(ctx, g, &g.HandlerRaw, g.BackendOptions); err != nil {
 		return err
 	}
 	g.UserHeader = http.CanonicalHeaderKey(g.UserHeader)
@@ -108,48 +109,48 @@ func (g *ForwardAuth) Presented(q *Question) bool {
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	return slices.ContainsFunc(g.presents, func(name string) bool {
 		value, _ := repl.GetString(name)
-		return value != "" || unanswerable(r) != nil
+		return value != "" || upstream.Unanswerable(r) != nil
 	})
 }
 
 // Decide implements Guard.
 func (g *ForwardAuth) Decide(ctx context.Context, q *Question) Answer {
-	return g.remote.decide(ctx, q, nil, g.ask)
+	return g.backend.decide(ctx, q, nil, g.ask)
 }
 
 func (g *ForwardAuth) ask(ctx context.Context, q *Question) outcome {
-	w := newCapture(maxAnswer)
+	w := upstream.NewCapture(upstream.MaxAnswer)
 	r, err := q.request(ctx, w, nil)
 	if err != nil {
-		return outcome{Answer: Answer{Kind: Unavailable, Err: err}}
+		return unavailable(err)
 	}
-	x := exchangeWith(g.handler, w, r)
-	if !x.passed() {
-		out := x.outcome()
-		if out.Kind == Deny && x.status()/100 == 2 {
+	x := upstream.With(g.handler, w, r)
+	if !x.Passed() {
+		out := refused(x)
+		if out.Kind == Deny && x.Status()/100 == 2 {
 			out.Answer = Answer{Kind: Unavailable, Err: errors.New("no answer, or one that was replaced on the way: of a 2xx nothing is left to answer with")}
 		}
 		return out
 	}
 	// A handler of other responses may let them through as well.
-	if status, err := strconv.Atoi(x.placeholder("http.reverse_proxy.status_code")); err != nil || status/100 != 2 {
-		return outcome{Answer: Answer{Kind: kindOf(status), Err: fmt.Errorf("answered HTTP %d", status)}, noStore: x.noStore()}
+	if status, err := strconv.Atoi(x.Placeholder("http.reverse_proxy.status_code")); err != nil || status/100 != 2 {
+		return outcome{Answer: Answer{Kind: kindOf(status), Err: fmt.Errorf("answered HTTP %d", status)}, noStore: x.NoStore()}
 	}
 	l, size, err := g.learned(q, x)
 	if err != nil {
-		return outcome{Answer: Answer{Kind: Unavailable, Err: err}}
+		return unavailable(err)
 	}
-	return outcome{Answer: Answer{Kind: Pass, Learned: l}, noStore: x.noStore(), size: size}
+	return outcome{Answer: Answer{Kind: Pass, Learned: l}, noStore: x.NoStore(), size: size}
 }
 
 // learned returns what an answer that passes says.
-func (g *ForwardAuth) learned(q *Question, x *exchange) (l Learned, size int, err error) {
-	l.Header, size = fieldsOf(x.end.Header, g.copied)
+func (g *ForwardAuth) learned(q *Question, x *upstream.Exchange) (l Learned, size int, err error) {
+	l.Header, size = fieldsOf(x.End.Header, g.copied)
 	if g.UserHeader != "" {
-		l.User, l.UserBy = x.end.Header.Get(g.UserHeader), UserByHeader
+		l.User, l.UserBy = x.End.Header.Get(g.UserHeader), UserByHeader
 	}
 	if q.Gate == hub.GateConnect {
-		grants, subscribe := x.upstream("Pushit-Grant"), x.upstream("Pushit-Subscribe")
+		grants, subscribe := x.Header("Pushit-Grant"), x.Header("Pushit-Subscribe")
 		size += len(grants) + len(subscribe)
 		if l.Grants, err = namesIn("Pushit-Grant", grants, maxGrants); err != nil {
 			return l, 0, err
@@ -158,7 +159,7 @@ func (g *ForwardAuth) learned(q *Question, x *exchange) (l Learned, size int, er
 			return l, 0, err
 		}
 	}
-	if l.Expires, err = expiresIn(x.upstream("Pushit-Expires"), time.Now()); err != nil {
+	if l.Expires, err = expiresIn(x.Header("Pushit-Expires"), time.Now()); err != nil {
 		return l, 0, err
 	}
 	return l, size, checkLearned(&l, size)
@@ -225,66 +226,47 @@ func checkExpires(at, now time.Time) error {
 //		<all else that Caddy's forward_auth and reverse_proxy have>
 //	}
 func (g *ForwardAuth) UnmarshalHelper(h httpcaddyfile.Helper) error {
-	b, err := readBlock(h, "forward_auth localhost:8080 { uri /auth }")
+	b, err := upstream.ReadBlock(h, "forward_auth localhost:8080 { uri /auth }")
 	if err != nil {
 		return err
 	}
 	if err := g.readUserHeader(b); err != nil {
 		return err
 	}
-	if err := b.options(g.unmarshalOption); err != nil {
+	if err := b.Options(g.unmarshalOption); err != nil {
 		return err
 	}
-	if err := b.proxied(); err != nil {
+	if err := b.CheckProxy(); err != nil {
 		return err
 	}
-	raw, err := b.parseAs(h, "forward_auth")
+	raw, err := b.ParseAs(h, "forward_auth")
 	if err != nil {
 		return err
 	}
-	g.HandlerRaw, err = changed(raw, completeFastCGI)
+	g.HandlerRaw, err = upstream.Changed(raw, upstream.CompleteFastCGI)
 	return err
 }
 
 // readUserHeader reads the option and leaves in its place that the header field is
 // copied.
-func (g *ForwardAuth) readUserHeader(b *guardBlock) error {
-	entry := b.find("user_header")
+func (g *ForwardAuth) readUserHeader(b *upstream.Block) error {
+	entry := b.Find("user_header")
 	if entry == nil {
 		return nil
 	}
 	if len(entry) != 2 || strings.ContainsAny(entry[1].Text, ">{}") {
-		return errAt(entry[0], "user_header takes the header field of the answer that names the user: user_header Remote-User")
+		return upstream.ErrAt(entry[0], "user_header takes the header field of the answer that names the user: user_header Remote-User")
 	}
 	g.UserHeader = entry[1].Text
-	if !b.copies(g.UserHeader) {
+	if !b.Copies(g.UserHeader) {
 		entry[0].Text = "copy_headers"
 	} else {
-		b.remove("user_header")
+		b.Remove("user_header")
 	}
-	if second := b.find("user_header"); second != nil {
-		return errAt(second[0], "user_header is written twice")
+	if second := b.Find("user_header"); second != nil {
+		return upstream.ErrAt(second[0], "user_header is written twice")
 	}
 	return nil
-}
-
-// copies reports whether a copy_headers of the block sets the header field.
-func (b *guardBlock) copies(field string) bool {
-	for _, entry := range b.entries {
-		if entry.Directive() != "copy_headers" {
-			continue
-		}
-		for _, t := range entry[1:] {
-			_, to, renamed := strings.Cut(t.Text, ">")
-			if !renamed {
-				to = t.Text
-			}
-			if strings.EqualFold(to, field) {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // Interface guards

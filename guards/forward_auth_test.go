@@ -15,16 +15,17 @@ import (
 
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 
+	"github.com/push-it/pushit/guards/internal/upstream"
 	"github.com/push-it/pushit/hub"
 )
 
 func TestForwardAuthAsks(t *testing.T) {
-	u := newUpstream(t, statusOnly(204))
+	u := newServer(t, statusOnly(204))
 	g := remoteGuardOf(t, `forward_auth %s {
 		uri /auth?gate={pushit.gate}&channel={pushit.channel}
 		header_up X-User {http.auth.user.id}
 	}`, u.addr())
-	a := newRemoteAsker(t, func(o *hub.Opening) {
+	a := newAsker(t, func(o *hub.Opening) {
 		o.Scheme, o.User, o.URI = "https", "bob", "/push?x=1"
 		o.Header = snapshotOf("Cookie", "sid=1", "Authorization", "Bearer x", "Accept-Encoding", "gzip", "Content-Length", "5", "X-Forwarded-For", "6.6.6.6")
 	})
@@ -54,9 +55,9 @@ func TestForwardAuthAsks(t *testing.T) {
 // Behind a trusted proxy the backend sees the client's address, and the proxy's
 // behind it.
 func TestForwardAuthBehindAProxy(t *testing.T) {
-	u := newUpstream(t, statusOnly(204))
+	u := newServer(t, statusOnly(204))
 	g := remoteGuardOf(t, "forward_auth %s {\nuri /auth\ntrusted_proxies 10.0.0.0/8\n}", u.addr())
-	a := newRemoteAsker(t, func(o *hub.Opening) {
+	a := newAsker(t, func(o *hub.Opening) {
 		o.RemoteAddr, o.RemoteIP = "10.0.0.2:5000", netip.MustParseAddr("203.0.113.9")
 		o.Header = snapshotOf("X-Forwarded-For", "203.0.113.9", "X-Forwarded-Proto", "https")
 	})
@@ -69,7 +70,7 @@ func TestForwardAuthBehindAProxy(t *testing.T) {
 
 func TestForwardAuthLearns(t *testing.T) {
 	said := http.Header{}
-	u := newUpstream(t, func(w http.ResponseWriter, _ *http.Request) {
+	u := newServer(t, func(w http.ResponseWriter, _ *http.Request) {
 		maps.Copy(w.Header(), said)
 		w.WriteHeader(http.StatusOK)
 	})
@@ -77,7 +78,7 @@ func TestForwardAuthLearns(t *testing.T) {
 	if got, want := g.(HeaderLearner).LearnsHeaders(), []string{"Remote-Groups", "Remote-User", "X-Mail"}; !reflect.DeepEqual(got, want) {
 		t.Fatalf("learns %v, want %v", got, want)
 	}
-	a := newRemoteAsker(t, nil).learning(g)
+	a := newAsker(t, nil).learning(g)
 	at := time.Now().Add(time.Hour).UTC().Truncate(time.Second)
 	said = http.Header{
 		"Remote-User": {"bob"}, "Remote-Groups": {"staff", "editors"}, "Remote-Mail": {"bob@example.com"},
@@ -117,12 +118,12 @@ func TestForwardAuthLearns(t *testing.T) {
 func TestForwardAuthAnswers(t *testing.T) {
 	var name, value string
 	code := http.StatusOK
-	u := newUpstream(t, func(w http.ResponseWriter, _ *http.Request) {
+	u := newServer(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set(name, value)
 		w.WriteHeader(code)
 	})
 	g := remoteGuardOf(t, "forward_auth %s {\nuri /auth\nuser_header Remote-User\n}", u.addr())
-	ask := newRemoteAsker(t, nil).learning(g)
+	ask := newAsker(t, nil).learning(g)
 	for _, test := range []struct {
 		name, value string
 		kind        Kind
@@ -146,7 +147,7 @@ func TestForwardAuthAnswers(t *testing.T) {
 		{"Pushit-Subscribe", "a", Pass},
 		{"Pushit-Subscribe", "a//b", Unavailable},
 		{"Pushit-Subscribe", strings.Repeat("a ", maxSubscribe+1), Unavailable},
-		{"Remote-User", strings.Repeat("x", maxAnswer), Unavailable},
+		{"Remote-User", strings.Repeat("x", upstream.MaxAnswer), Unavailable},
 	} {
 		name, value = test.name, test.value
 		a := g.Decide(t.Context(), ask.question(hub.GateConnect, ""))
@@ -167,7 +168,7 @@ func TestForwardAuthAnswers(t *testing.T) {
 // What passes is a 2xx: a handler of other responses that lets them through does
 // not make them one.
 func TestForwardAuthHandlesResponses(t *testing.T) {
-	u := newUpstream(t, statusOnly(http.StatusUnauthorized))
+	u := newServer(t, statusOnly(http.StatusUnauthorized))
 	for block, kind := range map[string]Kind{
 		"@bad status 401\nhandle_response @bad {\nvars a b\n}":        Deny,
 		"@bad status 401\nhandle_response @bad {\nrespond no 503\n}":  Unavailable,
@@ -177,14 +178,14 @@ func TestForwardAuthHandlesResponses(t *testing.T) {
 		"@bad status 401\nreplace_status @bad 404":                    Deny,
 	} {
 		g := remoteGuardOf(t, "forward_auth %s {\nuri /auth\n%s\n}", u.addr(), block)
-		wantKind(t, block, newRemoteAsker(t, nil).ask(g, "news"), kind)
+		wantKind(t, block, newAsker(t, nil).ask(g, "news"), kind)
 	}
 }
 
 func TestForwardAuthNoStore(t *testing.T) {
 	control := "no-store"
 	code := http.StatusOK
-	u := newUpstream(t, func(w http.ResponseWriter, _ *http.Request) {
+	u := newServer(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Cache-Control", control)
 		w.WriteHeader(code)
 	})
@@ -199,7 +200,7 @@ func TestForwardAuthNoStore(t *testing.T) {
 			control, code = test.control, test.code
 			g := remoteGuardOf(t, guard, u.addr())
 			before := u.times()
-			ask := newRemoteAsker(t, nil)
+			ask := newAsker(t, nil)
 			ask.ask(g, "news")
 			ask.ask(g, "news")
 			if n := u.times() - before; n != test.asked {
@@ -225,7 +226,7 @@ func TestForwardAuthIsPresentedSomething(t *testing.T) {
 		"a header":      {func(o *hub.Opening) { o.Header = snapshotOf("X-Api-Key", "x") }, "", true, false},
 		"credentials":   {func(*hub.Opening) {}, `"x"`, false, true},
 	} {
-		q := newRemoteAsker(t, test.change).question(hub.GateSubscribe, "news")
+		q := newAsker(t, test.change).question(hub.GateSubscribe, "news")
 		q.Credentials = []byte(test.credentials)
 		if g.Presented(q) != test.some || named.Presented(q) != test.named {
 			t.Errorf("%s: presented %v and %v, want %v and %v", what, g.Presented(q), named.Presented(q), test.some, test.named)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/push-it/pushit/guards/internal/placeholder"
 	"github.com/push-it/pushit/guards/internal/token"
+	"github.com/push-it/pushit/guards/internal/upstream"
 	"github.com/push-it/pushit/hub"
 )
 
@@ -259,11 +260,11 @@ func (remoteKeys) Unwrap() []NamedGuard { return nil }
 func (g *JWT) Fingerprint() []byte {
 	h := sha256.New()
 	for i := range g.verifier.Keys {
-		add(h, g.verifier.Keys[i].Fingerprint())
+		upstream.Add(h, g.verifier.Keys[i].Fingerprint())
 	}
 	if g.verifier.Source != nil && g.pooled == "" {
 		sum := g.verifier.Source.Sum()
-		add(h, sum[:])
+		upstream.Add(h, sum[:])
 	}
 	return h.Sum(nil)
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/push-it/pushit/guards/internal/upstream"
 	"github.com/push-it/pushit/hub"
 )
 
@@ -50,7 +51,7 @@ func Load(ctx caddy.Context, module any, field string, raw []json.RawMessage) ([
 		if err := json.Unmarshal(r, &named); err != nil {
 			return nil, fmt.Errorf("guard %d: %w", i+1, err)
 		}
-		guards[i].Name, guards[i].sum, guards[i].text = named.Guard, sumOf(ctx, named.Guard, r), sumOfText(r)
+		guards[i].Name, guards[i].sum, guards[i].text = named.Guard, upstream.SumOf(ctx, Namespace+"."+named.Guard, r), upstream.SumOfText(r)
 	}
 	if len(raw) == 0 {
 		return nil, nil

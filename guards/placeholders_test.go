@@ -29,7 +29,7 @@ func TestPlaceholdersAreDocumented(t *testing.T) {
 }
 
 func TestPlaceholderValues(t *testing.T) {
-	a := newRemoteAsker(t, func(o *hub.Opening) { o.Namespace, o.User = "acme", "bob@example.com" })
+	a := newAsker(t, func(o *hub.Opening) { o.Namespace, o.User = "acme", "bob@example.com" })
 	q := a.question(hub.GateSubscribe, "stories/5/é b?&#%2f")
 	q.Credentials = []byte(`{"token":"?>?>"}`)
 	q.Learned.Claims = map[string]any{"role": "editor", "age": int64(7), "ok": true, "nested": map[string]any{"a": map[string]any{"b": "deep"}}, "https://x.io/r": "url", "list": []any{"a", 1.5}, "null": nil}
@@ -77,14 +77,14 @@ func TestPlaceholderValues(t *testing.T) {
 func TestPlaceholdersAreNotExpandedAgain(t *testing.T) {
 	t.Setenv("PUSHIT_TEST_SECRET", "secret")
 	const evil = "{env.PUSHIT_TEST_SECRET}"
-	u := newUpstream(t, statusOnly(http.StatusOK))
+	u := newServer(t, statusOnly(http.StatusOK))
 	g := remoteGuardOf(t, `forward_auth %s {
 		uri /auth?user={pushit.agent.user}&claim={pushit.agent.claims.c}&query={query.q}
 		header_up X-User {pushit.agent.user}
 		header_up X-Claim {pushit.agent.claims.c}
 		header_up X-Sent {header.X-Evil}
 	}`, u.addr())
-	a := newRemoteAsker(t, func(o *hub.Opening) {
+	a := newAsker(t, func(o *hub.Opening) {
 		o.User, o.URI, o.Header = evil, "/push?q="+url.QueryEscape(evil), snapshotOf("X-Evil", evil)
 	})
 	q := a.question(hub.GateSubscribe, "news")
@@ -115,12 +115,12 @@ func TestPlaceholdersAreNotExpandedAgain(t *testing.T) {
 // Whatever a channel is called, the upstream is asked at the path that is written,
 // about that channel.
 func TestChannelNamesAgainstTheUpstreamsPath(t *testing.T) {
-	u := newUpstream(t, statusOnly(http.StatusOK))
+	u := newServer(t, statusOnly(http.StatusOK))
 	query := remoteGuardOf(t, "forward_auth %s {\nuri /auth?channel={pushit.channel}&part={pushit.parts.1}&end\n}", u.addr())
 	path := remoteGuardOf(t, "forward_auth %s {\nuri /auth/{pushit.escaped.channel}/end?a=b\n}", u.addr())
 	part := remoteGuardOf(t, "forward_auth %s {\nuri /auth/{pushit.escaped.parts.1}/end?\n}", u.addr())
 	replaceIn := remoteGuardOf(t, "route {\nuri replace push x/{pushit.escaped.channel}\nreverse_proxy %s {\n@ok status 2xx\nhandle_response @ok {\nvars a b\n}\n}\n}", u.addr())
-	a := newRemoteAsker(t, nil)
+	a := newAsker(t, nil)
 	for _, name := range []string{
 		"a/..%2f..%2fadmin", "a/%2e%2e/%2e%2e/admin", "a/?admin=1", "a/#x", "a/&part=evil&channel=b", "a/b=c", "a/x;y", "a/%00", "a/%0d%0aX-Role:%20admin",
 		"a/\\..\\admin", "a/+x", "a/ü", "a/$1", "a/$(0)", "a/..;/x", "a/...", "a/%", "a/%zz", "a/'\"<>",
@@ -153,11 +153,11 @@ func TestChannelNamesAgainstTheUpstreamsPath(t *testing.T) {
 
 // Values that are no channels can have anything in them.
 func TestValuesThatAreNoSegment(t *testing.T) {
-	u := newUpstream(t, statusOnly(http.StatusOK))
+	u := newServer(t, statusOnly(http.StatusOK))
 	path := remoteGuardOf(t, "forward_auth %s {\nuri /users/{pushit.escaped.agent.user}/rights\n}", u.addr())
 	query := remoteGuardOf(t, "forward_auth %s {\nuri /rights?user={pushit.agent.user}\n}", u.addr())
 	for _, user := range []string{"../admin", "..", ".", "a/b", "/"} {
-		a := newRemoteAsker(t, func(o *hub.Opening) { o.User = user })
+		a := newAsker(t, func(o *hub.Opening) { o.User = user })
 		before := u.times()
 		wantKind(t, user+" in a path", a.ask(path, "news"), Unavailable)
 		if u.times() != before {
@@ -170,7 +170,7 @@ func TestValuesThatAreNoSegment(t *testing.T) {
 		}
 	}
 	for _, user := range []string{"..%2fadmin", "%2e%2e", "a\\..\\b", "x?y#z", "a;b"} {
-		a := newRemoteAsker(t, func(o *hub.Opening) { o.User = user })
+		a := newAsker(t, func(o *hub.Opening) { o.User = user })
 		wantKind(t, user+" in a path", a.ask(path, "news"), Pass)
 		if r, _ := u.last(t); r.URL.Path != "/users/"+user+"/rights" || r.URL.RawQuery != "" {
 			t.Errorf("%q was asked as %s", user, r.RequestURI)

@@ -4,23 +4,14 @@
 package guards
 
 import (
-	"bytes"
 	"context"
-	"crypto/tls"
-	"errors"
-	"io"
 	"net/http"
-	"net/url"
-	"strconv"
 	"strings"
-	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"go.opentelemetry.io/otel/propagation"
-	"go.opentelemetry.io/otel/trace"
 
 	"github.com/push-it/pushit/guards/internal/placeholder"
+	"github.com/push-it/pushit/guards/internal/upstream"
 	"github.com/push-it/pushit/hub"
 )
 
@@ -39,64 +30,7 @@ func (q *Question) Request(ctx context.Context) (*http.Request, error) {
 // POST of that, which is JSON.
 func (q *Question) request(ctx context.Context, w http.ResponseWriter, body []byte) (*http.Request, error) {
 	o := q.Agent.Opening()
-	uri := o.URI
-	if uri == "" {
-		uri = "/"
-	}
-	target, err := url.ParseRequestURI(uri)
-	if err != nil {
-		return nil, errors.New("the URI that the session was opened with is none") // it may hold a secret
-	}
-	user := q.User()
-	if placeholder.HasControl(user) {
-		return nil, placeholder.ControlError("http.auth.user.id")
-	}
-	r := &http.Request{
-		Method: http.MethodGet, URL: target, RequestURI: uri, Host: o.Host,
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: q.header(o), Body: http.NoBody, RemoteAddr: placeholder.RemoteAddr(o),
-	}
-	if body != nil {
-		r.Method = http.MethodPost
-		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
-		r.Header["Content-Type"] = []string{"application/json"}
-		r.Header["Content-Length"] = []string{strconv.Itoa(len(body))}
-		r.Header["Accept"] = []string{"application/json, text/plain"}
-	}
-	if o.Scheme == "https" {
-		r.TLS = &tls.ConnectionState{HandshakeComplete: true}
-	}
-
-	misses := new(misses)
-	repl := caddy.NewReplacer()
-	if user != "" {
-		repl.Set("http.auth.user.id", user)
-	}
-	// Before those of Caddy, so that what the snapshot lacks is not taken for
-	// absent.
-	repl.Map(func(name string) (any, bool) {
-		value, known, err := q.replace(r, name)
-		if err != nil {
-			misses.note(err)
-		}
-		return value, known
-	})
-
-	server := q.Env.Server
-	if server == nil {
-		server = new(caddyhttp.Server) // Caddy's handlers cannot do without
-	}
-	if trace.SpanContextFromContext(ctx).IsValid() {
-		propagation.TraceContext{}.Inject(ctx, propagation.HeaderCarrier(r.Header))
-	}
-	r = r.WithContext(context.WithValue(ctx, missesKey{}, misses))
-	r = caddyhttp.PrepareRequest(r, repl, w, server)
-	if o.RemoteIP.IsValid() {
-		// As it was resolved then: today's trusted proxies may be others.
-		caddyhttp.SetVar(r.Context(), caddyhttp.ClientIPVarKey, o.RemoteIP.String())
-	}
-	placeholder.SetVars(o, r)
-	return r, nil
+	return upstream.NewRequest(ctx, &upstream.Session{Opening: o, User: q.User(), Header: q.header(o), Server: q.Env.Server, Replace: q.replace}, w, body)
 }
 
 // Remembered returns the value that a placeholder of Caddy's has for who would open
@@ -117,7 +51,7 @@ func Remembered(a *hub.Agent, env *Env, name string) (value string, ok bool) {
 	}
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	value, ok = repl.GetString(name)
-	return value, ok && unanswerable(r) == nil
+	return value, ok && upstream.Unanswerable(r) == nil
 }
 
 // isRewritten reports whether a placeholder's value may be another in the snapshot
@@ -157,25 +91,4 @@ func (q *Question) header(o *hub.Opening) http.Header {
 		}
 	}
 	return header
-}
-
-// misses notes the first placeholder whose value could not be told.
-type misses struct {
-	first atomic.Pointer[error]
-}
-
-type missesKey struct{}
-
-func (m *misses) note(err error) { m.first.CompareAndSwap(nil, &err) }
-
-// unanswerable returns why what r was asked for by matchers or handlers is not to
-// be relied on, or nil: the snapshot lacks a value, or one has characters that
-// must not get into a request. The answer is Unavailable then.
-func unanswerable(r *http.Request) error {
-	if m, ok := r.Context().Value(missesKey{}).(*misses); ok {
-		if err := m.first.Load(); err != nil {
-			return *err
-		}
-	}
-	return nil
 }

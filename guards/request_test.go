@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/push-it/pushit/guards/internal/upstream"
 	"github.com/push-it/pushit/hub"
 )
 
@@ -23,11 +24,11 @@ func replacedIn(t *testing.T, q *Question, template string) (string, error) {
 		t.Fatal(err)
 	}
 	text := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).ReplaceAll(template, "")
-	return text, unanswerable(r)
+	return text, upstream.Unanswerable(r)
 }
 
 func TestRequestOfASnapshot(t *testing.T) {
-	a := newRemoteAsker(t, func(o *hub.Opening) {
+	a := newAsker(t, func(o *hub.Opening) {
 		o.Scheme, o.Host, o.URI = "https", "shop.example.com:8443", "/live/push?token=a%2Fb&x="
 		o.User = "bob"
 		o.RemoteIP, o.RemoteAddr = netip.MustParseAddr("203.0.113.9"), "10.0.0.2:5000" // behind a proxy
@@ -74,7 +75,7 @@ func TestRequestDropsWhatIsNotToBeBelieved(t *testing.T) {
 	for _, name := range sent {
 		pairs = append(pairs, name, "evil")
 	}
-	a := newRemoteAsker(t, func(o *hub.Opening) {
+	a := newAsker(t, func(o *hub.Opening) {
 		o.Header = snapshotOf(append(pairs, "remote-user", "evil", "Remote_User", "evil", "X_Original_Url", "evil", "Pushit_Grant", "evil", "Authorization", "Bearer x", "Origin", "http://example.com")...)
 	})
 	a.env.Learned = []string{"Remote-User", "X-Role"}
@@ -101,7 +102,7 @@ func TestRequestDropsWhatIsNotToBeBelieved(t *testing.T) {
 }
 
 func TestRequestsAreOfTheirOwn(t *testing.T) {
-	a := newRemoteAsker(t, func(o *hub.Opening) { o.Header = snapshotOf("X-A", "1") })
+	a := newAsker(t, func(o *hub.Opening) { o.Header = snapshotOf("X-A", "1") })
 	q := a.question(hub.GateSubscribe, "news")
 	first, err := q.Request(t.Context())
 	if err != nil {
@@ -124,7 +125,7 @@ func TestRequestUser(t *testing.T) {
 	for _, test := range []struct{ opening, learned, want string }{
 		{"", "", ""}, {"bob", "", "bob"}, {"", "ann", "ann"}, {"bob", "ann", "bob"},
 	} {
-		a := newRemoteAsker(t, func(o *hub.Opening) { o.User = test.opening })
+		a := newAsker(t, func(o *hub.Opening) { o.User = test.opening })
 		q := a.question(hub.GateSubscribe, "news")
 		q.Learned.User = test.learned
 		if got, err := replacedIn(t, q, "{http.auth.user.id}{http.auth.user.id}"); got != test.want+test.want || err != nil {
@@ -135,7 +136,7 @@ func TestRequestUser(t *testing.T) {
 
 // What a snapshot has no value for must not look like something that is absent.
 func TestRequestKnowsWhatItLacks(t *testing.T) {
-	a := newRemoteAsker(t, func(o *hub.Opening) { o.Scheme = "https" })
+	a := newAsker(t, func(o *hub.Opening) { o.Scheme = "https" })
 	q := a.question(hub.GateSubscribe, "news")
 	for _, name := range []string{"http.request.tls.client.fingerprint", "http.request.tls.version", "http.request.local.port", "http.request.proto", "http.auth.user.email"} {
 		if _, err := replacedIn(t, q, "{"+name+"}"); err == nil {
@@ -148,7 +149,7 @@ func TestRequestKnowsWhatItLacks(t *testing.T) {
 }
 
 func TestRequestOfAUserWithALineBreak(t *testing.T) {
-	a := newRemoteAsker(t, nil)
+	a := newAsker(t, nil)
 	q := a.question(hub.GateSubscribe, "news")
 	q.Learned.User = "bob\r\nX-Role: admin"
 	if _, err := q.Request(t.Context()); err == nil {
@@ -158,7 +159,7 @@ func TestRequestOfAUserWithALineBreak(t *testing.T) {
 
 // A snapshot from a unix socket has no address.
 func TestRequestWithoutAddress(t *testing.T) {
-	a := newRemoteAsker(t, func(o *hub.Opening) { o.RemoteIP, o.RemoteAddr = netip.Addr{}, "@" })
+	a := newAsker(t, func(o *hub.Opening) { o.RemoteIP, o.RemoteAddr = netip.Addr{}, "@" })
 	r, err := a.question(hub.GateConnect, "").Request(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -170,7 +171,7 @@ func TestRequestWithoutAddress(t *testing.T) {
 
 // Caddy's matchers see what they would have seen of the request itself.
 func TestMatchersOnARequest(t *testing.T) {
-	a := newRemoteAsker(t, func(o *hub.Opening) {
+	a := newAsker(t, func(o *hub.Opening) {
 		o.URI, o.Header = "/push?room=5", snapshotOf("Cookie", "sid=1", "User-Agent", "test")
 		o.RemoteAddr, o.RemoteIP = "10.0.0.2:5000", netip.MustParseAddr("192.0.2.7")
 	})

@@ -11,6 +11,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+
+	"github.com/push-it/pushit/guards/internal/upstream"
 )
 
 func init() { caddy.RegisterModule(new(Route)) }
@@ -29,7 +31,7 @@ type Route struct {
 	// HandlerRaw is the chain: an HTTP handler, most often a subroute.
 	HandlerRaw json.RawMessage `json:"handler,omitempty" caddy:"namespace=http.handlers inline_key=handler"`
 
-	Sparing
+	BackendOptions
 
 	handlerGuard
 }
@@ -41,44 +43,44 @@ func (*Route) CaddyModule() caddy.ModuleInfo {
 
 // Provision loads the handlers.
 func (g *Route) Provision(ctx caddy.Context) error {
-	return g.provision(ctx, g, &g.HandlerRaw, g.Sparing)
+	return g.provision(ctx, g, &g.HandlerRaw, g.BackendOptions)
 }
 
 // Decide implements Guard.
 func (g *Route) Decide(ctx context.Context, q *Question) Answer {
-	return g.remote.decide(ctx, q, nil, g.ask)
+	return g.backend.decide(ctx, q, nil, g.ask)
 }
 
 func (g *Route) ask(ctx context.Context, q *Question) outcome {
-	w := newCapture(maxAnswer)
+	w := upstream.NewCapture(upstream.MaxAnswer)
 	r, err := q.request(ctx, w, nil)
 	if err != nil {
-		return outcome{Answer: Answer{Kind: Unavailable, Err: err}}
+		return unavailable(err)
 	}
 	before := r.Header.Clone() // handlers change it in place
-	x := exchangeWith(g.handler, w, r)
-	if !x.passed() {
-		out := x.outcome()
-		if out.Kind == Deny && x.status()/100 == 2 {
+	x := upstream.With(g.handler, w, r)
+	if !x.Passed() {
+		out := refused(x)
+		if out.Kind == Deny && x.Status()/100 == 2 {
 			out.Err = errors.New("a directive ended the chain; only a chain that reaches its end lets through")
 		}
 		return out
 	}
-	out := outcome{Answer: Answer{Kind: Pass}, noStore: x.noStore()}
+	out := outcome{Answer: Answer{Kind: Pass}, noStore: x.NoStore()}
 	var changed []string
 	for _, name := range q.Env.Learned {
-		if strings.Join(before[name], ", ") != strings.Join(x.end.Header[name], ", ") {
+		if strings.Join(before[name], ", ") != strings.Join(x.End.Header[name], ", ") {
 			changed = append(changed, name)
 		}
 	}
 	l := &out.Learned
-	l.Header, out.size = fieldsOf(x.end.Header, changed)
-	if user := x.placeholder("http.auth.user.id"); q.Agent.Opening().User == "" && user != q.User() {
+	l.Header, out.size = fieldsOf(x.End.Header, changed)
+	if user := x.Placeholder("http.auth.user.id"); q.Agent.Opening().User == "" && user != q.User() {
 		l.User, l.UserBy = user, UserByLogin
 		out.size += len(user)
 	}
 	if err := checkLearned(l, out.size); err != nil {
-		return outcome{Answer: Answer{Kind: Unavailable, Err: err}}
+		return unavailable(err)
 	}
 	return out
 }
@@ -95,20 +97,20 @@ func (g *Route) ask(ctx context.Context, q *Question) outcome {
 // Directives are any of Caddy's that a route can have, and run in the order they
 // are written in.
 func (g *Route) UnmarshalHelper(h httpcaddyfile.Helper) error {
-	b, err := readBlock(h, "route { <directives> }")
+	b, err := upstream.ReadBlock(h, "route { <directives> }")
 	if err != nil {
 		return err
 	}
-	if len(b.line) > 1 {
-		return errAt(b.line[1], "unexpected %q after route: matchers go to the directives inside, route { basic_auth %s { … } }", b.line[1].Text, b.line[1].Text)
+	if len(b.Line) > 1 {
+		return upstream.ErrAt(b.Line[1], "unexpected %q after route: matchers go to the directives inside, route { basic_auth %s { … } }", b.Line[1].Text, b.Line[1].Text)
 	}
-	if err := b.options(g.unmarshalOption); err != nil {
+	if err := b.Options(g.unmarshalOption); err != nil {
 		return err
 	}
-	if len(b.entries) == 0 {
-		return errAt(b.line[0], "route needs a directive: an empty one lets everybody through; for that, write allow")
+	if len(b.Entries) == 0 {
+		return upstream.ErrAt(b.Line[0], "route needs a directive: an empty one lets everybody through; for that, write allow")
 	}
-	g.HandlerRaw, err = b.parseAs(h, "route")
+	g.HandlerRaw, err = b.ParseAs(h, "route")
 	return err
 }
 

@@ -85,7 +85,7 @@ func TestRoute(t *testing.T) {
 		"vars x {pushit.channel}\n@n vars x news\nhandle @n {\nvars a b\n}\nhandle {\nrespond 403\n}": Pass,
 	} {
 		g := remoteGuardOf(t, "route {\n%s\n}", block)
-		a := newRemoteAsker(t, nil).ask(g, "news")
+		a := newAsker(t, nil).ask(g, "news")
 		wantKind(t, block, a, kind)
 		if a.Reason != "" || a.Kind > Pass && a.Err == nil {
 			t.Errorf("%.60s: reason %q, error %v", block, a.Reason, a.Err)
@@ -99,13 +99,13 @@ func TestRoute(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		wantKind(t, do, newRemoteAsker(t, nil).ask(g, "news"), kind)
+		wantKind(t, do, newAsker(t, nil).ask(g, "news"), kind)
 	}
 	g, err := loadRemote(t, []byte(`{"guard":"route","handler":{"handler":"remote_handler_of_a_test","do":"break header"}}`))
 	if err != nil {
 		t.Fatal(err)
 	}
-	ask := newRemoteAsker(t, nil)
+	ask := newAsker(t, nil)
 	ask.env.Learned = []string{"X-Role"}
 	wantKind(t, "a header field with a line break", ask.ask(g, "news"), Unavailable)
 }
@@ -114,13 +114,13 @@ func TestRoute(t *testing.T) {
 const bobsHash = "$2a$04$pSRS0mPOmeRk/UvTdgK1Q.pHRi1o5E7AL8MrA6J27crsGkNX62dEG"
 
 func TestRouteLearns(t *testing.T) {
-	u := newUpstream(t, func(w http.ResponseWriter, _ *http.Request) {
+	u := newServer(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Remote-Role", "editor")
 		w.Header().Set("Pushit-Grant", "secret") // is forward_auth's
 	})
 	g := remoteGuardOf(t, "route {\nbasic_auth {\nbob %s\n}\nforward_auth %s {\nuri /auth\ncopy_headers Remote-Role>X-Role\n}\nrequest_header X-Other set\n}", bobsHash, u.addr())
 	credentials := "Basic " + base64.StdEncoding.EncodeToString([]byte("bob:hiccup"))
-	a := newRemoteAsker(t, func(o *hub.Opening) { o.Header = snapshotOf("Authorization", credentials, "X-Role", "admin") }).learning(g)
+	a := newAsker(t, func(o *hub.Opening) { o.Header = snapshotOf("Authorization", credentials, "X-Role", "admin") }).learning(g)
 	answer := g.Decide(t.Context(), a.question(hub.GateConnect, ""))
 	wantKind(t, "bob", answer, Pass)
 	if want := (Learned{User: "bob", UserBy: UserByLogin, Header: []hub.HeaderField{{Name: "X-Role", Value: "editor"}}}); !reflect.DeepEqual(answer.Learned, want) {
@@ -130,11 +130,11 @@ func TestRouteLearns(t *testing.T) {
 		t.Errorf("the backend was sent the client's X-Role: %s", r.Header.Get("X-Role"))
 	}
 	// Somebody else whom the server knows is not made bob.
-	a = newRemoteAsker(t, func(o *hub.Opening) { o.User, o.Header = "ann", snapshotOf("Authorization", credentials) }).learning(g)
+	a = newAsker(t, func(o *hub.Opening) { o.User, o.Header = "ann", snapshotOf("Authorization", credentials) }).learning(g)
 	if answer = g.Decide(t.Context(), a.question(hub.GateConnect, "")); answer.Kind != Pass || answer.Learned.User != "" {
 		t.Errorf("ann, with bob's password: %s, user %q", answer.Kind, answer.Learned.User)
 	}
-	wrong := newRemoteAsker(t, func(o *hub.Opening) {
+	wrong := newAsker(t, func(o *hub.Opening) {
 		o.Header = snapshotOf("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte("bob:wrong")))
 	}).learning(g)
 	answer = g.Decide(t.Context(), wrong.question(hub.GateConnect, ""))

@@ -42,7 +42,7 @@ func openedBy(t *testing.T, g Guard, subject string, vars map[string]any) (value
 }
 
 // looking makes the environment one of a policy with that guard.
-func (a *remoteAsker) looking(g Guard) *remoteAsker {
+func (a *asker) looking(g Guard) *asker {
 	a.env.Snapshot = SnapshotNames([]NamedGuard{{Guard: g}})
 	return a
 }
@@ -50,7 +50,7 @@ func (a *remoteAsker) looking(g Guard) *remoteAsker {
 // What handlers before pushit and the connection tell reaches a backend, and is
 // never taken for another session's.
 func TestBackendsAreToldWhatTheSnapshotHas(t *testing.T) {
-	u := newUpstream(t, func(w http.ResponseWriter, r *http.Request) {
+	u := newServer(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(map[bool]int{true: http.StatusNoContent, false: http.StatusForbidden}[r.Header.Get("X-Tenant") == "acme"])
 	})
@@ -62,8 +62,8 @@ func TestBackendsAreToldWhatTheSnapshotHas(t *testing.T) {
 		"route {\nforward_auth %s {\nuri /\n" + fields + "\n}\ncache 1m\nkey {http.vars.tenant}\n}",
 	} {
 		g := remoteGuardOf(t, text, u.addr())
-		asker := func(subject string, vars map[string]any) *remoteAsker {
-			return newRemoteAsker(t, func(o *hub.Opening) { o.Scheme, o.Values = "https", openedBy(t, g, subject, vars) }).looking(g)
+		asker := func(subject string, vars map[string]any) *asker {
+			return newAsker(t, func(o *hub.Opening) { o.Scheme, o.Values = "https", openedBy(t, g, subject, vars) }).looking(g)
 		}
 		wantKind(t, text, asker("ann", map[string]any{"tenant": "acme"}).ask(g, "news"), Pass)
 		r, _ := u.last(t)
@@ -89,7 +89,7 @@ func TestBackendsAreToldWhatTheSnapshotHas(t *testing.T) {
 				o.Values = strings.Replace(openedBy(t, g, "ann", map[string]any{"tenant": "acme"}), "=at", "?", 1)
 			},
 		} {
-			wantKind(t, text+": "+name, newRemoteAsker(t, change).looking(g).ask(g, "news"), Unavailable)
+			wantKind(t, text+": "+name, newAsker(t, change).looking(g).ask(g, "news"), Unavailable)
 		}
 		if u.times() != before {
 			t.Errorf("%s: the backend was asked about what is not known", text)
@@ -119,9 +119,9 @@ func TestMatchersOfTheSnapshot(t *testing.T) {
 	} {
 		g := remoteGuardOf(t, "%s", text)
 		values := openedBy(t, g, "ann", map[string]any{"tenant": "acme"})
-		a := newRemoteAsker(t, func(o *hub.Opening) { o.Scheme, o.Values = "https", values }).looking(g)
+		a := newAsker(t, func(o *hub.Opening) { o.Scheme, o.Values = "https", values }).looking(g)
 		wantKind(t, text, a.ask(g, "news"), want)
-		lacks := newRemoteAsker(t, func(o *hub.Opening) { o.Scheme = "https" }).looking(g)
+		lacks := newAsker(t, func(o *hub.Opening) { o.Scheme = "https" }).looking(g)
 		if len(a.env.Snapshot) > 0 && !strings.Contains(text, "vars tenant other\n@no") && !strings.Contains(text, "own") {
 			want = Unavailable
 		}

@@ -1,7 +1,7 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-package guards
+package upstream
 
 import (
 	"encoding/json"
@@ -16,27 +16,30 @@ import (
 	"github.com/push-it/pushit/guards/internal/placeholder"
 )
 
-// A reach is the configuration that a guard decides by: its own, and that of the
+// A Reach is the configuration that a guard decides by: its own, and that of the
 // named routes that it invokes.
-type reach struct {
-	// texts are the guard's own JSON, and that of each named route.
-	texts []json.RawMessage
-	// vars are the variables that matchers of handlers read.
-	vars []string
-	// known says that nothing else in the configuration makes a difference. It is
+type Reach struct {
+	// Texts are the guard's own JSON, and that of each named route.
+	Texts []json.RawMessage
+	// Vars are the variables that matchers of handlers read.
+	Vars []string
+	// Known says that nothing else in the configuration makes a difference. It is
 	// false when a module of others is reached, which may look at anything, or one
 	// that looks at files or at other apps.
-	known bool
-	// others says that modules from outside of Caddy are reached.
-	others bool
+	Known bool
+	// Others says that modules from outside of Caddy are reached.
+	Others bool
 
 	server *caddyhttp.Server // nil outside of one
 	routes map[string]bool   // the named routes that were looked at
 }
 
-// reachOf looks at a module by its ID and its JSON, and at all that it is made of.
-func reachOf(ctx caddy.Context, id string, raw json.RawMessage) *reach {
-	r := &reach{texts: []json.RawMessage{raw}, known: true, routes: make(map[string]bool)}
+// guardNamespace is guards.Namespace, which is in a package above this one.
+const guardNamespace = "http.pushit.guards"
+
+// ReachOf looks at a module by its ID and its JSON, and at all that it is made of.
+func ReachOf(ctx caddy.Context, id string, raw json.RawMessage) *Reach {
+	r := &Reach{Texts: []json.RawMessage{raw}, Known: true, routes: make(map[string]bool)}
 	r.server, _ = ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	r.module(id, raw)
 	return r
@@ -56,21 +59,21 @@ var readers = []string{
 // others are modules of other packages that are known, too.
 var others = []string{"tls.ca_pool.source.inline", "tls.ca_pool.source.file", "caddy.network_proxy.none", "caddy.network_proxy.url"}
 
-func (r *reach) module(id string, raw json.RawMessage) {
+func (r *Reach) module(id string, raw json.RawMessage) {
 	info, err := caddy.GetModule(id)
 	if err != nil {
-		r.known = false // loading it fails, too
+		r.Known = false // loading it fails, too
 		return
 	}
 	m := info.New()
 	// A guard says itself what else it decides by: see Fingerprinter.
-	isGuard := info.ID.Namespace() == Namespace
-	r.others = r.others || !isGuard && !isOf(m, caddysOwn)
+	isGuard := info.ID.Namespace() == guardNamespace
+	r.Others = r.Others || !isGuard && !isOf(m, caddysOwn)
 	if !isGuard && !slices.Contains(others, id) && (!isOf(m, caddysModules) || slices.Contains(readers, id)) {
-		r.known = false
+		r.Known = false
 	}
 	if err := json.Unmarshal(raw, m); err != nil {
-		r.known = false
+		r.Known = false
 		return
 	}
 	switch m := m.(type) {
@@ -81,7 +84,7 @@ func (r *reach) module(id string, raw json.RawMessage) {
 	case *caddyhttp.MatchVarsRE:
 		r.addVars(slices.Collect(maps.Keys(*m)))
 	case *caddyhttp.MatchExpression:
-		r.known = r.known && !slices.ContainsFunc(placeholder.ExprCall.FindAllStringSubmatch(m.Expr, -1), func(call []string) bool { return call[1] == "file" })
+		r.Known = r.Known && !slices.ContainsFunc(placeholder.ExprCall.FindAllStringSubmatch(m.Expr, -1), func(call []string) bool { return call[1] == "file" })
 	}
 	r.parts(reflect.ValueOf(m))
 }
@@ -95,10 +98,10 @@ func isOf(m caddy.Module, path string) bool {
 	return t.PkgPath() == path || strings.HasPrefix(t.PkgPath(), path+"/")
 }
 
-func (r *reach) addVars(names []string) {
+func (r *Reach) addVars(names []string) {
 	for _, name := range names {
 		if !strings.HasPrefix(name, "{") { // a placeholder is found in the texts
-			r.vars = append(r.vars, name)
+			r.Vars = append(r.Vars, name)
 		}
 	}
 }
@@ -106,31 +109,31 @@ func (r *reach) addVars(names []string) {
 // route looks at a named route of the server. Caddy loads them after all others
 // and drops the raw form then: of an endpoint that is itself in a named route, it
 // may be gone.
-func (r *reach) route(name string) {
+func (r *Reach) route(name string) {
 	if r.routes[name] {
 		return
 	}
 	r.routes[name] = true
 	if r.server == nil || r.server.NamedRoutes[name] == nil {
-		r.known = false
+		r.Known = false
 		return
 	}
 	route := r.server.NamedRoutes[name]
 	if route.HandlersRaw == nil && len(route.Handlers) > 0 {
-		r.known = false
+		r.Known = false
 		return
 	}
 	text, err := json.Marshal(route)
 	if err != nil {
-		r.known = false
+		r.Known = false
 		return
 	}
-	r.texts = append(r.texts, text)
+	r.Texts = append(r.Texts, text)
 	r.parts(reflect.ValueOf(route))
 }
 
 // parts looks for modules in the fields of v, which Caddy's tags tell.
-func (r *reach) parts(v reflect.Value) {
+func (r *Reach) parts(v reflect.Value) {
 	switch v.Kind() {
 	case reflect.Pointer, reflect.Interface:
 		if !v.IsNil() {
@@ -163,7 +166,7 @@ func (r *reach) parts(v reflect.Value) {
 }
 
 // tagged looks at the modules in a field with a tag of Caddy's.
-func (r *reach) tagged(v reflect.Value, tag string) {
+func (r *Reach) tagged(v reflect.Value, tag string) {
 	var namespace, key string
 	for setting := range strings.FieldsSeq(tag) {
 		switch name, value, _ := strings.Cut(setting, "="); name {
@@ -188,7 +191,7 @@ func (r *reach) tagged(v reflect.Value, tag string) {
 			var fields map[string]json.RawMessage
 			var name string
 			if key == "" || json.Unmarshal(raw, &fields) != nil || json.Unmarshal(fields[key], &name) != nil {
-				r.known = false // loading it fails, too
+				r.Known = false // loading it fails, too
 				return
 			}
 			each(name, raw)
@@ -200,7 +203,7 @@ func (r *reach) tagged(v reflect.Value, tag string) {
 			for _, name := range v.MapKeys() {
 				raw, ok := v.MapIndex(name).Interface().(json.RawMessage)
 				if !ok || name.Kind() != reflect.String {
-					r.known = false
+					r.Known = false
 					return
 				}
 				each(name.String(), raw)
@@ -210,7 +213,7 @@ func (r *reach) tagged(v reflect.Value, tag string) {
 				look(v.MapIndex(name))
 			}
 		default:
-			r.known = false
+			r.Known = false
 		}
 	}
 	look(v)

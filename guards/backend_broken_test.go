@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/push-it/pushit/guards/internal/upstream"
 	"github.com/push-it/pushit/hub"
 )
 
@@ -66,7 +67,7 @@ func TestBackends(t *testing.T) {
 		{"408", statusOnly(408), Unavailable, Unavailable, Unavailable, Unavailable, 0},
 		{"425", statusOnly(425), Unavailable, Unavailable, Unavailable, Unavailable, 0},
 		{"429", with("Retry-After", "7", statusOnly(429)), Unavailable, Unavailable, Unavailable, Unavailable, 7 * time.Second},
-		{"429, for long", with("Retry-After", "86400", statusOnly(429)), Unavailable, Unavailable, Unavailable, Unavailable, maxRetry},
+		{"429, for long", with("Retry-After", "86400", statusOnly(429)), Unavailable, Unavailable, Unavailable, Unavailable, upstream.MaxRetry},
 		{"429, nonsense", with("Retry-After", "soon", statusOnly(429)), Unavailable, Unavailable, Unavailable, Unavailable, 0},
 		{"429, in the past", with("Retry-After", "Mon, 02 Jan 2006 15:04:05 GMT", statusOnly(429)), Unavailable, Unavailable, Unavailable, Unavailable, 0},
 		{"499", statusOnly(499), Unavailable, Unavailable, Unavailable, Unavailable, 0},
@@ -75,7 +76,7 @@ func TestBackends(t *testing.T) {
 		{"503", with("Retry-After", "3", statusOnly(503)), Unavailable, Unavailable, Unavailable, Unavailable, 3 * time.Second},
 		{"999", statusOnly(999), Unavailable, Unavailable, Unavailable, Unavailable, 0},
 	} {
-		u := newUpstream(t, test.backend)
+		u := newServer(t, test.backend)
 		for guard, kind := range map[string]Kind{
 			"forward_auth %s {\nuri /auth\n}":             test.forwardAuth,
 			"ask %s {\nuri /ask\n}":                       test.ask,
@@ -83,7 +84,7 @@ func TestBackends(t *testing.T) {
 			"route {\nreverse_proxy %s\n}":                test.proxy,
 		} {
 			g := remoteGuardOf(t, guard, u.addr())
-			a := newRemoteAsker(t, nil).ask(g, "news")
+			a := newAsker(t, nil).ask(g, "news")
 			what := test.what + ", " + strings.Fields(guard)[0] + " " + strings.Fields(guard)[2]
 			wantKind(t, what, a, kind)
 			if a.Kind == Unavailable && a.Retry != test.retry {
@@ -113,21 +114,21 @@ func TestBrokenBackends(t *testing.T) {
 	}
 	down.Close() //nolint:errcheck // nobody listens any more
 	saying := func(text string) string {
-		return rawUpstream(t, func(c net.Conn) {
+		return rawServer(t, func(c net.Conn) {
 			io.WriteString(c, text) //nolint:errcheck // the answer shows it
 		})
 	}
 	for what, addr := range map[string]string{
 		"down": down.Addr().String(),
-		"reset": rawUpstream(t, func(c net.Conn) {
+		"reset": rawServer(t, func(c net.Conn) {
 			c.(*net.TCPConn).SetLinger(0) //nolint:errcheck // the test shows whether it worked
 		}),
-		"closed":     rawUpstream(t, func(net.Conn) {}),
+		"closed":     rawServer(t, func(net.Conn) {}),
 		"no HTTP":    saying("220 mail.example.com ESMTP\r\n"),
 		"half":       saying("HTTP/1.1 403 Forbidden\r\nContent-Length: 100\r\n\r\nno"),
 		"half chunk": saying("HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n64\r\nno"),
 		"half head":  saying("HTTP/1.1 200 OK\r\nContent-Type: appl"),
-		"endless": rawUpstream(t, func(c net.Conn) {
+		"endless": rawServer(t, func(c net.Conn) {
 			_, err := io.WriteString(c, "HTTP/1.1 403 Forbidden\r\nContent-Type: text/plain\r\n\r\n")
 			for err == nil {
 				_, err = io.WriteString(c, strings.Repeat("no ", 1000))
@@ -136,7 +137,7 @@ func TestBrokenBackends(t *testing.T) {
 		"switching": saying("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n"),
 	} {
 		for _, guard := range askingGuards {
-			a := newRemoteAsker(t, nil).ask(remoteGuardOf(t, guard, addr), "news")
+			a := newAsker(t, nil).ask(remoteGuardOf(t, guard, addr), "news")
 			if what == "switching" && strings.HasPrefix(guard, "route") {
 				wantKind(t, what+" "+guard, a, Deny) // nothing answered, and the end was not reached
 				continue
@@ -145,7 +146,7 @@ func TestBrokenBackends(t *testing.T) {
 		}
 	}
 	half := saying("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{}")
-	a := newRemoteAsker(t, nil).ask(remoteGuardOf(t, askingGuards[1], half), "news")
+	a := newAsker(t, nil).ask(remoteGuardOf(t, askingGuards[1], half), "news")
 	wantKind(t, "half of a yes", a, Unavailable)
 }
 
@@ -153,24 +154,24 @@ func TestBrokenBackends(t *testing.T) {
 // nobody waits any more.
 func TestHangingBackend(t *testing.T) {
 	arrived, gone := make(chan struct{}, 10), make(chan struct{}, 10)
-	u := newUpstream(t, func(_ http.ResponseWriter, r *http.Request) {
+	u := newServer(t, func(_ http.ResponseWriter, r *http.Request) {
 		arrived <- struct{}{}
 		<-r.Context().Done()
 		gone <- struct{}{}
 	})
 	for _, guard := range askingGuards {
 		g := remoteGuardOf(t, guard, u.addr())
-		q := newRemoteAsker(t, nil).question(hub.GateSubscribe, "news")
+		q := newAsker(t, nil).question(hub.GateSubscribe, "news")
 		*q.Left = 20 * time.Millisecond
 		a := g.Decide(t.Context(), q)
 		wantKind(t, guard, a, Unavailable)
-		if !errors.Is(a.Err, errLate) || *q.Left > 0 {
+		if !errors.Is(a.Err, upstream.ErrLate) || *q.Left > 0 {
 			t.Errorf("%s: %v, %v left", guard, a.Err, *q.Left)
 		}
 
 		ctx, leave := context.WithCancel(t.Context())
 		answer := make(chan Answer)
-		go func() { answer <- g.Decide(ctx, newRemoteAsker(t, nil).question(hub.GateSubscribe, "news")) }()
+		go func() { answer <- g.Decide(ctx, newAsker(t, nil).question(hub.GateSubscribe, "news")) }()
 		<-arrived
 		leave()
 		if a := <-answer; a.Kind != Unavailable || !errors.Is(a.Err, context.Canceled) {
@@ -182,9 +183,9 @@ func TestHangingBackend(t *testing.T) {
 
 // comesBack asks a backend that is there, is gone, and is back. It reports whether
 // its port could be had again.
-func comesBack(t *testing.T, guard string, ask *remoteAsker) bool {
+func comesBack(t *testing.T, guard string, ask *asker) bool {
 	t.Helper()
-	u := newUpstream(t, statusOnly(204))
+	u := newServer(t, statusOnly(204))
 	addr := u.addr()
 	g := remoteGuardOf(t, guard, addr)
 	wantKind(t, "up, "+guard, ask.ask(g, "news"), Pass)
@@ -203,7 +204,7 @@ func comesBack(t *testing.T, guard string, ask *remoteAsker) bool {
 
 // When the backend is back, so are the answers.
 func TestBackendThatComesBack(t *testing.T) {
-	ask := newRemoteAsker(t, nil)
+	ask := newAsker(t, nil)
 	for _, guard := range askingGuards {
 		for !comesBack(t, guard, ask) {
 			t.Log("somebody else has taken the port meanwhile: once more")
@@ -215,13 +216,13 @@ func TestBackendThatComesBack(t *testing.T) {
 // word, and never comes back as learned.
 func TestForgedFields(t *testing.T) {
 	forged := snapshotOf("Remote-User", "admin", "Remote-Group", "admin", "X-User", "admin", "Pushit-Grant", "secret/*", "Pushit-Subscribe", "secret", "Pushit-Expires", "9", "Pushit-Whatever", "x")
-	u := newUpstream(t, statusOnly(200)) // says nothing of anybody
+	u := newServer(t, statusOnly(200)) // says nothing of anybody
 	for _, guard := range []string{
 		"forward_auth %s {\nuri /auth\ncopy_headers Remote-User Remote-Role>X-User\nuser_header X-User\ncopy_headers Remote-Group\n}",
 		"route {\nforward_auth %s {\nuri /auth\ncopy_headers Remote-User Remote-Role>X-User\ncopy_headers {\nRemote-Group\n}\n}\n}",
 	} {
 		g := remoteGuardOf(t, guard, u.addr())
-		ask := newRemoteAsker(t, func(o *hub.Opening) { o.Header = forged }).learning(g)
+		ask := newAsker(t, func(o *hub.Opening) { o.Header = forged }).learning(g)
 		a := g.Decide(t.Context(), ask.question(hub.GateConnect, ""))
 		wantKind(t, guard, a, Pass)
 		r, _ := u.last(t)
@@ -244,9 +245,9 @@ func TestForgedFields(t *testing.T) {
 
 // Credentials are JSON that a client chooses, and may be named anywhere.
 func TestSmugglingThroughCredentials(t *testing.T) {
-	u := newUpstream(t, statusOnly(204))
+	u := newServer(t, statusOnly(204))
 	g := remoteGuardOf(t, "forward_auth %s {\nuri /auth?c={pushit.agent.credentials}\nheader_up X-Credentials {pushit.agent.credentials}\n}", u.addr())
-	ask := newRemoteAsker(t, nil)
+	ask := newAsker(t, nil)
 	for _, credentials := range []string{
 		`"x\r\nX-Role: admin\r\n\r\nGET /admin HTTP/1.1"`, "\"\r\nX-Role: admin\"", "\x00", `{"a":"&admin=1#"}`, `"{env.HOME}{http.request.header.X}"`, strings.Repeat("x", 5000),
 	} {
@@ -270,7 +271,7 @@ func TestCachedAnswersAreOfOneUser(t *testing.T) {
 	may := func(r *http.Request) bool {
 		return r.URL.Query().Get("token") == "ann" || r.Header.Get("Authorization") == "Bearer ann" || strings.Contains(r.Header.Get("Cookie"), "user=ann") || r.Header.Get("X-User") == "ann"
 	}
-	u := newUpstream(t, func(w http.ResponseWriter, r *http.Request) {
+	u := newServer(t, func(w http.ResponseWriter, r *http.Request) {
 		if may(r) {
 			w.Header().Set("Remote-User", "ann")
 			w.WriteHeader(http.StatusNoContent)
@@ -291,8 +292,8 @@ func TestCachedAnswersAreOfOneUser(t *testing.T) {
 			"cookie": func(o *hub.Opening, user string) { o.Header = snapshotOf("Cookie", "user="+user) },
 			"user":   func(o *hub.Opening, user string) { o.User = user },
 		} {
-			ann := newRemoteAsker(t, func(o *hub.Opening) { change(o, "ann") })
-			bob := newRemoteAsker(t, func(o *hub.Opening) { change(o, "bob") })
+			ann := newAsker(t, func(o *hub.Opening) { change(o, "ann") })
+			bob := newAsker(t, func(o *hub.Opening) { change(o, "bob") })
 			before := u.times()
 			for range 3 {
 				wantKind(t, name+" ann, "+guard, ann.ask(g, "news"), Pass)
@@ -311,7 +312,7 @@ func TestBoundOfABackend(t *testing.T) {
 	var mu sync.Mutex
 	var running, most int
 	arrived, release := make(chan struct{}, questions), make(chan struct{})
-	u := newUpstream(t, func(w http.ResponseWriter, _ *http.Request) {
+	u := newServer(t, func(w http.ResponseWriter, _ *http.Request) {
 		mu.Lock()
 		running++
 		most = max(most, running)
@@ -324,7 +325,7 @@ func TestBoundOfABackend(t *testing.T) {
 		w.WriteHeader(http.StatusNoContent)
 	})
 	g := remoteGuardOf(t, "forward_auth %s {\nuri /auth\nin_flight 8\n}", u.addr())
-	ask := newRemoteAsker(t, nil)
+	ask := newAsker(t, nil)
 	answers := make(chan Answer)
 	for i := range questions {
 		go func() { answers <- ask.ask(g, fmt.Sprint("c", i)) }()

@@ -156,22 +156,22 @@ func snapshotOf(pairs ...string) string {
 	})
 }
 
-// A remoteAsker asks a guard questions.
-type remoteAsker struct {
+// A asker asks a guard questions.
+type asker struct {
 	t     testing.TB
 	agent *hub.Agent
 	env   *Env
 }
 
-// newRemoteAsker returns one for an agent with what change makes of the opening.
-func newRemoteAsker(t testing.TB, change func(*hub.Opening)) *remoteAsker {
+// newAsker returns one for an agent with what change makes of the opening.
+func newAsker(t testing.TB, change func(*hub.Opening)) *asker {
 	t.Helper()
 	h, p := remoteHub(t)
-	return &remoteAsker{t: t, agent: remoteAgent(t, h, p, change), env: &Env{Generation: 1, Log: slog.New(slog.DiscardHandler)}}
+	return &asker{t: t, agent: remoteAgent(t, h, p, change), env: &Env{Generation: 1, Log: slog.New(slog.DiscardHandler)}}
 }
 
 // learning makes the snapshot one of a policy with that guard.
-func (a *remoteAsker) learning(g Guard) *remoteAsker {
+func (a *asker) learning(g Guard) *asker {
 	if l, ok := g.(HeaderLearner); ok {
 		a.env.Learned = l.LearnsHeaders()
 	}
@@ -179,7 +179,7 @@ func (a *remoteAsker) learning(g Guard) *remoteAsker {
 }
 
 // question returns one about a channel; a publish has a message.
-func (a *remoteAsker) question(gate hub.GateName, channel string) *Question {
+func (a *asker) question(gate hub.GateName, channel string) *Question {
 	left := time.Minute
 	if gate == hub.GateConnect {
 		channel = ""
@@ -192,7 +192,7 @@ func (a *remoteAsker) question(gate hub.GateName, channel string) *Question {
 }
 
 // ask asks about a subscription.
-func (a *remoteAsker) ask(g Guard, channel string) Answer {
+func (a *asker) ask(g Guard, channel string) Answer {
 	return g.Decide(a.t.Context(), a.question(hub.GateSubscribe, channel))
 }
 
@@ -204,8 +204,8 @@ func wantKind(t testing.TB, what string, a Answer, kind Kind) {
 	}
 }
 
-// An upstream is a backend that records what it is asked.
-type upstream struct {
+// A server is a backend that records what it is asked.
+type server struct {
 	*httptest.Server
 
 	mu    sync.Mutex // guards the following
@@ -213,10 +213,10 @@ type upstream struct {
 	body  []string
 }
 
-// newUpstream starts one that answers by f.
-func newUpstream(t testing.TB, f http.HandlerFunc) *upstream {
+// newServer starts one that answers by f.
+func newServer(t testing.TB, f http.HandlerFunc) *server {
 	t.Helper()
-	u := new(upstream)
+	u := new(server)
 	u.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
@@ -234,17 +234,17 @@ func newUpstream(t testing.TB, f http.HandlerFunc) *upstream {
 }
 
 // addr is where it listens.
-func (u *upstream) addr() string { return u.Listener.Addr().String() }
+func (u *server) addr() string { return u.Listener.Addr().String() }
 
 // times returns how often it was asked.
-func (u *upstream) times() int {
+func (u *server) times() int {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return len(u.asked)
 }
 
 // last returns what it was asked last.
-func (u *upstream) last(t testing.TB) (*http.Request, string) {
+func (u *server) last(t testing.TB) (*http.Request, string) {
 	t.Helper()
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -254,9 +254,9 @@ func (u *upstream) last(t testing.TB) (*http.Request, string) {
 	return u.asked[len(u.asked)-1], u.body[len(u.body)-1]
 }
 
-// rawUpstream accepts connections, reads a request from each, and hands the
+// rawServer accepts connections, reads a request from each, and hands the
 // connection to f.
-func rawUpstream(t testing.TB, f func(net.Conn)) string {
+func rawServer(t testing.TB, f func(net.Conn)) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

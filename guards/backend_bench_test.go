@@ -31,7 +31,7 @@ func BenchmarkRemote(b *testing.B) {
 	} {
 		b.Run(bench.name, func(b *testing.B) {
 			g := remoteGuardOf(b, bench.guard, addr)
-			a := newRemoteAsker(b, func(o *hub.Opening) {
+			a := newAsker(b, func(o *hub.Opening) {
 				o.Header = snapshotOf("Cookie", "sid=0123456789abcdef0123456789abcdef", "Origin", "https://example.com",
 					"User-Agent", "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0", "Accept-Language", "en-US,en;q=0.5")
 			}).learning(g)
@@ -50,7 +50,7 @@ func BenchmarkRemote(b *testing.B) {
 
 // BenchmarkRequest makes a request from a snapshot.
 func BenchmarkRequest(b *testing.B) {
-	a := newRemoteAsker(b, func(o *hub.Opening) { o.Header = snapshotOf("Cookie", "sid=1", "User-Agent", "test") })
+	a := newAsker(b, func(o *hub.Opening) { o.Header = snapshotOf("Cookie", "sid=1", "User-Agent", "test") })
 	q := a.question(hub.GateSubscribe, "stories/5")
 	b.ReportAllocs()
 	for b.Loop() {

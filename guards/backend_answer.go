@@ -1,0 +1,81 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package guards
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/push-it/pushit/guards/internal/placeholder"
+	"github.com/push-it/pushit/guards/internal/upstream"
+	"github.com/push-it/pushit/hub"
+)
+
+// kindOf turns a status that is not the one of approval into a kind. A redirect denies,
+// because it leads to a login page; so does a 2xx, because it is the answer to something
+// else than the question.
+func kindOf(status int) Kind {
+	switch {
+	case status == http.StatusRequestTimeout, status == http.StatusTooEarly, status == http.StatusTooManyRequests, status == 499:
+		return Unavailable
+	case 200 <= status && status < 500:
+		return Deny
+	default:
+		return Unavailable
+	}
+}
+
+// refusalOf returns the answer for an exchange that does not approve.
+func refusalOf(x *upstream.Exchange) Answer {
+	if err := x.Broken(); err != nil {
+		return Answer{Kind: Unavailable, Err: err}
+	}
+	kind := kindOf(x.Status())
+	a := Answer{Kind: kind, Err: x.Failure()}
+	if kind == Deny && x.Err == nil && x.Status()/100 == 4 {
+		a.Reason = reasonIn(x.W)
+	}
+	if kind == Unavailable {
+		a.Retry = upstream.RetryAfter(x.W.Header().Get("Retry-After"), time.Now())
+	}
+	return a
+}
+
+// refused returns the outcome of such an exchange.
+func refused(x *upstream.Exchange) outcome {
+	return outcome{Answer: refusalOf(x), noStore: x.NoStore(), size: 64}
+}
+
+// unavailable returns the outcome where a guard could not find out.
+func unavailable(err error) outcome { return outcome{Answer: Answer{Kind: Unavailable, Err: err}} }
+
+// fieldsOf returns the named header fields of a request as guards learn them. A field
+// without a value is learned as empty, so that nobody believes the client's.
+func fieldsOf(header http.Header, names []string) (fields []hub.HeaderField, size int) {
+	for _, name := range names {
+		f := hub.HeaderField{Name: name, Value: strings.Join(header.Values(name), ", ")}
+		fields = append(fields, f)
+		size += len(f.Name) + len(f.Value) + 32
+	}
+	return fields, size
+}
+
+// checkLearned refuses what must not be learned from a backend.
+func checkLearned(l *Learned, size int) error {
+	if size > upstream.MaxAnswer {
+		return fmt.Errorf("the header fields to keep of the answer have more than %d KiB", upstream.MaxAnswer>>10)
+	}
+	if placeholder.HasControl(l.User) {
+		return errors.New("the user's name has a line break or a NUL in it")
+	}
+	for _, f := range l.Header {
+		if placeholder.HasControl(f.Value) {
+			return fmt.Errorf("the header field %s has a line break or a NUL in it", f.Name)
+		}
+	}
+	return nil
+}

@@ -6,14 +6,13 @@ package transport
 import (
 	"bufio"
 	"encoding/binary"
-	"fmt"
-	"io"
 	"net"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/push-it/pushit/hub"
+	"github.com/push-it/pushit/internal/wireclient"
 )
 
 // frame returns a masked frame as a client sends it.
@@ -53,13 +52,23 @@ func join(frames ...[]byte) []byte {
 type peer struct {
 	t  *testing.T
 	nc net.Conn
-	r  *bufio.Reader
+	r  *bufio.Reader // of nc, before it is a WebSocket
+	ws *wireclient.WebSocket
 }
 
 func newPeer(t *testing.T, nc net.Conn) *peer {
 	t.Cleanup(func() { _ = nc.Close() })
-	return &peer{t: t, nc: nc, r: bufio.NewReader(nc)}
+	r := bufio.NewReader(nc)
+	return &peer{t: t, nc: nc, r: r, ws: wireclient.NewWebSocket(bufferedConn{nc, r}, 0)}
 }
+
+// A bufferedConn is a connection that a reader has begun to read.
+type bufferedConn struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+func (c bufferedConn) Read(p []byte) (int, error) { return c.r.Read(p) }
 
 func (p *peer) send(frames ...[]byte) {
 	p.t.Helper()
@@ -70,34 +79,8 @@ func (p *peer) send(frames ...[]byte) {
 
 // read returns the next frame.
 func (p *peer) read() (op byte, payload string, err error) {
-	p.t.Helper()
-	var h [2]byte
-	if _, err := io.ReadFull(p.r, h[:]); err != nil {
-		return 0, "", err
-	}
-	if h[0]&0xF0 != 0x80 || h[1]&0x80 != 0 {
-		return 0, "", fmt.Errorf("frame begins % x: want it whole, without extensions, unmasked", h)
-	}
-	n := uint64(h[1])
-	var ext []byte
-	switch n {
-	case 126:
-		ext = make([]byte, 2)
-	case 127:
-		ext = make([]byte, 8)
-	}
-	if ext != nil {
-		if _, err := io.ReadFull(p.r, ext); err != nil {
-			return 0, "", err
-		}
-		n = 0
-		for _, b := range ext {
-			n = n<<8 | uint64(b)
-		}
-	}
-	body := make([]byte, n)
-	_, err = io.ReadFull(p.r, body)
-	return h[0] & 0xF, string(body), err
+	op, bytes, err := p.ws.ReadFrame()
+	return op, string(bytes), err
 }
 
 func (p *peer) want(op byte, payload string) {

@@ -22,14 +22,14 @@ func TestGreetingEndsForWhoDoesNotHearIt(t *testing.T) {
 			spoken.connect(transport)
 			mute.receiveOver(transport)
 			for _, want := range []string{"o", "h", ""} {
-				if got := mute.frame(transport); got != want {
+				if got := mute.frame(); got != want {
 					t.Fatalf("got %q, want %q", got, want)
 				}
 			}
 			mute.connectNow(transport)
 			spoken.publish("still here")
 			for f := ""; ; {
-				if f = spoken.frame(transport); f == "" {
+				if f = spoken.frame(); f == "" {
 					t.Fatal("the stream of who has spoken has ended")
 				}
 				if f[0] == 'a' {

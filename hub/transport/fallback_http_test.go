@@ -56,8 +56,8 @@ func TestBodies(t *testing.T) {
 		{"over the limit", nil, large, 413, fmt.Sprintf("at most %d bytes", bodyLimit(smallLimits.WithDefaults()))},
 		{"too many strings", nil, "[" + strings.Repeat(`"",`, maxStrings) + `""]`, 413, "1024 strings"},
 	} {
-		c.header = http.Header{}
-		maps.Copy(c.header, tc.header)
+		c.Header = http.Header{}
+		maps.Copy(c.Header, tc.header)
 		status, answer, h := c.ask(http.MethodPost, "/xhr_send", tc.body)
 		if status != tc.status || !strings.Contains(answer, tc.sentence) || status != 204 && !strings.HasSuffix(answer, ".\n") {
 			t.Errorf("%s: status %d, %q", tc.name, status, answer)
@@ -66,7 +66,7 @@ func TestBodies(t *testing.T) {
 			t.Errorf("%s: Content-Type %q", tc.name, got)
 		}
 	}
-	c.header = http.Header{}
+	c.Header = http.Header{}
 
 	// As it says, and no more: six were taken, and nothing of the rest.
 	c.publish("last")
@@ -92,7 +92,7 @@ func TestChunkedAndSlowBodies(t *testing.T) {
 	c.connect("xhr_streaming")
 	post := func(head string, pieces ...string) *http.Response {
 		nc := dial(t, s)
-		resp, _ := exchange(t, nc, "POST "+strings.TrimPrefix(c.base, s.URL)+"/xhr_send HTTP/1.1\r\nHost: "+strings.TrimPrefix(s.URL, "http://")+"\r\n"+head, []byte(strings.Join(pieces, "")))
+		resp, _ := exchange(t, nc, "POST "+strings.TrimPrefix(c.URL, s.URL)+"/xhr_send HTTP/1.1\r\nHost: "+strings.TrimPrefix(s.URL, "http://")+"\r\n"+head, []byte(strings.Join(pieces, "")))
 		return resp
 	}
 	chunk := func(s string) string { return fmt.Sprintf("%x\r\n%s\r\n", len(s), s) }
@@ -143,7 +143,7 @@ func TestFallbackAnswers(t *testing.T) {
 			c := newSockJSClient(t, s)
 			want, allowed := http.StatusNoContent, origin
 			if origin != "" {
-				c.header.Set("Origin", origin)
+				c.Header.Set("Origin", origin)
 			}
 			if origin == "https://foe.example" {
 				want, allowed = http.StatusForbidden, ""
@@ -168,11 +168,11 @@ func TestFallbackAnswers(t *testing.T) {
 			}
 		}
 		c := newSockJSClient(t, s)
-		c.header.Set("Origin", "https://foe.example")
+		c.Header.Set("Origin", "https://foe.example")
 		if status, answer, h := c.ask(method, "/"+name+"?c=f", `["x"]`); status != http.StatusForbidden || h.Get("Access-Control-Allow-Origin") != "" || answer != errOrigin.reason+"\n" {
 			t.Errorf("%s from a foreign page: status %d, %q", name, status, answer)
 		}
-		c.header = http.Header{"Early-Data": {"1"}}
+		c.Header = http.Header{"Early-Data": {"1"}}
 		if status, _, _ := c.ask(method, "/"+name+"?c=f", `["x"]`); status != http.StatusTooEarly {
 			t.Errorf("%s in early data: status %d", name, status)
 		}
@@ -182,7 +182,7 @@ func TestFallbackAnswers(t *testing.T) {
 		if status, answer, _ := c.ask(http.MethodPost, "/"+name, `["x"]`); status != http.StatusNotFound || answer != errUnknown.reason+"\n" {
 			t.Errorf("%s to an unknown session: status %d, %q", name, status, answer)
 		}
-		c.base = s.URL + "/push/000/" + strings.Repeat("x", maxSessionID+1)
+		c.URL = s.URL + "/push/000/" + strings.Repeat("x", maxSessionID+1)
 		if status, _, _ := c.ask(http.MethodPost, "/"+name, `["x"]`); status != http.StatusNotFound {
 			t.Errorf("%s to a name too long: status %d", name, status)
 		}
@@ -190,7 +190,7 @@ func TestFallbackAnswers(t *testing.T) {
 	e.wantAgents(t, 0)
 
 	c := newSockJSClient(t, s)
-	c.header.Set("Origin", "https://friend.example")
+	c.Header.Set("Origin", "https://friend.example")
 	c.receiveOver("xhr")
 	if h := c.response().Header; h.Get("Access-Control-Allow-Origin") != "https://friend.example" || h.Get("Access-Control-Allow-Credentials") != "true" || h.Get("Vary") != "Origin" {
 		t.Errorf("a listed page: %v", h)
@@ -217,11 +217,11 @@ func TestScriptsAndFramesOfOtherPages(t *testing.T) {
 			strings.Replace(s.URL, "http", "https", 1) + "/": http.StatusForbidden,
 		} {
 			c := newSockJSClient(t, s)
-			c.header = http.Header{"Referer": nil}
+			c.Header = http.Header{"Referer": nil}
 			if referer != "" {
-				c.header.Set("Referer", referer)
+				c.Header.Set("Referer", referer)
 			}
-			resp, err := c.do(t.Context(), http.MethodGet, "/"+name+"?c=call", "")
+			resp, err := c.Do(t.Context(), http.MethodGet, "/"+name+"?c=call", "")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -231,9 +231,9 @@ func TestScriptsAndFramesOfOtherPages(t *testing.T) {
 			}
 		}
 		c := newSockJSClient(t, s)
-		c.header = http.Header{"Sec-Fetch-Site": {"same-origin"}, "Referer": nil}
+		c.Header = http.Header{"Sec-Fetch-Site": {"same-origin"}, "Referer": nil}
 		c.receiveOver(name)
-		if f := c.frame(name); f != "o" {
+		if f := c.frame(); f != "o" {
 			t.Errorf("%s, same-origin without Referer: %q", name, f)
 		}
 		c.abort()
@@ -266,7 +266,7 @@ func TestTransportsAreWhatIsListed(t *testing.T) {
 		for name := range strings.FieldsSeq(tc.on) {
 			if receivings[name] != nil {
 				c.receiveOver(name)
-				if f := c.frame(name); f != "o" {
+				if f := c.frame(); f != "o" {
 					t.Errorf("%v: %s: %q", tc.served, name, f)
 				}
 			} else if status, answer, _ := c.ask(http.MethodPost, "/"+name, `["x"]`); status == http.StatusNotFound && strings.Contains(answer, "served") {
@@ -293,26 +293,26 @@ func TestSessionBelongsToItsOwner(t *testing.T) {
 	for _, name := range fallbackNames {
 		t.Run(name, func(t *testing.T) {
 			c := newSockJSClient(t, s)
-			c.header = own.Clone()
+			c.Header = own.Clone()
 			c.connect(name)
 			for what, change := range map[string]func(*sockJSClient){
-				"another user":          func(c *sockJSClient) { c.header.Set("Test-User", "bob") },
-				"no user":               func(c *sockJSClient) { c.header.Del("Test-User") },
-				"another certificate":   func(c *sockJSClient) { c.header.Set("Test-Certificate", "other") },
-				"no certificate":        func(c *sockJSClient) { c.header.Del("Test-Certificate") },
-				"another authorization": func(c *sockJSClient) { c.header.Set("Authorization", "Basic y") },
-				"no authorization":      func(c *sockJSClient) { c.header.Del("Authorization") },
-				"two authorizations":    func(c *sockJSClient) { c.header.Add("Authorization", "Basic x") },
-				"another login":         func(c *sockJSClient) { c.header.Set("Cookie", "login=2; other=2") },
-				"no login":              func(c *sockJSClient) { c.header.Set("Cookie", "other=2") },
-				"two logins":            func(c *sockJSClient) { c.header.Set("Cookie", "login=1; login=1") },
-				"another host":          func(c *sockJSClient) { c.host = "elsewhere.example" },
-				"a listed origin":       func(c *sockJSClient) { c.header.Set("Origin", "https://friend.example") },
-				"another listed origin": func(c *sockJSClient) { c.header.Set("Origin", "null") },
-				"nothing but the name":  func(c *sockJSClient) { c.header = http.Header{} },
+				"another user":          func(c *sockJSClient) { c.Header.Set("Test-User", "bob") },
+				"no user":               func(c *sockJSClient) { c.Header.Del("Test-User") },
+				"another certificate":   func(c *sockJSClient) { c.Header.Set("Test-Certificate", "other") },
+				"no certificate":        func(c *sockJSClient) { c.Header.Del("Test-Certificate") },
+				"another authorization": func(c *sockJSClient) { c.Header.Set("Authorization", "Basic y") },
+				"no authorization":      func(c *sockJSClient) { c.Header.Del("Authorization") },
+				"two authorizations":    func(c *sockJSClient) { c.Header.Add("Authorization", "Basic x") },
+				"another login":         func(c *sockJSClient) { c.Header.Set("Cookie", "login=2; other=2") },
+				"no login":              func(c *sockJSClient) { c.Header.Set("Cookie", "other=2") },
+				"two logins":            func(c *sockJSClient) { c.Header.Set("Cookie", "login=1; login=1") },
+				"another host":          func(c *sockJSClient) { c.Host = "elsewhere.example" },
+				"a listed origin":       func(c *sockJSClient) { c.Header.Set("Origin", "https://friend.example") },
+				"another listed origin": func(c *sockJSClient) { c.Header.Set("Origin", "null") },
+				"nothing but the name":  func(c *sockJSClient) { c.Header = http.Header{} },
 			} {
 				thief := *c
-				thief.header = c.header.Clone()
+				thief.Header = c.Header.Clone()
 				change(&thief)
 				for _, way := range fallbackNames {
 					if status, answer, _ := thief.ask(receivings[way].method, "/"+way+"?c=call", ""); status != http.StatusNotFound || answer != errUnknown.reason+"\n" {
@@ -326,15 +326,15 @@ func TestSessionBelongsToItsOwner(t *testing.T) {
 				}
 			}
 			for what, change := range map[string]func(*sockJSClient){
-				"its own origin":       func(c *sockJSClient) { c.header.Set("Origin", s.URL) },
-				"another order":        func(c *sockJSClient) { c.header.Set("Cookie", "other=3; login=1") },
-				"the balancer's mark":  func(c *sockJSClient) { c.header.Set("Cookie", "login=1; JSESSIONID=dummy") },
-				"other fields":         func(c *sockJSClient) { c.header.Set("User-Agent", "x") },
+				"its own origin":       func(c *sockJSClient) { c.Header.Set("Origin", s.URL) },
+				"another order":        func(c *sockJSClient) { c.Header.Set("Cookie", "other=3; login=1") },
+				"the balancer's mark":  func(c *sockJSClient) { c.Header.Set("Cookie", "login=1; JSESSIONID=dummy") },
+				"other fields":         func(c *sockJSClient) { c.Header.Set("User-Agent", "x") },
 				"another address":      func(*sockJSClient) {}, // connections come from other ports
-				"the name of a server": func(c *sockJSClient) { c.base = strings.Replace(c.base, "/000/", "/999/", 1) },
+				"the name of a server": func(c *sockJSClient) { c.URL = strings.Replace(c.URL, "/000/", "/999/", 1) },
 			} {
 				same := *c
-				same.header = c.header.Clone()
+				same.Header = c.Header.Clone()
 				change(&same)
 				if status, answer, _ := same.ask(http.MethodPost, "/xhr_send", `[]`); status != http.StatusNoContent {
 					t.Errorf("%s: status %d, %q", what, status, answer)
@@ -355,7 +355,7 @@ func TestStickyCookie(t *testing.T) {
 	for _, tc := range []struct{ sent, want string }{{"", "JSESSIONID=dummy; Path=/"}, {"JSESSIONID=abc", "JSESSIONID=abc; Path=/"}} {
 		c := newSockJSClient(t, s)
 		if tc.sent != "" {
-			c.header.Set("Cookie", tc.sent)
+			c.Header.Set("Cookie", tc.sent)
 		}
 		c.receiveOver("xhr")
 		if got := c.response().Header.Get("Set-Cookie"); got != tc.want {
@@ -364,7 +364,7 @@ func TestStickyCookie(t *testing.T) {
 		if _, _, h := c.ask(http.MethodPost, "/xhr_send", `[]`); h.Get("Set-Cookie") != tc.want {
 			t.Errorf("xhr_send: %q, want %q", h.Get("Set-Cookie"), tc.want)
 		}
-		c.base = s.URL + "/push"
+		c.URL = s.URL + "/push"
 		if _, answer, h := c.ask(http.MethodGet, "/info", ""); h.Get("Set-Cookie") != tc.want || !strings.Contains(answer, `"cookie_needed":true`) {
 			t.Errorf("info: %q, %s", h.Get("Set-Cookie"), answer)
 		}
@@ -378,7 +378,7 @@ func TestSessionFlood(t *testing.T) {
 	for i := range 50 {
 		c := newSockJSClient(t, s)
 		name := fallbackNames[i%len(fallbackNames)]
-		r, err := http.NewRequestWithContext(t.Context(), receivings[name].method, c.base+"/"+name+"?c=call", nil)
+		r, err := http.NewRequestWithContext(t.Context(), receivings[name].method, c.URL+"/"+name+"?c=call", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -419,7 +419,7 @@ func TestSendersAreBounded(t *testing.T) {
 	statuses := make(chan int)
 	for range 30 {
 		go func() {
-			resp, err := c.do(t.Context(), http.MethodPost, "/xhr_send", jsonArray(publication(t, "x")))
+			resp, err := c.Do(t.Context(), http.MethodPost, "/xhr_send", jsonArray(publication(t, "x")))
 			if err != nil {
 				statuses <- 0
 				return
@@ -456,7 +456,7 @@ func TestFramesAfterTheEndAreNotTaken(t *testing.T) {
 		t.Errorf("status %d, %q", status, answer)
 	}
 	var last string
-	for f := c.frame("xhr_streaming"); f != ""; f = c.frame("xhr_streaming") {
+	for f := c.frame(); f != ""; f = c.frame() {
 		last = f
 	}
 	if !strings.HasPrefix(last, "c[4429,") {
@@ -474,7 +474,7 @@ func TestResponsesEndBeforeTheServerCutsThem(t *testing.T) {
 			if i > 0 || receivings[name].poll {
 				c.receiveOver(name)
 			}
-			if f := c.frame(name); f != "h" {
+			if f := c.frame(); f != "h" {
 				t.Errorf("%s: %q", name, f)
 			}
 			c.wantEnd()
@@ -502,7 +502,7 @@ func TestHTTP2(t *testing.T) {
 	})
 	for _, name := range fallbackNames {
 		c := newSockJSClient(t, s)
-		c.client = s.Client()
+		c.HTTP = s.Client()
 		c.connect(name)
 		e.Retire()
 		for i := range 20 {
@@ -527,7 +527,7 @@ func stalledReader(t *testing.T, s *httptest.Server, name string) *sockJSClient 
 		}
 		return nc, err
 	}, ReadBufferSize: 1 << 10, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12}}
-	c.client = &http.Client{Transport: small}
+	c.HTTP = &http.Client{Transport: small}
 	t.Cleanup(small.CloseIdleConnections)
 	c.connect(name)
 	return c
@@ -555,7 +555,7 @@ func TestStalledReaders(t *testing.T) {
 		for _, c := range stalled { // others that use its name
 			if i%20 == 0 {
 				go func() {
-					if resp, err := c.do(t.Context(), http.MethodPost, "/xhr", ""); err == nil {
+					if resp, err := c.Do(t.Context(), http.MethodPost, "/xhr", ""); err == nil {
 						_ = resp.Body.Close()
 					}
 				}()
@@ -584,7 +584,7 @@ func TestWhoNeverReceivesIsForgotten(t *testing.T) {
 		t.Errorf("%d sessions are left", n)
 	}
 	c.receiveOver("xhr")
-	if f := c.frame("xhr"); f != "o" {
+	if f := c.frame(); f != "o" {
 		t.Errorf("the name begins with %q", f)
 	}
 	c.abort()
@@ -604,7 +604,7 @@ func TestWhatNobodyComesForIsBounded(t *testing.T) {
 	e.wantAgents(t, 1)
 	var last string
 	for c.receiveOver("xhr"); ; {
-		f := c.frame("xhr")
+		f := c.frame()
 		if f == "" {
 			c.receiveOver("xhr")
 		} else if last = f; f[0] != 'a' {
@@ -647,27 +647,27 @@ func TestRepeatedRequestsToReceive(t *testing.T) {
 			s, e := newFallbackServer(t, &hub.Policy{}, nil)
 			c := newSockJSClient(t, s)
 			other := *c
-			c.query = "?n=1"
+			c.Query = "n=1"
 			c.receiveOver(transport)
-			if f := c.frame(transport); f != "o" {
+			if f := c.frame(); f != "o" {
 				t.Fatalf("received %q, want the opening", f)
 			}
 			for n := 2; transport == "xhr" && n < 5; n++ { // numbers that go up are no repeats
-				c.query = "?n=" + strconv.Itoa(n)
+				c.Query = "n=" + strconv.Itoa(n)
 				id := strconv.Itoa(n)
 				c.send(`{"channel":"/meta/ping","uuid":"` + id + `"}`)
 				c.receiveOver(transport)
-				if f := c.frame(transport); !strings.HasPrefix(f, "a[") {
+				if f := c.frame(); !strings.HasPrefix(f, "a[") {
 					t.Fatalf("received %q, want an answer", f)
 				}
 			}
 			if transport == "xhr" {
-				c.query = "?n=5"
+				c.Query = "n=5"
 				c.receiveOver(transport) // it waits, or is the one that comes second
 			}
-			other.query = c.query
+			other.Query = c.Query
 			other.receiveOver(transport)
-			if f, want := other.frame(transport), `c[1002,"Connection interrupted"]`; f != want {
+			if f, want := other.frame(), `c[1002,"Connection interrupted"]`; f != want {
 				t.Errorf("received %q, want %q", f, want)
 			}
 			e.wantAgents(t, 0)
@@ -708,7 +708,7 @@ func TestHalfSentBodyEndsWithItsSession(t *testing.T) {
 	}
 	defer conn.Close() //nolint:errcheck // the test is over
 	_ = conn.SetDeadline(time.Now().Add(patience))
-	path := strings.TrimPrefix(c.base, s.URL) + "/xhr_send"
+	path := strings.TrimPrefix(c.URL, s.URL) + "/xhr_send"
 	if _, err := fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Length: 100\r\n\r\n[", path, s.Listener.Addr()); err != nil {
 		t.Fatal(err)
 	}
@@ -744,7 +744,7 @@ func TestNothingIsTakenOfASessionThatEnds(t *testing.T) {
 	if status, answer, _ := c.ask(http.MethodPost, "/xhr_send", jsonArray(publication(t, "late"))); status != http.StatusNotFound || answer != errUnknown.reason+"\n" {
 		t.Errorf("status %d, %q", status, answer)
 	}
-	c.coming = nil
+	c.finish()
 	if got := c.receiveN("xhr", 1); !strings.HasPrefix(got[0], `{"channel":"/meta/close","code":4403,`) {
 		t.Errorf("it ends with %s", got[0])
 	}

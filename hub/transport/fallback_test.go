@@ -6,6 +6,7 @@ package transport
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -94,11 +95,11 @@ func TestFallbackOpens(t *testing.T) {
 			if name == "htmlfile" {
 				var page strings.Builder
 				for !strings.HasSuffix(page.String(), "\r\n\r\n") {
-					b, err := c.stream.ReadByte()
-					if err != nil {
+					b := make([]byte, 1)
+					if _, err := io.ReadFull(c.Stream(), b); err != nil {
 						t.Fatalf("%q: %v", page.String(), err)
 					}
-					page.WriteByte(b)
+					page.Write(b)
 				}
 				if !strings.Contains(page.String(), "var c = parent.call;") || page.Len() < 1024 {
 					t.Errorf("the page is %d bytes: %q", page.Len(), page.String())
@@ -173,7 +174,7 @@ func TestWhatWaitsComesInOneFrame(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := newSockJSClient(t, s)
 			c.connect(name)
-			c.coming = nil
+			c.finish()
 			c.send(publication(t, 1), publication(t, 2), publication(t, 3))
 			c.receiveOver(name)
 			var got []string
@@ -198,7 +199,7 @@ func TestWhatWaitsComesInOneFrame(t *testing.T) {
 // rest returns the data of n more messages, over new requests.
 func (c *sockJSClient) rest(transport string, n int) []string {
 	c.t.Helper()
-	c.coming = nil
+	c.finish()
 	return c.messages(transport, n)
 }
 
@@ -220,14 +221,14 @@ func TestFallbackCloses(t *testing.T) {
 				t.Errorf("before the end: %q", notice)
 			}
 			for range 3 {
-				if receivings[name].poll || c.coming == nil {
+				if receivings[name].poll || !c.Receiving() {
 					c.receiveOver(name)
 				}
-				if got := c.frame(name); got != bye {
+				if got := c.frame(); got != bye {
 					t.Errorf("got %q, want %q", got, bye)
 				}
 				c.wantEnd()
-				c.coming = nil
+				c.finish()
 			}
 			if status, answer, _ := c.ask(http.MethodPost, "/xhr_send", `["{}"]`); status != http.StatusNotFound {
 				t.Errorf("sending to what has ended: status %d, %q", status, answer)
@@ -279,7 +280,7 @@ func TestFallbackHeartbeats(t *testing.T) {
 					c.receiveOver(name)
 				}
 				beats := 0
-				for f := c.frame(name); f != ""; f = c.frame(name) {
+				for f := c.frame(); f != ""; f = c.frame() {
 					if f != "h" {
 						t.Fatalf("got %q", f)
 					}
@@ -290,7 +291,7 @@ func TestFallbackHeartbeats(t *testing.T) {
 				}
 			}
 			c.publish("still there")
-			c.coming = nil
+			c.finish()
 			c.messages(name, 1)
 			c.abort()
 		})
@@ -316,7 +317,7 @@ func TestStreamEndsAtItsLimit(t *testing.T) {
 			})
 			responses, inOne, most := 1, 0, 0
 			for next := 0; next < n; {
-				f := c.frame(name)
+				f := c.frame()
 				if f == "" {
 					responses++
 					c.receiveOver(name)
@@ -362,7 +363,7 @@ func TestSecondReceiverIsTurnedAway(t *testing.T) {
 				}
 				other := *c
 				other.receiveOver(second)
-				if got, want := other.frame(second), `c[2010,"Another connection still open"]`; got != want {
+				if got, want := other.frame(), `c[2010,"Another connection still open"]`; got != want {
 					t.Errorf("the second got %q, want %q", got, want)
 				}
 				other.wantEnd()
@@ -416,7 +417,7 @@ func TestAbortEndsTheSession(t *testing.T) {
 			e.wantAgents(t, 0)
 			for range 2 {
 				c.receiveOver(name)
-				if got, want := c.frame(name), `c[1002,"Connection interrupted"]`; got != want {
+				if got, want := c.frame(), `c[1002,"Connection interrupted"]`; got != want {
 					t.Errorf("got %q, want %q", got, want)
 				}
 				c.wantEnd()
@@ -435,7 +436,7 @@ func TestSessionMovesBetweenTransports(t *testing.T) {
 	c.connect("xhr")
 	for i := range 10 {
 		c.publish(i)
-		c.coming = nil
+		c.finish()
 		if got := c.messages([]string{"jsonp", "xhr"}[i%2], 1); got[0] != fmt.Sprint(i) {
 			t.Errorf("message %d is %q", i, got)
 		}
@@ -465,14 +466,14 @@ func TestJSONPSends(t *testing.T) {
 		{form, "d=%5B%22x", 400},
 		{form, "d=%5B%5D&d=%5B%5D", 400},
 	} {
-		c.header = tc.header
+		c.Header = tc.header
 		status, answer, h := c.ask(http.MethodPost, "/jsonp_send", tc.body)
 		if status != tc.status || status == 200 && (answer != "ok" || !strings.HasPrefix(h.Get("Content-Type"), "text/plain")) || status != 200 && !strings.HasSuffix(answer, ".\n") {
 			t.Errorf("%d: status %d, %q", i, status, answer)
 		}
 	}
-	c.header = http.Header{}
-	c.coming = nil
+	c.Header = http.Header{}
+	c.finish()
 	for _, d := range c.messages("jsonp", 2) {
 		if d != `"a % b+c"` {
 			t.Errorf("got %q", d)
@@ -496,11 +497,11 @@ func TestCallbacks(t *testing.T) {
 			}
 		}
 		c := newSockJSClient(t, s)
-		c.query = "?c=_Jp.a1bC"
+		c.Query = "c=_Jp.a1bC"
 		c.receiveOver(name)
 		c.response()
 		text := make([]byte, 400)
-		n, _ := c.stream.Read(text)
+		n, _ := c.Stream().Read(text)
 		if !strings.Contains(string(text[:n]), "_Jp.a1bC") {
 			t.Errorf("%s: %q", name, text[:n])
 		}

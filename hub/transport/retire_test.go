@@ -40,11 +40,11 @@ func TestRetire(t *testing.T) {
 	}
 	e.Retire()
 	for name, c := range clients {
-		if f := c.frame(name); f != "h" {
+		if f := c.frame(); f != "h" {
 			t.Errorf("%s: got %q, want a heartbeat, the last frame", name, f)
 		}
 		c.wantEnd()
-		c.coming = nil
+		c.finish()
 	}
 	const messages = 5
 	for i := range messages {
@@ -75,7 +75,7 @@ func TestRetireLeavesOthersAlone(t *testing.T) {
 	e.Retire()
 	c.publish("x")
 	for {
-		f := c.frame("xhr_streaming")
+		f := c.frame()
 		if f == "" || f == "h" {
 			t.Fatal("the response has ended")
 		}
@@ -87,7 +87,7 @@ func TestRetireLeavesOthersAlone(t *testing.T) {
 		}
 	}
 	other.Retire()
-	for f := c.frame("xhr_streaming"); f != ""; f = c.frame("xhr_streaming") { // its end
+	for f := c.frame(); f != ""; f = c.frame() { // its end
 	}
 	c.abort()
 }

@@ -4,20 +4,19 @@
 package transport
 
 import (
-	"bufio"
-	"cmp"
-	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/push-it/pushit/internal/wireclient"
 )
 
 // patience is how long a test waits for what has to come.
@@ -26,43 +25,22 @@ const patience = 20 * time.Second
 // A sockJSClient is one session of a client of SockJS's fallback transports, that
 // fails its test when something else comes than it expects.
 type sockJSClient struct {
-	t      *testing.T
-	base   string // of the session
-	query  string // of requests that receive
-	header http.Header
-	host   string // if not the server's
-	client *http.Client
-
-	// Of the request that receives.
-	coming chan *http.Response // buffered(1): its response
-	give   context.CancelFunc  // gives it up
-	stream *bufio.Reader       // nil until the response has come
-	body   io.Closer
+	wireclient.Fallback
+	t *testing.T
 }
 
-// newSession returns the client of a session of its own, at the endpoint /push.
+// newSockJSClient returns the client of a session of its own, at the endpoint /push.
 func newSockJSClient(t *testing.T, s *httptest.Server) *sockJSClient {
-	return &sockJSClient{t: t, base: s.URL + "/push/000/" + uuid.NewString(), header: http.Header{}, client: http.DefaultClient}
-}
-
-// do makes a request to the session.
-func (c *sockJSClient) do(ctx context.Context, method, path, body string) (*http.Response, error) {
-	r, err := http.NewRequestWithContext(ctx, method, c.base+path, strings.NewReader(body))
-	if err != nil {
-		return nil, err
-	}
-	r.Header = c.header.Clone()
-	r.Host = c.host
-	if _, ok := r.Header["Referer"]; !ok { // as pages of the site have it
-		r.Header.Set("Referer", r.URL.Scheme+"://"+cmp.Or(c.host, r.URL.Host)+"/page?x=1")
-	}
-	return c.client.Do(r)
+	return &sockJSClient{t: t, Fallback: wireclient.Fallback{
+		HTTP: http.DefaultClient, URL: wireclient.NewSession(s.URL + "/push"),
+		Header: http.Header{}, Page: "/page?x=1", Patience: patience,
+	}}
 }
 
 // ask makes a request and returns the whole answer.
 func (c *sockJSClient) ask(method, path, body string) (status int, answer string, h http.Header) {
 	c.t.Helper()
-	resp, err := c.do(c.t.Context(), method, path, body)
+	resp, err := c.Do(c.t.Context(), method, path, body)
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -74,65 +52,40 @@ func (c *sockJSClient) ask(method, path, body string) (status int, answer string
 	return resp.StatusCode, string(text), resp.Header
 }
 
-// receiveOver begins a request that receives.
+// receiveOver begins a request that receives. One that is under way goes on unread.
 func (c *sockJSClient) receiveOver(transport string) {
 	c.t.Helper()
-	path := "/" + transport + c.query
-	if receivings[transport].callback && c.query == "" {
-		path += "?c=call"
-	}
-	ctx, cancel := context.WithCancel(c.t.Context())
-	c.t.Cleanup(cancel)
-	coming := make(chan *http.Response, 1)
-	c.coming, c.give, c.stream = coming, cancel, nil
-	asked := *c
-	go func() {
-		resp, err := asked.do(ctx, receivings[transport].method, path, "")
-		if err != nil {
-			resp = nil
-		}
-		coming <- resp
-	}()
+	c.Transport = transport
+	c.t.Cleanup(c.Begin(c.t.Context()).Cancel)
 }
 
 // response waits for the response that receives.
 func (c *sockJSClient) response() *http.Response {
 	c.t.Helper()
-	select {
-	case resp := <-c.coming:
-		if resp == nil {
-			c.t.Fatal("the request to receive failed")
-		}
-		if resp.StatusCode != http.StatusOK {
-			text, _ := io.ReadAll(resp.Body)
-			c.t.Fatalf("status %d: %s", resp.StatusCode, text)
-		}
-		c.stream, c.body = bufio.NewReader(resp.Body), resp.Body
-		return resp
-	case <-time.After(patience):
-		c.t.Fatal("no response to receive came")
-		return nil
+	resp, err := c.Stream().Response()
+	if err != nil {
+		c.t.Fatal(err)
 	}
-}
-
-// reading waits for the response, if need be, and bounds the reading of it until
-// the returned function is called.
-func (c *sockJSClient) reading() (done func() bool) {
-	c.t.Helper()
-	if c.stream == nil {
-		c.response()
-	}
-	return time.AfterFunc(patience, func() { _ = c.body.Close() }).Stop
+	return resp
 }
 
 // abort gives up the request that receives.
-func (c *sockJSClient) abort() { c.give() }
+func (c *sockJSClient) abort() { c.Stream().Cancel() }
+
+// finish reads what is left of the request that receives, if there is one.
+func (c *sockJSClient) finish() {
+	c.t.Helper()
+	if c.Receiving() {
+		c.all()
+		c.GiveUp()
+	}
+}
 
 // want reads exactly this text.
 func (c *sockJSClient) want(text string) {
 	c.t.Helper()
 	got := make([]byte, len(text))
-	n, err := c.readFull(got)
+	n, err := io.ReadFull(c.Stream(), got)
 	if err != nil || string(got) != text {
 		c.t.Fatalf("got %q, %v; want %q", shorten(got[:n]), err, shorten([]byte(text)))
 	}
@@ -148,18 +101,11 @@ func shorten(p []byte) string {
 // all reads what is left of the response.
 func (c *sockJSClient) all() string {
 	c.t.Helper()
-	defer c.reading()()
-	text, err := io.ReadAll(c.stream)
+	text, err := io.ReadAll(c.Stream())
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	return string(text)
-}
-
-// readFull is io.ReadFull with patience.
-func (c *sockJSClient) readFull(p []byte) (n int, err error) {
-	defer c.reading()()
-	return io.ReadFull(c.stream, p)
 }
 
 // wantEnd wants nothing more to come but what stands behind a frame.
@@ -171,55 +117,21 @@ func (c *sockJSClient) wantEnd() {
 }
 
 // frame reads the next frame: "o", "h", "a[…]", "c[…]". At the end it is empty.
-func (c *sockJSClient) frame(transport string) string {
+func (c *sockJSClient) frame() string {
 	c.t.Helper()
-	defer c.reading()()
-	for {
-		line, err := c.stream.ReadString('\n')
-		if err != nil {
-			if err != io.EOF || line != "" {
-				c.t.Fatalf("%q, %v", line, err)
-			}
-			return ""
-		}
-		if f := undress(c.t, transport, line); f != "" {
-			return f
-		}
+	frame, err := c.Stream().Frame()
+	if err != nil && !errors.Is(err, wireclient.ErrEnded) {
+		c.t.Fatal(err)
 	}
+	return frame
 }
 
-// undress takes away what a transport puts around a frame. What is not a line
-// with a frame is empty.
+// undress removes what a transport puts around a frame.
 func undress(t *testing.T, transport, line string) (frame string) {
 	t.Helper()
-	line = strings.TrimRight(line, "\r\n")
-	var quoted string
-	switch transport {
-	case "xhr", "xhr_streaming":
-		if strings.HasPrefix(line, "hhh") {
-			return ""
-		}
-		return line
-	case "eventsource":
-		data, ok := strings.CutPrefix(line, "data: ")
-		if !ok {
-			return ""
-		}
-		frame, err := url.PathUnescape(data)
-		if err != nil {
-			t.Fatalf("%q: %v", line, err)
-		}
-		return frame
-	case "htmlfile":
-		if !strings.HasPrefix(line, "p(") {
-			return ""
-		}
-		quoted = strings.TrimSuffix(strings.TrimPrefix(line, "p("), ");")
-	case "jsonp":
-		quoted = strings.TrimSuffix(strings.TrimPrefix(line, "/**/call("), ");")
-	}
-	if err := json.Unmarshal([]byte(quoted), &frame); err != nil {
-		t.Fatalf("%q: %v", line, err)
+	frame, err := wireclient.Undress(transport, line)
+	if err != nil {
+		t.Fatal(err)
 	}
 	return frame
 }
@@ -229,12 +141,12 @@ func undress(t *testing.T, transport, line string) (frame string) {
 func (c *sockJSClient) receive(transport string) []string {
 	c.t.Helper()
 	for range 1000 {
-		if c.coming == nil {
+		if !c.Receiving() {
 			c.receiveOver(transport)
 		}
-		switch f := c.frame(transport); {
+		switch f := c.frame(); {
 		case f == "":
-			c.coming = nil
+			c.GiveUp()
 		case f[0] == 'a':
 			return objects(c.t, f)
 		case f != "o" && f != "h":
@@ -246,10 +158,11 @@ func (c *sockJSClient) receive(transport string) []string {
 }
 
 // objects are those of a frame a[…].
-func objects(t *testing.T, frame string) (list []string) {
+func objects(t *testing.T, frame string) []string {
 	t.Helper()
-	if err := json.Unmarshal([]byte(strings.TrimPrefix(frame, "a")), &list); err != nil {
-		t.Fatalf("%q: %v", shorten([]byte(frame)), err)
+	list, err := wireclient.Objects(frame)
+	if err != nil {
+		t.Fatal(err)
 	}
 	return list
 }
@@ -284,7 +197,7 @@ const (
 func (c *sockJSClient) connect(transport string) {
 	c.t.Helper()
 	c.receiveOver(transport)
-	if f := c.frame(transport); f != "o" {
+	if f := c.frame(); f != "o" {
 		c.t.Fatalf("the session begins with %q", f)
 	}
 	c.send(metaConnect, metaSubscribe)

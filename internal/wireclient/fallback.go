@@ -51,7 +51,7 @@ type Fallback struct {
 	Transport string // that receives: a key of Methods
 	Header    http.Header
 	Host      string // "" for the one in URL
-	Query     string // of requests that receive, besides the callback; without "?"
+	Query     string // of requests that receive, without "?"; it may name another callback
 	Page      string // path of the page that makes the requests, for Referer; "" for none
 
 	// Patience bounds each wait for a response and for a frame. 0 is no bound.
@@ -201,7 +201,7 @@ func (f *Fallback) newStream(ctx context.Context) (s *Stream, open func()) {
 	s = &Stream{transport: f.Transport, patience: f.Patience, cancel: cancel, came: make(chan struct{})}
 	f.stream = s
 	query := f.Query
-	if f.Transport == "jsonp" || f.Transport == "htmlfile" {
+	if (f.Transport == "jsonp" || f.Transport == "htmlfile") && !strings.Contains("&"+query, "&c=") {
 		query = strings.TrimPrefix(query+"&c="+callback, "&")
 	}
 	path := "/" + f.Transport
@@ -316,7 +316,9 @@ type Stream struct {
 	resp *http.Response
 	err  error
 
+	// Owned by the goroutine that reads.
 	lines *bufio.Reader // nil until Response has returned one
+	ended bool          // Frame has returned ErrEnded
 }
 
 // Came is closed when the response has come, or the request has failed.
@@ -352,6 +354,9 @@ func (s *Stream) Read(p []byte) (int, error) {
 	if _, err := s.Response(); err != nil {
 		return 0, err
 	}
+	if s.ended {
+		return 0, io.EOF
+	}
 	defer s.bound()()
 	return s.lines.Read(p)
 }
@@ -365,11 +370,12 @@ func (s *Stream) Frame() (string, error) {
 		return "", err
 	}
 	defer s.bound()()
-	for {
+	for !s.ended {
 		line, err := s.lines.ReadString('\n')
 		if err == io.EOF && (line == "" || line == "</script>") {
 			_ = s.resp.Body.Close() // it was read
-			return "", ErrEnded
+			s.ended = true
+			break
 		}
 		if err == io.EOF {
 			err = io.ErrUnexpectedEOF
@@ -381,6 +387,7 @@ func (s *Stream) Frame() (string, error) {
 			return frame, err
 		}
 	}
+	return "", ErrEnded
 }
 
 // Cancel gives the request up.

@@ -6,6 +6,7 @@ package hub_test
 import (
 	"fmt"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -156,4 +157,54 @@ func BenchmarkDrop(b *testing.B) {
 			b.ReportMetric(float64(dropping.Milliseconds())/float64(b.N), "ms-in-Drop/op")
 		})
 	}
+}
+
+// TestBlockedWritersAllocLittle has many writers wait for their Conns, each with a short
+// message: a buffer is as large as what waits, not as large as buffers get.
+func TestBlockedWritersAllocLittle(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates too")
+	}
+	const agents = 500
+	h, err := hub.New("test", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	p := h.Use(&hub.Policy{Mount: "test", Limits: hub.Limits{AgentsPerIP: hub.Unlimited, UnconnectedPerIP: hub.Unlimited}})
+	var conns []*hubtest.Conn
+	for n := range agents {
+		c := hubtest.NewConn()
+		c.Blocks = true
+		peer := hubtest.Open(t, h, p, hub.Opening{Transport: "test"}, c)
+		peer.Send(connect("agent"+strconv.Itoa(n)), subscribe("news"))
+		for lines := 0; lines < 3; lines += len(c.Lines()) {
+			c.AwaitWrite(time.Minute)
+		}
+		conns = append(conns, c)
+	}
+	before := liveHeap()
+	for _, c := range conns {
+		c.Stall(true)
+	}
+	if err := h.Publish(t.Context(), hub.NewMessage("news", "1", []byte(`"`+strings.Repeat("x", 200)+`"`))); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range conns {
+		c.AwaitBlocked(time.Minute)
+	}
+	each := (int64(liveHeap()) - int64(before)) / agents
+	t.Logf("%d bytes each", each)
+	if limit := int64(4 << 10); each > limit {
+		t.Errorf("a blocked writer of a short message holds %d bytes, more than %d", each, limit)
+	}
+}
+
+// liveHeap returns the bytes of the heap that are in use.
+func liveHeap() uint64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }

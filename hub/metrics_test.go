@@ -6,7 +6,11 @@ package hub_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net"
+	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -243,4 +247,40 @@ func TestStatsCountRefusedSessionsAndReloads(t *testing.T) {
 		b.hub.Drop(next)
 		want(t, "cut", b.hub.Stats().Reload[hub.ReloadCut], 2)
 	})
+}
+
+// A connection that fails is told, logged and counted as gone; one that does not take what
+// is written in time, as slow.
+func TestFailedWritesAreGoneOrSlow(t *testing.T) {
+	for _, blocks := range []bool{false, true} {
+		for name, c := range map[string]struct {
+			err    error
+			code   hub.CloseCode
+			why    hub.DropReason
+			reason string
+		}{
+			"reset":    {syscall.ECONNRESET, hub.CloseNormal, hub.DropGone, "the connection is gone"},
+			"closed":   {net.ErrClosed, hub.CloseNormal, hub.DropGone, "the connection is gone"},
+			"too late": {os.ErrDeadlineExceeded, hub.CloseSlow, hub.DropSlow, "the connection does not take what is written"},
+		} {
+			t.Run(fmt.Sprintf("%s, blocks %t", name, blocks), func(t *testing.T) {
+				inBubble(t, hub.Policy{}, func(b *bubble) {
+					conn := hubtest.NewConn()
+					conn.Blocks = blocks
+					b.joinOn(conn, "news")
+					publisher := b.join()
+					conn.Fail(c.err)
+					publisher.Send(publish("news", "1", "1"))
+					synctest.Wait()
+					if code, reason, times := conn.Closed(); code != c.code || reason != c.reason || times != 1 {
+						t.Errorf("closed %d times, with %d %q; want once, with %d %q", times, code, reason, c.code, c.reason)
+					}
+					s := b.hub.Stats()
+					want(t, "dropped", s.Dropped[c.why], 1)
+					want(t, "dropped in all", s.Dropped[hub.DropGone]+s.Dropped[hub.DropSlow], 1)
+					want(t, "ended", s.Ended[c.code], 1)
+				})
+			})
+		}
+	}
 }

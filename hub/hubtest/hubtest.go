@@ -34,6 +34,8 @@ type Conn struct {
 	mu       sync.Mutex // guards the following
 	changed  chan struct{}
 	stuck    bool
+	failure  error
+	blocked  bool // a Write has waited
 	deadline time.Time
 	written  bytes.Buffer
 	writes   int
@@ -59,6 +61,14 @@ func (c *Conn) Stall(stuck bool) {
 	c.signalLocked()
 }
 
+// Fail makes all writes fail, also one under way.
+func (c *Conn) Fail(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.failure = err
+	c.signalLocked()
+}
+
 func (c *Conn) signalLocked() {
 	close(c.changed)
 	c.changed = make(chan struct{})
@@ -73,6 +83,9 @@ func (c *Conn) TryWrite(p []byte) (int, error) {
 	}
 	if len(p) == 0 {
 		return 0, nil
+	}
+	if c.failure != nil {
+		return 0, c.failure
 	}
 	if !c.deadline.IsZero() && !time.Now().Before(c.deadline) {
 		return 0, os.ErrDeadlineExceeded
@@ -98,9 +111,16 @@ func (c *Conn) Write(p []byte) (int, error) {
 		if !c.deadline.IsZero() && !time.Now().Before(c.deadline) {
 			return 0, os.ErrDeadlineExceeded
 		}
+		if c.failure != nil {
+			return 0, c.failure
+		}
 		if !c.stuck {
 			c.tookLocked(p)
 			return len(p), nil
+		}
+		if !c.blocked {
+			c.blocked = true
+			c.signalLocked()
 		}
 		c.waitLocked()
 	}
@@ -131,6 +151,23 @@ func (c *Conn) AwaitWrite(timeout time.Duration) {
 		}
 		c.mu.Lock()
 	}
+}
+
+// AwaitBlocked waits until a Write waits for the peer, for at most the given time.
+func (c *Conn) AwaitBlocked(timeout time.Duration) {
+	late := time.After(timeout)
+	c.mu.Lock()
+	for !c.blocked {
+		changed := c.changed
+		c.mu.Unlock()
+		select {
+		case <-changed:
+		case <-late:
+			return
+		}
+		c.mu.Lock()
+	}
+	c.mu.Unlock()
 }
 
 // waitLocked waits until something has changed or the deadline has passed.

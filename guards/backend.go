@@ -180,6 +180,9 @@ func (b *backend) decide(ctx context.Context, q *Question, sent []byte, ask func
 		out := ask(ctx, &own)
 		return upstream.Outcome[Answer]{Answer: out.Answer, Keep: out.keep(time.Duration(b.Cache), time.Now()), Size: out.size}
 	}}
+	if early := q.early; early != nil {
+		uq.Late = func(err error) { early(Answer{Kind: Unavailable, Err: err}) }
+	}
 	if isShared(q.Gate) {
 		uq.Key = q.key(b.print, values, sent)
 		if b.Cache > 0 {
@@ -339,6 +342,9 @@ func (g *handlerGuard) provision(ctx caddy.Context, guard any, field *json.RawMe
 	g.handler = handler
 	return nil
 }
+
+// answersEarly implements earlyAnswerer.
+func (*handlerGuard) answersEarly() bool { return true }
 
 // Remote implements Remote.
 func (*handlerGuard) Remote() {}

@@ -99,8 +99,36 @@ func (c *Chain) explain(ctx context.Context, hq *hub.Question, steps []Step) ([]
 		}
 		name, answer = "transform", transformFailed(err)
 	}
-	c.report(q, name, answer)
-	return steps, hub.Verdict{Refusal: answer.refusal(), Overflow: errors.Is(answer.Err, upstream.ErrFull)}
+	if !errors.Is(answer.Err, upstream.ErrOver) { // else this was done early
+		c.report(q, name, answer)
+	}
+	return steps, answer.verdict()
+}
+
+// verdict returns the verdict of an answer that does not approve.
+func (a *Answer) verdict() hub.Verdict {
+	return hub.Verdict{Refusal: a.refusal(), Overflow: errors.Is(a.Err, upstream.ErrFull)}
+}
+
+// An earlyAnswerer is a guard that asks its backend in the goroutine that Decide is
+// called in, which may hang. When the time is over, it calls Question.early. Only a
+// guard that stands in the chain itself is told to: in another guard, such as any,
+// its answer is not the last word.
+type earlyAnswerer interface {
+	// answersEarly reports whether it does.
+	answersEarly() bool
+}
+
+// early returns the function with which g may answer q early, nil if it may not.
+func (c *Chain) early(q *Question, g *NamedGuard) func(Answer) {
+	e, ok := g.Guard.(earlyAnswerer)
+	if !ok || !e.answersEarly() {
+		return nil
+	}
+	return func(a Answer) {
+		c.report(q, g.Name, a)
+		q.AnswerEarly(a.verdict())
+	}
 }
 
 func (c *Chain) question(hq *hub.Question) *Question {
@@ -115,8 +143,12 @@ func (c *Chain) question(hq *hub.Question) *Question {
 // ask asks the guards, and returns which of them decided, and what. q learns
 // what they do.
 func (c *Chain) ask(ctx context.Context, q *Question, steps []Step) (_ []Step, name string, _ Answer) {
-	passed := false
-	for _, g := range c.guards {
+	passed, mayBeEarly := false, !c.local && q.CanAnswerEarly()
+	for i := range c.guards {
+		g := &c.guards[i]
+		if mayBeEarly {
+			q.early = c.early(q, g)
+		}
 		a := askOne(ctx, g.Guard, q)
 		if steps != nil {
 			steps = append(steps, Step{Guard: g.Name, Answer: a})

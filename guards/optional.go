@@ -48,6 +48,12 @@ func (g *Optional) Provision(ctx caddy.Context) (err error) {
 // Local implements Local.
 func (*Optional) Local() {}
 
+// answersEarly implements earlyAnswerer: the answer of the guard is that of optional.
+func (g *Optional) answersEarly() bool {
+	e, ok := g.guards[0].Guard.(earlyAnswerer)
+	return ok && e.answersEarly()
+}
+
 // Decide implements Guard.
 func (g *Optional) Decide(ctx context.Context, q *Question) Answer {
 	if !g.of.Presented(q) {

@@ -23,6 +23,10 @@ type Question struct {
 	// Left is how much of the gate's time is left for asking: waiting for a place
 	// in a queue does not count. A remote guard takes what it uses from it.
 	Left *time.Duration
+
+	// early, if not nil, gives the answer of the guard being asked before Decide returns.
+	// Decide returns upstream.ErrOver afterwards. See earlyAnswerer.
+	early func(Answer)
 }
 
 // User returns who the agent is, "" when nobody knows.

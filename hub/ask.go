@@ -66,6 +66,7 @@ func (q *Question) askRemote(ctx context.Context, g Gate, then func(Verdict)) {
 		})
 	}
 	stop := context.AfterFunc(within, func() { finish(unanswered, false) })
+	q.early = func(v Verdict) { finish(v, true) }
 	go func() {
 		defer cancel()
 		defer func() {

@@ -242,6 +242,20 @@ type Question struct {
 	Identity *Identity
 
 	within context.Context //nolint:containedctx // has the span that it is asked in; may be nil
+	early  func(Verdict)   // gives the verdict before Decide returns; nil if nobody waits for one
+}
+
+// CanAnswerEarly reports whether AnswerEarly has an effect: whether the gate is asked in
+// a goroutine of its own, which may hang.
+func (q *Question) CanAnswerEarly() bool { return q.early != nil }
+
+// AnswerEarly gives the verdict before Decide returns. A gate calls it when its time is
+// over while its goroutine still waits for something that ignores its context. Only the
+// first verdict counts, so Decide may return anything afterwards.
+func (q *Question) AnswerEarly(v Verdict) {
+	if q.early != nil {
+		q.early(v)
+	}
 }
 
 // A Verdict is a gate's answer: a nil Refusal allows.

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -29,6 +30,8 @@ const QueueWait = 30 * time.Second
 var (
 	ErrFull = errors.New("all places to ask were taken for " + QueueWait.String() + " (in_flight)")
 	ErrLate = errors.New("no answer in time")
+	// ErrOver is the error after Question.Late was called.
+	ErrOver = errors.New("nobody waits for the answer any longer")
 )
 
 // An Asker asks a backend on behalf of one guard. It asks equal questions only once at
@@ -131,6 +134,11 @@ type Question[A any] struct {
 	// Ask asks. It runs until it has an answer, even if nobody waits for it any longer:
 	// then its context ends.
 	Ask func(ctx context.Context) Outcome[A]
+	// Late makes Asker.Ask call Ask in the caller's goroutine, which hangs for as long as
+	// Ask does. If Left is over or the context has ended before that, Late is called, in
+	// another goroutine. If Late is nil, Asker.Ask returns in time, and Ask gets a
+	// goroutine of its own.
+	Late func(error)
 }
 
 // An Outcome is an answer, and how it may be cached.
@@ -144,9 +152,8 @@ type Outcome[A any] struct {
 	err error // why there is no answer
 }
 
-// A call is a question in flight, with everybody who waits for its answer. It runs in
-// a goroutine of its own, so an agent that leaves does not take the answer away from
-// the others.
+// A call is a question in flight, with everybody who waits for its answer. Its context
+// is its own, so an agent that leaves does not take the answer away from the others.
 type call[A any] struct {
 	agent  *hub.Agent // who asked first
 	key    Key
@@ -159,19 +166,27 @@ type call[A any] struct {
 	done    chan struct{} // closed when out is set
 	out     Outcome[A]
 
-	waiters int // guarded by state.mu
+	waiters int  // guarded by state.mu
+	inline  bool // guarded by state.mu: the goroutine that asked first runs it
 }
 
 // Ask returns the answer to q: from the cache, together with others who ask the same,
 // or by asking. The error is ErrFull, ErrLate or that of ctx, or says that Ask has
 // panicked. q.Ask may outlive the call of Ask.
 func (a *Asker[A]) Ask(ctx context.Context, q *Question[A]) (A, error) {
-	c := &call[A]{agent: q.Agent, key: q.Key, store: q.Store, ask: q.Ask}
+	own := &call[A]{agent: q.Agent, key: q.Key, store: q.Store, ask: q.Ask, inline: q.Late != nil}
 	// The question belongs to the span of the agent that asked first.
-	c.ctx = trace.ContextWithSpanContext(context.Background(), trace.SpanContextFromContext(ctx))
-	c, answer, ok := a.join(c)
+	own.ctx = trace.ContextWithSpanContext(context.Background(), trace.SpanContextFromContext(ctx))
+	c, answer, ok := a.join(own)
 	if ok {
 		return answer, nil
+	}
+	inline := c == own && q.Late != nil
+	if err := a.waitForPlace(ctx, c, inline); err != nil {
+		return answer, err
+	}
+	if inline {
+		return a.runHere(ctx, q, c)
 	}
 	return a.wait(ctx, q.Left, c)
 }
@@ -208,7 +223,9 @@ func (a *Asker[A]) join(c *call[A]) (_ *call[A], answer A, answered bool) {
 // startLocked starts c, which has a place.
 func (a *Asker[A]) startLocked(c *call[A]) {
 	close(c.started)
-	go a.run(c)
+	if !c.inline {
+		go a.run(c)
+	}
 }
 
 // run asks c, in a goroutine that nobody waits for, because c.ask may ignore its
@@ -247,10 +264,19 @@ func (a *Asker[A]) forgetLocked(c *call[A]) {
 	}
 }
 
-// leave removes one of those who wait for c.
-func (a *Asker[A]) leave(c *call[A]) {
+// leave removes one of those who wait for c. If that is the goroutine that was to run
+// c, another one does.
+func (a *Asker[A]) leave(c *call[A], inline bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if inline {
+		c.inline = false
+		select {
+		case <-c.started:
+			go a.run(c)
+		default:
+		}
+	}
 	if c.waiters--; c.waiters > 0 {
 		return
 	}
@@ -259,20 +285,51 @@ func (a *Asker[A]) leave(c *call[A]) {
 	c.cancel()
 }
 
-// wait waits for the answer to c: first for a place, which has a limit of its own, then
-// for as long as left says.
-func (a *Asker[A]) wait(ctx context.Context, left *time.Duration, c *call[A]) (answer A, err error) {
-	place := time.NewTimer(QueueWait)
-	defer place.Stop()
+// waitForPlace waits until c has a place, which has a limit of its own.
+func (a *Asker[A]) waitForPlace(ctx context.Context, c *call[A], inline bool) error {
 	select {
 	case <-c.started:
-	case <-place.C:
-		a.leave(c)
-		return answer, ErrFull
-	case <-ctx.Done():
-		a.leave(c)
-		return answer, ctx.Err()
+		return nil
+	default:
 	}
+	timer := time.NewTimer(QueueWait)
+	defer timer.Stop()
+	select {
+	case <-c.started:
+		return nil
+	case <-timer.C:
+		a.leave(c, inline)
+		return ErrFull
+	case <-ctx.Done():
+		a.leave(c, inline)
+		return ctx.Err()
+	}
+}
+
+// runHere runs c in this goroutine. q.Late tells in time that there is no answer.
+func (a *Asker[A]) runHere(ctx context.Context, q *Question[A], c *call[A]) (answer A, err error) {
+	var over atomic.Bool // the answer was given, or Late was called
+	late := func(err error) {
+		if over.CompareAndSwap(false, true) {
+			a.leave(c, false)
+			q.Late(err)
+		}
+	}
+	defer context.AfterFunc(ctx, func() { late(ctx.Err()) })()
+	if q.Left != nil {
+		begun := time.Now()
+		defer func() { *q.Left -= time.Since(begun) }()
+		defer time.AfterFunc(*q.Left, func() { late(ErrLate) }).Stop()
+	}
+	a.run(c)
+	if !over.CompareAndSwap(false, true) {
+		return answer, ErrOver
+	}
+	return c.out.Answer, c.out.err
+}
+
+// wait waits for the answer to c for as long as left says.
+func (a *Asker[A]) wait(ctx context.Context, left *time.Duration, c *call[A]) (answer A, err error) {
 	var late <-chan time.Time
 	if left != nil {
 		begun := time.Now()
@@ -285,10 +342,10 @@ func (a *Asker[A]) wait(ctx context.Context, left *time.Duration, c *call[A]) (a
 	case <-c.done:
 		return c.out.Answer, c.out.err
 	case <-late:
-		a.leave(c)
+		a.leave(c, false)
 		return answer, ErrLate
 	case <-ctx.Done():
-		a.leave(c)
+		a.leave(c, false)
 		return answer, ctx.Err()
 	}
 }

@@ -19,7 +19,8 @@ import (
 
 // A backend answers what an Asker asks. Its answers are held until the test gives them.
 type backend struct {
-	asker *Asker[string]
+	asker  *Asker[string]
+	inline bool // questions are asked in the goroutine of who asks
 
 	mu      sync.Mutex // guards the following
 	running int
@@ -84,9 +85,14 @@ type question struct {
 func (b *backend) decide(ctx context.Context, q question) chan result {
 	c := make(chan result, 1)
 	q.Ask = func(ctx context.Context) Outcome[string] { return b.ask(ctx, q.channel) }
+	if b.inline {
+		q.Late = func(err error) { c <- result{"", err} }
+	}
 	go func() {
 		answer, err := b.asker.Ask(ctx, q.Question)
-		c <- result{answer, err}
+		if !errors.Is(err, ErrOver) {
+			c <- result{answer, err}
+		}
 	}()
 	return c
 }
@@ -118,10 +124,19 @@ func (a *asking) question(channel string) question {
 
 func passing(user string) Outcome[string] { return Outcome[string]{Answer: user} }
 
-// inBubble calls f in a bubble with a clock of its own.
+// inBubble calls f in bubbles with a clock of their own: once with questions that have
+// goroutines of their own, and once with questions that run where they are asked.
 func inBubble(t *testing.T, inFlight int, f func(t *testing.T, b *backend, ask *asking)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) { f(t, newBackend(inFlight), newAsking(t)) })
+	for _, inline := range []bool{false, true} {
+		t.Run(fmt.Sprintf("inline %t", inline), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBackend(inFlight)
+				b.inline = inline
+				f(t, b, newAsking(t))
+			})
+		})
+	}
 }
 
 // soon returns the result that must be there as soon as nothing more can happen.
@@ -256,8 +271,8 @@ func TestWaitingForAPlace(t *testing.T) {
 		time.Sleep(1001 * time.Millisecond)
 		a := soon(t, a3)
 		want(t, "the third, with a backend that hangs", a, false)
-		if !errors.Is(a.err, ErrLate) || *q3.Left > 0 {
-			t.Errorf("error %v, left %v", a.err, *q3.Left)
+		if !errors.Is(a.err, ErrLate) {
+			t.Errorf("error %v", a.err)
 		}
 		<-b.waiting
 
@@ -306,9 +321,8 @@ func TestInFlightIsNeverExceeded(t *testing.T) {
 
 // One agent that asks much does not hold up those that ask little.
 func TestAgentsTakeTurns(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBackend(1)
-		busy, quiet, third := newAsking(t), newAsking(t), newAsking(t)
+	inBubble(t, 1, func(t *testing.T, b *backend, busy *asking) {
+		quiet, third := newAsking(t), newAsking(t)
 		answers := []chan result{b.decide(t.Context(), busy.question("busy0"))}
 		synctest.Wait()
 		for i, who := range []*asking{busy, busy, busy, quiet, third, third} {
@@ -390,4 +404,42 @@ func TestAnswerCacheIsBounded(t *testing.T) {
 	if len(c.entries) != 3 || c.bytes > maxAnswerBytes {
 		t.Errorf("the cache has %d big answers, %d bytes", len(c.entries), c.bytes)
 	}
+}
+
+// A backend that ignores its context holds the goroutine that asks it, but nobody else.
+func TestDeafBackend(t *testing.T) {
+	inBubble(t, 1, func(t *testing.T, b *backend, ask *asking) {
+		release := make(chan struct{})
+		b.answer = func() Outcome[string] {
+			<-release
+			return passing("bob")
+		}
+		q1, q2 := ask.question("a"), ask.question("a")
+		*q1.Left, *q2.Left = time.Second, 3*time.Second
+		ctx, leave := context.WithCancel(t.Context())
+		first, second := b.decide(t.Context(), q1), b.decide(t.Context(), q2)
+		synctest.Wait()
+		queued := b.decide(ctx, ask.question("b"))
+		notYet(t, queued)
+		time.Sleep(time.Second)
+		if r := soon(t, first); !errors.Is(r.err, ErrLate) {
+			t.Errorf("after its time: %+v", r)
+		}
+		// The agent that asked first has left the queue before it was its turn; another
+		// waits for the same.
+		after := b.decide(t.Context(), ask.question("b"))
+		synctest.Wait()
+		leave()
+		if r := soon(t, queued); !errors.Is(r.err, context.Canceled) {
+			t.Errorf("who left the queue: %+v", r)
+		}
+		notYet(t, second)
+		close(release)
+		want(t, "who had more time", soon(t, second), true)
+		want(t, "who stayed in the queue", soon(t, after), true)
+		synctest.Wait()
+		if b.asker.running != 0 || len(b.asker.calls) != 0 {
+			t.Errorf("%d questions run, %d are known, when all is done", b.asker.running, len(b.asker.calls))
+		}
+	})
 }

@@ -558,7 +558,7 @@ func (a *adaptation) addEndpoint(p *parser) error {
 		a.endpoints[p.handler.mount()] = adapted{p.directive, &p.handler}
 		return nil
 	}
-	if differ := difference(first.handler.settings(), p.handler.settings()); differ != "" {
+	if differ := Difference(first.handler.settings(), p.handler.settings()); differ != "" {
 		return fmt.Errorf("this pushit has the name %s and the path %s, as the one at %s, but differs in %s: make them equal, or give one another name or path",
 			p.handler.Name, p.handler.Path, placeAndImports(first.directive), differ)
 	}

@@ -339,7 +339,7 @@ func (p *parser) checkPolicy() error {
 		list := make([]guards.NamedGuard, len(g.GuardsRaw))
 		for i, raw := range g.GuardsRaw {
 			var err error
-			if list[i], err = writtenGuard(raw, gateOf(where)); err != nil {
+			if list[i], err = parseGuard(raw, gateOf(where)); err != nil {
 				return nil, errorAt(p.places[guardPath(where, i)], err)
 			}
 		}

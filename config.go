@@ -33,6 +33,8 @@ const (
 	maxHeartbeat = 10 * time.Minute
 	minHandshake = time.Second // a slow phone needs as long for its first frame
 	maxHandshake = 5 * time.Minute
+	minDrain     = time.Second // below it a distant client has no time to answer
+	maxDrain     = time.Minute
 	minGrace     = time.Second // below it a question could not be answered
 	maxGrace     = 10 * time.Minute
 )
@@ -301,4 +303,32 @@ func trimWildcard(path string) string {
 		return "/"
 	}
 	return path
+}
+
+// settleDrain sets how long the drain of h may take: less than Caddy's grace period, which
+// ends all requests. written says that the configuration has the drain.
+func (h *Handler) settleDrain(written bool) error {
+	h.drain = time.Duration(h.Drain)
+	if h.site.app == nil || h.site.app.GracePeriod <= 0 {
+		return nil
+	}
+	grace := time.Duration(h.site.app.GracePeriod)
+	if !written {
+		h.drain = min(h.drain, grace*3/4)
+		return nil
+	}
+	return checkDrain(h.drain, grace)
+}
+
+// checkDrain says when a drain does not fit into Caddy's grace period.
+func checkDrain(drain, grace time.Duration) error {
+	if grace <= 0 || drain < grace {
+		return nil
+	}
+	if proposed := (grace * 3 / 4).Truncate(time.Second); proposed >= minDrain {
+		return fmt.Errorf("drain (%s) must be shorter than Caddy's grace_period (%s), after which it waits for nobody: write drain %s, or a longer grace_period",
+			shortDuration(drain), shortDuration(grace), shortDuration(proposed))
+	}
+	return fmt.Errorf("drain (%s) must be shorter than Caddy's grace_period (%s), after which it waits for nobody: write a longer grace_period, or leave drain out",
+		shortDuration(drain), shortDuration(grace))
 }

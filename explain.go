@@ -208,7 +208,9 @@ func (o *explainOptions) load() (handlers []*Handler, written places, done func(
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	handlers = provisioned(ctx)
+	for _, e := range Endpoints(ctx.Done()) {
+		handlers = append(handlers, e.Handler.(*Handler))
+	}
 	return handlers, written, func() {
 		for _, h := range handlers {
 			_ = h.Cleanup() // the process ends; only its tests go on

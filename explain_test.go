@@ -128,7 +128,7 @@ func TestExplain(t *testing.T) {
 		})
 	}
 	for _, name := range []string{"default", "other"} {
-		if n := pushit.HubReferences(name); n != 0 {
+		if n := pushit.References(name); n != 0 {
 			t.Errorf("%d references to the hub %s are left", n, name)
 		}
 	}

@@ -24,24 +24,13 @@ import (
 // would be none.
 func (h *Handler) Opening(r *http.Request) (hub.Opening, *hub.Refusal) { return h.opening(r) }
 
-// HubReferences is how many handlers hold the hub of that name.
-func HubReferences(name string) int {
-	n, _ := hubs.References(name)
-	return n
-}
-
-// DrainAll is what the hooks of a configuration do when the server goes.
-var DrainAll = drainAll
-
 // HubAgents is how many sessions the hub of that name has.
-func HubAgents(name string) int {
-	n := 0
-	hubs.Range(func(key, value any) bool {
-		if key == name {
-			n = value.(*sharedHub).Agents()
+func HubAgents(name string) (n int) {
+	for other, h := range Each {
+		if other == name {
+			n = h.Agents()
 		}
-		return true
-	})
+	}
 	return n
 }
 
@@ -49,7 +38,7 @@ func HubAgents(name string) int {
 func Metrics() []string { return telemetry.Names() }
 
 // Collector is what is registered.
-var Collector = telemetry.NewCollector(eachHub)
+var Collector = telemetry.NewCollector(Each)
 
 var (
 	Below   = below

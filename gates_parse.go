@@ -16,11 +16,11 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// writtenGuard makes a guard for the gate of that name of its JSON. It is not
+// parseGuard makes a guard for the gate of that name of its JSON. It is not
 // provisioned, since a configuration may be adapted where it could not run: it
 // cannot be asked anything, but it can be looked at. What can be found wrong with
 // it so is an error.
-func writtenGuard(raw json.RawMessage, gate hub.GateName) (g guards.NamedGuard, err error) {
+func parseGuard(raw json.RawMessage, gate hub.GateName) (g guards.NamedGuard, err error) {
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(raw, &fields); err != nil {
 		return g, err
@@ -100,7 +100,7 @@ func (w *wrapper) Unwrap() []guards.NamedGuard { return w.inner }
 func wrap(g guards.Guard, gate hub.GateName, raw ...json.RawMessage) (w *wrapper, err error) {
 	w = &wrapper{Guard: g}
 	for _, r := range raw {
-		in, err := writtenGuard(r, gate)
+		in, err := parseGuard(r, gate)
 		if err != nil {
 			return &wrapper{Guard: g}, err
 		}

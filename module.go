@@ -126,10 +126,11 @@ type Handler struct {
 	env      *guards.Env         // of gates
 	site     servedAt            // immutable after Provision
 	drain    time.Duration       // immutable after Provision
-	hub      *sharedHub          // set from Provision to Cleanup
+	hub      *Hub                // set from Provision to Cleanup
 	stage    *telemetry.Stage    // of hub's events, likewise
-	use      *use                // what Provision registered at hub
-	used     *hub.Policy         // what Provision gave to hub
+	entry    *Endpoint           // what hub knows of h, likewise
+	use      *Use                // in which entry is, likewise
+	used     *hub.Policy         // what Provision gave to hub, likewise
 	endpoint *transport.Endpoint // immutable after Provision
 }
 
@@ -161,10 +162,14 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if h.gates, err = h.policy(ctx, h.env); err != nil {
 		return err
 	}
-	if h.hub, err = acquireHub(h.Name); err != nil {
+	if h.hub, err = Acquire(h.Name); err != nil {
 		return err
 	}
-	if h.use, err = h.hub.register(ctx, h, settings); err != nil {
+	h.entry = &Endpoint{
+		Generation: ctx.Done(), Path: h.Path, Place: h.site.place(), Settings: settings,
+		Gates: h.gates, Drain: h.drain, Log: log, Handler: h,
+	}
+	if h.use, err = h.hub.Register(h.entry); err != nil {
 		return err
 	}
 	doubts, err := h.lookAround(ctx)
@@ -180,7 +185,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		Handshake: time.Duration(h.Handshake),
 		Grace:     time.Duration(h.Grace),
 		Limits:    hub.Limits(h.Limits),
-		Admission: &admission{listed: h.Origins, origins: origins, ways: h.waysIn(), namespace: h.Namespace, env: h.env},
+		Admission: &Admission{Listed: h.Origins, Origins: origins, Transports: h.transports(), Namespace: h.Namespace, Env: h.env},
 		Log:       log,
 	}
 	if h.gates != nil { // an interface with a nil pointer in it would not be nil
@@ -190,7 +195,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	h.endpoint = &transport.Endpoint{
 		Hub:            h.hub.Hub,
 		Policy:         h.used,
-		Sessions:       h.hub.sessions,
+		Sessions:       h.hub.Sessions,
 		Origins:        origins,
 		Transports:     h.Transports,
 		SessionCookies: h.SessionCookies,
@@ -208,7 +213,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 // observe has what happens in the hub of h told to whoever wants to know, and the
 // hub be told when the server goes.
 func (h *Handler) observe(ctx caddy.Context) error {
-	if err := telemetry.Register(ctx, eachHub); err != nil {
+	if err := telemetry.Register(ctx, Each); err != nil {
 		return fmt.Errorf("registering metrics: %w", err)
 	}
 	app, err := ctx.App("events")
@@ -216,10 +221,10 @@ func (h *Handler) observe(ctx caddy.Context) error {
 		return fmt.Errorf("getting the events app: %w", err)
 	}
 	events := app.(*caddyevents.App)
-	if h.stage, err = h.hub.announcer.Begin(ctx, events); err != nil {
+	if h.stage, err = h.hub.Announcer.Begin(ctx, events); err != nil {
 		return err
 	}
-	return h.awaitEnd(events)
+	return h.use.DrainAtStop(events, h.site.server, h.site.app != nil && h.site.app.ShutdownDelay > 0)
 }
 
 // withDefaults fills in what h leaves out, but the name, which has to be said.
@@ -234,7 +239,7 @@ func (h *Handler) withDefaults() {
 		h.Handshake = caddy.Duration(hub.DefaultHandshake)
 	}
 	if h.Drain == 0 {
-		h.Drain = caddy.Duration(defaultDrain)
+		h.Drain = caddy.Duration(DefaultDrain)
 	}
 	if h.Grace == 0 {
 		h.Grace = caddy.Duration(hub.DefaultGrace)
@@ -266,12 +271,20 @@ func (h *Handler) check() (*transport.Origins, error) {
 	)
 }
 
+// transports are those that h serves.
+func (h *Handler) transports() []string {
+	if h.Transports == nil {
+		return transport.DefaultTransports
+	}
+	return h.Transports
+}
+
 // mount names the endpoint over all generations of the configuration.
 func (h *Handler) mount() string { return h.Name + " " + h.Path }
 
 // settings is all that h is configured with, defaults filled in, for comparing:
 // hashes, because there are secrets among it, and they are kept.
-func (h *Handler) settings() settings {
+func (h *Handler) settings() Settings {
 	all := Handler{
 		Name: h.Name, Path: h.Path, Origins: h.Origins, Transports: h.Transports, SessionCookies: h.SessionCookies,
 		Heartbeat: h.Heartbeat, Handshake: h.Handshake, Grace: h.Grace, Drain: h.Drain,
@@ -287,7 +300,7 @@ func (h *Handler) settings() settings {
 	if err != nil {
 		panic(err) // strings, numbers, and JSON that was parsed before, always marshal
 	}
-	hashes := make(settings, len(fields))
+	hashes := make(Settings, len(fields))
 	for name, value := range fields {
 		hashes[name] = sha256.Sum256(value)
 	}
@@ -303,21 +316,22 @@ func (h *Handler) Cleanup() error {
 	// When the whole server goes, everybody is sent away and told to come back,
 	// other than when only this endpoint is gone.
 	var reload *hub.Reload
-	if h.used != nil && !leaving() {
+	if h.used != nil && !Leaving() {
 		reload = h.hub.Drop(h.used)
 		h.endpoint.Retire()
 	}
-	if leaving() {
-		h.hub.drain()
+	if Leaving() {
+		h.hub.BeginDrain()
 	}
 	if h.stage != nil {
-		h.hub.announcer.End(h.stage)
+		h.hub.Announcer.End(h.stage)
 	}
 	if h.use != nil {
-		h.hub.unregister(h.use, h, reload)
+		h.use.Unregister(h.entry, reload)
 	}
-	h.hub, h.use, h.used, h.stage = nil, nil, nil, nil
-	return releaseHub(h.Name)
+	left := h.hub
+	h.hub, h.entry, h.use, h.used, h.stage = nil, nil, nil, nil, nil
+	return left.Release()
 }
 
 // ServeHTTP answers what is pushit's. After a session was opened the connection

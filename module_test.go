@@ -385,7 +385,7 @@ func TestJSONIsChecked(t *testing.T) {
 	}
 	s.stop()
 	for _, name := range []string{"a", "b"} {
-		if n := pushit.HubReferences(name); n != 0 {
+		if n := pushit.References(name); n != 0 {
 			t.Errorf("%d references to hub %s are left", n, name)
 		}
 	}

@@ -15,17 +15,17 @@ import (
 	"github.com/push-it/pushit/hub/transport"
 )
 
-// An admission is what was looked at of the requests that opened sessions, beside
+// An Admission is what an endpoint checks of the request that opens a session, besides
 // the gates. It implements hub.Admission. It is immutable.
-type admission struct {
-	listed    []string // origins, as they are configured
-	ways      []string // transports that are served
-	origins   *transport.Origins
-	namespace string
-	env       *guards.Env
+type Admission struct {
+	Listed     []string           // origins, as configured
+	Origins    *transport.Origins // parsed from Listed
+	Transports []string           // that are served
+	Namespace  string             // a placeholder, "" for none
+	Env        *guards.Env
 }
 
-// What a session is cut with that a new configuration has no place for.
+// Refusals of sessions that the new configuration does not admit.
 var (
 	errForeign = &hub.Refusal{Code: hub.CodeDenied, Reason: "pages of this origin may not use this endpoint any more"}
 	errWay     = &hub.Refusal{Code: hub.CodeUnavailable, Reason: "this transport is not served any more; come back by another"}
@@ -33,43 +33,34 @@ var (
 	errMoved   = &hub.Refusal{Code: hub.CodeUnavailable, Reason: "this session was opened in another space than it would be now; open a new one"}
 )
 
-// Stays implements hub.Admission: who was let in under other settings is looked at
-// again by these.
-func (ad *admission) Stays(a *hub.Agent, before hub.Admission) *hub.Refusal {
-	old, ok := before.(*admission)
+// Stays implements hub.Admission: it checks again what the settings before decided
+// otherwise.
+func (ad *Admission) Stays(a *hub.Agent, before hub.Admission) *hub.Refusal {
+	old, ok := before.(*Admission)
 	if !ok {
-		old = new(admission)
+		old = new(Admission)
 	}
-	if !slices.Equal(old.listed, ad.listed) && !ad.origins.Admit(a.Opening()) {
+	if !slices.Equal(old.Listed, ad.Listed) && !ad.Origins.Admit(a.Opening()) {
 		return errForeign
 	}
-	if !slices.Equal(old.ways, ad.ways) && !slices.Contains(ad.ways, a.Opening().Transport) {
+	if !slices.Equal(old.Transports, ad.Transports) && !slices.Contains(ad.Transports, a.Opening().Transport) {
 		return errWay
 	}
-	if !guards.SnapshotHas(a.Opening(), ad.env.Snapshot) {
+	if !guards.SnapshotHas(a.Opening(), ad.Env.Snapshot) {
 		return errOlder
 	}
-	if old.namespace != ad.namespace && !ad.isIn(a) {
+	if old.Namespace != ad.Namespace && !ad.isIn(a) {
 		return errMoved
 	}
 	return nil
 }
 
-// waysIn are the transports that h serves.
-func (h *Handler) waysIn() []string {
-	if h.Transports == nil {
-		return transport.DefaultTransports
-	}
-	return h.Transports
-}
-
-// isIn reports whether a session that was opened now, by the request that a's was
-// opened with, would have the same namespace. What cannot be told of that request
-// any more is taken for another.
-func (ad *admission) isIn(a *hub.Agent) bool {
+// isIn reports whether the request that opened a's session would get the same namespace
+// now. If the session does not keep what the placeholder needs, it would not.
+func (ad *Admission) isIn(a *hub.Agent) bool {
 	var now string
-	if ad.namespace != "" {
-		value, ok := guards.Remembered(a, ad.env, strings.Trim(ad.namespace, "{}"))
+	if ad.Namespace != "" {
+		value, ok := guards.Remembered(a, ad.Env, strings.Trim(ad.Namespace, "{}"))
 		if !ok || value == "" {
 			return false
 		}
@@ -78,24 +69,23 @@ func (ad *admission) isIn(a *hub.Agent) bool {
 	return now == a.Opening().Namespace
 }
 
-// A reloading is what becomes of the agents of one endpoint when the configuration
-// that it was in is gone.
-type reloading struct {
-	gone    bool     // there is none of that name and path any more
+// A reloaded is what becomes of the agents of one use when its configuration is gone.
+type reloaded struct {
+	gone    bool     // no configuration has the endpoint any more
 	changed []string // settings
 	gates   []string
 	reloads []*hub.Reload
-	log     *slog.Logger // of the configuration that has come
+	to      *slog.Logger // of the new configuration
 }
 
-// reloadingLocked says what a new configuration has changed of what was in u. It
-// returns nil when u is of one that has failed to load: nothing has changed then.
-// The caller holds s.mu.
-func (s *sharedHub) reloadingLocked(u *use, last *Handler) *reloading {
-	r := &reloading{reloads: u.reloads, log: last.env.Log}
-	var next *use
-	for key, other := range s.uses {
-		if key.path == u.key.path && other != u && len(other.handlers) > 0 && (next == nil || other.order > next.order) {
+// reloadedLocked compares u, whose last endpoint was e, with the newest use of the same
+// path. It returns nil when u is the newer one: then its configuration has failed to
+// load, and nothing has changed. The caller holds the hub's mu.
+func (u *Use) reloadedLocked(e *Endpoint) *reloaded {
+	r := &reloaded{reloads: u.reloads, to: e.Log}
+	var next *Use
+	for key, other := range u.hub.uses {
+		if key.path == u.key.path && other != u && len(other.endpoints) > 0 && (next == nil || other.order > next.order) {
 			next = other
 		}
 	}
@@ -106,33 +96,33 @@ func (s *sharedHub) reloadingLocked(u *use, last *Handler) *reloading {
 	if next.order < u.order {
 		return nil
 	}
-	h := next.handlers[len(next.handlers)-1]
-	r.changed, r.gates, r.log = differing(u.settings, next.settings), h.gates.Changed(last.gates), h.env.Log
+	latest := next.endpoints[len(next.endpoints)-1]
+	r.changed, r.gates, r.to = differing(u.first.Settings, next.first.Settings), latest.Gates.Changed(e.Gates), latest.Log
 	return r
 }
 
-// tell logs what the reload has done, once it has.
-func (r *reloading) tell() {
+// log waits for the reload and logs what it has done.
+func (r *reloaded) log() {
 	began := time.Now()
-	var all hub.Effects
+	var sum hub.Effects
 	for _, one := range r.reloads {
 		<-one.Done()
 		e := one.Effects()
-		all.Agents += e.Agents
-		all.Asked += e.Asked
-		all.Ended += e.Ended
-		all.Cut += e.Cut
-		all.Late += e.Late
+		sum.Agents += e.Agents
+		sum.Asked += e.Asked
+		sum.Ended += e.Ended
+		sum.Cut += e.Cut
+		sum.Late += e.Late
 	}
 	level := slog.LevelInfo
-	if len(r.changed)+len(r.gates)+all.Cut+all.Ended == 0 || r.gone && all.Agents == 0 {
+	if len(r.changed)+len(r.gates)+sum.Cut+sum.Ended == 0 || r.gone && sum.Agents == 0 {
 		level = slog.LevelDebug
 	}
-	r.log.Log(context.Background(), level, "a new configuration holds for the agents",
+	r.to.Log(context.Background(), level, "a new configuration holds for the agents",
 		slog.Any("changed", r.changed), slog.Any("gates", r.gates),
-		slog.Int("agents", all.Agents), slog.Int("asked", all.Asked), slog.Int("subscriptions_ended", all.Ended),
-		slog.Int("agents_cut", all.Cut), slog.Int("unanswered", all.Late), slog.Duration("duration", time.Since(began)))
+		slog.Int("agents", sum.Agents), slog.Int("asked", sum.Asked), slog.Int("subscriptions_ended", sum.Ended),
+		slog.Int("agents_cut", sum.Cut), slog.Int("unanswered", sum.Late), slog.Duration("duration", time.Since(began)))
 }
 
 // Interface guards
-var _ hub.Admission = (*admission)(nil)
+var _ hub.Admission = (*Admission)(nil)

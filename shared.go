@@ -4,153 +4,176 @@
 package pushit
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/push-it/pushit/guards"
 	"github.com/push-it/pushit/hub"
 	"github.com/push-it/pushit/hub/transport"
 	"github.com/push-it/pushit/internal/telemetry"
 )
 
-// hubs holds the hubs by their names, never by what they are configured with, so
-// that they outlive a reload: the new configuration takes its references before
-// the old one gives back its own.
-var hubs = caddy.NewUsagePool()
+// pool holds the hubs by name, never by configuration. So a hub outlives a reload: the
+// new configuration takes its references before the old one returns its own.
+var pool = caddy.NewUsagePool()
 
-// eachHub calls yield with each hub there is.
-func eachHub(yield func(name string, h *hub.Hub) bool) {
-	var all []*hub.Hub // yield runs without the pool's lock
-	hubs.Range(func(_, v any) bool {
-		all = append(all, v.(*sharedHub).Hub)
-		return true
-	})
-	for _, h := range all {
-		if !yield(h.Name(), h) {
+// Each calls yield with each hub.
+func Each(yield func(name string, h *hub.Hub) bool) {
+	for _, h := range all() {
+		if !yield(h.Name(), h.Hub) {
 			return
 		}
 	}
 }
 
-// A sharedHub is a hub and the endpoints that the configurations have of it: one
-// configuration, or for the time of a reload two.
-type sharedHub struct {
-	*hub.Hub
-	announcer *telemetry.Announcer
-	farewell  farewell
-	sessions  *transport.Sessions // those over fallback transports
-
-	mu    sync.Mutex      // guards the following and what is in uses
-	uses  map[useKey]*use // an entry lives while handlers hold it
-	count int             // of uses there have been
+// all returns the hubs of the pool, so that its lock is not held while they are used.
+func all() (hubs []*Hub) {
+	pool.Range(func(_, v any) bool {
+		hubs = append(hubs, v.(*Hub))
+		return true
+	})
+	return hubs
 }
 
-// A useKey is an endpoint in one configuration.
+// References returns how many handlers hold the hub of that name.
+func References(name string) int {
+	n, _ := pool.References(name)
+	return n
+}
+
+// A Hub is a hub and the endpoints that configurations have of it: those of one
+// configuration, or, during a reload, of two.
+type Hub struct {
+	*hub.Hub
+	Announcer *telemetry.Announcer
+	Sessions  *transport.Sessions // over fallback transports
+	farewell  farewell
+
+	mu    sync.Mutex      // guards the following and what is in uses
+	uses  map[useKey]*Use // an entry lives while handlers hold it
+	count int             // of uses so far
+}
+
+// An Endpoint is what the pool knows of one handler.
+type Endpoint struct {
+	Generation <-chan struct{} // the configuration's Done, which no two share
+	Path       string
+	Place      string // where the configuration has it, for people
+	Settings   Settings
+	Gates      *guards.Policy // nil for none
+	Drain      time.Duration
+	Log        *slog.Logger
+	Handler    any // the handler itself
+}
+
 type useKey struct {
-	generation <-chan struct{} // the configuration's Done, which no two share
+	generation <-chan struct{}
 	path       string
 }
 
-// A use is what handlers of one name and one path in one configuration agree on.
-type use struct {
-	key      useKey
-	order    int // later configurations have greater ones
-	settings settings
-	place    string          // of the first of them, for people
-	handlers []*Handler      // in the order in which they came
-	said     map[string]bool // what warnings were about
-	reloads  []*hub.Reload   // of the agents of those that are gone
+// A Use is what the handlers of one hub and one path in one configuration share.
+type Use struct {
+	hub       *Hub
+	key       useKey
+	order     int             // later configurations have greater ones
+	first     *Endpoint       // whose settings and place count
+	endpoints []*Endpoint     // in the order in which they came
+	said      map[string]bool // what warnings were about
+	reloads   []*hub.Reload   // of the agents of endpoints that are gone
 }
 
-// acquireHub takes a reference to the hub of that name, and makes it first where
-// there is none. The caller returns it with releaseHub.
-func acquireHub(name string) (*sharedHub, error) {
-	v, _, err := hubs.LoadOrNew(name, func() (caddy.Destructor, error) {
-		h, err := hub.New(name, nil)
+// Acquire takes a reference to the hub of that name, and makes the hub if there is none.
+// The caller gives the reference back with Release.
+func Acquire(name string) (*Hub, error) {
+	v, _, err := pool.LoadOrNew(name, func() (caddy.Destructor, error) {
+		inner, err := hub.New(name, nil)
 		if err != nil {
 			return nil, err
 		}
-		s := &sharedHub{Hub: h, sessions: transport.NewSessions(), announcer: telemetry.NewAnnouncer(name), uses: make(map[useKey]*use)}
-		s.farewell.over = make(chan struct{})
-		h.HandleEvents(s.announcer)
-		return s, nil
+		h := &Hub{Hub: inner, Sessions: transport.NewSessions(), Announcer: telemetry.NewAnnouncer(name), uses: make(map[useKey]*Use)}
+		h.farewell.over = make(chan struct{})
+		inner.HandleEvents(h.Announcer)
+		return h, nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("hub %q: %w", name, err)
 	}
-	return v.(*sharedHub), nil
+	return v.(*Hub), nil
 }
 
-func releaseHub(name string) error {
-	_, err := hubs.Delete(name)
+// Release gives a reference back. The last one closes the hub.
+func (h *Hub) Release() error {
+	_, err := pool.Delete(h.Name())
 	return err
 }
 
-// Destruct closes the hub when no configuration has it any more.
-func (s *sharedHub) Destruct() error {
-	if leaving() {
-		s.drain()
+// Destruct implements caddy.Destructor.
+func (h *Hub) Destruct() error {
+	if Leaving() {
+		h.BeginDrain()
 	}
-	s.drained(context.Background())
-	s.announcer.Close()
-	s.Close()
+	h.awaitDrain(context.Background())
+	h.Announcer.Close()
+	h.Close()
 	return nil
 }
 
-// register notes that h is of the configuration of ctx. Where there is an
-// endpoint of that name and path in it already (a site on two servers has one on
-// each), an error says in what they differ. settings are those of h.
-func (s *sharedHub) register(ctx caddy.Context, h *Handler, settings settings) (*use, error) {
-	place := h.site.place()
-	key := useKey{generation: ctx.Done(), path: h.Path}
-
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	u := s.uses[key]
+// Register adds an endpoint to its configuration. A site on two servers has the same
+// endpoint on each: an error says in what they differ.
+func (h *Hub) Register(e *Endpoint) (*Use, error) {
+	key := useKey{generation: e.Generation, path: e.Path}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	u := h.uses[key]
 	if u == nil {
-		s.count++
-		u = &use{key: key, order: s.count, settings: settings, place: place, said: make(map[string]bool)}
-		s.uses[key] = u
-	} else if differ := difference(u.settings, settings); differ != "" {
+		h.count++
+		u = &Use{hub: h, key: key, order: h.count, first: e, said: make(map[string]bool)}
+		h.uses[key] = u
+	} else if differ := Difference(u.first.Settings, e.Settings); differ != "" {
+		one, other := u.first.Place, e.Place
 		return nil, fmt.Errorf("two endpoints, in %s and in %s, have the name %q and the path %s, but differ in %s: "+
-			"make them equal, or give one another name or path", min(u.place, place), max(u.place, place), h.Name, h.Path, differ) // Caddy takes servers in any order
+			"make them equal, or give one another name or path", min(one, other), max(one, other), h.Name(), e.Path, differ) // Caddy takes servers in any order
 	}
-	u.handlers = append(u.handlers, h)
+	u.endpoints = append(u.endpoints, e)
 	return u, nil
 }
 
-// unregister takes h out of u, whose agents it has left to r, which may be nil. The
-// last handler of u to go tells what became of them.
-func (s *sharedHub) unregister(u *use, h *Handler, r *hub.Reload) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	u.handlers = slices.DeleteFunc(u.handlers, func(other *Handler) bool { return other == h })
-	if r != nil {
-		u.reloads = append(u.reloads, r)
+// Unregister removes e from u. reload has the agents that e leaves, nil for none. The
+// last endpoint of u logs what became of them all.
+func (u *Use) Unregister(e *Endpoint, reload *hub.Reload) {
+	u.hub.mu.Lock()
+	defer u.hub.mu.Unlock()
+	u.endpoints = slices.DeleteFunc(u.endpoints, func(other *Endpoint) bool { return other == e })
+	if reload != nil {
+		u.reloads = append(u.reloads, reload)
 	}
-	if len(u.handlers) > 0 {
+	if len(u.endpoints) > 0 {
 		return
 	}
-	delete(s.uses, u.key)
+	delete(u.hub.uses, u.key)
 	if len(u.reloads) == 0 {
 		return
 	}
-	if told := s.reloadingLocked(u, h); told != nil {
-		go told.tell()
+	if r := u.reloadedLocked(e); r != nil {
+		go r.log()
 	}
 }
 
-// once reports whether nothing has been said about that yet to who reads the log,
-// for the handlers of u.
-func (s *sharedHub) once(u *use, about string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// Once reports whether it is the first call about that for the endpoints of u. A warning
+// that concerns them all is then logged once.
+func (u *Use) Once(about string) bool {
+	u.hub.mu.Lock()
+	defer u.hub.mu.Unlock()
 	if u.said[about] {
 		return false
 	}
@@ -158,32 +181,32 @@ func (s *sharedHub) once(u *use, about string) bool {
 	return true
 }
 
-// provisioned returns the handlers of the configuration of ctx, by name and path.
-func provisioned(ctx caddy.Context) (handlers []*Handler) {
-	hubs.Range(func(_, v any) bool {
-		s := v.(*sharedHub)
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		for key, u := range s.uses {
-			if key.generation == ctx.Done() {
-				handlers = append(handlers, u.handlers...)
+// Endpoints returns the endpoints of a configuration, by hub and path.
+func Endpoints(generation <-chan struct{}) (found []*Endpoint) {
+	hubs := all()
+	slices.SortFunc(hubs, func(a, b *Hub) int { return strings.Compare(a.Name(), b.Name()) })
+	for _, h := range hubs {
+		h.mu.Lock()
+		uses := slices.SortedFunc(maps.Values(h.uses), func(a, b *Use) int { return cmp.Compare(a.key.path, b.key.path) })
+		for _, u := range uses {
+			if u.key.generation == generation {
+				found = append(found, u.endpoints...)
 			}
 		}
-		return true
-	})
-	slices.SortStableFunc(handlers, func(a, b *Handler) int { return strings.Compare(a.mount(), b.mount()) })
-	return handlers
+		h.mu.Unlock()
+	}
+	return found
 }
 
-// settings are hashes of what handlers are configured with, by JSON name.
-type settings map[string][sha256.Size]byte
+// Settings are hashes of what an endpoint is configured with, by JSON name.
+type Settings map[string][sha256.Size]byte
 
-// difference names the settings that a and b do not have in common.
-func difference(a, b settings) string { return strings.Join(differing(a, b), ", ") }
+// Difference names the settings in which a and b differ.
+func Difference(a, b Settings) string { return strings.Join(differing(a, b), ", ") }
 
-func differing(a, b settings) []string {
+func differing(a, b Settings) []string {
 	names := make(map[string]bool)
-	for _, m := range []settings{a, b} {
+	for _, m := range []Settings{a, b} {
 		for name := range m {
 			if one, other := a[name], b[name]; one != other {
 				names[name] = true

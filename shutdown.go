@@ -12,41 +12,39 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/push-it/pushit/internal/telemetry"
 )
 
-// How the server's end is known: Caddy emits "stopping" before it stops anything,
-// at a reload as well as at its end, and waits for who hears of it. Only then does
-// it close the listeners, and wait for requests under way, of which streaming
-// transports have some that end only when their sessions do. So everybody is sent
-// away at "stopping": what else the server has is served meanwhile, who comes for a
-// session is told why there is none, and events, logs and what disconnect gates ask
-// are there until all are gone. With a shutdown_delay, in which Caddy serves as
-// ever, that is done when the delay is over, which a hook of the server tells.
+// How a hub learns that the server stops: Caddy emits "stopping" before it stops
+// anything, at a reload too, and waits for the subscribers of the event. Only then does
+// it close the listeners and wait for open requests. Some requests of streaming
+// transports end only with their sessions. So the drain takes place at "stopping": the
+// server still serves everything else, new sessions are told why they are refused, and
+// events, logs and backends of disconnect gates are there until all agents are gone.
+// With a shutdown_delay Caddy serves as usual during the delay, and the drain takes
+// place after it: a hook of the server tells.
 
-const (
-	defaultDrain = 5 * time.Second
-	minDrain     = time.Second // below it who is far away has no time to answer
-	maxDrain     = time.Minute
-)
+// DefaultDrain is how long a drain may take by default.
+const DefaultDrain = 5 * time.Second
 
-// A farewell is the drain of a hub: it has one at most.
+// A farewell is the drain of a hub, which has one at most.
 type farewell struct {
 	begun atomic.Bool
 	over  chan struct{} // closed when it is over; never sent on
 }
 
-// drain begins to send everybody away, if that has not begun; it does not wait.
-// It takes as long as the most patient endpoint of the hub gives it.
-func (s *sharedHub) drain() {
-	if s.farewell.begun.Swap(true) {
+// BeginDrain begins to close all sessions, once, and does not wait. The endpoint with
+// the longest drain decides how long it may take.
+func (h *Hub) BeginDrain() {
+	if h.farewell.begun.Swap(true) {
 		return
 	}
-	within, log := s.drainTime()
+	within, log := h.drainTime()
 	go func() {
-		defer close(s.farewell.over)
-		d := s.Drain(within)
+		defer close(h.farewell.over)
+		d := h.Drain(within)
 		if d.Agents == 0 {
 			return
 		}
@@ -55,28 +53,22 @@ func (s *sharedHub) drain() {
 	}()
 }
 
-// drainAll begins to send everybody away from all hubs that a configuration has, so that
-// each does not have to wait for the others. It leaves those of another one alone: a
-// program may have stopped Caddy and started it again before net/http runs the last
-// hook.
-func drainAll(generation <-chan struct{}) {
-	var all []*sharedHub
-	hubs.Range(func(_, v any) bool {
-		if s := v.(*sharedHub); s.isIn(generation) {
-			all = append(all, s)
+// DrainAll begins the drain of all hubs of a configuration, so that none waits for the
+// others. It leaves hubs of another configuration alone: a program may have stopped
+// Caddy and started it again before net/http runs the last hook.
+func DrainAll(generation <-chan struct{}) {
+	for _, h := range all() {
+		if h.isIn(generation) {
+			h.BeginDrain()
 		}
-		return true
-	})
-	for _, s := range all {
-		s.drain()
 	}
 }
 
 // isIn reports whether a configuration has the hub.
-func (s *sharedHub) isIn(generation <-chan struct{}) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for key := range s.uses {
+func (h *Hub) isIn(generation <-chan struct{}) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for key := range h.uses {
 		if key.generation == generation {
 			return true
 		}
@@ -84,95 +76,67 @@ func (s *sharedHub) isIn(generation <-chan struct{}) bool {
 	return false
 }
 
-// drainTime returns how long a drain may take, and where to say how it went.
-func (s *sharedHub) drainTime() (within time.Duration, log *slog.Logger) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// drainTime returns how long a drain may take, and where to log its result.
+func (h *Hub) drainTime() (within time.Duration, log *slog.Logger) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	within, log = 0, slog.New(slog.DiscardHandler)
-	for _, u := range s.uses {
-		for _, h := range u.handlers {
-			if h.drain > within {
-				within, log = h.drain, h.env.Log
+	for _, u := range h.uses {
+		for _, e := range u.endpoints {
+			if e.Drain > within {
+				within, log = e.Drain, e.Log
 			}
 		}
 	}
 	if within == 0 { // no configuration has it any more
-		within = defaultDrain
+		within = DefaultDrain
 	}
 	return within, log
 }
 
-// drained waits until the drain is over, or ctx is, if there is a drain.
-func (s *sharedHub) drained(ctx context.Context) {
-	if !s.farewell.begun.Load() {
+// awaitDrain waits until the drain is over, if it has begun, or until ctx is done.
+func (h *Hub) awaitDrain(ctx context.Context) {
+	if !h.farewell.begun.Load() {
 		return
 	}
 	select {
-	case <-s.farewell.over:
+	case <-h.farewell.over:
 	case <-ctx.Done():
 	}
 }
 
-// leaving reports whether the server is going, and not from one configuration to
-// the next: the process exits, or, in a program of somebody else's, caddy.Stop was
-// called.
-func leaving() bool { return caddy.Exiting() || caddy.ActiveContext().Context == nil }
+// Leaving reports whether the server stops, as opposed to a reload: the process exits,
+// or a program that embeds Caddy has called caddy.Stop.
+func Leaving() bool { return caddy.Exiting() || caddy.ActiveContext().Context == nil }
 
-// awaitEnd has everybody sent away when the server goes.
-func (h *Handler) awaitEnd(events *caddyevents.App) error {
-	s, generation := h.hub, h.use.key.generation
-	if h.site.app == nil || h.site.app.ShutdownDelay <= 0 {
+// DrainAtStop drains the hub when the server stops. server may be nil. delayed says that
+// Caddy has a shutdown_delay.
+func (u *Use) DrainAtStop(events *caddyevents.App, server *caddyhttp.Server, delayed bool) error {
+	h, generation := u.hub, u.key.generation
+	if !delayed {
 		if err := telemetry.On(events, "stopping", func() {
-			if leaving() {
-				drainAll(generation)
-				s.drained(context.Background())
+			if Leaving() {
+				DrainAll(generation)
+				h.awaitDrain(context.Background())
 			}
 		}); err != nil {
 			return fmt.Errorf("subscribing to the end of the server: %w", err)
 		}
 	}
-	if h.site.server == nil {
+	if server == nil {
 		return nil
 	}
-	h.site.server.RegisterOnShutdown(func() { // of a reload too
-		if leaving() {
-			drainAll(generation)
+	server.RegisterOnShutdown(func() { // of a reload too
+		if Leaving() {
+			DrainAll(generation)
 		}
 	})
-	h.site.server.RegisterOnStop(func(ctx context.Context) error {
-		if leaving() {
-			drainAll(generation) // the hook before may not have been run yet: nobody waits for it
-			s.drained(ctx)
+	server.RegisterOnStop(func(ctx context.Context) error {
+		if Leaving() {
+			DrainAll(generation) // net/http does not wait for the hook above
+			h.awaitDrain(ctx)
 		}
 		return nil
 	})
 	return nil
-}
-
-// settleDrain finds out how long h has to send everybody away. Caddy's grace period
-// is the end of all requests, so that is what there is at most.
-func (h *Handler) settleDrain(written bool) error {
-	h.drain = time.Duration(h.Drain)
-	if h.site.app == nil || h.site.app.GracePeriod <= 0 {
-		return nil
-	}
-	grace := time.Duration(h.site.app.GracePeriod)
-	if !written {
-		h.drain = min(h.drain, grace*3/4)
-		return nil
-	}
-	return checkDrain(h.drain, grace)
-}
-
-// checkDrain says when a drain does not fit into Caddy's grace period.
-func checkDrain(drain, grace time.Duration) error {
-	if grace <= 0 || drain < grace {
-		return nil
-	}
-	if proposed := (grace * 3 / 4).Truncate(time.Second); proposed >= minDrain {
-		return fmt.Errorf("drain (%s) must be shorter than Caddy's grace_period (%s), after which it waits for nobody: write drain %s, or a longer grace_period",
-			shortDuration(drain), shortDuration(grace), shortDuration(proposed))
-	}
-	return fmt.Errorf("drain (%s) must be shorter than Caddy's grace_period (%s), after which it waits for nobody: write a longer grace_period, or leave drain out",
-		shortDuration(drain), shortDuration(grace))
 }

@@ -79,7 +79,7 @@ func TestStopSendsEverybodyAway(t *testing.T) {
 		t.Fatal("Caddy has not stopped")
 	}
 	for _, name := range []string{"a", "b"} {
-		if n := pushit.HubReferences(name); n != 0 {
+		if n := pushit.References(name); n != 0 {
 			t.Errorf("%d references to the hub %s are left", n, name)
 		}
 	}

@@ -196,7 +196,7 @@ func (h *Handler) lookAround(ctx caddy.Context) (doubts []string, err error) {
 // about it, beginning with doubts of what stands around h. Another server may have
 // the same endpoint: each is told once.
 func (h *Handler) warn(log *slog.Logger, doubts []string) {
-	once := func(about string) bool { return h.hub.once(h.use, about) }
+	once := func(about string) bool { return h.use.Once(about) }
 	for _, doubt := range doubts {
 		if once(doubt) {
 			problem, lines, _ := strings.Cut(doubt, ". Write\n\n")

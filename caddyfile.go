@@ -18,6 +18,7 @@ import (
 
 	"github.com/push-it/pushit/guards"
 	"github.com/push-it/pushit/hub/transport"
+	"github.com/push-it/pushit/internal/hubpool"
 )
 
 func init() {
@@ -558,7 +559,7 @@ func (a *adaptation) addEndpoint(p *parser) error {
 		a.endpoints[p.handler.mount()] = adapted{p.directive, &p.handler}
 		return nil
 	}
-	if differ := Difference(first.handler.settings(), p.handler.settings()); differ != "" {
+	if differ := hubpool.Difference(first.handler.settings(), p.handler.settings()); differ != "" {
 		return fmt.Errorf("this pushit has the name %s and the path %s, as the one at %s, but differs in %s: make them equal, or give one another name or path",
 			p.handler.Name, p.handler.Path, placeAndImports(first.directive), differ)
 	}

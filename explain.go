@@ -27,6 +27,7 @@ import (
 
 	"github.com/push-it/pushit/guards"
 	"github.com/push-it/pushit/hub"
+	"github.com/push-it/pushit/internal/hubpool"
 )
 
 // explainOptions are a question to a gate of a configuration.
@@ -208,7 +209,7 @@ func (o *explainOptions) load() (handlers []*Handler, written places, done func(
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	for _, e := range Endpoints(ctx.Done()) {
+	for _, e := range hubpool.Endpoints(ctx.Done()) {
 		handlers = append(handlers, e.Handler.(*Handler))
 	}
 	return handlers, written, func() {

@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 
 	"github.com/push-it/pushit"
+	"github.com/push-it/pushit/internal/hubpool"
 )
 
 // explainFile writes a configuration for pushit explain.
@@ -128,7 +129,7 @@ func TestExplain(t *testing.T) {
 		})
 	}
 	for _, name := range []string{"default", "other"} {
-		if n := pushit.References(name); n != 0 {
+		if n := hubpool.References(name); n != 0 {
 			t.Errorf("%d references to the hub %s are left", n, name)
 		}
 	}

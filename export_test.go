@@ -17,6 +17,7 @@ import (
 	"github.com/push-it/pushit/guards"
 	"github.com/push-it/pushit/hub"
 	"github.com/push-it/pushit/hub/transport"
+	"github.com/push-it/pushit/internal/hubpool"
 	"github.com/push-it/pushit/internal/telemetry"
 )
 
@@ -26,7 +27,7 @@ func (h *Handler) Opening(r *http.Request) (hub.Opening, *hub.Refusal) { return 
 
 // HubAgents is how many sessions the hub of that name has.
 func HubAgents(name string) (n int) {
-	for other, h := range Each {
+	for other, h := range hubpool.Each {
 		if other == name {
 			n = h.Agents()
 		}
@@ -38,7 +39,7 @@ func HubAgents(name string) (n int) {
 func Metrics() []string { return telemetry.Names() }
 
 // Collector is what is registered.
-var Collector = telemetry.NewCollector(Each)
+var Collector = telemetry.NewCollector(hubpool.Each)
 
 var (
 	Below   = below

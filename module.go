@@ -23,6 +23,7 @@ import (
 	"github.com/push-it/pushit/guards"
 	"github.com/push-it/pushit/hub"
 	"github.com/push-it/pushit/hub/transport"
+	"github.com/push-it/pushit/internal/hubpool"
 	"github.com/push-it/pushit/internal/telemetry"
 )
 
@@ -126,10 +127,10 @@ type Handler struct {
 	env      *guards.Env         // of gates
 	site     servedAt            // immutable after Provision
 	drain    time.Duration       // immutable after Provision
-	hub      *Hub                // set from Provision to Cleanup
+	hub      *hubpool.Hub        // set from Provision to Cleanup
 	stage    *telemetry.Stage    // of hub's events, likewise
-	entry    *Endpoint           // what hub knows of h, likewise
-	use      *Use                // in which entry is, likewise
+	entry    *hubpool.Endpoint   // what hub knows of h, likewise
+	use      *hubpool.Use        // in which entry is, likewise
 	used     *hub.Policy         // what Provision gave to hub, likewise
 	endpoint *transport.Endpoint // immutable after Provision
 }
@@ -162,10 +163,10 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if h.gates, err = h.policy(ctx, h.env); err != nil {
 		return err
 	}
-	if h.hub, err = Acquire(h.Name); err != nil {
+	if h.hub, err = hubpool.Acquire(h.Name); err != nil {
 		return err
 	}
-	h.entry = &Endpoint{
+	h.entry = &hubpool.Endpoint{
 		Generation: ctx.Done(), Path: h.Path, Place: h.site.place(), Settings: settings,
 		Gates: h.gates, Drain: h.drain, Log: log, Handler: h,
 	}
@@ -185,7 +186,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		Handshake: time.Duration(h.Handshake),
 		Grace:     time.Duration(h.Grace),
 		Limits:    hub.Limits(h.Limits),
-		Admission: &Admission{Listed: h.Origins, Origins: origins, Transports: h.transports(), Namespace: h.Namespace, Env: h.env},
+		Admission: &hubpool.Admission{Listed: h.Origins, Origins: origins, Transports: h.transports(), Namespace: h.Namespace, Env: h.env},
 		Log:       log,
 	}
 	if h.gates != nil { // an interface with a nil pointer in it would not be nil
@@ -213,7 +214,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 // observe has what happens in the hub of h told to whoever wants to know, and the
 // hub be told when the server goes.
 func (h *Handler) observe(ctx caddy.Context) error {
-	if err := telemetry.Register(ctx, Each); err != nil {
+	if err := telemetry.Register(ctx, hubpool.Each); err != nil {
 		return fmt.Errorf("registering metrics: %w", err)
 	}
 	app, err := ctx.App("events")
@@ -239,7 +240,7 @@ func (h *Handler) withDefaults() {
 		h.Handshake = caddy.Duration(hub.DefaultHandshake)
 	}
 	if h.Drain == 0 {
-		h.Drain = caddy.Duration(DefaultDrain)
+		h.Drain = caddy.Duration(hubpool.DefaultDrain)
 	}
 	if h.Grace == 0 {
 		h.Grace = caddy.Duration(hub.DefaultGrace)
@@ -284,7 +285,7 @@ func (h *Handler) mount() string { return h.Name + " " + h.Path }
 
 // settings is all that h is configured with, defaults filled in, for comparing:
 // hashes, because there are secrets among it, and they are kept.
-func (h *Handler) settings() Settings {
+func (h *Handler) settings() hubpool.Settings {
 	all := Handler{
 		Name: h.Name, Path: h.Path, Origins: h.Origins, Transports: h.Transports, SessionCookies: h.SessionCookies,
 		Heartbeat: h.Heartbeat, Handshake: h.Handshake, Grace: h.Grace, Drain: h.Drain,
@@ -300,7 +301,7 @@ func (h *Handler) settings() Settings {
 	if err != nil {
 		panic(err) // strings, numbers, and JSON that was parsed before, always marshal
 	}
-	hashes := make(Settings, len(fields))
+	hashes := make(hubpool.Settings, len(fields))
 	for name, value := range fields {
 		hashes[name] = sha256.Sum256(value)
 	}
@@ -316,11 +317,11 @@ func (h *Handler) Cleanup() error {
 	// When the whole server goes, everybody is sent away and told to come back,
 	// other than when only this endpoint is gone.
 	var reload *hub.Reload
-	if h.used != nil && !Leaving() {
+	if h.used != nil && !hubpool.Leaving() {
 		reload = h.hub.Drop(h.used)
 		h.endpoint.Retire()
 	}
-	if Leaving() {
+	if hubpool.Leaving() {
 		h.hub.BeginDrain()
 	}
 	if h.stage != nil {

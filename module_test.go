@@ -19,6 +19,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/push-it/pushit"
+	"github.com/push-it/pushit/internal/hubpool"
 	"github.com/push-it/pushit/internal/wireclient"
 )
 
@@ -385,7 +386,7 @@ func TestJSONIsChecked(t *testing.T) {
 	}
 	s.stop()
 	for _, name := range []string{"a", "b"} {
-		if n := pushit.References(name); n != 0 {
+		if n := hubpool.References(name); n != 0 {
 			t.Errorf("%d references to hub %s are left", n, name)
 		}
 	}

@@ -7,8 +7,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/push-it/pushit"
 	"github.com/push-it/pushit/hub"
+	"github.com/push-it/pushit/internal/hubpool"
 )
 
 // reloadSite is a Caddyfile with a site, for TestReload to edit.
@@ -28,7 +28,7 @@ func TestReloadKeepsAgentsConnected(t *testing.T) {
 			t.Fatal(err)
 		}
 		fresh := s.connect("/push/websocket", nil).subscribe("chat")
-		if n := pushit.References("default"); n != 1 {
+		if n := hubpool.References("default"); n != 1 {
 			t.Errorf("reload %d: %d references to the hub, want 1", i, n)
 		}
 		fresh.publish("chat", "from the new one")
@@ -72,7 +72,7 @@ func TestFailedReloadChangesNothing(t *testing.T) {
 		if after := s.addr("srv0"); after != before {
 			t.Errorf("%s: the server has moved from %s to %s", name, before, after)
 		}
-		if n := pushit.References("default"); n != 1 {
+		if n := hubpool.References("default"); n != 1 {
 			t.Errorf("%s: %d references to the hub, want 1", name, n)
 		}
 		fresh := s.connect("/push/websocket", nil)
@@ -128,7 +128,7 @@ func TestStopClosesAgents(t *testing.T) {
 	if f := a.receive(); f["channel"] != "/meta/close" {
 		t.Errorf("got %v, want /meta/close", f)
 	}
-	if n := pushit.References("default"); n != 0 {
+	if n := hubpool.References("default"); n != 0 {
 		t.Errorf("%d references to the hub are left", n)
 	}
 }

@@ -17,8 +17,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
-	"github.com/push-it/pushit"
 	"github.com/push-it/pushit/hub"
+	"github.com/push-it/pushit/internal/hubpool"
 	"github.com/push-it/pushit/internal/wireclient"
 )
 
@@ -79,7 +79,7 @@ func TestStopSendsEverybodyAway(t *testing.T) {
 		t.Fatal("Caddy has not stopped")
 	}
 	for _, name := range []string{"a", "b"} {
-		if n := pushit.References(name); n != 0 {
+		if n := hubpool.References(name); n != 0 {
 			t.Errorf("%d references to the hub %s are left", n, name)
 		}
 	}
@@ -224,11 +224,11 @@ func TestReloadSendsNobodyAway(t *testing.T) {
 func TestLateHookSendsNobodyAway(t *testing.T) {
 	s := serve(t, reloadSite("pushit")).site("localhost")
 	a := s.connect("/push/websocket", nil).subscribe("chat")
-	pushit.DrainAll(make(chan struct{}))
+	hubpool.DrainAll(make(chan struct{}))
 	a.publish("chat", "still here")
 	a.wantMessage("chat", "still here")
 	s.connect("/push/websocket", nil)
-	pushit.DrainAll(caddy.ActiveContext().Done())
+	hubpool.DrainAll(caddy.ActiveContext().Done())
 	if f := a.receive(); f["channel"] != "/meta/close" || f["code"] != 4503.0 {
 		t.Errorf("got %v, want it sent away by the hook of its own configuration", f)
 	}

@@ -1,7 +1,10 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-package pushit
+// Package hubpool keeps hubs while configurations come and go: it gives handlers the hub
+// of a name, has agents take over the policy of a new configuration, and drains the hubs
+// when the server stops.
+package hubpool
 
 import (
 	"cmp"

@@ -17,32 +17,33 @@ import (
 type state uint8
 
 const (
-	stateOpen       state = iota // /meta/connect is awaited
+	stateOpen       state = iota // waits for /meta/connect
 	stateConnecting              // the connect gate is being asked
 	stateConnected               // may do what its gates allow
-	stateClosing                 // the last word is queued or said: nothing more goes in or out
+	stateClosing                 // the close notice is queued or sent: nothing more goes in or out
 	stateGone                    // the peer is gone
 )
 
 // An Agent is one connected endpoint: a browser tab, a program. It begins with
 // Hub.Open and ends with its session.
 //
-// Its parts do the work: the inbox counts and holds its frames, ops are what it asks
-// gates for, leases are what it was granted, and the outbox writes to it.
+// Its parts do the work. The inbox counts and holds its frames. Its ops are the
+// operations that gates decide. Its leases are the rights that gates granted. The outbox
+// writes to it.
 type Agent struct {
 	// Immutable after Open.
 	hub     *Hub
 	id      uuid.UUID
 	opening Opening
 	address netip.Prefix
-	opened  time.Duration // when, by the hub's timers
-	shard   uint16        // which of the hub's flushers writes for it
+	opened  time.Duration // on the hub's clock
+	shard   uint16        // index of its flusher in hub.flushers
 
 	policy    atomic.Pointer[Policy]
-	reload    atomic.Pointer[Reload]   // the one that is not done with the agent; nil for none
+	reload    atomic.Pointer[Reload]   // the reload that still has to decide about the agent, or nil
 	identity  atomic.Pointer[Identity] // never nil
-	heard     atomic.Int64             // when the peer was last heard, by the hub's timers
-	receiving atomic.Bool              // Receive runs: it is not the peer that is silent
+	heard     atomic.Int64             // when bytes last came from the peer, on the hub's clock
+	receiving atomic.Bool              // Receive runs: the peer is not silent, we are busy with it
 	due       dueEntry                 // guarded by timers.mu
 
 	awaitsReauthorizer bool // guarded by reauthorizers.mu
@@ -51,15 +52,15 @@ type Agent struct {
 	out outbox
 
 	mu          sync.Mutex // guards the following, and parts of in and out; taken after hub.mu and node.mu
-	cond        sync.Cond  // of mu: state, in.held, ops, out.full or migrating have changed
+	cond        sync.Cond  // on mu: state, in.held, ops, out.full or migrating have changed
 	state       state
-	ops         *ops // nil until a gate is asked that takes its time
+	ops         *ops // nil until a gate is asked that does not answer at once
 	leases      leases
-	applied     *Policy       // the policy that is in effect: policy, except during a reload
-	migrating   bool          // a goroutine puts policy into effect
-	beat        time.Duration // when the next heartbeat is due, by the hub's timers
-	joined      bool          // it was allowed to connect
-	agentID     string        // set when it asks to connect
+	applied     *Policy       // the policy in effect; differs from policy only until migrate has run
+	migrating   bool          // a goroutine runs a migration
+	beat        time.Duration // when the next heartbeat is due, on the hub's clock
+	joined      bool          // the connect gate has allowed it to connect
+	agentID     string        // set by /meta/connect
 	credentials []byte
 	ending
 }
@@ -72,18 +73,17 @@ type ending struct {
 	leftBecause string // for the log
 }
 
-// UUID returns the name the server gave the agent.
+// UUID returns the name that the server gave the agent.
 func (a *Agent) UUID() string { return a.id.String() }
 
-// Policy returns what holds for the agent now. It changes at a reload: ask each
-// time.
+// Policy returns the agent's policy. A reload replaces it, so do not keep the result.
 func (a *Agent) Policy() *Policy { return a.policy.Load() }
 
 // Opening returns the snapshot of the request that opened the session.
 func (a *Agent) Opening() *Opening { return &a.opening }
 
-// User returns who the agent is: who the server authenticated when the session
-// opened, else who the connect gate says it is; empty when nobody knows.
+// User returns the user's name: the user whom the server authenticated when the session
+// opened, else the user whom the connect gate named. It is empty if there is neither.
 func (a *Agent) User() string {
 	if a.opening.User != "" {
 		return a.opening.User
@@ -91,19 +91,19 @@ func (a *Agent) User() string {
 	return a.identity.Load().User
 }
 
-// Credentials returns what the agent presented when it connected, as JSON. They
-// are not to be logged or changed.
+// Credentials returns the credentials of /meta/connect, as JSON. Do not log or change
+// them.
 func (a *Agent) Credentials() []byte {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.credentials
 }
 
-// Identity returns what the connect gate learned of the agent; not nil.
+// Identity returns what the connect gate learned about the agent. It is never nil.
 func (a *Agent) Identity() *Identity { return a.identity.Load() }
 
-// AgentID returns what the agent calls itself, which it says when it asks to
-// connect: a label that proves nothing.
+// AgentID returns the agentId of /meta/connect. The agent chooses it, so it proves
+// nothing.
 func (a *Agent) AgentID() string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -114,8 +114,7 @@ func (a *Agent) AgentID() string {
 // closed.
 func (a *Agent) IsConnected() bool { return a.currently() == stateConnected }
 
-// IsOpen reports whether the session goes on: frames are dealt with until it is
-// closed.
+// IsOpen reports whether the agent still handles frames: it is not being closed.
 func (a *Agent) IsOpen() bool { return a.currently() < stateClosing }
 
 func (a *Agent) currently() state {
@@ -124,8 +123,8 @@ func (a *Agent) currently() state {
 	return a.state
 }
 
-// Start attaches the Conn: the opening is written, the time to connect begins to
-// run. It is called once, before Receive.
+// Start attaches the Conn, writes the Form's opening, and starts the handshake timeout.
+// The transport calls it once, before Receive.
 func (a *Agent) Start(c Conn) {
 	_, err := c.TryWrite(nil)
 	a.mu.Lock()
@@ -147,11 +146,11 @@ func (a *Agent) Start(c Conn) {
 	}
 }
 
-// Touch notes that bytes have come from the peer.
+// Touch notes that bytes came from the peer, which counts as a sign of life.
 func (a *Agent) Touch() { a.heard.Store(int64(a.hub.timers.now())) }
 
-// Send queues bytes of the transport's own, which it must not change any more.
-// They go out in order with everything else.
+// Send queues bytes that the transport itself wants to write, in order with the hub's
+// frames. The caller must not change p afterwards.
 func (a *Agent) Send(p []byte) {
 	a.mu.Lock()
 	notify := a.state < stateClosing && a.out.acceptLocked(item{bytes: p})
@@ -161,13 +160,12 @@ func (a *Agent) Send(p []byte) {
 	}
 }
 
-// reply queues the answer to a frame: one JSON object.
+// reply queues the answer to a frame; object is one JSON object.
 func (a *Agent) reply(object []byte) { a.Send(a.out.conn.Form().encode(object)) }
 
-// enqueue queues a message, unless the agent is a member of one of the nodes
-// before, through which it has got it. It reports whether the agent is to be
-// handed to its notifyer. The caller holds the node that leads here and those
-// before.
+// enqueue queues a message, unless the agent already got it as a member of one of the
+// nodes in before. It reports whether the caller must notify the agent's flusher. The
+// caller holds the locks of those nodes and of the node that it enqueues for.
 func (a *Agent) enqueue(b []byte, m *Message, before []*node) (notify bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -177,12 +175,12 @@ func (a *Agent) enqueue(b []byte, m *Message, before []*node) (notify bool) {
 	return a.out.acceptLocked(item{bytes: b, msg: m})
 }
 
-// notify hands the agent to its notifyer; the writing flag of its outbox is set.
+// notify wakes the agent's flusher. The caller has set the writing flag of the outbox.
 func (a *Agent) notify() { a.hub.flushers[a.shard].add(a) }
 
-// Close ends the session in order: what is queued goes out, then /meta/close
-// with code, reason and retry, then the Conn is closed with code and reason. The
-// first call counts. It does not block.
+// Close ends the session in order: it writes what is queued, then /meta/close with code,
+// reason and retry, then closes the Conn with code and reason. Only the first call has an
+// effect. Close does not block.
 func (a *Agent) Close(code CloseCode, reason string, retry time.Duration) {
 	a.mu.Lock()
 	notify := a.closeLocked(code, reason, retry)
@@ -201,11 +199,11 @@ func (a *Agent) closeLocked(code CloseCode, reason string, retry time.Duration) 
 	a.leftBecause = reason
 	a.stateChangedLocked()
 	if a.out.conn == nil {
-		return false // Start says it
+		return false // Start queues the notice
 	}
 	if code == CloseSlow {
 		a.out.silenced = true
-		a.out.dropLocked(DropSlow) // it would not be read in time either
+		a.out.dropLocked(DropSlow) // the notice must not wait behind a queue that nobody reads
 	}
 	a.out.queue.add(item{bytes: a.noticeLocked()})
 	a.out.expireLocked(time.Now().Add(closeGrace))
@@ -217,7 +215,8 @@ func (a *Agent) noticeLocked() []byte {
 	return a.out.conn.Form().encode(appendClose(nil, a.closeCode, a.closeReason, a.closeRetry))
 }
 
-// stateChangedLocked cancels what is being asked and wakes who waits.
+// stateChangedLocked cancels pending questions and wakes every goroutine that waits for
+// the agent.
 func (a *Agent) stateChangedLocked() {
 	if a.ops != nil {
 		if a.state >= stateClosing {
@@ -230,16 +229,16 @@ func (a *Agent) stateChangedLocked() {
 	a.cond.Broadcast()
 }
 
-// Left ends the agent: the peer is gone, for the reason given, which goes to the
-// log. The transport calls it once, as its last call, from the goroutine that
-// called Receive. When it returns, the hub does not touch the Conn any more.
+// Left ends the agent because the peer is gone; reason goes to the log. The transport
+// calls it once, as its last call, from the goroutine that called Receive. After it
+// returns, the hub does not use the Conn any more.
 func (a *Agent) Left(reason string) {
 	a.mu.Lock()
 	wasConnected := a.joined
 	a.state = stateGone
 	a.stateChangedLocked()
 	for a.ops != nil && a.ops.applying {
-		a.cond.Wait() // what was allowed and is being done is done before the end
+		a.cond.Wait() // an operation that is being applied completes first
 	}
 	if a.leftBecause != "" {
 		reason = a.leftBecause
@@ -254,7 +253,7 @@ func (a *Agent) Left(reason string) {
 	if a.out.writing {
 		idle = make(chan struct{})
 		a.out.idle = idle
-		a.out.expireLocked(time.Unix(1, 0)) // a write under way ends at once
+		a.out.expireLocked(time.Unix(1, 0)) // ends a write that is under way
 	}
 	agentID, code := a.agentID, a.closeCode
 	lasted := a.hub.timers.now() - a.opened
@@ -282,8 +281,8 @@ func (a *Agent) Left(reason string) {
 	}
 }
 
-// tick is called when the agent is due, and returns when it is due again: 0 for
-// never.
+// tick does what is due for the agent, and returns the time until it is due again; 0 is
+// never. The timers call it.
 func (a *Agent) tick() time.Duration {
 	p := a.policy.Load()
 	a.hub.repeats.expire(time.Now())
@@ -300,8 +299,8 @@ func (a *Agent) tick() time.Duration {
 	case now < a.beat:
 		due, notify = a.leases.tickLocked(now)
 	case silence >= 2*p.Heartbeat-p.Heartbeat/4 && !a.receiving.Load():
-		// A quarter less than two intervals: what answered the last ping but one
-		// answered a little after it was sent.
+		// A quarter less than two intervals, because an answer to the ping before the
+		// last one came a little later than that ping.
 		notify = a.closeLocked(CloseTimeout, "nothing was heard from you for two heartbeats", time.Second)
 	default:
 		a.beat = now + p.Heartbeat
@@ -322,7 +321,8 @@ func (a *Agent) tick() time.Duration {
 	return max(next-now, timerGrain)
 }
 
-// firstHeartbeat spreads the heartbeats of agents that connected at one moment.
+// firstHeartbeat returns a random time until an agent's first heartbeat, so that agents
+// that connected at the same moment do not get their heartbeats at the same moment.
 func firstHeartbeat(interval time.Duration) time.Duration {
 	return interval/2 + rand.N(interval/2+1) //nolint:gosec // G404: nothing secret
 }

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// unanswered is the verdict of a gate that gave none.
+// unanswered is the verdict when a gate does not answer.
 var unanswered = Verdict{Refusal: &Refusal{CodeUnavailable, "whether this is allowed could not be found out in time", time.Second}}
 
 func isLocal(g Gate) bool {
@@ -18,7 +18,7 @@ func isLocal(g Gate) bool {
 	return ok && l.Local()
 }
 
-// askLocal asks a gate that answers at once.
+// askLocal asks a gate that answers at once, in the calling goroutine.
 func (q *Question) askLocal(ctx context.Context, g Gate) (v Verdict) {
 	a := q.Agent
 	ctx, span := q.trace(ctx)
@@ -33,10 +33,10 @@ func (q *Question) askLocal(ctx context.Context, g Gate) (v Verdict) {
 	return g.Decide(ctx, q)
 }
 
-// askRemote asks a gate in a goroutine of its own, which nobody waits for: a gate that
-// ignores its context holds up nobody. then is called once, with the answer, or with
-// unanswered when the gate's timeout is over. If ctx, which is the agent's, ends first,
-// then is not called. then may be nil.
+// askRemote asks a gate in a goroutine of its own. Nothing waits for that goroutine, so a
+// gate that ignores its context delays nothing. askRemote calls then once: with the
+// answer, or with unanswered after the gate's timeout. It does not call then if ctx, the
+// agent's context, ends first. then may be nil.
 func (q *Question) askRemote(ctx context.Context, g Gate, then func(Verdict)) {
 	a := q.Agent
 	begun := a.hub.timers.now()
@@ -77,14 +77,14 @@ func (q *Question) askRemote(ctx context.Context, g Gate, then func(Verdict)) {
 		}()
 		v := g.Decide(within, q)
 		if within.Err() != nil {
-			return // it is too late: the timeout, or the agent's end, has the last word
+			return // too late: the timeout or the agent's end has called finish, or will
 		}
 		stop()
 		finish(v, true)
 	}()
 }
 
-// answered notes how a gate answered that was asked at begun.
+// answered counts and traces the answer to a question that was asked at begun.
 func (q *Question) answered(span Span, answer AnswerName, begun time.Duration) {
 	a := q.Agent
 	a.hub.counts.asked(q.Gate, answer, a.hub.timers.now()-begun)
@@ -96,11 +96,12 @@ func (q *Question) panicked(p any) {
 	a.policy.Load().Log.Error("a gate panicked", "gate", string(q.Gate), "channel", q.Channel, "agent", a.UUID(), "panic", fmt.Sprint(p))
 }
 
-// maxPartings is how many agents that are gone their disconnect gates can be told
-// of at once. Agents that are gone count in no other limit.
+// maxPartings limits how many disconnect gates are being asked at once. Their agents are
+// gone, so no other limit counts them.
 const maxPartings = 1000
 
-// tellDisconnect tells the disconnect gate, whose answer changes nothing.
+// tellDisconnect tells the disconnect gate that the agent is gone. Its answer changes
+// nothing.
 func (a *Agent) tellDisconnect(p *Policy) {
 	g := p.gate(GateDisconnect, "")
 	if g == nil {

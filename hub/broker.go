@@ -9,27 +9,27 @@ import (
 	"sync"
 )
 
-// A Broker carries messages between the hubs of one name, of which there may be
-// one on each of several machines. It gives each channel's messages their order.
+// A Broker carries messages between hubs that have the same name and may run on
+// different machines. It decides the order of the messages of each channel.
 type Broker interface {
-	// Start says where messages go, before any other method is called. deliver
-	// only enqueues: it does not block, and may be called from any goroutine.
+	// Start sets the function that takes messages for this machine. The hub calls Start
+	// before any other method. deliver only enqueues, so it does not block; the Broker
+	// may call it from any goroutine.
 	Start(deliver func(*Message)) error
 
-	// Publish hands m over. When it returns nil, m is or will be delivered once
-	// on every machine, this one too, in one order for all messages of its
-	// channel; messages that one caller publishes one after the other keep that
-	// order. An error means that m was not and will not be delivered. It is called
-	// concurrently and may block, but for no longer than a few seconds of its own
-	// choice, nor beyond ctx.
+	// Publish takes m. If it returns nil, the Broker delivers m once on every machine,
+	// this one too, in the same order as all other messages of its channel. Messages
+	// that one caller publishes one after the other keep that order. An error means
+	// that m will not be delivered anywhere. The hub calls Publish concurrently. It may
+	// block for a few seconds, but not after ctx ends.
 	Publish(ctx context.Context, m *Message) error
 
-	// Close ends deliveries and releases what the Broker holds.
+	// Close stops deliveries and releases the Broker's resources.
 	Close() error
 }
 
-// brokerStripes is how many channels can be published on at the same moment;
-// more buys nothing beyond a few times the number of cores.
+// brokerStripes is how many channels can be published on at the same moment. More than
+// a few times the number of cores would gain nothing.
 const brokerStripes = 64
 
 // memoryBroker is the Broker of one machine: Publish delivers.
@@ -37,13 +37,13 @@ type memoryBroker struct {
 	seed    maphash.Seed
 	deliver func(*Message)
 	stripes [brokerStripes]struct {
-		sync.Mutex // held while one message of these channels is delivered: their order
+		sync.Mutex // held while a message of these channels is delivered: it gives them their order
 		_          [56]byte
 	}
 }
 
-// NewMemoryBroker returns the Broker that joins nothing: all agents are in this
-// process.
+// NewMemoryBroker returns a Broker for one process: it connects the hub to no other
+// machine.
 func NewMemoryBroker() Broker { return &memoryBroker{seed: maphash.MakeSeed()} }
 
 func (b *memoryBroker) Start(deliver func(*Message)) error {

@@ -16,38 +16,38 @@ var ErrWouldBlock = errors.New("write would block")
 // hub writes to it from one goroutine at a time.
 type Conn interface {
 	// Form is the encoding that this Conn wants. It changes at most once, before
-	// the first frame is received over it.
+	// the Conn receives its first frame.
 	Form() *Form
 
-	// TryWrite writes what can be written without blocking. It returns
-	// ErrWouldBlock when n < len(p) because the peer does not take more now, and
-	// any other error when the Conn is of no more use. A Conn that cannot write
-	// without blocking returns 0, ErrWouldBlock always, for an empty p too, by
-	// which it is known. It does not keep p.
+	// TryWrite writes as much as it can without blocking. It returns ErrWouldBlock
+	// with n < len(p) if the peer takes no more now. Any other error means that the
+	// Conn has failed. A Conn that cannot write without blocking always returns 0 and
+	// ErrWouldBlock, even for an empty p; the hub uses this to recognize it. TryWrite
+	// does not keep p.
 	TryWrite(p []byte) (n int, err error)
 
 	// Write blocks until p is written, the write deadline has passed, or the
 	// Conn has failed. It does not keep p.
 	Write(p []byte) (n int, err error)
 
-	// SetWriteDeadline bounds Write, also one under way, from any goroutine.
+	// SetWriteDeadline limits Write, including a Write under way. The hub calls it
+	// from any goroutine.
 	SetWriteDeadline(t time.Time) error
 
-	// Close ends the Conn in order: it says code and reason where the transport
-	// can, unless a write has failed, and sees to it that the goroutine that
-	// reads ends within a bounded time, which then calls Agent.Left. The hub
-	// calls it once, never while a write runs, and for a Conn that cannot
-	// TryWrite never from a goroutine that others wait for. Reason is at most
-	// 120 bytes of UTF-8.
+	// Close ends the Conn in order. It sends code and reason if the transport can,
+	// unless a write has failed. It also makes the goroutine that reads end within a
+	// bounded time; that goroutine then calls Agent.Left. The hub calls Close once and
+	// never during a write. If the Conn cannot TryWrite, the hub calls Close only from
+	// a goroutine that may block. Reason is at most 120 bytes of UTF-8.
 	Close(code CloseCode, reason string)
 }
 
-// A Waiter is a Conn that at times has nobody to write to, like a session between two
-// requests. What is queued waits in the hub meanwhile, where it can still be dropped.
-// Its Write returns ErrWouldBlock, and takes nothing, if that has come to be since Await.
+// A Waiter is a Conn that sometimes has no reader, such as a session between two
+// requests. Meanwhile frames wait in the hub's queue, where they can still be dropped.
+// If the reader has left since Await, Write takes nothing and returns ErrWouldBlock.
 type Waiter interface {
-	// Await blocks until Write can hand over what it is given, the write deadline has
-	// passed, or the Conn has ended.
+	// Await blocks until there is a reader, the write deadline has passed, or the Conn
+	// has ended.
 	Await()
 }
 
@@ -56,9 +56,9 @@ const maxForms = 8
 
 var formCount atomic.Int32
 
-// A Form is an encoding of frames for one kind of Conn: a message is encoded
-// once per Form, however many agents get it. Forms are made while packages are
-// initialized, by transports.
+// A Form is an encoding of frames for one kind of Conn. A message is encoded once for
+// each Form, not once for each agent. Transports make their Forms when their packages
+// are initialized.
 type Form struct {
 	// Opening is sent when a session opens, nil for nothing.
 	Opening []byte
@@ -69,10 +69,9 @@ type Form struct {
 	wrap func(dst, object []byte) []byte
 }
 
-// NewForm makes a Form. wrap appends to dst what carries one JSON object on the
-// wire; what it appended for several objects must still be right when joined in
-// one write. It is called concurrently. NewForm panics when there are too many
-// Forms.
+// NewForm makes a Form. wrap appends the encoding of one JSON object to dst. The hub
+// joins the encodings of several objects in one write, so they must stay valid when
+// joined, and it calls wrap concurrently. NewForm panics when there are too many Forms.
 func NewForm(wrap func(dst, object []byte) []byte, opening, heartbeat []byte) *Form {
 	slot := int(formCount.Add(1)) - 1
 	if slot >= maxForms {

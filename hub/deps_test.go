@@ -9,23 +9,23 @@ import (
 	"testing"
 )
 
-// module is the path that this module's packages begin with.
+// module is the import path of this module's root.
 const module = "github.com/push-it/pushit"
 
-// A dependency rule says what a package, and what it imports in turn, may not
-// import. A path stands for all below it too.
+// A dependencyRule says what a package must not import, directly or indirectly. A path
+// includes all packages below it.
 type dependencyRule struct {
 	pkg  string
 	bad  map[string]string // path -> why not
-	only []string          // of what is not the standard library; nil for anything
+	only []string          // the only packages outside the standard library; nil allows any
 }
 
 const (
-	whyNoHTTP   = "a request has no place in the core: transports make an Opening of it"
+	whyNoHTTP   = "the core never sees a request: transports make an Opening from it"
 	whyNoCaddy  = "the core and its transports are tested, and can be used, without Caddy"
-	whyNoSockJS = "what carries frames is a transport's business"
-	whyNoZap    = "log/slog says it without a dependency"
-	whyNoRoot   = "arrows go down only: the root wires the rest together"
+	whyNoSockJS = "only transports know SockJS"
+	whyNoZap    = "log/slog does the same without a dependency"
+	whyNoRoot   = "imports go down only: the root wires the other packages together"
 )
 
 var dependencyRules = []dependencyRule{
@@ -46,14 +46,14 @@ var dependencyRules = []dependencyRule{
 		bad: map[string]string{
 			"github.com/caddyserver": whyNoCaddy,
 			"go.uber.org/zap":        whyNoZap,
-			module + "/guards":       "a transport asks nobody but the hub",
+			module + "/guards":       "a transport asks only the hub",
 		},
 	},
 	{
 		pkg: module + "/internal/telemetry",
 		bad: map[string]string{
-			module + "/hub/transport": "telemetry reads what the hub counts",
-			module + "/guards":        "telemetry reads what the hub counts",
+			module + "/hub/transport": "telemetry reads only the hub's counts",
+			module + "/guards":        "telemetry reads only the hub's counts",
 		},
 	},
 }
@@ -99,7 +99,7 @@ func contains(paths []string, pkg string) bool {
 	return false
 }
 
-func TestNobodyImportsTheRoot(t *testing.T) {
+func TestOnlyTheCommandImportsTheRoot(t *testing.T) {
 	const command = module + "/cmd/caddy" // a Caddy with the module in it
 	for _, edge := range goList(t, "-f", `{{$p := .ImportPath}}{{range .Imports}}{{$p}}>{{.}} {{end}}`, module+"/...") {
 		pkg, dep, _ := strings.Cut(edge, ">")

@@ -1,41 +1,52 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package hub is the core of pushit: agents, channels, messages, and the gates
-// between them. It knows nothing of Caddy, HTTP or SockJS. Transports bring it
-// Conns and frames; a configuration brings it Policies; a Broker carries
-// messages between hubs.
+// Package hub is the core of pushit: agents, channels, messages, and the gates that decide
+// what agents may do. It does not depend on Caddy, HTTP or SockJS. Transports give it Conns
+// and frames. The configuration gives it Policies. A Broker carries messages between hubs.
+//
+// # Where to find what
+//
+//   - Publish rate: inbox.publish in receive.go takes a token for
+//     Limits.PublishesPerSecond and refuses with CodeLimit. rate.go has the token bucket.
+//     The frame rate is enforced before, by inbox.admits.
+//   - Queue limits: outbox.acceptLocked in outbox.go closes an agent with CloseSlow when
+//     its queue would exceed Limits.QueueMessages or Limits.QueueBytes.
+//   - Reloads: [Hub.Drop] in reload.go says what a reload does to sessions and
+//     subscriptions; migrate.go does it for one agent. To ask a gate again later is in
+//     reauthorize.go; how a right ends is in lease.go.
+//   - Guards, such as forward_auth and ask: package guards. The hub sees them as Gates.
 //
 // # The model
 //
-// An [Agent] is one connected endpoint. It begins with [Hub.Open], is carried by
-// a [Conn] from [Agent.Start] on, and ends with [Agent.Left]. What it asks for
-// comes in frames, through [Agent.Receive]; PROTOCOL.md has their rules. Before
-// each thing that it asks for, a [Gate] of its [Policy] may be asked.
+// An [Agent] is one connected endpoint. [Hub.Open] makes it, [Agent.Start] gives it its
+// [Conn], and [Agent.Left] ends it. It sends frames, which the transport passes to
+// [Agent.Receive]; PROTOCOL.md has their rules. For each operation that a frame asks for,
+// the agent's [Policy] may have a [Gate] that decides.
 //
-// A channel exists while it has subscribers: it is a node in a directory, found
-// by name; a pattern is a node found by the prefix it stands for. A [Message]
-// goes through the [Broker], which gives the messages of each channel their
-// order, to the nodes it matches, and into the queue of each of their agents. It
-// is encoded once for each [Form]; the agents share the bytes.
+// A channel exists while it has subscribers. It is a node in a directory; its name is the
+// key. A pattern is a node too; its prefix is the key. A publisher gives a [Message] to the
+// [Broker], which decides the order of the messages of each channel. The Broker delivers
+// the message to the matching nodes, which put it into the queue of each of their agents.
+// The message is encoded once for each [Form], and the agents share the bytes.
 //
 // # What is promised
 //
 //   - An agent gets a message once, however many of its subscriptions match.
-//   - All agents get the messages of one channel in the same order, and what one
-//     agent publishes on one channel in the order of its frames. Nothing is said
-//     of the order between channels.
-//   - The answer to a subscribe precedes the first message of that subscription;
-//     nothing of the subscription follows the answer that it has ended.
-//   - Answers come in the order of their frames for each channel; with gates that
-//     take their time, answers of different channels may overtake each other.
-//   - What is queued for an agent leaves as fast as its Conn takes it: no timer
-//     holds anything back, and what queued meanwhile is joined in one write.
-//   - A slow reader delays nobody else. When its queue exceeds a limit, it is closed with
-//     [CloseSlow]: it has lost messages, and the code says so.
-//   - After an agent is closed or cut, nothing of any channel reaches it.
+//   - All agents get the messages of one channel in the same order. The messages that one
+//     agent publishes on one channel keep the order of its frames. There is no promise
+//     about the order between channels.
+//   - The answer to a subscribe precedes the first message of that subscription. No message
+//     of the subscription follows the answer or notice that it has ended.
+//   - Answers about one channel come in the order of their frames. If gates take time,
+//     answers about different channels may overtake each other.
+//   - An agent's queue is written as fast as its Conn takes bytes. No timer delays a
+//     message. Messages that queue up meanwhile are joined in one write.
+//   - A slow reader never delays anyone else. When its queue exceeds a limit, it is closed
+//     with [CloseSlow], which tells it that it has lost messages.
+//   - After an agent is closed or cut, it gets no message of any channel.
 //   - If a gate grants a lease for a time (see [Verdict]), it is asked again before that
-//     time is over, and then the lease ends.
+//     time is over. The lease ends at that time, unless the gate renews it.
 //   - If a reload replaces a gate, the new gate is asked about the leases that the old one
 //     granted. A lease ends if the new gate refuses, or does not answer in time (see
 //     [Hub.Drop]). A gate that stays the same is not asked.
@@ -44,65 +55,64 @@
 //
 //	agent         one connected endpoint: a browser tab, a program
 //	session       the agent's connection, from Open to Left; a transport carries it
-//	Conn          where the hub writes an agent's frames; a transport implements it
+//	Conn          what the hub writes an agent's frames to; a transport implements it
 //	Form          an encoding of frames for one kind of Conn
 //	node          a channel or a pattern that has subscribers
-//	policy        what the configuration says about one endpoint: gates, limits, times
-//	generation    a policy of one configuration; a reload replaces it by the next
+//	policy        the configuration of one endpoint: gates, limits, times
+//	generation    the policy from one load of the configuration; a reload replaces it
 //	gate          decides whether something may be done; local if it answers at once
-//	question      what a gate is asked; its answer is a verdict
+//	question      describes the operation to a gate; the answer is a verdict
 //	op            an operation that a gate may have to allow
 //	lease         a right that a gate granted: to be connected, or to a subscription
 //	reauthorize   ask the gate of a lease again
-//	grace period  how long a lease goes on whose gate does not answer
+//	grace period  how long a lease goes on while its gate does not answer
 //	migrate       put the policy of a reload into effect for one agent
-//	cut           close a session that the new policy has no place for
+//	cut           close a session that the new policy does not allow
 //	revoke        end a subscription that is no longer allowed
 //	inbox         counts an agent's frames, and holds them while it connects
-//	outbox        queues what is to be written to an agent, and writes it
+//	outbox        queues frames for an agent, and writes them
 //	shard         the agents that one flusher serves
 //	flusher       writes for a shard, and never blocks
 //	writer        writes for one agent, and may block
-//	fan-out       handing a message to the outboxes of all subscribers
+//	fan-out       enqueueing a message in the outboxes of all subscribers
 //	quota         the count of sessions, in all and by address
 //	drain         sending all agents away because the server stops
 //
 // # Who owns what
 //
 //	goroutine      started by            owns                                 ends when                       awaited by
-//	reader         the transport         Receive, Left, reading from the Conn the Conn ends                   nobody: Left is its last act
+//	reader         the transport         Receive, Left, reading from the Conn the Conn ends                   nothing: Left is its last call
 //	flusher        New                   writes of the agents on its list     Close                           Close
 //	writer         a flusher             one agent's writes                   the agent's queue is empty      Close; Left, by outbox.idle
 //	timers         New                   handshakes, heartbeats, leases       Close                           Close
-//	question       Question.askRemote    one call of Gate.Decide              the gate returns                nobody: a gate that hangs holds up no one
-//	reauthorizing  leases.reauthorize    nothing: it waits to ask             all is asked, the agent closes  nobody
-//	reauthorizer   reauthorizers.add     nothing: it waits for answers        no agent waits                  nobody
-//	Reload         Hub.Drop              nothing: it has agents migrate       all agents have migrated        Reload.Done
+//	question       Question.askRemote    one call of Gate.Decide              the gate returns                nothing, because a gate may hang
+//	reauthorizing  leases.reauthorize    nothing: it waits to ask             all is asked, the agent closes  nothing
+//	reauthorizer   reauthorizers.add     nothing: it waits for answers        no agent waits                  nothing
+//	Reload         Hub.Drop              nothing: it migrates agents          all agents are migrated         Reload.Done
 //	events         HandleEvents          the calls of Events.Handle           Close, when all are handled     Close, for a second: handlers may hang
 //
-// An agent has one writer at most, and none while its queue is empty. outbox.writing is
-// set by the goroutine that queues the first item, which also hands the agent to its
-// flusher. It is cleared by the goroutine that finds the queue empty. A flusher never
-// blocks and never asks a gate: what a Conn does not take at once, and what a deliver gate
-// stands before, is left to a writer, with a deadline.
+// At most one goroutine writes for an agent, and none while its queue is empty. The
+// goroutine that queues the first item sets outbox.writing and adds the agent to its
+// flusher. The goroutine that finds the queue empty clears it. A flusher never blocks and
+// never asks a gate. It starts a writer, which has a deadline, if a Conn takes no more or a
+// deliver gate must be asked.
 //
 // # Locks
 //
-// They are taken in this order:
+// Locks are taken in this order:
 //
 //	Hub.mu, then node.mu (a channel's before its patterns', longer prefixes first), then Agent.mu, then a leaf
 //
-// Leaves, under which no other lock is taken: those of directory shards, timers, flusher,
-// writers, quota, repeats, reauthorizers, Reload, eventQueue and samplers. A Broker may
-// hold a lock of its own around delivery. No lock is held during a call of a gate, the
-// Broker, the log, a Tracer, Events.Handle or the writing of a Conn. Conn.SetWriteDeadline
-// and Events.Wants, which do not block, are called with Agent.mu held.
+// No other lock is taken under a leaf. The leaves are the locks of directory shards,
+// timers, flusher, writers, quota, repeats, reauthorizers, Reload, eventQueue and samplers.
+// A Broker may hold a lock of its own around a delivery. No lock is held during a call of a
+// gate, the Broker, the log, a Tracer, Events.Handle or a write to a Conn.
+// Conn.SetWriteDeadline and Events.Wants are called with Agent.mu held, so they must not
+// block.
 //
-// # What is told
+// # Metrics, events, traces, logs
 //
-// The hub counts what happens in it, and [Hub.Stats] reads the counts: nothing is
-// called for each delivery. [Events] hears of agents and channels that come and go,
-// a [Tracer] of gates and publishes in sessions that are traced, and the log of
-// each agent that is gone, sampled. [Hub.Drain] sends everybody away when the
-// server goes.
+// The hub counts what happens in it, and [Hub.Stats] reads the counts. [Events] gets agents
+// and channels that come and go. A [Tracer] gets the gates and publishes of traced
+// sessions. The log gets each agent that is gone, sampled.
 package hub

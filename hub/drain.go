@@ -9,25 +9,25 @@ import (
 	"time"
 )
 
-// Agents that are sent away because the server goes come back spread over a
-// window: it begins when a server that is only started again may be there, and is
-// as long as it takes for comeBackRate of them to come back each second, within
-// bounds.
+// When the server stops, it tells each agent when to come back. These times are spread
+// over a window, so that a restarted server does not get all agents at once. The window
+// begins when a restart may be over. It is long enough for comeBackRate agents a second,
+// within limits.
 const (
 	comeBackFirst    = time.Second
-	comeBackRate     = 500 // agents a second: what one core takes with TLS and a gate to ask
+	comeBackRate     = 500 // agents a second: one core accepts as many with TLS and a gate to ask
 	comeBackShortest = time.Second
 	comeBackLongest  = time.Minute
 )
 
-// ComeBackWindow returns from when to when so many agents are told to come back.
+// ComeBackWindow returns the window in which that many agents are told to come back.
 func ComeBackWindow(agents int) (from, to time.Duration) {
 	length := time.Duration(agents) * time.Second / comeBackRate
 	return comeBackFirst, comeBackFirst + min(max(length, comeBackShortest), comeBackLongest)
 }
 
-// comeBack returns for each of n agents when it is to come back: chance within
-// equal parts of the window, so that few are spread as well as many.
+// comeBack returns a time to come back for each of n agents. Each time is random within
+// an equal part of the window, so that a few agents are spread as evenly as many.
 func comeBack(n int) []time.Duration {
 	from, to := ComeBackWindow(n)
 	times := make([]time.Duration, n)
@@ -38,29 +38,29 @@ func comeBack(n int) []time.Duration {
 	return times
 }
 
-// goingAway is why no session is opened while the server goes. Who comes is not
-// spread any more than by its own backoff.
+// goingAway refuses new sessions while the server stops. Its retry is not spread: the
+// client's own backoff spreads it.
 var goingAway = &Refusal{CodeUnavailable, "the server is going away", 5 * time.Second}
 
-// drainLook is how often Drain looks whether all are gone.
+// drainLook is how often Drain checks whether all agents are gone.
 const drainLook = 10 * time.Millisecond
 
-// A Cutter is a Conn that can be ended at once, without a word, from any
-// goroutine: the goroutine that reads then ends too, and calls Agent.Left.
+// A Cutter is a Conn that can be closed at once, without a close notice, from any
+// goroutine. The goroutine that reads then ends too, and calls Agent.Left.
 type Cutter interface{ Cut() }
 
-// A Drained is what came of Drain.
+// A Drained is the result of Drain.
 type Drained struct {
-	Agents int // that there were
-	Cut    int // of them, those that were not gone in time
+	Agents int // sessions when Drain began
+	Cut    int // sessions that did not end in time and were cut
 	Took   time.Duration
 }
 
-// Drain sends everybody away, for a server that is going: no session is opened
-// any more, and each agent gets what is queued for it, then /meta/close with
-// CloseUnavailable and a time to come back that is spread over ComeBackWindow. It
-// returns when all are gone, their disconnect gates told, and all events handled, or when
-// the time is over: then it cuts who is left. Close is still to be called.
+// Drain sends all agents away because the server stops. From now on Open refuses. Each
+// agent gets what is queued for it, then /meta/close with CloseUnavailable and a time to
+// come back within ComeBackWindow. Drain returns when all agents are gone, all disconnect
+// gates have answered and all events are handled. After the time within, it cuts the
+// remaining sessions and returns too. The caller still has to call Close.
 func (h *Hub) Drain(within time.Duration) Drained {
 	begun := time.Now()
 	h.mu.Lock()
@@ -70,7 +70,7 @@ func (h *Hub) Drain(within time.Duration) Drained {
 		agents = append(agents, a)
 	}
 	h.mu.Unlock()
-	// Most of the time is for what is to be written, the rest for the answer.
+	// Most of the time is for writing, the rest for the peer to close its side.
 	by := begun.Add(within * 3 / 4)
 	for i, retry := range comeBack(len(agents)) {
 		agents[i].sendAway(retry, by)
@@ -90,12 +90,12 @@ func (h *Hub) Drain(within time.Duration) Drained {
 	return Drained{Agents: len(agents), Cut: h.cut(), Took: time.Since(begun)}
 }
 
-// sendAway closes the agent because the server goes, writing until by at most.
+// sendAway closes the agent because the server stops. Writes may last until by.
 func (a *Agent) sendAway(retry time.Duration, by time.Time) {
 	a.mu.Lock()
 	before := a.state
 	notify := a.closeLocked(CloseUnavailable, goingAway.Reason, retry)
-	// Who is being closed already, for a reason of its own, gets no more time.
+	// An agent that is already being closed gets no more time than it has.
 	if a.out.conn != nil && (before < stateClosing || before == stateClosing && a.out.closeBy.After(by)) {
 		a.out.expireLocked(by)
 	}
@@ -105,7 +105,7 @@ func (a *Agent) sendAway(retry time.Duration, by time.Time) {
 	}
 }
 
-// cut ends who is left, and returns how many that are.
+// cut closes all remaining Conns at once, and returns how many there were.
 func (h *Hub) cut() (n int) {
 	h.mu.Lock()
 	var conns []Conn

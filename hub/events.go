@@ -9,58 +9,58 @@ import (
 	"time"
 )
 
-// An EventName says what an Event is about.
+// An EventName is the kind of an Event.
 type EventName string
 
 // The events.
 const (
-	AgentConnected    EventName = "agent_connected"    // it was allowed to connect
-	AgentDisconnected EventName = "agent_disconnected" // one that was is gone
+	AgentConnected    EventName = "agent_connected"    // an agent was allowed to connect
+	AgentDisconnected EventName = "agent_disconnected" // a connected agent is gone
 	ChannelOccupied   EventName = "channel_occupied"   // a channel or pattern got its first subscriber
-	ChannelVacated    EventName = "channel_vacated"    // it lost its last
+	ChannelVacated    EventName = "channel_vacated"    // a channel or pattern lost its last subscriber
 )
 
-// An Event is something that happened in a hub. Only what is about its kind is
-// set.
+// An Event is something that happened in a hub. Only the fields for its kind are set.
 type Event struct {
 	Name EventName
 	At   time.Time
 
-	// Of an agent. AgentID is what it calls itself, which proves nothing. Code,
-	// Reason and Lasted are of the end; Code is 0 where the server did not close.
+	// About an agent. The agent chooses its AgentID, so it proves nothing. Code, Reason
+	// and Lasted describe the end of the session; Code is 0 if the server did not close
+	// it.
 	Agent, AgentID, User string
 	Transport, RemoteIP  string
 	Code                 CloseCode
 	Reason               string
 	Lasted               time.Duration
 
-	// Of a channel, or of a pattern if Pattern says so. Namespace is also of an
-	// agent.
+	// About a channel, or about a pattern if Pattern is true. Namespace is also set for
+	// an agent.
 	Channel   string
 	Pattern   bool
 	Namespace string
 }
 
-// Events hears of what happens in a hub.
+// Events receives the events of a hub.
 type Events interface {
-	// Wants reports whether anybody listens to events of that name. It is called
-	// concurrently and with locks held: it must not block.
+	// Wants reports whether somebody listens to events of that name. The hub calls it
+	// concurrently and with locks held, so it must not block.
 	Wants(name EventName) bool
-	// Handle is called for one event after the other, in the order in which they
-	// happened, by one goroutine and with no lock held. It may take its time: up to
-	// maxEvents wait meanwhile, and those beyond are lost. lost is how many were
-	// since the last call.
+	// Handle handles one event. One goroutine calls it, with no lock held, in the order
+	// in which the events happened. Handle may block: up to maxEvents events wait
+	// meanwhile, and further events are lost. lost is the number of events that were
+	// lost since the last call.
 	Handle(e Event, lost int)
 }
 
-// maxEvents is how many events may wait to be handled: the coming and going of a
-// reconnect storm, and no more than half a megabyte.
+// maxEvents limits the events that wait to be handled. That many hold what a reconnect
+// storm causes, in at most half a megabyte.
 const maxEvents = 4096
 
-// eventsPatience is how long the end of a hub waits for what handles events.
+// eventsPatience is how long Hub.Close waits for events to be handled.
 const eventsPatience = time.Second
 
-// An eventQueue hands events to one goroutine. A nil one takes none.
+// An eventQueue passes events to one goroutine. A nil eventQueue wants none.
 type eventQueue struct {
 	to     Events
 	counts *counts
@@ -69,24 +69,24 @@ type eventQueue struct {
 
 	mu     sync.Mutex // guards the following; no other lock is taken under it
 	events []Event
-	lost   int  // since run last looked
-	busy   bool // run is having some handled
+	lost   int  // events lost since run last took the list
+	busy   bool // run is inside Handle
 	closed bool
 }
 
-// HandleEvents has e hear of what happens in the hub from now on. It is called at
-// most once, before the first Open.
+// HandleEvents sends all events of the hub to e from now on. Call it at most once, before
+// the first Open.
 func (h *Hub) HandleEvents(e Events) {
 	q := &eventQueue{to: e, counts: h.counts, done: make(chan struct{}), wake: make(chan struct{}, 1)}
 	h.events, h.channels.events, h.patterns.events = q, q, q
 	go q.run()
 }
 
-// wants reports whether an event of that name is worth making.
+// wants reports whether somebody listens to events of that name.
 func (q *eventQueue) wants(name EventName) bool { return q != nil && q.to.Wants(name) }
 
-// put queues an event. It does not block, and may be called with any lock held:
-// that is what keeps events in their order.
+// put queues an event. It does not block, so it may be called with any lock held. Callers
+// hold the lock under which the event happened, which keeps events in order.
 func (q *eventQueue) put(e Event) {
 	e.At = time.Now()
 	q.mu.Lock()
@@ -138,8 +138,8 @@ func (q *eventQueue) isIdle() bool {
 	return len(q.events) == 0 && !q.busy
 }
 
-// close takes no more events, and waits until those that were taken are handled,
-// but not for ever.
+// close accepts no more events, and waits for eventsPatience until the queued events are
+// handled.
 func (q *eventQueue) close() {
 	if q == nil {
 		return
@@ -159,7 +159,7 @@ func (q *eventQueue) close() {
 	}
 }
 
-// agentEvent tells of an agent.
+// agentEvent returns an event about the agent.
 func (a *Agent) agentEvent(name EventName) Event {
 	e := Event{
 		Name: name, Agent: a.UUID(), User: a.User(), Transport: a.opening.Transport, Namespace: a.opening.Namespace,
@@ -170,8 +170,8 @@ func (a *Agent) agentEvent(name EventName) Event {
 	return e
 }
 
-// tell tells that n got its first subscriber or lost its last. The caller holds
-// n.mu.
+// tellLocked queues the event that n got its first subscriber or lost its last one. The
+// caller holds n.mu.
 func (n *node) tellLocked(name EventName) {
 	if q := n.home.events; q.wants(name) {
 		e := Event{Name: name, Pattern: n.home.patterns}

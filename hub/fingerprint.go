@@ -3,29 +3,30 @@
 
 package hub
 
-// A Fingerprint stands for all that a gate decides by: its rules, and what they
-// were resolved to (keys, environment, the settings of backends). Two gates with
-// the same one, of whatever generation of the configuration, answer a question
-// alike. The empty one is like no other, itself included.
+// A Fingerprint identifies everything that a gate's answers depend on in the
+// configuration: its rules, and the keys, environment variables and backend settings that
+// they use. Two gates with the same Fingerprint answer a question alike, even if they
+// belong to different generations. The empty Fingerprint equals no Fingerprint, not even
+// itself.
 type Fingerprint string
 
-// openFingerprint is that of a gate where nothing is asked.
+// openFingerprint is the fingerprint where there is no gate and everything is allowed.
 const openFingerprint Fingerprint = "open"
 
-// A FingerprintGate tells what it decides by, so that after a reload only what
-// has changed is asked again. A Gate that is none is always taken for changed.
+// A FingerprintGate has a Fingerprint, so that a reload asks it again only if it has
+// changed. A reload treats any other Gate as changed.
 type FingerprintGate interface {
 	Gate
 	Fingerprint() Fingerprint
 }
 
-// A FixedGate may say that it always answers the same, whoever asks for whatever.
+// A FixedGate may report that it gives the same answer to every question.
 type FixedGate interface {
 	Gate
 	Fixed() bool
 }
 
-// fingerprintOf returns that of a gate, which may be nil.
+// fingerprintOf returns the fingerprint of g, which may be nil.
 func fingerprintOf(g Gate) Fingerprint {
 	if g == nil {
 		return openFingerprint
@@ -36,7 +37,7 @@ func fingerprintOf(g Gate) Fingerprint {
 	return ""
 }
 
-// is reports whether f and g are known to stand for the same.
+// is reports whether f and g are equal and known.
 func (f Fingerprint) is(g Fingerprint) bool { return f != "" && f == g }
 
 func isFixed(g Gate) bool {

@@ -9,24 +9,24 @@ import (
 )
 
 const (
-	// fanoutBatch is how many agents are handed to a flusher at a time: so few
-	// that writing starts while a large channel is still being walked.
+	// fanoutBatch is how many agents a fan-out hands to a flusher at a time. It is small
+	// enough that writing starts while the fan-out still walks through a large channel.
 	fanoutBatch = 64
-	// owedShare is what part of Limits.QueueMessages is handed out before the
-	// flushers have looked.
+	// owedShare divides Limits.QueueMessages: a publisher that has enqueued that many
+	// messages waits until the flushers have taken their lists.
 	owedShare = 4
 )
 
-// A flusher writes what waits for the agents of one shard: one goroutine for each core.
+// A flusher writes the queues of the agents of one shard. There is one for each core.
 type flusher struct {
 	done chan struct{} // closed when run has returned; never sent on
 
-	owed atomic.Int32 // messages handed to its agents since it last took its list
+	owed atomic.Int32 // messages enqueued for its agents since it last took its list
 
 	mu     sync.Mutex // guards the following; no other lock is taken under it
-	work   sync.Cond  // of mu: work has come, or closed is set
-	taken  sync.Cond  // of mu: the list was taken, or closed is set
-	dirty  []*Agent   // agents that something waits for, each once
+	work   sync.Cond  // on mu: dirty is not empty, or closed is set
+	taken  sync.Cond  // on mu: run took the list, or closed is set
+	dirty  []*Agent   // agents with something to write, each once
 	closed bool
 }
 
@@ -37,7 +37,7 @@ func newFlusher() *flusher {
 	return f
 }
 
-// add hands agents over. The writing flag of their outboxes is set.
+// add puts agents on the list. The caller has set the writing flags of their outboxes.
 func (f *flusher) add(agents ...*Agent) {
 	f.mu.Lock()
 	closed := f.closed
@@ -49,7 +49,7 @@ func (f *flusher) add(agents ...*Agent) {
 		f.work.Signal()
 		return
 	}
-	for _, a := range agents { // the flusher is gone: the caller does its work
+	for _, a := range agents { // run has returned, so the caller writes
 		a.out.flush()
 	}
 }
@@ -63,9 +63,9 @@ func (f *flusher) close() {
 	<-f.done
 }
 
-// keepUp waits until the flusher looks at its list, if that many messages were handed to
-// its agents since it last did. The publisher calls it, and holds no lock: its burst must
-// not fill the queues of agents that read fast, only because this machine writes late.
+// keepUp waits until the flusher takes its list, if most or more messages were enqueued
+// since it last did. Publishers call it, with no lock held. Otherwise a burst could fill
+// the queue of an agent that reads fast, only because the flusher had no time to write.
 func (f *flusher) keepUp(most int32) {
 	if f.owed.Load() < most {
 		return
@@ -100,15 +100,16 @@ func (f *flusher) run() {
 	}
 }
 
-// writers are the goroutines that write for one agent each.
+// writers counts the goroutines that write for one agent each.
 type writers struct {
 	mu     sync.Mutex // guards closed; no other lock is taken under it
 	closed bool
 	group  sync.WaitGroup
 }
 
-// start runs write in a goroutine. Once the hub closes, nobody waits for those that
-// start: their agents are being closed too, which bounds their writes.
+// start runs write in a goroutine. While the hub closes, start does not count it, because
+// WaitGroup.Go must not run beside Wait. Its agent is being closed too, so its writes end
+// soon.
 func (w *writers) start(write func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -119,7 +120,7 @@ func (w *writers) start(write func()) {
 	w.group.Go(write)
 }
 
-// wait waits for all that have started.
+// wait waits for all goroutines that start has counted.
 func (w *writers) wait() {
 	w.mu.Lock()
 	w.closed = true

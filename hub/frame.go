@@ -10,7 +10,7 @@ import (
 	"github.com/push-it/pushit/internal/jsontext"
 )
 
-// The channels of the protocol's own.
+// The protocol's own channels.
 const (
 	metaConnect     = "/meta/connect"
 	metaSubscribe   = "/meta/subscribe"
@@ -21,26 +21,25 @@ const (
 // maxIDLength is the most bytes of a uuid and an agentId.
 const maxIDLength = 64
 
-// inbound is a frame of an agent.
+// inbound is a decoded frame of an agent.
 type inbound struct {
-	// channel is not empty, valid UTF-8 and at most MaxNameLength bytes; whether
-	// it is a channel's name or one of /meta/ has not been looked at. uuid and
-	// agentID are ids. The three share one allocation: who keeps one of them for
-	// longer than the others should clone it.
+	// channel is not empty, valid UTF-8 and at most MaxNameLength bytes. It is not yet
+	// checked: it may be a channel's name, a /meta/ channel or neither. uuid and agentID
+	// are valid ids. The three strings share one allocation, so clone one to keep it for
+	// longer than the others.
 	channel string
 	uuid    string
 	agentID string // empty without hasAgentID
-	// hasAgentID says that the frame has an agentId.
+	// hasAgentID reports whether the frame has an agentId.
 	hasAgentID bool
 	// data is valid JSON without white space around or between its tokens, so
-	// without line breaks; nil when the frame has none. It aliases the frame
-	// where that had no such white space.
+	// without line breaks; nil when the frame has none. It aliases the frame if
+	// the frame's data had no such white space.
 	data []byte
 }
 
-// decodeFrame reads a frame of an agent (PROTOCOL.md, R12 to R17). On refusal
-// only the uuid of the result is set, and that only if a valid one was read
-// before what is wrong.
+// decodeFrame decodes a frame of an agent (PROTOCOL.md, R12 to R17). With a Refusal, only
+// the uuid of the result is set, and only if a valid uuid stood before the fault.
 func decodeFrame(frame []byte) (inbound, *Refusal) {
 	if len(frame) == 0 {
 		return inbound{}, refuse(CodeInvalid, "a frame cannot be empty: it is one JSON object")
@@ -81,7 +80,7 @@ func decodeFrame(frame []byte) (inbound, *Refusal) {
 		fault = refuse(CodeInvalid, s.Fault())
 	}
 
-	// The strings one after the other, to be copied in one allocation.
+	// Collect the strings one after the other, to copy them in one allocation.
 	text := s.Spare()
 	text, r := frameID(text, "uuid", uuid)
 	uuidEnd := len(text)
@@ -112,8 +111,8 @@ func decodeFrame(frame []byte) (inbound, *Refusal) {
 	}, nil
 }
 
-// frameID appends the id that value is to dst: its own, or the Refusal why it is
-// not one, and dst as it was. Name is its key.
+// frameID appends the id in value, a JSON value, to dst. If value is no id, it returns
+// dst unchanged and a Refusal that says why. name is the key of value.
 func frameID(dst []byte, name string, value []byte) ([]byte, *Refusal) {
 	if value == nil {
 		return dst, refuse(CodeInvalid, name+" is missing")
@@ -131,8 +130,7 @@ func frameID(dst []byte, name string, value []byte) ([]byte, *Refusal) {
 	return out, nil
 }
 
-// frameChannel is frameID for what can be a channel's name, a pattern or one of
-// /meta/.
+// frameChannel is frameID for a channel's name, a pattern or a /meta/ channel.
 func frameChannel(dst, value []byte) ([]byte, *Refusal) {
 	if value == nil {
 		return dst, refuse(CodeInvalid, "channel is missing")
@@ -152,8 +150,8 @@ func frameChannel(dst, value []byte) ([]byte, *Refusal) {
 	return out, nil
 }
 
-// frameText appends what value, if it is a JSON string, stands for to dst; whole
-// is whether it is one, without half a surrogate pair.
+// frameText appends the text of value, a JSON value, to dst. whole reports whether value
+// is a string without half a surrogate pair.
 func frameText(dst, value []byte) (out []byte, whole bool) {
 	if value[0] != '"' {
 		return dst, false
@@ -161,8 +159,8 @@ func frameText(dst, value []byte) (out []byte, whole bool) {
 	return jsontext.Unescape(dst, value[1:len(value)-1])
 }
 
-// metaChannel returns what a subscribe or unsubscribe names, a channel's name or
-// a pattern, not yet checked for being one. Data is that of a decoded frame.
+// metaChannel returns the channel or pattern that a subscribe or unsubscribe names. It
+// does not check the name. data is the data of a decoded frame.
 func metaChannel(data []byte) (string, *Refusal) {
 	value, r := frameMember(data, "channel")
 	if r != nil {
@@ -178,8 +176,8 @@ func metaChannel(data []byte) (string, *Refusal) {
 	return string(text), r
 }
 
-// metaCredentials returns the credentials of a connect as JSON, nil when there
-// are none or null. Data is that of a decoded frame; the result aliases it.
+// metaCredentials returns the credentials of a connect as JSON, or nil if there are none
+// or they are null. data is the data of a decoded frame; the result aliases it.
 func metaCredentials(data []byte) ([]byte, *Refusal) {
 	value, r := frameMember(data, "credentials")
 	if string(value) == "null" {
@@ -188,8 +186,8 @@ func metaCredentials(data []byte) ([]byte, *Refusal) {
 	return value, r
 }
 
-// frameMember returns the JSON value of a key of the object that data is, nil if
-// it has none. No data, or null, is an object without keys.
+// frameMember returns the JSON value of a key of data, which must be an object, or nil if
+// it has no such key. Missing data and null count as an object without keys.
 func frameMember(data []byte, name string) ([]byte, *Refusal) {
 	if data == nil || string(data) == "null" {
 		return nil, nil
@@ -211,9 +209,9 @@ func frameMember(data []byte, name string) ([]byte, *Refusal) {
 	return found, nil
 }
 
-// The functions that follow append the frames that agents get, each one JSON
-// object (PROTOCOL.md, R19, R25, R28, R29, R34). A uuid, a channel and data that
-// they are given were decoded before.
+// The following functions append the frames that agents get, each one JSON object
+// (PROTOCOL.md, R19, R25, R28, R29, R34). Their uuid, channel and data arguments come
+// from decoded frames, so they are valid.
 
 // appendMessage appends a message; data nil is null.
 func appendMessage(dst []byte, channel, uuid string, data []byte) []byte {
@@ -229,10 +227,9 @@ func appendMessage(dst []byte, channel, uuid string, data []byte) []byte {
 	return append(dst, '}')
 }
 
-// appendConnected appends the answer to a /meta/connect; r nil is success. The
-// credentials are not repeated. An agentID is empty when there was none.
-//
-// expires, if not zero, is when the right to be connected ends.
+// appendConnected appends the answer to a /meta/connect; a nil r is success. The answer
+// does not repeat the credentials. agentID is empty if the frame had none. expires, if
+// not zero, is when the lease of the connect ends.
 func appendConnected(dst []byte, uuid, agentID string, expires time.Time, r *Refusal) []byte { //nolint:unparam // all that append frames are of one form
 	dst = frameAppendHead(dst, &inbound{channel: metaConnect, uuid: uuid, agentID: agentID, hasAgentID: agentID != ""})
 	if r == nil && !expires.IsZero() {
@@ -242,13 +239,13 @@ func appendConnected(dst []byte, uuid, agentID string, expires time.Time, r *Ref
 	return append(frameAppendOutcome(dst, r), '}')
 }
 
-// appendSubscribed appends the answer to a /meta/subscribe or /meta/unsubscribe,
-// which in is: the same object and what became of it; r nil is success.
+// appendSubscribed appends the answer to in, a /meta/subscribe or /meta/unsubscribe: the
+// same object and the outcome. A nil r is success.
 func appendSubscribed(dst []byte, in *inbound, r *Refusal) []byte { //nolint:unparam // all that append frames are of one form
 	return append(frameAppendOutcome(frameAppendHead(dst, in), r), '}')
 }
 
-// frameAppendHead appends the members that an answer repeats.
+// frameAppendHead appends the members that an answer repeats from its frame.
 func frameAppendHead(dst []byte, in *inbound) []byte {
 	dst = append(dst, `{"channel":`...)
 	dst = jsontext.AppendString(dst, in.channel)
@@ -265,7 +262,7 @@ func frameAppendHead(dst []byte, in *inbound) []byte {
 	return dst
 }
 
-// frameAppendOutcome appends the members that say what became of it.
+// frameAppendOutcome appends the members that report success or the Refusal.
 func frameAppendOutcome(dst []byte, r *Refusal) []byte {
 	if r == nil {
 		return append(dst, `,"successful":true,"error":""`...)
@@ -279,8 +276,8 @@ func appendPublished(dst []byte, uuid string) []byte {
 	return append(jsontext.AppendString(dst, uuid), '}')
 }
 
-// appendError appends the answer to what was refused and has no answer of its
-// own; uuid is empty when the frame's could not be read.
+// appendError appends the answer to a refused frame that has no kind of answer of its
+// own. uuid is empty if the frame's uuid could not be read.
 func appendError(dst []byte, uuid string, r *Refusal) []byte { //nolint:unparam // all that append frames are of one form
 	if uuid == "" {
 		uuid = "???"
@@ -290,8 +287,8 @@ func appendError(dst []byte, uuid string, r *Refusal) []byte { //nolint:unparam 
 	return append(frameAppendRefusal(dst, r), '}')
 }
 
-// appendClose appends the notice that the session is about to end. Retry is how
-// long to stay away, 0 not at all, or NoRetry.
+// appendClose appends the notice that the session is about to end. retry is how long the
+// client must wait before it comes back, or NoRetry.
 func appendClose(dst []byte, code CloseCode, reason string, retry time.Duration) []byte { //nolint:unparam // all that append frames are of one form
 	dst = append(dst, `{"channel":"/meta/close","code":`...)
 	dst = strconv.AppendInt(dst, int64(code), 10)
@@ -301,8 +298,8 @@ func appendClose(dst []byte, code CloseCode, reason string, retry time.Duration)
 	return append(dst, '}')
 }
 
-// frameAppendRefusal appends the members that say why something was not done;
-// without retry there is no advice.
+// frameAppendRefusal appends the members that say why something was not done. There is no
+// retry member if the Refusal gives no advice.
 func frameAppendRefusal(dst []byte, r *Refusal) []byte {
 	dst = append(dst, `,"error":`...)
 	dst = jsontext.AppendString(dst, r.Reason)
@@ -314,8 +311,8 @@ func frameAppendRefusal(dst []byte, r *Refusal) []byte {
 	return dst
 }
 
-// frameAppendRetry appends a retry: milliseconds, rounded up so that nobody
-// comes too early, or false.
+// frameAppendRetry appends a retry member: false, or milliseconds, rounded up so that no
+// client comes back too early.
 func frameAppendRetry(dst []byte, retry time.Duration) []byte {
 	dst = append(dst, `,"retry":`...)
 	if retry < 0 {
@@ -328,15 +325,15 @@ func frameAppendRetry(dst []byte, retry time.Duration) []byte {
 	return strconv.AppendInt(dst, int64(ms), 10)
 }
 
-// appendEnded tells an agent that a subscription of its has ended, which it did
-// not ask for (PROTOCOL.md, R44).
+// appendEnded appends the notice that the server has ended a subscription of the agent
+// (PROTOCOL.md, R44).
 func appendEnded(dst []byte, uuid, channel string, r *Refusal) []byte {
 	in := inbound{channel: metaUnsubscribe, uuid: uuid, data: channelData(channel)}
 	dst = append(frameAppendHead(dst, &in), `,"successful":true`...)
 	return append(frameAppendRefusal(dst, r), '}')
 }
 
-// channelData is the data of a frame about a subscription.
+// channelData returns the data of a frame about a subscription.
 func channelData(channel string) []byte {
 	return append(jsontext.AppendString([]byte(`{"channel":`), channel), '}')
 }

@@ -18,8 +18,8 @@ import (
 	"github.com/push-it/pushit/internal/sampler"
 )
 
-// A Hub is the agents and channels of one name. It outlives configuration
-// reloads. All methods may be called concurrently.
+// A Hub connects the agents and channels of one name. It outlives configuration reloads.
+// All its methods may be called concurrently.
 type Hub struct {
 	// Immutable after New.
 	name     string
@@ -33,24 +33,24 @@ type Hub struct {
 	patterns      *directory // by the prefix that a pattern stands for
 	repeats       *repeats
 	quota         *quota
-	writers       writers   // goroutines of agents that write
+	writers       writers
 	fanouts       sync.Pool // of *fanout
 	reauthorizers reauthorizers
 	nextShard     atomic.Uint32
 	counts        *counts
-	ends          sampler.Sampler // of what is logged of agents that are gone
-	events        *eventQueue     // nil: nobody hears of any; set before the first Open
-	partings      atomic.Int32    // agents that are gone and that a disconnect gate is being told of
+	ends          sampler.Sampler // of the log lines about agents that are gone
+	events        *eventQueue     // nil if nothing listens; set before the first Open
+	partings      atomic.Int32    // disconnect gates that are being asked
 
 	mu       sync.Mutex           // guards the following; may be held when Agent.mu is taken
 	policies map[string][]*Policy // by mount, oldest generation first
 	agents   map[*Agent]struct{}
 	closed   bool
-	going    bool // Drain was called: no session is opened any more
+	going    bool // Drain was called: Open refuses
 }
 
-// New returns a Hub whose messages go through broker; nil is a Broker for this
-// process alone. It fails when the Broker does not start.
+// New returns a Hub whose messages go through broker. A nil broker means a memory Broker
+// for this process alone. New fails if the Broker does not start.
 func New(name string, broker Broker) (*Hub, error) {
 	if broker == nil {
 		broker = NewMemoryBroker()
@@ -81,22 +81,21 @@ func New(name string, broker Broker) (*Hub, error) {
 // Name returns the name of the hub.
 func (h *Hub) Name() string { return h.name }
 
-// Agents returns how many sessions there are, connected or not yet.
+// Agents returns the number of sessions, connected or not.
 func (h *Hub) Agents() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return len(h.agents)
 }
 
-// Channels returns how many channels and patterns have subscribers.
+// Channels returns the number of channels and patterns that have subscribers.
 func (h *Hub) Channels() int {
 	return int(h.channels.count.Load() + h.patterns.count.Load())
 }
 
-// Use makes p the newest generation of its Mount and returns it with its
-// defaults filled in: that one is for Open and Drop. Agents that are there keep
-// theirs until it is dropped, so that a configuration that fails to load in the
-// end has changed nothing.
+// Use makes p the newest generation of its Mount. It returns p with its defaults filled
+// in; pass that Policy to Open and Drop. Existing agents keep their policy until Drop
+// ends it, so a configuration that fails to load later changes nothing for them.
 func (h *Hub) Use(p *Policy) *Policy {
 	p = p.withDefaults()
 	h.mu.Lock()
@@ -105,9 +104,9 @@ func (h *Hub) Use(p *Policy) *Policy {
 	return p
 }
 
-// Open begins a session under p, which Use returned: an agent that has not
-// connected yet. It returns a *Refusal when a limit is reached. The caller goes
-// on with Start, or with Left if the session comes to nothing.
+// Open begins a session under p, which Use returned, and returns its agent, which is not
+// connected yet. It returns a *Refusal if a limit is reached. The caller must then call
+// Start, or Left if it gives the session up.
 func (h *Hub) Open(p *Policy, o Opening) (*Agent, error) {
 	a, r := h.open(p, o)
 	if r != nil {
@@ -153,8 +152,7 @@ func (h *Hub) open(p *Policy, o Opening) (*Agent, *Refusal) {
 	return a, nil
 }
 
-// Close closes every agent with CloseUnavailable and waits until all that was
-// written for them is done with.
+// Close closes every agent with CloseUnavailable and waits for the flushers and writers.
 func (h *Hub) Close() {
 	h.mu.Lock()
 	if h.closed {
@@ -176,10 +174,10 @@ func (h *Hub) Close() {
 	}
 	h.writers.wait()
 	h.events.close()
-	_ = h.broker.Close() // nothing is left that could be told
+	_ = h.broker.Close() // all agents are closed: nothing could use the error
 }
 
-// Publish publishes m on its channel, as the Broker does it.
+// Publish gives m to the Broker, and counts it.
 func (h *Hub) Publish(ctx context.Context, m *Message) error {
 	err := h.broker.Publish(ctx, m)
 	if err != nil {
@@ -190,7 +188,8 @@ func (h *Hub) Publish(ctx context.Context, m *Message) error {
 	return nil
 }
 
-// forget ends what the hub knows of a, which was closed with code, if it was.
+// forget removes a from the hub and counts its end. code is 0 if the server did not close
+// it.
 func (h *Hub) forget(a *Agent, code CloseCode, lasted time.Duration) {
 	h.timers.drop(a)
 	h.mu.Lock()
@@ -199,7 +198,7 @@ func (h *Hub) forget(a *Agent, code CloseCode, lasted time.Duration) {
 	h.counts.endedLocked(a.opening.Transport, code, lasted)
 }
 
-// A fanout is the scratch of one delivery.
+// A fanout holds the working memory of one delivery.
 type fanout struct {
 	nodes   []*node
 	batches [][]*Agent // for each flusher, by index
@@ -207,9 +206,9 @@ type fanout struct {
 	bytes   []byte
 }
 
-// deliver queues m for every agent that subscribed to its channel or to a
-// pattern over it: once, however many match. It blocks for nothing but the
-// locks of those nodes. The Broker calls it, one message of a channel at a time.
+// deliver queues m for every agent that subscribed to its channel or to a pattern that
+// matches it, once for each agent. It waits only for the locks of those nodes. The Broker
+// calls it, one message of a channel at a time.
 func (h *Hub) deliver(m *Message) {
 	begun := h.timers.now()
 	h.fanOut(m)
@@ -229,9 +228,9 @@ func (h *Hub) fanOut(m *Message) {
 			}
 		}
 	}
-	// All nodes are held together, so that nobody gets the message twice who
-	// moves from one to the other meanwhile. Every delivery takes them in this
-	// order, from the channel to the shortest prefix.
+	// Hold all nodes together. Otherwise an agent that moves from one to another
+	// meanwhile would get the message twice. Every delivery locks them in this order,
+	// from the channel to the shortest prefix.
 	for _, n := range f.nodes {
 		n.mu.RLock()
 	}
@@ -245,7 +244,7 @@ func (h *Hub) fanOut(m *Message) {
 	}
 }
 
-// hand queues m for a, unless a got it through one of the nodes before.
+// enqueue queues m for a, unless a got it through one of the nodes in before.
 func (h *Hub) enqueue(f *fanout, m *Message, a *Agent, before []*node) {
 	if form := a.out.conn.Form(); form != f.form {
 		f.form, f.bytes = form, m.encoded(form)

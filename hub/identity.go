@@ -9,24 +9,24 @@ import (
 	"time"
 )
 
-// An Identity is what the connect gate learned of an agent. It is immutable: a
-// refresh replaces it whole.
+// An Identity is what the connect gate learned about an agent. It is immutable: a refresh
+// replaces it.
 type Identity struct {
-	// User is who the agent is, where the server itself had authenticated nobody;
-	// empty when nobody knows.
+	// User is the user's name according to the gate, or empty. It counts only if the
+	// server itself authenticated no user; see Agent.User.
 	User string
-	// Claims and Attributes are what tokens and backends said of the user.
+	// Claims come from tokens, Attributes from backends.
 	Claims, Attributes map[string]any
-	// Header is what the gate set on the request that later gates see.
+	// Header has the fields that the gate set on the request that later gates see.
 	Header []HeaderField
-	// Grants are channels and patterns that the gate granted.
+	// Grants are the channels and patterns that the gate granted.
 	Grants []string
-	// Expires is when this is no longer to be relied on; zero is never.
+	// Expires is when the identity is no longer valid; zero is never.
 	Expires time.Time
 }
 
-// same reports whether i and o, which may be nil, say the same of an agent, however
-// long they hold.
+// same reports whether i and o describe the same agent. It ignores when they expire. o may
+// be nil.
 func (i *Identity) same(o *Identity) bool {
 	if o == nil {
 		o = noIdentity
@@ -37,24 +37,24 @@ func (i *Identity) same(o *Identity) bool {
 
 func sameMap(a, b map[string]any) bool { return len(a) == 0 && len(b) == 0 || reflect.DeepEqual(a, b) }
 
-// A HeaderField is a header field.
+// A HeaderField is a name and a value of an HTTP header.
 type HeaderField struct{ Name, Value string }
 
-// A Publishing is what the publish gate made of a message.
+// A Publishing says how a publish gate changed a message.
 type Publishing struct {
-	// Channels are where it goes, in place of its own channel; nil is its own.
+	// Channels are the channels to publish on; nil means the message's own.
 	Channels []string
-	// Data is what goes there in place of what was sent; nil is as sent.
+	// Data replaces the message's data; nil keeps it.
 	Data []byte
-	// Discard says that it goes nowhere; it is acknowledged all the same.
+	// Discard publishes the message nowhere. It is acknowledged all the same.
 	Discard bool
 }
 
-// A Sender is who published a message.
+// A Sender is the publisher of a message.
 type Sender struct {
-	User string // empty when nobody knows
+	User string // empty if unknown
 	UUID string // the agent's
 }
 
-// noIdentity is that of an agent of which nothing was learned.
+// noIdentity is the identity of an agent about which the connect gate learned nothing.
 var noIdentity = new(Identity)

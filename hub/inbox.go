@@ -6,28 +6,29 @@ package hub
 import "bytes"
 
 const (
-	// maxHeld and maxHeldBytes bound the frames that wait for the answer to
-	// /meta/connect; then reading stops.
+	// maxHeld and maxHeldBytes limit the frames that wait for the answer to
+	// /meta/connect. Beyond either the hub stops reading from the agent.
 	maxHeld      = 32
 	maxHeldBytes = 256 << 10
-	// refreshesPerSecond bounds refreshes of the connect, with a burst of five: each
-	// asks the gates of all subscriptions again.
+	// refreshesPerSecond limits refreshes of the connect, with a burst of five. The limit
+	// is low because each refresh asks the gates of all subscriptions again.
 	refreshesPerSecond = 1
 )
 
-// An inbox is what an agent's frames are counted and held in.
+// An inbox counts an agent's frames, limits their rates, and holds them while the agent
+// connects. Its methods handle each frame; see receive.go.
 type inbox struct {
-	agent *Agent // whose it is; immutable
+	agent *Agent // its owner; immutable
 
-	// Owned by who handles frames: the goroutine that calls Receive, and while
-	// frames are held, the one that decides the connect.
+	// Owned by the goroutine that handles frames: the one that calls Receive, or while
+	// frames are held, the one that applies the verdict on the connect.
 	frames, publishes, refreshes bucket
 	bytes                        int64
 
-	held *heldFrames // nil unless the answer to /meta/connect is awaited; guarded by Agent.mu
+	held *heldFrames // nil unless the agent waits for the answer to /meta/connect; guarded by Agent.mu
 }
 
-// heldFrames are frames that wait, in order.
+// heldFrames are the frames that wait, in order.
 type heldFrames struct {
 	frames [][]byte
 	bytes  int
@@ -43,7 +44,7 @@ func (h *heldFrames) add(frame []byte) bool {
 	return true
 }
 
-// take takes the first frame; nil if there is none.
+// take removes and returns the first frame, or nil if there is none.
 func (h *heldFrames) take() []byte {
 	if len(h.frames) == 0 {
 		return nil
@@ -55,8 +56,8 @@ func (h *heldFrames) take() []byte {
 	return frame
 }
 
-// hold keeps the frame for later if the answer to /meta/connect is awaited, and
-// blocks while too much is held. It reports whether the frame is dealt with.
+// hold keeps the frame for later if the agent waits for the answer to /meta/connect. It
+// blocks while too much is held. It returns false if the caller must handle the frame.
 func (box *inbox) hold(frame []byte) bool {
 	a := box.agent
 	a.mu.Lock()
@@ -70,7 +71,7 @@ func (box *inbox) hold(frame []byte) bool {
 	return a.state >= stateClosing
 }
 
-// releaseHeld handles the frames that were held, in order, until none is left.
+// releaseHeld handles the held frames in order, until none is left.
 func (box *inbox) releaseHeld() {
 	a := box.agent
 	a.mu.Lock()

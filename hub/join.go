@@ -6,29 +6,29 @@ package hub
 import "sync"
 
 const (
-	// joinSize is how much is joined in one write: beyond it, another system
-	// call costs little beside the copying.
+	// joinSize is the most that one write joins. Beyond it, another system call costs
+	// little compared with the copying.
 	joinSize = 64 << 10
-	// blockingJoinSize is joinSize for a Conn that may block: what it was given cannot
-	// be taken back when a reload ends the right to it. TLS makes records of this size,
-	// so larger writes would save nothing.
+	// blockingJoinSize is joinSize for a Conn that may block. It is smaller because bytes
+	// that a Conn has taken cannot be withdrawn when a reload revokes a subscription. TLS
+	// makes records of this size, so larger writes would save nothing.
 	blockingJoinSize = 16 << 10
 )
 
-// A joinBuffer is what one write carries.
+// A joinBuffer holds the bytes of one write.
 type joinBuffer struct {
 	bytes []byte
-	ends  []int // where in bytes each of its items ends
+	ends  []int // the end of each item in bytes
 }
 
-// Join buffers are pooled by size: each write under way has one, and a write that
-// blocks holds about as much as it writes.
+// Join buffers are pooled by size, so that a write that blocks holds a buffer only about
+// as large as what it writes.
 var (
 	joinSizes = [...]int{1 << 10, 4 << 10, blockingJoinSize, joinSize}
 	joinPools [len(joinSizes)]sync.Pool
 )
 
-// getJoin returns an empty buffer for about that many bytes.
+// getJoin returns an empty buffer for about size bytes.
 func getJoin(size int) *joinBuffer {
 	class := 0
 	for class < len(joinSizes)-1 && joinSizes[class] < size {
@@ -41,7 +41,7 @@ func getJoin(size int) *joinBuffer {
 }
 
 func putJoin(b *joinBuffer) {
-	if cap(b.bytes) > 2*joinSize { // one large message made it so
+	if cap(b.bytes) > 2*joinSize { // leave what one large message needed to the garbage collector
 		return
 	}
 	class := len(joinSizes) - 1
@@ -52,8 +52,8 @@ func putJoin(b *joinBuffer) {
 	joinPools[class].Put(b)
 }
 
-// wrote notes that n bytes were taken. It returns how many items are done with, and
-// keeps what is missing of the item that was taken in part, which is one of them.
+// wrote notes that the Conn took n bytes. It returns how many items it took, whole or in
+// part, and keeps the missing rest of the item that it took in part.
 func (b *joinBuffer) wrote(n int) (items int) {
 	for items < len(b.ends) && b.ends[items] <= n {
 		items++

@@ -10,37 +10,38 @@ import (
 	"time"
 )
 
-// expiryLead is how long before a lease ends its gate is asked again: a tenth of the
-// lease's life, but no longer than this.
+// A lease's gate is asked again when a tenth of the lease's life is left, or expiryLead
+// if that is less.
 const expiryLead = 30 * time.Second
 
-// longest is as good as never: a clock can still be added to it.
+// longest limits the life of a lease. It is as good as never, and small enough to add to
+// the clock without an overflow.
 const longest = 100 * 365 * 24 * time.Hour
 
-// A reason says why an operation is asked for.
+// A reason says why a gate is asked.
 type reason uint8
 
 const (
-	byFrame   reason = iota // the agent asks, with a frame
-	byTime                  // the lease is to be rechecked, or ends soon
+	byFrame   reason = iota // the agent sent a frame
+	byTime                  // a recheck is due, or the lease ends soon
 	byReload                // a reload has replaced the gate that granted the lease
-	byConnect               // the agent has refreshed its connect: who it is may have changed
+	byConnect               // the agent has refreshed its connect, so its identity may have changed
 )
 
 // A lease is a right that a gate granted: to be connected, or to one subscription. It
-// may end, and its gate may be asked again. Times are of the hub's timers; 0 is never.
+// may end, and its gate may be asked again. Times are on the hub's clock; 0 is never.
 //
-// A lease has no lock of its own: it is guarded by its agent's.
+// The agent's mu guards its leases.
 type lease struct {
 	by    Fingerprint   // of the gate that granted it
-	again time.Duration // when its gate is to be asked again
-	ends  time.Duration // when it ends, whatever has been asked
+	again time.Duration // when to ask its gate again
+	ends  time.Duration // when it ends, unless it is renewed before
 	grace bool          // a reload has replaced its gate, and the new one has not answered yet
-	wants reason        // why its gate is to be asked now; byFrame for no reason
+	wants reason        // why its gate must be asked now; byFrame if it must not
 	asked bool          // its gate is being asked again
 }
 
-// newLease returns the lease that v grants now, by a gate of that fingerprint.
+// newLease returns the lease that v grants now; by is the fingerprint of the gate.
 func newLease(v *Verdict, by Fingerprint, now time.Duration) lease {
 	l := lease{by: by}
 	if v.Recheck > 0 {
@@ -56,12 +57,13 @@ func newLease(v *Verdict, by Fingerprint, now time.Duration) lease {
 	return l
 }
 
-// renew replaces the lease by what v grants now. If that ends no later than the lease
-// did, its gate is not asked again before the end: the answer would be the same.
+// renew replaces the lease by the one that v grants now. If the new one ends no later than
+// the old one, for example because the same token still limits it, the gate is not asked
+// again before the end: it would give the same answer.
 func (l *lease) renew(v *Verdict, by Fingerprint, now time.Duration) {
 	before := l.ends
 	if l.grace {
-		before = 0 // the end of a grace period says nothing about answers
+		before = 0 // the grace period set this end, not a verdict
 	}
 	asked := l.asked
 	*l = newLease(v, by, now)
@@ -71,12 +73,12 @@ func (l *lease) renew(v *Verdict, by Fingerprint, now time.Duration) {
 	}
 }
 
-// startGrace keeps a lease that a replaced gate granted until the grace period ends,
-// and has the new gate asked at a moment within spread. A lease in its grace period does
-// not get a longer one.
+// startGrace keeps a lease that a replaced gate granted until the grace period ends. The
+// new gate is asked at a random moment within spread. A second call does not prolong the
+// grace period.
 func (l *lease) startGrace(now, grace, spread time.Duration) {
 	if !l.grace {
-		ends := now + grace - rand.N(grace/10+1) //nolint:gosec // G404: nothing secret; not all of them end at one moment
+		ends := now + grace - rand.N(grace/10+1) //nolint:gosec // G404: nothing secret; it spreads the ends
 		if l.ends == 0 || ends < l.ends {
 			l.ends = ends
 		}
@@ -86,19 +88,19 @@ func (l *lease) startGrace(now, grace, spread time.Duration) {
 	l.again = max(now, 1) + rand.N(spread+1) //nolint:gosec // G404: nothing secret
 }
 
-// postpone keeps a lease whose gate could not find out, until it ends, and has the gate
-// asked again after pause.
+// postpone keeps a lease whose gate could not decide, and has the gate asked again after
+// pause. The lease ends when it would have ended, at the latest after grace.
 func (l *lease) postpone(now, pause, grace time.Duration) {
 	if l.ends == 0 {
 		l.ends = now + grace
 	}
-	if l.grace { // many were told to wait at the same moment
+	if l.grace { // after a reload many leases are postponed at the same moment
 		pause += rand.N(pause) //nolint:gosec // G404: nothing secret
 	}
 	l.again = now + pause
 }
 
-// next returns when there is something to do about the lease; 0 is never.
+// next returns when the lease is due: its gate must be asked, or it ends; 0 is never.
 func (l *lease) next() time.Duration {
 	switch {
 	case l.again == 0:
@@ -113,14 +115,14 @@ func (l *lease) next() time.Duration {
 // hasEnded reports whether the lease has ended.
 func (l *lease) hasEnded(now time.Duration) bool { return l.ends != 0 && l.ends <= now }
 
-// look notes that the gate is to be asked, if it is time to, and returns why.
+// look notes why the gate must be asked if the time for it has come, and returns why.
 func (l *lease) look(now time.Duration) reason {
 	if l.again == 0 || l.again > now {
 		return byFrame
 	}
 	l.again = 0
 	switch {
-	case l.asked: // its answer will be under the rules of that moment
+	case l.asked: // the answer under way will set the next time
 	case l.grace:
 		l.wants = byReload
 	default:
@@ -129,8 +131,9 @@ func (l *lease) look(now time.Duration) reason {
 	return l.wants
 }
 
-// take reports why the gate is to be asked now, because of a reload or for another
-// reason, and notes that it is being asked; byFrame if it is not to be asked.
+// take returns why the gate must be asked now, and notes that it is being asked. It
+// returns byFrame if the gate must not be asked. reload selects between questions because
+// of a reload and all others.
 func (l *lease) take(reload bool) reason {
 	why := l.wants
 	if why == byFrame || l.asked || (why == byReload) != reload {
@@ -142,33 +145,32 @@ func (l *lease) take(reload bool) reason {
 
 // leases are the rights of one agent.
 type leases struct {
-	agent *Agent // whose they are; immutable
+	agent *Agent // their owner; immutable
 
 	connect lease
 	subs    []*subscription
-	asking  bool // a goroutine asks for them again, other than after a reload
+	asking  bool // reauthorize runs a goroutine
 }
 
-// find returns the index of the subscription on n, else -1. An agent has few
-// subscriptions; looking through them is faster than any map.
+// find returns the index of the subscription on n, or -1. An agent has few
+// subscriptions, so a linear search is faster than a map.
 func (ls *leases) find(n *node) int {
 	return slices.IndexFunc(ls.subs, func(s *subscription) bool { return s.node == n })
 }
 
-// hasAny reports whether there is a subscription on one of the nodes.
+// hasAny reports whether the agent subscribes to one of the nodes.
 func (ls *leases) hasAny(nodes []*node) bool {
 	return slices.ContainsFunc(nodes, func(n *node) bool { return ls.find(n) >= 0 })
 }
 
-// drop ends the subscription of that index. The caller holds its node's mu too.
+// drop removes the subscription with index i. The caller holds its node's mu too.
 func (ls *leases) drop(i int) {
 	s := ls.subs[i]
 	s.node.removeLocked(s)
 	ls.subs = slices.Delete(ls.subs, i, i+1)
 }
 
-// cover reports whether there is a subscription to what m was published on, itself or by
-// a pattern.
+// cover reports whether a subscription matches the channel of m.
 func (ls *leases) cover(m *Message) bool {
 	return slices.ContainsFunc(ls.subs, func(s *subscription) bool {
 		if IsPattern(s.channel) {
@@ -178,7 +180,7 @@ func (ls *leases) cover(m *Message) bool {
 	})
 }
 
-// next returns when there is something to do about one of them; 0 is never.
+// next returns when the first lease is due; 0 is never.
 func (ls *leases) next() time.Duration {
 	next := ls.connect.next()
 	for _, s := range ls.subs {
@@ -189,14 +191,15 @@ func (ls *leases) next() time.Duration {
 	return next
 }
 
-// A review is what is to be done about an agent's leases.
+// A review is what has to be done about an agent's leases.
 type review struct {
-	ended  []*subscription // whose leases have ended
-	reload bool            // a gate is to be asked because of a reload
-	other  bool            // a gate is to be asked for another reason
+	ended  []*subscription // subscriptions whose leases have ended
+	reload bool            // a gate must be asked because of a reload
+	other  bool            // a gate must be asked for another reason
 }
 
-// look looks at all leases but that of the connect, if it has ended.
+// look notes which gates must be asked, and returns what has to be done. tickLocked
+// handles the end of the connect's lease before it calls look.
 func (ls *leases) look(now time.Duration) (due review) {
 	note := func(why reason) {
 		due.reload = due.reload || why == byReload
@@ -213,9 +216,9 @@ func (ls *leases) look(now time.Duration) (due review) {
 	return due
 }
 
-// take returns the next lease whose gate is to be asked now, because of a reload or for
-// another reason: that of the connect first, which says who the agent is. s is nil for
-// that one, and why is byFrame if there is none.
+// take returns the next lease whose gate must be asked now, and why; see lease.take. The
+// connect's lease comes first, because its gate decides who the agent is. s is nil for
+// that lease. why is byFrame if there is none.
 func (ls *leases) take(reload bool) (s *subscription, why reason) {
 	if why := ls.connect.take(reload); why != byFrame {
 		return nil, why
@@ -228,12 +231,12 @@ func (ls *leases) take(reload bool) (s *subscription, why reason) {
 	return nil, byFrame
 }
 
-// isUndecided reports whether the gate of one of them has not answered since a reload.
+// isUndecided reports whether one of the leases is in a grace period.
 func (ls *leases) isUndecided() bool {
 	return ls.connect.grace || slices.ContainsFunc(ls.subs, func(s *subscription) bool { return s.lease.grace })
 }
 
-// isWaiting reports whether a gate is to be asked now for another reason than a reload.
+// isWaiting reports whether a gate must be asked now, for a reason other than a reload.
 func (ls *leases) isWaiting() bool {
 	waits := func(l *lease) bool { return !l.asked && (l.wants == byTime || l.wants == byConnect) }
 	return waits(&ls.connect) || slices.ContainsFunc(ls.subs, func(s *subscription) bool { return waits(&s.lease) })

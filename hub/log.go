@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// logEnd logs that the agent is gone. Nothing it presented is in the line, nor
-// what its transport calls the session.
+// logEnd logs that the agent is gone, sampled. The line must not contain credentials or a
+// fallback session's id, which would give access to the session.
 func (a *Agent) logEnd(log *slog.Logger, agentID, reason string, code CloseCode, lasted time.Duration) {
 	ctx := context.Background()
 	if !log.Enabled(ctx, slog.LevelInfo) {

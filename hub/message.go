@@ -5,26 +5,25 @@ package hub
 
 import "sync/atomic"
 
-// A Message is what was published on a channel. It is immutable; all agents
-// share it, and it is encoded once for each Form they want.
+// A Message was published on a channel. It is immutable. All agents share it, and it is
+// encoded once for each Form that they use.
 type Message struct {
-	// UUID is the publisher's name for this publication.
+	// UUID is the uuid of the publish frame.
 	UUID string
-	// Channel is where it was published.
+	// Channel is the channel that it was published on.
 	Channel string
 	// Data is any JSON value, as the publisher wrote it.
 	Data []byte
-	// From is who published it, where a gate before deliveries may want to know;
-	// else nil.
+	// From is the publisher. It is nil if there are no deliver gates to ask for it.
 	From *Sender
 
-	key    string // namespace and channel, as nodes are found by
-	object []byte // the frame on the bare wire; Data is a part of it
+	key    string // namespace and channel: the key of its node
+	object []byte // the frame as a JSON object; Data is a part of it
 	forms  [maxForms]atomic.Pointer[[]byte]
 }
 
-// NewMessage makes a Message. The channel must be a channel's name, uuid an id
-// and data one JSON value as PROTOCOL.md has them, nil for null; data is copied.
+// NewMessage makes a Message. channel must be a valid name, uuid a valid id and data one
+// JSON value, all as PROTOCOL.md defines them. nil data is null. NewMessage copies data.
 func NewMessage(channel, uuid string, data []byte) *Message {
 	m := &Message{UUID: uuid, Channel: channel, key: channel}
 	if data == nil {
@@ -37,13 +36,14 @@ func NewMessage(channel, uuid string, data []byte) *Message {
 	return m
 }
 
-// in returns m as of a namespace; it has not been published yet.
+// in puts m into a namespace, before it is published, and returns m.
 func (m *Message) in(namespace string) *Message {
 	m.key = keyOf(namespace, m.Channel)
 	return m
 }
 
-// keyOf keeps the names of namespaces apart: no name holds a NUL.
+// keyOf returns the key of a channel in a namespace. Keys of different namespaces are
+// never equal, because no name contains a NUL.
 func keyOf(namespace, channel string) string {
 	if namespace == "" {
 		return channel
@@ -51,13 +51,13 @@ func keyOf(namespace, channel string) string {
 	return namespace + "\x00" + channel
 }
 
-// encoded returns the message as f has it. The result is shared: read-only.
+// encoded returns the message in the encoding f. The result is shared: do not change it.
 func (m *Message) encoded(f *Form) []byte {
 	if b := m.forms[f.slot].Load(); b != nil {
 		return *b
 	}
 	b := f.encode(m.object)
-	// Two may meet here; both encodings are the same, one is kept.
+	// Two goroutines may get here at once. Both made the same bytes; keep one.
 	m.forms[f.slot].CompareAndSwap(nil, &b)
 	return b
 }

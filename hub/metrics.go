@@ -9,77 +9,76 @@ import (
 	"time"
 )
 
-// What happens in a hub is counted by the hub itself, and read by [Hub.Stats]
-// when somebody wants to know. Nothing is called for each delivery, so there is
-// no sink that could be slow, and no lock that would be held across it; counts
-// live as long as the hub, which outlives reloads.
+// The hub counts what happens in it, and [Hub.Stats] reads the counts. A delivery calls
+// no metrics code, so that a slow sink cannot delay it. The counts live as long as the
+// hub, which outlives reloads.
 
-// A DropReason is why a message did not reach somebody, or anybody.
+// A DropReason is why a message did not reach one agent, or any agent.
 type DropReason uint8
 
-// The reasons. The first four are counted for each agent that a message did not
-// reach, the others once for each publish.
+// The reasons. The first four count once for each agent that a message did not reach,
+// the others once for each publish.
 const (
-	DropGate      DropReason = iota // the deliver gate kept it from the agent
-	DropSlow                        // the agent was over the limits of its queue
-	DropGone                        // it was queued or being written when the connection ended
-	DropRevoked                     // the right to it ended while it waited: by a reload, or a gate that was asked again
-	DropDiscarded                   // the publish gate said that it goes nowhere
+	DropGate      DropReason = iota // the deliver gate withheld it
+	DropSlow                        // the agent's queue exceeded its limits
+	DropGone                        // the connection ended while it waited or was being written
+	DropRevoked                     // a reload or a gate ended the subscription or the session while it waited
+	DropDiscarded                   // the publish gate said discard
 	DropRepeated                    // it had been published before
 	DropFailed                      // the broker did not take it
 	dropReasons
 )
 
-// String returns the word for it.
+// String returns the label of the reason in metrics.
 func (r DropReason) String() string {
 	return [...]string{"gate", "slow", "gone", "revoked", "discarded", "repeated", "failed"}[r]
 }
 
-// A QueueName names a queue that has a bound.
+// A QueueName names a queue that has a limit.
 type QueueName uint8
 
-// The queues.
+// The queues, and what happens when one exceeds its limit.
 const (
-	QueueAgent      QueueName = iota // what waits for an agent; it is closed with CloseSlow
-	QueueGate                        // questions that wait for a place to be asked; they are answered unavailable
-	QueueDisconnect                  // agents that are gone, which the disconnect gate was not told of
-	QueueEvents                      // events that nobody heard of
+	QueueAgent      QueueName = iota // an agent's frames; the agent is closed with CloseSlow
+	QueueGate                        // questions to a backend; the answer is unavailable
+	QueueDisconnect                  // questions to disconnect gates; the gate is not told
+	QueueEvents                      // events; the event is lost
 	queueNames
 )
 
-// String returns the word for it.
+// String returns the label of the queue in metrics.
 func (q QueueName) String() string { return [...]string{"agent", "gate", "disconnect", "events"}[q] }
 
-// A ReloadEffect is something that the end of a Policy does.
+// A ReloadEffect is something that a reload does.
 type ReloadEffect uint8
 
 // The effects.
 const (
 	ReloadMoved ReloadEffect = iota // an agent came under the next generation
-	ReloadAsked                     // a gate was asked again about what an agent had
-	ReloadEnded                     // a subscription was ended
+	ReloadAsked                     // a gate was asked again about a lease
+	ReloadEnded                     // a subscription was revoked
 	ReloadCut                       // a session was closed
-	ReloadLate                      // one of both was because its gate did not answer in time
+	ReloadLate                      // one of the last two happened because the gate did not answer in time
 	reloadEffects
 )
 
-// String returns the word for it.
+// String returns the label of the effect in metrics.
 func (e ReloadEffect) String() string {
 	return [...]string{"moved", "asked", "ended", "cut", "late"}[e]
 }
 
-// An AnswerName is how a gate answered, in one word: Allowed, Abandoned, or the
-// Code of its Refusal.
+// An AnswerName is a gate's answer in one word: Allowed, Abandoned, or the Code of its
+// Refusal.
 type AnswerName string
 
-// The answers that are no Code.
+// The answers that are not Codes.
 const (
 	Allowed   AnswerName = "allowed"
 	Abandoned AnswerName = "abandoned" // the agent left before the answer
 )
 
-// answerNames and timedGates are what gates are counted by. What stands before
-// deliveries is asked too often to be timed; DropGate counts what it holds back.
+// answerNames and timedGates are the labels of gate counts. The deliver gate is not
+// among them: it is asked too often to be timed. DropGate counts what it withholds.
 var (
 	answerNames = [...]AnswerName{
 		Allowed, AnswerName(CodeDenied), AnswerName(CodeUnavailable), AnswerName(CodeExpired),
@@ -89,49 +88,49 @@ var (
 	codes      = [...]Code{CodeDenied, CodeUnavailable, CodeInvalid, CodeLimit, CodeExpired}
 )
 
-// Stats are what a hub has counted since it was made, and what there is now. The
-// parts are read one after the other, while the hub goes on.
+// Stats are a hub's counts since it was made, and its present state. The parts are read
+// one after the other while the hub works, so they may be slightly apart.
 type Stats struct {
-	// What there is now: sessions by transport, connected or not yet; subscriptions;
-	// channels and patterns that have subscribers; gates that are being asked and do
-	// not answer at once.
+	// The present state: sessions by transport, connected or not; subscriptions; channels
+	// and patterns that have subscribers; questions to gates that do not answer at once.
 	Agents                            map[string]int
 	Subscriptions, Channels, Patterns int
 	Questions                         map[GateName]int
 
-	// Published is messages that agents and Hub.Publish gave to the broker,
-	// Delivered is messages that were written to agents: once for each.
+	// Published counts the messages that agents and Hub.Publish gave to the broker.
+	// Delivered counts messages written to agents, once for each agent.
 	Published, Delivered uint64
 	Dropped              map[DropReason]uint64
-	// FramesReceived and BytesReceived are what agents sent, BytesSent what was
-	// written to them, with the framing of their transports.
+	// FramesReceived and BytesReceived count what agents sent. BytesSent counts what was
+	// written to them, including the framing of their transports.
 	FramesReceived, BytesReceived, BytesSent uint64
-	// Refused is sessions that were not opened, by why.
+	// Refused counts the sessions that were not opened, by reason.
 	Refused map[Code]uint64
-	// Ended is sessions by how they ended; those that the agent or the network ended
-	// count as CloseNormal.
+	// Ended counts the sessions that ended, by close code. A session that the agent or
+	// the network ended counts as CloseNormal.
 	Ended    map[CloseCode]uint64
 	Overflow map[QueueName]uint64
 	Reload   map[ReloadEffect]uint64
 
-	// How long gates took to answer, what was handed to the queues of all
-	// subscribers, and sessions lasted, by transport.
+	// Gates is how long gates took to answer. FanOut is how long it took to enqueue a
+	// message for all its subscribers. Sessions is how long sessions lasted, by
+	// transport.
 	Gates    map[GateName]map[AnswerName]Histogram
 	FanOut   Histogram
 	Sessions map[string]Histogram
 }
 
-// A Histogram is how long things took.
+// A Histogram counts durations.
 type Histogram struct {
 	Count uint64
 	Sum   time.Duration
-	// Below is how many took no longer than each bound, by bound.
+	// Below counts, for each bound, the durations that were no longer.
 	Below map[time.Duration]uint64
 }
 
-// The bounds of histograms. A gate may take from microseconds, where it is an
-// expression, to the 40 s that a crowd waits for a backend; a fan-out from one
-// agent to a hundred thousand; a session from a mistake to a week.
+// The bounds of histograms. A gate takes microseconds if it is an expression, and up to
+// 40 s if many agents wait for a backend. A fan-out reaches one agent or a hundred
+// thousand. A session lasts from less than a second to weeks.
 var (
 	gateBounds = []time.Duration{
 		50 * time.Microsecond, 250 * time.Microsecond, time.Millisecond, 5 * time.Millisecond, 25 * time.Millisecond,
@@ -154,7 +153,7 @@ const maxBounds = 12
 type histogram struct {
 	bounds  []time.Duration // immutable; at most maxBounds, rising
 	sum     atomic.Int64
-	buckets [maxBounds + 1]atomic.Uint64 // of those up to each bound and over the one before; the last over all
+	buckets [maxBounds + 1]atomic.Uint64 // one for the durations up to each bound, and one for longer ones
 }
 
 func (h *histogram) observe(d time.Duration) {
@@ -177,8 +176,8 @@ func (h *histogram) read() Histogram {
 	return out
 }
 
-// A shardCount is what one flusher, and the readers of its agents, count: apart
-// from those of other cores, so that nobody waits for the cache of another.
+// A shardCount has the counts of one shard. The padding keeps the counts of different
+// goroutines in different cache lines, so that cores do not wait for each other.
 type shardCount struct {
 	delivered, sent atomic.Uint64
 	_               [112]byte
@@ -186,8 +185,8 @@ type shardCount struct {
 	_               [112]byte
 }
 
-// counts are what a hub counts. They are safe by themselves but for what is
-// guarded.
+// counts are the counts of a hub. Their fields are safe by themselves, except those that
+// a lock guards.
 type counts struct {
 	shards    []shardCount // by Agent.shard
 	published atomic.Uint64
@@ -203,7 +202,7 @@ type counts struct {
 	ended      map[CloseCode]uint64
 }
 
-// A transportCount is the sessions of one transport.
+// A transportCount counts the sessions of one transport.
 type transportCount struct {
 	now    int
 	lasted histogram
@@ -245,14 +244,14 @@ func (c *counts) endedLocked(transport string, code CloseCode, lasted time.Durat
 	c.ended[code]++
 }
 
-// drop counts messages that were dropped.
+// drop counts n dropped messages.
 func (c *counts) drop(why DropReason, n int) {
 	if n > 0 {
 		c.dropped[why].Add(uint64(n))
 	}
 }
 
-// CountRefused counts a session that the transport did not ask the hub to open.
+// CountRefused counts a session that the transport itself refused, without calling Open.
 func (h *Hub) CountRefused(code Code) { h.counts.refuse(code) }
 
 func (c *counts) refuse(code Code) {
@@ -261,7 +260,7 @@ func (c *counts) refuse(code Code) {
 	}
 }
 
-// asked counts an answer of a gate.
+// asked counts the answer of a gate, and how long it took.
 func (c *counts) asked(gate GateName, answer AnswerName, took time.Duration) {
 	g, a := indexOf(timedGates[:], gate), indexOf(answerNames[:], answer)
 	if g >= 0 && a >= 0 {
@@ -269,14 +268,14 @@ func (c *counts) asked(gate GateName, answer AnswerName, took time.Duration) {
 	}
 }
 
-// asking counts a question that is being asked, or is not any more.
+// asking counts a question: n is 1 when it begins, -1 when it ends.
 func (c *counts) asking(gate GateName, n int64) {
 	if g := indexOf(timedGates[:], gate); g >= 0 {
 		c.questions[g].Add(n)
 	}
 }
 
-// answerName is the word for what a gate answered.
+// answerName returns the label of a verdict in metrics and traces.
 func answerName(v *Verdict) AnswerName {
 	if v.Refusal == nil {
 		return Allowed
@@ -293,7 +292,7 @@ func indexOf[T comparable](all []T, one T) int {
 	return -1
 }
 
-// Stats returns what the hub has counted and what there is now.
+// Stats returns the hub's counts and its present state.
 func (h *Hub) Stats() Stats {
 	c := h.counts
 	s := Stats{
@@ -341,7 +340,7 @@ func (h *Hub) Stats() Stats {
 	return s
 }
 
-// readAll reads counters that are found by small numbers.
+// readAll reads counters whose keys are their indexes.
 func readAll[K ~uint8](all []atomic.Uint64) map[K]uint64 {
 	out := make(map[K]uint64, len(all))
 	for i := range all {

@@ -11,23 +11,22 @@ import (
 	"time"
 )
 
-// Migration puts the policy of a reload into effect for an agent. It runs in whichever
-// goroutine first needs it: that of the Reload, a writer, or one that handles a frame.
+// A migration puts the policy of a reload into effect for an agent. It runs in the first
+// goroutine that needs it: one of the Reload's, a writer, or the one that handles a frame.
 // It asks only gates that answer at once; for the others it starts a grace period.
 
-// An Admission says which sessions may stay when a generation of the configuration
-// replaces another, in what gates do not decide: origin, transport, namespace.
+// An Admission decides which sessions may stay when a reload replaces their generation.
+// It decides what gates do not: origin, transport, namespace.
 type Admission interface {
-	// Stays returns why an agent may not stay that was there under another
-	// generation, whose Admission is before; nil if it may. It is called
-	// concurrently, with no lock held, must not block, and is not called when
-	// before is the same.
+	// Stays returns nil if the agent may stay, else why not. before is the Admission of
+	// the agent's old generation; the hub does not call Stays if it is the same. The hub
+	// calls Stays concurrently and with no lock held. Stays must not block.
 	Stays(a *Agent, before Admission) *Refusal
 }
 
-// migrate puts the agent's policy into effect, if a reload has changed it. It blocks for
-// nothing but gates that answer from within this process, and with wait for another
-// goroutine that does the same. It is called with no lock held.
+// migrate puts the agent's policy into effect, if a reload has changed it. It waits for
+// gates that answer at once, and if wait is true, for another goroutine that already runs
+// the migration. Call it with no lock held.
 func (a *Agent) migrate(wait bool) {
 	a.mu.Lock()
 	done := false
@@ -58,8 +57,8 @@ func (a *Agent) migrate(wait bool) {
 	}
 }
 
-// isCurrentLocked reports whether the agent's policy is in effect. For an agent that is
-// being closed it always is. The caller holds a.mu.
+// isCurrentLocked reports whether the agent's policy is in effect. It also returns true
+// for an agent that is being closed, which needs no migration. The caller holds a.mu.
 func (a *Agent) isCurrentLocked() bool {
 	return a.applied == a.policy.Load() || a.state >= stateClosing
 }
@@ -100,14 +99,14 @@ func (m *migration) stays() (r *Refusal) {
 	return p.Admission.Stays(a, before.Admission)
 }
 
-// cutRetry is how long an agent that a reload cuts is told to stay away: they are not
-// to come back all at once.
+// cutRetry is how long an agent that a reload cuts must stay away. It is random, so that
+// the agents do not come back all at once.
 func cutRetry() time.Duration {
 	return time.Second + rand.N(2*time.Second) //nolint:gosec // G404: nothing secret
 }
 
-// cut closes a session that a reload has no place for any more. It gets no message that
-// still waits for it.
+// cut closes a session that the new policy does not allow. It drops the messages that
+// wait for the agent: the agent must not get them any more.
 func (a *Agent) cut(r *Refusal) {
 	retry := r.Retry
 	if retry <= 0 {
@@ -129,7 +128,7 @@ func (a *Agent) cut(r *Refusal) {
 	}
 }
 
-// rescheduleLocked replaces what the old policy timed or limited: heartbeat, handshake,
+// rescheduleLocked replaces the timers and limits of the old policy: heartbeat, handshake,
 // queue limits. The caller holds a.mu.
 func (m *migration) rescheduleLocked() {
 	a, before, p := m.agent, m.from, m.to
@@ -137,11 +136,12 @@ func (m *migration) rescheduleLocked() {
 	a.out.roomLocked()
 	switch {
 	case a.state == stateConnected && before.Heartbeat != p.Heartbeat:
-		// A silence that was none under the old interval must not be one now.
+		// The agent may have been silent for longer than the new interval allows, because
+		// the old one was longer. Count its silence from now.
 		a.Touch()
 		beat := firstHeartbeat(p.Heartbeat)
 		a.beat = a.hub.timers.now() + beat
-		a.hub.timers.set(a, beat) // planReview sees to what is due before
+		a.hub.timers.set(a, beat) // planReview comes later, and sets an earlier time if a lease needs it
 	case a.state == stateOpen && a.out.conn != nil && before.Handshake != p.Handshake:
 		a.hub.timers.set(a, p.Handshake)
 	}
@@ -157,16 +157,16 @@ func (m *migration) startGraceLocked(l *lease) {
 	l.startGrace(a.hub.timers.now(), m.to.Grace, spread)
 }
 
-// connect holds the connect of the agent against its gate. It reports whether
-// its subscriptions are still to be held against their gates: not if they have been, or if
-// the agent has been closed.
+// connect reauthorizes the connect if its gate has changed and answers at once; else it
+// starts a grace period. It reports whether the caller must still check the
+// subscriptions: not if a verdict on the connect has done so, or closed the agent.
 func (m *migration) connect() bool {
 	a := m.agent
 	for {
 		o := &op{agent: a, gate: GateConnect, why: byReload}
 		g, q := o.resolveGate()
 		if o.policy != m.to {
-			return false // there was yet another reload, which migrate sees to
+			return false // there was another reload: migrate runs again
 		}
 		a.mu.Lock()
 		l := &a.leases.connect
@@ -191,9 +191,9 @@ func (m *migration) connect() bool {
 	}
 }
 
-// subscriptions holds the subscriptions that another gate allowed against their gates;
-// all of them, if all is set. What the connect gate itself has made is not in
-// question, unless it has answered: then made is what it has made now, and not nil.
+// subscriptions reauthorizes the subscriptions that a replaced gate allowed, or every
+// subscription if all is set. It keeps those that the connect gate made. If the connect
+// gate has answered again, made is not nil, and it keeps only the channels in made.
 func (m *migration) subscriptions(all bool, made []string) {
 	a := m.agent
 	a.mu.Lock()
@@ -206,14 +206,14 @@ func (m *migration) subscriptions(all bool, made []string) {
 	a.leases.planReview()
 }
 
-// subscription holds one subscription against its gate. It returns false if
-// that has to be done again, because the agent's identity has changed meanwhile.
+// subscription does that for one subscription. It returns false if the caller must call
+// it again, because the agent's identity has changed meanwhile.
 func (m *migration) subscription(s *subscription, all bool, made []string) (done bool) {
 	a := m.agent
 	o := &op{agent: a, gate: GateSubscribe, channel: s.channel, sub: s, why: byReload}
 	g, q := o.resolveGate()
 	if o.policy != m.to {
-		return true // there was yet another reload, which migrate sees to
+		return true // there was another reload: migrate runs again
 	}
 	a.mu.Lock()
 	granted := s.byConnect && (made == nil || slices.Contains(made, s.channel))
@@ -231,17 +231,19 @@ func (m *migration) subscription(s *subscription, all bool, made []string) (done
 		o.verdict = q.askLocal(context.Background(), g)
 	}
 	if o.verdict.Refusal != nil && connectWaits && g != nil && !isFixed(g) {
-		// Who wants to know is not known before the connect gate has answered.
+		// The refusal may come from an identity that is out of date. Keep the
+		// subscription until the connect gate has answered; its answer asks again.
 		a.mu.Lock()
 		m.startGraceLocked(&s.lease)
-		s.lease.again = 0 // its answer is what this waits for
+		s.lease.again = 0
 		a.mu.Unlock()
 		return true
 	}
 	return o.applyLease()
 }
 
-// migrated says that the agent is done with the reload that it is in, if it is.
+// migrated tells the agent's Reload, if it has one, once nothing about the agent is
+// undecided.
 func (a *Agent) migrated() {
 	r := a.reload.Load()
 	if r == nil {

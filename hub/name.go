@@ -12,16 +12,16 @@ import (
 	"unicode/utf8"
 )
 
-// MaxNameLength is the most bytes that a channel's name or a pattern can have,
-// whatever the limits say.
+// MaxNameLength is the most bytes of a channel's name or a pattern. Limits cannot raise
+// it.
 const MaxNameLength = 255
 
-// CheckName returns nil if s is a channel's name of at most limit bytes, else a
-// Refusal with CodeInvalid that says what is wrong with it (PROTOCOL.md, R10):
-// valid UTF-8, no control, format or space characters, no "*", "{", "}", no
-// empty segment, no segment "." or "..". Names are compared byte by byte and
-// never cleaned, decoded or lower-cased, so what two readers could take for
-// the same name must not get in.
+// CheckName returns nil if s is a valid channel's name of at most limit bytes, else a
+// Refusal with CodeInvalid that says what is wrong (PROTOCOL.md, R10). A name is valid
+// UTF-8 without control, format and space characters, without "*", "{" and "}", and
+// without empty segments and the segments "." and "..". The hub compares names byte by
+// byte and never cleans, decodes or lower-cases them. So CheckName refuses names that look
+// the same but differ.
 func CheckName(s string, limit int) *Refusal {
 	if strings.HasPrefix(s, "/meta/") {
 		return refuse(CodeInvalid, "a channel's name cannot begin with /meta/, which is the protocol's own")
@@ -29,9 +29,9 @@ func CheckName(s string, limit int) *Refusal {
 	return nameCheck(s, limit, "a channel's name")
 }
 
-// CheckPattern returns nil if s is what can be subscribed to: a channel's name,
-// "*", or a name followed by "/*", together at most limit bytes. Else it returns
-// a Refusal with CodeInvalid that says what is wrong (PROTOCOL.md, R11).
+// CheckPattern returns nil if an agent can subscribe to s: a channel's name, "*", or a name
+// followed by "/*", at most limit bytes. Else it returns a Refusal with CodeInvalid that
+// says what is wrong (PROTOCOL.md, R11).
 func CheckPattern(s string, limit int) *Refusal {
 	if !strings.Contains(s, "*") {
 		return CheckName(s, limit)
@@ -49,13 +49,13 @@ func CheckPattern(s string, limit int) *Refusal {
 	return nameCheck(name, limit, "what stands before /* in a pattern")
 }
 
-// IsPattern reports whether s, which CheckPattern has let through, is a pattern
-// and not a channel's name.
+// IsPattern reports whether s is a pattern and not a channel's name. CheckPattern must
+// have accepted s.
 func IsPattern(s string) bool { return strings.HasSuffix(s, "*") }
 
-// prefixesOf yields what patternPrefix makes of every pattern that matches the
-// channel, the most exact first: "a/b/", "a/" and "" for "a/b/c". It does not
-// allocate, which is why patterns are looked up by their prefix.
+// prefixesOf yields the prefixes of all patterns that match the channel name, the longest
+// first: "a/b/", "a/" and "" for "a/b/c". It does not allocate; this is why patterns are
+// looked up by their prefix.
 func prefixesOf(name string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for i := len(name) - 1; i >= 0; i-- {
@@ -67,12 +67,11 @@ func prefixesOf(name string) iter.Seq[string] {
 	}
 }
 
-// patternPrefix is what the channels that a pattern matches begin with: "a/b/"
+// patternPrefix returns the common prefix of the channels that a pattern matches: "a/b/"
 // for "a/b/*", "" for "*". No two patterns have the same prefix.
 func patternPrefix(pattern string) string { return pattern[:len(pattern)-1] }
 
-// nameCheck checks s as CheckName does; what begins the sentence that a Refusal
-// says.
+// nameCheck does the work of CheckName. The reason of its Refusal begins with what.
 func nameCheck(s string, limit int, what string) *Refusal {
 	if s == "" {
 		return refuse(CodeInvalid, what+" cannot be empty")
@@ -80,7 +79,7 @@ func nameCheck(s string, limit int, what string) *Refusal {
 	if len(s) > limit {
 		return nameTooLong(s, limit, what)
 	}
-	segment := 0 // where the segment begins that i is in
+	segment := 0 // where the current segment begins
 	for i := 0; i < len(s); {
 		c := s[i]
 		if c >= utf8.RuneSelf {

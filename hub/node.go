@@ -9,7 +9,7 @@ import (
 	"sync/atomic"
 )
 
-// A subscription is an agent on a channel or pattern.
+// A subscription makes an agent a member of a node.
 type subscription struct {
 	agent   *Agent
 	node    *node
@@ -18,20 +18,20 @@ type subscription struct {
 
 	// Guarded by agent.mu.
 	lease     lease
-	byConnect bool // the connect gate has made it: no other was asked
+	byConnect bool // the connect gate made it, and no other gate was asked
 }
 
-// A node is a channel or pattern that has subscribers. It is born with the
-// first and dies with the last.
+// A node is a channel or pattern that has subscribers. The first subscriber makes it; when
+// the last one leaves, it is dead.
 type node struct {
 	// Immutable.
 	key  string
 	home *directory
 
-	mu      sync.RWMutex // guards the following; read-held while a message is handed to the members
+	mu      sync.RWMutex // guards the following; read-held while a fan-out enqueues a message for the members
 	members []*subscription
-	told    bool // that it is occupied
-	dead    bool // no longer in its directory: look again
+	told    bool // the event that it is occupied was queued
+	dead    bool // no longer in its directory: look the key up again
 }
 
 // addLocked adds s. The caller holds n.mu.
@@ -45,7 +45,7 @@ func (n *node) addLocked(s *subscription) {
 	}
 }
 
-// removeLocked takes s out. The caller holds n.mu.
+// removeLocked removes s. The caller holds n.mu.
 func (n *node) removeLocked(s *subscription) {
 	n.home.members.Add(-1)
 	last := len(n.members) - 1
@@ -58,7 +58,7 @@ func (n *node) removeLocked(s *subscription) {
 	}
 }
 
-// unlock releases n.mu, and takes n out of its directory if nobody is left in it.
+// unlock releases n.mu, and removes n from its directory if it has no members.
 func (n *node) unlock() {
 	if !n.dead && len(n.members) == 0 {
 		n.dead = true
@@ -77,14 +77,14 @@ const directoryShards = 64
 
 // A directory finds nodes by key.
 type directory struct {
-	patterns bool        // the keys are those of patterns; immutable
+	patterns bool        // the keys are those of patterns, not of channels; immutable
 	events   *eventQueue // set before the first node is made
 
 	seed    maphash.Seed
 	count   atomic.Int64 // nodes in all
 	members atomic.Int64 // subscriptions in all
 	shards  [directoryShards]struct {
-		mu    sync.RWMutex // guards nodes; taken before no other lock
+		mu    sync.RWMutex // guards nodes; no other lock is taken under it
 		nodes map[string]*node
 	}
 }
@@ -97,7 +97,7 @@ func newDirectory(patterns bool) *directory {
 	return d
 }
 
-// find returns the node of key, nil if there is none.
+// find returns the node of key, or nil if there is none.
 func (d *directory) find(key string) *node {
 	if d.count.Load() == 0 {
 		return nil
@@ -108,8 +108,8 @@ func (d *directory) find(key string) *node {
 	return s.nodes[key]
 }
 
-// obtain returns the node of key, a new one if there is none; nil when that
-// would be one more than limit allows. A new node counts at once.
+// obtain returns the node of key. If there is none, it makes one and counts it, and
+// returns nil if fits then returns false.
 func (d *directory) obtain(key string, fits func() bool) *node {
 	s := &d.shards[maphash.String(d.seed, key)%directoryShards]
 	s.mu.Lock()
@@ -127,7 +127,7 @@ func (d *directory) obtain(key string, fits func() bool) *node {
 	return n
 }
 
-// release takes a dead node out.
+// release removes a dead node.
 func (d *directory) release(n *node) {
 	s := &d.shards[maphash.String(d.seed, n.key)%directoryShards]
 	s.mu.Lock()

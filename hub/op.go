@@ -10,49 +10,49 @@ import (
 	"time"
 )
 
-// maxQuestions is how many gates may be asked for one agent at once.
+// maxQuestions is how many questions about one agent may be open at once.
 const maxQuestions = 8
 
-// An op is an operation that a gate may have to allow: what an agent asks for with a
-// frame, or a lease whose gate is asked again. It goes through these steps: do finds the
-// gate, ask asks it if it does not answer at once, apply does what was allowed.
+// An op is an operation that a gate may have to allow: a frame of an agent, or the
+// reauthorization of a lease. It goes through these steps: do finds the gate, ask asks it
+// if it does not answer at once, and apply carries out the verdict.
 type op struct {
 	// Immutable.
 	agent   *Agent
 	gate    GateName
 	channel string        // empty for a connect
-	why     reason        // why it is asked for
-	sub     *subscription // whose lease it is about; nil if it is about none, or the connect's
+	why     reason        // why the gate is asked
+	sub     *subscription // the subscription to reauthorize, or nil
 	in      inbound       // the frame, if why is byFrame
 	msg     *Message      // of a publish
-	refused *Refusal      // if not nil, the answer, for which no gate is asked
-	taken   *lease        // that notes that its gate is being asked; guarded by the agent's mu
-	done    chan struct{} // if not nil, closed when it is done with, unless the agent has left
+	refused *Refusal      // if not nil, the answer; no gate is asked
+	taken   *lease        // the lease that notes the question under way; guarded by the agent's mu
+	done    chan struct{} // if not nil, finish closes it; never closed if the agent leaves before
 
 	ctx  context.Context //nolint:containedctx // of its span, if it has one
 	span Span            // of a publish that is traced
 
 	// Guarded by the agent's mu while it is pending.
-	local    bool // the answer comes from within this process
+	local    bool // the gate answers at once
 	verdict  Verdict
-	decided  bool
-	applying bool        // apply ends its span
-	policy   *Policy     // that was asked
-	by       Fingerprint // of its gate
-	identity *Identity   // that it was asked for
+	decided  bool        // verdict is set
+	applying bool        // apply runs, and ends the span
+	policy   *Policy     // whose gate was asked
+	by       Fingerprint // of that gate
+	identity *Identity   // that the gate was asked about
 }
 
-// ops are an agent's operations that wait for gates. The first two fields are immutable,
-// the others guarded by the agent's mu.
+// ops are an agent's operations that wait for gates. The first two fields are immutable;
+// the agent's mu guards the others.
 type ops struct {
 	ctx    context.Context //nolint:containedctx // ends with the agent, whose part this is
 	cancel context.CancelFunc
 
 	pending  []*op // in the order of their frames
-	applying bool  // a goroutine applies what is ready
+	applying bool  // applyReady runs
 }
 
-// isPending reports whether an operation on the channel waits. A nil ops has none.
+// isPending reports whether an operation on the channel waits. w may be nil.
 func (w *ops) isPending(channel string) bool {
 	return w != nil && slices.ContainsFunc(w.pending, func(o *op) bool { return o.channel == channel })
 }
@@ -62,8 +62,8 @@ func (w *ops) isConnecting() bool {
 	return slices.ContainsFunc(w.pending, func(o *op) bool { return o.gate == GateConnect })
 }
 
-// ready returns the first operation that is decided and that no other of its channel
-// precedes.
+// ready returns the first decided operation that no other operation on the same channel
+// precedes, or nil.
 func (w *ops) ready() *op {
 	for i, o := range w.pending {
 		if o.decided && !slices.ContainsFunc(w.pending[:i], func(before *op) bool { return before.channel == o.channel }) {
@@ -73,7 +73,7 @@ func (w *ops) ready() *op {
 	return nil
 }
 
-// remove takes o out.
+// remove removes o from the pending operations.
 func (w *ops) remove(o *op) {
 	w.pending = slices.DeleteFunc(w.pending, func(p *op) bool { return p == o })
 }
@@ -90,7 +90,7 @@ func (a *Agent) opsLocked() *ops {
 	return a.ops
 }
 
-// context returns the one that what is done for o is done in.
+// context returns the context of o's span, or an empty one.
 func (o *op) context() context.Context {
 	if o.ctx == nil {
 		return context.Background()
@@ -98,15 +98,16 @@ func (o *op) context() context.Context {
 	return o.ctx
 }
 
-// endSpan ends the span of o.
+// endSpan ends the span of o, if it has one.
 func (o *op) endSpan(answer AnswerName) {
 	if o.span != nil {
 		o.span.End(answer)
 	}
 }
 
-// abandon ends the spans of operations whose agent leaves before they are done with, in
-// a goroutine of its own: a Tracer is not called under a lock.
+// abandon ends the spans of operations whose agent leaves before they are applied. It
+// uses a goroutine, because the caller holds a lock and a Tracer is never called under
+// one.
 func abandon(ops []*op) {
 	ops = slices.DeleteFunc(slices.Clone(ops), func(o *op) bool { return o.span == nil || o.applying })
 	if len(ops) == 0 {
@@ -119,8 +120,8 @@ func abandon(ops []*op) {
 	}()
 }
 
-// leaseLocked returns the one that o is about. The answer has come: its gate is no longer
-// being asked.
+// leaseLocked returns the lease that o is about, and notes on it that its gate has
+// answered.
 func (o *op) leaseLocked() *lease {
 	if o.taken != nil {
 		o.taken.asked, o.taken = false, nil
@@ -131,7 +132,7 @@ func (o *op) leaseLocked() *lease {
 	return &o.agent.leases.connect
 }
 
-// finish says that o is done with.
+// finish notes that o is complete.
 func (o *op) finish() {
 	if o.why != byFrame {
 		o.agent.mu.Lock()
@@ -143,19 +144,19 @@ func (o *op) finish() {
 	}
 }
 
-// refreshing is the answer to a refresh that comes too soon.
+// refreshing is the answer to a refresh that comes too soon after another one.
 var refreshing = &Refusal{CodeLimit, "a refresh of this session is under way, or was just done", time.Second}
 
-// do asks the gate of o, if there is one, and applies o when it has answered and all
-// that came before on the same channel is done. It waits for a place among the agent's
-// questions.
+// do asks the gate of o, if there is one. It applies o when the gate has answered and all
+// earlier operations on the same channel are complete. It blocks while the agent has
+// maxQuestions open.
 func (o *op) do() {
 	a := o.agent
 	a.mu.Lock()
 	var gate Gate
 	var q *Question
-	// A connect always takes its turn among the others: it changes what they are
-	// asked for.
+	// A connect is always queued: it changes the identity that the others are asked
+	// about.
 	if o.gate != GateConnect && !a.ops.isPending(o.channel) {
 		a.mu.Unlock()
 		if o.refused != nil {
@@ -195,7 +196,7 @@ func (o *op) do() {
 	a.mu.Unlock()
 	switch {
 	case o.refused != nil:
-		a.applyReady() // what it waited for may be done with
+		a.applyReady() // the operations before it may already be complete
 	case gate != nil:
 		o.ask(gate, q)
 	default:
@@ -203,8 +204,8 @@ func (o *op) do() {
 	}
 }
 
-// tryNow applies o if no gate is to be asked, or one that answers at once. If not, it
-// has done nothing, and returns the gate and the question.
+// tryNow applies o if there is no gate, or a gate that answers at once. Else it changes
+// nothing and returns the gate and the question.
 func (o *op) tryNow() (done bool, g Gate, q *Question) {
 	for {
 		g, q = o.resolveGate()
@@ -225,8 +226,9 @@ func (o *op) tryNow() (done bool, g Gate, q *Question) {
 	}
 }
 
-// resolveGate finds the gate of o under the policy of this moment, notes in o what it is
-// asked under, and returns the question. If there is no gate, o has its verdict.
+// resolveGate finds the gate of o in the agent's current policy and returns it with the
+// question. It notes policy, identity and fingerprint in o. If the gate is nil, it sets
+// the verdict of o.
 func (o *op) resolveGate() (Gate, *Question) {
 	a := o.agent
 	a.mu.Lock()
@@ -248,7 +250,7 @@ func (o *op) resolveGate() (Gate, *Question) {
 	return g, q
 }
 
-// ask asks the gate g of o, which is pending; nil for no gate.
+// ask asks the gate g of o, which is pending. If g is nil, the verdict is already set.
 func (o *op) ask(g Gate, q *Question) {
 	a := o.agent
 	decided := func(v Verdict) {
@@ -270,27 +272,27 @@ func (o *op) ask(g Gate, q *Question) {
 	}
 }
 
-// isStale reports whether o was decided under rules, or for an identity, that are
-// no longer the agent's. It needs the agent's mu to be sure of the identity.
+// isStale reports whether o was decided under a policy, or about an identity, that is no
+// longer the agent's. The identity can change unless the caller holds the agent's mu.
 func (o *op) isStale() bool {
 	a := o.agent
 	return o.policy != a.policy.Load() || o.gate != GateConnect && o.identity != a.identity.Load()
 }
 
-// stillHolds reports whether the verdict on o, which was asked for under another
-// policy, would be the same under the agent's. Then it counts as that one's.
+// stillHolds reports whether the verdict on o, which comes from an older policy, would be
+// the same under the agent's present one. If so, the verdict counts for the present one.
 func (o *op) stillHolds() bool {
 	a := o.agent
 	p := a.policy.Load()
 	g, r := p.gateOf(o)
 	if r != nil || !fingerprintOf(g).is(o.by) || o.verdict.Refusal != nil && o.verdict.Refusal.Code == CodeUnavailable {
-		return false // what could not be found out may be because that policy is gone
+		return false // the reload itself may be why the old gate could not decide
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	o.policy = p
 	if o.isStale() || a.state >= stateClosing {
-		return false // nothing is to be done any more, if the agent has left
+		return false
 	}
 	o.decided, o.applying = true, true
 	return true
@@ -300,7 +302,7 @@ func (o *op) stillHolds() bool {
 func (o *op) askAgain() {
 	a := o.agent
 	a.mu.Lock()
-	gone := a.state >= stateClosing && o.applying // else abandon has ended its span
+	gone := a.state >= stateClosing && o.applying // if it was not applying, abandon has ended its span
 	o.applying = false
 	a.mu.Unlock()
 	if gone {
@@ -310,9 +312,9 @@ func (o *op) askAgain() {
 	o.ask(o.resolveGate())
 }
 
-// applyReady applies what is decided, each channel in its order. One goroutine does
-// so at a time; what becomes ready meanwhile is left to it. What was decided for
-// an identity or under a policy that has changed meanwhile is asked again.
+// applyReady applies the decided operations, in the order of their frames for each
+// channel. Only one goroutine at a time runs its loop; others leave their operations to
+// it. It asks again about stale operations.
 func (a *Agent) applyReady() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -339,18 +341,15 @@ func (a *Agent) applyReady() {
 			a.migrated()
 		}
 		a.mu.Lock()
-		// It stood in the list until now, so that nothing of its channel went past.
-		w.remove(o)
+		w.remove(o) // only now, so that no later operation on its channel overtakes it
 		a.cond.Broadcast()
 	}
 	w.applying = false
 	a.cond.Broadcast()
 }
 
-// apply does what was allowed, or says that it was not. Operations of one
-// channel are applied in the order of their frames. It returns false, and has
-// done nothing, if o has to be asked for again, since the identity or policy that
-// was asked about is no longer the agent's.
+// apply carries out the verdict and answers the frame. It returns false and changes
+// nothing if o is stale; the caller must then ask again.
 func (o *op) apply() (done bool) {
 	a, r := o.agent, o.verdict.Refusal
 	switch {

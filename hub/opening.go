@@ -8,42 +8,41 @@ import (
 	"strings"
 )
 
-// An Opening is a flat snapshot of the request that opened a session. An agent
-// keeps it, never the request itself, which would pin 10 to 20 KB.
+// An Opening is a flat snapshot of the request that opened a session. An agent keeps the
+// snapshot and not the request, which would hold 10 to 20 KB in memory.
 type Opening struct {
-	// Transport is what carries the session: "websocket", …
+	// Transport is the name of the session's transport, such as "websocket".
 	Transport string
-	// RemoteIP is the client's address as the server resolved it (trusted
-	// proxies). It may be invalid where there is none (unix sockets).
+	// RemoteIP is the client's address after trusted proxies. It is invalid if there is
+	// none (unix sockets).
 	RemoteIP netip.Addr
-	// Scheme and Host are of the site, after trusted proxies; Host has the port
-	// where the request named one.
+	// Scheme and Host are those of the site, after trusted proxies. Host includes the port
+	// if the request named one.
 	Scheme, Host string
-	// URI is the path of the endpoint and the query as they were asked for,
-	// without what SockJS adds below the path.
+	// URI is the requested path of the endpoint and the query, without the part of the
+	// path that SockJS adds.
 	URI string
-	// RemoteAddr is the address and port of the connection's far end, which may be
-	// a proxy's.
+	// RemoteAddr is the address and port of the connection's peer, which may be a proxy.
 	RemoteAddr string
-	// Namespace keeps the names of this session apart from those of others; empty
-	// is none. It is one segment of a channel's name.
+	// Namespace separates the channels of this session from those of other namespaces.
+	// It is one segment of a channel's name, or empty.
 	Namespace string
-	// User is who Caddy authenticated, empty when nobody.
+	// User is the user that Caddy authenticated, or empty.
 	User string
-	// Certificate is a hash of the client's certificate, empty where it showed none.
+	// Certificate is a hash of the client's certificate, or empty.
 	Certificate string
-	// Tracer makes the spans of the session, under that of the request; nil where
+	// Tracer makes the spans of the session below the span of the request. It is nil if
 	// the request is not traced.
 	Tracer Tracer
-	// Values are those of what else the policy names of the request, in a form that is
-	// the policy's own.
+	// Values are the other values of the request that the policy uses, in an encoding
+	// that only the policy knows.
 	Values string
-	// Header is what HeaderBlock made of the request's header fields.
+	// Header holds the request's header fields, as HeaderBlock returned them.
 	Header string
 }
 
-// HeaderBlock joins header fields, as name, value pairs, in one string: one
-// allocation for a whole request. Values with CR, LF or NUL are left out.
+// HeaderBlock joins header fields, as name, value pairs, in one string, so that a request
+// needs one allocation. It leaves out values that contain CR, LF or NUL.
 func HeaderBlock(fields func(yield func(name, value string) bool)) string {
 	var b strings.Builder
 	for name, value := range fields {

@@ -13,8 +13,8 @@ import (
 
 // An item waits to be written to one agent.
 type item struct {
-	bytes []byte   // as the agent's Form has it; shared, read-only
-	msg   *Message // what bytes is of; nil for what is not a message
+	bytes []byte   // in the encoding of the agent's Form; shared, read-only
+	msg   *Message // the message that bytes encodes; nil for any other frame
 }
 
 // Lists of items are pooled, because an agent holds one only while something waits.
@@ -22,20 +22,21 @@ var itemsPool = sync.Pool{New: func() any { q := make([]item, 0, 8); return &q }
 
 func putItems(q *[]item) {
 	clear(*q)
-	if cap(*q) <= 256 { // what a burst made large is left to the collector
+	if cap(*q) <= 256 { // leave a list that a burst made large to the garbage collector
 		*q = (*q)[:0]
 		itemsPool.Put(q)
 	}
 }
 
-// A queue is what waits to be written to one agent, within limits. What a writer has
-// taken counts until it is written or given up. It is guarded by the agent's mu.
+// A queue holds the items that wait to be written to one agent, within limits. An item
+// that a writer has taken still counts until it is written or dropped. The agent's mu
+// guards the queue.
 type queue struct {
 	items  *[]item // nil while empty
-	count  int     // of items that wait or are being written
-	bytes  int
+	count  int     // number of items that wait or are being written
+	bytes  int     // and their size
 	limits *Limits
-	former *Limits // higher limits, from before a reload, for a queue that exceeded the new ones
+	former *Limits // the limits before a reload, while the queue exceeds the new ones
 }
 
 // fits reports whether n more bytes may be added. One item always fits an empty queue.
@@ -53,7 +54,8 @@ func (q *queue) add(it item) {
 	q.bytes += len(it.bytes)
 }
 
-// take takes the first items, up to most bytes, but at least one; nil if there is none.
+// take removes and returns the first items, up to most bytes, but at least one. It returns
+// nil if there is none. The items still count until release.
 func (q *queue) take(most int) *[]item {
 	all := q.items
 	if all == nil {
@@ -78,13 +80,13 @@ func (q *queue) take(most int) *[]item {
 	return part
 }
 
-// release takes out of the count what was taken before and is done with.
+// release stops counting items that take returned, once they are written or dropped.
 func (q *queue) release(count, bytes int) {
 	q.count -= count
 	q.bytes -= bytes
 }
 
-// putBack puts items that were taken in front again. They are the queue's then.
+// putBack puts items that were taken in front again. The queue then owns the slice.
 func (q *queue) putBack(items []item) {
 	if len(items) == 0 {
 		return
@@ -96,8 +98,8 @@ func (q *queue) putBack(items []item) {
 	q.items = &items
 }
 
-// drop drops the waiting messages that keep does not keep, and everything else too if
-// keep is nil. It returns how many messages it has dropped.
+// drop drops the waiting messages for which keep returns false. If keep is nil, it drops
+// every item. It returns how many messages it dropped.
 func (q *queue) drop(keep func(*Message) bool) (messages int) {
 	if q.items == nil {
 		return 0
@@ -119,8 +121,9 @@ func (q *queue) drop(keep func(*Message) bool) (messages int) {
 	return messages
 }
 
-// setLimits replaces the limits. A queue that exceeds the new ones keeps the old ones
-// until it is at half of the new ones.
+// setLimits replaces the limits. A queue that exceeds the new limits keeps the old ones
+// until it has shrunk to half of the new ones: a reload must not close the agent for a
+// queue that was allowed before.
 func (q *queue) setLimits(l *Limits) {
 	if q.former == nil && (q.count > l.QueueMessages || q.bytes > l.QueueBytes) {
 		q.former = q.limits
@@ -147,35 +150,36 @@ func (q *queue) isCrowded() bool {
 	return q.count > l.QueueMessages/2 || q.count > 1 && q.bytes > l.QueueBytes/2
 }
 
-// An outbox writes what waits for one agent to its Conn: one writer at a time, a flusher
-// or a goroutine of the outbox's own.
+// An outbox writes the frames that wait for one agent to the agent's Conn. One goroutine
+// writes at a time: the flusher of the agent's shard, or a writer for this agent alone.
 type outbox struct {
-	agent *Agent // whose it is; immutable
+	agent *Agent // its owner; immutable
 
 	// Set by Agent.Start, before anything else happens.
 	conn   Conn
 	blocks bool // conn cannot write without blocking
 
-	revoked atomic.Uint32 // how often the right to waiting messages has ended; changed with mu held
+	revoked atomic.Uint32 // counts revokeLocked; changed with mu held
 
-	// Owned by who writes; see writing.
-	deadline bool          // writes have one
-	renewed  time.Duration // when it was set, by the hub's timers
+	// Owned by the goroutine that writes; see writing.
+	deadline bool          // the Conn has a write deadline
+	renewed  time.Duration // when it was set, on the hub's clock
 	sent     int64         // bytes
 
 	// Guarded by Agent.mu.
 	queue    queue
 	writing  bool          // a flusher has the agent on its list, a writer runs, or the outbox is parked
-	parked   bool          // writing goes on when a reload is done with the agent
+	parked   bool          // nothing is written until the migration is complete
 	silenced bool          // no message goes out any more: the agent was cut, or is too slow
 	closed   bool          // conn.Close was called
-	full     bool          // the agent's reader waits until half of the queue is free
+	full     bool          // the agent's reader waits until the queue is half empty
 	idle     chan struct{} // if not nil, closed when writing ends
-	closeBy  time.Time     // when the agent is being closed: until when writes may take
+	closeBy  time.Time     // the write deadline of an agent that is being closed
 }
 
-// acceptLocked queues it, or closes the agent if it reads too slowly. It reports whether
-// the caller must call Agent.notify once it has released the agent's mu.
+// acceptLocked queues an item. If the queue would exceed its limits, it closes the agent
+// with CloseSlow instead. It reports whether the caller must call Agent.notify after it has
+// released the agent's mu.
 func (o *outbox) acceptLocked(it item) (notify bool) {
 	if !o.queue.fits(len(it.bytes)) {
 		counts := o.agent.hub.counts
@@ -189,8 +193,8 @@ func (o *outbox) acceptLocked(it item) (notify bool) {
 	return o.wakeLocked()
 }
 
-// wakeLocked reports whether the caller must call Agent.notify once it has released the
-// agent's mu.
+// wakeLocked sets the writing flag if nothing writes for the agent yet. It reports whether
+// the caller must call Agent.notify after it has released the agent's mu.
 func (o *outbox) wakeLocked() bool {
 	switch {
 	case o.conn == nil:
@@ -205,21 +209,22 @@ func (o *outbox) wakeLocked() bool {
 	return true
 }
 
-// dropLocked drops all that waits.
+// dropLocked drops the whole queue.
 func (o *outbox) dropLocked(why DropReason) {
 	o.agent.hub.counts.drop(why, o.queue.drop(nil))
 }
 
-// revokeLocked drops the messages that keep does not keep, because the right to them has
-// ended. What a writer has taken, but not written, comes back and is dropped too.
+// revokeLocked drops the waiting messages for which keep returns false, because their
+// subscription has ended. A writer that has taken messages, but not written them, notices
+// the new count in revoked, and puts them back or drops them.
 func (o *outbox) revokeLocked(keep func(*Message) bool) {
 	o.revoked.Add(1)
 	o.agent.hub.counts.drop(DropRevoked, o.queue.drop(keep))
 	o.roomLocked()
 }
 
-// awaitRoom waits while the queue is crowded: an agent that sends faster than it reads
-// the answers is read from more slowly.
+// awaitRoom blocks while the queue is crowded. It slows down an agent that sends frames
+// faster than it reads the answers.
 func (o *outbox) awaitRoom() {
 	a := o.agent
 	a.mu.Lock()
@@ -230,7 +235,7 @@ func (o *outbox) awaitRoom() {
 	}
 }
 
-// roomLocked wakes the reader that waits for room, if there is some.
+// roomLocked wakes the agent's reader if it waits in awaitRoom and there is room now.
 func (o *outbox) roomLocked() {
 	if o.full && !o.queue.isCrowded() {
 		o.full = false
@@ -238,21 +243,22 @@ func (o *outbox) roomLocked() {
 	}
 }
 
-// expireLocked gives writes until t at most.
+// expireLocked sets the last write deadline: setDeadline cannot set a later one.
 func (o *outbox) expireLocked(t time.Time) {
 	o.closeBy = t
-	_ = o.conn.SetWriteDeadline(t) // a Conn that fails here fails its next write
+	_ = o.conn.SetWriteDeadline(t) // if this fails, the next write fails too
 }
 
-// setDeadline sets the write deadline, to none if t is zero, unless the agent is being
-// closed: then a shorter one may hold.
+// setDeadline sets the write deadline, or removes it if t is zero. An agent that is being
+// closed keeps an earlier deadline.
 func (o *outbox) setDeadline(t time.Time) error {
 	o.agent.mu.Lock()
 	defer o.agent.mu.Unlock()
 	return o.setDeadlineLocked(t)
 }
 
-// setDeadlineLocked needs the agent's mu, which keeps it in order with expireLocked.
+// setDeadlineLocked is setDeadline for a caller that holds the agent's mu, which keeps the
+// call in order with expireLocked.
 func (o *outbox) setDeadlineLocked(t time.Time) error {
 	if !o.closeBy.IsZero() && (t.IsZero() || o.closeBy.Before(t)) {
 		t = o.closeBy

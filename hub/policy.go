@@ -9,40 +9,38 @@ import (
 	"time"
 )
 
-// A Policy is everything a configuration says about one endpoint, compiled. It
-// is immutable once it is given to Hub.Use; each configuration generation has
-// its own, and each agent an atomic pointer to the one that holds for it.
+// A Policy is what one generation of the configuration says about one endpoint. It must
+// not change after Hub.Use. Each agent has an atomic pointer to its present Policy.
 type Policy struct {
-	// Mount names the endpoint over all generations of the configuration: when
-	// a generation goes, its agents move to the newest Policy of their Mount.
+	// Mount names the endpoint in all generations of the configuration. When a
+	// generation ends, its agents move to the newest Policy of their Mount.
 	Mount string
-	// Heartbeat is how often an agent is sent a sign of life. Silence from it
-	// for two of them ends the session. Default: 25s.
+	// Heartbeat is how often the hub sends an agent a sign of life. It closes an agent
+	// that was silent for two intervals. Default: 25s.
 	Heartbeat time.Duration
 	// Handshake is how long a session may live without /meta/connect.
 	// Default: 10s.
 	Handshake time.Duration
-	// Grace is how long a right is relied on while the gate that governs it cannot
-	// find out: since a reload, where another gate has given it, or since it was
-	// asked again. Default: 60s.
+	// Grace is how long a lease goes on while its gate does not answer: since a reload
+	// replaced the gate, or since the gate was asked again. Default: 60s.
 	Grace time.Duration
-	// Limits bound what comes from outside; its zero fields are defaults.
+	// Limits restrict agents. Fields that are 0 have their defaults.
 	Limits Limits
-	// Gates decides; nil allows everything.
+	// Gates finds the gates; nil allows everything.
 	Gates Gates
-	// Admission says who may stay that comes from another generation; nil is
-	// everybody. It is compared with ==.
+	// Admission decides which agents of an older generation may stay; nil lets all stay.
+	// The hub compares Admissions with ==.
 	Admission Admission
-	// Log is where the endpoint's log goes; nil is nowhere.
+	// Log is the endpoint's log, or nil.
 	Log *slog.Logger
 }
 
 // The defaults of Policy.
 const (
-	DefaultHeartbeat = 25 * time.Second // below the 30 s at which the first proxies lose patience
+	DefaultHeartbeat = 25 * time.Second // some proxies close a connection that is idle for 30 s
 	DefaultHandshake = 10 * time.Second
-	// DefaultGrace outlasts a backend's restart: one that is away for ten seconds
-	// must not log everyone out.
+	// DefaultGrace is longer than a backend's restart takes, so that a backend that is
+	// away for ten seconds does not log everyone out.
 	DefaultGrace = 60 * time.Second
 )
 
@@ -64,7 +62,7 @@ func (p *Policy) withDefaults() *Policy {
 	return &c
 }
 
-// gate returns what is to be asked, nil for nothing.
+// gate returns the gate to ask, or nil if there is none.
 func (p *Policy) gate(name GateName, channel string) Gate {
 	if p.Gates == nil {
 		return nil
@@ -72,7 +70,7 @@ func (p *Policy) gate(name GateName, channel string) Gate {
 	return p.Gates.Gate(name, channel)
 }
 
-// gateOf is gate for what an agent asked for; a Refusal is an answer already.
+// gateOf returns the gate to ask about o, or a Refusal that answers without a gate.
 func (p *Policy) gateOf(o *op) (Gate, *Refusal) {
 	if p.Gates != nil && o.gate == GateSubscribe && IsPattern(o.channel) {
 		return p.Gates.Pattern(o.channel)
@@ -80,52 +78,51 @@ func (p *Policy) gateOf(o *op) (Gate, *Refusal) {
 	return p.gate(o.gate, o.channel), nil
 }
 
-// Limits bound what agents can make the server hold and do. A field that is 0
-// has its default; Unlimited, where a field allows it, is no limit.
+// Limits restrict how much of the server agents can use. A field that is 0 has its
+// default. Unlimited means no limit, for the fields that allow it.
 type Limits struct {
-	// MessageSize is the most bytes of one frame (one JSON object) of an agent.
-	// Default: 64 KiB.
+	// MessageSize is the maximum size of one frame (one JSON object) of an agent, in
+	// bytes. Default: 64 KiB.
 	MessageSize int
-	// CredentialsSize is the most bytes of the credentials of /meta/connect, as
-	// JSON. Default: 16 KiB.
+	// CredentialsSize is the maximum size of the credentials of /meta/connect as JSON, in
+	// bytes. Default: 16 KiB.
 	CredentialsSize int
-	// NameLength is the most bytes of a channel's name. Default and most: 255.
+	// NameLength is the maximum length of a channel's name, in bytes. Default and
+	// maximum: 255.
 	NameLength int
-	// ChannelsPerAgent is the most subscriptions of an agent. Default: 128.
+	// ChannelsPerAgent is the maximum number of subscriptions of one agent. Default: 128.
 	ChannelsPerAgent int
-	// Channels is the most channels and patterns of the hub that have
-	// subscribers. Default: 1,000,000.
+	// Channels is the maximum number of channels and patterns with subscribers in the
+	// hub. Default: 1,000,000.
 	Channels int
-	// Agents is the most sessions of the hub. Default: 100,000.
+	// Agents is the maximum number of sessions of the hub. Default: 100,000.
 	Agents int
-	// AgentsPerIP is the most sessions of one address (IPv6: one /64).
-	// Default: 2,000. An office of a thousand people with two pages each stays
-	// below that; a script that opens session after session does not get on.
-	// Behind a proxy that Caddy's trusted_proxies does not name, all visitors
-	// have the proxy's address.
+	// AgentsPerIP is the maximum number of sessions of one address (IPv6: one /64).
+	// Default: 2,000. An office with a thousand people and two pages each stays below
+	// it; a script that opens one session after the other reaches it. If Caddy's
+	// trusted_proxies does not name the proxy in front, all visitors have the proxy's
+	// address.
 	AgentsPerIP int
-	// UnconnectedPerIP is the most sessions of one address (IPv6: one /64) that
-	// have not been allowed to connect yet. Default: 256.
+	// UnconnectedPerIP is the maximum number of sessions of one address (IPv6: one /64)
+	// that are not connected yet. Default: 256.
 	UnconnectedPerIP int
-	// QueueMessages and QueueBytes are the most that waits for an agent that
-	// reads slowly; over either it is closed with CloseSlow.
-	// Defaults: 1,024 and 1 MiB.
+	// QueueMessages and QueueBytes limit the queue of an agent. The hub closes the agent
+	// with CloseSlow when its queue would exceed either. Defaults: 1,024 and 1 MiB.
 	QueueMessages, QueueBytes int
-	// FramesPerSecond bounds what an agent sends, of any kind; bursts of five
-	// seconds' worth are let through, over that it is closed with CloseLimit.
+	// FramesPerSecond limits the rate of an agent's frames of any kind. A burst may have
+	// five seconds' worth. The hub closes an agent that sends more, with CloseLimit.
 	// Default: 100.
 	FramesPerSecond int
-	// PublishesPerSecond bounds what an agent publishes; bursts of five seconds'
-	// worth are let through, over that a publish is refused with CodeLimit.
-	// Default: 50.
+	// PublishesPerSecond limits the rate of an agent's publishes. A burst may have five
+	// seconds' worth. The hub refuses further publishes with CodeLimit. Default: 50.
 	PublishesPerSecond int
 }
 
-// Unlimited is no limit, for the limits that allow it: AgentsPerIP,
-// UnconnectedPerIP, Agents, Channels, FramesPerSecond, PublishesPerSecond.
+// Unlimited means no limit. These limits allow it: AgentsPerIP, UnconnectedPerIP, Agents,
+// Channels, FramesPerSecond, PublishesPerSecond.
 const Unlimited = -1
 
-// DefaultLimits are the limits that hold where nothing else is said.
+// DefaultLimits are the defaults of Limits.
 var DefaultLimits = Limits{
 	MessageSize:        64 << 10,
 	CredentialsSize:    16 << 10,
@@ -141,7 +138,7 @@ var DefaultLimits = Limits{
 	PublishesPerSecond: 50,
 }
 
-// WithDefaults returns l with each field that is 0 at its default.
+// WithDefaults returns l with the default in each field that is 0.
 func (l Limits) WithDefaults() Limits {
 	d := DefaultLimits
 	for _, f := range []struct {
@@ -168,14 +165,15 @@ func (l Limits) WithDefaults() Limits {
 	return d
 }
 
-// FrameSize is the most bytes a frame may have for any purpose: what a transport
-// needs to bound its reads.
+// FrameSize returns the maximum size of any frame, in bytes. Transports limit their reads
+// to it.
 func (l Limits) FrameSize() int { return max(l.MessageSize, l.CredentialsSize+connectOverhead) }
 
-// connectOverhead is what /meta/connect needs around its credentials.
+// connectOverhead is the room for the rest of a /meta/connect frame, besides its
+// credentials.
 const connectOverhead = 1 << 10
 
-// GateName names a point where policy is asked.
+// GateName names a gate: the kind of operation that it decides.
 type GateName string
 
 // The gates.
@@ -188,57 +186,58 @@ const (
 	GateDisconnect  GateName = "disconnect"
 )
 
-// Gates finds the gate that governs. Its methods are called on hot paths, from
-// many goroutines, with no lock held: they must not block.
+// Gates finds the gate for an operation. The hub calls its methods often, concurrently
+// and with no lock held. They must not block.
 type Gates interface {
-	// Gate returns what decides at the named gate (any but deliver) for a
-	// channel, and nil where nothing is to be asked: it is allowed then. For
-	// connect and disconnect the channel is empty. It is asked for patterns only
-	// at unsubscribe.
+	// Gate returns the named gate (any but deliver) for a channel, or nil to allow the
+	// operation without asking. For connect and disconnect the channel is empty. The
+	// channel is a pattern only at unsubscribe.
 	Gate(name GateName, channel string) Gate
-	// Pattern returns what decides about a subscription to a pattern: a Gate, nil
-	// where nothing is to be asked, or a Refusal where patterns are not for
-	// subscribing.
+	// Pattern returns the gate that decides about a subscription to a pattern, or nil to
+	// allow it without asking. It returns a Refusal if agents cannot subscribe to the
+	// pattern.
 	Pattern(pattern string) (Gate, *Refusal)
-	// DeliverGate returns what stands before the delivery of each message of a
-	// channel, nil for nothing.
+	// DeliverGate returns the gate that decides about each delivery of a message of a
+	// channel, or nil if there is none.
 	DeliverGate(channel string) DeliverGate
 }
 
-// A Gate decides. Decide may block, honors ctx, holds no lock, is called
-// concurrently. When ctx ends first, when it panics, the answer is unavailable.
+// A Gate decides whether something may be done. The hub calls Decide concurrently, with no
+// lock held. Decide may block, but should return when ctx ends. If it returns later, or
+// panics, the answer is unavailable.
 type Gate interface {
-	// Timeout bounds one question.
+	// Timeout limits how long one question may take.
 	Timeout() time.Duration
 	Decide(ctx context.Context, q *Question) Verdict
 }
 
-// A LocalGate may say that its answer comes from within this process and takes
-// no time worth a goroutine: it is asked where the question arises then.
+// A LocalGate may report that it answers at once, without leaving this process. The hub
+// then asks it in the calling goroutine.
 type LocalGate interface {
 	Gate
 	Local() bool
 }
 
-// A DeliverGate stands between a message and one agent. Deliver is local and
-// fast: it returns what to deliver, m itself or one like it, or nil to drop it
-// silently. It is called with no lock held, concurrently.
+// A DeliverGate decides about the delivery of a message to one agent. Deliver returns the
+// message to deliver, which is m or a changed copy, or nil to withhold it. The agent is not
+// told. Deliver must be fast and stay within this process. The hub calls it concurrently,
+// with no lock held.
 type DeliverGate interface {
 	Deliver(a *Agent, m *Message) *Message
 }
 
-// A Question is what a gate is asked.
+// A Question describes the operation that a gate decides.
 type Question struct {
 	Gate    GateName
 	Agent   *Agent
-	Channel string   // a name, or a pattern when Pattern
+	Channel string   // a name, or a pattern if Pattern is true
 	Pattern bool     // only at subscribe and unsubscribe
 	Message *Message // only at publish
-	// Credentials of /meta/connect, as JSON: at connect those it came with, else
-	// those the agent is connected with. Never logged.
+	// Credentials are those of /meta/connect, as JSON: at connect those of this frame,
+	// else those of the frame that connected the agent. Never log them.
 	Credentials []byte
-	// Identity is what the connect gate learned of the agent; at connect, what it
-	// learned the last time. Never nil.
+	// Identity is what the connect gate learned about the agent. At connect it is what
+	// the gate learned the last time. It is never nil.
 	Identity *Identity
 
 	within context.Context //nolint:containedctx // has the span that it is asked in; may be nil
@@ -258,27 +257,26 @@ func (q *Question) AnswerEarly(v Verdict) {
 	}
 }
 
-// A Verdict is a gate's answer: a nil Refusal allows.
+// A Verdict is a gate's answer. A nil Refusal allows the operation.
 type Verdict struct {
 	Refusal *Refusal
-	// Overflow says of a Refusal that nothing was asked, because too much waited to
-	// be.
+	// Overflow reports that the gate refused because too many questions already wait for
+	// its backend.
 	Overflow bool
-	// Identity is what a connect gate learned; nil is nothing.
+	// Identity is what a connect gate learned about the agent, or nil.
 	Identity *Identity
-	// Subscribe is what a connect gate subscribes the agent to at once: no other
+	// Subscribe are channels that a connect gate subscribes the agent to at once. No other
 	// gate is asked.
 	Subscribe []string
-	// Publish is what a publish gate made of the message; nil leaves it as it is.
+	// Publish says how a publish gate changed the message; nil leaves it as it is.
 	Publish *Publishing
-	// Expires is when the answer is no longer to be relied on; zero is never. Of
-	// connect and subscribe. At the latest then the gate has been asked again, or
-	// the right ends.
+	// Expires is when the lease ends; zero is never. The gate is asked again before. Only
+	// connect and subscribe use it.
 	Expires time.Time
-	// Recheck is how long until the gate is asked again; 0 is never. Of connect
-	// and subscribe.
+	// Recheck is how long until the gate is asked again; 0 is never. Only connect and
+	// subscribe use it.
 	Recheck time.Duration
 }
 
-// Allow is the Verdict that allows.
+// Allow is a Verdict that allows, and grants a lease without an end.
 var Allow = Verdict{}

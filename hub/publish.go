@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// publish publishes what the gate allowed, unless it was published before, and returns
-// how it went.
+// publish publishes the message of o, which the gate allowed, unless it is a repeat. It
+// answers the frame, and returns the outcome for the span.
 func (o *op) publish() AnswerName {
 	a := o.agent
 	who := "user\x00" + a.User()
@@ -33,7 +33,7 @@ func (o *op) publish() AnswerName {
 		}
 		a.policy.Load().Log.Error("publishing failed", "channel", m.Channel, "agent", a.UUID(), "error", err)
 		if i > 0 {
-			continue // some of it is out: it must not be sent again
+			continue // a channel already has it, so the client must not send it again
 		}
 		a.hub.repeats.forget(key)
 		a.answer(&o.in, &Refusal{CodeUnavailable, "the message could not be passed on; try again", time.Second})
@@ -47,7 +47,8 @@ func (o *op) publish() AnswerName {
 	return Allowed
 }
 
-// publications returns what a publish comes to.
+// publications returns the messages to publish after the gate has set channels, data or
+// discard.
 func (o *op) publications() []*Message {
 	a := o.agent
 	v := o.verdict.Publish
@@ -66,7 +67,7 @@ func (o *op) publications() []*Message {
 		data = o.msg.Data
 	}
 	var from *Sender
-	if a.policy.Load().Gates != nil { // else nobody asks
+	if a.policy.Load().Gates != nil { // only deliver gates ask for the sender
 		from = &Sender{User: a.User(), UUID: a.UUID()}
 	}
 	out := make([]*Message, len(channels))

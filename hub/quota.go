@@ -10,10 +10,10 @@ import (
 	"time"
 )
 
-// quotaRetry is the advice for sessions that find no place.
+// quotaRetry is how long a client should wait that the quota refused.
 const quotaRetry = 5 * time.Second
 
-// A quota counts sessions, in all and by address.
+// A quota counts sessions, in all and by address, and refuses those above the limits.
 type quota struct {
 	mu    sync.Mutex // guards the following; no other lock is taken under it
 	total int
@@ -24,9 +24,9 @@ type sessions struct{ all, unconnected int }
 
 func newQuota() *quota { return &quota{by: make(map[netip.Prefix]sessions)} }
 
-// addressKey returns what counts as one address: of IPv6 a /64, since that is
-// the least anybody is given. An invalid address, as of a unix socket, has the
-// zero key and is not counted.
+// addressKey returns the key under which sessions of ip count. For IPv6 it is the /64,
+// because a provider gives each customer at least that. An invalid ip, as of a unix
+// socket, has the zero key; its sessions count only in all.
 func addressKey(ip netip.Addr) netip.Prefix {
 	ip = ip.Unmap().WithZone("")
 	bits := 32
@@ -59,7 +59,7 @@ func (q *quota) enter(key netip.Prefix, l Limits) *Refusal {
 	return nil
 }
 
-// connected counts a session as connected.
+// connected moves a session from the unconnected to the connected ones.
 func (q *quota) connected(key netip.Prefix) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -69,7 +69,7 @@ func (q *quota) connected(key netip.Prefix) {
 	}
 }
 
-// leave counts a session out.
+// leave stops counting a session.
 func (q *quota) leave(key netip.Prefix, connected bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -5,19 +5,18 @@ package hub
 
 import "time"
 
-// rateBurst is how many seconds' worth an agent may send at once: a client that
-// comes back subscribes and publishes what it kept, all in one go.
+// rateBurst is how many seconds' worth of frames an agent may send at once. A client that
+// reconnects sends all its subscriptions and waiting publishes in one burst.
 const rateBurst = 5
 
-// A bucket is a token bucket. Its zero value is full. It belongs to whoever
-// handles the agent's frames.
+// A bucket is a token bucket that limits a rate. Its zero value is full.
 type bucket struct {
-	taken float64       // tokens that are missing
-	last  time.Duration // when that was so, on the hub's clock
+	taken float64       // missing tokens at the time last
+	last  time.Duration // on the hub's clock
 }
 
-// take takes a token of a bucket that gains rate tokens each second; when there
-// is none it returns how long until there is one.
+// take takes a token from a bucket that gains rate tokens each second. If there is none,
+// it returns how long until there is one.
 func (b *bucket) take(now time.Duration, rate int) (wait time.Duration, ok bool) {
 	if rate < 0 {
 		return 0, true

@@ -11,28 +11,29 @@ import (
 	"github.com/google/uuid"
 )
 
-// Re-authorization: the gate of a lease is asked again. There is one way for all
-// reasons. A lease notes that it wants it (lease.wants), and a goroutine asks for one
-// lease of the agent after the other: one of the agent's own, or after a reload one of
+// To reauthorize a lease is to ask its gate again. There is one way for all reasons. The
+// lease notes the reason (lease.wants). A goroutine then asks about one lease of the agent
+// after the other. Usually this goroutine belongs to the agent. After a reload it is one of
 // the hub's reauthorizers, so that fifty thousand agents do not ask at once.
 
 const (
-	// maxReauthorizers is how many agents are asked about at a time after a reload. A
-	// guard that asks a backend lets through 64 of their questions by itself.
+	// maxReauthorizers is how many agents are reauthorized at a time after a reload. A
+	// guard that asks a backend lets 64 questions through at once by default.
 	maxReauthorizers = 128
-	// reauthorizePatience is how long one answer is waited for before the next agent has
-	// its turn: the question goes on.
+	// reauthorizePatience is how long a reauthorizer waits for one answer before it goes
+	// on to the next lease. The question itself goes on.
 	reauthorizePatience = 5 * time.Second
 )
 
-// reauthorizers ask the gates that a reload has changed, for one agent after the other.
+// reauthorizers are goroutines that ask the gates that a reload has changed, for one agent
+// after the other.
 type reauthorizers struct {
 	mu      sync.Mutex // guards the following; no other lock is taken under it
 	waiting []*Agent   // each once
 	running int
 }
 
-// add has the gates of an agent asked whose leases want it.
+// add queues an agent with leases that want to be reauthorized because of a reload.
 func (r *reauthorizers) add(a *Agent) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -58,7 +59,7 @@ func (r *reauthorizers) run() {
 	}
 }
 
-// next returns the next agent. If there is none, the calling goroutine is to end.
+// next returns the next agent. If it returns nil, the calling goroutine must end.
 func (r *reauthorizers) next() *Agent {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -74,8 +75,8 @@ func (r *reauthorizers) next() *Agent {
 	return a
 }
 
-// doAndWait does o and waits until it is done with, the agent is gone, or it takes too
-// long.
+// doAndWait does o and waits until it is complete, the agent is gone, or
+// reauthorizePatience is over.
 func (o *op) doAndWait() {
 	o.done = make(chan struct{})
 	o.agent.mu.Lock()
@@ -91,8 +92,8 @@ func (o *op) doAndWait() {
 	}
 }
 
-// nextOp returns the operation for the next lease that wants its gate to be asked,
-// because of a reload or for another reason; nil if none does.
+// nextOp returns the operation that reauthorizes the next lease, or nil if no lease wants
+// it. reload selects as in lease.take.
 func (ls *leases) nextOp(reload bool) *op {
 	a := ls.agent
 	a.mu.Lock()
@@ -111,8 +112,8 @@ func (ls *leases) nextOp(reload bool) *op {
 	}
 }
 
-// reauthorize has a goroutine of the agent's own ask for the leases that want it: it may
-// have to wait for a place among the agent's questions. The agent's end ends it.
+// reauthorize starts a goroutine that reauthorizes the leases that want it, for any reason
+// but a reload. It needs a goroutine because op.do may block. The agent's end ends it.
 func (ls *leases) reauthorize() {
 	a := ls.agent
 	a.mu.Lock()
@@ -132,7 +133,7 @@ func (ls *leases) reauthorize() {
 		}
 		a.mu.Lock()
 		ls.asking = false
-		again := a.leases.isWaiting() && a.state == stateConnected // since nextOp
+		again := a.leases.isWaiting() && a.state == stateConnected // a lease may want it since nextOp
 		a.mu.Unlock()
 		if again {
 			a.leases.reauthorize()
@@ -140,7 +141,7 @@ func (ls *leases) reauthorize() {
 	}()
 }
 
-// isReauthorizing reports whether a gate is still to be asked again, reloads apart.
+// isReauthorizing reports whether the goroutine of reauthorize runs.
 func (ls *leases) isReauthorizing() bool {
 	a := ls.agent
 	a.mu.Lock()
@@ -148,8 +149,8 @@ func (ls *leases) isReauthorizing() bool {
 	return ls.asking
 }
 
-// reauthorizeSubscriptions has the gates of all subscriptions asked again after a refresh
-// of the connect, but of those that the connect gate itself has just made.
+// reauthorizeSubscriptions reauthorizes the subscriptions after a refresh of the connect.
+// It leaves out those that the connect gate has just made again.
 func (ls *leases) reauthorizeSubscriptions(made []string) {
 	a := ls.agent
 	a.mu.Lock()
@@ -162,8 +163,8 @@ func (ls *leases) reauthorizeSubscriptions(made []string) {
 	a.leases.reauthorize()
 }
 
-// tickLeasesLocked looks at what is due: it ends the session if the right to it has
-// ended, and returns what else there is to do. The caller holds a.mu.
+// tickLocked closes the session if the lease of the connect has ended. Else it returns
+// what has to be done about the leases. The caller holds a.mu.
 func (ls *leases) tickLocked(now time.Duration) (due review, notify bool) {
 	a := ls.agent
 	if l := &a.leases.connect; l.hasEnded(now) {
@@ -180,7 +181,7 @@ func (ls *leases) tickLocked(now time.Duration) (due review, notify bool) {
 	return a.leases.look(now), false
 }
 
-// seeTo does what is to be done.
+// seeTo does what tickLocked returned. The caller holds no lock.
 func (ls *leases) seeTo(due *review) {
 	a := ls.agent
 	for _, s := range due.ended {
@@ -211,13 +212,13 @@ var (
 	expiredConnect = &Refusal{CodeExpired, "your right to be connected has expired", time.Second}
 )
 
-// tooLate is why a lease ends whose gate did not answer after a reload. Agents that lose
-// one for that are not to come back all at once.
+// tooLate is why a lease ends when its gate did not answer after a reload. The retry is
+// random, so that the agents do not come back all at once.
 func tooLate() *Refusal {
 	return &Refusal{CodeUnavailable, "whether this is still allowed could not be found out", cutRetry()}
 }
 
-// planReview makes the agent due when there is something to do about a lease.
+// planReview sets the agent's timer to when its first lease is due.
 func (ls *leases) planReview() {
 	a := ls.agent
 	a.mu.Lock()
@@ -230,13 +231,12 @@ func (ls *leases) planReview() {
 	}
 }
 
-// isFinal reports whether the verdict is to be applied even if it is unavailable: a gate
-// that a reload has changed, and that answers from within this process, will not know
-// more later.
+// isFinal reports whether to apply even the verdict unavailable. This is so for a gate
+// that a reload has changed and that answers at once: it would not know more later.
 func (o *op) isFinal() bool { return o.why == byReload && o.local }
 
-// applyLease applies the verdict on a subscription whose gate was asked again. It
-// returns false, and has done nothing, if o is stale.
+// applyLease applies the verdict on the reauthorization of a subscription. It returns
+// false and changes nothing if o is stale.
 func (o *op) applyLease() (done bool) {
 	a, r := o.agent, o.verdict.Refusal
 	unknown := r != nil && r.Code == CodeUnavailable && !o.isFinal()
@@ -263,15 +263,15 @@ func (o *op) applyLease() (done bool) {
 	return true
 }
 
-// postponeLocked keeps a lease whose gate could not find out, and has it asked again. The
-// caller holds a.mu and calls planReview then.
+// postponeLocked keeps a lease whose gate could not decide, and has the gate asked again.
+// The caller holds a.mu, and must call planReview after it has released it.
 func (a *Agent) postponeLocked(l *lease, r *Refusal) {
 	l.postpone(a.hub.timers.now(), max(r.Retry, time.Second), a.policy.Load().Grace)
 }
 
-// applyConnect ends a refresh of the connect: of the agent's own wish, or the server's.
-// It returns false, and has done nothing, if it was decided after a reload for who the
-// agent is no longer.
+// applyConnect applies the verdict on the connect of an agent that is connected: after a
+// refresh by the agent, or a reauthorization. It returns false and changes nothing if a
+// reload is the reason and the agent's identity has changed since the gate was asked.
 func (o *op) applyConnect() (done bool) {
 	a, v := o.agent, &o.verdict
 	reload := o.why == byReload
@@ -285,7 +285,7 @@ func (o *op) applyConnect() (done bool) {
 		a.mu.Unlock()
 		a.leases.planReview()
 		if o.why == byFrame {
-			a.answer(&o.in, r) // it keeps the rights it has, for as long as they last
+			a.answer(&o.in, r) // the refresh failed, but the agent keeps its leases
 		}
 		return true
 	}
@@ -309,7 +309,7 @@ func (o *op) applyConnect() (done bool) {
 		a.credentials = o.in.data
 	}
 	same := reload && before.same(v.Identity)
-	if !same { // else what was asked for that identity still holds
+	if !same { // keep the old one if it is the same, so that no pending operation becomes stale
 		a.identify(v.Identity)
 	}
 	o.leaseLocked().renew(v, o.by, a.hub.timers.now())
@@ -327,7 +327,7 @@ func (o *op) applyConnect() (done bool) {
 	return true
 }
 
-// refuseConnect closes the session of an agent that may not be connected any more.
+// refuseConnect closes the session of an agent whose connect is no longer allowed.
 func (o *op) refuseConnect(r *Refusal) {
 	a := o.agent
 	if o.why == byReload {
@@ -339,12 +339,12 @@ func (o *op) refuseConnect(r *Refusal) {
 	}
 	retry := r.Retry
 	if retry <= 0 {
-		retry = time.Second // the page comes back, with today's cookies
+		retry = time.Second // the page reconnects, with its current cookies
 	}
 	a.Close(CloseCut, r.Reason, retry)
 }
 
-// identify makes what the connect gate learned that of the agent.
+// identify sets the agent's identity; nil is noIdentity.
 func (a *Agent) identify(i *Identity) {
 	if i == nil {
 		i = noIdentity
@@ -352,9 +352,9 @@ func (a *Agent) identify(i *Identity) {
 	a.identity.Store(i)
 }
 
-// mayBecome reports whether the session may be that of the user whom the connect
-// gate has found. It stays with its user; but a reload may begin or cease to ask
-// who that is.
+// mayBecome reports whether the session may belong to the user in the verdict of the
+// connect gate. A session stays with its user. Only after a reload may a user appear or
+// disappear, because the new configuration may begin or cease to ask for one.
 func (o *op) mayBecome(v *Verdict, reload bool) bool {
 	a := o.agent
 	user := a.opening.User
@@ -364,10 +364,10 @@ func (o *op) mayBecome(v *Verdict, reload bool) bool {
 	return user == a.User() || reload && (user == "" || a.User() == "")
 }
 
-// revoke ends a subscription for the reason given, and tells the agent: nothing of
-// it follows what it is told. If o is what was asked, it must not be stale; if it
-// was asked because of a reload, nothing of the subscription goes out that still
-// waits. It reports whether the subscription was there.
+// revoke ends a subscription and tells the agent why. No message of the subscription
+// follows that notice. o is the reauthorization that was refused, or nil. If o is stale,
+// revoke does nothing. If a reload is its reason, revoke also drops the messages that
+// already wait. It reports whether it ended the subscription.
 func (a *Agent) revoke(s *subscription, r *Refusal, o *op) (revoked bool) {
 	n := s.node
 	n.mu.Lock()

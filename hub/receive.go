@@ -11,9 +11,9 @@ import (
 	"time"
 )
 
-// Receive takes one frame: a JSON object. It is called by one goroutine at a
-// time and does not keep frame. It blocks while the agent has as much waiting as
-// it may: the transport stops reading then.
+// Receive handles one frame, which should be a JSON object. One goroutine at a time may
+// call it. Receive does not keep frame. It blocks while the agent's queue is crowded or too
+// many of its questions are open, so that the transport stops reading.
 func (a *Agent) Receive(frame []byte) {
 	a.receiving.Store(true)
 	a.in.bytes += int64(len(frame))
@@ -30,20 +30,21 @@ func (a *Agent) Receive(frame []byte) {
 	a.in.handle(frame)
 }
 
-// ReceiveTooLarge is Receive for a frame of which only the beginning was kept, because it
-// is larger than any that the transport reads. It is answered like all that are over
-// their limit.
+// ReceiveTooLarge is Receive for a frame that is too large for the transport to read. begin
+// is the beginning of the frame. The agent gets the same kind of answer as for any frame
+// above its limit.
 func (a *Agent) ReceiveTooLarge(begin []byte) {
 	p := a.in.admits()
 	if p == nil {
 		return
 	}
-	in, _ := decodeFrame(begin) // its uuid, if it can be read
+	in, _ := decodeFrame(begin) // only for the uuid
 	a.reply(appendError(nil, in.uuid, refuse(CodeLimit, fmt.Sprintf("this frame is too large; %d bytes are the most", p.Limits.FrameSize()))))
 }
 
-// admits waits for room to answer, and returns the policy that a frame comes under; nil
-// if the agent sends too many, and is being closed for it.
+// admits waits until there is room for answers, and takes a token of the frame rate. It
+// returns the agent's policy. If the agent sends too many frames, admits closes it and
+// returns nil.
 func (box *inbox) admits() *Policy {
 	a := box.agent
 	a.out.awaitRoom()
@@ -56,12 +57,12 @@ func (box *inbox) admits() *Policy {
 	return p
 }
 
-// handle deals with one frame, in the order they came.
+// handle handles one frame. Frames are handled in the order in which they came.
 func (box *inbox) handle(frame []byte) {
 	a := box.agent
 	p := a.policy.Load()
 	if len(frame) > p.Limits.FrameSize() {
-		in, _ := decodeFrame(frame) // its uuid, if it can be read
+		in, _ := decodeFrame(frame) // only for the uuid
 		a.reply(appendError(nil, in.uuid, refuse(CodeLimit, fmt.Sprintf("a frame of %d bytes; %d are the most", len(frame), p.Limits.FrameSize()))))
 		return
 	}
@@ -94,7 +95,8 @@ func (box *inbox) handle(frame []byte) {
 	}
 }
 
-// mayAct refuses frames that have no business now.
+// mayAct refuses frames that the agent may not send in its present state, and frames that
+// are too large.
 func (box *inbox) mayAct(p *Policy, in *inbound, size int) *Refusal {
 	a := box.agent
 	a.mu.Lock()
@@ -113,7 +115,7 @@ func (box *inbox) mayAct(p *Policy, in *inbound, size int) *Refusal {
 	return nil
 }
 
-// answer says how a frame ended, a nil Refusal is success.
+// answer answers a frame; a nil r is success.
 func (a *Agent) answer(in *inbound, r *Refusal) { a.reply(answerTo(in, r)) }
 
 func answerTo(in *inbound, r *Refusal) []byte {
@@ -129,7 +131,7 @@ func answerTo(in *inbound, r *Refusal) []byte {
 	}
 }
 
-// connect deals with /meta/connect: the first one, or one that refreshes.
+// connect handles /meta/connect: the first one, or a refresh.
 func (box *inbox) connect(p *Policy, in *inbound) {
 	a := box.agent
 	credentials, r := metaCredentials(in.data)
@@ -154,7 +156,7 @@ func (box *inbox) connect(p *Policy, in *inbound) {
 	a.in.connectFirst(in, credentials)
 }
 
-// connectFirst asks whether the agent may connect at all. Frames wait meanwhile.
+// connectFirst asks whether the agent may connect. Further frames are held meanwhile.
 func (box *inbox) connectFirst(in *inbound, credentials []byte) {
 	a := box.agent
 	a.mu.Lock()
@@ -179,8 +181,7 @@ func (box *inbox) connectFirst(in *inbound, credentials []byte) {
 	a.in.askConnect(in)
 }
 
-// askConnect asks the connect gate until it has answered under the policy that
-// still holds.
+// askConnect asks the connect gate, again if a reload replaces the gate meanwhile.
 func (box *inbox) askConnect(in *inbound) {
 	a := box.agent
 	p := a.policy.Load()
@@ -189,7 +190,7 @@ func (box *inbox) askConnect(in *inbound) {
 	done := func(v Verdict) {
 		found := v.Refusal == nil || v.Refusal.Code != CodeUnavailable
 		if now := a.policy.Load(); found && fingerprintOf(now.gate(GateConnect, "")).is(by) {
-			p = now // whose gate would say the same
+			p = now // the gate of the new policy is the same
 		}
 		if !a.in.connected(in, &v, p, by) {
 			a.in.askConnect(in)
@@ -211,8 +212,8 @@ func (box *inbox) askConnect(in *inbound) {
 	}
 }
 
-// connected ends the connecting, as a gate of p with that fingerprint has it. It
-// returns false, and has done nothing, when p is no longer what holds.
+// connected applies the verdict of the connect gate of p; by is the gate's fingerprint. It
+// returns false and changes nothing if p is no longer the agent's policy.
 func (box *inbox) connected(in *inbound, v *Verdict, p *Policy, by Fingerprint) bool {
 	a := box.agent
 	if v.Refusal != nil {
@@ -231,7 +232,7 @@ func (box *inbox) connected(in *inbound, v *Verdict, p *Policy, by Fingerprint) 
 	if a.hub.events.wants(AgentConnected) {
 		e := a.agentEvent(AgentConnected)
 		e.AgentID = a.agentID
-		a.hub.events.put(e) // before the lock is released, so before its end
+		a.hub.events.put(e) // with the lock held, so that it comes before the event of its end
 	}
 	beat := firstHeartbeat(a.policy.Load().Heartbeat)
 	a.beat = a.hub.timers.now() + beat
@@ -247,8 +248,8 @@ func (box *inbox) connected(in *inbound, v *Verdict, p *Policy, by Fingerprint) 
 	return true
 }
 
-// refuseConnect says no, to each frame that was held too, and closes. It returns
-// false, and has done nothing, when p is no longer what holds.
+// refuseConnect refuses the connect and each held frame, and closes the agent. It returns
+// false and changes nothing if p is no longer the agent's policy.
 func (box *inbox) refuseConnect(answer []byte, r *Refusal, p *Policy) bool {
 	a := box.agent
 	code, retry := CloseDenied, r.Retry
@@ -256,7 +257,7 @@ func (box *inbox) refuseConnect(answer []byte, r *Refusal, p *Policy) bool {
 	case CodeDenied:
 		retry = NoRetry
 	case CodeExpired:
-		retry = max(retry, time.Second) // it will have to get fresh credentials
+		retry = max(retry, time.Second) // the client must first get fresh credentials
 	case CodeLimit:
 		code = CloseLimit
 	case CodeUnavailable:
@@ -287,7 +288,8 @@ func (box *inbox) refuseConnect(answer []byte, r *Refusal, p *Policy) bool {
 	return true
 }
 
-// refresh asks the connect gate again for an agent that is connected.
+// refresh handles a /meta/connect of a connected agent: it asks the connect gate again,
+// with the new credentials.
 func (box *inbox) refresh(in *inbound, id string, credentials []byte) {
 	a := box.agent
 	if in.agentID != id {
@@ -302,7 +304,7 @@ func (box *inbox) refresh(in *inbound, id string, credentials []byte) {
 	(&op{agent: a, gate: GateConnect, in: *in}).do()
 }
 
-// subscription deals with /meta/subscribe and /meta/unsubscribe.
+// subscription handles /meta/subscribe and /meta/unsubscribe.
 func (box *inbox) subscription(p *Policy, gate GateName, in *inbound) {
 	a := box.agent
 	channel, r := metaChannel(in.data)
@@ -316,7 +318,8 @@ func (box *inbox) subscription(p *Policy, gate GateName, in *inbound) {
 	(&op{agent: a, gate: gate, channel: channel, in: *in}).do()
 }
 
-// publish deals with everything that is not of the protocol itself.
+// publish handles a frame for any channel that is not under /meta/. It enforces the
+// publish rate (Limits.PublishesPerSecond).
 func (box *inbox) publish(p *Policy, in *inbound) {
 	a := box.agent
 	if r := CheckName(in.channel, p.Limits.NameLength); r != nil {
@@ -338,8 +341,8 @@ func (box *inbox) publish(p *Policy, in *inbound) {
 	o.do()
 }
 
-// refuseInTurn answers a frame about channel with r, after the frames about the same
-// channel whose gates have not answered yet (PROTOCOL.md, R31).
+// refuseInTurn answers a frame about a channel with r, but only after the earlier frames
+// about the same channel (PROTOCOL.md, R31).
 func (box *inbox) refuseInTurn(gate GateName, channel string, in *inbound, r *Refusal) {
 	a := box.agent
 	(&op{agent: a, gate: gate, channel: channel, in: *in, refused: r}).do()

@@ -11,35 +11,35 @@ import (
 	"time"
 )
 
-// reloadPace is the time that is set aside for each agent when what they have is
-// asked for again after a reload: 500 of them a second. More of them than half the
-// grace has room for are asked about faster.
+// reloadPace spreads the questions after a reload: 500 agents a second. If that took
+// longer than half of the grace period, they are asked about faster.
 const reloadPace = 2 * time.Millisecond
 
-// A Reload is what becomes of the agents of a generation that Drop has ended.
+// A Reload follows the agents of a generation that Drop has ended, until everything about
+// them is decided.
 type Reload struct {
 	// Immutable after Drop.
-	to     *Policy       // nil when the endpoint is gone
-	agents int           // that there were
-	spread time.Duration // over which questions are spread
+	to     *Policy       // nil if the endpoint is gone
+	agents int           // how many agents the generation had
+	spread time.Duration // the time over which questions are spread
 
-	open atomic.Int64  // agents that are not done with, and one while bring runs
+	open atomic.Int64  // agents about which something is undecided, plus one while run runs
 	done chan struct{} // closed when open is 0; never sent on
 
 	asked, ended, cut, late tally
 
 	mu     sync.Mutex // guards the following; no other lock is taken under it
-	urgent []*Agent   // that have something to write, and wait for bring
+	urgent []*Agent   // agents that have something to write, and wait for their migration
 }
 
-// hurry has bring see to the agent before those that have nothing to write.
+// hurry makes run migrate the agent before those that have nothing to write.
 func (r *Reload) hurry(a *Agent) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.urgent = append(r.urgent, a)
 }
 
-// migrateUrgent sees to the agents that wait to be written to.
+// migrateUrgent migrates the urgent agents.
 func (r *Reload) migrateUrgent() {
 	for {
 		r.mu.Lock()
@@ -79,27 +79,27 @@ func (h *Hub) newReload() *Reload {
 	}
 }
 
-// Effects are what a reload has done.
+// Effects count what a reload has done.
 type Effects struct {
-	// Agents is how many sessions have come under the new generation, or were
-	// closed because there is none.
+	// Agents is how many sessions moved to the new generation, or were closed because
+	// there is none.
 	Agents int
-	// Asked is how many questions gates were asked about what agents had.
+	// Asked is how many questions gates were asked about existing leases.
 	Asked int
-	// Ended is how many subscriptions were ended.
+	// Ended is how many subscriptions were revoked.
 	Ended int
 	// Cut is how many sessions were closed.
 	Cut int
-	// Late is how many of both were so because their gate did not answer within
+	// Late is how many of Ended and Cut happened because a gate did not answer within
 	// Policy.Grace.
 	Late int
 }
 
-// Done is closed when all that the agents had is decided: at the latest after the
-// grace of their new policy.
+// Done returns a channel that is closed when all leases of the agents are decided, at the
+// latest after Policy.Grace.
 func (r *Reload) Done() <-chan struct{} { return r.done }
 
-// Effects returns what was done up to now.
+// Effects returns what the reload has done up to now.
 func (r *Reload) Effects() Effects {
 	return Effects{
 		Agents: r.agents,
@@ -110,7 +110,7 @@ func (r *Reload) Effects() Effects {
 	}
 }
 
-// To returns the policy that the agents have come under, nil if there is none.
+// To returns the policy that the agents moved to, or nil if there is none.
 func (r *Reload) To() *Policy { return r.to }
 
 // countAsked counts a question. r may be nil.
@@ -120,22 +120,31 @@ func (r *Reload) countAsked() {
 	}
 }
 
-// leave says that one agent is done with.
+// leave notes that everything about one agent is decided.
 func (r *Reload) leave() {
 	if r.open.Add(-1) == 0 {
 		close(r.done)
 	}
 }
 
-// Drop ends the generation p. Its agents go on under the newest one of the same
-// Mount, which takes hold of them at once: before the next message reaches an
-// agent, and before the next frame of its is handled, what it has is looked at.
-// Gates that have changed since they allowed it are asked again, those that answer
-// from within this process there and then, others spread over some time, for
-// which the old answer holds. Where there is no other generation, the agents are
-// closed with CloseEndpoint.
+// Drop ends the generation p. Its agents move to the newest generation of the same Mount.
+// If there is none, Drop closes them with CloseEndpoint.
 //
-// Drop does not wait for any of that: the Reload tells.
+// Each agent is migrated before it gets its next message, and before its next frame is
+// handled. The migration compares the gates that granted the agent's leases with the gates
+// of the new policy:
+//
+//   - If a gate is the same, the lease goes on and nothing is asked.
+//   - If a gate has changed and answers at once, it is asked there and then.
+//   - If a gate has changed and asks a backend, it is asked soon. The lease goes on
+//     meanwhile, for Policy.Grace at most. The questions are spread over some time, to
+//     protect the backend.
+//
+// If the new gate refuses a subscription, it is revoked: the agent is told, and messages
+// of it that still wait are dropped. If the new gate refuses the connect, the session is
+// closed with CloseCut.
+//
+// Drop does not wait for any of this; see Reload.Done.
 func (h *Hub) Drop(p *Policy) *Reload {
 	r := h.newReload()
 	r.open.Store(1)
@@ -177,13 +186,13 @@ func (h *Hub) Drop(p *Policy) *Reload {
 	return r
 }
 
-// bring has the agents come under their new policy. It is not the only one that
-// does: whoever is about to write to an agent, or handles its frames, sees to it.
+// run migrates the agents. A goroutine that is about to write to an agent, or handles a
+// frame of it, does not wait for run: it migrates the agent itself.
 func (r *Reload) run(agents []*Agent) {
 	defer r.leave()
 	var wg sync.WaitGroup
 	var next atomic.Int64
-	for range min(max(runtime.GOMAXPROCS(0), 2), len(agents)) { // one slow gate does not hold up all
+	for range min(max(runtime.GOMAXPROCS(0), 2), len(agents)) { // at least two, so that a slow gate does not delay all
 		wg.Go(func() {
 			for i := next.Add(1) - 1; i < int64(len(agents)); i = next.Add(1) - 1 {
 				r.migrateUrgent()

@@ -10,38 +10,38 @@ import (
 	"time"
 )
 
-// What is remembered of publishes, so that a client that was cut off may send
-// one again without it being published twice (PROTOCOL.md, "Repeated publishes").
+// The hub remembers publishes. So a client that lost its connection can send a publish
+// again, and it is not published twice (PROTOCOL.md, "Repeated publishes").
 const (
 	repeatFor     = 2 * time.Minute
 	repeatsPerHub = 100_000
 	repeatsPerOne = 1_000
 )
 
-// verdicts of repeats.check.
+// A repeatKind is the result of repeats.note.
 type repeatKind uint8
 
 const (
-	repeatNew      repeatKind = iota // not seen: publish it
-	repeatSame                       // published already: acknowledge it
+	repeatNew      repeatKind = iota // not seen before: publish it
+	repeatSame                       // already published: only acknowledge it
 	repeatConflict                   // the uuid was used for other data
 )
 
-// A publishKey stands for who published, channel and uuid: 128 bits under seeds
-// nobody knows.
+// A publishKey is a hash of publisher, channel and uuid: 128 bits, with secret seeds so
+// that nobody can make keys collide.
 type publishKey [2]uint64
 
-// A remembered publish.
+// A remembered is a publish that the hub remembers.
 type remembered struct {
 	key  publishKey
 	who  uint64
 	data uint64
 	at   time.Time
-	// places in the two lists that hold it
+	// its elements in the two lists that hold it
 	inAll, inOwn *list.Element
 }
 
-// repeats remembers publishes. Its zero value is not ready: newRepeats.
+// repeats remembers publishes. Make one with newRepeats.
 type repeats struct {
 	seeds [2]maphash.Seed
 
@@ -60,8 +60,8 @@ func newRepeats() *repeats {
 	}
 }
 
-// note remembers a publish and says whether it is new. A new one is to be
-// published by the caller; if that fails, forget(key) lets it be tried again.
+// note remembers a publish and reports whether it is new. The caller publishes a new one.
+// If that fails, it calls forget, so that the client can try again.
 func (r *repeats) note(now time.Time, who, channel, uuid string, data []byte) (publishKey, repeatKind) {
 	key := publishKey{r.sum(0, who, channel, uuid), r.sum(1, who, channel, uuid)}
 	owner := maphash.String(r.seeds[0], who)
@@ -86,7 +86,7 @@ func (r *repeats) note(now time.Time, who, channel, uuid string, data []byte) (p
 	}
 	if r.all.Len() >= repeatsPerHub {
 		r.removeLocked(r.all.Front().Value.(*remembered))
-		r.byWho[owner] = own // it may have gone with its only entry
+		r.byWho[owner] = own // removeLocked has deleted it if that was its only entry
 	}
 	e := &remembered{key: key, who: owner, data: content, at: now}
 	e.inAll, e.inOwn = r.all.PushBack(e), own.PushBack(e)
@@ -94,7 +94,7 @@ func (r *repeats) note(now time.Time, who, channel, uuid string, data []byte) (p
 	return key, repeatNew
 }
 
-// forget takes back what note remembered.
+// forget undoes note.
 func (r *repeats) forget(key publishKey) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -103,7 +103,7 @@ func (r *repeats) forget(key publishKey) {
 	}
 }
 
-// expire drops what is too old.
+// expire forgets publishes that are older than repeatFor.
 func (r *repeats) expire(now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -10,7 +10,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// nodeOf says where the subscribers of a channel or pattern are found.
+// nodeOf returns the directory and the key of the node of a channel or pattern.
 func (a *Agent) nodeOf(channel string) (d *directory, key string) {
 	if IsPattern(channel) {
 		return a.hub.patterns, keyOf(a.opening.Namespace, patternPrefix(channel))
@@ -18,9 +18,9 @@ func (a *Agent) nodeOf(channel string) (d *directory, key string) {
 	return a.hub.channels, keyOf(a.opening.Namespace, channel)
 }
 
-// subscribe subscribes the agent of o to a channel or pattern and queues the answer, so that it
-// precedes the first message. Subscribing again is answered, and what o's verdict
-// gives is relied on from now on. It does nothing if o is stale.
+// subscribe subscribes the agent of o to a channel or pattern. It queues the answer under
+// the node's lock, so that the answer precedes the first message. If the agent already
+// subscribes, the new verdict replaces the lease. subscribe does nothing if o is stale.
 func (h *Hub) subscribe(o *op, answer []byte) (r *Refusal, stale bool) {
 	a := o.agent
 	limits := a.policy.Load().Limits
@@ -36,7 +36,7 @@ func (h *Hub) subscribe(o *op, answer []byte) (r *Refusal, stale bool) {
 		n.mu.Lock()
 		if n.dead {
 			n.mu.Unlock()
-			continue // its last member left in this moment
+			continue // its last member has just left: obtain a new one
 		}
 		notify, stale, r := o.subscribeLocked(n, encoded, limits)
 		n.unlock()
@@ -57,11 +57,11 @@ func (o *op) subscribeLocked(n *node, answer []byte, limits Limits) (notify, sta
 	defer a.mu.Unlock()
 	switch {
 	case a.state != stateConnected:
-		return false, false, nil // nobody is there to be told
+		return false, false, nil
 	case o.isStale():
-		// From here on a refresh finds the subscription, and asks for it again.
 		return false, true, nil
 	}
+	// After this point a refresh finds the subscription, and reauthorizes it.
 	v := &o.verdict
 	if i := a.leases.find(n); i >= 0 {
 		a.leases.subs[i].lease = newLease(v, o.by, a.hub.timers.now())
@@ -77,8 +77,8 @@ func (o *op) subscribeLocked(n *node, answer []byte, limits Limits) (notify, sta
 	return a.out.acceptLocked(item{bytes: answer}), false, nil
 }
 
-// unsubscribe unsubscribes a and queues the answer: nothing of the channel follows it,
-// unless another subscription of a matches.
+// unsubscribe unsubscribes a and queues the answer. No message of the channel follows the
+// answer, unless another subscription of a matches it.
 func (h *Hub) unsubscribe(a *Agent, channel string, answer []byte) {
 	d, key := a.nodeOf(channel)
 	encoded := a.out.conn.Form().encode(answer)
@@ -100,7 +100,7 @@ func (h *Hub) unsubscribe(a *Agent, channel string, answer []byte) {
 	}
 }
 
-// leave takes out the subscription of an agent that is gone.
+// leave removes the subscription of an agent that is gone.
 func (h *Hub) leave(s *subscription) {
 	n := s.node
 	n.mu.Lock()
@@ -108,8 +108,8 @@ func (h *Hub) leave(s *subscription) {
 	n.unlock()
 }
 
-// subscribeAll subscribes the agent to what its connect gate named, which is the
-// operator's word: no other gate is asked.
+// subscribeAll subscribes the agent to the channels that its connect gate named. It asks
+// no other gate, because the operator's connect gate has already decided.
 func (ls *leases) subscribeAll(channels []string) {
 	a := ls.agent
 	for _, ch := range channels {

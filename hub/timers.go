@@ -9,28 +9,29 @@ import (
 	"time"
 )
 
-// timerGrain joins what is due at nearly the same time, so that a hundred
-// thousand heartbeats wake the goroutine ten times a second, not thousands.
+// timerGrain rounds the times at which agents are due. So a hundred thousand heartbeats
+// wake the goroutine ten times a second, not thousands of times.
 const timerGrain = 100 * time.Millisecond
 
-// timers call agents when they are due: one goroutine and one timer for all
-// of them, none running while there is no agent.
+// timers call Agent.tick when an agent is due. One goroutine and one timer serve all
+// agents.
 type timers struct {
-	start time.Time // its monotonic clock begins here: steps of the wall clock move nothing
+	start time.Time // the zero of the hub's clock, which is monotonic: changes of the wall clock have no effect
 
 	done chan struct{} // closed when run has returned; never sent on
-	wake chan struct{} // buffered(1): set and close never block; never closed
+	wake chan struct{} // buffered(1), so that set and close never block; never closed
 
 	mu     sync.Mutex // guards the following; no other lock is taken under it
 	heap   dueHeap
 	closed bool
 }
 
-// A dueEntry is an agent's place among the timers. It is a part of the agent.
+// A dueEntry is an agent's entry in the heap. It is a part of the agent. timers.mu guards
+// it.
 type dueEntry struct {
-	at    time.Duration // on the timers' clock; guarded by timers.mu, as are the others
-	index int           // in the heap; valid while listed
-	on    bool          // listed
+	at    time.Duration // on the hub's clock
+	index int           // in the heap; valid while on is set
+	on    bool          // the agent is in the heap
 }
 
 func newTimers() *timers {
@@ -39,13 +40,13 @@ func newTimers() *timers {
 	return s
 }
 
-// now is the time on the timers' clock.
+// now returns the time on the hub's clock.
 func (s *timers) now() time.Duration { return time.Since(s.start) }
 
-// set makes a due in so long from now, in place of any other time.
+// set makes a due after the time in, and replaces any other time.
 func (s *timers) set(a *Agent, in time.Duration) { s.plan(a, in, false) }
 
-// setNoLater makes a due in so long from now, unless it is due before.
+// setNoLater makes a due after the time in, unless it is due earlier.
 func (s *timers) setNoLater(a *Agent, in time.Duration) { s.plan(a, in, true) }
 
 func (s *timers) plan(a *Agent, in time.Duration, keepEarlier bool) {
@@ -68,7 +69,7 @@ func (s *timers) plan(a *Agent, in time.Duration, keepEarlier bool) {
 	}
 }
 
-// drop takes a out.
+// drop removes a: it is never due again.
 func (s *timers) drop(a *Agent) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -118,7 +119,8 @@ func (s *timers) run() {
 	}
 }
 
-// pop returns an agent that is due, or how long until one is: -1 for none.
+// pop removes and returns an agent that is due. If none is, it returns how long until one
+// is, or -1 if there is no agent.
 func (s *timers) pop(now time.Duration) (a *Agent, wait time.Duration, open bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -134,7 +136,7 @@ func (s *timers) pop(now time.Duration) (a *Agent, wait time.Duration, open bool
 	}
 }
 
-// dueHeap implements heap.Interface: the agent that is due first is the first.
+// dueHeap implements heap.Interface. The agent that is due next is the first.
 type dueHeap []*Agent
 
 func (h dueHeap) Len() int           { return len(h) }

@@ -5,33 +5,33 @@ package hub
 
 import "context"
 
-// A Tracer makes spans under the request that opened a session, of which it is
-// the snapshot that an agent keeps; see Opening.Tracer. Its method does not block;
-// it is called concurrently, with no lock held.
+// A Tracer makes the spans of one session, below the span of the request that opened it;
+// see Opening.Tracer. The hub calls Start concurrently, with no lock held. Start must not
+// block.
 type Tracer interface {
-	// Start begins a span: within that of ctx if it has one, else under the opening
-	// request's. channel is empty where there is none. The Context returned is for
-	// what happens within the span.
+	// Start begins a span: below the span in ctx if there is one, else below the span of
+	// the opening request. channel is empty if the span is about none. Use the returned
+	// Context for what happens within the span.
 	Start(ctx context.Context, name SpanName, channel string) (context.Context, Span)
 }
 
-// A Span is something that takes its time. End is called once.
+// A Span measures an operation. The hub calls End once.
 type Span interface {
-	// End ends it, with how it went.
+	// End ends the span with the outcome of the operation.
 	End(answer AnswerName)
 }
 
-// SpanName says what a span is about: "publish", or a gate as GateSpan has it.
+// SpanName is the name of a span: SpanPublish, or the result of GateSpan.
 type SpanName string
 
-// SpanPublish is from the frame that publishes to the answer to it; the span of
-// the publish gate is within.
+// SpanPublish is the span from a publish frame to its answer. It contains the span of the
+// publish gate.
 const SpanPublish SpanName = "publish"
 
-// GateSpan is the name of the span of a question.
+// GateSpan returns the name of the span of a question.
 func GateSpan(gate GateName) SpanName { return SpanName("gate " + string(gate)) }
 
-// noSpan is what there is without a Tracer.
+// noSpan is the Span without a Tracer.
 type noSpan struct{}
 
 func (noSpan) End(AnswerName) {}
@@ -53,8 +53,8 @@ func (q *Question) trace(ctx context.Context) (context.Context, Span) {
 	return a.opening.Tracer.Start(ctx, GateSpan(q.Gate), q.Channel)
 }
 
-// joined is a context that ends as one does, and has the values of another: of
-// the span that something is done in.
+// joined is a context that ends when its Context ends. It also has the values of another
+// context, which carries a span.
 type joined struct {
 	context.Context //nolint:containedctx // a Context is what it is
 	values          context.Context

@@ -13,36 +13,36 @@ import (
 )
 
 const (
-	// writeTimeout is how long one write may take until the peer is given up.
+	// writeTimeout is how long one write may take. Then the agent is closed as slow.
 	writeTimeout = 10 * time.Second
-	// closeGrace is how long an agent that is being closed may take to read what
-	// was written, and the notice that it is closed.
+	// closeGrace is how long an agent that is being closed may take to read its queue and
+	// the close notice.
 	closeGrace = 2 * time.Second
 )
 
-// What a writer finds instead of writing.
+// Reasons to stop a write before it begins.
 var (
 	// errOutdated: the rules have changed since the items were taken.
 	errOutdated = errors.New("the rules have changed")
-	// errGated: a deliver gate is to be asked, which is not for a flusher to do.
-	errGated = errors.New("a deliver gate is to be asked")
+	// errGated: a deliver gate must be asked, and flushers do not ask gates.
+	errGated = errors.New("a deliver gate must be asked")
 )
 
-// rules are what items were taken under.
+// rules are the rules under which items were taken from the queue.
 type rules struct {
 	policy  *Policy
-	revoked uint32 // outbox.revoked then
+	revoked uint32 // outbox.revoked at that moment
 }
 
-// isOutdated reports whether items that were taken under r may have lost their right to
-// go out.
+// isOutdated reports whether the agent may no longer get some of the items that were taken
+// under r.
 func (o *outbox) isOutdated(r rules) bool {
 	return o.agent.policy.Load() != r.policy || o.revoked.Load() != r.revoked
 }
 
-// flush writes what waits, without blocking. It never asks a gate and never waits: what
-// the Conn does not take, and what a deliver gate stands before, is left to a writer. An
-// agent whose policy has changed is parked.
+// flush writes the queue without blocking. It never asks a gate. It leaves the rest to a
+// writer if the Conn takes no more, or if a deliver gate must be asked. It parks an agent
+// whose policy has changed.
 func (o *outbox) flush() {
 	start := func(begun []byte) { o.agent.hub.writers.start(func() { o.write(begun) }) }
 	if o.blocks {
@@ -65,15 +65,14 @@ func (o *outbox) flush() {
 		o.putBack(items, done, r)
 		o.agent.notify()
 	case o.wrote(items, err):
-		// What came meanwhile waits for its turn behind all other agents.
-		o.agent.notify()
+		o.agent.notify() // more came meanwhile: the other agents of the shard go first
 	}
 }
 
-// write is the writer. It goes on where flush could not: it blocks, for writeTimeout at
-// most in one write, until the queue is empty. begun is the rest of an item that the Conn
-// has taken in part. Everything else stays in the queue until the Conn can take it, so
-// that what is written is decided at the last moment.
+// write runs in a writer's goroutine. It continues where flush stopped, until the queue is
+// empty. It may block, for writeTimeout at most in one write. begun is the rest of an item
+// that the Conn took in part. Other items stay in the queue until the Conn can take them,
+// so that a reload can still drop them.
 func (o *outbox) write(begun []byte) {
 	if len(begun) > 0 {
 		n, err := o.writeBlocking(begun)
@@ -85,7 +84,7 @@ func (o *outbox) write(begun []byte) {
 	waiter, waits := o.conn.(Waiter)
 	most := blockingJoinSize
 	if waits {
-		most = joinSize // it hands over at once
+		most = joinSize // its Write does not block after Await
 	}
 	for {
 		if waits {
@@ -115,8 +114,7 @@ func sizeOf(items []item) (n int) {
 	return n
 }
 
-// awaitReader waits until somebody reads from the Conn, if there is more to write than
-// heartbeats.
+// awaitReader waits until the Conn has a reader, unless only heartbeats wait.
 func (o *outbox) awaitReader(w Waiter) {
 	o.agent.mu.Lock()
 	beat := o.conn.Form().Heartbeat
@@ -124,7 +122,7 @@ func (o *outbox) awaitReader(w Waiter) {
 		return len(it.bytes) == 0 || len(beat) == 0 || &it.bytes[0] != &beat[0]
 	})
 	if matters && o.deadline {
-		o.deadline = false // it was for the write before
+		o.deadline = false // it was for the previous write
 		_ = o.setDeadlineLocked(time.Time{})
 	}
 	o.agent.mu.Unlock()
@@ -133,9 +131,10 @@ func (o *outbox) awaitReader(w Waiter) {
 	}
 }
 
-// take takes what waits, up to most bytes, but at least one item, and says under which
-// rules. If nothing waits, it ends the writing, and the Conn too if all is said. If a
-// reload is not done with the agent, it waits for that, or without wait parks the outbox.
+// take takes items from the queue, up to most bytes, but at least one, and returns the
+// rules they were taken under. If nothing waits, it ends the writing and returns nil. If
+// the agent's policy is not in effect yet, take migrates the agent; without wait, it parks
+// the outbox and returns nil.
 func (o *outbox) take(most int, wait bool) (*[]item, rules) {
 	a := o.agent
 	a.mu.Lock()
@@ -154,15 +153,15 @@ func (o *outbox) take(most int, wait bool) (*[]item, rules) {
 	}
 	defer a.mu.Unlock()
 	r := rules{policy: a.applied, revoked: o.revoked.Load()}
-	if a.state >= stateClosing { // reloads do not concern it any more
+	if a.state >= stateClosing { // it is not migrated any more
 		r.policy = a.policy.Load()
 	}
 	return o.queue.take(most), r
 }
 
-// parkLocked leaves the outbox to the reload that has changed the agent's policy: nothing
-// is written under rules that are no longer in force. Who completes the change hands the
-// agent to its flusher again. It releases the agent's mu.
+// parkLocked stops the writing until the agent is migrated, so that nothing is written
+// under an old policy. The goroutine that completes the migration notifies the flusher.
+// parkLocked releases the agent's mu.
 func (o *outbox) parkLocked() {
 	a := o.agent
 	o.parked = true
@@ -174,13 +173,14 @@ func (o *outbox) parkLocked() {
 	}
 }
 
-// withheld marks an item that the deliver gate has withheld from the agent.
+// withheld replaces the message of an item that the deliver gate has withheld.
 var withheld = new(Message)
 
-// writeItems writes items that were taken under r, joined in join. It returns how many
-// of them are done with, from the first on. If write would block, the last of those may
-// have been taken in part: join holds what is missing of it. Deliver gates may take their
-// time, so each write looks at the rules once more; a flusher asks none.
+// writeItems writes items that were taken under r, joined in join. It returns how many of
+// them, from the first on, are written or withheld. If write would block, the Conn may
+// have taken the last of those in part; join then holds the rest of it. Before each write,
+// writeItems checks the rules again, because a deliver gate may have taken some time. For a
+// flusher it asks no gate and returns errGated.
 func (o *outbox) writeItems(items []item, r rules, join *joinBuffer, write func([]byte) (int, error), flusher bool) (done int, err error) {
 	gates := r.policy.Gates
 	join.bytes, join.ends = join.bytes[:0], join.ends[:0]
@@ -231,7 +231,8 @@ func (o *outbox) writeItems(items []item, r rules, join *joinBuffer, write func(
 	return len(items), nil
 }
 
-// gated asks the deliver gate, and returns what is to be written; nil for nothing.
+// gated asks the deliver gate, and returns the bytes to write, or nil if it withheld the
+// message.
 func (o *outbox) gated(g DeliverGate, it item) []byte {
 	switch m := g.Deliver(o.agent, it.msg); m {
 	case nil:
@@ -243,8 +244,8 @@ func (o *outbox) gated(g DeliverGate, it item) []byte {
 	}
 }
 
-// writeBlocking is Conn.Write under a deadline that is renewed only when a
-// quarter of it has gone: a timer for each write would cost more than the write.
+// writeBlocking is Conn.Write with a deadline. It renews the deadline only when a quarter
+// of it has passed, because a new timer for each write would cost more than the write.
 func (o *outbox) writeBlocking(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
@@ -265,9 +266,9 @@ func (o *outbox) noteSent(n int) {
 	o.shard().sent.Add(uint64(n))
 }
 
-// putBack puts items that were taken, but not written, in front of the queue again.
-// done of them are accounted for. If the rules they were taken under have changed,
-// those that the agent's subscriptions do not cover any more are dropped.
+// putBack puts the items that take returned in front of the queue again, except the first
+// done, which are written or withheld. If the rules have changed, it drops messages that
+// the agent's subscriptions do not cover any more.
 func (o *outbox) putBack(items *[]item, done int, r rules) {
 	a := o.agent
 	count, size, messages := tallyOf((*items)[:done])
@@ -299,8 +300,8 @@ func (o *outbox) putBack(items *[]item, done int, r rules) {
 	o.queue.putBack(rest)
 }
 
-// tallyOf returns how many items there are, their size, and how many of them are
-// messages that were not withheld.
+// tallyOf returns the number of items, their size, and how many of them are messages that
+// were not withheld.
 func tallyOf(items []item) (count, size, messages int) {
 	for _, it := range items {
 		size += len(it.bytes)
@@ -311,8 +312,8 @@ func tallyOf(items []item) (count, size, messages int) {
 	return len(items), size, messages
 }
 
-// wrote accounts for what was written, nil for nothing, and reports whether there is
-// more to write. If not, the writing has ended.
+// wrote counts items as written, or as dropped if err is not nil. items may be nil. It
+// reports whether there is more to write. If not, it has ended the writing.
 func (o *outbox) wrote(items *[]item, err error) bool {
 	var count, size, messages int
 	if items != nil {
@@ -334,16 +335,15 @@ func (o *outbox) wrote(items *[]item, err error) bool {
 		return true
 	}
 	if o.deadline && !o.blocks {
-		// One that stays would fail a later TryWrite.
-		o.deadline = false
-		_ = o.setDeadlineLocked(time.Time{}) // what fails here fails the next write too
+		o.deadline = false                   // left in place, it would fail a later TryWrite
+		_ = o.setDeadlineLocked(time.Time{}) // if this fails, the next write fails too
 	}
 	o.endLocked()
 	return false
 }
 
-// endLocked ends the writing, closes the Conn if all is said, and releases the agent's
-// mu. The writer calls it, with the agent's mu held.
+// endLocked ends the writing. It closes the Conn if the agent is being closed. The
+// goroutine that writes calls it with the agent's mu held; endLocked releases it.
 func (o *outbox) endLocked() {
 	a := o.agent
 	if a.state == stateClosing && !o.closed {
@@ -361,9 +361,9 @@ func (o *outbox) endLocked() {
 	a.mu.Unlock()
 }
 
-// failLocked gives up a Conn that failed to write that many messages, some of which
-// may have arrived: its peer reads too slowly, or is gone. An agent that is being
-// closed keeps its own reason.
+// failLocked closes the agent after a write failed: its peer reads too slowly, or is gone.
+// messages is how many messages the write held; some of them may have arrived. An agent
+// that is already being closed keeps its code and reason.
 func (o *outbox) failLocked(err error, messages int) {
 	a := o.agent
 	closing := a.state >= stateClosing

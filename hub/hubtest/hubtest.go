@@ -1,8 +1,8 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package hubtest helps to test a hub without a network: Conns that record, stall
-// and take bytes by the drop, and peers that speak the protocol over them. It
+// Package hubtest helps to test a hub without a network. It has Conns that record what is
+// written, stall, or take a few bytes at a time, and peers that send frames over them. It
 // works inside and outside of testing/synctest bubbles.
 package hubtest
 
@@ -17,16 +17,16 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// Form is the encoding of this package's Conns: a line for each frame.
+// Form is the encoding of this package's Conns: each frame is a line.
 var Form = hub.NewForm(func(dst, object []byte) []byte {
 	return append(append(dst, object...), '\n')
 }, []byte("o\n"), []byte("h\n"))
 
-// A Conn keeps what is written to it.
+// A Conn is a hub.Conn that records what is written to it.
 type Conn struct {
-	// Blocks makes it one that cannot write without blocking, like TLS.
+	// Blocks makes it a Conn that cannot write without blocking, like one with TLS.
 	Blocks bool
-	// Take says how much of a TryWrite of n bytes is taken; nil takes all.
+	// Take returns how many of the n bytes of a TryWrite the Conn takes. nil takes all.
 	Take func(n int) int
 
 	closed chan struct{} // closed by Close
@@ -45,15 +45,15 @@ type Conn struct {
 	cut      bool
 }
 
-// NewConn returns a Conn that takes everything at once.
+// NewConn returns a Conn that takes all bytes at once.
 func NewConn() *Conn {
 	return &Conn{closed: make(chan struct{}), changed: make(chan struct{})}
 }
 
-// Form is hub.Conn's.
+// Form implements hub.Conn.
 func (c *Conn) Form() *hub.Form { return Form }
 
-// Stall makes the Conn take no more bytes, or take them again.
+// Stall(true) makes the Conn take no more bytes; Stall(false) makes it take them again.
 func (c *Conn) Stall(stuck bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -74,7 +74,7 @@ func (c *Conn) signalLocked() {
 	c.changed = make(chan struct{})
 }
 
-// TryWrite is hub.Conn's.
+// TryWrite implements hub.Conn.
 func (c *Conn) TryWrite(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -103,7 +103,7 @@ func (c *Conn) TryWrite(p []byte) (int, error) {
 	return n, nil
 }
 
-// Write is hub.Conn's.
+// Write implements hub.Conn.
 func (c *Conn) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -134,8 +134,8 @@ func (c *Conn) tookLocked(p []byte) {
 	}
 }
 
-// AwaitWrite waits until something is written that Lines has not returned, for
-// at most the given time.
+// AwaitWrite waits until something is written that Lines has not returned yet, or until
+// the timeout.
 func (c *Conn) AwaitWrite(timeout time.Duration) {
 	late := time.After(timeout)
 	c.mu.Lock()
@@ -186,7 +186,7 @@ func (c *Conn) waitLocked() {
 	c.mu.Lock()
 }
 
-// SetWriteDeadline is hub.Conn's.
+// SetWriteDeadline implements hub.Conn.
 func (c *Conn) SetWriteDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -195,7 +195,7 @@ func (c *Conn) SetWriteDeadline(t time.Time) error {
 	return nil
 }
 
-// Close is hub.Conn's.
+// Close implements hub.Conn.
 func (c *Conn) Close(code hub.CloseCode, reason string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -206,7 +206,7 @@ func (c *Conn) Close(code hub.CloseCode, reason string) {
 	}
 }
 
-// Cut is hub.Cutter's.
+// Cut implements hub.Cutter.
 func (c *Conn) Cut() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -230,14 +230,14 @@ func (c *Conn) Closed() (code hub.CloseCode, reason string, times int) {
 	return c.code, c.reason, c.closes
 }
 
-// Writes returns how many writes took anything.
+// Writes returns how many writes took at least one byte.
 func (c *Conn) Writes() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.writes
 }
 
-// Lines returns the whole frames that were written, and forgets them.
+// Lines returns the complete frames that were written since the last call.
 func (c *Conn) Lines() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -250,7 +250,7 @@ func (c *Conn) Lines() []string {
 	return lines
 }
 
-// A Peer is the far end of a session.
+// A Peer is the client side of a session.
 type Peer struct {
 	Agent *hub.Agent
 	Conn  *Conn
@@ -260,8 +260,7 @@ type Peer struct {
 	once sync.Once
 }
 
-// Open opens a session over c, whose frames are received by one goroutine, as a
-// transport has it.
+// Open opens a session over c. Like a transport, it receives frames in one goroutine.
 func Open(t testing.TB, h *hub.Hub, p *hub.Policy, o hub.Opening, c *Conn) *Peer {
 	t.Helper()
 	a, err := h.Open(p, o)
@@ -271,7 +270,7 @@ func Open(t testing.TB, h *hub.Hub, p *hub.Policy, o hub.Opening, c *Conn) *Peer
 	return Carry(a, c)
 }
 
-// Carry carries an agent that was opened over c.
+// Carry starts an agent that was opened before, over c.
 func Carry(a *hub.Agent, c *Conn) *Peer {
 	peer := &Peer{Agent: a, Conn: c, in: make(chan string), gone: make(chan struct{})}
 	a.Start(c)
@@ -295,8 +294,8 @@ func (p *Peer) read() {
 	}
 }
 
-// Send sends frames, and returns when the last was received or the session has
-// ended.
+// Send sends frames. It returns when the agent's goroutine has taken the last one, or the
+// session has ended.
 func (p *Peer) Send(frames ...string) {
 	for _, f := range frames {
 		select {
@@ -307,13 +306,14 @@ func (p *Peer) Send(frames ...string) {
 	}
 }
 
-// Leave closes the connection from the far end and waits until that is known.
+// Leave closes the connection from the client's side and waits until Agent.Left has
+// returned.
 func (p *Peer) Leave() {
 	p.once.Do(func() { close(p.in) })
 	<-p.gone
 }
 
-// Gone is closed when the agent has left.
+// Gone returns a channel that is closed when Agent.Left has returned.
 func (p *Peer) Gone() <-chan struct{} { return p.gone }
 
 var (

@@ -324,7 +324,7 @@ func (p *parser) origins() error {
 		case origin == "":
 			return p.empty("an origin")
 		case strings.ContainsAny(origin, "{}"):
-			return p.Errf("placeholders are not expanded in the origin %q; an environment variable is written {$NAME}", origin)
+			return p.Errf("placeholders are not expanded in the origin %q; write an environment variable as {$NAME}", origin)
 		default:
 			if _, err := transport.ParseOrigins([]string{origin}); err != nil {
 				return p.WrapErr(err)
@@ -422,11 +422,11 @@ func (p *parser) argumentOf(word, example string) (string, error) {
 }
 
 func (p *parser) missing(word, example string) error {
-	return p.Errf("%s needs a value, as %s %s; an environment variable that is to give it may not be set", word, word, example)
+	return p.Errf("%s needs a value, as %s %s; is an environment variable not set?", word, word, example)
 }
 
 func (p *parser) empty(what string) error {
-	return p.Errf("%s is empty; an environment variable that is to give it may not be set", what)
+	return p.Errf("%s is empty; is an environment variable not set?", what)
 }
 
 // noBlock sees to it that no block follows the arguments of word: what a

@@ -86,7 +86,7 @@ func checkTransport(name string) error {
 
 func checkSessionCookies(names []string) error {
 	if len(names) > maxSessionCookies {
-		return fmt.Errorf("session_cookies: %d cookies are named; %d are the most", len(names), maxSessionCookies)
+		return fmt.Errorf("session_cookies: %d cookies are named; at most %d are allowed", len(names), maxSessionCookies)
 	}
 	for _, name := range names {
 		if err := checkCookieName(name); err != nil {
@@ -108,7 +108,7 @@ func checkCookieName(name string) error {
 		switch {
 		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', strings.ContainsRune("!#$%&'*+-.^_`|~", c):
 		case strings.ContainsRune("{}", c):
-			return fmt.Errorf("session_cookies: placeholders are not expanded in the name %q; an environment variable is written {$NAME}", name)
+			return fmt.Errorf("session_cookies: placeholders are not expanded in the name %q; write an environment variable as {$NAME}", name)
 		default:
 			return fmt.Errorf("session_cookies: %q is not the name of a cookie: %q cannot be in one", name, c)
 		}

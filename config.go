@@ -246,7 +246,7 @@ func checkName(name string) error {
 	case name == "":
 		return errors.New("the name is empty")
 	case strings.ContainsAny(name, "{}"):
-		return fmt.Errorf("placeholders are not expanded in the name %q; an environment variable is written {$NAME}", name)
+		return fmt.Errorf("placeholders are not expanded in the name %q; write an environment variable as {$NAME}", name)
 	case len(name) > maxNameLength:
 		return fmt.Errorf("the name %q is longer than %d bytes", name, maxNameLength)
 	}
@@ -278,7 +278,7 @@ func checkPath(path string) error {
 	case path != "/" && path[len(path)-1] == '/':
 		return fmt.Errorf("the path %q ends in a slash: write %s, it covers everything below it", path, trimWildcard(path))
 	case strings.ContainsAny(path, "{}"):
-		return fmt.Errorf("placeholders are not expanded in the path %q; an environment variable is written {$NAME}", path)
+		return fmt.Errorf("placeholders are not expanded in the path %q; write an environment variable as {$NAME}", path)
 	case !utf8.ValidString(path):
 		return fmt.Errorf("the path %q is not UTF-8", path)
 	}

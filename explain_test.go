@@ -91,7 +91,7 @@ func TestExplain(t *testing.T) {
 		{"reason", []string{"--gate", "subscribe", "--channel", "x"}, 1, []string{`): deny, "not for you"`, "refused, denied: not for you"}},
 		{"grant", []string{"--gate", "subscribe", "--channel", "x", "--grant", "x"}, 0, []string{"): pass", "allowed"}},
 		{"pattern", []string{"--gate", "subscribe", "--channel", "users/bob/*", "--user", "bob"}, 0, []string{file + ":19, in channel", "): pass", "allowed"}},
-		{"pattern where there is none", []string{"--gate", "subscribe", "--channel", "*", "--user", "bob"}, 1, []string{"refused, denied: patterns cannot be subscribed to"}},
+		{"pattern where there is none", []string{"--gate", "subscribe", "--channel", "*", "--user", "bob"}, 1, []string{"refused, denied: you cannot subscribe to patterns here"}},
 		{
 			"publish",
 			[]string{"--gate", "publish", "--channel", "stories/1", "--user", "bob", "--data", `"hello"`},

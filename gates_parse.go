@@ -64,7 +64,7 @@ func lookInto(g guards.Guard, gate hub.GateName) (guards.Guard, error) {
 		w, err := wrap(g, gate, g.GuardsRaw...)
 		for _, in := range w.inner {
 			if b, ok := in.Guard.(guards.Bounded); ok && !b.CanApprove() {
-				return w, fmt.Errorf("%s can approve of nothing; put it before any", in.Name)
+				return w, fmt.Errorf("%s never approves; put it before any", in.Name)
 			}
 		}
 		return w, err
@@ -73,7 +73,7 @@ func lookInto(g guards.Guard, gate hub.GateName) (guards.Guard, error) {
 		w, err := wrap(g, gate, g.GuardRaw)
 		for _, in := range w.inner {
 			if _, ok := in.Guard.(guards.Presenter); !ok {
-				return w, fmt.Errorf("it is for jwt, bearer and forward_auth, to which something is presented; %s always has an answer", in.Name)
+				return w, fmt.Errorf("it works only with jwt, bearer and forward_auth, to which agents present something; %s always has an answer", in.Name)
 			}
 		}
 		return w, err

@@ -85,11 +85,11 @@ func (p *matchingParser) argument() error {
 	case text == "*":
 		return p.Errf("%s matches all requests without *: leave it out", p.word)
 	case strings.HasPrefix(text, "/"):
-		return p.Errf("%s takes no path: all that is asked here is asked of the endpoint; channels are told apart by channel { … }, requests by a matcher, as %s { path %s }", p.word, p.word, text)
+		return p.Errf("%s takes no path: all requests here are to the endpoint; select channels with channel { … }, and requests with a matcher, for example %s { path %s }", p.word, p.word, text)
 	}
 	if _, err := caddy.GetModule("http.matchers." + text); err == nil {
 		rest := strings.Join(p.RemainingArgsRaw(), " ")
-		return p.Errf("matchers stand in a block: write %s { %s } on lines of their own", p.word, strings.TrimSpace(text+" "+rest))
+		return p.Errf("write matchers in a block: %s { %s }, one a line", p.word, strings.TrimSpace(text+" "+rest))
 	}
 	known := p.names()
 	switch near := suggest.Nearest("@"+text, known); {
@@ -109,13 +109,13 @@ func (p *matchingParser) argument() error {
 func (p *matchingParser) setReason(text string) error {
 	switch {
 	case p.word == "allow":
-		return p.Errf("unexpected %q: allow gives no reason; an expression goes into cel, as cel `…`", text)
+		return p.Errf("unexpected %q: allow takes no reason; write an expression as cel `…`", text)
 	case p.reason != "":
-		return p.Errf("unexpected %q: deny gives one reason", text)
+		return p.Errf("unexpected %q: deny takes one reason", text)
 	case text == "":
-		return p.Err("the reason is empty; an environment variable that is to give it may not be set")
+		return p.Err("the reason is empty; is an environment variable not set?")
 	case strings.ContainsAny(text, "{}"):
-		return p.Errf("placeholders are not expanded in the reason %q; an environment variable is written {$NAME}", text)
+		return p.Errf("placeholders are not expanded in the reason %q; write an environment variable as {$NAME}", text)
 	}
 	p.reason = text
 	return nil
@@ -123,7 +123,7 @@ func (p *matchingParser) setReason(text string) error {
 
 func (p *matchingParser) setNamed(name string) error {
 	if p.named != "" {
-		return p.Errf("unexpected %s after %s: one matcher stands on a line; two lines match either, one matcher with the content of both matches both", name, p.named)
+		return p.Errf("unexpected %s after %s: write one matcher a line; two lines match if either does; to require both, define one matcher with the content of both", name, p.named)
 	}
 	if p.reason != "" {
 		return p.Errf("write %s before the reason", name)
@@ -188,7 +188,7 @@ func (p *matchingParser) block() error {
 			continue
 		}
 		if strings.HasPrefix(word, "@") {
-			return look.Errf("a matcher with a name stands on the line of %s: write %s %s", p.word, p.word, word)
+			return look.Errf("write a named matcher on the line of %s: write %s %s", p.word, p.word, word)
 		}
 		if _, err := caddy.GetModule("http.matchers." + word); err != nil {
 			var known []string
@@ -203,7 +203,7 @@ func (p *matchingParser) block() error {
 		look.NextSegment()
 	}
 	if empty {
-		return p.Errf("the block of %s is empty: write %s alone if all requests are meant", p.word, p.word)
+		return p.Errf("the block of %s is empty: write %s alone to match all requests", p.word, p.word)
 	}
 	set, err := caddyhttp.ParseCaddyfileNestedMatcherSet(p.Dispenser)
 	if err != nil {

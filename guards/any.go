@@ -42,11 +42,11 @@ func (g *Any) Provision(ctx caddy.Context) (err error) {
 // Validate refuses what makes no sense among alternatives.
 func (g *Any) Validate() error {
 	if len(g.guards) == 0 {
-		return errors.New("any: it needs guards to choose from: any { user bob; granted }")
+		return errors.New("any: it needs at least one guard: any { user bob; granted }")
 	}
 	for _, in := range g.guards {
 		if b, ok := in.Guard.(Bounded); ok && !b.CanApprove() {
-			return fmt.Errorf("any: %s can approve of nothing; put it before any", in.Name)
+			return fmt.Errorf("any: %s never approves; put it before any", in.Name)
 		}
 	}
 	return nil
@@ -103,7 +103,7 @@ func (g *Any) UnmarshalHelper(h httpcaddyfile.Helper) error {
 		g.GuardsRaw = append(g.GuardsRaw, raw)
 	}
 	if len(g.GuardsRaw) == 0 {
-		return h.Err("any needs guards to choose from, in a block, one a line")
+		return h.Err("any needs guards in a block, one a line")
 	}
 	return nil
 }

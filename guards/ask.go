@@ -168,7 +168,7 @@ func (g *Ask) ask(ctx context.Context, q *Question) outcome {
 	case w.Code() == http.StatusNoContent:
 		return outcome{Answer: Answer{Kind: Pass, Learned: Learned{Drop: q.Gate == hub.GatePublish}}, noStore: x.NoStore()}
 	case w.Code() != http.StatusOK:
-		return unavailable(fmt.Errorf("answered HTTP %d; yes is 204, or 200 with an object as application/json", w.Code()))
+		return unavailable(fmt.Errorf("answered HTTP %d; to approve, answer 204, or 200 with an object as application/json", w.Code()))
 	}
 	l, err := g.answer(q, w)
 	if err != nil {
@@ -184,7 +184,7 @@ func (g *Ask) answer(q *Question, w *upstream.Capture) (Learned, error) {
 		return Learned{}, fmt.Errorf("answered HTTP 200 with Content-Type %q, not application/json: is this the site's index page, and uri wrong?", kind)
 	}
 	if coding := w.Header().Get("Content-Encoding"); coding != "" && coding != "identity" {
-		return Learned{}, fmt.Errorf("the answer has Content-Encoding %q; none is accepted", coding)
+		return Learned{}, fmt.Errorf("the answer has Content-Encoding %q; send it without an encoding", coding)
 	}
 	size := q.Agent.Policy().Limits.MessageSize
 	return readAnswer(q.Gate, w.Body(), size, time.Now())
@@ -224,7 +224,7 @@ func (g *Ask) UnmarshalHelper(h httpcaddyfile.Helper) error {
 			return g.unmarshalOption(d)
 		}
 		if g.Send = d.RemainingArgs(); len(g.Send) == 0 {
-			return true, d.Errf("send takes what to tell of an agent beside its uuid and user: %s", strings.Join(sendable, ", "))
+			return true, d.Errf("send takes what to send about an agent besides its uuid and user: %s", strings.Join(sendable, ", "))
 		}
 		for _, what := range g.Send {
 			if err := checkSend(what); err != nil {
@@ -241,7 +241,7 @@ func (g *Ask) UnmarshalHelper(h httpcaddyfile.Helper) error {
 	}
 	for _, name := range []string{"handle_response", "copy_headers", "user_header"} {
 		if entry := b.Find(name); entry != nil {
-			return upstream.ErrAt(entry[0], "ask has no %s: it reads the answer itself, which says who the user is and more as JSON", name)
+			return upstream.ErrAt(entry[0], "ask has no %s: the answer says as JSON who the user is", name)
 		}
 	}
 	b.Find("uri")[0].Text = "rewrite" // what reverse_proxy calls it

@@ -34,11 +34,11 @@ const (
 // {"allowed":false} must not be taken for a yes.
 func readAnswer(gate hub.GateName, body []byte, messageSize int, now time.Time) (l Learned, err error) {
 	if err := checkJSON(body); err != nil {
-		return l, fmt.Errorf("the answer is not JSON that everybody understands alike: %w", err)
+		return l, fmt.Errorf("the answer is not strict JSON: %w", err)
 	}
 	var members map[string]json.RawMessage
 	if err := json.Unmarshal(body, &members); err != nil || members == nil {
-		return l, errors.New("the answer is JSON, but not an object; a plain yes is {}")
+		return l, errors.New("the answer is JSON but not an object; to approve without saying more, answer {}")
 	}
 	for name, value := range members {
 		if string(value) == "null" && name != "data" {
@@ -59,15 +59,15 @@ func (l *Learned) read(gate hub.GateName, name string, value json.RawMessage, me
 	switch name {
 	case "grant", "subscribe":
 		if gate != hub.GateConnect && value != nil {
-			return errors.New("it counts only at connect")
+			return errors.New("only an answer to connect can have it")
 		}
 	case "channels", "data":
 		if gate != hub.GatePublish && value != nil {
-			return errors.New("it counts only at publish")
+			return errors.New("only an answer to publish can have it")
 		}
 	case "user", "claims", "attributes", "expires":
 	default:
-		return errors.New("there is no such member; there are user, claims, attributes, grant, subscribe, expires, channels, data")
+		return errors.New("unknown member; known are user, claims, attributes, grant, subscribe, expires, channels, data")
 	}
 	if value == nil {
 		return nil
@@ -141,7 +141,7 @@ func channelsIn(value json.RawMessage, most int, check func(string, int) *hub.Re
 		return nil, errors.New("it must be an array of strings")
 	}
 	if len(names) > most {
-		return nil, fmt.Errorf("it has %d names; %d are the most", len(names), most)
+		return nil, fmt.Errorf("it has %d names; at most %d are allowed", len(names), most)
 	}
 	for _, name := range names {
 		if r := check(name, hub.MaxNameLength); r != nil {

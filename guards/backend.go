@@ -67,9 +67,9 @@ func (o *BackendOptions) validate() error {
 	case o.InFlight < 0:
 		return errors.New("in_flight: it must be 1 or more")
 	case len(o.Key) > 0 && o.Cache == 0:
-		return errors.New("key says what makes questions equal for the cache: write cache <ttl> too")
+		return errors.New("key has no effect without cache: write cache <ttl> too")
 	case len(o.Key) > 0 && len(placeholder.In(strings.Join(o.Key, " "))) == 0:
-		return errors.New("key: without a placeholder everybody would get the first one's answer; write for example: key {pushit.agent.user} {pushit.channel}")
+		return errors.New("key: without a placeholder, everybody would get the answer to the first agent; write for example: key {pushit.agent.user} {pushit.channel}")
 	}
 	for _, name := range placeholder.In(strings.Join(o.Key, " ")) {
 		// A misspelt placeholder is empty for everybody, so everybody would get the first
@@ -87,25 +87,25 @@ func (o *BackendOptions) unmarshalOption(d *caddyfile.Dispenser) (own bool, err 
 	case "cache":
 		var text string
 		if !d.AllArgs(&text) {
-			return true, d.Errf("cache takes how long answers are kept: cache 10s")
+			return true, d.Errf("cache takes a duration: cache 10s")
 		}
 		ttl, err := caddy.ParseDuration(text)
 		if err != nil || ttl <= 0 {
-			return true, d.Errf("cache takes how long answers are kept, for example 10s, not %q", text)
+			return true, d.Errf("cache takes a duration, for example 10s, not %q", text)
 		}
 		o.Cache = caddy.Duration(ttl)
 	case "key":
 		if o.Key = d.RemainingArgs(); len(o.Key) == 0 {
-			return true, d.Errf("key takes what makes questions equal: key {pushit.agent.user} {pushit.channel}")
+			return true, d.Errf("key takes the placeholders that the answer depends on: key {pushit.agent.user} {pushit.channel}")
 		}
 	case "in_flight":
 		var text string
 		if !d.AllArgs(&text) {
-			return true, d.Errf("in_flight takes how many questions are asked at once: in_flight 64")
+			return true, d.Errf("in_flight takes the number of questions to ask at once: in_flight 64")
 		}
 		n, err := strconv.Atoi(text)
 		if err != nil || n < 1 {
-			return true, d.Errf("in_flight takes how many questions are asked at once, not %q", text)
+			return true, d.Errf("in_flight takes a number of 1 or more, not %q", text)
 		}
 		o.InFlight = n
 	default:
@@ -302,7 +302,7 @@ type handlerGuard struct {
 func (g *handlerGuard) provision(ctx caddy.Context, guard any, field *json.RawMessage, o BackendOptions) (err error) {
 	raw := *field
 	if len(raw) == 0 {
-		return errors.New("handler is missing: it is what is asked")
+		return errors.New("handler is missing: it is the HTTP handler to ask")
 	}
 	var named struct {
 		Handler string `json:"handler"`

@@ -67,7 +67,7 @@ func fieldsOf(header http.Header, names []string) (fields []hub.HeaderField, siz
 // checkLearned refuses what must not be learned from a backend.
 func checkLearned(l *Learned, size int) error {
 	if size > upstream.MaxAnswer {
-		return fmt.Errorf("the header fields to keep of the answer have more than %d KiB", upstream.MaxAnswer>>10)
+		return fmt.Errorf("the header fields copied from the answer have more than %d KiB", upstream.MaxAnswer>>10)
 	}
 	if placeholder.HasControl(l.User) {
 		return errors.New("the user's name has a line break or a NUL in it")

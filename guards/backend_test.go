@@ -317,17 +317,17 @@ func TestControlCharactersAreNotAsked(t *testing.T) {
 
 func TestBackendOptions(t *testing.T) {
 	for text, words := range map[string]string{
-		"cache":                         "cache takes how long answers are kept: cache 10s, at Caddyfile:6",
+		"cache":                         "cache takes a duration: cache 10s, at Caddyfile:6",
 		"cache soon":                    `not "soon", at Caddyfile:6`,
 		"cache -1s":                     `not "-1s"`,
-		"cache 1s 2s":                   "cache takes how long",
+		"cache 1s 2s":                   "cache takes a duration",
 		"cache 1s\ncache 2s":            "cache is written twice, at Caddyfile:7",
 		"in_flight many":                `not "many"`,
 		"in_flight 0":                   `not "0"`,
-		"in_flight":                     "in_flight takes how many",
-		"key":                           "key takes what makes",
+		"in_flight":                     "in_flight takes the number",
+		"key":                           "key takes the placeholders",
 		"key {pushit.channel}":          "write cache <ttl> too",
-		"cache 1s\nkey constant":        "without a placeholder everybody would get the first one's answer",
+		"cache 1s\nkey constant":        "without a placeholder, everybody would get the answer to the first agent",
 		"cache 1s\nkey {pushit.chanel}": "did you mean {pushit.channel}?",
 		"cache 1s {\nx\n}":              `unexpected "{" after cache`,
 	} {

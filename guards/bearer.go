@@ -26,7 +26,7 @@ const minBearer = 16
 
 // What agents are told of tokens. It does not tell how near a token was.
 const (
-	reasonNoToken  = "a token is needed"
+	reasonNoToken  = "a token is required"
 	reasonBadToken = "the token is not valid"
 )
 
@@ -74,9 +74,9 @@ func (g *Bearer) Provision(caddy.Context) error {
 func checkSecret(secret string, least int) error {
 	switch {
 	case secret == "":
-		return errors.New("is empty; an environment variable that is to give it may not be set")
+		return errors.New("is empty; is an environment variable not set?")
 	case len(secret) < least:
-		return fmt.Errorf("has %d bytes, and at least %d are needed; make one with: openssl rand -hex %d", len(secret), least, least)
+		return fmt.Errorf("has %d bytes and needs at least %d; make one with: openssl rand -hex %d", len(secret), least, least)
 	}
 	return nil
 }
@@ -116,7 +116,7 @@ func (g *Bearer) ForGate(gate hub.GateName) error { return tokensForGate(gate) }
 // tokensForGate refuses the gate in which a token says nothing new.
 func tokensForGate(gate hub.GateName) error {
 	if gate == hub.GateDeliver {
-		return errors.New("a token is not looked at for each delivery; ask for it in connect, and use cel with agent.user or agent.claims here")
+		return errors.New("tokens are not checked for each delivery; check the token in connect, and use cel with agent.user or agent.claims here")
 	}
 	return nil
 }
@@ -145,10 +145,10 @@ func (g *Bearer) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		g.Secrets = append(g.Secrets, secret)
 	}
 	if len(g.Secrets) == 0 {
-		return d.Err("bearer needs a secret, as bearer {env.PUSH_TOKEN}; an environment variable that is to give it may not be set")
+		return d.Err("bearer needs a secret, for example bearer {env.PUSH_TOKEN}; is an environment variable not set?")
 	}
 	if d.NextBlock(d.Nesting()) {
-		return d.Err("bearer takes no block: write its secrets on its line, as bearer {env.PUSH_TOKEN}")
+		return d.Err("bearer takes no block: write its secrets on its line, for example bearer {env.PUSH_TOKEN}")
 	}
 	return nil
 }

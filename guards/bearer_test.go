@@ -163,13 +163,13 @@ func TestBearerPlaceholders(t *testing.T) {
 		t.Errorf("the secret of the file: %v", a.Kind)
 	}
 	for secret, want := range map[string]string{
-		"":                        "bearer: secret 1 is empty; an environment variable that is to give it may not be set",
+		"":                        "bearer: secret 1 is empty; is an environment variable not set?",
 		"{env.PUSH_EMPTY}":        "bearer: secret 1 is empty, because {env.PUSH_EMPTY} is: set the environment variable PUSH_EMPTY for Caddy",
 		"{env.PUSH_NOT_SET}":      "because {env.PUSH_NOT_SET} is",
 		"{file./not/there}":       "because {file./not/there} is",
-		"{env.PUSH_SHORT}":        "bearer: secret 1, {env.PUSH_SHORT}, has 5 bytes, and at least 16 are needed; make one with: openssl rand -hex 16",
-		"x{http.request.uuid}yzz": "has {http.request.uuid} in it, which is not known when the configuration is loaded: write {env.NAME} or {file.PATH}",
-		"half a {env.PUSH_EMPTY}": "secret 1 lacks a part, because {env.PUSH_EMPTY} is empty: set the environment variable",
+		"{env.PUSH_SHORT}":        "bearer: secret 1, {env.PUSH_SHORT}, has 5 bytes and needs at least 16; make one with: openssl rand -hex 16",
+		"x{http.request.uuid}yzz": "has {http.request.uuid}, which has no value when the configuration is loaded: write {env.NAME} or {file.PATH}",
+		"half a {env.PUSH_EMPTY}": "secret 1 is incomplete, because {env.PUSH_EMPTY} is empty: set the environment variable",
 	} {
 		_, err := loadGuard(t, `{"guard":"bearer","secrets":["`+secret+`"]}`)
 		wantMistake(t, err, want)
@@ -193,11 +193,11 @@ func TestBearerInCaddyfiles(t *testing.T) {
 		}
 	}
 	for text, want := range map[string]string{
-		"bearer":                      "bearer needs a secret, as bearer {env.PUSH_TOKEN}; an environment variable that is to give it may not be set, at Caddyfile:3",
+		"bearer":                      "bearer needs a secret, for example bearer {env.PUSH_TOKEN}; is an environment variable not set?, at Caddyfile:3",
 		"bearer {$NOT_SET}":           "bearer needs a secret",
-		`bearer ""`:                   "bearer: the secret is empty; an environment variable that is to give it may not be set, at Caddyfile:3",
+		`bearer ""`:                   "bearer: the secret is empty; is an environment variable not set?, at Caddyfile:3",
 		`bearer "{$NOT_SET}"`:         "bearer: the secret is empty",
-		"bearer letmein":              "bearer: the secret has 7 bytes, and at least 16 are needed; make one with: openssl rand -hex 16, at Caddyfile:3",
+		"bearer letmein":              "bearer: the secret has 7 bytes and needs at least 16; make one with: openssl rand -hex 16, at Caddyfile:3",
 		"bearer {env.X} {\nheader\n}": "bearer takes no block",
 	} {
 		t.Run(text, func(t *testing.T) {

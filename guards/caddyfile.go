@@ -88,7 +88,7 @@ func ParseGuard(h httpcaddyfile.Helper) (json.RawMessage, error) {
 		return nil, err
 	}
 	if h.Next() {
-		return nil, h.Errf("unexpected %q after the guard %s: one guard stands on a line", h.Val(), word)
+		return nil, h.Errf("unexpected %q after the guard %s: write one guard a line", h.Val(), word)
 	}
 	return caddyconfig.JSONModuleObject(module, "guard", word, nil), nil
 }
@@ -101,9 +101,9 @@ func unknownGuard(h httpcaddyfile.Helper, word string) error {
 	case strings.HasPrefix(word, "@"):
 		return h.Errf("%s is a matcher, not a guard; write: allow %s", word, word)
 	case strings.HasPrefix(word, "/") || word == "*":
-		return h.Errf("%q is no guard; paths belong into a matcher, channels into channel { … }", word)
+		return h.Errf("%q is not a guard; write paths in a matcher, and channels in channel { … }", word)
 	case slices.Contains(directives, word):
-		return h.Errf("%s is a directive of Caddy's, not a guard; write: route { %s … }", word, word)
+		return h.Errf("%s is a Caddy directive, not a guard; write: route { %s … }", word, word)
 	}
 	var known []string
 	for _, m := range caddy.GetModules(Namespace) {

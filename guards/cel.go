@@ -134,7 +134,7 @@ func (c *CEL) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	c.Expr = args[0].Text
 	if d.NextBlock(d.Nesting()) {
-		return d.Err("cel has no block: an expression, and a reason in quotes, are all it takes")
+		return d.Err("cel takes no block, only an expression and a reason in quotes")
 	}
 	return nil
 }

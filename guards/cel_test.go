@@ -377,7 +377,7 @@ func TestCELCaddyfile(t *testing.T) {
 		{line: `cel agent.user == "bob" "not you"`, mistake: "put the expression in backquotes: cel `agent.user == \"bob\" \"not you\"`"},
 		{line: "cel `true` not you", mistake: "put the reason in quotes: cel `true` \"not you\""},
 		{line: "cel `true` \"not you\" at all", mistake: "put the reason in quotes"},
-		{line: "cel `true` {\n\treason no\n}", mistake: "cel has no block"},
+		{line: "cel `true` {\n\treason no\n}", mistake: "cel takes no block"},
 	} {
 		var g CEL
 		err := g.UnmarshalCaddyfile(caddyfile.NewTestDispenser(c.line))

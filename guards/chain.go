@@ -27,8 +27,8 @@ const (
 // whether or not a channel exists.
 const (
 	reasonDenied      = "this is not allowed"
-	reasonExpired     = "what you presented has expired"
-	reasonUnavailable = "whether this is allowed could not be found out; try again"
+	reasonExpired     = "your credentials have expired"
+	reasonUnavailable = "could not check whether this is allowed; try again"
 )
 
 // A NamedGuard is a guard and the word it was written with.
@@ -180,7 +180,7 @@ func askOne(ctx context.Context, g Guard, q *Question) (a Answer) {
 	}()
 	a = g.Decide(ctx, q)
 	if a.Kind > Unavailable {
-		a = Answer{Kind: Unavailable, Err: fmt.Errorf("a guard answered %d, which is no answer", a.Kind)}
+		a = Answer{Kind: Unavailable, Err: fmt.Errorf("a guard answered %d, which is not an answer", a.Kind)}
 	}
 	return a
 }

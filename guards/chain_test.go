@@ -337,15 +337,15 @@ func TestMistakesInPolicies(t *testing.T) {
 		"only a transform":      {gate("publish", GateConfig{Transform: "message.data"}), []string{"write allow"}},
 		"behind allow":          {gate("publish", GateConfig{Guards: named(allow, pass)}), []string{"b is never asked", "the a before it"}},
 		"behind deny":           {gate("publish", GateConfig{Guards: named(pass, denyAll{}, pass)}), []string{"c is never asked"}},
-		"remote before deliver": {gate("deliver", GateConfig{Guards: named(remoteGuard{pass})}), []string{"cannot be done for each delivery"}},
-		"remote inside any":     {gate("deliver", GateConfig{Guards: named(&Any{guards: named(remoteGuard{pass})})}), []string{"cannot be done for each delivery"}},
-		"to in subscribe":       {gate("subscribe", GateConfig{Guards: named(pass), To: []string{"x"}}), []string{"for publish"}},
+		"remote before deliver": {gate("deliver", GateConfig{Guards: named(remoteGuard{pass})}), []string{"too slow for each delivery"}},
+		"remote inside any":     {gate("deliver", GateConfig{Guards: named(&Any{guards: named(remoteGuard{pass})})}), []string{"too slow for each delivery"}},
+		"to in subscribe":       {gate("subscribe", GateConfig{Guards: named(pass), To: []string{"x"}}), []string{"only in publish"}},
 		"transform in connect":  {gate("connect", GateConfig{Guards: named(pass), Transform: "1"}), []string{"publish and deliver"}},
 		"recheck on publish":    {gate("publish", GateConfig{Guards: named(pass), Recheck: time.Minute}), []string{"connect and subscribe"}},
 		"to the protocol":       {gate("publish", GateConfig{Guards: named(pass), To: []string{"/meta/close"}}), []string{"/meta/"}},
 		"to a pattern":          {gate("publish", GateConfig{Guards: named(pass), To: []string{"a/*"}}), []string{"to a/*"}},
 		"to too many":           {gate("publish", GateConfig{Guards: named(pass), To: strings.Fields(strings.Repeat("x ", 17))}), []string{"16"}},
-		"discard and to":        {gate("publish", GateConfig{Guards: named(pass), Discard: true, To: []string{"x"}}), []string{"no use"}},
+		"discard and to":        {gate("publish", GateConfig{Guards: named(pass), Discard: true, To: []string{"x"}}), []string{"remove to and transform"}},
 		"bad transform":         {gate("publish", GateConfig{Guards: named(pass), Transform: "mesage.data"}), []string{"transform"}},
 		"patterns alone":        {with(base(), BlockConfig{Match: []string{"x/*"}, Patterns: true, Gates: gatesOf("publish", pass), Where: "one"}), []string{"subscribe gate of its own"}},
 	} {
@@ -474,7 +474,7 @@ func TestPublishVerbs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for data, want := range map[string]string{`{"text":1}`: "it has no member none", `"hi"`: "not of the form", `7`: "not of the form", `{"none":1e400}`: "not of the form"} {
+	for data, want := range map[string]string{`{"text":1}`: "it lacks the member none", `"hi"`: "does not accept this data", `7`: "does not accept this data", `{"none":1e400}`: "does not accept this data"} {
 		v := chain.Decide(t.Context(), &hub.Question{Gate: "publish", Agent: a, Channel: "x", Message: hub.NewMessage("x", "u", []byte(data)), Identity: new(hub.Identity)})
 		if v.Refusal == nil || v.Refusal.Code != hub.CodeInvalid || !strings.Contains(v.Refusal.Reason, want) || v.Refusal.Retry != 0 {
 			t.Errorf("a transform that fails for %s: %v, want invalid: … %s", data, v.Refusal, want)

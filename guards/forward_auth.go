@@ -128,7 +128,7 @@ func (g *ForwardAuth) ask(ctx context.Context, q *Question) outcome {
 	if !x.Passed() {
 		out := refused(x)
 		if out.Kind == Deny && x.Status()/100 == 2 {
-			out.Answer = Answer{Kind: Unavailable, Err: errors.New("no answer, or one that was replaced on the way: of a 2xx nothing is left to answer with")}
+			out.Answer = Answer{Kind: Unavailable, Err: errors.New("the handler ended the exchange with a 2xx of its own, so there is no answer of the backend")}
 		}
 		return out
 	}
@@ -174,11 +174,11 @@ func namesIn(field, list string, most int) ([]string, error) {
 		return nil, nil
 	}
 	if len(names) > most {
-		return nil, fmt.Errorf("%s has %d names; %d are the most", field, len(names), most)
+		return nil, fmt.Errorf("%s has %d names; at most %d are allowed", field, len(names), most)
 	}
 	for _, name := range names {
 		if strings.Contains(name, ",") {
-			return nil, fmt.Errorf("%s has a comma; names are separated by spaces, in one field, and one with a comma in it cannot be said there", field)
+			return nil, fmt.Errorf("%s has a comma; separate the names with spaces, in one field; a name that has a comma cannot be listed", field)
 		}
 		if r := hub.CheckPattern(name, hub.MaxNameLength); r != nil {
 			return nil, fmt.Errorf("%s: %q: %s", field, name, r.Reason)
@@ -255,7 +255,7 @@ func (g *ForwardAuth) readUserHeader(b *upstream.Block) error {
 		return nil
 	}
 	if len(entry) != 2 || strings.ContainsAny(entry[1].Text, ">{}") {
-		return upstream.ErrAt(entry[0], "user_header takes the header field of the answer that names the user: user_header Remote-User")
+		return upstream.ErrAt(entry[0], "user_header takes the header field of the answer that has the user's name: user_header Remote-User")
 	}
 	g.UserHeader = entry[1].Text
 	if !b.Copies(g.UserHeader) {

@@ -39,10 +39,10 @@ func (*Granted) Decide(_ context.Context, q *Question) Answer {
 func (*Granted) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the guard's word
 	if d.NextArg() {
-		return d.Errf("granted takes no arguments: what is granted says the connect gate")
+		return d.Errf("granted takes no arguments: the connect gate says what is granted")
 	}
 	if d.NextBlock(d.Nesting()) {
-		return d.Err("granted takes no block: what is granted says the connect gate")
+		return d.Err("granted takes no block: the connect gate says what is granted")
 	}
 	return nil
 }

@@ -121,18 +121,18 @@ func (g *JWT) Provision(caddy.Context) error {
 // check returns what is wrong with the settings, as far as they tell.
 func (g *JWT) check() error {
 	if len(g.Secrets)+len(g.Keys)+len(g.KeyFiles) == 0 && g.JWKS == "" {
-		return errors.New("it needs a key to verify tokens with: secret, key, key_file or jwks; an environment variable that is to give it may not be set")
+		return errors.New("it needs a key to verify tokens with: secret, key, key_file or jwks; is an environment variable not set?")
 	}
 	if g.Leeway < 0 || time.Duration(g.Leeway) > maxLeeway {
-		return fmt.Errorf("leeway is %s; %s is the most", time.Duration(g.Leeway), maxLeeway)
+		return fmt.Errorf("leeway is %s; at most %s is allowed", time.Duration(g.Leeway), maxLeeway)
 	}
 	for _, name := range []string{g.Header, g.Cookie, g.Query} {
 		if strings.ContainsAny(name, "{}()<>[]@,;:\\\"/?= \t\r\n") { // RFC 9110, section 5.6.2
-			return fmt.Errorf("%q is no name for a header field, cookie or parameter", name)
+			return fmt.Errorf("%q is not a valid name for a header field, cookie or parameter", name)
 		}
 	}
 	if placeholder.IsDropped(g.Header) || strings.HasPrefix(http.CanonicalHeaderKey(g.Header), "Pushit-") {
-		return fmt.Errorf("header %s is not kept of the request that opens a session; a page presents its token in the credentials", g.Header)
+		return fmt.Errorf("header %s is not stored in sessions; present the token in the credentials", g.Header)
 	}
 	return nil
 }
@@ -222,7 +222,7 @@ func checkKeySetPlace(place string) error {
 	}
 	u, err := url.Parse(place)
 	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
-		return errors.New("jwks: what is there is neither an address, as https://id.example.com/jwks.json, nor a file")
+		return errors.New("jwks: write an address, for example https://id.example.com/jwks.json, or a file")
 	}
 	return nil
 }

@@ -108,10 +108,10 @@ func checkJWTWord(d *caddyfile.Dispenser, word string) error {
 func (g *JWT) setting(d *caddyfile.Dispenser, word string) error {
 	values := d.RemainingArgs()
 	if len(values) == 0 {
-		return d.Errf("%s needs a value; an environment variable that is to give it may not be set", word)
+		return d.Errf("%s needs a value; is an environment variable not set?", word)
 	}
 	if slices.Contains(values, "") {
-		return d.Errf("a value of %s is empty; an environment variable that is to give it may not be set", word)
+		return d.Errf("a value of %s is empty; is an environment variable not set?", word)
 	}
 	if slices.Contains([]string{"secret", "key", "key_file", "jwks"}, word) {
 		for _, v := range values {
@@ -155,7 +155,7 @@ func (g *JWT) setting(d *caddyfile.Dispenser, word string) error {
 	}
 	for _, v := range values {
 		if strings.ContainsAny(v, "{}") {
-			return d.Errf("placeholders are not expanded in %s %s; an environment variable is written {$NAME}", word, v)
+			return d.Errf("placeholders are not expanded in %s %s; write an environment variable as {$NAME}", word, v)
 		}
 	}
 	switch word {
@@ -167,7 +167,7 @@ func (g *JWT) setting(d *caddyfile.Dispenser, word string) error {
 		return nil
 	case "require":
 		if _, twice := g.Require[values[0]]; twice {
-			return d.Errf("require %s is given twice: write all of its values in one", values[0])
+			return d.Errf("require %s is given twice: write all its values on one line", values[0])
 		}
 		if g.Require == nil {
 			g.Require = make(map[string][]string)

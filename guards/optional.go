@@ -39,7 +39,7 @@ func (g *Optional) Provision(ctx caddy.Context) (err error) {
 	}
 	of, ok := g.guards[0].Guard.(Presenter)
 	if !ok {
-		return fmt.Errorf("optional: it is for jwt, bearer and forward_auth, to which something is presented; %s always has an answer", g.guards[0].Name)
+		return fmt.Errorf("optional: it works only with jwt, bearer and forward_auth, to which agents present something; %s always has an answer", g.guards[0].Name)
 	}
 	g.of = of
 	return nil
@@ -74,7 +74,7 @@ func (g *Optional) Unwrap() []NamedGuard { return g.guards }
 func (g *Optional) UnmarshalHelper(h httpcaddyfile.Helper) (err error) {
 	h.Next() // the guard's word
 	if !h.NextArg() {
-		return h.Err("optional stands before jwt, bearer or forward_auth: optional jwt { … }")
+		return h.Err("write optional before jwt, bearer or forward_auth: optional jwt { … }")
 	}
 	g.GuardRaw, err = ParseNext(h)
 	return err

@@ -22,7 +22,7 @@ type pattern struct {
 // write instead.
 func parsePattern(s string) (pattern, error) {
 	if strings.ContainsAny(s, "{}") {
-		return pattern{}, fmt.Errorf("channel pattern %q: placeholders and captures are not for patterns; match with * and decide with a rule, "+
+		return pattern{}, fmt.Errorf("channel pattern %q: patterns cannot have placeholders or captures; match with * and decide with a rule, "+
 			"for example: channel users/* { subscribe cel `parts[1] == agent.user` }", s)
 	}
 	p := pattern{text: s, segments: strings.Split(s, "/")}
@@ -30,7 +30,7 @@ func parsePattern(s string) (pattern, error) {
 		switch {
 		case seg == "*":
 		case strings.Contains(seg, "*"):
-			return pattern{}, fmt.Errorf("channel pattern %q: * stands for a whole segment, as in stories/* or users/*/inbox; "+
+			return pattern{}, fmt.Errorf("channel pattern %q: * replaces a whole segment, as in stories/* or users/*/inbox; "+
 				"to match a part of a segment, match all and decide with a rule: cel `parts[%d].startsWith(%q)`", s, i, strings.TrimRight(seg, "*"))
 		}
 	}

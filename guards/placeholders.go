@@ -21,7 +21,7 @@ import (
 type errStar string
 
 func (e errStar) Error() string {
-	return fmt.Sprintf("the value of {%s} has a * in it, which a rule could take for the pattern that is asked about", string(e))
+	return fmt.Sprintf("the value of {%s} has a *, which a rule could take for the pattern of the subscription", string(e))
 }
 
 // replace is the replacer function of the request r.
@@ -94,7 +94,7 @@ func (q *Question) placeholder(name string) (string, error) {
 	}
 	if value == "." || value == ".." || strings.Contains(value, "/") {
 		// Caddy unescapes %2F when it rewrites, and many a server when it routes.
-		return "", fmt.Errorf("the value of {%s} cannot be one segment of a path; put it in the query: ?…={%s%s}", name, placeholder.Prefix, plain)
+		return "", fmt.Errorf("the value of {%s} cannot be one segment of a path; write it in the query: ?…={%s%s}", name, placeholder.Prefix, plain)
 	}
 	return escapeSegment(value), nil
 }

@@ -180,7 +180,7 @@ func TestValuesThatAreNoSegment(t *testing.T) {
 
 func TestPlaceholdersInConfigurations(t *testing.T) {
 	for text, words := range map[string]string{
-		"forward_auth localhost:1 {\nuri /auth/{pushit.channel}\n}":                                    "write {pushit.escaped.channel} there, or put it in the query: ?…={pushit.channel}, at Caddyfile:5",
+		"forward_auth localhost:1 {\nuri /auth/{pushit.channel}\n}":                                    "write {pushit.escaped.channel} there, or write it in the query: ?…={pushit.channel}, at Caddyfile:5",
 		"forward_auth localhost:1 {\nuri /auth/{pushit.parts.1}?x={pushit.channel}\n}":                 "write {pushit.escaped.parts.1}",
 		"forward_auth localhost:1 {\nuri /auth?x={pushit.escaped.channel}\n}":                          "in a query it would be escaped twice, write {pushit.channel}, at Caddyfile:5",
 		"forward_auth localhost:1 {\nuri /auth?x={pushit.chanel}\n}":                                   "there is no placeholder {pushit.chanel}; did you mean {pushit.channel}?, at Caddyfile:5",
@@ -192,7 +192,7 @@ func TestPlaceholdersInConfigurations(t *testing.T) {
 		"route {\nrewrite * /x/{pushit.channel}\nrespond 200\n}":                                       "write {pushit.escaped.channel} there",
 		"route {\nuri replace a {pushit.agent.user}\n}":                                                "write {pushit.escaped.agent.user} there",
 		"route {\nuri path_regexp ^(.*)$ /x/{pushit.channel}\n}":                                       "write {pushit.escaped.channel} there",
-		"route {\nreverse_proxy localhost:1 {\nrewrite /x/{pushit.channel}\n}\n}":                      "write {pushit.escaped.channel} there, or put it in the query: ?…={pushit.channel}, at Caddyfile:6",
+		"route {\nreverse_proxy localhost:1 {\nrewrite /x/{pushit.channel}\n}\n}":                      "write {pushit.escaped.channel} there, or write it in the query: ?…={pushit.channel}, at Caddyfile:6",
 		"route {\nforward_auth localhost:1 {\nuri /x/{pushit.channel}\n}\n}":                           "write {pushit.escaped.channel} there",
 		"route {\n@a path /x\nhandle @a {\nroute {\nrewrite /x/{pushit.channel}\n}\n}\nrespond 200\n}": "write {pushit.escaped.channel} there",
 	} {

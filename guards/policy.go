@@ -162,15 +162,15 @@ func compileGate(name hub.GateName, g *GateConfig, timeout time.Duration, env *E
 	c.local = remote == ""
 	switch {
 	case name == hub.GateDeliver && !c.local:
-		return nil, fmt.Errorf("%s asks a backend, which cannot be done for each delivery; use matchers, cel or transform here", remote)
+		return nil, fmt.Errorf("%s asks a backend, which is too slow for each delivery; use matchers, cel or transform here", remote)
 	case name != hub.GatePublish && (g.To != nil || g.Discard):
-		return nil, errors.New("to and discard are for publish")
+		return nil, errors.New("to and discard work only in publish")
 	case name != hub.GatePublish && name != hub.GateDeliver && g.Transform != "":
-		return nil, errors.New("transform is for publish and deliver")
+		return nil, errors.New("transform works only in publish and deliver")
 	case name != hub.GateConnect && name != hub.GateSubscribe && g.Recheck != 0:
-		return nil, errors.New("recheck is for connect and subscribe, whose answers last")
+		return nil, errors.New("recheck works only in connect and subscribe")
 	case g.Discard && (g.To != nil || g.Transform != ""):
-		return nil, errors.New("discard publishes nothing, so to and transform have no use beside it")
+		return nil, errors.New("discard publishes nothing, so remove to and transform")
 	}
 	switch {
 	case g.Timeout > 0:
@@ -218,12 +218,12 @@ func checkGuards(name hub.GateName, guards []NamedGuard) error {
 			}
 		}
 	}
-	return errors.New("it can never allow: none of its guards approves of anything; end it with allow, or write only deny")
+	return errors.New("it can never allow, because none of its guards approves; end it with allow, or write only deny")
 }
 
 func (v *verbs) compile(name hub.GateName, g *GateConfig) (err error) {
 	if len(g.To) > maxTo {
-		return fmt.Errorf("to names %d channels; %d are the most", len(g.To), maxTo)
+		return fmt.Errorf("to names %d channels; at most %d are allowed", len(g.To), maxTo)
 	}
 	for i, name := range g.To {
 		if slices.Contains(g.To[:i], name) {
@@ -287,7 +287,7 @@ func (p *Policy) defaults(c PolicyConfig, env *Env, s *sampler) error {
 		}
 	}
 	if len(open) > 0 {
-		return fmt.Errorf("some gates are written, but not %s for every channel, which would leave it open; write %s { … } outside of channel blocks, or default deny (or default allow)", strings.Join(open, " and "), open[0])
+		return fmt.Errorf("gates are configured, but not %s for every channel, so it would be open; write %s { … } outside of channel blocks, or default deny (or default allow)", strings.Join(open, " and "), open[0])
 	}
 	return nil
 }
@@ -312,7 +312,7 @@ func (p *Policy) DeliverGate(channel string) hub.DeliverGate {
 }
 
 // errNoPatterns is the answer where a pattern would see what its parts may not.
-var errNoPatterns = &hub.Refusal{Code: hub.CodeDenied, Reason: "patterns cannot be subscribed to here; subscribe to the channels"}
+var errNoPatterns = &hub.Refusal{Code: hub.CodeDenied, Reason: "you cannot subscribe to patterns here; subscribe to the channels"}
 
 // Pattern implements hub.Gates. A pattern is let through to a gate only if that
 // gate alone decides about every channel it covers.

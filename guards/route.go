@@ -62,7 +62,7 @@ func (g *Route) ask(ctx context.Context, q *Question) outcome {
 	if !x.Passed() {
 		out := refused(x)
 		if out.Kind == Deny && x.Status()/100 == 2 {
-			out.Err = errors.New("a directive ended the chain; only a chain that reaches its end lets through")
+			out.Err = errors.New("a directive ended the route; a request passes only if it reaches the end of the route")
 		}
 		return out
 	}
@@ -102,13 +102,13 @@ func (g *Route) UnmarshalHelper(h httpcaddyfile.Helper) error {
 		return err
 	}
 	if len(b.Line) > 1 {
-		return upstream.ErrAt(b.Line[1], "unexpected %q after route: matchers go to the directives inside, route { basic_auth %s { … } }", b.Line[1].Text, b.Line[1].Text)
+		return upstream.ErrAt(b.Line[1], "unexpected %q after route: write matchers on the directives inside: route { basic_auth %s { … } }", b.Line[1].Text, b.Line[1].Text)
 	}
 	if err := b.Options(g.unmarshalOption); err != nil {
 		return err
 	}
 	if len(b.Entries) == 0 {
-		return upstream.ErrAt(b.Line[0], "route needs a directive: an empty one lets everybody through; for that, write allow")
+		return upstream.ErrAt(b.Line[0], "route needs a directive: an empty route would let everybody through; if you want that, write allow")
 	}
 	g.HandlerRaw, err = b.ParseAs(h, "route")
 	return err

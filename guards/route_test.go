@@ -148,8 +148,8 @@ func TestRouteInACaddyfile(t *testing.T) {
 	for text, words := range map[string]string{
 		"route":                                   "route needs a block; write: route { <directives> }, at Caddyfile:4",
 		"route {\n}":                              "route needs a block",
-		"route {\ncache 10s\n}":                   "route needs a directive: an empty one lets everybody through; for that, write allow, at Caddyfile:4",
-		"route @example {\nrespond 403\n}":        "matchers go to the directives inside, route { basic_auth @example { … } }, at Caddyfile:4",
+		"route {\ncache 10s\n}":                   "route needs a directive: an empty route would let everybody through; if you want that, write allow, at Caddyfile:4",
+		"route @example {\nrespond 403\n}":        "write matchers on the directives inside: route { basic_auth @example { … } }, at Caddyfile:4",
 		"route {\nrespnd 403\n}":                  "unrecognized directive: respnd",
 		"route {\nrespond @nobody 403\n}":         "unrecognized matcher name: @nobody, at Caddyfile:5",
 		"route {\nrespond a b c d\n}":             ", at Caddyfile:5",

@@ -43,13 +43,13 @@ func (g *User) Validate() error {
 func checkUserID(id string) error {
 	switch {
 	case id == "":
-		return errors.New("an id is empty; an environment variable that is to give it may not be set")
+		return errors.New("an id is empty; is an environment variable not set?")
 	case id == "*":
 		return errors.New("* is not an id; write user alone for everybody who is authenticated")
 	case strings.HasPrefix(id, "@"):
 		return fmt.Errorf("%s looks like a matcher; write allow %s, or, if it is the id, cel `agent.user == %q`", id, id, id)
 	case strings.ContainsAny(id, "{}"):
-		return fmt.Errorf("placeholders are not expanded in the id %s; an environment variable is written {$NAME}, and what is in the channel's name is compared with cel `parts[1] == agent.user`", id)
+		return fmt.Errorf("placeholders are not expanded in the id %s; write an environment variable as {$NAME}, and compare with the channel's name by cel `parts[1] == agent.user`", id)
 	}
 	return nil
 }
@@ -84,7 +84,7 @@ func (g *User) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		g.IDs = append(g.IDs, d.Val())
 	}
 	if d.NextBlock(d.Nesting()) {
-		return d.Err("user takes no block: write the ids on its line, as user alice bob")
+		return d.Err("user takes no block: write the ids on its line, for example user alice bob")
 	}
 	return nil
 }

@@ -55,12 +55,12 @@ func TestUserInCaddyfiles(t *testing.T) {
 		mustLoad(t, want)
 	}
 	for text, want := range map[string]string{
-		`user ""`:               "user: an id is empty; an environment variable that is to give it may not be set, at Caddyfile:3",
+		`user ""`:               "user: an id is empty; is an environment variable not set?, at Caddyfile:3",
 		`user "{$NOT_SET}"`:     "an id is empty",
 		"user *":                "write user alone for everybody who is authenticated, at Caddyfile:3",
 		"user @bob":             "@bob looks like a matcher; write allow @bob",
-		"user {env.ADMIN}":      "placeholders are not expanded in the id {env.ADMIN}; an environment variable is written {$NAME}",
-		"user {pushit.parts.1}": "compared with cel `parts[1] == agent.user`",
+		"user {env.ADMIN}":      "placeholders are not expanded in the id {env.ADMIN}; write an environment variable as {$NAME}",
+		"user {pushit.parts.1}": "the channel's name by cel `parts[1] == agent.user`",
 		"user bob {\nalice\n}":  "user takes no block: write the ids on its line",
 	} {
 		t.Run(text, func(t *testing.T) {

@@ -54,7 +54,7 @@ func (v *verbs) transformed(ctx context.Context, q *Question) ([]byte, error) {
 		return nil, fmt.Errorf("transform: %w", err)
 	}
 	if limit := q.Agent.Policy().Limits.MessageSize; len(data) > limit {
-		return nil, &expr.DataFault{Err: fmt.Errorf("transform: made %d bytes of data, more than message_size, %d", len(data), limit)}
+		return nil, &expr.DataFault{Err: fmt.Errorf("transform made %d bytes of data; message_size allows %d", len(data), limit)}
 	}
 	return data, nil
 }

@@ -62,9 +62,9 @@ const (
 )
 
 var (
-	errTooManySteps = errors.New("the expression took too many steps for what it was given")
-	errTooMany      = errors.New("too much to compare with each other")
-	errTextTooLong  = errors.New("the text is too long to be searched for this")
+	errTooManySteps = errors.New("the expression took too many steps for this data")
+	errTooMany      = errors.New("the expression compares too much")
+	errTextTooLong  = errors.New("the text is too long for this search")
 )
 
 // A bound returns how many steps a call with such arguments is, beside those
@@ -304,7 +304,7 @@ func compilePattern(pattern string) (re *regexp.Regexp, steps int, err error) {
 		return nil, 0, err
 	}
 	if steps = len(program.Inst); steps > maxPattern {
-		return nil, 0, fmt.Errorf("the pattern has %d steps; %d are the most: repeat less", steps, maxPattern)
+		return nil, 0, fmt.Errorf("the pattern has %d steps; at most %d are allowed: repeat less", steps, maxPattern)
 	}
 	re, err = regexp.Compile(pattern)
 	return re, steps, err

@@ -63,9 +63,9 @@ var habits = []struct {
 	wrong *regexp.Regexp
 	right string
 }{
-	{regexp.MustCompile(`[!=]==`), "write == to compare, and != for the contrary"},
+	{regexp.MustCompile(`[!=]==`), "write == for equal and != for not equal"},
 	{regexp.MustCompile(`(^|[^=!<>])=([^=]|$)`), "write == to compare"},
-	{regexp.MustCompile(`\{\$?[\w.]+\}`), "placeholders are not for expressions; name what pushit knows: agent.user, channel, parts[1], request.host"},
+	{regexp.MustCompile(`\{\$?[\w.]+\}`), "expressions cannot have placeholders; use names such as agent.user, channel, parts[1] and request.host"},
 	{regexp.MustCompile(`(?i)\band\b`), "write && for and"},
 	{regexp.MustCompile(`(?i)\bor\b`), "write || for or"},
 	{regexp.MustCompile(`(?i)\bnot\b`), "write ! for not: !(a in b)"},
@@ -110,7 +110,7 @@ func explainMistake(src string, s Scope, env *cel.Env, parsed *cel.Ast, issues *
 	case undefined.MatchString(text):
 		text = s.unknownField(undefined.FindStringSubmatch(text)[1], parsed, e.ExprID)
 	case text == "comprehension exceeds nesting limit":
-		text = fmt.Sprintf("%d loops are the most that may be in one another", maxNesting)
+		text = fmt.Sprintf("loops can be nested at most %d deep", maxNesting)
 	case noFields.MatchString(text):
 		text = noFields.FindStringSubmatch(text)[1] + " has no fields"
 	case noOverload.MatchString(text):
@@ -119,9 +119,9 @@ func explainMistake(src string, s Scope, env *cel.Env, parsed *cel.Ast, issues *
 		if operator, ok := operators.FindReverse(name); ok && operator != "" {
 			name = operator
 		}
-		text, at = name+" does not go with "+m[2], nameBefore(src, name, at)
+		text, at = name+" cannot be used with "+m[2], nameBefore(src, name, at)
 		if name == "contains" && strings.HasPrefix(m[2], "list(") {
-			text += "; to look into a list write in: \"a\" in parts"
+			text += "; to search a list, write in: \"a\" in parts"
 		}
 	}
 	return atPosition(src, at, nullableText(text))
@@ -198,7 +198,7 @@ func (s Scope) unknownName(name string, env *cel.Env, parsed *cel.Ast, id int64)
 			return fmt.Sprintf("unknown name %s; did you mean %s.%s?", name, strings.ToLower(strings.TrimPrefix(object, "pushit.")), name)
 		}
 	}
-	return fmt.Sprintf("unknown name %s; known are %s; a text is written in quotes: %q", name, strings.Join(known, ", "), name)
+	return fmt.Sprintf("unknown name %s; known are %s; write text in quotes: %q", name, strings.Join(known, ", "), name)
 }
 
 func (s Scope) unknownField(name string, parsed *cel.Ast, id int64) string {
@@ -212,7 +212,7 @@ func (s Scope) unknownField(name string, parsed *cel.Ast, id int64) string {
 		return "unknown field " + name
 	}
 	if variable == "message" && deliveryFields[name].typ != nil {
-		return fmt.Sprintf("message.%s is known at deliver; here the publisher is agent: agent.uuid, agent.user", name)
+		return fmt.Sprintf("message.%s is known only at deliver; here the publisher is the agent: use agent.uuid or agent.user", name)
 	}
 	known := slices.Sorted(maps.Keys(s.objects()[t.TypeName()]))
 	if near := didYouMean(name, known); near != "" {

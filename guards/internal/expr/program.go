@@ -37,9 +37,9 @@ func CompileBool(src string, s Scope) (*Program, error) {
 		case t.IsEquivalentType(cel.BoolType), t.Kind() == types.DynKind, t.IsEquivalentType(cel.NullableType(cel.BoolType)):
 			return nil
 		case isOptional(t):
-			return errors.New("this may have no value; say what holds then: .orValue(false)")
+			return errors.New("this may have no value; add what to use then: .orValue(false)")
 		}
-		return fmt.Errorf("this must be true or false, and is %s; compare it with something", typeText(t))
+		return fmt.Errorf("this must be true or false but is %s; compare it with something", typeText(t))
 	})
 }
 
@@ -48,9 +48,9 @@ func CompileValue(src string, s Scope) (*Program, error) {
 	return compileProgram(src, s, func(t *cel.Type) error {
 		switch {
 		case isOptional(t):
-			return errors.New("this may have no value; say what to put then: .orValue(null)")
+			return errors.New("this may have no value; add what to use then: .orValue(null)")
 		case t.Kind() == types.StructKind, t.Kind() == types.OpaqueKind, t.Kind() == types.TypeKind:
-			return fmt.Errorf("this is %s, which has no form in JSON; name its fields", typeText(t))
+			return fmt.Errorf("this is %s, which cannot be written as JSON; name its fields", typeText(t))
 		}
 		return nil
 	})
@@ -147,7 +147,7 @@ func checkPattern(name string, call ast.CallExpr, report func(ast.Expr, string))
 	}
 	pattern, ok := literal(args[0])
 	if !ok {
-		report(args[0], "the pattern of "+name+" must be written out, in quotes: one that is made of values could be made to match anything; compare with ==, startsWith, endsWith, contains or in")
+		report(args[0], "the pattern of "+name+" must be text in quotes, because a pattern made from values could match anything; compare with ==, startsWith, endsWith, contains or in")
 		return
 	}
 	if _, _, err := compilePattern(pattern); err != nil {
@@ -269,9 +269,9 @@ var noKey = regexp.MustCompile(`^no such key: ([A-Za-z_][A-Za-z0-9_]{0,63})$`)
 // name of a member that is missing.
 func (f *DataFault) Reason() string {
 	if m := noKey.FindStringSubmatch(f.Err.Error()); m != nil {
-		return "the data is not of the form that this channel takes: it has no member " + m[1]
+		return "this channel does not accept this data: it lacks the member " + m[1]
 	}
-	return "the data is not of the form that this channel takes"
+	return "this channel does not accept this data"
 }
 
 // maxErrorText is the most bytes of an error of an evaluation, which may quote

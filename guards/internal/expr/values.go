@@ -190,11 +190,11 @@ func appendValue(dst []byte, value ref.Val, depth int) ([]byte, error) {
 	case traits.Lister:
 		dst, err = appendList(dst, v, depth+1)
 	case *types.Optional:
-		return nil, errors.New("the result has an optional value in it; say what to put where there is none: .orValue(null)")
+		return nil, errors.New("the result has an optional value; add what to use if it is missing: .orValue(null)")
 	case *types.Err:
 		return nil, v
 	default:
-		return nil, fmt.Errorf("a value of type %s has no form in JSON", value.Type().TypeName())
+		return nil, fmt.Errorf("a value of type %s cannot be written as JSON", value.Type().TypeName())
 	}
 	if err == nil && len(dst) > maxValue {
 		err = errValueSize
@@ -204,7 +204,7 @@ func appendValue(dst []byte, value ref.Val, depth int) ([]byte, error) {
 
 func appendDouble(dst []byte, f float64) ([]byte, error) {
 	if math.IsNaN(f) || math.IsInf(f, 0) {
-		return nil, fmt.Errorf("the number %v has no form in JSON", f)
+		return nil, fmt.Errorf("the number %v cannot be written as JSON", f)
 	}
 	text, err := json.Marshal(f)
 	return append(dst, text...), err
@@ -287,7 +287,7 @@ func keyText(key ref.Val) (string, error) {
 	case types.Bool:
 		return strconv.FormatBool(bool(k)), nil
 	}
-	return "", fmt.Errorf("a key of type %s has no form in JSON", key.Type().TypeName())
+	return "", fmt.Errorf("a key of type %s cannot be written as JSON", key.Type().TypeName())
 }
 
 // sameValue reports whether value is what decodeJSON made: the very thing, not an

@@ -31,7 +31,7 @@ import (
 func CheckMatchers(sets []caddy.ModuleMap) (r Reads, err error) {
 	for _, set := range sets {
 		if len(set) == 0 {
-			return r, errors.New("a matcher with nothing in it matches everything; leave it out if that is meant")
+			return r, errors.New("an empty matcher matches everything; if you want that, leave it out")
 		}
 		for _, name := range slices.Sorted(maps.Keys(set)) {
 			if err := checkMatcher(name, set[name], &r); err != nil {
@@ -117,7 +117,7 @@ func checkMatcher(name string, raw json.RawMessage, r *Reads) error {
 	case *fileserver.MatchFile:
 		return decoded(raw, func(m *fileserver.MatchFile) error { return checkFile(m, r) })
 	case *caddyhttp.MatchMethod:
-		return errors.New("the method of the request that opened a session is not kept; it says nothing of who asks")
+		return errors.New("sessions do not store the method of the request that opened them")
 	case *caddyhttp.MatchProtocol:
 		return decoded(raw, func(m *caddyhttp.MatchProtocol) error { return checkProtocol(string(*m)) })
 	case *caddyhttp.MatchTLS:
@@ -146,7 +146,7 @@ func decoded[M any](raw json.RawMessage, check func(*M) error) error {
 // some everything.
 func notEmpty(n int, what string) error {
 	if n == 0 {
-		return fmt.Errorf("it has no %s; an environment variable that is to give them may not be set", what)
+		return fmt.Errorf("it has no %s; is an environment variable not set?", what)
 	}
 	return nil
 }
@@ -217,13 +217,13 @@ func CheckInMatcher(name string, r *Reads) error {
 		r.LookedUp = append(r.LookedUp, name)
 		return nil
 	}
-	return fmt.Errorf("the value of {%s} is not kept of the request that opens a session", name)
+	return fmt.Errorf("sessions do not store the value of {%s}", name)
 }
 
 // checkField refuses header fields that are dropped from a snapshot.
 func checkField(field string) error {
 	if IsDropped(field) && !strings.EqualFold(field, "Host") {
-		return fmt.Errorf("the header field %s is not kept of the request that opens a session: it is about the connection, or the exchange, alone", field)
+		return fmt.Errorf("sessions do not store the header field %s, because it belongs to the connection or to one exchange", field)
 	}
 	return nil
 }
@@ -245,7 +245,7 @@ var errEarlyData = errors.New("early_data never matches: no session is opened wi
 
 func checkFile(m *fileserver.MatchFile, r *Reads) error {
 	if m.Root == "" {
-		return errors.New("what the directive root says is not kept of the request that opens a session; say it here: file { root /srv }")
+		return errors.New("sessions do not store what the directive root sets; write it here: file { root /srv }")
 	}
 	return checkTexts(slices.Concat([]string{m.Root, m.FileSystem}, m.TryFiles), "files", r)
 }
@@ -254,7 +254,7 @@ func checkProtocol(protocol string) error {
 	if protocol == "http" || protocol == "https" {
 		return nil
 	}
-	return fmt.Errorf("%s never matches: of how the request came only http and https are kept", protocol)
+	return fmt.Errorf("%s never matches: sessions store only http or https", protocol)
 }
 
 // What is looked for in CEL expressions. Their own parser cannot tell more than
@@ -285,7 +285,7 @@ func checkExpressionMatcher(expr string, r *Reads) error {
 		case "method":
 			err = checkMatcher(name, nil, r)
 		case "vars", "vars_regexp":
-			err = fmt.Errorf("%s(): write the placeholder itself, as {http.request.host} == 'example.com'", name)
+			err = fmt.Errorf("%s(): write the placeholder itself, for example {http.request.host} == 'example.com'", name)
 		case "protocol":
 			for _, m := range exprProtocol.FindAllStringSubmatch(expr, -1) {
 				err = errors.Join(err, checkProtocol(m[1]))
@@ -300,7 +300,7 @@ func checkExpressionMatcher(expr string, r *Reads) error {
 			}
 		case "file":
 			if !slices.ContainsFunc(texts, func(t string) bool { return strings.Trim(t, `'"`) == "root" }) {
-				err = errors.New("file(): say where, as file({'root': '/srv', 'try_files': ['/open']})")
+				err = errors.New("file(): write the root, for example file({'root': '/srv', 'try_files': ['/open']})")
 			}
 		}
 		if err != nil {
@@ -327,7 +327,7 @@ func (r Reads) Missing(o *hub.Opening) error {
 		}
 	}
 	if r.clientIP && !o.RemoteIP.IsValid() {
-		return errors.New("the client's address is not known, as on a unix socket without trusted_proxies")
+		return errors.New("the client's address is unknown: the request came through a unix socket, and trusted_proxies is not set")
 	}
 	if r.remoteAddr {
 		address := RemoteAddr(o)
@@ -336,7 +336,7 @@ func (r Reads) Missing(o *hub.Opening) error {
 			host = address
 		}
 		if _, err := netip.ParseAddr(host); err != nil {
-			return errors.New("the connection has no address, as on a unix socket; client_ip is the client's")
+			return errors.New("the connection has no address: it is a unix socket; match client_ip instead")
 		}
 	}
 	return nil

@@ -44,7 +44,7 @@ func (e ControlError) Error() string {
 type LackingError string
 
 func (e LackingError) Error() string {
-	return fmt.Sprintf("{%s} is not known of a session once it is open", string(e))
+	return fmt.Sprintf("{%s} is unknown after a session was opened", string(e))
 }
 
 // HasControl reports whether s has what ends a line or a string in protocols.
@@ -181,7 +181,7 @@ func checkRewrite(rewrite map[string]any) (about string, err error) {
 	for _, p := range paths {
 		for _, name := range In(p) {
 			if plain, ok := strings.CutPrefix(name, Prefix); ok && !strings.HasPrefix(name, EscapedPrefix) {
-				return "{" + name + "}", fmt.Errorf("{%s} in a path could make another path of it; write {%s%s} there, or put it in the query: ?…={%s}", name, EscapedPrefix, plain, name)
+				return "{" + name + "}", fmt.Errorf("{%s} in a path could change the path; write {%s%s} there, or write it in the query: ?…={%s}", name, EscapedPrefix, plain, name)
 			}
 		}
 	}

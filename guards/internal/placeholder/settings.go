@@ -82,19 +82,19 @@ func checkUnclosed(text string) error {
 // with what is wrong with "the secret", or whatever the setting is called.
 func checkSetting(text string) error {
 	if err := checkUnclosed(text); err != nil {
-		return fmt.Errorf("is no placeholder yet: %w", err)
+		return fmt.Errorf("is not a placeholder yet: %w", err)
 	}
 	if unopenedPlaceholder.MatchString(text) {
-		return fmt.Errorf("is no placeholder without braces: write {%s}", strings.TrimRight(strings.TrimPrefix(text, "$"), "}"))
+		return fmt.Errorf("is not a placeholder without braces: write {%s}", strings.TrimRight(strings.TrimPrefix(text, "$"), "}"))
 	}
 	for _, pattern := range []*regexp.Regexp{shellVariable, bareVariable} {
 		if m := pattern.FindStringSubmatch(text); m != nil {
-			return fmt.Errorf("is no placeholder: write {env.%s} for the environment variable", m[1]+strings.Join(m[2:], ""))
+			return fmt.Errorf("is not a placeholder: write {env.%s} for the environment variable", m[1]+strings.Join(m[2:], ""))
 		}
 	}
 	for _, name := range In(text) {
 		if foreignPlaceholder.MatchString(name) && !isExpanded(name) && strings.Contains(name, ".") {
-			return fmt.Errorf("has {%s} in it, which is not known when the configuration is loaded: write {env.NAME} or {file.PATH}", name)
+			return fmt.Errorf("has {%s}, which has no value when the configuration is loaded: write {env.NAME} or {file.PATH}", name)
 		}
 	}
 	return nil
@@ -123,7 +123,7 @@ func Resolve(setting string) (string, error) {
 	if name := emptyIn(setting); name != "" {
 		return "", errEmpty(setting, name)
 	}
-	return "", errors.New(`has a placeholder that is empty or not known here; {env.NAME} and {file.PATH} are, and a brace that begins none is written \{`)
+	return "", errors.New(`has a placeholder that is empty or unknown; write {env.NAME} or {file.PATH}, and write a literal brace as \{`)
 }
 
 // emptyIn returns the first placeholder of a text that has nothing to expand to.
@@ -140,7 +140,7 @@ func emptyIn(text string) string {
 // errEmpty says of a text with an empty placeholder what to do about it.
 func errEmpty(text, name string) error {
 	if From(text) == "" {
-		return fmt.Errorf("lacks a part, because {%s} is empty: %s", name, whatToSet(name))
+		return fmt.Errorf("is incomplete, because {%s} is empty: %s", name, whatToSet(name))
 	}
 	return fmt.Errorf("is empty, because {%s} is: %s", name, whatToSet(name))
 }

@@ -77,7 +77,7 @@ func Snapshot(r *http.Request, names []string) (string, error) {
 		b.WriteByte('\n')
 	}
 	if b.Len() > maxSnapshot {
-		return "", fmt.Errorf("the values of the placeholders that gates name have %d bytes; %d are the most", b.Len(), maxSnapshot)
+		return "", fmt.Errorf("the values of the placeholders in gates have %d bytes; at most %d are allowed", b.Len(), maxSnapshot)
 	}
 	return b.String(), nil
 }
@@ -146,7 +146,7 @@ func MustLookUp(name string) (bool, error) {
 	case strings.HasPrefix(name, "http.request.remote"), strings.HasPrefix(name, "http.request.duration"):
 		return false, nil
 	case name == certPrefix+"certificate_pem":
-		return false, fmt.Errorf("{%s} has line breaks, which cannot be passed on; write {%scertificate_der_base64}", name, certPrefix)
+		return false, fmt.Errorf("{%s} has line breaks, which a request cannot have; write {%scertificate_der_base64}", name, certPrefix)
 	case strings.HasPrefix(name, "http.request."):
 		if isRequestPlaceholder(name) {
 			return true, nil

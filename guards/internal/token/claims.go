@@ -70,7 +70,7 @@ func (v *Verifier) check(c *claims, now time.Time) error {
 	case c.notBefore.After(ahead):
 		return errors.New("it is not valid yet (nbf)")
 	case c.made.After(ahead):
-		return errors.New("it is from the future (iat)")
+		return errors.New("it was issued in the future (iat)")
 	}
 	for name, values := range v.Require {
 		has := c.texts(name)
@@ -78,7 +78,7 @@ func (v *Verifier) check(c *claims, now time.Time) error {
 		case has == nil:
 			return fmt.Errorf("it lacks the claim %s", name)
 		case len(values) > 0 && !slices.ContainsFunc(has, func(text string) bool { return slices.Contains(values, text) }):
-			return fmt.Errorf("its claim %s is none of the values that are required", name)
+			return fmt.Errorf("its claim %s has none of the required values", name)
 		}
 	}
 	if !now.Before(c.expires) {

@@ -62,7 +62,7 @@ func newKey(key any, id, alg string) (Key, error) {
 	switch key := key.(type) {
 	case []byte:
 		if len(key) < MinSecret {
-			return k, fmt.Errorf("has %d bytes, and at least %d are needed; make one with: openssl rand -hex %d", len(key), MinSecret, MinSecret)
+			return k, fmt.Errorf("has %d bytes and needs at least %d; make one with: openssl rand -hex %d", len(key), MinSecret, MinSecret)
 		}
 		// A hash that is longer than its secret is not allowed.
 		k.algs = []jose.SignatureAlgorithm{jose.HS256}
@@ -86,25 +86,25 @@ func newKey(key any, id, alg string) (Key, error) {
 		case elliptic.P521():
 			k.algs = []jose.SignatureAlgorithm{jose.ES512}
 		default:
-			return k, errors.New("is on a curve that is not known here; P-256, P-384 and P-521 are")
+			return k, errors.New("is on an unsupported curve; use P-256, P-384 or P-521")
 		}
 	case ed25519.PublicKey:
 		k.algs = []jose.SignatureAlgorithm{jose.EdDSA}
 	case *rsa.PrivateKey, *ecdsa.PrivateKey, ed25519.PrivateKey:
 		return k, errPrivateKey
 	default:
-		return k, errors.New("is of a kind that is not known here; RSA, EC (P-256, P-384, P-521) and Ed25519 are")
+		return k, errors.New("has an unsupported type; use RSA, EC (P-256, P-384, P-521) or Ed25519")
 	}
 	if alg != "" {
 		if !slices.Contains(k.algs, jose.SignatureAlgorithm(alg)) {
-			return k, fmt.Errorf("says it is for %.32q, which is nothing that it can be for here", alg)
+			return k, fmt.Errorf("is for the algorithm %.32q, which keys of its type do not support", alg)
 		}
 		k.algs = []jose.SignatureAlgorithm{jose.SignatureAlgorithm(alg)}
 	}
 	return k, nil
 }
 
-var errPrivateKey = errors.New("is a private key, with which tokens are made; to verify them takes the public one: openssl pkey -in private.pem -pubout")
+var errPrivateKey = errors.New("is a private key; write the public key, which is enough to verify tokens: openssl pkey -in private.pem -pubout")
 
 // allAlgorithms are those that any key can be for; none is not among them.
 var allAlgorithms = []jose.SignatureAlgorithm{
@@ -117,7 +117,7 @@ func ParseKeys(text []byte) ([]Key, error) {
 	text = bytes.TrimSpace(text)
 	switch {
 	case len(text) == 0:
-		return nil, errors.New("is empty; an environment variable that is to give it may not be set")
+		return nil, errors.New("is empty; is an environment variable not set?")
 	case text[0] != '{':
 		return parsePEM(text)
 	}
@@ -187,7 +187,7 @@ func parseSet(text []byte, secrets bool) ([]Key, error) {
 		return nil, fmt.Errorf("is not a JWK Set: %w", err)
 	}
 	if len(set.Keys) > maxKeys {
-		return nil, fmt.Errorf("has %d keys; %d are the most", len(set.Keys), maxKeys)
+		return nil, fmt.Errorf("has %d keys; at most %d are allowed", len(set.Keys), maxKeys)
 	}
 	var keys []Key
 	var why error
@@ -206,7 +206,7 @@ func parseSet(text []byte, secrets bool) ([]Key, error) {
 	case len(keys) > 0:
 		return keys, nil
 	case why != nil:
-		return nil, fmt.Errorf("has no key that verifies signatures; the last of them %w", why)
+		return nil, fmt.Errorf("has no key that verifies signatures; the last one %w", why)
 	default:
 		return nil, errors.New("has no keys")
 	}

@@ -72,7 +72,7 @@ func NewSource(name string, fetch func(context.Context) ([]byte, error)) *Source
 func (s *Source) Destruct() error {
 	s.mu.Lock()
 	s.cancel() // no fetch begins after this
-	s.err = errors.New("the configuration that named it is gone")
+	s.err = errors.New("its configuration was unloaded")
 	s.mu.Unlock()
 	s.wg.Wait()
 	return nil
@@ -120,7 +120,7 @@ func (s *Source) newer(ctx context.Context, asked time.Time, log *slog.Logger) (
 	started := s.fetching
 	if started == nil {
 		if retry := time.Until(s.unknown.Add(unknownKeyPause)); retry > 0 {
-			return nil, retry, fmt.Errorf("%s: the token's key is not in it, and it was fetched for such a token less than %s ago", s.name, unknownKeyPause)
+			return nil, retry, fmt.Errorf("%s: it does not have the token's key, and was fetched for another such token less than %s ago", s.name, unknownKeyPause)
 		}
 		if started = s.startLocked(log); started != nil {
 			s.unknown = time.Now()
@@ -184,7 +184,7 @@ func (s *Source) loaded(set *Set, err error, log *slog.Logger) {
 		s.notNow = time.Now().Add(pause)
 		if s.set != nil && s.ctx.Err() == nil {
 			// No answer tells of it, since those before it go on.
-			log.Warn("fetching the key set failed; the last one is used", "jwks", s.name, "fetched", s.fetched, "error", err)
+			log.Warn("could not fetch the key set; using the previous one", "jwks", s.name, "fetched", s.fetched, "error", err)
 		}
 		return
 	}

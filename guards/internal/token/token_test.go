@@ -251,7 +251,7 @@ func TestUnknownKeysAreLookedForOnceAMinute(t *testing.T) {
 		for n := range 50 {
 			time.Sleep(time.Second)
 			a := ask(rs("k" + strings.Repeat("x", n)))
-			wantAnswer(t, a, notNow, "fetched for such a token less than 1m0s ago")
+			wantAnswer(t, a, notNow, "fetched for another such token less than 1m0s ago")
 			if a.Retry <= 0 || a.Retry > unknownKeyPause {
 				t.Errorf("retry after %v", a.Retry)
 			}
@@ -441,7 +441,7 @@ func TestWhatKeySetsMayHave(t *testing.T) {
 		"only a private key":         {`{"keys":[` + text(k.RSA2, "k2", "", "") + `]}`, 0, "is a private key"},
 		"no keys":                    {`{"keys":[]}`, 0, "has no keys"},
 		"one key, no set":            {good, 0, "has no keys"},
-		"too many":                   {`{"keys":[` + many + good + `]}`, 0, "has 33 keys; 32 are the most"},
+		"too many":                   {`{"keys":[` + many + good + `]}`, 0, "has 33 keys; at most 32 are allowed"},
 		"a web page":                 {`<!doctype html>`, 0, "is not a JWK Set"},
 		"nothing":                    {``, 0, "is not a JWK Set"},
 	} {

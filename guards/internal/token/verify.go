@@ -59,7 +59,7 @@ type Token struct {
 // Waiting for keys takes from left, unless that is nil.
 func (v *Verifier) Verify(ctx context.Context, text string, left *time.Duration, log *slog.Logger) (*Token, error) {
 	if len(text) > maxToken {
-		return nil, fmt.Errorf("it has %d bytes; %d are the most", len(text), maxToken)
+		return nil, fmt.Errorf("it has %d bytes; at most %d are allowed", len(text), maxToken)
 	}
 	now := time.Now()
 	hash := sha256.Sum256([]byte(text))
@@ -177,7 +177,7 @@ func parseHeader(token string) (alg jose.SignatureAlgorithm, id string, err erro
 	}
 	switch alg = jose.SignatureAlgorithm(header.Alg); {
 	case header.Crit != nil || header.B64 != nil:
-		return "", "", errors.New("its header has crit or b64, which are not understood here")
+		return "", "", errors.New("its header has crit or b64, which are not supported")
 	case !slices.Contains(allAlgorithms, alg):
 		return "", "", fmt.Errorf("its algorithm, %.32q, is not accepted", header.Alg)
 	}
@@ -202,7 +202,7 @@ func verifyWith(keys []Key, token string, alg jose.SignatureAlgorithm, id string
 		if payload, err = signed.Verify(k.key); err == nil {
 			return payload, nil
 		}
-		err = fmt.Errorf("its signature (%s, key id %.64q) is not of the key", alg, id)
+		err = fmt.Errorf("its signature (%s, key id %.64q) does not match the key", alg, id)
 	}
 	return nil, err
 }

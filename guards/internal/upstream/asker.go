@@ -28,7 +28,7 @@ const QueueWait = 30 * time.Second
 
 // The errors of a question that got no answer.
 var (
-	ErrFull = errors.New("all places to ask were taken for " + QueueWait.String() + " (in_flight)")
+	ErrFull = errors.New("waited " + QueueWait.String() + " for a place: in_flight limits how many questions are asked at once")
 	ErrLate = errors.New("no answer in time")
 	// ErrOver is the error after Question.Late was called.
 	ErrOver = errors.New("nobody waits for the answer any longer")

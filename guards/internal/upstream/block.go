@@ -137,7 +137,7 @@ func (b *Block) ParseAs(h httpcaddyfile.Helper, directive string) (json.RawMessa
 	}
 	routes, ok := handler.(*caddyhttp.Subroute)
 	if !ok || len(routes.Routes) != 1 || len(routes.Routes[0].HandlersRaw) != 1 {
-		return nil, ErrAt(b.Line[0], "%s makes something else of this than one handler", directive)
+		return nil, ErrAt(b.Line[0], "%s did not make one handler of this", directive)
 	}
 	raw := routes.Routes[0].HandlersRaw[0]
 	if about, err := placeholder.CheckHandler(raw); err != nil {
@@ -185,7 +185,7 @@ func (b *Block) token(text string) caddyfile.Token {
 func (b *Block) CheckProxy() error {
 	for _, t := range b.Line[1:] {
 		if strings.HasPrefix(t.Text, "@") || strings.HasPrefix(t.Text, "/") || t.Text == "*" {
-			return ErrAt(t, "%s takes no matcher: it would let through whom %s does not match; for that, write route { … }", b.word, t.Text)
+			return ErrAt(t, "%s takes no matcher: requests that %s does not match would pass unchecked; if you want that, write route { … }", b.word, t.Text)
 		}
 	}
 	if len(b.Line) == 1 && b.Find("to") == nil && b.Find("dynamic") == nil {
@@ -201,7 +201,7 @@ func (b *Block) CheckProxy() error {
 	}
 	for _, name := range []string{"method", "rewrite"} {
 		if entry := b.Find(name); entry != nil {
-			return ErrAt(entry[0], "%s has no %s: the path is written with uri, and %s", b.word, name, map[string]string{
+			return ErrAt(entry[0], "%s has no %s: write the path with uri; %s", b.word, name, map[string]string{
 				"ask": "a question is always a POST", "forward_auth": "it always asks with GET; to send the question itself, write ask",
 			}[b.word])
 		}

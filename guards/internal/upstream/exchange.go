@@ -98,7 +98,7 @@ func (x *Exchange) serve(h caddyhttp.MiddlewareHandler) {
 		switch p := recover(); p {
 		case nil:
 		case http.ErrAbortHandler:
-			x.Err = errors.New("the answer was broken off")
+			x.Err = errors.New("the answer was cut off")
 		default:
 			x.Err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 		}

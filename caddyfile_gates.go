@@ -361,3 +361,19 @@ func isGuard(word string) bool {
 	_, err := caddy.GetModule(guards.Namespace + "." + word)
 	return err == nil && word != ""
 }
+
+// tell notes where p's handler is written, if anybody wants to know.
+func (p *parser) tell() {
+	if p.Option(probingOption) == nil {
+		p.noteAdapted()
+	}
+	wanted, ok := p.Option(PlacesOption).(Places)
+	if !ok {
+		return
+	}
+	written := map[string]string{"": place(p.directive)}
+	for path, token := range p.places {
+		written[path] = place(token)
+	}
+	wanted[p.handler.mount()] = written
+}

@@ -5,9 +5,14 @@ package pushit
 
 import (
 	"errors"
+	"fmt"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
+
+	"github.com/push-it/pushit/hub"
+	"github.com/push-it/pushit/internal/hubpool"
 )
 
 func init() {
@@ -40,7 +45,7 @@ first, with --credentials, or --claims, --attributes and --grant say it.`
 
 // explainCommand is pushit explain.
 func explainCommand() *cobra.Command {
-	var o explainOptions
+	var o Options
 	cmd := &cobra.Command{
 		Use:     "explain --gate <gate> [--channel <channel>] [--config <path> [--adapter <name>]] [flags]",
 		Short:   "Tells what a gate says to an agent, and why",
@@ -52,26 +57,35 @@ func explainCommand() *cobra.Command {
 	}
 	cmd.SetFlagErrorFunc(notAsked)
 	f := cmd.Flags()
-	f.StringVarP(&o.config, "config", "c", "Caddyfile", "the configuration file")
-	f.StringVarP(&o.adapter, "adapter", "a", "", "the config adapter, if the file is neither a Caddyfile nor JSON")
-	f.StringVar(&o.gate, "gate", "", "the gate: connect, subscribe, unsubscribe, publish, deliver, disconnect")
-	f.StringVar(&o.channel, "channel", "", "the channel; for subscribe also a pattern")
-	f.StringVar(&o.data, "data", "null", "the data of the message, as JSON; for publish and deliver")
-	f.StringVar(&o.from, "from", "", "the user who published the message; for deliver")
-	f.StringVar(&o.site, "site", "", "the site, as example.com or http://example.com, if not what the configuration has")
-	f.StringVar(&o.name, "name", "", "the name of the hub, if there are several endpoints")
-	f.StringVar(&o.path, "path", "", "the path of the endpoint, if there are several")
-	f.StringVar(&o.query, "query", "", "the query of the URL that the session was opened with")
-	f.StringArrayVarP(&o.headers, "header", "H", nil, "a header field of the request that opened the session, as 'Name: value'; repeatable")
-	f.StringVar(&o.ip, "ip", "127.0.0.1", "the client's address")
-	f.StringVar(&o.user, "user", "", "the user, as if the site had authenticated it before pushit")
-	f.BoolVar(&o.connect, "connect", false, "ask the connect gate first, and go on with what it learned")
-	f.StringVar(&o.credentials, "credentials", "", "the credentials of /meta/connect, as JSON; implies --connect")
-	f.StringVar(&o.claims, "claims", "", "claims that the connect gate learned, as a JSON object")
-	f.StringVar(&o.attributes, "attributes", "", "attributes that the connect gate learned, as a JSON object")
-	f.StringArrayVar(&o.grants, "grant", nil, "a channel or pattern that the connect gate granted; repeatable")
+	f.StringVarP(&o.Config, "config", "c", "Caddyfile", "the configuration file")
+	f.StringVarP(&o.Adapter, "adapter", "a", "", "the config adapter, if the file is neither a Caddyfile nor JSON")
+	f.StringVar(&o.Gate, "gate", "", "the gate: connect, subscribe, unsubscribe, publish, deliver, disconnect")
+	f.StringVar(&o.Channel, "channel", "", "the channel; for subscribe also a pattern")
+	f.StringVar(&o.Data, "data", "null", "the data of the message, as JSON; for publish and deliver")
+	f.StringVar(&o.From, "from", "", "the user who published the message; for deliver")
+	f.StringVar(&o.Site, "site", "", "the site, as example.com or http://example.com, if not what the configuration has")
+	f.StringVar(&o.Name, "name", "", "the name of the hub, if there are several endpoints")
+	f.StringVar(&o.Path, "path", "", "the path of the endpoint, if there are several")
+	f.StringVar(&o.Query, "query", "", "the query of the URL that the session was opened with")
+	f.StringArrayVarP(&o.Headers, "header", "H", nil, "a header field of the request that opened the session, as 'Name: value'; repeatable")
+	f.StringVar(&o.IP, "ip", "127.0.0.1", "the client's address")
+	f.StringVar(&o.User, "user", "", "the user, as if the site had authenticated it before pushit")
+	f.BoolVar(&o.Connect, "connect", false, "ask the connect gate first, and go on with what it learned")
+	f.StringVar(&o.Credentials, "credentials", "", "the credentials of /meta/connect, as JSON; implies --connect")
+	f.StringVar(&o.Claims, "claims", "", "claims that the connect gate learned, as a JSON object")
+	f.StringVar(&o.Attributes, "attributes", "", "attributes that the connect gate learned, as a JSON object")
+	f.StringArrayVar(&o.Grants, "grant", nil, "a channel or pattern that the connect gate granted; repeatable")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		allowed, err := o.explain(cmd.Context(), cmd.OutOrStdout())
+		if o.Gate == "" {
+			return notAsked(cmd, fmt.Errorf("which gate? Write --gate and one of %s", strings.Join(gateNames, ", ")))
+		}
+		if err := checkGateName(o.Gate); err != nil {
+			return notAsked(cmd, err)
+		}
+		if o.Path != "" {
+			o.Path = trimWildcard(o.Path)
+		}
+		allowed, err := o.Run(cmd.Context(), cmd.OutOrStdout(), explained)
 		if err != nil {
 			return notAsked(cmd, err)
 		}
@@ -82,6 +96,30 @@ func explainCommand() *cobra.Command {
 		return nil
 	}
 	return cmd
+}
+
+// explained returns what explain needs to know of the endpoints of a configuration.
+func explained(generation <-chan struct{}) (all []*Endpoint) {
+	for _, e := range hubpool.Endpoints(generation) {
+		h := e.Handler.(*Handler)
+		at := &Endpoint{
+			Name: h.Name, Path: h.Path, Mount: h.mount(),
+			Server: h.site.server, Hosts: h.site.hosts, HTTP: h.site.inClear, Serves: h.site.serves,
+			Policy: h.gates, Env: h.env, Default: h.Default, Gates: make(map[string]string), Blocks: make(map[string]string),
+			Opening: h.opening,
+			Open:    func(o hub.Opening) (*hub.Agent, error) { return h.hub.Open(h.used, o) },
+			Cleanup: h.Cleanup,
+		}
+		_ = h.eachGate(func(where, _ string, g *Gate) error {
+			at.Gates[where] = g.Transform
+			return nil
+		})
+		for i, b := range h.Channels {
+			at.Blocks[blockPath(i)] = strings.Join(b.Match, " ")
+		}
+		all = append(all, at)
+	}
+	return all
 }
 
 // exitNotAsked is the exit status when the question could not be asked. It is not

@@ -22,49 +22,59 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
-	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/push-it/pushit/guards"
 	"github.com/push-it/pushit/hub"
-	"github.com/push-it/pushit/internal/hubpool"
 )
 
-// explainOptions are a question to a gate of a configuration.
-type explainOptions struct {
-	config, adapter                   string
-	gate, channel, data, from         string
-	site, name, path, query, ip, user string
-	headers                           []string
-	connect                           bool
-	credentials, claims, attributes   string
-	grants                            []string
+// Options are a question to a gate of a configuration.
+type Options struct {
+	Config, Adapter                   string
+	Gate, Channel, Data, From         string
+	Site, Name, Path, Query, IP, User string
+	Headers                           []string
+	Connect                           bool // ask the connect gate first
+	Credentials, Claims, Attributes   string
+	Grants                            []string
 }
 
-// places tells where things are written: by mount, and by where they are in the
-// JSON of the handler, "" for the directive. It is what the Caddyfile adapter is
-// given in its options to be told.
-type places map[string]map[string]caddyfile.Token
+// An Endpoint is what has to be known of a handler to explain its gates.
+type Endpoint struct {
+	Name, Path string
+	Mount      string // its key in Places
 
-// placesOption is the option of the Caddyfile adapter that has the places.
-const placesOption = "http.handlers.pushit.places"
+	// Of the site around it.
+	Server *caddyhttp.Server // nil for none
+	Hosts  []caddyhttp.MatchHost
+	HTTP   bool // it is reached without TLS
+	Serves func(*http.Request) bool
 
-// tell notes where p's handler is written, if anybody wants to know.
-func (p *parser) tell() {
-	if p.Option(probingOption) == nil {
-		p.noteAdapted()
-	}
-	if wanted, ok := p.Option(placesOption).(places); ok {
-		p.places[""] = p.directive
-		wanted[p.handler.mount()] = p.places
-	}
+	// Of its gates.
+	Policy  *guards.Policy // nil: everything is allowed
+	Env     *guards.Env
+	Default string            // "", "allow" or "deny"
+	Gates   map[string]string // the written ones: the expression of transform, by JSON path
+	Blocks  map[string]string // the patterns of channel blocks, by JSON path
+
+	Opening func(*http.Request) (hub.Opening, *hub.Refusal)
+	Open    func(hub.Opening) (*hub.Agent, error)
+	Cleanup func() error
 }
 
-// of tells people where something is written, which without a Caddyfile is where
-// it is in the JSON.
-func (p places) of(h *Handler, path string) string {
-	if t, ok := p[h.mount()][path]; ok {
-		return place(t)
+// Places tells where things are written, as file:line: by mount, and by their path in
+// the JSON of the handler, "" for the directive. The Caddyfile adapter fills it in when
+// its options have one.
+type Places map[string]map[string]string
+
+// PlacesOption is the option of the Caddyfile adapter that has Places.
+const PlacesOption = "http.handlers.pushit.places"
+
+// of returns where something is written. Without a Caddyfile that is its path in the
+// JSON.
+func (p Places) of(e *Endpoint, path string) string {
+	if place, ok := p[e.Mount][path]; ok {
+		return place
 	}
 	if path == "" {
 		return "the JSON of the handler"
@@ -72,24 +82,29 @@ func (p places) of(h *Handler, path string) string {
 	return path
 }
 
-// explain asks, and writes the answer to out.
-func (o *explainOptions) explain(ctx context.Context, out io.Writer) (allowed bool, err error) {
+// Run loads the configuration, asks the gate and writes the answer to out. endpoints
+// returns the endpoints of a configuration that was provisioned.
+func (o *Options) Run(ctx context.Context, out io.Writer, endpoints func(generation <-chan struct{}) []*Endpoint) (allowed bool, err error) {
 	q, err := o.question()
 	if err != nil {
 		return false, err
 	}
-	handlers, written, done, err := o.load()
+	all, places, err := o.load(endpoints)
 	if err != nil {
 		return false, err
 	}
-	defer done()
-	h, r, err := o.choose(handlers, written)
+	defer func() {
+		for _, e := range all {
+			_ = e.Cleanup() // the process ends; only its tests go on
+		}
+	}()
+	at, r, err := o.choose(all, places)
 	if err != nil {
 		return false, err
 	}
-	e := explanation{out: out, h: h, places: written}
-	e.line("endpoint", fmt.Sprintf("pushit at %s, name %s, path %s", written.of(h, ""), h.Name, h.Path))
-	opening, refusal := h.opening(r)
+	e := explanation{Endpoint: at, out: out, places: places}
+	e.line("endpoint", fmt.Sprintf("pushit at %s, name %s, path %s", places.of(at, ""), at.Name, at.Path))
+	opening, refusal := at.Opening(r)
 	if refusal != nil {
 		e.line("session", "refused: "+refusal.Reason)
 		return false, e.err
@@ -97,7 +112,7 @@ func (o *explainOptions) explain(ctx context.Context, out io.Writer) (allowed bo
 	if opening.Namespace != "" {
 		e.line("namespace", opening.Namespace)
 	}
-	agent, err := h.hub.Open(h.used, opening)
+	agent, err := at.Open(opening)
 	if err != nil {
 		return false, err
 	}
@@ -120,31 +135,25 @@ func (o *explainOptions) explain(ctx context.Context, out io.Writer) (allowed bo
 
 // asksConnect reports whether the connect gate is asked before the one that is
 // meant.
-func (o *explainOptions) asksConnect() bool {
-	return o.gate != string(hub.GateConnect) && (o.connect || o.credentials != "")
+func (o *Options) asksConnect() bool {
+	return o.Gate != string(hub.GateConnect) && (o.Connect || o.Credentials != "")
 }
 
 // question is what the gate is asked, but for who asks.
-func (o *explainOptions) question() (*hub.Question, error) {
-	if o.gate == "" {
-		return nil, fmt.Errorf("which gate? Write --gate and one of %s", strings.Join(gateNames, ", "))
-	}
-	if err := checkGateName(o.gate); err != nil {
-		return nil, err
-	}
-	q := &hub.Question{Gate: hub.GateName(o.gate), Channel: o.channel, Credentials: []byte("null")}
-	id := &hub.Identity{Grants: o.grants}
+func (o *Options) question() (*hub.Question, error) {
+	q := &hub.Question{Gate: hub.GateName(o.Gate), Channel: o.Channel, Credentials: []byte("null")}
+	id := &hub.Identity{Grants: o.Grants}
 	q.Identity = id
 	for _, field := range []struct {
 		flag, text string
 		to         *map[string]any
-	}{{"claims", o.claims, &id.Claims}, {"attributes", o.attributes, &id.Attributes}} {
+	}{{"claims", o.Claims, &id.Claims}, {"attributes", o.Attributes, &id.Attributes}} {
 		if field.text != "" && json.Unmarshal([]byte(field.text), field.to) != nil {
 			return nil, fmt.Errorf("--%s is not a JSON object: %s", field.flag, field.text)
 		}
 	}
-	if o.credentials != "" {
-		q.Credentials = []byte(o.credentials)
+	if o.Credentials != "" {
+		q.Credentials = []byte(o.Credentials)
 		if !json.Valid(q.Credentials) {
 			return nil, errors.New("--credentials is not JSON; a text is written with its quotes: '\"secret\"'")
 		}
@@ -153,80 +162,73 @@ func (o *explainOptions) question() (*hub.Question, error) {
 }
 
 // aboutChannel completes q with what it asks about the channel.
-func (o *explainOptions) aboutChannel(q *hub.Question) error {
+func (o *Options) aboutChannel(q *hub.Question) error {
 	ofChannel := q.Gate != hub.GateConnect && q.Gate != hub.GateDisconnect
 	switch {
-	case !ofChannel && o.channel != "":
-		return fmt.Errorf("%s is not about a channel: leave out --channel", o.gate)
-	case ofChannel && o.channel == "":
-		return fmt.Errorf("%s is about a channel: write --channel", o.gate)
+	case !ofChannel && o.Channel != "":
+		return fmt.Errorf("%s is not about a channel: leave out --channel", o.Gate)
+	case ofChannel && o.Channel == "":
+		return fmt.Errorf("%s is about a channel: write --channel", o.Gate)
 	case !ofChannel:
 		return nil
 	}
 	check := hub.CheckName
 	if q.Gate == hub.GateSubscribe || q.Gate == hub.GateUnsubscribe {
 		check = hub.CheckPattern
-		q.Pattern = hub.IsPattern(o.channel)
+		q.Pattern = hub.IsPattern(o.Channel)
 	}
-	if refusal := check(o.channel, hub.MaxNameLength); refusal != nil {
-		return fmt.Errorf("--channel %s: %s", o.channel, refusal.Reason)
+	if refusal := check(o.Channel, hub.MaxNameLength); refusal != nil {
+		return fmt.Errorf("--channel %s: %s", o.Channel, refusal.Reason)
 	}
 	if q.Gate == hub.GatePublish || q.Gate == hub.GateDeliver {
-		if !json.Valid([]byte(o.data)) {
+		if !json.Valid([]byte(o.Data)) {
 			return errors.New("--data is not JSON; a text is written with its quotes: '\"hello\"'")
 		}
-		q.Message = hub.NewMessage(o.channel, "explained", []byte(o.data))
-		q.Message.From = &hub.Sender{User: o.from}
+		q.Message = hub.NewMessage(o.Channel, "explained", []byte(o.Data))
+		q.Message.From = &hub.Sender{User: o.From}
 	}
 	return nil
 }
 
-// load provisions the configuration, and returns its endpoints and where they are
-// written. done ends what was provisioned.
-func (o *explainOptions) load() (handlers []*Handler, written places, done func(), err error) {
-	text, err := os.ReadFile(o.config)
+// load provisions the configuration and returns its endpoints, which the caller cleans
+// up, and where they are written.
+func (o *Options) load(endpoints func(generation <-chan struct{}) []*Endpoint) ([]*Endpoint, Places, error) {
+	text, err := os.ReadFile(o.Config)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
-	written = make(places)
+	places := make(Places)
 	if name := o.adapterName(); name != "" {
 		adapter := caddyconfig.GetAdapter(name)
 		if adapter == nil {
-			return nil, nil, nil, fmt.Errorf("there is no config adapter %q", name)
+			return nil, nil, fmt.Errorf("there is no config adapter %q", name)
 		}
-		if text, _, err = adapter.Adapt(text, map[string]any{"filename": o.config, placesOption: written}); err != nil {
-			return nil, nil, nil, fmt.Errorf("adapting %s: %w", o.config, err)
+		if text, _, err = adapter.Adapt(text, map[string]any{"filename": o.Config, PlacesOption: places}); err != nil {
+			return nil, nil, fmt.Errorf("adapting %s: %w", o.Config, err)
 		}
 	}
 	var config caddy.Config
 	if err := caddy.StrictUnmarshalJSON(caddy.RemoveMetaFields(text), &config); err != nil {
-		return nil, nil, nil, fmt.Errorf("%s: %w", o.config, err)
+		return nil, nil, fmt.Errorf("%s: %w", o.Config, err)
 	}
-	// Nothing is to be seen of what a server would log, nor to be opened for it.
+	// The command shows no log of the server, and listens nowhere.
 	config.Admin = &caddy.AdminConfig{Disabled: true}
 	config.Logging = &caddy.Logging{Logs: map[string]*caddy.CustomLog{"default": {BaseLog: caddy.BaseLog{Level: "ERROR"}}}}
 	ctx, err := caddy.ProvisionContext(&config)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
-	for _, e := range hubpool.Endpoints(ctx.Done()) {
-		handlers = append(handlers, e.Handler.(*Handler))
-	}
-	return handlers, written, func() {
-		for _, h := range handlers {
-			_ = h.Cleanup() // the process ends; only its tests go on
-		}
-	}, nil
+	return endpoints(ctx.Done()), places, nil
 }
 
 // adapterName is the adapter for the file, "" for none: the one that was named,
 // else what the file's name tells, as with Caddy's own commands.
-func (o *explainOptions) adapterName() string {
+func (o *Options) adapterName() string {
 	switch {
-	case o.adapter == "json" || o.adapter == "" && strings.EqualFold(filepath.Ext(o.config), ".json"):
+	case o.Adapter == "json" || o.Adapter == "" && strings.EqualFold(filepath.Ext(o.Config), ".json"):
 		return ""
-	case o.adapter != "":
-		return o.adapter
+	case o.Adapter != "":
+		return o.Adapter
 	default:
 		return "caddyfile"
 	}
@@ -234,28 +236,28 @@ func (o *explainOptions) adapterName() string {
 
 // choose returns the one endpoint that is meant, and the request that opens the
 // session there.
-func (o *explainOptions) choose(handlers []*Handler, written places) (*Handler, *http.Request, error) {
-	var fit []*Handler
+func (o *Options) choose(all []*Endpoint, places Places) (*Endpoint, *http.Request, error) {
+	var fit []*Endpoint
 	var opens *http.Request
 	var list []string
-	for _, h := range handlers {
-		list = append(list, fmt.Sprintf("name %s, path %s (%s)", h.Name, h.Path, written.of(h, "")))
-		r, err := o.request(h)
+	for _, e := range all {
+		list = append(list, fmt.Sprintf("name %s, path %s (%s)", e.Name, e.Path, places.of(e, "")))
+		r, err := o.request(e)
 		if err != nil {
 			return nil, nil, err
 		}
 		switch {
-		case o.name != "" && o.name != h.Name, o.path != "" && trimWildcard(o.path) != h.Path, o.site != "" && !h.site.serves(r):
+		case o.Name != "" && o.Name != e.Name, o.Path != "" && o.Path != e.Path, o.Site != "" && !e.Serves(r):
 			continue
-		case len(fit) > 0 && fit[0].mount() == h.mount():
+		case len(fit) > 0 && fit[0].Mount == e.Mount:
 			continue // the same on another server
 		case len(fit) == 0:
 			opens = r
 		}
-		fit = append(fit, h)
+		fit = append(fit, e)
 	}
 	switch {
-	case len(handlers) == 0:
+	case len(all) == 0:
 		return nil, nil, errors.New("there is no pushit in this configuration")
 	case len(fit) == 0:
 		return nil, nil, fmt.Errorf("no endpoint fits --name, --path and --site; there are: %s", strings.Join(list, "; "))
@@ -265,13 +267,13 @@ func (o *explainOptions) choose(handlers []*Handler, written places) (*Handler, 
 	return fit[0], opens, nil
 }
 
-// request is the one that opens the session at h.
-func (o *explainOptions) request(h *Handler) (*http.Request, error) {
-	ip, err := netip.ParseAddr(o.ip)
+// request returns the one that opens the session at e.
+func (o *Options) request(e *Endpoint) (*http.Request, error) {
+	ip, err := netip.ParseAddr(o.IP)
 	if err != nil {
-		return nil, fmt.Errorf("--ip %s is not an address", o.ip)
+		return nil, fmt.Errorf("--ip %s is not an address", o.IP)
 	}
-	u, err := o.url(h)
+	u, err := o.url(e)
 	if err != nil {
 		return nil, err
 	}
@@ -284,7 +286,7 @@ func (o *explainOptions) request(h *Handler) (*http.Request, error) {
 		r.TLS = new(tls.ConnectionState)
 	}
 	r.RemoteAddr = net.JoinHostPort(ip.String(), "1024")
-	for _, field := range o.headers {
+	for _, field := range o.Headers {
 		name, value, ok := strings.Cut(field, ":")
 		if name = strings.TrimSpace(name); !ok || name == "" {
 			return nil, fmt.Errorf("--header %q is not a header field: write 'Name: value'", field)
@@ -294,46 +296,46 @@ func (o *explainOptions) request(h *Handler) (*http.Request, error) {
 		}
 		r.Header.Add(name, strings.TrimSpace(value))
 	}
-	server := h.site.server
+	server := e.Server
 	if server == nil {
 		server = new(caddyhttp.Server)
 	}
 	repl := caddy.NewReplacer()
 	r = caddyhttp.PrepareRequest(r, repl, nil, server)
-	if o.user != "" {
-		repl.Set("http.auth.user.id", o.user)
+	if o.User != "" {
+		repl.Set("http.auth.user.id", o.User)
 	}
 	return r, nil
 }
 
-// url is that of the endpoint h.
-func (o *explainOptions) url(h *Handler) (*url.URL, error) {
-	site := o.site
+// url returns the URL of e.
+func (o *Options) url(e *Endpoint) (*url.URL, error) {
+	site := o.Site
 	if site == "" {
 		site = "localhost"
-		if len(h.site.hosts) > 0 && !strings.ContainsAny(h.site.hosts[0][0], "*{") {
-			site = h.site.hosts[0][0]
+		if len(e.Hosts) > 0 && !strings.ContainsAny(e.Hosts[0][0], "*{") {
+			site = e.Hosts[0][0]
 		}
 	}
 	if !strings.Contains(site, "://") {
 		scheme := "https://"
-		if h.site.inClear {
+		if e.HTTP {
 			scheme = "http://"
 		}
 		site = scheme + site
 	}
 	u, err := url.Parse(site)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return nil, fmt.Errorf("--site %s is not a site: write it as example.com, or https://example.com", o.site)
+		return nil, fmt.Errorf("--site %s is not a site: write it as example.com, or https://example.com", o.Site)
 	}
-	return &url.URL{Scheme: u.Scheme, Host: u.Host, Path: h.Path, RawQuery: strings.TrimPrefix(o.query, "?")}, nil
+	return &url.URL{Scheme: u.Scheme, Host: u.Host, Path: e.Path, RawQuery: strings.TrimPrefix(o.Query, "?")}, nil
 }
 
-// An explanation writes what a gate of h says.
+// An explanation writes what a gate of its endpoint says.
 type explanation struct {
+	*Endpoint
 	out    io.Writer
-	h      *Handler
-	places places
+	places Places
 	err    error
 }
 
@@ -370,13 +372,13 @@ func (e *explanation) ask(ctx context.Context, q *hub.Question) hub.Verdict {
 	}
 	for i, s := range steps {
 		at := ""
-		if t, ok := e.places[e.h.mount()][guardPath(path, i)]; ok {
-			at = " (" + place(t) + ")"
+		if place, ok := e.places[e.Mount][fmt.Sprintf("%s.guards[%d]", path, i)]; ok {
+			at = " (" + place + ")"
 		}
 		e.line("guard", s.Guard+at+": "+answer(&s.Answer))
 	}
-	if g := e.gate(path); v.Refusal == nil && q.Gate == hub.GateDeliver && g != nil && g.Transform != "" {
-		data, err := e.transformed(ctx, q, g.Transform)
+	if expression := e.Gates[path]; v.Refusal == nil && q.Gate == hub.GateDeliver && expression != "" {
+		data, err := e.transformed(ctx, q, expression)
 		if err != nil {
 			v.Refusal = &hub.Refusal{Code: hub.CodeUnavailable, Reason: "transform: " + err.Error()}
 		}
@@ -389,17 +391,6 @@ func (e *explanation) ask(ctx context.Context, q *hub.Question) hub.Verdict {
 	return v
 }
 
-// gate is that which in the JSON of the handler is at path, nil for none.
-func (e *explanation) gate(path string) (found *Gate) {
-	_ = e.h.eachGate(func(where, _ string, g *Gate) error {
-		if where == path {
-			found = g
-		}
-		return nil
-	})
-	return found
-}
-
 // transformed is what the agent of q is delivered in place of the message's data.
 func (e *explanation) transformed(ctx context.Context, q *hub.Question, expression string) ([]byte, error) {
 	program, err := guards.CompileValue(expression, guards.ScopeOf(q.Gate))
@@ -407,7 +398,7 @@ func (e *explanation) transformed(ctx context.Context, q *hub.Question, expressi
 		return nil, err
 	}
 	id := q.Identity
-	return program.Value(ctx, &guards.Question{Question: q, Env: e.h.env, Learned: guards.Learned{
+	return program.Value(ctx, &guards.Question{Question: q, Env: e.Env, Learned: guards.Learned{
 		User: id.User, Claims: id.Claims, Attributes: id.Attributes, Header: id.Header, Grants: id.Grants,
 	}})
 }
@@ -415,18 +406,18 @@ func (e *explanation) transformed(ctx context.Context, q *hub.Question, expressi
 // find returns the guards that q goes to, nil for none, and the block that has
 // them; or the Refusal that stands already.
 func (e *explanation) find(q *hub.Question) (chain *guards.Chain, block string, _ *hub.Refusal) {
-	if e.h.gates == nil {
+	if e.Policy == nil {
 		return nil, "", nil
 	}
 	if !q.Pattern || q.Gate != hub.GateSubscribe {
-		chain, block = e.h.gates.Explain(q.Gate, q.Channel)
+		chain, block = e.Policy.Explain(q.Gate, q.Channel)
 		return chain, block, nil
 	}
-	if _, refusal := e.h.gates.Pattern(q.Channel); refusal != nil {
+	if _, refusal := e.Policy.Pattern(q.Channel); refusal != nil {
 		return nil, "", refusal
 	}
 	// one block governs all that the pattern covers
-	chain, block = e.h.gates.Explain(q.Gate, strings.TrimSuffix(q.Channel, "*")+"x")
+	chain, block = e.Policy.Explain(q.Gate, strings.TrimSuffix(q.Channel, "*")+"x")
 	return chain, block, nil
 }
 
@@ -434,18 +425,17 @@ func (e *explanation) find(q *hub.Question) (chain *guards.Chain, block string, 
 // its channel block, "" outside of any.
 func (e *explanation) written(q *hub.Question, block string) string {
 	name := string(q.Gate)
-	for i, b := range e.h.Channels {
-		if path := blockPath(i); path == block {
-			return fmt.Sprintf("%s, in channel %s (%s)", e.places.of(e.h, path+".gates."+name), strings.Join(b.Match, " "), e.places.of(e.h, path))
-		}
+	if patterns, ok := e.Blocks[block]; ok {
+		return fmt.Sprintf("%s, in channel %s (%s)", e.places.of(e.Endpoint, block+".gates."+name), patterns, e.places.of(e.Endpoint, block))
 	}
+	_, ok := e.Gates["gates."+name]
 	switch {
-	case e.h.Gates[name] != nil:
-		return e.places.of(e.h, "gates."+name)
-	case e.h.gates == nil:
+	case ok:
+		return e.places.of(e.Endpoint, "gates."+name)
+	case e.Policy == nil:
 		return "nowhere: there is no gate at all"
-	case e.h.Default != "" && slices.Contains([]hub.GateName{hub.GateConnect, hub.GateSubscribe, hub.GatePublish}, q.Gate):
-		return "nowhere, so default " + e.h.Default + " speaks"
+	case e.Default != "" && slices.Contains([]hub.GateName{hub.GateConnect, hub.GateSubscribe, hub.GatePublish}, q.Gate):
+		return "nowhere, so default " + e.Default + " speaks"
 	default:
 		return "nowhere"
 	}

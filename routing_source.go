@@ -36,7 +36,7 @@ func (p *parser) checkPlace() error {
 	if a.whole == nil {
 		a.whole = adaptWhole(filename)
 	}
-	if at, ok := a.whole.written[p.handler.mount()][""]; !ok || place(at) != place(p.directive) {
+	if a.whole.written[p.handler.mount()][""] != place(p.directive) {
 		return nil
 	}
 	for _, server := range a.whole.servers {
@@ -62,7 +62,7 @@ func (p *parser) errorOf(t *trap, whole *wholeFile) error {
 // A wholeFile is what a Caddyfile as a whole says.
 type wholeFile struct {
 	servers map[string]*caddyhttp.Server
-	written places
+	written Places
 	blocks  []caddyfile.ServerBlock
 }
 
@@ -73,8 +73,8 @@ func adaptWhole(filename string) *wholeFile {
 	if err != nil {
 		return new(wholeFile)
 	}
-	whole := &wholeFile{written: make(places)}
-	text, _, err := caddyconfig.GetAdapter("caddyfile").Adapt(body, map[string]any{"filename": filename, placesOption: whole.written, probingOption: true})
+	whole := &wholeFile{written: make(Places)}
+	text, _, err := caddyconfig.GetAdapter("caddyfile").Adapt(body, map[string]any{"filename": filename, PlacesOption: whole.written, probingOption: true})
 	if err != nil {
 		return new(wholeFile)
 	}

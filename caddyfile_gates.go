@@ -16,6 +16,7 @@ import (
 
 	"github.com/push-it/pushit/guards"
 	"github.com/push-it/pushit/hub"
+	"github.com/push-it/pushit/internal/explain"
 )
 
 // gateSubdirectives are those of the block of pushit that are about gates.
@@ -367,7 +368,7 @@ func (p *parser) tell() {
 	if p.Option(probingOption) == nil {
 		p.noteAdapted()
 	}
-	wanted, ok := p.Option(PlacesOption).(Places)
+	wanted, ok := p.Option(explain.PlacesOption).(explain.Places)
 	if !ok {
 		return
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/push-it/pushit/hub"
+	"github.com/push-it/pushit/internal/explain"
 	"github.com/push-it/pushit/internal/hubpool"
 )
 
@@ -45,7 +46,7 @@ first, with --credentials, or --claims, --attributes and --grant say it.`
 
 // explainCommand is pushit explain.
 func explainCommand() *cobra.Command {
-	var o Options
+	var o explain.Options
 	cmd := &cobra.Command{
 		Use:     "explain --gate <gate> [--channel <channel>] [--config <path> [--adapter <name>]] [flags]",
 		Short:   "Tells what a gate says to an agent, and why",
@@ -99,10 +100,10 @@ func explainCommand() *cobra.Command {
 }
 
 // explained returns what explain needs to know of the endpoints of a configuration.
-func explained(generation <-chan struct{}) (all []*Endpoint) {
+func explained(generation <-chan struct{}) (all []*explain.Endpoint) {
 	for _, e := range hubpool.Endpoints(generation) {
 		h := e.Handler.(*Handler)
-		at := &Endpoint{
+		at := &explain.Endpoint{
 			Name: h.Name, Path: h.Path, Mount: h.mount(),
 			Server: h.site.server, Hosts: h.site.hosts, HTTP: h.site.inClear, Serves: h.site.serves,
 			Policy: h.gates, Env: h.env, Default: h.Default, Gates: make(map[string]string), Blocks: make(map[string]string),

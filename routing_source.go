@@ -17,6 +17,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/fileserver"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/rewrite"
+
+	"github.com/push-it/pushit/internal/explain"
 )
 
 // probingOption is the option of the Caddyfile adapter that says that a Caddyfile is
@@ -62,7 +64,7 @@ func (p *parser) errorOf(t *trap, whole *wholeFile) error {
 // A wholeFile is what a Caddyfile as a whole says.
 type wholeFile struct {
 	servers map[string]*caddyhttp.Server
-	written Places
+	written explain.Places
 	blocks  []caddyfile.ServerBlock
 }
 
@@ -73,8 +75,8 @@ func adaptWhole(filename string) *wholeFile {
 	if err != nil {
 		return new(wholeFile)
 	}
-	whole := &wholeFile{written: make(Places)}
-	text, _, err := caddyconfig.GetAdapter("caddyfile").Adapt(body, map[string]any{"filename": filename, PlacesOption: whole.written, probingOption: true})
+	whole := &wholeFile{written: make(explain.Places)}
+	text, _, err := caddyconfig.GetAdapter("caddyfile").Adapt(body, map[string]any{"filename": filename, explain.PlacesOption: whole.written, probingOption: true})
 	if err != nil {
 		return new(wholeFile)
 	}

@@ -1,7 +1,9 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-package pushit
+// Package explain answers caddy pushit explain: it loads a configuration, asks one gate
+// about one agent, and tells what each guard has answered.
+package explain
 
 import (
 	"bytes"

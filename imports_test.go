@@ -1,7 +1,7 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-package hub_test
+package pushit_test
 
 import (
 	"os/exec"

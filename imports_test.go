@@ -5,27 +5,82 @@ package pushit_test
 
 import (
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 )
 
-// module is the import path of this module's root.
+// module is the path that this module's packages begin with.
 const module = "github.com/push-it/pushit"
 
-// A dependencyRule says what a package must not import, directly or indirectly. A path
-// includes all packages below it.
+// layers are the packages from top to bottom. A path stands for all below it too, unless
+// another one is more exact. Imports point down, or to another package below the same path.
+var layers = [][]string{
+	{"/cmd/caddy"}, // a Caddy with the module in it
+	{""},           // the handler, which wires the rest together
+	{"/internal/hubpool", "/internal/explain"},
+	{"/internal/telemetry"},
+	{"/guards", "/hub/transport", "/hub/broker", "/client"},
+	{"/hub"},
+	{"/internal/jsontext", "/internal/sampler"},
+}
+
+// onlyTests are the packages that no server has in it.
+var onlyTests = []string{"/internal/wireclient", "/internal/needs", "/hub/hubtest"}
+
+// layerOf returns the layer of a package and the path there that stands for it.
+func layerOf(pkg string) (layer int, path string) {
+	layer = -1
+	for i, paths := range layers {
+		for _, p := range paths {
+			if isBelow(pkg, module+p) && (p != "" || pkg == module) && (layer < 0 || len(p) > len(path)) {
+				layer, path = i, p
+			}
+		}
+	}
+	return layer, path
+}
+
+func TestImportsPointDown(t *testing.T) {
+	for _, edge := range goList(t, "-f", `{{$p := .ImportPath}}{{range .Imports}}{{$p}}>{{.}} {{end}}`, module+"/...") {
+		pkg, dep, _ := strings.Cut(edge, ">")
+		if !isBelow(dep, module) {
+			continue
+		}
+		isTestOnly := func(pkg string) bool {
+			return slices.ContainsFunc(onlyTests, func(p string) bool { return isBelow(pkg, module+p) })
+		}
+		if isTestOnly(dep) {
+			t.Errorf("%s must not import %s: that is for tests only", pkg, dep)
+			continue
+		}
+		if isTestOnly(pkg) {
+			continue
+		}
+		from, room := layerOf(pkg)
+		to, other := layerOf(dep)
+		switch {
+		case from < 0 || to < 0:
+			t.Errorf("%s imports %s: one of them has no layer: give it one in layers", pkg, dep)
+		case to < from || to == from && room != other:
+			t.Errorf("%s must not import %s: imports point down, and that is in layer %d of %d, which is not below %d", pkg, dep, to, len(layers), from)
+		}
+	}
+}
+
+// A dependencyRule says what a package, and what it imports in turn, may not import. A
+// path stands for all below it too.
 type dependencyRule struct {
 	pkg  string
 	bad  map[string]string // path -> why not
-	only []string          // the only packages outside the standard library; nil allows any
+	only []string          // of what is not the standard library; nil for anything
 }
 
 const (
-	whyNoHTTP   = "the core never sees a request: transports make an Opening from it"
+	whyNoHTTP   = "a request has no place in the core: transports make an Opening of it"
 	whyNoCaddy  = "the core and its transports are tested, and can be used, without Caddy"
-	whyNoSockJS = "only transports know SockJS"
-	whyNoZap    = "log/slog does the same without a dependency"
-	whyNoRoot   = "imports go down only: the root wires the other packages together"
+	whyNoSockJS = "what carries frames is a transport's business"
+	whyNoZap    = "log/slog says it without a dependency"
 )
 
 var dependencyRules = []dependencyRule{
@@ -36,24 +91,18 @@ var dependencyRules = []dependencyRule{
 			"github.com/caddyserver":   whyNoCaddy,
 			"github.com/igm/sockjs-go": whyNoSockJS,
 			"go.uber.org/zap":          whyNoZap,
-			module + "/hub/transport":  "transports know the hub, not the other way around",
-			module + "/guards":         "guards know the hub, not the other way around",
 		},
 		only: []string{module + "/hub", module + "/internal/jsontext", module + "/internal/sampler", "github.com/google/uuid"},
 	},
 	{
 		pkg: module + "/hub/transport",
-		bad: map[string]string{
-			"github.com/caddyserver": whyNoCaddy,
-			"go.uber.org/zap":        whyNoZap,
-			module + "/guards":       "a transport asks only the hub",
-		},
+		bad: map[string]string{"github.com/caddyserver": whyNoCaddy, "go.uber.org/zap": whyNoZap},
 	},
 	{
 		pkg: module + "/internal/telemetry",
 		bad: map[string]string{
-			module + "/hub/transport": "telemetry reads only the hub's counts",
-			module + "/guards":        "telemetry reads only the hub's counts",
+			module + "/hub/transport": "telemetry reads what the hub counts",
+			module + "/guards":        "telemetry reads what the hub counts",
 		},
 	},
 }
@@ -70,7 +119,7 @@ func goList(t *testing.T, args ...string) []string {
 
 func isBelow(pkg, path string) bool { return pkg == path || strings.HasPrefix(pkg, path+"/") }
 
-func TestImportsGoDownOnly(t *testing.T) {
+func TestDependencies(t *testing.T) {
 	for _, rule := range dependencyRules {
 		for _, dep := range goList(t, "-deps", rule.pkg) {
 			for path, why := range rule.bad {
@@ -83,28 +132,9 @@ func TestImportsGoDownOnly(t *testing.T) {
 			continue
 		}
 		for _, dep := range goList(t, "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", rule.pkg) {
-			if !contains(rule.only, dep) {
+			if !slices.ContainsFunc(rule.only, func(path string) bool { return isBelow(dep, path) }) {
 				t.Errorf("%s must not depend on %s: only the standard library and %s", rule.pkg, dep, strings.Join(rule.only, ", "))
 			}
-		}
-	}
-}
-
-func contains(paths []string, pkg string) bool {
-	for _, path := range paths {
-		if isBelow(pkg, path) {
-			return true
-		}
-	}
-	return false
-}
-
-func TestOnlyTheCommandImportsTheRoot(t *testing.T) {
-	const command = module + "/cmd/caddy" // a Caddy with the module in it
-	for _, edge := range goList(t, "-f", `{{$p := .ImportPath}}{{range .Imports}}{{$p}}>{{.}} {{end}}`, module+"/...") {
-		pkg, dep, _ := strings.Cut(edge, ">")
-		if dep == module && pkg != command {
-			t.Errorf("%s must not import %s: %s", pkg, module, whyNoRoot)
 		}
 	}
 }

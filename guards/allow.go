@@ -20,18 +20,17 @@ func init() {
 	caddy.RegisterModule(new(DenyGuard))
 }
 
-// AllowGuard allows when the request that opened the session matches, whatever
-// the guards behind it would say; else it abstains. Without matchers it always
-// allows.
+// AllowGuard allows if the request that opened the session matches, whatever the guards
+// behind it would say. Otherwise it abstains. Without matchers it always allows.
 //
-// The matchers see the request as it is remembered: a GET of the endpoint, with the
-// query, header fields, host and addresses of the one that opened the session,
-// with the variables and placeholders that they name (a client certificate's, say),
-// and with what guards have learned. Matchers of what is not remembered (its
-// method, its HTTP version) are an error.
+// The matchers see the request as the session stores it: a GET of the endpoint, with the
+// query, header fields, host and addresses of the request that opened the session, with
+// the variables and placeholders that the matchers name (such as those of a client
+// certificate), and with what guards have learned. Matchers of what sessions do not
+// store, such as the method or the HTTP version, are errors.
 type AllowGuard struct {
-	// MatcherSetsRaw are Caddy's request matchers, as routes have them: one of the
-	// sets has to match, with all that is in it. Default: everything matches.
+	// MatcherSetsRaw are Caddy's request matchers, as in routes. One of the sets must
+	// match, with everything in it. Default: every request matches.
 	MatcherSetsRaw caddyhttp.RawMatcherSets `json:"match,omitempty" caddy:"namespace=http.matchers"`
 
 	matching matching
@@ -66,14 +65,13 @@ func (g *AllowGuard) Fixed() (Kind, bool) {
 	return Allow, g.matching.always() && len(g.MatcherSetsRaw) == 0
 }
 
-// DenyGuard denies when the request that opened the session matches; else it
-// abstains. Without matchers it always denies. What it looks at is what allow
-// does.
+// DenyGuard denies if the request that opened the session matches. Otherwise it abstains.
+// Without matchers it always denies. It sees the same request as allow.
 type DenyGuard struct {
-	// MatcherSetsRaw are Caddy's request matchers, as routes have them: one of the
-	// sets has to match, with all that is in it. Default: everything matches.
+	// MatcherSetsRaw are Caddy's request matchers, as in routes. One of the sets must
+	// match, with everything in it. Default: every request matches.
 	MatcherSetsRaw caddyhttp.RawMatcherSets `json:"match,omitempty" caddy:"namespace=http.matchers"`
-	// Reason is what the agent is told. Default: that it is not allowed.
+	// Reason is what the agent is told. Default: a general reason.
 	Reason string `json:"reason,omitempty"`
 
 	matching matching
@@ -111,14 +109,13 @@ func (g *DenyGuard) Fixed() (Kind, bool) {
 // CanApprove implements Bounded.
 func (g *DenyGuard) CanApprove() bool { return false }
 
-// A matching is what is looked for in the request that opened a session. It is
-// immutable once it is loaded.
+// A matching has the matchers of a guard. It does not change once it is loaded.
 type matching struct {
-	sets  caddyhttp.MatcherSets // none: everything matches
+	sets  caddyhttp.MatcherSets // without sets, every request matches
 	reads placeholder.Reads
 }
 
-// load loads the matchers of a guard, whose field MatcherSetsRaw they are in.
+// load loads the matchers in the field MatcherSetsRaw of a guard.
 func (m *matching) load(ctx caddy.Context, guard any, raw caddyhttp.RawMatcherSets) (err error) {
 	if m.reads, err = placeholder.CheckMatchers(raw); err != nil {
 		return err
@@ -135,7 +132,7 @@ func (m *matching) load(ctx caddy.Context, guard any, raw caddyhttp.RawMatcherSe
 
 func (m *matching) always() bool { return len(m.sets) == 0 }
 
-// decide returns matched when the request matches, and Abstain when it does not.
+// decide returns matched if the request matches, otherwise Abstain.
 func (m *matching) decide(ctx context.Context, q *Question, matched Answer) Answer {
 	if m.always() {
 		return matched

@@ -47,11 +47,11 @@ func (g *DenyGuard) UnmarshalHelper(h httpcaddyfile.Helper) error {
 	return nil
 }
 
-// A matchingParser reads the tokens of one allow or deny.
+// A matchingParser parses the tokens of one allow or deny.
 type matchingParser struct {
 	httpcaddyfile.Helper
 	word   string
-	named  string // the matcher that was named
+	named  string // the named matcher, if there is one
 	sets   caddyhttp.RawMatcherSets
 	reason string
 }
@@ -74,7 +74,7 @@ func (p *matchingParser) parse() error {
 	return nil
 }
 
-// argument reads a matcher's name or a reason.
+// argument reads the name of a matcher, or a reason.
 func (p *matchingParser) argument() error {
 	text, quoted := p.Val(), p.Token().Quoted()
 	switch {
@@ -128,7 +128,7 @@ func (p *matchingParser) setNamed(name string) error {
 	if p.reason != "" {
 		return p.Errf("write %s before the reason", name)
 	}
-	p.Prev() // MatcherToken goes to it
+	p.Prev() // MatcherToken moves to it
 	set, ok, err := p.MatcherToken()
 	if err != nil || !ok {
 		return p.unknownMatcher(name)
@@ -149,8 +149,8 @@ func (p *matchingParser) unknownMatcher(name string) error {
 	}
 }
 
-// names returns the names of the matchers in scope, with their @. The Helper does
-// not tell them, so they are looked up in it; without them errors only say less.
+// names returns the names of the matchers in scope, with their @. The Helper does not
+// export them. If they cannot be read, errors only say less.
 func (p *matchingParser) names() (names []string) {
 	defs := reflect.ValueOf(p.Helper).FieldByName("matcherDefs")
 	if !defs.IsValid() || defs.Kind() != reflect.Map {
@@ -165,7 +165,7 @@ func (p *matchingParser) names() (names []string) {
 	return names
 }
 
-// opensBlock reports whether a block follows; it stays to be read.
+// opensBlock reports whether a block follows. It does not read the block.
 func (p *matchingParser) opensBlock() bool {
 	if !p.Next() {
 		return false
@@ -174,12 +174,12 @@ func (p *matchingParser) opensBlock() bool {
 	return p.Val() == "{" && !p.Token().Quoted()
 }
 
-// block reads matchers that have no name.
+// block reads matchers without a name.
 func (p *matchingParser) block() error {
 	if p.named != "" {
 		return p.Errf("%s has the matcher %s and a block of matchers: keep one of them", p.word, p.named)
 	}
-	look := *p.Dispenser // to see the words of the block before Caddy reads it
+	look := *p.Dispenser // look at the words of the block before Caddy reads it
 	empty := true
 	for nesting := look.Nesting(); look.NextBlock(nesting); {
 		empty = false

@@ -17,10 +17,10 @@ import (
 
 func init() { caddy.RegisterModule(new(Any)) }
 
-// Any passes when one of its guards does. They are asked in order until one
-// passes. When all abstain it abstains; when none passes and one could not find
-// out, it could not; else it denies. What a guard learned counts only if it is
-// the one that passed. It never allows outright: guards behind it are asked too.
+// Any passes if one of its guards does. It asks them in order until one passes. If all
+// abstain, it abstains. If none passes and one is unavailable, it is unavailable.
+// Otherwise it denies. Only what the passing guard learned counts. Any never allows
+// outright, so the guards behind it are asked, too.
 type Any struct {
 	// GuardsRaw are the guards.
 	GuardsRaw []json.RawMessage `json:"guards,omitempty" caddy:"namespace=http.pushit.guards inline_key=guard"`
@@ -39,7 +39,7 @@ func (g *Any) Provision(ctx caddy.Context) (err error) {
 	return err
 }
 
-// Validate refuses what makes no sense among alternatives.
+// Validate refuses guards that cannot be alternatives.
 func (g *Any) Validate() error {
 	if len(g.guards) == 0 {
 		return errors.New("any: it needs at least one guard: any { user bob; granted }")

@@ -25,7 +25,7 @@ import (
 
 func init() { caddy.RegisterModule(new(Ask)) }
 
-// What a question has beside the rest only if the operator says so.
+// What a question contains only if the operator asks for it with send.
 const (
 	sendAgentID     = "agentId"
 	sendClaims      = "claims"
@@ -35,21 +35,21 @@ const (
 
 var sendable = []string{sendAgentID, sendClaims, sendAttributes, sendCredentials}
 
-// Ask asks a backend of any language: it sends the question as JSON in a POST, with
-// the cookies and all other header fields that the session was opened with, and
-// reads the answer. PROTOCOL.md has both, as JSON Schema.
+// Ask asks a backend in any language. It sends the question as JSON in a POST, with the
+// cookies and all other header fields that the session was opened with, and reads the
+// answer. PROTOCOL.md has the JSON Schemas of both.
 //
-// 204 passes; at publish it acknowledges the message and drops it. 200 with an
-// object as application/json passes, and can say more than yes: user, claims,
-// attributes, grant, subscribe, expires, channels, data. 4xx refuses, with the
-// body as the reason if it is a short line of text/plain, and so does a redirect.
-// All else says that it could not be found out: 408, 425, 429, 499, 5xx, a body
-// that is not such an object, silence.
+// 204 passes. At publish, 204 acknowledges the message but publishes nothing. 200 with an
+// object as application/json passes and can say more: user, claims, attributes, grant,
+// subscribe, expires, channels, data. 4xx and redirects refuse. The body of a 4xx is the
+// reason that the agent is told, if it is a short line of text/plain. Everything else
+// means that the backend could not decide: 408, 425, 429, 499, 5xx, a body that is not
+// such an object, no answer.
 type Ask struct {
-	// HandlerRaw is what asks: a reverse_proxy handler, as a rule.
+	// HandlerRaw is the HTTP handler that asks, usually a reverse_proxy.
 	HandlerRaw json.RawMessage `json:"handler,omitempty" caddy:"namespace=http.handlers inline_key=handler"`
 
-	// Send is what to tell of an agent beside its uuid and user: agentId, claims,
+	// Send lists what to send about an agent besides its uuid and user: agentId, claims,
 	// attributes, credentials.
 	Send []string `json:"send,omitempty"`
 
@@ -83,7 +83,7 @@ func checkSend(what string) error {
 	return fmt.Errorf("send: there is no %q; there are %s", what, strings.Join(sendable, ", "))
 }
 
-// A question is what is sent.
+// A question is the JSON that is sent.
 type question struct {
 	Gate        hub.GateName    `json:"gate"`
 	Channel     string          `json:"channel,omitempty"`
@@ -107,7 +107,7 @@ type questionData struct {
 	Data json.RawMessage `json:"data"`
 }
 
-// question returns what is sent, but for the agent's uuid.
+// question returns the JSON to send, without the agent's uuid.
 func (g *Ask) question(q *Question) *question {
 	out := &question{Gate: q.Gate, Channel: q.Channel, Pattern: q.Pattern, Namespace: q.Agent.Opening().Namespace}
 	if user := q.User(); user != "" {
@@ -177,7 +177,7 @@ func (g *Ask) ask(ctx context.Context, q *Question) outcome {
 	return outcome{Answer: Answer{Kind: Pass, Learned: l}, noStore: x.NoStore(), size: len(w.Body()) * 2}
 }
 
-// answer reads the answer of a 200.
+// answer reads the body of a 200.
 func (g *Ask) answer(q *Question, w *upstream.Capture) (Learned, error) {
 	kind := w.Header().Get("Content-Type")
 	if media, _, err := mime.ParseMediaType(kind); err != nil || media != "application/json" {
@@ -190,8 +190,8 @@ func (g *Ask) answer(q *Question, w *upstream.Capture) (Learned, error) {
 	return readAnswer(q.Gate, w.Body(), size, time.Now())
 }
 
-// reasonIn returns the body of a refusal if it can be shown to an agent: one short
-// line of plain text.
+// reasonIn returns the body of a refusal if an agent may see it: one short line of plain
+// text. Otherwise it returns "".
 func reasonIn(w *upstream.Capture) string {
 	const most = 200 // characters
 	media, params, err := mime.ParseMediaType(w.Header().Get("Content-Type"))
@@ -212,7 +212,7 @@ func reasonIn(w *upstream.Capture) string {
 //		cache <ttl>
 //		key <values…>
 //		in_flight <n>
-//		<all that Caddy's reverse_proxy has, but method, rewrite and handle_response>
+//		<options of Caddy's reverse_proxy, except method, rewrite and handle_response>
 //	}
 func (g *Ask) UnmarshalHelper(h httpcaddyfile.Helper) error {
 	b, err := upstream.ReadBlock(h, "ask localhost:8080 { uri /pushit }")
@@ -244,7 +244,7 @@ func (g *Ask) UnmarshalHelper(h httpcaddyfile.Helper) error {
 			return upstream.ErrAt(entry[0], "ask has no %s: the answer says as JSON who the user is", name)
 		}
 	}
-	b.Find("uri")[0].Text = "rewrite" // what reverse_proxy calls it
+	b.Find("uri")[0].Text = "rewrite" // the name of the option in reverse_proxy
 	raw, err := b.ParseAs(h, "reverse_proxy")
 	if err != nil {
 		return err

@@ -21,17 +21,17 @@ import (
 )
 
 const (
-	// maxUser is the most bytes of a user's name.
+	// maxUser is the largest number of bytes of a user's name.
 	maxUser = 1024
-	// maxChannels is the most channels that a message can be sent to.
+	// maxChannels is the largest number of channels that a message can be sent to.
 	maxChannels = 16
-	// maxAnswerDepth is how deep an answer can be nested: what it has may become
-	// data of a frame, in which objects and arrays can be 32 deep.
+	// maxAnswerDepth limits how deep an answer can be nested. Parts of it may become data
+	// of a frame, in which objects and arrays can be 32 deep.
 	maxAnswerDepth = 32
 )
 
-// readAnswer reads the JSON of an answer to ask. What it does not know it refuses:
-// {"allowed":false} must not be taken for a yes.
+// readAnswer reads the JSON of an answer to ask. It refuses members that it does not
+// know, so that {"allowed":false} never counts as a yes.
 func readAnswer(gate hub.GateName, body []byte, messageSize int, now time.Time) (l Learned, err error) {
 	if err := checkJSON(body); err != nil {
 		return l, fmt.Errorf("the answer is not strict JSON: %w", err)
@@ -42,7 +42,7 @@ func readAnswer(gate hub.GateName, body []byte, messageSize int, now time.Time) 
 	}
 	for name, value := range members {
 		if string(value) == "null" && name != "data" {
-			value = nil // as if it were not there
+			value = nil // as if the member were missing
 		}
 		if err := l.read(gate, name, value, messageSize, now); err != nil {
 			return Learned{}, fmt.Errorf("the answer's %q: %w", name, err)
@@ -54,7 +54,7 @@ func readAnswer(gate hub.GateName, body []byte, messageSize int, now time.Time) 
 	return l, nil
 }
 
-// read reads one member of an answer; value is nil for null.
+// read reads one member of an answer. value is nil for null.
 func (l *Learned) read(gate hub.GateName, name string, value json.RawMessage, messageSize int, now time.Time) (err error) {
 	switch name {
 	case "grant", "subscribe":
@@ -113,15 +113,15 @@ func objectIn(value json.RawMessage) (map[string]any, error) {
 	return withNumbers(m).(map[string]any), nil
 }
 
-// withNumbers replaces each json.Number in v: whole ones are int64 where they fit,
-// so that expressions can compare and count with them.
+// withNumbers replaces each json.Number in v. Whole numbers become int64 if they fit, so
+// that expressions can compare and count with them.
 func withNumbers(v any) any {
 	switch v := v.(type) {
 	case json.Number:
 		if n, err := strconv.ParseInt(v.String(), 10, 64); err == nil {
 			return n
 		}
-		f, _ := v.Float64() // too much is infinite, as little as needed is 0
+		f, _ := v.Float64() // too large a number is infinite, too small a number is 0
 		return f
 	case []any:
 		for i, e := range v {
@@ -151,7 +151,7 @@ func channelsIn(value json.RawMessage, most int, check func(string, int) *hub.Re
 	return distinct(names), nil
 }
 
-// distinct returns names, each once, in the order of their first places.
+// distinct returns names without repetitions, in their order.
 func distinct(names []string) []string {
 	kept := names[:0]
 	for _, name := range names {
@@ -162,7 +162,7 @@ func distinct(names []string) []string {
 	return kept
 }
 
-// expiryIn reads seconds from now, or a time.
+// expiryIn reads a number of seconds from now, or a time.
 func expiryIn(value json.RawMessage, now time.Time) (at time.Time, err error) {
 	var seconds float64
 	if json.Unmarshal(value, &seconds) == nil {
@@ -186,8 +186,8 @@ func dataIn(value json.RawMessage, messageSize int) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// checkJSON refuses JSON that two readers could understand differently: that is
-// not UTF-8, that has a key twice, that is deeper than some go.
+// checkJSON refuses JSON that two parsers could read differently: invalid UTF-8, repeated
+// keys, and nesting that is too deep for some.
 func checkJSON(text []byte) error {
 	if !utf8.Valid(text) {
 		return errors.New("it is not valid UTF-8")
@@ -225,7 +225,7 @@ func checkValue(d *json.Decoder, depth int) error {
 			if err != nil {
 				return err
 			}
-			key, _ := token.(string) // the decoder takes nothing else
+			key, _ := token.(string) // the decoder returns nothing else for a key
 			if keys[key] {
 				return fmt.Errorf("an object has the key %q twice", key)
 			}
@@ -238,12 +238,12 @@ func checkValue(d *json.Decoder, depth int) error {
 			return err
 		}
 	}
-	_, err = d.Token() // the end of it
+	_, err = d.Token() // the closing brace or bracket
 	return err
 }
 
-// oneLine returns text if it is a line of at most that many characters that look
-// like themselves, else "".
+// oneLine returns text if it is one line of at most so many visible characters. Otherwise
+// it returns "".
 func oneLine(text string, most int) string {
 	text = strings.TrimSpace(text)
 	if !utf8.ValidString(text) || utf8.RuneCountInString(text) > most {

@@ -120,7 +120,7 @@ type backend struct {
 
 	asker *upstream.Asker[Answer]
 	names upstream.Names
-	print hub.Fingerprint // of the gate that the guard is in; "" if it is unknown
+	print hub.Fingerprint // the fingerprint of the guard's gate; "" if unknown
 }
 
 // newBackend returns the backend of a guard whose configuration reaches what reach says.
@@ -142,7 +142,7 @@ func newBackend(o BackendOptions, reach *upstream.Reach) (*backend, error) {
 type outcome struct {
 	Answer
 	noStore bool
-	size    int // bytes, about
+	size    int // bytes, roughly
 }
 
 // keep returns for how long an answer may be cached.
@@ -167,15 +167,15 @@ func isShared(gate hub.GateName) bool {
 	return gate != hub.GatePublish && gate != hub.GateUnsubscribe && gate != hub.GateDisconnect
 }
 
-// decide answers q from the cache, together with others who ask the same, or by asking.
-// sent is what ask sends of q that is not otherwise part of the key. ask may outlive
-// decide, and q.
+// decide answers q from the cache, together with agents that ask the same, or by asking
+// the backend. sent is what ask sends of q that is not part of the key otherwise. ask may
+// outlive decide, and q.
 func (b *backend) decide(ctx context.Context, q *Question, sent []byte, ask func(ctx context.Context, q *Question) outcome) Answer {
 	values, err := b.values(ctx, q)
 	if err != nil {
 		return Answer{Kind: Unavailable, Err: err}
 	}
-	own := *q // the chain goes on with q after an agent has left
+	own := *q // the chain may go on with q while the backend is still being asked
 	uq := &upstream.Question[Answer]{Agent: q.Agent, Left: q.Left, Ask: func(ctx context.Context) upstream.Outcome[Answer] {
 		out := ask(ctx, &own)
 		return upstream.Outcome[Answer]{Answer: out.Answer, Keep: out.keep(time.Duration(b.Cache), time.Now()), Size: out.size}
@@ -240,8 +240,8 @@ func (b *backend) values(ctx context.Context, q *Question) ([]string, error) {
 	return values, upstream.Unanswerable(req)
 }
 
-// appendRules appends what identifies the rules that an answer is given by: the
-// fingerprint of the gate, or, if that is unknown, the generation of the policy.
+// appendRules appends what identifies the rules behind an answer: the fingerprint of the
+// gate, or, if that is unknown, the generation of the policy.
 func (q *Question) appendRules(b []byte, print hub.Fingerprint) []byte {
 	if print == "" {
 		return binary.LittleEndian.AppendUint64(append(b, 'g'), q.Env.Generation)
@@ -275,7 +275,7 @@ func (q *Question) key(print hub.Fingerprint, values []string, sent []byte) upst
 	return upstream.KeyOf(b)
 }
 
-// operatorsKey is the hash of what the operator says that an answer depends on.
+// operatorsKey is the hash of what the operator's key says that an answer depends on.
 func (b *backend) operatorsKey(ctx context.Context, q *Question) (upstream.Key, error) {
 	req, err := q.Request(ctx)
 	if err != nil {
@@ -372,11 +372,11 @@ func (g *handlerGuard) share(poolKey string, print hub.Fingerprint) error {
 	return g.backend.asker.Share(poolKey)
 }
 
-// A sharer is a guard with something that outlives a configuration.
+// A sharer is a guard with a part that outlives a configuration.
 type sharer interface {
-	// share takes over what the guard with the same pool key has in another
-	// configuration. print is the fingerprint of the gate: answers of a gate with
-	// another fingerprint are not used. It is called once, before the first question.
+	// share uses that part of the guard with the same pool key in another configuration.
+	// print is the fingerprint of the gate: answers of a gate with another fingerprint
+	// are not used. It is called once, before the first question.
 	share(poolKey string, print hub.Fingerprint) error
 }
 

@@ -15,9 +15,9 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// kindOf turns a status that is not the one of approval into a kind. A redirect denies,
-// because it leads to a login page; so does a 2xx, because it is the answer to something
-// else than the question.
+// kindOf returns what a status means that does not approve. A redirect denies, because it
+// leads to a login page. A 2xx denies, because it answers something other than the
+// question.
 func kindOf(status int) Kind {
 	switch {
 	case status == http.StatusRequestTimeout, status == http.StatusTooEarly, status == http.StatusTooManyRequests, status == 499:

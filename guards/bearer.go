@@ -20,29 +20,28 @@ import (
 
 func init() { caddy.RegisterModule(new(Bearer)) }
 
-// minBearer is the fewest bytes of a secret: 16 random bytes are 128 bits, and
-// fewer letters than that can be guessed.
+// minBearer is the smallest number of bytes of a secret. 16 random bytes are 128 bits;
+// shorter texts can be guessed.
 const minBearer = 16
 
-// What agents are told of tokens. It does not tell how near a token was.
+// What agents are told about tokens. It does not show how close a token was.
 const (
 	reasonNoToken  = "a token is required"
 	reasonBadToken = "the token is not valid"
 )
 
-// Bearer passes when the agent presents one of the secrets, in its credentials
-// (a JSON string, or an object with "token") or else as "Authorization: Bearer".
-// It says that the agent knows the secret, not who it is. Whoever presents
-// nothing, or anything else, is denied.
+// Bearer passes if the agent presents one of the secrets: in its credentials (a JSON
+// string, or an object with "token"), or else as "Authorization: Bearer". The secret
+// proves that the agent knows it, not who the agent is. An agent that presents nothing or
+// anything else is denied.
 type Bearer struct {
-	// Secrets are what is accepted, each of at least 16 bytes. Several let one
-	// replace the other without a moment in which neither is valid. The
-	// placeholders {env.NAME} and {file.PATH} are expanded when the configuration
-	// is loaded.
+	// Secrets are the accepted secrets, each of at least 16 bytes. With two secrets you
+	// can replace one without a moment in which neither is valid. The placeholders
+	// {env.NAME} and {file.PATH} are expanded when the configuration is loaded.
 	Secrets []string `json:"secrets,omitempty"`
 
-	// Of the secrets only hashes are kept. All are equally long, so that comparing
-	// takes equally long.
+	// Only hashes of the secrets are stored. All have the same length, so each comparison
+	// takes the same time.
 	hashes [][sha256.Size]byte
 }
 
@@ -51,7 +50,7 @@ func (*Bearer) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "http.pushit.guards.bearer", New: func() caddy.Module { return new(Bearer) }}
 }
 
-// Provision expands the secrets and forgets them.
+// Provision expands the secrets, hashes them and forgets them.
 func (g *Bearer) Provision(caddy.Context) error {
 	if len(g.Secrets) == 0 {
 		return errors.New("bearer: it needs a secret to compare with")
@@ -70,7 +69,7 @@ func (g *Bearer) Provision(caddy.Context) error {
 	return nil
 }
 
-// checkSecret returns what is wrong with a secret, without a word of it.
+// checkSecret returns what is wrong with a secret, without showing any of it.
 func checkSecret(secret string, least int) error {
 	switch {
 	case secret == "":
@@ -92,7 +91,7 @@ func (g *Bearer) Decide(_ context.Context, q *Question) Answer {
 	}
 	hash := sha256.Sum256([]byte(token))
 	matches := 0
-	for i := range g.hashes { // all of them: which one it was takes no less time
+	for i := range g.hashes { // compare with all, so that the time does not show which one matched
 		matches |= subtle.ConstantTimeCompare(hash[:], g.hashes[i][:])
 	}
 	if matches == 0 {
@@ -101,7 +100,7 @@ func (g *Bearer) Decide(_ context.Context, q *Question) Answer {
 	return Answer{Kind: Pass}
 }
 
-// bearerPlaces are where a secret is looked for, after the credentials.
+// bearerPlaces is where a secret may be, besides the credentials.
 var bearerPlaces = tokenPlaces{header: "Authorization"}
 
 // Presented implements Presenter.
@@ -113,7 +112,7 @@ func (g *Bearer) Presented(q *Question) bool {
 // ForGate implements GateAware.
 func (g *Bearer) ForGate(gate hub.GateName) error { return tokensForGate(gate) }
 
-// tokensForGate refuses the gate in which a token says nothing new.
+// tokensForGate refuses the gate deliver, in which a token says nothing new.
 func tokensForGate(gate hub.GateName) error {
 	if gate == hub.GateDeliver {
 		return errors.New("tokens are not checked for each delivery; check the token in connect, and use cel with agent.user or agent.claims here")

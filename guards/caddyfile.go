@@ -16,9 +16,9 @@ import (
 	"github.com/push-it/pushit/guards/internal/suggest"
 )
 
-// A HelperUnmarshaler is a guard whose Caddyfile form needs more than its own
-// tokens: the matchers of the site, the directives that Caddy knows. The first
-// Next of h is the guard's word.
+// A HelperUnmarshaler is a guard whose Caddyfile syntax needs more than its own tokens:
+// the matchers of the site, or Caddy's directives. The first Next of h is the guard's
+// word.
 type HelperUnmarshaler interface {
 	UnmarshalHelper(h httpcaddyfile.Helper) error
 }
@@ -27,24 +27,25 @@ type HelperUnmarshaler interface {
 // "" if none is close. Errors of guards use it to say "did you mean ...?".
 func Nearest(word string, known []string) string { return suggest.Nearest(word, known) }
 
-// directives that people write as guards: they are Caddy's, and go in a route.
+// directives are directives of Caddy's that people write as guards. They belong in a
+// route.
 var directives = []string{
 	"abort", "authelia", "authenticate", "authorize", "basic_auth", "basicauth", "error", "handle", "handle_path", "header",
 	"map", "php_fastcgi", "rate_limit", "redir", "request_header", "respond", "reverse_proxy", "rewrite", "uri", "vars",
 }
 
-// ParseNext parses the guard whose word is the token of h, up to the end of its
-// line or block.
+// ParseNext parses the guard at the current token of h, up to the end of its line or
+// block.
 func ParseNext(h httpcaddyfile.Helper) (json.RawMessage, error) {
 	if hasEmptyBlock(h.Dispenser) {
-		// A segment has no trace of it: "allow { }" would be allow.
+		// A segment does not show an empty block, so "allow { }" would be allow.
 		return nil, h.Errf("the block of %s is empty; write what belongs in it, or leave the braces out", h.Val())
 	}
 	return ParseGuard(h.WithDispenser(h.NewFromNextSegment()))
 }
 
-// hasEmptyBlock reports whether the line of the current token ends in a block
-// with nothing in it. d stays where it is.
+// hasEmptyBlock reports whether the line of the current token ends in an empty block. It
+// does not move d.
 func hasEmptyBlock(d *caddyfile.Dispenser) (empty bool) {
 	steps := 0
 	for d.NextArg() {
@@ -63,8 +64,8 @@ func hasEmptyBlock(d *caddyfile.Dispenser) (empty bool) {
 	return empty
 }
 
-// ParseGuard parses one guard. h has the tokens of that guard and no others: the
-// first is its word.
+// ParseGuard parses one guard. h has only the tokens of that guard; the first is its
+// word.
 func ParseGuard(h httpcaddyfile.Helper) (json.RawMessage, error) {
 	if !h.Next() {
 		return nil, h.Err("a guard is missing, for example: allow")

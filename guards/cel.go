@@ -17,47 +17,46 @@ import (
 
 func init() { caddy.RegisterModule(new(CEL)) }
 
-// CEL passes when an expression in CEL (https://cel.dev) is true. When it is
-// false, or fails, it denies: a claim that is not there fails, and so does a
-// channel that has fewer parts than were asked for.
+// CEL passes if an expression in CEL (https://cel.dev) is true. If it is false or fails,
+// the guard denies. An expression fails if it uses a claim that is missing, or a part
+// that the channel does not have.
 //
 // Variable | Description
 // ---------|------------
 // `agent.uuid` | The name the server gave the agent
-// `agent.agentId` | What the agent calls itself, which proves nothing
-// `agent.user` | Who the agent is; null when nobody knows
-// `agent.claims`, `agent.attributes` | What tokens and backends said of the user
+// `agent.agentId` | The name the agent gave itself, which proves nothing
+// `agent.user` | Who the agent is; null if nobody knows
+// `agent.claims`, `agent.attributes` | What tokens and backends said about the user
 // `agent.credentials` | What the agent presented when it connected; null without
 // `agent.remote_ip` | The client's address, for example for `cidr("10.0.0.0/8").containsIP(agent.remote_ip)`
-// `channel` | The channel, or the pattern that is to be subscribed to
+// `channel` | The channel, or the pattern that the agent wants to subscribe to
 // `parts` | The segments of the channel; of a pattern those before the `*`
-// `is_pattern` | Whether a pattern is to be subscribed to
+// `is_pattern` | Whether the agent wants to subscribe to a pattern
 // `message.uuid`, `message.data` | What is published or delivered
-// `message.user`, `message.agent` | At deliver: the user, and the uuid of the agent, who published it; null when not known
+// `message.user`, `message.agent` | At deliver: the user, and the uuid of the agent, who published it; null if unknown
 // `request.host`, `request.path` | What the session was opened with; host is in lower case and without the port
-// `request.headers`, `request.cookies`, `request.query` | By name. Of a cookie or a parameter that was sent twice the first counts, header fields are joined with commas
+// `request.headers`, `request.cookies`, `request.query` | By name. The first of equal cookies or parameters counts; equal header fields are joined with commas
 // `now` | The time
 //
-// There is no channel at connect and disconnect, and a message only at publish
-// and deliver; to name them elsewhere is a mistake that is found when the
-// configuration is loaded, as are misspelt names and types that do not fit.
-// Numbers that are whole are of type int, and numbers of different types can be
-// compared. What may be absent is got at with a question mark:
+// connect and disconnect have no channel. Only publish and deliver have a message. If you
+// name one elsewhere, loading the configuration fails, as it does for misspelt names and
+// wrong types. Whole numbers are of type int, and numbers of different types can be
+// compared. Write a question mark before what may be missing:
 // `agent.claims.?role.orValue("") == "editor"`.
 //
-// Beside CEL's own there are its extensions for strings, lists, sets, math,
-// regular expressions, addresses, `cel.bind`, and for maps such as
-// `message.data.transformMap(k, v, k != "price", v)`. Patterns of regular
-// expressions must be written out. What loops is bounded: it may take about
-// 500,000 steps, which is at most 50 ms or so.
+// Besides its own functions, CEL has its extensions for strings, lists, sets, math,
+// regular expressions, addresses, `cel.bind`, and maps, such as
+// `message.data.transformMap(k, v, k != "price", v)`. Patterns of regular expressions
+// must be text in quotes. Loops are limited: an expression may take about 250,000 steps,
+// which is at most about 50 ms.
 type CEL struct {
 	// Expr is the expression. It must be true or false.
 	Expr string `json:"expr,omitempty"`
-	// Reason is what the agent is told when the expression is false. Default: a
-	// general reason.
+	// Reason is what the agent is told if the expression is false. Default: a general
+	// reason.
 	Reason string `json:"reason,omitempty"`
 
-	programs map[hub.GateName]*Program // not changed any more once it is in use
+	programs map[hub.GateName]*Program // does not change once the guard is in use
 }
 
 // CaddyModule returns the Caddy module information.
@@ -65,7 +64,7 @@ func (*CEL) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "http.pushit.guards.cel", New: func() caddy.Module { return new(CEL) }}
 }
 
-// Validate finds the mistakes that are some at every gate.
+// Validate finds mistakes that do not depend on the gate.
 func (c *CEL) Validate() error {
 	if strings.TrimSpace(c.Expr) == "" {
 		return errors.New("cel: the expression is empty; write for example: cel `agent.user == \"bob\"`")
@@ -76,8 +75,8 @@ func (c *CEL) Validate() error {
 	return nil
 }
 
-// ForGate implements GateAware: it compiles the expression with what there is at
-// that gate.
+// ForGate implements GateAware. It compiles the expression with the names that the gate
+// has.
 func (c *CEL) ForGate(gate hub.GateName) error {
 	p, err := CompileBool(c.Expr, ScopeOf(gate))
 	if err != nil {
@@ -114,7 +113,7 @@ func (c *CEL) Decide(ctx context.Context, q *Question) Answer {
 //
 //	cel <expr> ["reason"]
 //
-// The expression is one token: put it in backquotes.
+// The expression is one token: write it in backquotes.
 func (c *CEL) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the guard's word
 	raw := make([]string, 0, 2)

@@ -19,49 +19,49 @@ const (
 	// QueueWait is how long a question may wait for a place while a guard asks as many
 	// questions as in_flight allows. The wait does not count as asking.
 	QueueWait = upstream.QueueWait
-	// defaultRetry is the advice to who could not be answered.
+	// defaultRetry is when an agent should try again after Unavailable.
 	defaultRetry = time.Second
 )
 
-// What agents are told where a guard gives no reason of its own. It is the same
-// whether or not a channel exists.
+// What agents are told if a guard gives no reason of its own. It does not depend on
+// whether a channel exists.
 const (
 	reasonDenied      = "this is not allowed"
 	reasonExpired     = "your credentials have expired"
 	reasonUnavailable = "could not check whether this is allowed; try again"
 )
 
-// A NamedGuard is a guard and the word it was written with.
+// A NamedGuard is a guard with its word in the Caddyfile.
 type NamedGuard struct {
 	Name  string
 	Guard Guard
 
-	sum  upstream.Sum // of all that it decides by, where Load had it and knew
-	text upstream.Sum // of its configuration alone, where Load had it
+	sum  upstream.Sum // of everything that it decides by; set by Load if that is known
+	text upstream.Sum // of its configuration alone; set by Load
 }
 
-// A Chain is a gate: guards that are asked in order, and what is done with what
+// A Chain is a gate: guards that are asked in order, and verbs that are applied after
 // they allow. It implements hub.Gate.
 type Chain struct {
 	gate    hub.GateName
 	guards  []NamedGuard
 	verbs   verbs
-	timeout time.Duration // of asking
+	timeout time.Duration // for asking
 	recheck time.Duration
-	local   bool // no guard asks anything outside this process
+	local   bool // no guard asks a backend
 	print   hub.Fingerprint
 	env     *Env
 	sampler *sampler
 }
 
-// A Step is a guard that was asked, for explanations.
+// A Step is the answer of one guard, for explanations.
 type Step struct {
 	Guard  string
 	Answer Answer
 }
 
-// Timeout implements hub.Gate: the time for asking, and that for waiting until
-// there is a place to ask.
+// Timeout implements hub.Gate. It is the time for asking plus the time that a question
+// may wait in the queue.
 func (c *Chain) Timeout() time.Duration {
 	if c.local {
 		return c.timeout
@@ -78,18 +78,18 @@ func (c *Chain) Decide(ctx context.Context, hq *hub.Question) hub.Verdict {
 	return v
 }
 
-// Explain decides like Decide, and tells what each guard that was asked said.
+// Explain decides like Decide, and also returns the answer of each guard that was asked.
 func (c *Chain) Explain(ctx context.Context, hq *hub.Question) ([]Step, hub.Verdict) {
 	return c.explain(ctx, hq, make([]Step, 0, len(c.guards)))
 }
 
-// explain decides; it keeps the steps unless steps is nil.
+// explain decides. It records the steps unless steps is nil.
 func (c *Chain) explain(ctx context.Context, hq *hub.Question, steps []Step) ([]Step, hub.Verdict) {
 	q := c.question(hq)
 	steps, name, answer := c.ask(ctx, q, steps)
 	if q.Pattern && strings.Contains(q.User(), "*") {
-		// A rule that compares the channel with the user would take "users/*" for
-		// the own name of a user called "*".
+		// Deny, because a rule that compares the channel with the user would take
+		// "users/*" for the name of a user called "*".
 		name, answer = "pattern", Answer{Kind: Deny}
 	}
 	if answer.Kind == Pass || answer.Kind == Allow {
@@ -99,27 +99,27 @@ func (c *Chain) explain(ctx context.Context, hq *hub.Question, steps []Step) ([]
 		}
 		name, answer = "transform", transformFailed(err)
 	}
-	if !errors.Is(answer.Err, upstream.ErrOver) { // else this was done early
+	if !errors.Is(answer.Err, upstream.ErrOver) { // otherwise the guard has answered early
 		c.report(q, name, answer)
 	}
 	return steps, answer.verdict()
 }
 
-// verdict returns the verdict of an answer that does not approve.
+// verdict returns the verdict for an answer that does not approve.
 func (a *Answer) verdict() hub.Verdict {
 	return hub.Verdict{Refusal: a.refusal(), Overflow: errors.Is(a.Err, upstream.ErrFull)}
 }
 
-// An earlyAnswerer is a guard that asks its backend in the goroutine that Decide is
-// called in, which may hang. When the time is over, it calls Question.early. Only a
-// guard that stands in the chain itself is told to: in another guard, such as any,
-// its answer is not the last word.
+// An earlyAnswerer is a guard that asks its backend in the goroutine that calls Decide,
+// which may hang. When the time is over, it calls Question.early. Only a guard that
+// stands in the chain itself may do so: inside another guard, such as any, its answer is
+// not final.
 type earlyAnswerer interface {
-	// answersEarly reports whether it does.
+	// answersEarly reports whether the guard does so.
 	answersEarly() bool
 }
 
-// early returns the function with which g may answer q early, nil if it may not.
+// early returns the function that g calls to answer q early, or nil if g does not do so.
 func (c *Chain) early(q *Question, g *NamedGuard) func(Answer) {
 	e, ok := g.Guard.(earlyAnswerer)
 	if !ok || !e.answersEarly() {
@@ -140,8 +140,8 @@ func (c *Chain) question(hq *hub.Question) *Question {
 	return q
 }
 
-// ask asks the guards, and returns which of them decided, and what. q learns
-// what they do.
+// ask asks the guards in order. It returns the name and the answer of the guard that
+// decided, and adds to q what the guards learn.
 func (c *Chain) ask(ctx context.Context, q *Question, steps []Step) (_ []Step, name string, _ Answer) {
 	passed, mayBeEarly := false, !c.local && q.CanAnswerEarly()
 	for i := range c.guards {
@@ -171,7 +171,7 @@ func (c *Chain) ask(ctx context.Context, q *Question, steps []Step) (_ []Step, n
 	return steps, "", Answer{Kind: Deny}
 }
 
-// askOne asks one guard. One that panics could not find out.
+// askOne asks one guard. A panic counts as Unavailable.
 func askOne(ctx context.Context, g Guard, q *Question) (a Answer) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -185,7 +185,7 @@ func askOne(ctx context.Context, g Guard, q *Question) (a Answer) {
 	return a
 }
 
-// allowed makes the verdict of what q has learned.
+// allowed returns the verdict for a question that was approved.
 func (c *Chain) allowed(ctx context.Context, q *Question) (hub.Verdict, error) {
 	l := &q.Learned
 	v := hub.Verdict{Expires: l.Expires, Recheck: c.recheck}
@@ -223,8 +223,8 @@ func (a *Answer) refusal() *hub.Refusal {
 	return r
 }
 
-// report tells the operator of a refusal: denials are the ordinary business of
-// a gate, failures are not. Neither has anything of the credentials.
+// report logs a refusal. Denials are normal and logged at info; failures are errors.
+// Credentials are never logged.
 func (c *Chain) report(q *Question, guard string, a Answer) {
 	level := slog.LevelInfo
 	if a.Kind == Unavailable {

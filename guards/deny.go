@@ -5,7 +5,7 @@ package guards
 
 import "context"
 
-// denyAll is what default deny puts where no gate is written.
+// denyAll is the guard of the gates that default deny adds.
 type denyAll struct{}
 
 func (denyAll) Decide(context.Context, *Question) Answer { return Answer{Kind: Deny} }

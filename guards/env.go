@@ -16,40 +16,39 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// An Env is what the guards of one policy share. It is immutable once the policy
-// is in use.
+// An Env is what the guards of one policy share. It does not change once the policy is in
+// use.
 type Env struct {
-	// Generation is different for every policy that was ever compiled: part of
-	// the key of whatever is cached or asked once for many.
+	// Generation is different for each policy that was ever compiled. It is part of the
+	// keys of answers that are cached or shared.
 	Generation uint64
-	// Mount names the endpoint over all generations of the configuration; "" outside
-	// of one.
+	// Mount identifies the endpoint across reloads. It is "" outside of one.
 	Mount string
-	// Server is what the endpoint is served by; nil outside of one (a dry run).
+	// Server serves the endpoint. It is nil outside of one, as in a dry run.
 	Server *caddyhttp.Server
-	// Log is the policy's; never nil.
+	// Log is the policy's logger. It is never nil.
 	Log *slog.Logger
-	// Snapshot names the placeholders that are looked up when a session opens, because
-	// the policy names them and nothing else of the session tells their values.
+	// Snapshot names the placeholders to look up when a session opens: those that the
+	// policy uses and whose values sessions do not store otherwise.
 	Snapshot []string
-	// Learned names, in canonical form, the header fields that guards of the
-	// policy set: what a client sent under such a name is deleted from the
-	// requests that guards see.
+	// Learned has the names, in canonical form, of the header fields that guards of the
+	// policy set. Fields of these names that a client sent are removed from the requests
+	// that guards see.
 	Learned []string
 }
 
 var generations atomic.Uint64
 
-// NextGeneration returns a number that no policy has had.
+// NextGeneration returns a number that no policy has had before.
 func NextGeneration() uint64 { return generations.Add(1) }
 
-// trusts returns something that is another whenever the server trusts other proxies:
-// what it sends to a backend of the addresses between depends on it.
+// trusts returns a text that changes when the server trusts other proxies, because the
+// addresses it sends to backends depend on them.
 func (e *Env) trusts() string {
 	if e.Server == nil {
 		return ""
 	}
-	// Caddy tells nobody, so it is looked up; what cannot be read looks new each time.
+	// Caddy does not export this field. If it cannot be read, treat it as changed.
 	proxies := reflect.ValueOf(e.Server).Elem().FieldByName("trustedProxies")
 	if !proxies.IsValid() {
 		return strconv.FormatUint(e.Generation, 10)
@@ -63,8 +62,7 @@ func (e *Env) trusts() string {
 	return fmt.Sprintf("%s %q %v %+v", proxies.Type(), e.Server.ClientIPHeaders, e.Server.TrustedProxiesStrict, proxies)
 }
 
-// isLearned reports whether what the client sent in the header field is not to
-// be believed.
+// isLearned reports whether to ignore what the client sent in a header field.
 func (e *Env) isLearned(name string) bool {
 	name = http.CanonicalHeaderKey(name)
 	if strings.HasPrefix(name, "Pushit-") {

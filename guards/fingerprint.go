@@ -14,18 +14,18 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// A Fingerprinter is a guard that decides by more than what is written of it, the
-// modules of Caddy and the named routes it is made of, and what environment
-// variables and files it names with {env.*} and {file.*} hold: keys that it read
-// elsewhere, say. After a reload, a gate is asked again for what agents have only
-// if something of that has changed, or if that cannot be known.
+// A Fingerprinter is a guard that decides by more than its configuration, the Caddy
+// modules and named routes in it, and the environment variables and files that it names
+// with {env.*} and {file.*}. An example is a guard that reads keys from elsewhere. After
+// a reload, a gate is asked again about what agents have only if something of all this
+// has changed, or if that is unknown.
 type Fingerprinter interface {
-	// Fingerprint returns what else it decides by. Only a hash of it is kept.
+	// Fingerprint returns what else the guard decides by. Only a hash of it is stored.
 	Fingerprint() []byte
 }
 
-// addGuards adds what guards decide by. It returns false if that cannot be known of
-// one of them.
+// addGuards adds what guards decide by. It returns false if that is unknown for one of
+// them.
 func addGuards(h hash.Hash, guards []NamedGuard) (known bool) {
 	known = true
 	walk(guards, func(g NamedGuard) {
@@ -40,10 +40,10 @@ func addGuards(h hash.Hash, guards []NamedGuard) (known bool) {
 	return known
 }
 
-// fingerprint returns that of a chain, as it is written in g.
+// fingerprint returns the fingerprint of a chain with the configuration g.
 func (c *Chain) fingerprint(g *GateConfig) hub.Fingerprint {
 	h := sha256.New()
-	learned := slices.Clone(c.env.Learned) // which are hidden from all guards
+	learned := slices.Clone(c.env.Learned) // all guards are asked without these fields from clients
 	slices.Sort(learned)
 	for _, text := range []string{string(c.gate), c.recheck.String(), fmt.Sprintf("%q %q %q %v", learned, g.To, g.Transform, g.Discard)} {
 		upstream.Add(h, []byte(text))
@@ -73,10 +73,10 @@ func (c *Chain) Fixed() bool {
 	return fixed && (kind == Allow || kind == Deny)
 }
 
-// Changed names the gates in which p differs from an earlier policy, for people.
-// Either may be nil.
+// Changed names the gates that differ between p and an earlier policy, for people. Either
+// policy may be nil.
 func (p *Policy) Changed(before *Policy) (names []string) {
-	now, then := p.written(), before.written()
+	now, then := p.entries(), before.entries()
 	for _, w := range now {
 		old, ok := find(then, w.name)
 		switch {
@@ -91,36 +91,36 @@ func (p *Policy) Changed(before *Policy) (names []string) {
 			names = append(names, w.name)
 		}
 	}
-	if names == nil && !slices.EqualFunc(now, then, func(a, b writtenGate) bool { return a.name == b.name }) {
+	if names == nil && !slices.EqualFunc(now, then, func(a, b gateEntry) bool { return a.name == b.name }) {
 		names = []string{"order of the channel blocks"}
 	}
 	return names
 }
 
-// A writtenGate is a gate of a policy, by where it is written.
-type writtenGate struct {
+// A gateEntry is a gate of a policy and its place.
+type gateEntry struct {
 	name    string
 	print   hub.Fingerprint
 	timeout string
 }
 
-func find(gates []writtenGate, name string) (writtenGate, bool) {
-	i := slices.IndexFunc(gates, func(w writtenGate) bool { return w.name == name })
+func find(gates []gateEntry, name string) (gateEntry, bool) {
+	i := slices.IndexFunc(gates, func(w gateEntry) bool { return w.name == name })
 	if i < 0 {
-		return writtenGate{}, false
+		return gateEntry{}, false
 	}
 	return gates[i], true
 }
 
-// written lists the gates in the order in which they count.
-func (p *Policy) written() (gates []writtenGate) {
+// entries returns the gates in the order in which they are looked up.
+func (p *Policy) entries() (gates []gateEntry) {
 	if p == nil {
 		return nil
 	}
 	add := func(where string, chains map[hub.GateName]*Chain) {
 		for _, name := range gateNames {
 			if c := chains[name]; c != nil {
-				gates = append(gates, writtenGate{where + string(name), c.print, c.timeout.String()})
+				gates = append(gates, gateEntry{where + string(name), c.print, c.timeout.String()})
 			}
 		}
 	}
@@ -133,7 +133,7 @@ func (p *Policy) written() (gates []writtenGate) {
 		where := "channel " + strings.Join(texts, " ") + " "
 		add(where, b.gates)
 		if b.patterns {
-			gates = append(gates, writtenGate{where + "patterns", "yes", ""})
+			gates = append(gates, gateEntry{where + "patterns", "yes", ""})
 		}
 	}
 	return gates

@@ -25,42 +25,41 @@ import (
 func init() { caddy.RegisterModule(new(ForwardAuth)) }
 
 const (
-	// maxGrants and maxSubscribe are the most names that a backend can grant, and
-	// that it can subscribe an agent to.
+	// maxGrants and maxSubscribe are the largest numbers of names that a backend can
+	// grant, and that it can subscribe an agent to.
 	maxGrants    = 1024
 	maxSubscribe = 128
-	// maxLife is the longest time until an answer expires: who says more means
-	// something else, such as the seconds since 1970.
+	// maxLife is the longest time until an answer expires. A backend that says more
+	// probably sends something else, such as the seconds since 1970.
 	maxLife = 10 * 366 * 24 * time.Hour
 )
 
-// ForwardAuth asks an authentication gateway, as Caddy's directive of that name
-// does, with a GET request made from what is known of the agent: cookies and all
-// other header fields that the session was opened with, and its query.
+// ForwardAuth asks an authentication gateway, as Caddy's directive of that name does. It
+// sends a GET made from the session: the cookies and all other header fields that the
+// session was opened with, and its query.
 //
-// A 2xx passes. 408, 425, 429, 499 and 5xx say that it could not be found out,
-// anything else is a refusal, a redirect to a login page too. Header fields of the
-// answer that are copied hold for the guards behind it, and if it stands in the
-// connect gate for the agent.
+// A 2xx passes. The statuses 408, 425, 429, 499 and 5xx mean that the gateway could not
+// decide. Everything else refuses, also a redirect to a login page. Header fields that
+// are copied from the answer hold for the guards behind this one. In the connect gate
+// they hold for the agent.
 //
-// Three header fields of an answer that passes are pushit's. In the connect gate,
-// Pushit-Grant lists channels and patterns for the guard granted, and
-// Pushit-Subscribe those to subscribe the agent to at once, both separated by
-// spaces. Pushit-Expires says how long the answer may be relied on: seconds, or a
-// date as in Retry-After.
+// Three header fields of an answer that passes are for pushit. In the connect gate,
+// Pushit-Grant lists channels and patterns for the guard granted, and Pushit-Subscribe
+// lists those to subscribe the agent to at once, both separated by spaces. Pushit-Expires
+// says when the answer ends: in seconds from now, or as a date as in Retry-After.
 type ForwardAuth struct {
-	// HandlerRaw is what asks: the reverse_proxy handler that Caddy makes of its
-	// forward_auth directive.
+	// HandlerRaw is the HTTP handler that asks: the reverse_proxy that Caddy makes from
+	// its forward_auth directive.
 	HandlerRaw json.RawMessage `json:"handler,omitempty" caddy:"namespace=http.handlers inline_key=handler"`
 
-	// UserHeader is the header field, one of those that are copied, that names the
-	// user.
+	// UserHeader is the header field with the user's name. It must be one of those that
+	// are copied.
 	UserHeader string `json:"user_header,omitempty"`
 
 	BackendOptions
 
 	handlerGuard
-	presents []string // placeholders that hold what agents present
+	presents []string // placeholders with what agents present
 }
 
 // CaddyModule returns the Caddy module information.
@@ -95,13 +94,13 @@ func (g *ForwardAuth) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-// Presented implements Presenter: whether the session was opened with a cookie or
-// an Authorization field, or with any of the header fields, cookies, elements of
-// the query or credentials that the guard names.
+// Presented implements Presenter. It reports whether the session was opened with a
+// cookie, an Authorization field, or any of the header fields, cookies, query parameters
+// and credentials that the guard names.
 func (g *ForwardAuth) Presented(q *Question) bool {
 	r, err := q.Request(context.Background())
 	if err != nil {
-		return true // asking tells what is wrong
+		return true // asking returns the error
 	}
 	if r.Header.Get("Cookie") != "" || r.Header.Get("Authorization") != "" {
 		return true
@@ -132,7 +131,7 @@ func (g *ForwardAuth) ask(ctx context.Context, q *Question) outcome {
 		}
 		return out
 	}
-	// A handler of other responses may let them through as well.
+	// A handler for other responses may let them through, too.
 	if status, err := strconv.Atoi(x.Placeholder("http.reverse_proxy.status_code")); err != nil || status/100 != 2 {
 		return outcome{Answer: Answer{Kind: kindOf(status), Err: fmt.Errorf("answered HTTP %d", status)}, noStore: x.NoStore()}
 	}
@@ -165,9 +164,9 @@ func (g *ForwardAuth) learned(q *Question, x *upstream.Exchange) (l Learned, siz
 	return l, size, checkLearned(&l, size)
 }
 
-// namesIn reads a header field that lists channels and patterns. They are
-// separated by spaces, which no name can have; a comma, which a name can have,
-// would make two of one.
+// namesIn reads a header field that lists channels and patterns. Spaces separate them,
+// because no name can have a space. Names can have commas, so a comma would split one
+// name in two.
 func namesIn(field, list string, most int) ([]string, error) {
 	names := strings.Fields(list)
 	if len(names) == 0 {
@@ -187,7 +186,7 @@ func namesIn(field, list string, most int) ([]string, error) {
 	return names, nil
 }
 
-// expiresIn reads a Pushit-Expires field; it is the zero time if there is none.
+// expiresIn reads a Pushit-Expires field. It returns the zero time for an empty field.
 func expiresIn(value string, now time.Time) (time.Time, error) {
 	if value == "" {
 		return time.Time{}, nil
@@ -203,7 +202,7 @@ func expiresIn(value string, now time.Time) (time.Time, error) {
 	return at, checkExpires(at, now)
 }
 
-// checkExpires refuses an end that makes no sense.
+// checkExpires refuses an expiry that is past or too far away.
 func checkExpires(at, now time.Time) error {
 	switch life := at.Sub(now); {
 	case life <= 0:
@@ -223,7 +222,7 @@ func checkExpires(at, now time.Time) error {
 //		cache <ttl>
 //		key <values…>
 //		in_flight <n>
-//		<all else that Caddy's forward_auth and reverse_proxy have>
+//		<other options of Caddy's forward_auth and reverse_proxy>
 //	}
 func (g *ForwardAuth) UnmarshalHelper(h httpcaddyfile.Helper) error {
 	b, err := upstream.ReadBlock(h, "forward_auth localhost:8080 { uri /auth }")
@@ -247,8 +246,8 @@ func (g *ForwardAuth) UnmarshalHelper(h httpcaddyfile.Helper) error {
 	return err
 }
 
-// readUserHeader reads the option and leaves in its place that the header field is
-// copied.
+// readUserHeader reads the option user_header. If the field is not copied yet, it puts
+// copy_headers in the place of the option.
 func (g *ForwardAuth) readUserHeader(b *upstream.Block) error {
 	entry := b.Find("user_header")
 	if entry == nil {

@@ -12,9 +12,9 @@ import (
 
 func init() { caddy.RegisterModule(new(Granted)) }
 
-// Granted passes when the agent's connect gate granted the channel, or a pattern
-// over it: with the response header Pushit-Grant, or with grant in the answer to
-// ask. Else it abstains.
+// Granted passes if the agent's connect gate granted the channel, or a pattern that
+// covers it: with the response header Pushit-Grant, or with grant in the answer to ask.
+// Otherwise it abstains.
 type Granted struct{}
 
 // CaddyModule returns the Caddy module information.

@@ -15,17 +15,17 @@ import (
 // A Kind is what a guard answers.
 type Kind uint8
 
-// The kinds of answers. Abstain is the zero value: a guard that says nothing
-// allows nothing.
+// The kinds of answers. Abstain is the zero value, so a guard that says nothing allows
+// nothing.
 const (
 	Abstain     Kind = iota // ask the next guard
 	Pass                    // approves; ask the next guard
-	Allow                   // allowed, whatever the guards behind would say
-	Deny                    // refused, whatever the guards behind would say
-	Unavailable             // could not find out: refused, but not for good
+	Allow                   // allow, and ask no further guard
+	Deny                    // refuse, and ask no further guard
+	Unavailable             // the guard could not find out: refuse, but only for now
 )
 
-// String returns the word for it, as logs and explanations have it.
+// String returns the word for k in logs and explanations.
 func (k Kind) String() string {
 	switch k {
 	case Abstain:
@@ -44,56 +44,57 @@ func (k Kind) String() string {
 // An Answer is a guard's answer.
 type Answer struct {
 	Kind Kind
-	// Reason is shown to the agent when Kind is Deny or Unavailable: it says
-	// nothing internal, and is the same whether or not a channel exists. Empty
-	// is a general one.
+	// Reason is what the agent is told when Kind is Deny or Unavailable. It must not show
+	// anything internal, and must not depend on whether a channel exists. If it is empty,
+	// the agent is told a general reason.
 	Reason string
-	// Retry is advice for Unavailable: 0 is the default, one second.
+	// Retry tells the agent when to try again after Unavailable. 0 is the default, one
+	// second.
 	Retry time.Duration
-	// Expired says of a Deny that what was presented was valid once.
+	// Expired says of a Deny that what the agent presented was valid before.
 	Expired bool
-	// Invalid says of a Deny at publish that the data is at fault, not the agent.
+	// Invalid says of a Deny at publish that the data is wrong, not the agent.
 	Invalid bool
-	// Learned is what was found out; it counts when Kind is Pass or Allow.
+	// Learned is what the guard found out. It counts if Kind is Pass or Allow.
 	Learned Learned
-	// Err is why, for the operator's log; the agent does not see it.
+	// Err is the cause, for the operator's log. The agent does not see it.
 	Err error
 }
 
-// Learned is what a guard found out. At the connect gate it sticks to the agent;
-// at the others it holds for the guards behind, in that gate.
+// Learned is what a guard found out. What the connect gate learns is stored with the
+// agent. What another gate learns holds only for the guards behind, in that gate.
 type Learned struct {
-	// User is who the agent is, "" if the guard does not know. When several guards
-	// know, UserBy decides, and the first of equal ones; nobody counts if the
-	// server itself had authenticated somebody.
+	// User is who the agent is, "" if the guard does not know. If several guards know,
+	// the one with the greatest UserBy counts, and the first among equals. None counts if
+	// the site itself has authenticated a user.
 	User string
 	// UserBy says how the guard knows.
 	UserBy UserSource
-	// Claims and Attributes are added to what is there, key by key.
+	// Claims and Attributes are merged into those already learned, key by key.
 	Claims, Attributes map[string]any
-	// Header is set on the request that later guards see.
+	// Header is set on the requests that later guards see.
 	Header []hub.HeaderField
-	// Grants are channels and patterns for the guard granted, Subscribe what to
-	// subscribe to at once. Both only from connect.
+	// Grants are channels and patterns for the guard granted. Subscribe are those to
+	// subscribe the agent to at once. Both count only at connect.
 	Grants, Subscribe []string
-	// Expires is when this is no longer to be relied on; zero is never. The
-	// earliest counts.
+	// Expires is when the answer ends; zero is never. The earliest of several counts.
 	Expires time.Time
-	// Channels, Data and Drop are of a publish: where to, what, and not at all.
+	// Channels, Data and Drop are for publish: the channels to publish to, the data to
+	// publish, and whether to publish nothing.
 	Channels []string
 	Data     []byte
 	Drop     bool
 }
 
-// A UserSource is how a guard knows a user; the greatest counts.
+// A UserSource is how a guard knows a user. The greatest counts.
 type UserSource uint8
 
 // The sources of users.
 const (
-	UserByAnswer UserSource = iota // the answer to ask, and guards of others
+	UserByAnswer UserSource = iota // the answer to ask, and guards of other packages
 	UserByToken                    // a token's claim
 	UserByHeader                   // user_header of forward_auth
-	UserByLogin                    // a login of Caddy's in route, or at connect
+	UserByLogin                    // a login by one of Caddy's directives, in route or at connect
 )
 
 // merge adds what another guard learned.
@@ -118,8 +119,8 @@ func (l *Learned) merge(o *Learned) {
 	l.Drop = l.Drop || o.Drop
 }
 
-// mergeMaps returns a with b added; neither is changed, since answers are cached
-// and shared.
+// mergeMaps returns a with b merged into it. It changes neither, because cached answers
+// share them.
 func mergeMaps(a, b map[string]any) map[string]any {
 	if len(a) == 0 {
 		return b
@@ -132,30 +133,32 @@ func mergeMaps(a, b map[string]any) map[string]any {
 	return a
 }
 
-// A Guard is one rule of a gate. Decide may block, honors ctx, holds no lock and
-// is called concurrently. It neither keeps nor changes q.
+// A Guard is one rule of a gate. Decide may block. It must honor ctx, must not hold
+// locks, and is called concurrently. It must not keep or change q.
 type Guard interface {
 	Decide(ctx context.Context, q *Question) Answer
 }
 
-// A Local guard answers from within this process, at once: in microseconds, or a
-// few milliseconds at most. It is asked where the question arises. All others
-// are asked in goroutines of their own, with a deadline, and cannot stand before
-// deliveries. A guard that is also Remote is not Local.
+// A Local guard answers from within this process, in microseconds, or a few milliseconds
+// at most. It is asked in the goroutine where the question arises. Other guards are asked
+// in goroutines of their own, with a deadline, and cannot be used in deliver. A guard
+// that is also Remote is not Local.
 type Local interface{ Local() }
 
 // A Remote guard asks something outside this process.
 type Remote interface{ Remote() }
 
-// A Fixed guard always answers the same: nothing behind an allow or deny of that
-// kind is ever asked.
+// A Fixed guard always gives the same answer, so guards behind an allow or deny of that
+// kind are never asked.
 type Fixed interface {
-	// Fixed returns the answer's kind; ok is false if it depends on the question.
+	// Fixed returns the kind of the answer. ok is false if the answer depends on the
+	// question.
 	Fixed() (kind Kind, ok bool)
 }
 
-// A Bounded guard can only answer some kinds, which lets a gate that can never
-// allow be found when it is written. A guard that is not Bounded may answer all.
+// A Bounded guard gives only some kinds of answers. With that, a gate that can never
+// allow is found when the configuration is read. A guard that is not Bounded may give all
+// kinds.
 type Bounded interface {
 	// CanApprove reports whether it may answer Pass or Allow.
 	CanApprove() bool

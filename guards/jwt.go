@@ -23,73 +23,74 @@ import (
 
 func init() { caddy.RegisterModule(new(JWT)) }
 
-// defaultLeeway and maxLeeway are for clocks that differ.
+// defaultLeeway and maxLeeway allow for clocks that differ.
 const (
 	defaultLeeway = 30 * time.Second
 	maxLeeway     = 10 * time.Minute
 )
 
-// JWT passes when the agent presents a JSON Web Token that is signed with one of
-// the keys and valid now; else it denies. What the token says sticks to the
-// agent: its claims, its subject as user (where the site itself has
-// authenticated nobody), and its expiry, by which it has to present a new one.
+// JWT passes if the agent presents a JSON Web Token that one of the keys has signed and
+// that is valid now. Otherwise it denies. What the token says is stored with the agent:
+// its claims, its subject as the user (if the site itself has authenticated nobody), and
+// its expiry, before which the agent must present a new token.
 //
-// The token is taken from the credentials of /meta/connect (a JSON string, or an
-// object with "token"), else from the header field, else from the cookie, else
-// from the query. The first that has one counts.
+// The token is taken from the credentials of /meta/connect (a JSON string, or an object
+// with "token"), else from the header field, else from the cookie, else from the query.
+// The first place that has a token counts.
 //
-// The key decides the algorithm: a secret HS256 (from 48 bytes on also HS384,
-// from 64 on HS512), an RSA key RS256 to RS512 and PS256 to PS512, an EC key the
-// one of ES256, ES384 and ES512 that is its curve's, an Ed25519 key EdDSA. What
-// a token says of keys in its header (jku, jwk, x5u, x5c) is ignored; its kid is
-// only compared. One with crit is denied, and so is one without exp.
+// The key decides the algorithm. A secret is for HS256; from 48 bytes on it is also for
+// HS384, and from 64 bytes on for HS512. An RSA key is for RS256 to RS512 and PS256 to
+// PS512. An EC key is for the one of ES256, ES384 and ES512 that fits its curve. An
+// Ed25519 key is for EdDSA. Keys in a token's header (jku, jwk, x5u, x5c) are ignored,
+// and its kid is only compared. A token with crit is denied, and so is a token without
+// exp.
 type JWT struct {
-	// Secrets are shared with who makes the tokens, each of at least 32 bytes. The
-	// placeholders {env.NAME} and {file.PATH} are expanded when the configuration
-	// is loaded, here and in the other settings about keys.
+	// Secrets are shared with the issuer of the tokens, each of at least 32 bytes. The
+	// placeholders {env.NAME} and {file.PATH} are expanded when the configuration is
+	// loaded, here and in the other settings for keys.
 	Secrets []string `json:"secrets,omitempty"`
-	// Keys are public keys, each in PEM (also a certificate) or as a JWK.
+	// Keys are public keys, each in PEM (also as a certificate) or as a JWK.
 	Keys []string `json:"keys,omitempty"`
-	// KeyFiles are files with public keys: in PEM, a JWK, or a set of them.
+	// KeyFiles are files with public keys: in PEM, as a JWK, or as a JWK Set.
 	KeyFiles []string `json:"key_files,omitempty"`
-	// JWKS is the address, or file, of a JWK Set. It is fetched when it is first
-	// needed, again every ten minutes, and when a token names a key that is not in
-	// it, at most once a minute. While it cannot be fetched, the last one is used.
+	// JWKS is the address, or file, of a JWK Set. It is fetched when it is first needed,
+	// again every ten minutes, and when a token names an unknown key, but then at most
+	// once a minute. If it cannot be fetched, the previous set is used.
 	JWKS string `json:"jwks,omitempty"`
 
-	// Issuers are who may have made the token (iss). Default: anybody with a key.
+	// Issuers are the accepted issuers (iss). Default: all that have a key.
 	Issuers []string `json:"issuers,omitempty"`
-	// Audiences are for whom it may be (aud); one of them is enough. Default:
-	// anybody.
+	// Audiences are the accepted audiences (aud). A token must have one of them. Default:
+	// all.
 	Audiences []string `json:"audiences,omitempty"`
-	// Require are claims that a token must have, by name. With values, it must
-	// have one of them: as text, in a list, or, in scope, as one of the words. A
-	// dotted name is a claim in a claim, as realm_access.roles.
+	// Require lists claims that a token must have, by name. If a claim has values here,
+	// the token must have one of them: as text, in a list, or, for scope, as one of the
+	// words. A name with dots leads into objects, for example realm_access.roles.
 	Require map[string][]string `json:"require,omitempty"`
-	// Leeway is how far the clock of who makes the tokens may be ahead, for nbf and
-	// iat. exp is exact, since rights end with it. Default: 30s. Most: 10m.
+	// Leeway is how far the issuer's clock may be ahead, for nbf and iat. exp has no
+	// leeway, because rights end with it. Default: 30s. At most: 10m.
 	Leeway caddy.Duration `json:"leeway,omitempty"`
 
-	// Header is the field that may have the token. Default: Authorization, behind
+	// Header is the header field that may have the token. Default: Authorization, behind
 	// the word Bearer.
 	Header string `json:"header,omitempty"`
-	// Cookie is the cookie that may have it. Default: none.
+	// Cookie is the cookie that may have the token. Default: none.
 	Cookie string `json:"cookie,omitempty"`
-	// Query is the parameter of the endpoint's address that may have it. Addresses
-	// get into logs and histories: better is any other place. Default: none.
+	// Query is the query parameter of the endpoint's address that may have the token.
+	// Addresses get into logs and histories, so any other place is better. Default: none.
 	Query string `json:"query,omitempty"`
 
-	// UserClaim is the claim that says who the user is; when it is written, a token
-	// without it is denied. Default: sub.
+	// UserClaim is the claim with the user. If you set it, a token without it is denied.
+	// Default: sub.
 	UserClaim string `json:"user_claim,omitempty"`
-	// GrantClaim is a claim with channels, and patterns over channels, for the
-	// guard granted. Default: none.
+	// GrantClaim is a claim that lists channels and patterns for the guard granted.
+	// Default: none.
 	GrantClaim string `json:"grant_claim,omitempty"`
 
-	// Immutable after Provision.
+	// These do not change after Provision.
 	places   tokenPlaces
 	verifier token.Verifier
-	pooled   string // under what the source of keys is in token.Sources; "" if it is not
+	pooled   string // the key of the source in token.Sources; "" if it is not there
 }
 
 // CaddyModule returns the Caddy module information.
@@ -97,7 +98,7 @@ func (*JWT) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "http.pushit.guards.jwt", New: func() caddy.Module { return new(JWT) }}
 }
 
-// Provision reads the keys. It needs no network.
+// Provision reads the keys. It does not use the network.
 func (g *JWT) Provision(caddy.Context) error {
 	if err := g.check(); err != nil {
 		return fmt.Errorf("jwt: %w", err)
@@ -118,7 +119,7 @@ func (g *JWT) Provision(caddy.Context) error {
 	return nil
 }
 
-// check returns what is wrong with the settings, as far as they tell.
+// check returns what is wrong with the settings.
 func (g *JWT) check() error {
 	if len(g.Secrets)+len(g.Keys)+len(g.KeyFiles) == 0 && g.JWKS == "" {
 		return errors.New("it needs a key to verify tokens with: secret, key, key_file or jwks; is an environment variable not set?")
@@ -172,7 +173,7 @@ func (g *JWT) loadKeys() (err error) {
 			return placeholder.WithPlace(setting, fmt.Errorf("key_file: %s %w", path, err))
 		}
 	}
-	g.Secrets, g.Keys = nil, nil // a key may be a secret too
+	g.Secrets, g.Keys = nil, nil // they may be secrets
 	if g.JWKS == "" {
 		return nil
 	}
@@ -207,7 +208,7 @@ func parseSecret(secret string) ([]token.Key, error) {
 	return token.ParseSecret(secret)
 }
 
-// isJWK tells a JWK, whose braces are no placeholder's.
+// isJWK reports whether text is a JWK. Its braces are not those of a placeholder.
 func isJWK(text string) bool {
 	rest, brace := strings.CutPrefix(strings.TrimSpace(text), "{")
 	return brace && strings.HasPrefix(strings.TrimSpace(rest), `"`)
@@ -215,7 +216,7 @@ func isJWK(text string) bool {
 
 func isAddress(place string) bool { return strings.Contains(place, "://") }
 
-// checkKeySetPlace returns what is wrong with an address.
+// checkKeySetPlace returns what is wrong with the address of a JWK Set.
 func checkKeySetPlace(place string) error {
 	if !isAddress(place) {
 		return nil
@@ -227,7 +228,7 @@ func checkKeySetPlace(place string) error {
 	return nil
 }
 
-// Cleanup gives back what Provision has taken.
+// Cleanup releases what Provision has taken.
 func (g *JWT) Cleanup() error {
 	switch {
 	case g.verifier.Source == nil:
@@ -240,8 +241,7 @@ func (g *JWT) Cleanup() error {
 	}
 }
 
-// Unwrap implements Wrapper: where keys are fetched from an address, the guard
-// is a remote one.
+// Unwrap implements Wrapper. With keys from an address, the guard is a remote one.
 func (g *JWT) Unwrap() []NamedGuard {
 	if g.pooled == "" {
 		return nil
@@ -249,14 +249,14 @@ func (g *JWT) Unwrap() []NamedGuard {
 	return []NamedGuard{{Name: "jwt with jwks", Guard: remoteKeys{g}}}
 }
 
-// remoteKeys is a JWT that may have to wait for its keys.
+// A remoteKeys is a JWT that may have to wait for its keys.
 type remoteKeys struct{ *JWT }
 
 func (remoteKeys) Remote()              {}
 func (remoteKeys) Unwrap() []NamedGuard { return nil }
 
-// Fingerprint implements Fingerprinter: it is that of the keys, but for those that
-// are fetched from an address, which change without a reload.
+// Fingerprint implements Fingerprinter. Keys from an address do not count, because they
+// change without a reload.
 func (g *JWT) Fingerprint() []byte {
 	h := sha256.New()
 	for i := range g.verifier.Keys {

@@ -16,12 +16,12 @@ import (
 	"github.com/push-it/pushit/guards/internal/token"
 )
 
-// jwtWords are what the block of jwt is made of.
+// jwtWords are the settings in the block of jwt.
 var jwtWords = []string{
 	"secret", "key", "key_file", "jwks", "issuer", "audience", "require", "leeway", "header", "cookie", "query", "user_claim", "grant_claim",
 }
 
-// jwtHints are words that others know for what jwt does differently.
+// jwtHints are settings of other software, with what to write for jwt.
 var jwtHints = map[string]string{
 	"alg":           "the key decides the algorithm: leave it out",
 	"algorithm":     "the key decides the algorithm: leave it out",
@@ -59,8 +59,8 @@ var jwtHints = map[string]string{
 //		grant_claim <claim>
 //	}
 //
-// At least one of secret, key, key_file and jwks is needed. These and require may
-// be repeated.
+// At least one of secret, key, key_file and jwks is required. secret, key, key_file and
+// require may be repeated.
 func (g *JWT) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the guard's word
 	if d.NextArg() {
@@ -104,7 +104,7 @@ func checkJWTWord(d *caddyfile.Dispenser, word string) error {
 	return d.Errf("unknown setting %q of jwt; known are %s", word, strings.Join(jwtWords, ", "))
 }
 
-// setting reads the values of one setting, up to the end of its line.
+// setting reads one setting, up to the end of its line.
 func (g *JWT) setting(d *caddyfile.Dispenser, word string) error {
 	values := d.RemainingArgs()
 	if len(values) == 0 {
@@ -207,7 +207,7 @@ func only(d *caddyfile.Dispenser, word string, values []string) error {
 	return nil
 }
 
-// settingKey reads keys. A file's name there would be a mistake that is hard to
+// settingKey reads keys. It refuses the name of a file, because that mistake is hard to
 // see.
 func (g *JWT) settingKey(d *caddyfile.Dispenser, values []string) error {
 	for _, v := range values {

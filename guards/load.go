@@ -13,35 +13,35 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// Namespace is that of guards among Caddy's modules.
+// Namespace is the namespace of guards among Caddy's modules.
 const Namespace = "http.pushit.guards"
 
-// A GateAware guard wants to know which gates it stands in, because what it can
-// ask depends on it. It is told once for each, after it is provisioned, and may
-// refuse.
+// A GateAware guard must know which gates it is in, because what it can ask depends on
+// it. ForGate is called once for each gate, after the guard is provisioned. An error
+// refuses the configuration.
 type GateAware interface {
 	ForGate(gate hub.GateName) error
 }
 
 // A Presenter is a guard to which an agent presents something.
 type Presenter interface {
-	// Presented reports whether it has, be it right or wrong.
+	// Presented reports whether the agent has presented something, right or wrong.
 	Presented(q *Question) bool
 }
 
-// A Wrapper is a guard that is made of others.
+// A Wrapper is a guard made of other guards.
 type Wrapper interface {
 	Unwrap() []NamedGuard
 }
 
-// A HeaderLearner sets header fields on the requests that guards behind it see.
+// A HeaderLearner sets header fields on the requests that the guards behind it see.
 type HeaderLearner interface {
 	// LearnsHeaders returns their names.
 	LearnsHeaders() []string
 }
 
-// Load loads the guards in the named field of a module, which is raw and has a
-// caddy tag.
+// Load loads the guards in the named field of a module. raw is the value of the field,
+// which has a caddy tag.
 func Load(ctx caddy.Context, module any, field string, raw []json.RawMessage) ([]NamedGuard, error) {
 	guards := make([]NamedGuard, len(raw))
 	for i, r := range raw {
@@ -74,7 +74,7 @@ func Load(ctx caddy.Context, module any, field string, raw []json.RawMessage) ([
 	return guards, nil
 }
 
-// forGate tells guards which gate they stand in.
+// forGate tells guards which gate they are in.
 func forGate(guards []NamedGuard, gate hub.GateName) error {
 	for _, g := range guards {
 		if aware, ok := g.Guard.(GateAware); ok {
@@ -86,7 +86,7 @@ func forGate(guards []NamedGuard, gate hub.GateName) error {
 	return nil
 }
 
-// walk calls f for each guard, and for those it is made of.
+// walk calls f for each guard, and for the guards that it is made of.
 func walk(guards []NamedGuard, f func(NamedGuard)) {
 	for _, g := range guards {
 		f(g)

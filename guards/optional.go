@@ -16,14 +16,14 @@ import (
 
 func init() { caddy.RegisterModule(new(Optional)) }
 
-// Optional asks another guard only if the agent has presented something to it,
-// a token for jwt, say; else it abstains. Who presents something wrong is
-// refused all the same.
+// Optional asks another guard only if the agent has presented something to it, such as a
+// token for jwt. Otherwise it abstains. An agent that presents something wrong is
+// refused.
 type Optional struct {
 	// GuardRaw is the guard: jwt, bearer or forward_auth.
 	GuardRaw json.RawMessage `json:"of,omitempty" caddy:"namespace=http.pushit.guards inline_key=guard"`
 
-	guards []NamedGuard // the one
+	guards []NamedGuard // has one element
 	of     Presenter
 }
 
@@ -48,7 +48,7 @@ func (g *Optional) Provision(ctx caddy.Context) (err error) {
 // Local implements Local.
 func (*Optional) Local() {}
 
-// answersEarly implements earlyAnswerer: the answer of the guard is that of optional.
+// answersEarly implements earlyAnswerer: the guard's answer is the answer of optional.
 func (g *Optional) answersEarly() bool {
 	e, ok := g.guards[0].Guard.(earlyAnswerer)
 	return ok && e.answersEarly()

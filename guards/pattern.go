@@ -10,16 +10,16 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// A pattern says which channels a block is about: a name in which "*" stands
-// for any one segment or, at the end, for everything below.
+// A pattern selects the channels of a block. It is a name in which "*" stands for any one
+// segment or, at the end, for everything below.
 type pattern struct {
 	text     string
 	segments []string // without the "*" at the end
 	below    bool     // it ends in "*"
 }
 
-// parsePattern reads the pattern of a channel block. Its errors say what to
-// write instead.
+// parsePattern parses the pattern of a channel block. The error says what to write
+// instead.
 func parsePattern(s string) (pattern, error) {
 	if strings.ContainsAny(s, "{}") {
 		return pattern{}, fmt.Errorf("channel pattern %q: patterns cannot have placeholders or captures; match with * and decide with a rule, "+
@@ -34,7 +34,7 @@ func parsePattern(s string) (pattern, error) {
 				"to match a part of a segment, match all and decide with a rule: cel `parts[%d].startsWith(%q)`", s, i, strings.TrimRight(seg, "*"))
 		}
 	}
-	// What is left must be a name when each * is some segment.
+	// The pattern must be a valid name with a segment in place of each *.
 	if r := hub.CheckName(strings.ReplaceAll(s, "*", "x"), hub.MaxNameLength); r != nil {
 		return pattern{}, fmt.Errorf("channel pattern %q: %s", s, r.Reason)
 	}
@@ -44,7 +44,7 @@ func parsePattern(s string) (pattern, error) {
 	return p, nil
 }
 
-// matches reports whether a channel's name is of the pattern.
+// matches reports whether the pattern matches a channel's name.
 func (p pattern) matches(name string) bool {
 	for _, seg := range p.segments {
 		if name == "" {
@@ -59,7 +59,7 @@ func (p pattern) matches(name string) bool {
 	return p.below == (name != "")
 }
 
-// covers reports whether every name of q is one of p.
+// covers reports whether p matches every name that q matches.
 func (p pattern) covers(q pattern) bool {
 	switch {
 	case p.below && len(q.segments) < len(p.segments),
@@ -75,7 +75,7 @@ func (p pattern) covers(q pattern) bool {
 	return true
 }
 
-// overlaps reports whether a name can be of both p and q.
+// overlaps reports whether p and q can match the same name.
 func (p pattern) overlaps(q pattern) bool {
 	n, m := len(p.segments), len(q.segments)
 	switch {
@@ -92,8 +92,8 @@ func (p pattern) overlaps(q pattern) bool {
 	return true
 }
 
-// coversName reports whether one of the patterns covers a name or, as
-// subscriptions have them, a pattern. What is neither is not covered.
+// coversName reports whether one of the patterns covers a name or the pattern of a
+// subscription. It returns false for anything else.
 func coversName(grants []string, channel string) bool {
 	want, err := parsePattern(channel)
 	if err != nil {

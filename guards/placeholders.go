@@ -24,7 +24,7 @@ func (e errStar) Error() string {
 	return fmt.Sprintf("the value of {%s} has a *, which a rule could take for the pattern of the subscription", string(e))
 }
 
-// replace is the replacer function of the request r.
+// replace returns the value of a placeholder in the request r.
 func (q *Question) replace(r *http.Request, name string) (value any, known bool, err error) {
 	if !strings.HasPrefix(name, placeholder.Prefix) {
 		return q.remembered(r, name)
@@ -33,9 +33,9 @@ func (q *Question) replace(r *http.Request, name string) (value any, known bool,
 	return text, true, err
 }
 
-// remembered returns the value of a placeholder of Caddy's, or of other modules,
-// that was looked up when the session opened. What handlers of a guard have set
-// since goes before it; for variables Caddy sees to that, since SetVars has set them.
+// remembered returns the value of a placeholder that was looked up when the session
+// opened. Values that handlers of a guard have set since take precedence. For variables,
+// Caddy takes care of that after placeholder.SetVars.
 func (q *Question) remembered(r *http.Request, name string) (_ any, known bool, _ error) {
 	value, kind := placeholder.LookUp(q.Agent.Opening(), name)
 	variable, isVar := strings.CutPrefix(name, placeholder.VarsPrefix)
@@ -54,8 +54,8 @@ func (q *Question) remembered(r *http.Request, name string) (_ any, known bool, 
 	return nil, false, nil
 }
 
-// isLacking reports whether a placeholder of Caddy's has a value that the request
-// had which opened the session, but that is not kept of it.
+// isLacking reports whether the opening request had a value for this placeholder of
+// Caddy's that sessions do not store.
 func isLacking(name string, r *http.Request) bool {
 	switch {
 	case strings.HasPrefix(name, "http.request.tls."):
@@ -63,13 +63,13 @@ func isLacking(name string, r *http.Request) bool {
 	case strings.HasPrefix(name, "http.request.local"), strings.HasPrefix(name, "http.request.proto"):
 		return true
 	case strings.HasPrefix(name, "http.auth.user."):
-		return name != "http.auth.user.id" // which is set if there is one
+		return name != "http.auth.user.id" // that one is set if there is a user
 	}
 	return false
 }
 
-// placeholder returns the value of {pushit.…}, "" where there is none. An error
-// says that the value must not get into a request.
+// placeholder returns the value of {pushit.*}, "" if there is none. The error says that
+// the value must not get into a request.
 func (q *Question) placeholder(name string) (string, error) {
 	plain, escaped := strings.CutPrefix(name, placeholder.EscapedPrefix)
 	if !escaped {
@@ -80,12 +80,12 @@ func (q *Question) placeholder(name string) (string, error) {
 		return "", placeholder.ControlError(name)
 	}
 	if q.Pattern && strings.HasPrefix(plain, "agent.") && strings.Contains(value, "*") {
-		return "", errStar(name) // see withoutStars
+		return "", errStar(name) // see withoutStars in internal/expr
 	}
 	if !escaped {
 		return value, nil
 	}
-	if plain == "channel" { // a name has no empty segment, none is . or ..
+	if plain == "channel" { // a name has no empty segment, and no segment . or ..
 		segments := strings.Split(value, "/")
 		for i, s := range segments {
 			segments[i] = escapeSegment(s)
@@ -93,13 +93,13 @@ func (q *Question) placeholder(name string) (string, error) {
 		return strings.Join(segments, "/"), nil
 	}
 	if value == "." || value == ".." || strings.Contains(value, "/") {
-		// Caddy unescapes %2F when it rewrites, and many a server when it routes.
+		// Caddy unescapes %2F when it rewrites, and many servers do so when they route.
 		return "", fmt.Errorf("the value of {%s} cannot be one segment of a path; write it in the query: ?…={%s%s}", name, placeholder.Prefix, plain)
 	}
 	return escapeSegment(value), nil
 }
 
-// plain returns the value of a placeholder by its name without prefix.
+// plain returns the value of a placeholder by its name without the prefix.
 func (q *Question) plain(name string) string {
 	if n, ok := strings.CutPrefix(name, placeholder.PartsPrefix); ok {
 		if i, err := strconv.Atoi(n); err == nil {
@@ -139,12 +139,11 @@ func (q *Question) plain(name string) string {
 	return ""
 }
 
-// agentID returns what the agent calls itself.
+// agentID returns the name that the agent gave itself.
 func (q *Question) agentID() string { return q.Agent.AgentID() }
 
-// memberText returns what is in m under a key, or under the keys of objects
-// inside one another with dots between: strings as they are, anything else as
-// JSON, "" where there is nothing.
+// memberText returns the value in m under a key. Dots in the key lead into objects.
+// Strings are returned as they are, other values as JSON, and nothing as "".
 func memberText(m map[string]any, path string) string {
 	switch v := member(m, path).(type) {
 	case nil:
@@ -172,8 +171,8 @@ func member(m map[string]any, path string) any {
 	return member(inner, rest)
 }
 
-// escapeSegment escapes all but what is never special in any part of a URI (RFC
-// 3986, section 2.3).
+// escapeSegment escapes everything except what has no special meaning in any part of a
+// URI (RFC 3986, section 2.3).
 func escapeSegment(s string) string {
 	const hex = "0123456789ABCDEF"
 	var b strings.Builder

@@ -13,7 +13,7 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// The time a gate has for asking, unless it is written otherwise, as in Push-It.
+// The default times for asking, as in Push-It.
 const (
 	DefaultConnectTimeout = 10 * time.Second
 	DefaultTimeout        = time.Second
@@ -25,36 +25,36 @@ const (
 	DefaultDeny  = "deny"
 )
 
-// A PolicyConfig is a policy as it is written.
+// A PolicyConfig is the configuration of a policy.
 type PolicyConfig struct {
-	// Gates are those written at the handler's level.
+	// Gates are those outside of channel blocks.
 	Gates map[hub.GateName]*GateConfig
 	// Blocks are the channel blocks, in order.
 	Blocks []BlockConfig
-	// Default is what holds for connect, subscribe and publish where no gate is
-	// written: DefaultAllow, DefaultDeny, or "".
+	// Default says what holds for connect, subscribe and publish if no gate is
+	// configured: DefaultAllow, DefaultDeny, or "".
 	Default string
-	// Timeouts are the times for asking, by gate, where the gate itself has none.
+	// Timeouts are the times for asking, by gate, for gates that have none of their own.
 	Timeouts map[hub.GateName]time.Duration
 }
 
-// A GateConfig is a gate as it is written.
+// A GateConfig is the configuration of a gate.
 type GateConfig struct {
 	Guards []NamedGuard
-	// Timeout is the time for asking; 0 is the policy's or the default.
+	// Timeout is the time for asking. 0 is that of the policy, or the default.
 	Timeout time.Duration
-	// Recheck is how long an answer holds until the gate is asked again; 0 is for
-	// good. Of connect and subscribe.
+	// Recheck is how long an answer holds until the gate is asked again; 0 is for good.
+	// It is for connect and subscribe.
 	Recheck time.Duration
 	// To, Transform and Discard are the verbs.
 	To        []string
 	Transform string
 	Discard   bool
-	// Where says where it is written, for errors.
+	// Where is the place in the configuration, for errors.
 	Where string
 }
 
-// A BlockConfig is a channel block as it is written.
+// A BlockConfig is the configuration of a channel block.
 type BlockConfig struct {
 	Match    []string
 	Patterns bool
@@ -67,8 +67,8 @@ type Policy struct {
 	handler map[hub.GateName]*Chain
 	blocks  []block
 	env     *Env
-	// What most questions come down to, for the hot paths.
-	delivers bool // some gate stands before deliveries
+	// These answer the most frequent questions without a search.
+	delivers bool // some gate is asked before deliveries
 }
 
 type block struct {
@@ -78,12 +78,12 @@ type block struct {
 	where    string
 }
 
-// Compile makes a Policy of what is written, or tells the first mistake in it
-// and where.
+// Compile makes a Policy from its configuration. The error names the first mistake and
+// its place.
 func Compile(c PolicyConfig, env *Env) (*Policy, error) {
 	p := &Policy{handler: make(map[hub.GateName]*Chain), env: env}
 	sampler := newSampler(env.Log)
-	alike := make(map[string]int) // guards, for shareAll
+	alike := make(map[string]int) // counts equal guards, for shareAll
 	compile := func(name hub.GateName, g *GateConfig) (*Chain, error) {
 		chain, err := compileGate(name, g, c.Timeouts[name], env, sampler)
 		if err == nil {
@@ -119,7 +119,7 @@ func Compile(c PolicyConfig, env *Env) (*Policy, error) {
 	return p, p.defaults(c, env, sampler)
 }
 
-// gateNames are all gates, in the order in which mistakes are looked for.
+// gateNames are all gates, in the order in which they are checked.
 var gateNames = []hub.GateName{
 	hub.GateConnect, hub.GateSubscribe, hub.GateUnsubscribe, hub.GatePublish, hub.GateDeliver, hub.GateDisconnect,
 }
@@ -192,7 +192,7 @@ func compileGate(name hub.GateName, g *GateConfig, timeout time.Duration, env *E
 	return c, c.verbs.compile(name, g)
 }
 
-// checkGuards finds guards that are never asked, and gates that never allow.
+// checkGuards finds guards that are never asked, and gates that can never allow.
 func checkGuards(name hub.GateName, guards []NamedGuard) error {
 	if len(guards) == 0 && name != hub.GateDeliver {
 		return errors.New("it has no guard, so nothing would be allowed; write allow to allow everything")
@@ -214,7 +214,7 @@ func checkGuards(name hub.GateName, guards []NamedGuard) error {
 	if len(guards) == 1 {
 		if f, ok := guards[0].Guard.(Fixed); ok {
 			if kind, fixed := f.Fixed(); fixed && kind == Deny {
-				return nil // said in so many words
+				return nil // the configuration says so explicitly
 			}
 		}
 	}
@@ -245,8 +245,8 @@ func (v *verbs) compile(name hub.GateName, g *GateConfig) (err error) {
 	return nil
 }
 
-// shadowed finds what of b is never reached, because blocks before it match all
-// that it matches.
+// shadowed finds gates of b that are never asked, because blocks before b match the same
+// channels.
 func (p *Policy) shadowed(b block) error {
 	for _, before := range p.blocks {
 		if !coversAll(before.match, b.match) {
@@ -261,7 +261,7 @@ func (p *Policy) shadowed(b block) error {
 	return nil
 }
 
-// coversAll reports whether every name of the patterns in b is of one in a.
+// coversAll reports whether each name that a pattern in b matches is matched by one in a.
 func coversAll(a, b []pattern) bool {
 	for _, q := range b {
 		if !slices.ContainsFunc(a, func(p pattern) bool { return p.covers(q) }) {
@@ -271,9 +271,9 @@ func coversAll(a, b []pattern) bool {
 	return true
 }
 
-// defaults completes the gates that everybody must get past.
+// defaults completes the gates for connect, subscribe and publish.
 func (p *Policy) defaults(c PolicyConfig, env *Env, s *sampler) error {
-	written := len(c.Gates) > 0 || slices.ContainsFunc(c.Blocks, func(b BlockConfig) bool { return len(b.Gates) > 0 })
+	configured := len(c.Gates) > 0 || slices.ContainsFunc(c.Blocks, func(b BlockConfig) bool { return len(b.Gates) > 0 })
 	var open []string
 	for _, name := range []hub.GateName{hub.GateConnect, hub.GateSubscribe, hub.GatePublish} {
 		switch {
@@ -282,7 +282,7 @@ func (p *Policy) defaults(c PolicyConfig, env *Env, s *sampler) error {
 			deny := &Chain{gate: name, guards: []NamedGuard{{Name: "default deny", Guard: denyAll{}}}, timeout: DefaultTimeout, local: true, env: env, sampler: s}
 			deny.print = deny.fingerprint(new(GateConfig))
 			p.handler[name] = deny
-		case written:
+		case configured:
 			open = append(open, string(name))
 		}
 	}
@@ -311,11 +311,11 @@ func (p *Policy) DeliverGate(channel string) hub.DeliverGate {
 	return nil
 }
 
-// errNoPatterns is the answer where a pattern would see what its parts may not.
+// errNoPatterns refuses a pattern that could include channels the agent may not see.
 var errNoPatterns = &hub.Refusal{Code: hub.CodeDenied, Reason: "you cannot subscribe to patterns here; subscribe to the channels"}
 
-// Pattern implements hub.Gates. A pattern is let through to a gate only if that
-// gate alone decides about every channel it covers.
+// Pattern implements hub.Gates. A gate is asked about a pattern only if that gate alone
+// decides about every channel that the pattern covers.
 func (p *Policy) Pattern(text string) (hub.Gate, *hub.Refusal) {
 	want, err := parsePattern(text)
 	if err != nil {
@@ -334,7 +334,7 @@ func (p *Policy) Pattern(text string) (hub.Gate, *hub.Refusal) {
 	}
 	switch {
 	case governs == nil && p.handler[hub.GateSubscribe] == nil:
-		return nil, nil // every channel is open, and so is this
+		return nil, nil // every channel is open, so the pattern is, too
 	case governs == nil || !governs.patterns || !slices.ContainsFunc(governs.match, func(q pattern) bool { return q.covers(want) }):
 		return nil, errNoPatterns
 	}
@@ -344,7 +344,7 @@ func (p *Policy) Pattern(text string) (hub.Gate, *hub.Refusal) {
 	return nil, nil
 }
 
-// find returns the gate that governs a channel, and where it is written.
+// find returns the gate that governs a channel, and its place in the configuration.
 func (p *Policy) find(name hub.GateName, channel string) (*Chain, string) {
 	if channel != "" {
 		for i := range p.blocks {
@@ -363,7 +363,7 @@ func (p *Policy) find(name hub.GateName, channel string) (*Chain, string) {
 	return p.handler[name], ""
 }
 
-// open reports whether there is nothing to ask and nothing to do.
+// open reports whether the gate always allows and changes nothing.
 func (c *Chain) open() bool {
 	if c.verbs.to != nil || c.verbs.discard || c.verbs.transform != nil || len(c.guards) != 1 {
 		return false
@@ -376,9 +376,9 @@ func (c *Chain) open() bool {
 	return fixed && (kind == Allow || kind == Pass)
 }
 
-// Explain tells which gate governs, where it is written ("" is outside of any
-// channel block), and what it says: an explanation for operators. The Chain is
-// nil where nothing is asked.
+// Explain returns the gate that governs a channel and its place in the configuration,
+// which is "" outside of channel blocks. The Chain is nil if no gate is asked. It is for
+// operators.
 func (p *Policy) Explain(name hub.GateName, channel string) (*Chain, string) {
 	return p.find(name, channel)
 }

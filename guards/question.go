@@ -10,18 +10,18 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// A Question is what the guards of a gate are asked, one after the other. It
-// knows what those before have learned.
+// A Question is what the guards of a gate are asked, one after the other. It has what the
+// guards before have learned.
 type Question struct {
 	*hub.Question
 
-	// Learned is what the agent's connect gate learned, and on top of it what the
-	// guards before this one did.
+	// Learned is what the agent's connect gate learned, and what the guards before this
+	// one have added.
 	Learned Learned
-	// Env is what the policy knows of its surroundings.
+	// Env is what all guards of the policy share.
 	Env *Env
-	// Left is how much of the gate's time is left for asking: waiting for a place
-	// in a queue does not count. A remote guard takes what it uses from it.
+	// Left is how much time is left for asking backends. Waiting in a queue does not
+	// count. A remote guard subtracts what it uses.
 	Left *time.Duration
 
 	// early, if not nil, gives the answer of the guard being asked before Decide returns.
@@ -29,7 +29,7 @@ type Question struct {
 	early func(Answer)
 }
 
-// User returns who the agent is, "" when nobody knows.
+// User returns who the agent is, "" if nobody knows.
 func (q *Question) User() string {
 	if u := q.Agent.Opening().User; u != "" {
 		return u
@@ -37,8 +37,8 @@ func (q *Question) User() string {
 	return q.Learned.User
 }
 
-// Parts returns the segments of the channel's name; of a pattern those before
-// the "*", so that no rule takes that for a name.
+// Parts returns the segments of the channel's name. Of a pattern it returns those before
+// the "*", so that no rule takes the "*" for a name.
 func (q *Question) Parts() []string {
 	name := q.Channel
 	if q.Pattern {

@@ -15,27 +15,26 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// Request returns a GET of the endpoint, with the query and the header fields
-// that the session was opened with and with what was learned since: what Caddy's
-// matchers and handlers look at, and what is sent to a backend. It is ready for
-// them, with placeholders and variables, and the caller's own.
+// Request returns a GET of the endpoint, with the query and the header fields that the
+// session was opened with, and with what guards have learned since. Caddy's matchers and
+// handlers look at it, and backends get it. Placeholders and variables work in it. The
+// caller owns it.
 //
-// It is made from the agent's snapshot, which does not have everything that the
-// request itself had. Ask unanswerable once the request was used.
+// A session does not store everything that its request had. After you have used the
+// request, check upstream.Unanswerable.
 func (q *Question) Request(ctx context.Context) (*http.Request, error) {
 	return q.request(ctx, nil, nil)
 }
 
-// request is Request for handlers that write to w; if body is not nil, it is a
-// POST of that, which is JSON.
+// request is Request for handlers that write to w. If body is not nil, the request is a
+// POST of that JSON.
 func (q *Question) request(ctx context.Context, w http.ResponseWriter, body []byte) (*http.Request, error) {
 	o := q.Agent.Opening()
 	return upstream.NewRequest(ctx, &upstream.Session{Opening: o, User: q.User(), Header: q.header(o), Server: q.Env.Server, Replace: q.replace}, w, body)
 }
 
-// Remembered returns the value that a placeholder of Caddy's has for who would open
-// the session of a now, with the request that it was opened with. ok is false if
-// what is kept of that request does not tell.
+// Remembered returns the value of a placeholder of Caddy's for the session of a, as if a
+// new request had opened it. ok is false if the session does not store enough to tell.
 func Remembered(a *hub.Agent, env *Env, name string) (value string, ok bool) {
 	if value, kind := placeholder.LookUp(a.Opening(), name); kind != placeholder.NeverLookedUp {
 		return value, kind == placeholder.HasValue
@@ -54,9 +53,9 @@ func Remembered(a *hub.Agent, env *Env, name string) (value string, ok bool) {
 	return value, ok && upstream.Unanswerable(r) == nil
 }
 
-// isRewritten reports whether a placeholder's value may be another in the snapshot
-// than it was in the request: the path is the endpoint's there, and the host is
-// what a trusted proxy says that it is.
+// isRewritten reports whether a placeholder may have another value in a session than it
+// had in the request. The path of a session is the endpoint's, and its host is what a
+// trusted proxy says.
 func isRewritten(placeholder string, o *hub.Opening) bool {
 	switch {
 	case strings.HasPrefix(placeholder, "http.request.uri.query."):
@@ -73,12 +72,12 @@ func isRewritten(placeholder string, o *hub.Opening) bool {
 	return false
 }
 
-// header returns the header fields: those of the snapshot without what is not to
-// be believed, and what guards have learned.
+// header returns the header fields of the session, without those that must not come from
+// clients, and with those that guards have learned.
 func (q *Question) header(o *hub.Opening) http.Header {
 	header := make(http.Header)
 	for name, value := range o.Fields {
-		// To what speaks CGI, Remote_User and Remote-User are one.
+		// CGI does not distinguish Remote_User from Remote-User.
 		if alike := strings.ReplaceAll(name, "_", "-"); !q.Env.isLearned(alike) && !placeholder.IsDropped(alike) {
 			header.Add(name, value)
 		}

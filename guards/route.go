@@ -17,16 +17,15 @@ import (
 
 func init() { caddy.RegisterModule(new(Route)) }
 
-// Route is a chain of Caddy's own handlers as a guard. It is given a GET request
-// made from what is known of the agent: the path of the endpoint, and the query
-// and the header fields that the session was opened with.
+// Route is a chain of Caddy's own handlers as a guard. The handlers get a GET request
+// made from the session: the path of the endpoint, and the query and the header fields
+// that the session was opened with.
 //
-// It passes if the request reaches the end of the chain. If something on the way
-// answers, it is refused: with 408, 425, 429, 499 and 5xx because it could not be
-// found out, with anything else for good, a 200 and a redirect too. A user that
-// the chain authenticated, and header fields that it copied from a backend's
-// response, hold for the guards behind it, and if it stands in the connect gate
-// for the agent.
+// The guard passes if the request reaches the end of the chain. If a handler answers
+// before that, the guard refuses, also with a 200 or a redirect. The statuses 408, 425,
+// 429, 499 and 5xx mean that it could not find out, so the agent may try again. A user
+// that the chain authenticated, and header fields that it copied from a backend's
+// response, hold for the guards behind it. In the connect gate they hold for the agent.
 type Route struct {
 	// HandlerRaw is the chain: an HTTP handler, most often a subroute.
 	HandlerRaw json.RawMessage `json:"handler,omitempty" caddy:"namespace=http.handlers inline_key=handler"`
@@ -94,8 +93,8 @@ func (g *Route) ask(ctx context.Context, q *Question) outcome {
 //		in_flight <n>
 //	}
 //
-// Directives are any of Caddy's that a route can have, and run in the order they
-// are written in.
+// Directives are those that Caddy allows in a route. They run in the order in which they
+// are written.
 func (g *Route) UnmarshalHelper(h httpcaddyfile.Helper) error {
 	b, err := upstream.ReadBlock(h, "route { <directives> }")
 	if err != nil {

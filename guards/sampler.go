@@ -11,16 +11,17 @@ import (
 	lines "github.com/push-it/pushit/internal/sampler"
 )
 
-// A sampler logs refusals, and how many lines it left out.
+// A sampler logs refusals, but only a few lines a second. It also logs how many it left
+// out.
 type sampler struct {
 	log   *slog.Logger
-	lines lines.Keyed // by level, gate and guard, which the configuration names
+	lines lines.Keyed // by level, gate and guard, which come from the configuration
 }
 
 func newSampler(log *slog.Logger) *sampler { return &sampler{log: log} }
 
-// refused logs a refusal, at error if it is a failure; about says of what, so that
-// a flood of one thing hides no other.
+// refused logs a refusal; a failure is logged as an error. Refusals with different values
+// of about are counted apart, so a flood of one kind does not hide the others.
 func (s *sampler) refused(level slog.Level, about string, attrs []slog.Attr) {
 	ctx := context.Background()
 	if !s.log.Enabled(ctx, level) {

@@ -10,15 +10,15 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// A SnapshotReader is a guard that names placeholders whose values have to be looked
-// up when a session opens.
+// A SnapshotReader is a guard that uses placeholders whose values must be looked up when
+// a session opens.
 type SnapshotReader interface {
 	// ReadsSnapshot returns their names, without braces.
 	ReadsSnapshot() []string
 }
 
-// SnapshotNames returns what the guards name of the request that opens a session,
-// for [Env.Snapshot].
+// SnapshotNames returns the names of the placeholders that the guards need from the
+// request that opens a session, for [Env.Snapshot].
 func SnapshotNames(guards []NamedGuard) (names []string) {
 	walk(guards, func(g NamedGuard) {
 		if reader, ok := g.Guard.(SnapshotReader); ok {

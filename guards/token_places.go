@@ -12,17 +12,17 @@ import (
 	"github.com/push-it/pushit/guards/internal/token"
 )
 
-// tokenPlaces are where an agent may present a token. The credentials of
-// /meta/connect come first, then these in their order; the first place that has
-// one counts, whatever the others have. A place that is "" is not looked at.
+// tokenPlaces are the places in which an agent may present a token. The credentials of
+// /meta/connect come first, then these in their order. The first place that has a token
+// counts. A place that is "" is not used.
 type tokenPlaces struct {
-	header string // canonical; Authorization has it behind the word Bearer
+	header string // canonical; Authorization has the token behind the word Bearer
 	cookie string
 	query  string
 }
 
-// find returns the token that the agent presents; presented is false when there
-// is none. What is presented and cannot be a token is "".
+// find returns the token that the agent presents. presented is false if there is none. If
+// the agent presents something that cannot be a token, find returns "".
 func (p *tokenPlaces) find(q *Question) (text string, presented bool) {
 	if text, presented = token.InCredentials(q.Credentials); presented {
 		return text, true
@@ -50,15 +50,15 @@ func (p *tokenPlaces) find(q *Question) (text string, presented bool) {
 	return "", false
 }
 
-// snapshotHeader returns the values of a header field, whose name is canonical,
-// as [Question.Request] would have them: what guards learned last, else what the
-// client sent, unless that is not to be believed.
+// snapshotHeader returns the values of a header field as [Question.Request] would have
+// them: what guards have learned, or else what the client sent, if clients may set the
+// field. name is canonical.
 func snapshotHeader(q *Question, name string) (values []string) {
 	for _, f := range slices.Backward(q.Learned.Header) {
 		if http.CanonicalHeaderKey(f.Name) != name {
 			continue
 		}
-		if f.Value == "" { // it is deleted
+		if f.Value == "" { // a guard has removed the field
 			return nil
 		}
 		return []string{f.Value}

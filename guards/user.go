@@ -16,9 +16,9 @@ import (
 
 func init() { caddy.RegisterModule(new(User)) }
 
-// User passes when the agent is one of the users, or, when none is named, when
-// it is anybody at all; else it denies. Who the agent is, says what stands
-// before pushit in the site (basic_auth), else its connect gate.
+// User passes if the agent is one of the users, or, if none is listed, if it is any
+// authenticated user. Otherwise it denies. The user comes from what stands before pushit
+// in the site, such as basic_auth, or else from the connect gate.
 type User struct {
 	// IDs are the users. Default: everybody who is authenticated.
 	IDs []string `json:"ids,omitempty"`
@@ -73,8 +73,8 @@ func (g *User) Decide(_ context.Context, q *Question) Answer {
 //
 //	user [<id...>]
 //
-// An id that an environment variable gives is written in quotes, as "{$ADMIN}":
-// without them nothing is left of one that is not set, and user alone is anybody.
+// Write an id from an environment variable in quotes, as "{$ADMIN}". Without quotes an
+// unset variable leaves nothing, and user without an id passes every authenticated user.
 func (g *User) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the guard's word
 	for d.NextArg() {

@@ -12,18 +12,17 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// maxTo is the most channels that one publish goes to.
+// maxTo is the largest number of channels that one publish goes to.
 const maxTo = 16
 
 // verbs are what a gate does after it has allowed.
 type verbs struct {
-	to        []string // publish: where to, in place of the message's channel
-	transform *Program // publish, deliver: the data, in place of the message's
-	discard   bool     // publish: nowhere
+	to        []string // publish: the channels, instead of the message's
+	transform *Program // publish, deliver: the data, instead of the message's
+	discard   bool     // publish: publish nothing
 }
 
-// publishing returns what becomes of a message that may be published; nil leaves
-// it as it is.
+// publishing returns what to publish in place of a message; nil is the message itself.
 func (v *verbs) publishing(ctx context.Context, q *Question) (*hub.Publishing, error) {
 	l := &q.Learned
 	p := hub.Publishing{Channels: l.Channels, Data: l.Data, Discard: l.Drop || v.discard}
@@ -46,8 +45,8 @@ func (v *verbs) publishing(ctx context.Context, q *Question) (*hub.Publishing, e
 	return &p, nil
 }
 
-// transformed returns the data that transform makes of a message, which is to be
-// no larger than what an agent may send.
+// transformed returns the data that transform makes of a message. The data must not be
+// larger than what an agent may send.
 func (v *verbs) transformed(ctx context.Context, q *Question) ([]byte, error) {
 	data, err := v.transform.Value(ctx, q)
 	if err != nil {
@@ -59,8 +58,8 @@ func (v *verbs) transformed(ctx context.Context, q *Question) ([]byte, error) {
 	return data, nil
 }
 
-// transformFailed is the answer where a transform has failed: invalid where the data of
-// the message are to blame.
+// transformFailed returns the answer for a transform that failed. It is invalid if the
+// data of the message is the cause.
 func transformFailed(err error) Answer {
 	if fault, ok := errors.AsType[*expr.DataFault](err); ok {
 		return Answer{Kind: Deny, Invalid: true, Reason: fault.Reason(), Err: err}
@@ -76,8 +75,8 @@ func withData(q *hub.Question, data []byte) *hub.Question {
 	return &c
 }
 
-// Deliver implements hub.DeliverGate: what the guards do not allow, or cannot
-// decide, is dropped.
+// Deliver implements hub.DeliverGate. It drops a message if the guards do not allow it or
+// cannot decide.
 func (c *Chain) Deliver(a *hub.Agent, m *hub.Message) (out *hub.Message) {
 	hq := &hub.Question{Gate: hub.GateDeliver, Agent: a, Channel: m.Channel, Message: m, Credentials: a.Credentials(), Identity: a.Identity()}
 	q := c.question(hq)
@@ -87,7 +86,7 @@ func (c *Chain) Deliver(a *hub.Agent, m *hub.Message) (out *hub.Message) {
 			out = nil
 		}
 	}()
-	ctx := context.Background() // local guards are bounded by themselves
+	ctx := context.Background() // local guards need no deadline
 	_, name, answer := c.ask(ctx, q, nil)
 	switch answer.Kind {
 	case Pass, Allow:
@@ -95,7 +94,7 @@ func (c *Chain) Deliver(a *hub.Agent, m *hub.Message) (out *hub.Message) {
 		c.report(q, name, answer)
 		return nil
 	default:
-		if answer.Err != nil { // an expression that failed, not one that said no
+		if answer.Err != nil { // the expression failed; it did not just say no
 			c.report(q, name, Answer{Kind: Unavailable, Err: answer.Err})
 		}
 		return nil
@@ -109,7 +108,7 @@ func (c *Chain) Deliver(a *hub.Agent, m *hub.Message) (out *hub.Message) {
 		return nil
 	}
 	if len(data) > 0 && len(data) == len(m.Data) && &data[0] == &m.Data[0] {
-		return m // it is the message's own data: so is the encoding that all share
+		return m // these are the message's own bytes, so all receivers can share its encoding
 	}
 	return hub.NewMessage(m.Channel, m.UUID, data)
 }

@@ -295,13 +295,13 @@ func (a *Agent) tick() time.Duration {
 		a.mu.Unlock()
 		return 0
 	case a.state == stateOpen:
-		notify = a.closeLocked(CloseTimeout, "no /meta/connect came in time", time.Second)
+		notify = a.closeLocked(CloseTimeout, "/meta/connect did not arrive in time", time.Second)
 	case now < a.beat:
 		due, notify = a.leases.tickLocked(now)
 	case silence >= 2*p.Heartbeat-p.Heartbeat/4 && !a.receiving.Load():
 		// A quarter less than two intervals, because an answer to the ping before the
 		// last one came a little later than that ping.
-		notify = a.closeLocked(CloseTimeout, "nothing was heard from you for two heartbeats", time.Second)
+		notify = a.closeLocked(CloseTimeout, "the server heard nothing from you for two heartbeats", time.Second)
 	default:
 		a.beat = now + p.Heartbeat
 		due, notify = a.leases.tickLocked(now)

@@ -11,7 +11,7 @@ import (
 )
 
 // unanswered is the verdict when a gate does not answer.
-var unanswered = Verdict{Refusal: &Refusal{CodeUnavailable, "whether this is allowed could not be found out in time", time.Second}}
+var unanswered = Verdict{Refusal: &Refusal{CodeUnavailable, "the server could not find out in time whether this is allowed", time.Second}}
 
 func isLocal(g Gate) bool {
 	l, ok := g.(LocalGate)
@@ -115,7 +115,7 @@ func (a *Agent) tellDisconnect(p *Policy) {
 	if a.hub.partings.Add(1) > maxPartings {
 		a.hub.partings.Add(-1)
 		a.hub.counts.overflow[QueueDisconnect].Add(1)
-		p.Log.Error("the disconnect gate was not told, it is too far behind", "agent", a.UUID(), "behind", maxPartings)
+		p.Log.Error("the disconnect gate was not asked: too many questions to it are open", "agent", a.UUID(), "open", maxPartings)
 		return
 	}
 	q.askRemote(context.Background(), g, func(Verdict) { a.hub.partings.Add(-1) })

@@ -49,7 +49,7 @@ func decodeFrame(frame []byte) (inbound, *Refusal) {
 
 	i := s.Begin()
 	if i >= 0 && i < len(frame) && frame[i] != '{' {
-		return inbound{}, refuse(CodeInvalid, "a frame is one JSON object; this is something else")
+		return inbound{}, refuse(CodeInvalid, "a frame must be one JSON object")
 	}
 	var channel, uuid, agentID, data []byte // as JSON, nil where absent
 	var space bool                          // in data
@@ -68,7 +68,7 @@ func decodeFrame(frame []byte) (inbound, *Refusal) {
 				data, space = value, s.SkippedSpace()
 			default:
 				if fault == nil {
-					fault = refuse(CodeInvalid, "a frame has no "+jsontext.Excerpt(key)+", only channel, uuid, agentId and data")
+					fault = refuse(CodeInvalid, "a frame has no "+jsontext.Excerpt(key)+": its keys are channel, uuid, agentId and data")
 				}
 			}
 		})

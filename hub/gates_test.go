@@ -261,9 +261,9 @@ func TestGateTimeoutAndPanic(t *testing.T) {
 		p := b.join()
 		p.Send(publish("x", "1", "1"), subscribe("y"))
 		b.want(p, `{"channel":"/meta/subscribe","uuid":"s","data":{"channel":"y"},"successful":false,`+
-			`"error":"whether this is allowed could not be found out in time","code":"unavailable","retry":1000}`)
+			`"error":"the server could not find out in time whether this is allowed","code":"unavailable","retry":1000}`)
 		time.Sleep(1100 * time.Millisecond)
-		b.want(p, `{"channel":"/meta/error","uuid":"1","error":"whether this is allowed could not be found out in time","code":"unavailable","retry":1000}`)
+		b.want(p, `{"channel":"/meta/error","uuid":"1","error":"the server could not find out in time whether this is allowed","code":"unavailable","retry":1000}`)
 		time.Sleep(100 * time.Second) // the late answer changes nothing
 	})
 }
@@ -452,8 +452,8 @@ func TestAnotherAgentID(t *testing.T) {
 		p.Send(`{"channel":"x","uuid":"1","agentId":"agent1","data":1}`, `{"channel":"x","uuid":"2","agentId":"other","data":2}`,
 			`{"channel":"/meta/subscribe","uuid":"3","agentId":"other","data":{"channel":"y"}}`)
 		b.want(p, message("x", "1", "1"), published("1"),
-			`{"channel":"/meta/error","uuid":"2","error":"this agentId is not the one this session connected with","code":"invalid"}`,
-			`{"channel":"/meta/subscribe","uuid":"3","agentId":"other","data":{"channel":"y"},"successful":false,"error":"this agentId is not the one this session connected with","code":"invalid"}`)
+			`{"channel":"/meta/error","uuid":"2","error":"this session connected with another agentId","code":"invalid"}`,
+			`{"channel":"/meta/subscribe","uuid":"3","agentId":"other","data":{"channel":"y"},"successful":false,"error":"this session connected with another agentId","code":"invalid"}`)
 	})
 }
 

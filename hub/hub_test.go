@@ -503,7 +503,7 @@ func TestHandshakeDeadline(t *testing.T) {
 		b.want(late, connected("late"))
 		b.want(silent)
 		time.Sleep(time.Second)
-		b.want(silent, `{"channel":"/meta/close","code":4408,"error":"no /meta/connect came in time","retry":1000}`)
+		b.want(silent, `{"channel":"/meta/close","code":4408,"error":"/meta/connect did not arrive in time","retry":1000}`)
 		b.wantClose(silent, hub.CloseTimeout)
 		time.Sleep(5 * time.Second)
 		if !late.Agent.IsConnected() {
@@ -568,7 +568,7 @@ func TestRepeatedPublishes(t *testing.T) {
 
 		p.Send(publish("a", "u", "2"))
 		b.want(s)
-		b.want(p, `{"channel":"/meta/error","uuid":"u","error":"this uuid was used for other data on this channel","code":"invalid"}`)
+		b.want(p, `{"channel":"/meta/error","uuid":"u","error":"this uuid was already used for other data on this channel","code":"invalid"}`)
 
 		p.Send(publish("b", "u", "2")) // another channel, another publication
 		b.want(s, message("b", "u", "2"))
@@ -640,7 +640,7 @@ func TestBrokerAway(t *testing.T) {
 		b := &bubble{T: t, hub: h, policy: h.Use(&hub.Policy{})}
 		p := b.join("a")
 		p.Send(publish("a", "u", "1"))
-		b.want(p, `{"channel":"/meta/error","uuid":"u","error":"the message could not be passed on; try again","code":"unavailable","retry":1000}`)
+		b.want(p, `{"channel":"/meta/error","uuid":"u","error":"the server could not publish the message; try again","code":"unavailable","retry":1000}`)
 		broker.fail = false
 		p.Send(publish("a", "u", "1")) // was not published: not a repetition
 		b.want(p, message("a", "u", "1"), published("u"))
@@ -663,7 +663,7 @@ func TestReloadMovesAgents(t *testing.T) {
 		}
 		publisher.Send(publish("news", "1", "1"), publish("news", "2", `"`+strings.Repeat("x", 60)+`"`))
 		b.want(p, message("news", "1", "1"))
-		b.want(publisher, published("1"), `{"channel":"/meta/error","uuid":"2","error":"a message of 99 bytes; 60 are the most","code":"limit"}`)
+		b.want(publisher, published("1"), `{"channel":"/meta/error","uuid":"2","error":"the message has 99 bytes; at most 60 are allowed","code":"limit"}`)
 
 		b.hub.Drop(next)
 		b.want(p, `{"channel":"/meta/close","code":4410,"error":"this endpoint is no longer served","retry":false}`)

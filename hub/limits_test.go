@@ -20,8 +20,8 @@ func TestTooMuch(t *testing.T) {
 	long := strings.Repeat("n", 21)
 	deep := strings.Repeat("[", 40) + strings.Repeat("]", 40)
 	for _, c := range []struct{ name, frame, want string }{
-		{"message", publish("a", "u", `"`+strings.Repeat("x", 300)+`"`), `"uuid":"u","error":"a message of 336 bytes; 300 are the most","code":"limit"`},
-		{"frame", publish("a", "u", `"`+strings.Repeat("x", 3000)+`"`), `"uuid":"u","error":"a frame of 3036 bytes; 1124 are the most","code":"limit"`},
+		{"message", publish("a", "u", `"`+strings.Repeat("x", 300)+`"`), `"uuid":"u","error":"the message has 336 bytes; at most 300 are allowed","code":"limit"`},
+		{"frame", publish("a", "u", `"`+strings.Repeat("x", 3000)+`"`), `"uuid":"u","error":"the frame has 3036 bytes; at most 1124 are allowed","code":"limit"`},
 		{"channel's name", publish(long, "u", "1"), `"uuid":"u"`},
 		{"subscription's name", subscribe(long), `"successful":false`},
 		{"channels", subscribe("three"), `"successful":false,"error":"more than 2 channels for one agent","code":"limit"`},
@@ -63,7 +63,7 @@ func TestTooMuch(t *testing.T) {
 		{"subscribe to many", `{"channel":"/meta/subscribe","uuid":"u","data":{"channel":["a","b"]}}`, `"successful":false`},
 		{"refresh as another", `{"channel":"/meta/connect","uuid":"u","agentId":"z"}`, `"successful":false`},
 		{"refresh as nobody", `{"channel":"/meta/connect","uuid":"u"}`, `"code":"invalid"`},
-		{"credentials", `{"channel":"/meta/connect","uuid":"u","agentId":"agent1","data":{"credentials":"` + strings.Repeat("x", 200) + `"}}`, `"successful":false,"error":"credentials of 202 bytes; 100 are the most","code":"limit"`},
+		{"credentials", `{"channel":"/meta/connect","uuid":"u","agentId":"agent1","data":{"credentials":"` + strings.Repeat("x", 200) + `"}}`, `"successful":false,"error":"the credentials have 202 bytes; at most 100 are allowed","code":"limit"`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			inBubble(t, hub.Policy{Limits: limits}, func(b *bubble) {
@@ -93,7 +93,7 @@ func TestLimitsAreWhatIsAllowed(t *testing.T) {
 		p.Send(sized(size))
 		b.want(p, published("u"))
 		p.Send(sized(size + 1))
-		b.want(p, `{"channel":"/meta/error","uuid":"u","error":"a frame of 3001 bytes; 3000 are the most","code":"limit"}`)
+		b.want(p, `{"channel":"/meta/error","uuid":"u","error":"the frame has 3001 bytes; at most 3000 are allowed","code":"limit"}`)
 	})
 	inBubble(t, hub.Policy{Limits: hub.Limits{MessageSize: 256, CredentialsSize: 100}}, func(b *bubble) {
 		p := b.open()
@@ -102,7 +102,7 @@ func TestLimitsAreWhatIsAllowed(t *testing.T) {
 		p.Send(sized(256))
 		b.want(p, published("u"))
 		p.Send(sized(257))
-		b.want(p, `{"channel":"/meta/error","uuid":"u","error":"a message of 257 bytes; 256 are the most","code":"limit"}`)
+		b.want(p, `{"channel":"/meta/error","uuid":"u","error":"the message has 257 bytes; at most 256 are allowed","code":"limit"}`)
 	})
 }
 
@@ -110,7 +110,7 @@ func TestTooLargeCredentialsAtFirst(t *testing.T) {
 	inBubble(t, hub.Policy{Limits: hub.Limits{CredentialsSize: 100}}, func(b *bubble) {
 		p := b.open()
 		p.Send(`{"channel":"/meta/connect","uuid":"u","agentId":"a","data":{"credentials":"` + strings.Repeat("x", 100) + `"}}`)
-		b.want(p, `{"channel":"/meta/connect","uuid":"u","agentId":"a","successful":false,"error":"credentials of 102 bytes; 100 are the most","code":"limit"}`)
+		b.want(p, `{"channel":"/meta/connect","uuid":"u","agentId":"a","successful":false,"error":"the credentials have 102 bytes; at most 100 are allowed","code":"limit"}`)
 		p.Send(connect("a"))
 		b.want(p, connected("a"))
 	})
@@ -120,7 +120,7 @@ func TestTooManyChannels(t *testing.T) {
 	inBubble(t, hub.Policy{Limits: hub.Limits{Channels: 3}}, func(b *bubble) {
 		p := b.join("one", "two/*", "three")
 		p.Send(subscribe("four"))
-		b.want(p, `{"channel":"/meta/subscribe","uuid":"s","data":{"channel":"four"},"successful":false,"error":"the server has as many channels as it takes, 3","code":"limit"}`)
+		b.want(p, `{"channel":"/meta/subscribe","uuid":"s","data":{"channel":"four"},"successful":false,"error":"the server has reached its limit of 3 channels","code":"limit"}`)
 		b.join("three") // it is there already
 		p.Send(unsubscribe("one"), subscribe("four"))
 		b.want(p, unsubscribed("one"), subscribed("four"))

@@ -261,7 +261,7 @@ func TestFailedWritesAreGoneOrSlow(t *testing.T) {
 		}{
 			"reset":    {syscall.ECONNRESET, hub.CloseNormal, hub.DropGone, "the connection is gone"},
 			"closed":   {net.ErrClosed, hub.CloseNormal, hub.DropGone, "the connection is gone"},
-			"too late": {os.ErrDeadlineExceeded, hub.CloseSlow, hub.DropSlow, "the connection does not take what is written"},
+			"too late": {os.ErrDeadlineExceeded, hub.CloseSlow, hub.DropSlow, "the connection does not take any more data"},
 		} {
 			t.Run(fmt.Sprintf("%s, blocks %t", name, blocks), func(t *testing.T) {
 				inBubble(t, hub.Policy{}, func(b *bubble) {

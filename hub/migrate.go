@@ -92,7 +92,7 @@ func (m *migration) stays() (r *Refusal) {
 	}
 	defer func() {
 		if v := recover(); v != nil {
-			p.Log.Error("looking at an agent's session panicked", "agent", a.UUID(), "panic", fmt.Sprint(v))
+			p.Log.Error("checking whether an agent may stay panicked", "agent", a.UUID(), "panic", fmt.Sprint(v))
 			r = unanswered.Refusal
 		}
 	}()

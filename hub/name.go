@@ -24,7 +24,7 @@ const MaxNameLength = 255
 // the same but differ.
 func CheckName(s string, limit int) *Refusal {
 	if strings.HasPrefix(s, "/meta/") {
-		return refuse(CodeInvalid, "a channel's name cannot begin with /meta/, which is the protocol's own")
+		return refuse(CodeInvalid, "a channel's name cannot begin with /meta/, which is reserved for the protocol")
 	}
 	return nameCheck(s, limit, "a channel's name")
 }
@@ -44,7 +44,7 @@ func CheckPattern(s string, limit int) *Refusal {
 	}
 	name, ok := strings.CutSuffix(s, "/*")
 	if !ok || strings.Contains(name, "*") {
-		return refuse(CodeInvalid, "in a subscription * can only be the whole last segment: stories/* has everything below stories/, and * alone has everything")
+		return refuse(CodeInvalid, "in a pattern * must be the whole last segment: stories/* matches everything below stories/, and * alone matches everything")
 	}
 	return nameCheck(name, limit, "what stands before /* in a pattern")
 }
@@ -98,7 +98,7 @@ func nameCheck(s string, limit int, what string) *Refusal {
 		case c <= ' ' || c == 0x7f:
 			return nameBadCharacter(rune(c), i, what)
 		case c == '*' || c == '{' || c == '}':
-			return refuse(CodeInvalid, fmt.Sprintf("%s cannot contain %c, as it does at byte %d", what, c, i))
+			return refuse(CodeInvalid, fmt.Sprintf("%s cannot contain %c (found at byte %d)", what, c, i))
 		case c == '/':
 			if r := nameSegment(s[segment:i], segment, what); r != nil {
 				return r
@@ -113,9 +113,9 @@ func nameCheck(s string, limit int, what string) *Refusal {
 func nameSegment(segment string, at int, what string) *Refusal {
 	switch segment {
 	case "":
-		return refuse(CodeInvalid, fmt.Sprintf("%s cannot have an empty segment, as it does at byte %d: no / at its beginning or end, and no two in a row", what, at))
+		return refuse(CodeInvalid, fmt.Sprintf("%s cannot have an empty segment (found at byte %d): no / at the beginning or end, and no two in a row", what, at))
 	case ".", "..":
-		return refuse(CodeInvalid, fmt.Sprintf("%s cannot have %s as a segment, as it does at byte %d", what, segment, at))
+		return refuse(CodeInvalid, fmt.Sprintf("%s cannot have %s as a segment (found at byte %d)", what, segment, at))
 	}
 	return nil
 }
@@ -132,5 +132,5 @@ func nameBadCharacter(r rune, at int, what string) *Refusal {
 	case unicode.Is(unicode.Cf, r):
 		kind = "an invisible format character"
 	}
-	return refuse(CodeInvalid, fmt.Sprintf("%s cannot contain %s, as it does at byte %d (%U)", what, kind, at, r))
+	return refuse(CodeInvalid, fmt.Sprintf("%s cannot contain %s (found at byte %d: %U)", what, kind, at, r))
 }

@@ -145,7 +145,7 @@ func (o *op) finish() {
 }
 
 // refreshing is the answer to a refresh that comes too soon after another one.
-var refreshing = &Refusal{CodeLimit, "a refresh of this session is under way, or was just done", time.Second}
+var refreshing = &Refusal{CodeLimit, "this session is being refreshed, or was refreshed just now", time.Second}
 
 // do asks the gate of o, if there is one. It applies o when the gate has answered and all
 // earlier operations on the same channel are complete. It blocks while the agent has

@@ -23,7 +23,7 @@ func (o *op) publish() AnswerName {
 		a.answer(&o.in, nil)
 		return Allowed
 	case repeatConflict:
-		a.answer(&o.in, refuse(CodeInvalid, "this uuid was used for other data on this channel"))
+		a.answer(&o.in, refuse(CodeInvalid, "this uuid was already used for other data on this channel"))
 		return AnswerName(CodeInvalid)
 	}
 	for i, m := range o.publications() {
@@ -36,7 +36,7 @@ func (o *op) publish() AnswerName {
 			continue // a channel already has it, so the client must not send it again
 		}
 		a.hub.repeats.forget(key)
-		a.answer(&o.in, &Refusal{CodeUnavailable, "the message could not be passed on; try again", time.Second})
+		a.answer(&o.in, &Refusal{CodeUnavailable, "the server could not publish the message; try again", time.Second})
 		return AnswerName(CodeUnavailable)
 	}
 	most := max(a.policy.Load().Limits.QueueMessages/owedShare, 1)

@@ -45,7 +45,7 @@ func (q *quota) enter(key netip.Prefix, l Limits) *Refusal {
 	s := q.by[key]
 	switch counted := key.IsValid(); {
 	case full(q.total, l.Agents):
-		return &Refusal{CodeUnavailable, "the server has as many sessions as it takes; try again later", quotaRetry}
+		return &Refusal{CodeUnavailable, "the server has reached its limit of sessions; try again later", quotaRetry}
 	case counted && full(s.all, l.AgentsPerIP):
 		return &Refusal{CodeLimit, fmt.Sprintf("more than %d sessions from one address", l.AgentsPerIP), quotaRetry}
 	case counted && full(s.unconnected, l.UnconnectedPerIP):

@@ -208,14 +208,14 @@ func (ls *leases) seeTo(due *review) {
 
 // Why a lease has ended.
 var (
-	expired        = refuse(CodeExpired, "the right to receive this channel has expired")
-	expiredConnect = &Refusal{CodeExpired, "your right to be connected has expired", time.Second}
+	expired        = refuse(CodeExpired, "your permission to receive this channel has expired")
+	expiredConnect = &Refusal{CodeExpired, "your permission to be connected has expired", time.Second}
 )
 
 // tooLate is why a lease ends when its gate did not answer after a reload. The retry is
 // random, so that the agents do not come back all at once.
 func tooLate() *Refusal {
-	return &Refusal{CodeUnavailable, "whether this is still allowed could not be found out", cutRetry()}
+	return &Refusal{CodeUnavailable, "the server could not find out whether this is still allowed", cutRetry()}
 }
 
 // planReview sets the agent's timer to when its first lease is due.

@@ -39,7 +39,7 @@ func (a *Agent) ReceiveTooLarge(begin []byte) {
 		return
 	}
 	in, _ := decodeFrame(begin) // only for the uuid
-	a.reply(appendError(nil, in.uuid, refuse(CodeLimit, fmt.Sprintf("this frame is too large; %d bytes are the most", p.Limits.FrameSize()))))
+	a.reply(appendError(nil, in.uuid, refuse(CodeLimit, fmt.Sprintf("the frame is too large; at most %d bytes are allowed", p.Limits.FrameSize()))))
 }
 
 // admits waits until there is room for answers, and takes a token of the frame rate. It
@@ -63,7 +63,7 @@ func (box *inbox) handle(frame []byte) {
 	p := a.policy.Load()
 	if len(frame) > p.Limits.FrameSize() {
 		in, _ := decodeFrame(frame) // only for the uuid
-		a.reply(appendError(nil, in.uuid, refuse(CodeLimit, fmt.Sprintf("a frame of %d bytes; %d are the most", len(frame), p.Limits.FrameSize()))))
+		a.reply(appendError(nil, in.uuid, refuse(CodeLimit, fmt.Sprintf("the frame has %d bytes; at most %d are allowed", len(frame), p.Limits.FrameSize()))))
 		return
 	}
 	in, r := decodeFrame(frame)
@@ -108,9 +108,9 @@ func (box *inbox) mayAct(p *Policy, in *inbound, size int) *Refusal {
 	case state != stateConnected:
 		return refuse(CodeUnavailable, "this session is being closed")
 	case in.hasAgentID && in.agentID != id:
-		return refuse(CodeInvalid, "this agentId is not the one this session connected with")
+		return refuse(CodeInvalid, "this session connected with another agentId")
 	case size > p.Limits.MessageSize:
-		return refuse(CodeLimit, fmt.Sprintf("a message of %d bytes; %d are the most", size, p.Limits.MessageSize))
+		return refuse(CodeLimit, fmt.Sprintf("the message has %d bytes; at most %d are allowed", size, p.Limits.MessageSize))
 	}
 	return nil
 }
@@ -140,7 +140,7 @@ func (box *inbox) connect(p *Policy, in *inbound) {
 	case !in.hasAgentID:
 		r = refuse(CodeInvalid, "/meta/connect needs an agentId: 1 to 64 of A-Z, a-z, 0-9, _ and -")
 	case len(credentials) > p.Limits.CredentialsSize:
-		r = refuse(CodeLimit, fmt.Sprintf("credentials of %d bytes; %d are the most", len(credentials), p.Limits.CredentialsSize))
+		r = refuse(CodeLimit, fmt.Sprintf("the credentials have %d bytes; at most %d are allowed", len(credentials), p.Limits.CredentialsSize))
 	}
 	if r != nil {
 		a.answer(in, r)

@@ -347,7 +347,7 @@ func TestReloadGraceEnds(t *testing.T) {
 			time.Sleep(8 * time.Second)
 			b.want(p)
 			time.Sleep(2*time.Second + 200*time.Millisecond)
-			b.wantCut(p, "whether this is still allowed could not be found out")
+			b.wantCut(p, "the server could not find out whether this is still allowed")
 			<-r.Done()
 			if e := r.Effects(); e.Cut != 1 || e.Late != 1 {
 				b.Errorf("the reload has done %+v", e)
@@ -648,7 +648,7 @@ func TestReloadLowersLimits(t *testing.T) {
 			b.Fatalf("%d messages came, want 101: the last is %s", len(got), got[len(got)-1])
 		}
 		p.Send(subscribe("d"))
-		b.want(p, `{"channel":"/meta/subscribe","uuid":"s","data":{"channel":"d"},"successful":false,"error":"the server has as many channels as it takes, 1","code":"limit"}`)
+		b.want(p, `{"channel":"/meta/subscribe","uuid":"s","data":{"channel":"d"},"successful":false,"error":"the server has reached its limit of 1 channels","code":"limit"}`)
 		publisher.Send(publish("b", "1", "1"), publish("c", "2", "2"))
 		b.want(p, message("b", "1", "1"), message("c", "2", "2"))
 		if _, err := b.hub.Open(b.policy, hub.Opening{}); err == nil {

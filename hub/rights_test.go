@@ -174,7 +174,7 @@ func TestOneRefreshAtATime(t *testing.T) {
 		w.answer("connect ", hub.Allow)
 		p := b.join()
 		p.Send(connect("agent1"), strings.Replace(connect("agent1"), `"c"`, `"second"`, 1))
-		b.want(p, `{"channel":"/meta/connect","uuid":"second","agentId":"agent1","successful":false,"error":"a refresh of this session is under way, or was just done","code":"limit","retry":1000}`)
+		b.want(p, `{"channel":"/meta/connect","uuid":"second","agentId":"agent1","successful":false,"error":"this session is being refreshed, or was refreshed just now","code":"limit","retry":1000}`)
 		w.answer("connect ", hub.Allow)
 		b.want(p, connected("agent1"))
 	})
@@ -198,7 +198,7 @@ func TestConnectionExpires(t *testing.T) {
 			b.Errorf("the silent question was told: %q", got)
 		}
 		b.stay(2*time.Second, p)
-		if got := lines(p); len(got) != 1 || got[0] != `{"channel":"/meta/close","code":4403,"error":"your right to be connected has expired","retry":1000}` {
+		if got := lines(p); len(got) != 1 || got[0] != `{"channel":"/meta/close","code":4403,"error":"your permission to be connected has expired","retry":1000}` {
 			b.Errorf("got %q", got)
 		}
 		b.wantClose(p, hub.CloseCut)

@@ -31,7 +31,7 @@ func (h *Hub) subscribe(o *op, answer []byte) (r *Refusal, stale bool) {
 	for {
 		n := d.obtain(key, fits)
 		if n == nil {
-			return refuse(CodeLimit, fmt.Sprintf("the server has as many channels as it takes, %d", limits.Channels)), false
+			return refuse(CodeLimit, fmt.Sprintf("the server has reached its limit of %d channels", limits.Channels)), false
 		}
 		n.mu.Lock()
 		if n.dead {
@@ -114,7 +114,7 @@ func (ls *leases) subscribeAll(channels []string) {
 	a := ls.agent
 	for _, ch := range channels {
 		if r := CheckPattern(ch, MaxNameLength); r != nil {
-			a.policy.Load().Log.Error("the connect gate named what is not a channel", "channel", ch, "agent", a.UUID(), "error", r)
+			a.policy.Load().Log.Error("the connect gate named an invalid channel", "channel", ch, "agent", a.UUID(), "error", r)
 			continue
 		}
 		in := &inbound{channel: metaSubscribe, uuid: uuid.NewString(), data: channelData(ch)}
@@ -125,7 +125,7 @@ func (ls *leases) subscribeAll(channels []string) {
 			r, stale = a.hub.subscribe(o, answerTo(in, nil))
 		}
 		if r != nil {
-			a.policy.Load().Log.Error("a subscription by the connect gate failed", "channel", ch, "agent", a.UUID(), "error", r)
+			a.policy.Load().Log.Error("subscribing for the connect gate failed", "channel", ch, "agent", a.UUID(), "error", r)
 		}
 	}
 }

@@ -380,7 +380,7 @@ func (o *outbox) failLocked(err error, messages int) {
 	a.state = stateClosing
 	a.closeCode, a.closeReason = CloseNormal, "the connection is gone"
 	if slow {
-		a.closeCode, a.closeReason = CloseSlow, "the connection does not take what is written"
+		a.closeCode, a.closeReason = CloseSlow, "the connection does not take any more data"
 	}
 	a.leftBecause = "write failed: " + err.Error()
 	a.stateChangedLocked()

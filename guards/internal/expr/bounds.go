@@ -20,44 +20,42 @@ import (
 	"cel.dev/cel-go/interpreter"
 )
 
-// What clients send, an expression may walk through and compare, and they choose
-// what. So that a small rule does not become much work,
+// An expression can walk through and compare what clients send. So that a small rule
+// never becomes much work:
 //
-//   - an expression that loops is stopped after maxSteps, which bounds the memory
-//     it takes, too;
+//   - an expression with a loop stops after maxSteps, which also limits its memory;
 //   - functions that are worse than linear refuse arguments that are too large;
-//   - patterns are part of the rule, never of what a client sent.
+//   - patterns are part of the rule and never come from a client.
 //
-// What does not loop and calls none of those is linear in what it is given.
+// Everything else is linear in its input.
 //
-// Steps are counted, not time, so that a rule says the same of a message each
-// time, however busy the machine is. CEL counts costs, too, but what it does to
-// count them is quadratic.
+// The limit counts steps, not time, so a rule gives the same answer for a message however
+// busy the machine is. CEL can count costs itself, but counting is quadratic.
 const (
-	// maxSteps is the most that an expression that loops may evaluate: each value
-	// that is looked at or made is a step, and so is each in it, and each textStep
-	// bytes of text. They take 20 to 50 ms. To compare 64 KiB of numbers, 32,000,
-	// with another one is 160,000.
+	// maxSteps is the largest number of steps of an expression with a loop. Each value
+	// that is read or made is a step, and so is each value inside it, and each textStep
+	// bytes of text. So many steps take 20 to 50 ms. Comparing two lists of 32,000
+	// numbers (64 KiB) takes 160,000.
 	maxSteps = 250_000
-	// maxDeliverSteps is the same at deliver, where an expression is evaluated for
-	// each agent that a message goes to, by the goroutine that writes to them all:
-	// 1 to 2 ms.
+	// maxDeliverSteps is the same at deliver. There an expression is evaluated for each
+	// receiver, by the goroutine that writes to all of them. So many steps take 1 to 2
+	// ms.
 	maxDeliverSteps = 10_000
 	textStep        = 16
-	// maxNesting is how many loops may be in one another.
+	// maxNesting is how deep loops can be nested.
 	maxNesting = 4
-	// maxPairs is the most comparisons a function may make that compares each with
-	// each: about 5 ms.
+	// maxPairs is the largest number of comparisons in a function that compares each
+	// value with each other. They take about 5 ms.
 	maxPairs = 100_000
-	// maxScan is the most bytes of text, times those of the word that is looked for
-	// in it: 64 KiB for a word of 64, about 5 ms.
+	// maxScan limits searches: the bytes of the text times those of the word. A word of
+	// 64 bytes in 64 KiB takes about 5 ms.
 	maxScan = 4 << 20
-	// maxMatch is the most bytes of text, times the steps of the pattern it is held
-	// against: 64 KiB for 32 steps, 10 to 30 ms.
+	// maxMatch limits matching: the bytes of the text times the steps of the pattern. A
+	// pattern of 32 steps on 64 KiB takes 10 to 30 ms.
 	maxMatch = 2 << 20
-	// maxPattern is the most steps of a pattern.
+	// maxPattern is the largest number of steps of a pattern.
 	maxPattern = 1_000
-	// maxRange is the most elements of lists.range.
+	// maxRange is the largest number of elements of lists.range.
 	maxRange = 10_000
 )
 
@@ -67,8 +65,8 @@ var (
 	errTextTooLong  = errors.New("the text is too long for this search")
 )
 
-// A bound returns how many steps a call with such arguments is, beside those
-// of what it makes, or why it is refused.
+// A bound returns how many steps a call with such arguments takes, besides those of its
+// result. The error refuses the call.
 type bound func(args []ref.Val) (steps int, err error)
 
 var bounds = map[string]bound{
@@ -129,7 +127,7 @@ func boundJoin(args []ref.Val) (int, error) {
 	return 0, nil
 }
 
-// boundReplacing is that of regex.replace, for a pattern.
+// boundReplacing is the bound of regex.replace for one pattern.
 func boundReplacing(re *regexp.Regexp, args []ref.Val) error {
 	text, _ := args[0].(types.String)
 	to, _ := args[2].(types.String)
@@ -139,7 +137,7 @@ func boundReplacing(re *regexp.Regexp, args []ref.Val) error {
 	return nil
 }
 
-// weight is how many steps it is to look at v, if that is less than most.
+// weight returns how many steps it takes to read v. It may stop counting at most.
 func weight(v ref.Val, most int) int {
 	n := 1
 	switch v := v.(type) {
@@ -159,8 +157,8 @@ func weight(v ref.Val, most int) int {
 	return n
 }
 
-// spend counts the steps of an evaluation, and ends it when there are too many.
-// To fail would not do: in CEL, a loop goes on when a part of it fails.
+// spend counts steps, and stops the evaluation when there are too many. An error would
+// not stop it: in CEL, a loop goes on when a part of it fails.
 func spend(frame *interpreter.ExecutionFrame, v ref.Val, steps int) ref.Val {
 	found, _ := frame.ResolveName(activationName)
 	if vars, ok := found.(*activation); ok && vars.steps != unlimited {
@@ -171,7 +169,7 @@ func spend(frame *interpreter.ExecutionFrame, v ref.Val, steps int) ref.Val {
 	return v
 }
 
-// A meteredAttribute counts what a variable, or a part of it, is.
+// A meteredAttribute counts the steps of reading a variable or a part of it.
 type meteredAttribute struct {
 	interpreter.InterpretableAttribute
 }
@@ -181,7 +179,7 @@ func (a *meteredAttribute) Exec(frame *interpreter.ExecutionFrame) ref.Val {
 	return spend(frame, a.InterpretableAttribute.Exec(frame), 0)
 }
 
-// A meteredCall counts what a call makes.
+// A meteredCall counts the steps of a call's result.
 type meteredCall struct{ interpreter.InterpretableCall }
 
 // Exec implements interpreter.InterpretableV2.
@@ -189,7 +187,7 @@ func (c *meteredCall) Exec(frame *interpreter.ExecutionFrame) ref.Val {
 	return spend(frame, c.InterpretableCall.Exec(frame), 0)
 }
 
-// A boundedCall is one that refuses some arguments.
+// A boundedCall refuses arguments that are too large.
 type boundedCall struct {
 	interpreter.InterpretableCall
 	bound bound
@@ -211,7 +209,8 @@ func (c *boundedCall) Exec(frame *interpreter.ExecutionFrame) ref.Val {
 	return spend(frame, c.op(args...), steps)
 }
 
-// decorate returns what puts the bounds into a program, and meters, if it loops.
+// decorate returns a decorator that adds the bounds to a program, and the meters if it
+// has loops.
 func decorate(env *cel.Env, loops bool) (interpreter.InterpretableDecoratorV2, error) {
 	ops := make(map[string]functions.FunctionOp, len(bounds))
 	for name := range bounds {
@@ -245,8 +244,8 @@ func decorate(env *cel.Env, loops bool) (interpreter.InterpretableDecoratorV2, e
 	}, nil
 }
 
-// gathers reports whether a call adds to what a loop makes, which was counted
-// when it was made.
+// gathers reports whether a call adds to the result of a loop. The added value was
+// counted before.
 func gathers(call interpreter.InterpretableCall) bool {
 	switch call.Function() {
 	case "cel.@mapInsert":
@@ -258,13 +257,13 @@ func gathers(call interpreter.InterpretableCall) bool {
 	return false
 }
 
-// isAccumulator reports whether an attribute is what a loop gathers.
+// isAccumulator reports whether an attribute is the result that a loop builds.
 func isAccumulator(a interpreter.InterpretableAttribute) bool {
 	named, ok := a.Attr().(interpreter.NamespacedAttribute)
 	return ok && slices.Contains(named.CandidateVariableNames(), "@result")
 }
 
-// functionOp returns what the function of that name does.
+// functionOp returns the implementation of a function.
 func functionOp(env *cel.Env, name string) (functions.FunctionOp, error) {
 	overloads, err := env.Functions()[name].Bindings()
 	if err != nil {
@@ -289,8 +288,8 @@ func functionOp(env *cel.Env, name string) (functions.FunctionOp, error) {
 	return nil, fmt.Errorf("CEL has no function %s", name)
 }
 
-// patternFunctions are those that take a regular expression, as their second
-// argument; the first is the text that it is for.
+// patternFunctions are the functions whose second argument is a regular expression. The
+// first is the text.
 var patternFunctions = []string{"matches", "regex.extract", "regex.extractAll", "regex.replace"}
 
 // compilePattern compiles a regular expression of a rule, and counts its steps.
@@ -310,12 +309,12 @@ func compilePattern(pattern string) (re *regexp.Regexp, steps int, err error) {
 	return re, steps, err
 }
 
-// compileSteps is what it is worth to compile a step of a pattern, which all but
-// matches do each time.
+// compileSteps is what compiling one step of a pattern counts. All functions but matches
+// compile their pattern in each call.
 const compileSteps = 10
 
-// boundPatterns compiles regular expressions once, and bounds what they are held
-// against.
+// boundPatterns compiles regular expressions once, and limits the texts that they are
+// matched with.
 func boundPatterns(env *cel.Env) ([]*interpreter.RegexOptimization, error) {
 	var all []*interpreter.RegexOptimization
 	for _, name := range patternFunctions {
@@ -353,7 +352,7 @@ func boundPatterns(env *cel.Env) ([]*interpreter.RegexOptimization, error) {
 			}
 			return bounded, nil
 		}
-		// By overload, too: that goes before CEL's own.
+		// The overload is named, too, because otherwise CEL's own takes precedence.
 		for _, overload := range env.Functions()[name].OverloadDecls() {
 			all = append(all, &interpreter.RegexOptimization{Function: name, OverloadID: overload.ID(), RegexIndex: 1, Factory: factory})
 		}
@@ -375,13 +374,13 @@ var timeZoned = map[string]func(time.Time) int{
 	"getMilliseconds": func(t time.Time) int { return t.Nanosecond() / int(time.Millisecond) },
 }
 
-// zoneSteps is what it is worth to look up a time zone on the disk.
+// zoneSteps is what it counts to read a time zone from the disk.
 const zoneSteps = 200
 
-// inZone returns a call that takes a time zone. One that is written out is
-// looked up once.
+// inZone returns a call with a time zone. If the zone is a literal, it is looked up only
+// once.
 func inZone(env *cel.Env, call interpreter.InterpretableCall) (interpreter.InterpretableV2, error) {
-	if zone := writtenZone(call.Args()[1]); zone != nil {
+	if zone := literalZone(call.Args()[1]); zone != nil {
 		get := timeZoned[call.Function()]
 		return &boundedCall{call, func([]ref.Val) (int, error) { return 0, nil }, func(args ...ref.Val) ref.Val {
 			t, ok := args[0].(types.Timestamp)
@@ -395,15 +394,15 @@ func inZone(env *cel.Env, call interpreter.InterpretableCall) (interpreter.Inter
 	return &boundedCall{call, func([]ref.Val) (int, error) { return zoneSteps, nil }, op}, err
 }
 
-// writtenZone returns the time zone whose name is written out, else nil.
-func writtenZone(arg interpreter.InterpretableV2) *time.Location {
-	written, ok := arg.(interpreter.InterpretableConst)
+// literalZone returns the time zone of a literal, or nil if arg is not one.
+func literalZone(arg interpreter.InterpretableV2) *time.Location {
+	literal, ok := arg.(interpreter.InterpretableConst)
 	if !ok {
 		return nil
 	}
-	name, ok := written.Value().(types.String)
+	name, ok := literal.Value().(types.String)
 	if !ok || strings.Contains(string(name), ":") {
-		return nil // an offset is nothing to look up
+		return nil // offsets need no lookup
 	}
 	zone, err := time.LoadLocation(string(name))
 	if err != nil {

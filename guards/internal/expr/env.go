@@ -20,11 +20,10 @@ import (
 // A Scope is what an expression can name, which depends on the gate.
 type Scope struct{ gate hub.GateName }
 
-// ScopeOf returns that of a gate.
+// ScopeOf returns the scope of a gate.
 func ScopeOf(gate hub.GateName) Scope { return Scope{gate} }
 
-// What the variables of expressions are, besides CEL's own types. The names are
-// shown in errors.
+// The types of the variables, besides CEL's own types. Errors show these names.
 const (
 	agentType   = "pushit.Agent"
 	messageType = "pushit.Message"
@@ -37,7 +36,7 @@ var (
 	mapOfStrings   = cel.MapType(cel.StringType, cel.StringType)
 )
 
-// A field is a field of an object. Nothing is built until it is asked for.
+// A field is a field of an object. Its value is made only when an expression reads it.
 type field struct {
 	typ *types.Type
 	get func(*activation) (any, error)
@@ -61,8 +60,8 @@ var messageFields = fields{
 	"data": {cel.DynType, (*activation).data},
 }
 
-// deliveryFields are the fields of a message on its way to a receiver. Null is
-// a publisher that is not known, or not an agent.
+// deliveryFields are the fields of a message on its way to a receiver. user and agent are
+// null if the publisher is unknown or not an agent.
 var deliveryFields = fields{
 	"uuid": messageFields["uuid"],
 	"data": messageFields["data"],
@@ -88,7 +87,7 @@ var requestFields = fields{
 	"query":   {mapOfStrings, (*activation).query},
 }
 
-// textOrNull returns s, or null for nobody: an empty user is none.
+// textOrNull returns s, or null if s is empty.
 func textOrNull(s string) any {
 	if s == "" {
 		return types.NullValue
@@ -96,7 +95,7 @@ func textOrNull(s string) any {
 	return s
 }
 
-// variables returns the variables of a scope and their types.
+// variables returns the variables of a scope, with their types.
 func (s Scope) variables() map[string]*cel.Type {
 	vars := map[string]*cel.Type{
 		"agent":   cel.ObjectType(agentType),
@@ -149,8 +148,8 @@ var envs struct {
 	of map[hub.GateName]*cel.Env
 }
 
-// env returns the environment that expressions of the scope are compiled in. One
-// takes milliseconds to make, so each is made once.
+// env returns the environment for expressions of the scope. It takes milliseconds to
+// make, so each environment is made once.
 func (s Scope) env() (*cel.Env, error) {
 	envs.Lock()
 	defer envs.Unlock()
@@ -190,8 +189,8 @@ func (s Scope) env() (*cel.Env, error) {
 	return e, nil
 }
 
-// A provider tells the compiler which fields objects have, so that a misspelt
-// one is found when a rule is written, and the evaluation how to get at them.
+// A provider tells CEL's compiler which fields objects have, so that misspelt fields are
+// found when a rule is compiled. It also tells the evaluation how to read them.
 type provider struct {
 	types.Provider
 	objects map[string]fields

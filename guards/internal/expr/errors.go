@@ -21,7 +21,7 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// maxExcerpt is the most characters of an expression that an error shows.
+// maxExcerpt is the largest number of characters of an expression that an error shows.
 const maxExcerpt = 100
 
 // atPosition returns an error that shows where in src the mistake is.
@@ -30,7 +30,7 @@ func atPosition(src string, at common.Location, text string) error {
 	if at.Line() < 1 || at.Line() > len(lines) {
 		return errors.New(text)
 	}
-	// CEL counts characters, from 0.
+	// CEL counts characters from 0.
 	line := []rune(strings.ReplaceAll(strings.TrimRight(lines[at.Line()-1], "\r"), "\t", " "))
 	column := min(max(at.Column(), 0), len(line))
 	from := 0
@@ -48,7 +48,7 @@ func atPosition(src string, at common.Location, text string) error {
 	return fmt.Errorf("%s%s\n\t%s\n\t%s^", text, where, string(line), strings.Repeat(" ", column-from))
 }
 
-// firstIssue returns the mistake to tell: others may only follow from it.
+// firstIssue returns the first mistake. Others may only follow from it.
 func firstIssue(issues *cel.Issues) *cel.Error {
 	return slices.MinFunc(issues.Errors(), func(a, b *cel.Error) int {
 		if a.Location.Line() != b.Location.Line() {
@@ -58,7 +58,8 @@ func firstIssue(issues *cel.Issues) *cel.Error {
 	})
 }
 
-// habits are what people write that CEL does not know, and what it wants.
+// habits are things that people write although they are not CEL, with what to write
+// instead.
 var habits = []struct {
 	wrong *regexp.Regexp
 	right string
@@ -73,7 +74,7 @@ var habits = []struct {
 	{regexp.MustCompile(`(^|[^|])\|([^|]|$)`), "write || for or"},
 }
 
-// textLiteral are the parts of an expression in which anything may stand.
+// textLiteral matches text in quotes, which may contain anything.
 var textLiteral = regexp.MustCompile("(?s)\"(\\\\.|[^\"\\\\])*\"|'(\\\\.|[^'\\\\])*'")
 
 func explainSyntax(src string, issues *cel.Issues) error {
@@ -84,7 +85,7 @@ func explainSyntax(src string, issues *cel.Issues) error {
 			return atPosition(src, e.Location, "this is not CEL; "+h.right)
 		}
 	}
-	// What could stand there instead is every sign there is, which helps nobody.
+	// The list of everything that could stand there instead helps nobody.
 	text, _, _ := strings.Cut(strings.TrimPrefix(e.Message, "Syntax error: "), " expecting ")
 	text = strings.Replace(text, "mismatched input '<EOF>'", "something is missing at the end", 1)
 	text = strings.Replace(text, " at '<EOF>'", " at the end", 1)
@@ -99,7 +100,7 @@ var (
 	wrapper    = regexp.MustCompile(`wrapper\((\w+)\)`)
 )
 
-// explainMistake says what is wrong with the names or types in an expression.
+// explainMistake explains a mistake in the names or types of an expression.
 func explainMistake(src string, s Scope, env *cel.Env, parsed *cel.Ast, issues *cel.Issues) error {
 	e := firstIssue(issues)
 	text, at := e.Message, e.Location
@@ -127,8 +128,8 @@ func explainMistake(src string, s Scope, env *cel.Env, parsed *cel.Ast, issues *
 	return atPosition(src, at, nullableText(text))
 }
 
-// nameBefore returns where a function's name begins: CEL tells of a mistake in a
-// call at the parenthesis.
+// nameBefore returns the position of a function's name. CEL reports mistakes in a call at
+// its parenthesis.
 func nameBefore(src, name string, at common.Location) common.Location {
 	lines := strings.Split(src, "\n")
 	if at.Line() < 1 || at.Line() > len(lines) {
@@ -141,10 +142,10 @@ func nameBefore(src, name string, at common.Location) common.Location {
 	return at
 }
 
-// nullableText replaces CEL's word for what may be null.
+// nullableText replaces CEL's word for values that may be null.
 func nullableText(text string) string { return wrapper.ReplaceAllString(text, "$1 or null") }
 
-// typeText is how errors call a type.
+// typeText returns what errors call a type.
 func typeText(t *cel.Type) string {
 	switch text := nullableText(cel.FormatCELType(t)); {
 	case t.Kind() == types.StructKind:
@@ -158,7 +159,7 @@ func typeText(t *cel.Type) string {
 	}
 }
 
-// missing says why a variable that some gates have is not there.
+// missing says why a variable that other gates have is missing here.
 func (s Scope) missing(name string) string {
 	switch {
 	case s.variables()[name] != nil:
@@ -222,14 +223,14 @@ func (s Scope) unknownField(name string, parsed *cel.Ast, id int64) string {
 }
 
 func didYouMean(word string, known []string) string {
-	// In a short word, two slips make another one.
+	// In a short word, two edits make a different word.
 	if near := suggest.Nearest(word, known); near != "" && suggest.Distance(word, near) <= max(1, len(word)/3) {
 		return fmt.Sprintf("; did you mean %s?", near)
 	}
 	return ""
 }
 
-// nodeByID returns the part of the expression that has the id, or nil.
+// nodeByID returns the part of an expression with that id, or nil.
 func nodeByID(parsed *cel.Ast, id int64) (found ast.Expr) {
 	ast.PreOrderVisit(parsed.NativeRep().Expr(), ast.NewExprVisitor(func(e ast.Expr) {
 		if e.ID() == id {

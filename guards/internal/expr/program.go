@@ -22,15 +22,14 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// A Program is a compiled expression. It is immutable, and evaluated by many at
-// once.
+// A Program is a compiled expression. It is immutable and safe for concurrent use.
 type Program struct {
 	program cel.Program
-	loops   bool // it may walk through what a client sent
+	loops   bool // it may walk through data of clients
 }
 
-// CompileBool compiles an expression that says yes or no. Its errors show where
-// in src the mistake is, and what to write instead.
+// CompileBool compiles an expression that is true or false. Errors show where in src the
+// mistake is, and say what to write instead.
 func CompileBool(src string, s Scope) (*Program, error) {
 	return compileProgram(src, s, func(t *cel.Type) error {
 		switch {
@@ -81,7 +80,7 @@ func compileProgram(src string, s Scope, check func(*cel.Type) error) (*Program,
 	return p, nil
 }
 
-// checkExpression parses src and checks its types, and that of its result.
+// checkExpression parses src and checks its types. check checks the type of the result.
 func checkExpression(src string, s Scope, check func(*cel.Type) error) (*cel.Ast, *cel.Env, error) {
 	if strings.TrimSpace(src) == "" {
 		return nil, nil, errors.New("the expression is empty")
@@ -108,8 +107,7 @@ func checkExpression(src string, s Scope, check func(*cel.Type) error) (*cel.Ast
 	return checked, env, nil
 }
 
-// checkLiterals finds mistakes in what is written out in an expression that
-// would show only when it is evaluated.
+// checkLiterals finds mistakes in literals that would otherwise show only at evaluation.
 func checkLiterals(src string, checked *cel.Ast) (err error) {
 	info := checked.NativeRep().SourceInfo()
 	report := func(e ast.Expr, text string) {
@@ -138,8 +136,8 @@ func takesPattern(call ast.CallExpr) bool {
 	return slices.Contains(patternFunctions, call.FunctionName())
 }
 
-// checkPattern wants patterns written out: one made of values could be made to
-// match anything, or to take for ever.
+// checkPattern refuses patterns that are not literals: a pattern made from values could
+// match anything, or take forever.
 func checkPattern(name string, call ast.CallExpr, report func(ast.Expr, string)) {
 	args := call.Args()
 	if !call.IsMemberFunction() {
@@ -176,8 +174,8 @@ func literal(e ast.Expr) (string, bool) {
 	return string(s), ok
 }
 
-// hasLoop reports whether the expression has a loop: not cel.bind and the like,
-// which CEL makes of a loop over nothing.
+// hasLoop reports whether the expression has a loop. cel.bind and the like do not count,
+// although CEL makes a loop over nothing of them.
 func hasLoop(a *ast.AST) (found bool) {
 	ast.PreOrderVisit(a.Expr(), ast.NewExprVisitor(func(e ast.Expr) {
 		if e.Kind() != ast.ComprehensionKind {
@@ -189,18 +187,19 @@ func hasLoop(a *ast.AST) (found bool) {
 	return found
 }
 
-// An Input is what one evaluation of an expression reads.
+// An Input is what an evaluation reads.
 type Input struct {
 	*hub.Question
-	// Subject is the rest of the question, worked out only if the expression asks.
+	// Subject has the rest of the question. It is asked only if the expression needs it.
 	Subject Subject
 	// Claims and Attributes are those of the user.
 	Claims, Attributes map[string]any
-	// Data replaces the message's data if a guard before this one has set it; nil if not.
+	// Data replaces the message's data if a guard before this one has set it. Otherwise
+	// it is nil.
 	Data []byte
 }
 
-// A Subject answers what costs something to find out.
+// A Subject returns what costs something to find out.
 type Subject interface {
 	// User returns who the agent is, "" if nobody knows.
 	User() string
@@ -221,7 +220,7 @@ func (p *Program) vars(in Input) *activation {
 	return vars
 }
 
-// Bool evaluates an expression that says yes or no. An error is no yes.
+// Bool evaluates an expression that is true or false. Treat an error as false.
 func (p *Program) Bool(in Input) (bool, error) {
 	out, err := evaluate(p.program, p.vars(in))
 	if err != nil {
@@ -234,8 +233,8 @@ func (p *Program) Bool(in Input) (bool, error) {
 	return bool(yes), nil
 }
 
-// Value evaluates an expression that makes data, and returns that as JSON. If it
-// is the message's data as it was, it returns the very bytes of that.
+// Value evaluates an expression that makes data and returns the data as JSON. If the
+// result is the message's data, unchanged, Value returns the same bytes.
 func (p *Program) Value(in Input) (json []byte, err error) {
 	vars := p.vars(in)
 	out, err := evaluate(p.program, vars)
@@ -255,8 +254,8 @@ func (p *Program) Value(in Input) (json []byte, err error) {
 	}
 }
 
-// A DataFault is why an expression failed that had read the data of the message: they
-// are not of the form that it takes.
+// A DataFault is the error of an expression that failed after it had read the message's
+// data. The data probably does not have the form that the expression expects.
 type DataFault struct{ Err error }
 
 func (f *DataFault) Error() string { return f.Err.Error() }
@@ -265,8 +264,8 @@ func (f *DataFault) Unwrap() error { return f.Err }
 
 var noKey = regexp.MustCompile(`^no such key: ([A-Za-z_][A-Za-z0-9_]{0,63})$`)
 
-// Reason tells the publisher what was wanted, and nothing of the expression but the
-// name of a member that is missing.
+// Reason returns what to tell the publisher. It shows nothing of the expression except
+// the name of a missing member.
 func (f *DataFault) Reason() string {
 	if m := noKey.FindStringSubmatch(f.Err.Error()); m != nil {
 		return "this channel does not accept this data: it lacks the member " + m[1]
@@ -274,7 +273,7 @@ func (f *DataFault) Reason() string {
 	return "this channel does not accept this data"
 }
 
-// maxErrorText is the most bytes of an error of an evaluation, which may quote
+// maxErrorText is the largest number of bytes of an evaluation error. The error may quote
 // what a client sent.
 const maxErrorText = 200
 

@@ -26,8 +26,8 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// decodeJSON returns what adapter understands; nothing is null. Numbers stay
-// as they are written, so that none loses digits.
+// decodeJSON decodes data into values that adapter understands. Empty data is null.
+// Numbers stay text, so that no digits are lost.
 func decodeJSON(data []byte) (any, error) {
 	if len(data) == 0 {
 		return types.NullValue, nil
@@ -44,9 +44,8 @@ func decodeJSON(data []byte) (any, error) {
 	return value, nil
 }
 
-// deliveries remembers the data of messages that are being delivered: a rule
-// before deliveries sees the same message once for each receiver. Garbage
-// collection empties it.
+// deliveries caches the decoded data of messages that are being delivered, because a rule
+// sees the same message once for each receiver. Garbage collection empties it.
 var deliveries decodedMessages
 
 type decodedMessages struct {
@@ -76,13 +75,11 @@ func (c *decodedMessages) decode(m *hub.Message) (any, error) {
 	return value, nil
 }
 
-// A adapter makes values of what JSON, tokens and backends give. A number is
-// an int if it is whole, 5.0 as well as 5: they are the same number, and how a
-// client spells it must not matter.
+// An adapter makes CEL values from those of JSON, tokens and backends. A whole number is
+// an int, 5.0 as well as 5, because it must not matter how a client writes it.
 type adapter struct{ types.Adapter }
 
-// wholeFloats are whole numbers up to here, either way, of which a float64 does
-// not leave any out.
+// wholeFloats is the largest whole number up to which float64 has every whole number.
 const wholeFloats = 1 << 53
 
 // NativeToValue implements types.Adapter.
@@ -132,8 +129,8 @@ func wholeOrDouble(f float64) ref.Val {
 	return types.Double(f)
 }
 
-// jsonNumber returns the value of a JSON number: an int if it is whole, a uint
-// if it is too large for that, else a double.
+// jsonNumber returns the value of a JSON number: an int if it is whole, a uint if it is
+// too large for an int, otherwise a double.
 func jsonNumber(s string) ref.Val {
 	if i, err := strconv.ParseInt(s, 10, 64); err == nil {
 		return types.Int(i)
@@ -149,11 +146,11 @@ func jsonNumber(s string) ref.Val {
 }
 
 const (
-	// maxValue is the most bytes that an expression may make: what the largest
-	// message_size is thought for. The limit itself is checked by who asks.
+	// maxValue is the largest number of bytes that an expression may make. It allows for
+	// the largest message_size; callers check message_size itself.
 	maxValue = 1 << 20
-	// maxValueDepth is how deep objects and arrays in the data of a message may be:
-	// one less than in a frame (PROTOCOL.md), whose object is around it.
+	// maxValueDepth is how deep objects and arrays in a message's data can be nested: one
+	// less than in a frame (PROTOCOL.md), which is an object around them.
 	maxValueDepth = 31
 )
 
@@ -162,8 +159,8 @@ var (
 	errValueDepth = fmt.Errorf("the expression makes objects and lists more than %d deep", maxValueDepth)
 )
 
-// appendValue appends value to dst as JSON. Depth is how many objects and lists
-// it is in.
+// appendValue appends value to dst as JSON. depth is the number of objects and lists
+// around it.
 func appendValue(dst []byte, value ref.Val, depth int) ([]byte, error) {
 	var err error
 	switch v := value.(type) {
@@ -238,8 +235,7 @@ func appendList(dst []byte, list traits.Lister, depth int) (_ []byte, err error)
 	return append(dst, ']'), nil
 }
 
-// appendObject appends a map, in the order of its keys, so that equal data looks
-// the same.
+// appendObject appends a map with sorted keys, so that equal data has equal text.
 func appendObject(dst []byte, m traits.Mapper, depth int) (_ []byte, err error) {
 	if depth > maxValueDepth {
 		return nil, errValueDepth
@@ -290,7 +286,7 @@ func keyText(key ref.Val) (string, error) {
 	return "", fmt.Errorf("a key of type %s cannot be written as JSON", key.Type().TypeName())
 }
 
-// sameValue reports whether value is what decodeJSON made: the very thing, not an
+// sameValue reports whether value is the very value that decodeJSON returned, not just an
 // equal one.
 func sameValue(value ref.Val, decoded any) bool {
 	switch decoded.(type) {

@@ -20,17 +20,17 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// activation are the variables of one evaluation. Each is made when the expression
-// comes to it, and none twice.
+// An activation has the variables of one evaluation. Each is made when the expression
+// reads it, and only once.
 type activation struct {
 	in                      Input
 	agent, message, request view
 
-	steps    int // how many are left, or unlimited
+	steps    int // the steps left, or unlimited
 	now      ref.Val
 	parts    []string
-	dataOf   any // decoded, nil before
-	credsOf  any // decoded, nil before
+	dataOf   any // decoded; nil before that
+	credsOf  any // decoded; nil before that
 	headerOf traits.Mapper
 	cookieOf map[string]string
 	queryOf  map[string]string
@@ -38,7 +38,7 @@ type activation struct {
 
 const unlimited = -1
 
-// activationName is what the variables themselves are found by: no name.
+// activationName is the name of the activation itself. No expression can use it.
 const activationName = "\x00"
 
 func newActivation(in Input) *activation {
@@ -81,8 +81,8 @@ func (v *activation) ResolveName(name string) (any, bool) {
 // Parent implements cel.Activation.
 func (v *activation) Parent() cel.Activation { return nil }
 
-// segments returns the parts of the channel. The "*" of a pattern is none: it
-// would be equal to the name of a user who is called so.
+// segments returns the parts of the channel. The "*" of a pattern is not a part, because
+// it would equal the name of a user called "*".
 func (v *activation) segments() []string {
 	if v.parts == nil {
 		v.parts = v.in.Subject.Parts()
@@ -109,8 +109,8 @@ func (v *activation) remoteIP() (any, error) {
 	return ip.Unmap().WithZone("").String(), nil
 }
 
-// data returns the data of the message: what would be published by now, if a
-// guard before this one has put other data in its place.
+// data returns the data of the message as it would be published now. A guard before this
+// one may have replaced it.
 func (v *activation) data() (any, error) {
 	if v.dataOf == nil {
 		value, err := v.decodeData()
@@ -129,7 +129,7 @@ func (v *activation) decodeData() (any, error) {
 	return decodeJSON(v.raw())
 }
 
-// raw is data as JSON.
+// raw returns data as JSON.
 func (v *activation) raw() []byte {
 	if v.in.Data != nil {
 		return v.in.Data
@@ -137,8 +137,8 @@ func (v *activation) raw() []byte {
 	return v.in.Message.Data
 }
 
-// host returns the host that the session was opened on, in lower case and
-// without the port, as {http.request.host} has it.
+// host returns the host that the session was opened on, in lower case and without the
+// port, like {http.request.host}.
 func (v *activation) host() (any, error) {
 	host := v.in.Agent.Opening().Host
 	if name, _, err := net.SplitHostPort(host); err == nil {
@@ -156,8 +156,8 @@ func (v *activation) path() (any, error) {
 	return path, nil
 }
 
-// headers returns the header fields by their names, of which the case does not
-// matter. A field that was sent several times is joined with commas.
+// headers returns the header fields by name, in any case. Several fields of one name are
+// joined with commas.
 func (v *activation) headers() (any, error) {
 	if v.headerOf == nil {
 		header := v.in.Subject.Header()
@@ -173,7 +173,7 @@ func (v *activation) headers() (any, error) {
 	return v.headerOf, nil
 }
 
-// cookies returns the cookies by name: the first of each.
+// cookies returns the cookies by name. The first of each name counts.
 func (v *activation) cookies() (any, error) {
 	if v.cookieOf == nil {
 		v.cookieOf = make(map[string]string)
@@ -187,8 +187,8 @@ func (v *activation) cookies() (any, error) {
 	return v.cookieOf, nil
 }
 
-// query returns the parameters of the query by name: the first of each. What
-// cannot be read is left out.
+// query returns the query parameters by name. The first of each name counts. Invalid ones
+// are left out.
 func (v *activation) query() (any, error) {
 	if v.queryOf == nil {
 		_, raw, _ := strings.Cut(v.in.Agent.Opening().URI, "?")
@@ -201,7 +201,7 @@ func (v *activation) query() (any, error) {
 	return v.queryOf, nil
 }
 
-// A headerMap is a map whose keys are the names of header fields.
+// A headerMap is a map whose keys are names of header fields.
 type headerMap struct{ traits.Mapper }
 
 // Find implements traits.Mapper.
@@ -220,7 +220,7 @@ func lowerCase(key ref.Val) ref.Val {
 	return key
 }
 
-// A view is an object of which the expression may name fields.
+// A view is an object whose fields an expression can read.
 type view struct {
 	vars   *activation
 	name   string
@@ -235,14 +235,13 @@ func (o *view) field(f field) (any, error) {
 	return value, err
 }
 
-// noStar stands for "*" in what agents, tokens and backends say, while a pattern is
-// asked about. No channel or pattern can have it.
+// noStar replaces "*" in values of agents, tokens and backends while a gate is asked
+// about a pattern. No channel or pattern contains it.
 const noStar = "\x00"
 
-// withoutStars returns v with no "*" in its strings and keys. A rule that compares the
-// channel with a claim would take the pattern "users/*" for the own name of somebody
-// who is called "*", or is named so by a header field: only the "*" of the rule itself
-// is one.
+// withoutStars returns v without "*" in its strings and keys. Otherwise a rule that
+// compares the channel with a claim would take the pattern "users/*" for the name of
+// somebody called "*". Only a "*" in the rule itself counts.
 func withoutStars(v any) any {
 	plain := func(s string) string { return strings.ReplaceAll(s, "*", noStar) }
 	switch v := v.(type) {

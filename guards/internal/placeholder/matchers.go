@@ -21,13 +21,12 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/fileserver"
 )
 
-// A snapshot does not have all that the request had which opened a session. A
-// matcher of what it lacks would never match, or always: that is found when the
-// configuration is read, so that nobody believes to have a rule that is none.
-// Matchers from outside of Caddy are believed to know what they do.
+// A session does not store everything that its request had. A matcher of what is missing
+// would match never, or always. This file finds such matchers when the configuration is
+// read, so that nobody relies on them. Matchers of other packages are not checked.
 
-// CheckMatchers returns what the matchers read that only some sessions lack, and
-// an error for what all do.
+// CheckMatchers returns what the matchers read that some sessions lack. The error is
+// about what all sessions lack.
 func CheckMatchers(sets []caddy.ModuleMap) (r Reads, err error) {
 	for _, set := range sets {
 		if len(set) == 0 {
@@ -42,7 +41,7 @@ func CheckMatchers(sets []caddy.ModuleMap) (r Reads, err error) {
 	return r, nil
 }
 
-// checkMatcher looks at one matcher, as it is written in JSON.
+// checkMatcher checks one matcher, given as JSON.
 func checkMatcher(name string, raw json.RawMessage, r *Reads) error {
 	info, err := caddy.GetModule("http.matchers." + name)
 	if err != nil {
@@ -133,7 +132,7 @@ func checkMatcher(name string, raw json.RawMessage, r *Reads) error {
 	return nil
 }
 
-// decoded calls check with what raw is as JSON.
+// decoded decodes raw and calls check with the result.
 func decoded[M any](raw json.RawMessage, check func(*M) error) error {
 	m := new(M)
 	if err := json.Unmarshal(raw, m); err != nil {
@@ -142,7 +141,7 @@ func decoded[M any](raw json.RawMessage, check func(*M) error) error {
 	return check(m)
 }
 
-// notEmpty refuses matchers without anything to match: some match nothing then,
+// notEmpty refuses matchers that have nothing to match. Some of them would match nothing,
 // some everything.
 func notEmpty(n int, what string) error {
 	if n == 0 {
@@ -174,7 +173,7 @@ func checkLists(lists map[string][]string, r *Reads) error {
 	return nil
 }
 
-// checkText looks at the placeholders of a text in which they are expanded.
+// checkText checks the placeholders of a text.
 func checkText(text string, r *Reads) error {
 	for _, name := range In(text) {
 		if err := CheckInMatcher(name, r); err != nil {
@@ -184,15 +183,16 @@ func checkText(text string, r *Reads) error {
 	return nil
 }
 
-// remembered begin the names of Caddy's placeholders whose values do not come
-// from the request, or come from what is remembered of it.
+// remembered are the prefixes of Caddy's placeholders whose values do not come from the
+// request, or that sessions store.
 var remembered = []string{
 	"env.", "file.", "system.", "time.",
 	"http.request.host", "http.request.port", "http.request.scheme", "http.request.uri", "http.request.orig_uri",
 	"http.request.cookie.", "http.regexp.", "http.url_pattern.", "http.matchers.",
 }
 
-// CheckInMatcher refuses a placeholder that has no value, or always the same.
+// CheckInMatcher refuses a placeholder that has no value in a session, or always the
+// same.
 func CheckInMatcher(name string, r *Reads) error {
 	switch field, isField := strings.CutPrefix(name, "http.request.header."); {
 	case isField && strings.EqualFold(field, "Host"):
@@ -220,7 +220,7 @@ func CheckInMatcher(name string, r *Reads) error {
 	return fmt.Errorf("sessions do not store the value of {%s}", name)
 }
 
-// checkField refuses header fields that are dropped from a snapshot.
+// checkField refuses header fields that sessions do not store.
 func checkField(field string) error {
 	if IsDropped(field) && !strings.EqualFold(field, "Host") {
 		return fmt.Errorf("sessions do not store the header field %s, because it belongs to the connection or to one exchange", field)
@@ -228,8 +228,8 @@ func checkField(field string) error {
 	return nil
 }
 
-// checkVariable looks at a variable, which handlers before pushit set; a placeholder
-// may stand in the place of one.
+// checkVariable checks a variable, which handlers before pushit set. Its name may be a
+// placeholder.
 func checkVariable(name string, r *Reads) error {
 	if strings.HasPrefix(name, "{") {
 		return nil
@@ -257,8 +257,8 @@ func checkProtocol(protocol string) error {
 	return fmt.Errorf("%s never matches: sessions store only http or https", protocol)
 }
 
-// What is looked for in CEL expressions. Their own parser cannot tell more than
-// names either, since values may be computed.
+// What to look for in CEL expressions of Caddy's. A parser could not find more than names
+// either, because values may be computed.
 var (
 	exprString      = regexp.MustCompile(`'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"`)
 	exprPlaceholder = regexp.MustCompile(`\{([a-zA-Z][\w.-]+)\}`) // as Caddy finds them
@@ -266,8 +266,8 @@ var (
 	exprProtocol    = regexp.MustCompile(`\bprotocol\s*\(\s*['"]([^'"]*)['"]`)
 )
 
-// checkExpressionMatcher looks at an expression of Caddy's, which has functions for all
-// matchers.
+// checkExpressionMatcher checks an expression of Caddy's, which has a function for each
+// matcher.
 func checkExpressionMatcher(expr string, r *Reads) error {
 	for _, m := range exprPlaceholder.FindAllStringSubmatch(expr, -1) {
 		if err := CheckInMatcher(m[1], r); err != nil {
@@ -310,16 +310,16 @@ func checkExpressionMatcher(expr string, r *Reads) error {
 	return nil
 }
 
-// Reads is what matchers read that some sessions lack. They take a lacking
-// address for one that does not match, which would let pass who is to be denied.
+// Reads says what matchers read that some sessions lack. A matcher takes a missing
+// address for one that does not match, so a rule that denies would let the agent pass.
 type Reads struct {
-	remoteAddr bool // the far end of the connection
-	clientIP   bool // the client, as it was resolved
+	remoteAddr bool // the address of the connection
+	clientIP   bool // the address of the client, as Caddy resolved it
 	// LookedUp are placeholders that are looked up when a session opens.
 	LookedUp []string
 }
 
-// Missing returns what of it a session lacks.
+// Missing returns an error if a session lacks something of r.
 func (r Reads) Missing(o *hub.Opening) error {
 	for _, name := range r.LookedUp {
 		if err := Lacks(o, name); err != nil {
@@ -342,8 +342,8 @@ func (r Reads) Missing(o *hub.Opening) error {
 	return nil
 }
 
-// RemoteAddr returns the far end of the connection that the session was opened
-// with: a proxy's, if it came through one.
+// RemoteAddr returns the address of the other end of the connection that the session was
+// opened with. If a proxy is in between, that is the proxy's.
 func RemoteAddr(o *hub.Opening) string {
 	if o.RemoteAddr == "" && o.RemoteIP.IsValid() {
 		return net.JoinHostPort(o.RemoteIP.String(), "0")
@@ -351,9 +351,9 @@ func RemoteAddr(o *hub.Opening) string {
 	return o.RemoteAddr
 }
 
-// dropped are the header fields that are about the connection or the exchange
-// that a session was opened with (RFC 9110), or that name another method or
-// target than the request has, which some backends believe.
+// dropped are header fields that sessions do not store. They belong to the connection or
+// to the exchange (RFC 9110), or they name another method or target than the request has,
+// which some backends believe.
 var dropped = []string{
 	"Accept-Encoding", "Alt-Svc", "Connection", "Early-Data", "Expect", "Http2-Settings", "Incremental", "Keep-Alive",
 	"Proxy-Authenticate", "Proxy-Authorization", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",

@@ -17,8 +17,8 @@ import (
 	"github.com/push-it/pushit/guards/internal/suggest"
 )
 
-// The placeholders of a question. Values are never expanded again: what a client
-// writes is not a template.
+// Parts of the names of placeholders of a question. Their values are never expanded
+// again, because clients choose them.
 const (
 	Prefix           = "pushit."
 	EscapedPrefix    = Prefix + "escaped."
@@ -27,30 +27,30 @@ const (
 	AttributesPrefix = "agent.attributes."
 )
 
-// Names are those with a fixed name, without Prefix.
+// Names are the placeholders of a question with a fixed name, without Prefix.
 var Names = []string{
 	"gate", "channel", "namespace",
 	"agent.uuid", "agent.agent_id", "agent.user", "agent.remote_ip", "agent.credentials",
 }
 
-// An ControlError says that the value of a placeholder has a CR, LF or NUL.
+// A ControlError says that the value of a placeholder has a CR, LF or NUL.
 type ControlError string
 
 func (e ControlError) Error() string {
 	return fmt.Sprintf("the value of {%s} has a line break or a NUL in it", string(e))
 }
 
-// An LackingError says that a session's snapshot has no value for a placeholder.
+// A LackingError says that a session has no value for a placeholder.
 type LackingError string
 
 func (e LackingError) Error() string {
 	return fmt.Sprintf("{%s} is unknown after a session was opened", string(e))
 }
 
-// HasControl reports whether s has what ends a line or a string in protocols.
+// HasControl reports whether s has a character that ends a line or a string in protocols.
 func HasControl(s string) bool { return strings.ContainsAny(s, "\r\n\x00") }
 
-// InJSON returns the placeholders that a configuration names, each once.
+// InJSON returns the placeholders in a configuration, without repetitions.
 func InJSON(raw json.RawMessage) (names []string, err error) {
 	var v any
 	if err := json.Unmarshal(raw, &v); err != nil {
@@ -61,7 +61,7 @@ func InJSON(raw json.RawMessage) (names []string, err error) {
 	return slices.Compact(names), nil
 }
 
-// EachString calls f for every string in v, the keys of objects among them.
+// EachString calls f for every string in v, including the keys of objects.
 func EachString(v any, f func(string)) {
 	switch v := v.(type) {
 	case string:
@@ -78,8 +78,8 @@ func EachString(v any, f func(string)) {
 	}
 }
 
-// In returns what stands between { and } in a template. Where more
-// than one reading is possible it returns all.
+// In returns what stands between { and } in a template. If a template can be read in
+// several ways, it returns the names of all of them.
 func In(s string) (names []string) {
 	for {
 		_, rest, ok := strings.Cut(s, "{")
@@ -93,8 +93,8 @@ func In(s string) (names []string) {
 	}
 }
 
-// CheckHandler finds what a handler's configuration does with placeholders
-// of a question that it must not, and returns the text that it is about, too.
+// CheckHandler finds wrong uses of a question's placeholders in the configuration of a
+// handler. about is the text that the error is about.
 func CheckHandler(raw json.RawMessage) (about string, err error) {
 	var v any
 	if err := json.Unmarshal(raw, &v); err != nil {
@@ -125,7 +125,7 @@ func CheckHandler(raw json.RawMessage) (about string, err error) {
 	return about, err
 }
 
-// CheckName tells whether a placeholder of a question is none.
+// CheckName refuses a {pushit.*} placeholder that does not exist.
 func CheckName(name string) error {
 	plain, ok := strings.CutPrefix(name, Prefix)
 	if !ok {
@@ -149,8 +149,8 @@ func CheckName(name string) error {
 		Prefix, ClaimsPrefix, Prefix, AttributesPrefix)
 }
 
-// eachRewrite calls f for the configuration of each handler that rewrites the
-// URI, and of each proxy that does so for what it sends.
+// eachRewrite calls f for the configuration of each handler that rewrites the URI, and of
+// each proxy that rewrites what it sends.
 func eachRewrite(v any, f func(map[string]any)) {
 	EachObject(v, func(handler map[string]any) {
 		if handler["handler"] == "rewrite" {
@@ -162,9 +162,8 @@ func eachRewrite(v any, f func(map[string]any)) {
 	})
 }
 
-// checkRewrite checks one such. In a path, raw values could make another path of
-// it; in a query Caddy escapes them itself, so there they must not be escaped
-// already.
+// checkRewrite checks such a configuration. Unescaped values could change a path. In a
+// query, Caddy escapes values itself, so they must not be escaped before.
 func checkRewrite(rewrite map[string]any) (about string, err error) {
 	uri, _ := rewrite["uri"].(string)
 	path, query, _ := strings.Cut(uri, "?")
@@ -193,8 +192,8 @@ func checkRewrite(rewrite map[string]any) (about string, err error) {
 	return "", nil
 }
 
-// IsInSnapshot reports whether a placeholder of Caddy's depends on nothing but
-// what is of one snapshot.
+// IsInSnapshot reports whether every session stores all that the value of a placeholder
+// of Caddy's depends on.
 func IsInSnapshot(name string) bool {
 	for _, prefix := range []string{"http.request.header.", "http.request.cookie.", "http.request.uri", "http.request.orig_uri", "http.request.host"} {
 		if strings.HasPrefix(name, prefix) {
@@ -207,15 +206,15 @@ func IsInSnapshot(name string) bool {
 	}, name)
 }
 
-// IsVariable reports whether the value of a placeholder of Caddy's can be another
-// for another question before anything was asked.
+// IsVariable reports whether the value of a placeholder of Caddy's can differ between
+// questions before anything was asked.
 func IsVariable(name string) bool {
 	for _, prefix := range []string{"env.", "file.", "system.", "http.reverse_proxy.", "http.error."} {
 		if strings.HasPrefix(name, prefix) {
 			return false
 		}
 	}
-	return !strings.ContainsAny(name, "\"'{ \t\r\n") // JSON in a response, say
+	return !strings.ContainsAny(name, "\"'{ \t\r\n") // braces around JSON are no placeholder
 }
 
 // EachObject calls f for v and every object in it.

@@ -17,18 +17,18 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
 
-// settingPlaces are where the placeholders of settings stand in the Caddyfile that
-// this process has adapted last. What they stand for is found out when the
-// configuration is loaded, from JSON, which does not say where it comes from.
+// settingPlaces has the places of placeholders in the Caddyfile that this process has
+// adapted last. Their values are resolved later, when the configuration is loaded from
+// JSON, which has no places.
 var settingPlaces struct {
 	sync.Mutex
 	of map[string]string // by placeholder, with braces
 }
 
-// maxSettingPlaces is the most placeholders of which the places are remembered.
+// maxSettingPlaces is the largest number of placeholders whose places are stored.
 const maxSettingPlaces = 1000
 
-// NotePlace remembers where the placeholders of the text stand.
+// NotePlace stores the place of the placeholders in a text.
 func NotePlace(text, file string, line int) {
 	settingPlaces.Lock()
 	defer settingPlaces.Unlock()
@@ -43,7 +43,7 @@ func NotePlace(text, file string, line int) {
 	}
 }
 
-// WithPlace adds to an error about a setting where it stands, if that is known.
+// WithPlace adds the place of a setting to an error, if it is known.
 func WithPlace(setting string, err error) error {
 	settingPlaces.Lock()
 	defer settingPlaces.Unlock()
@@ -55,14 +55,13 @@ func WithPlace(setting string, err error) error {
 	return err
 }
 
-// isExpanded reports whether a placeholder is expanded when the configuration is
-// loaded.
+// isExpanded reports whether a placeholder is expanded when the configuration is loaded.
 func isExpanded(name string) bool {
 	return strings.HasPrefix(name, "env.") && name != "env." || strings.HasPrefix(name, "file.") && name != "file."
 }
 
-// Mistakes in placeholders that leave them what they are: as a secret, all the world
-// could guess that.
+// Mistakes in placeholders that would leave their own text as the secret, which everybody
+// could guess.
 var (
 	unclosedPlaceholder = regexp.MustCompile(`\{(\$[A-Z_]|env\.|file\.|pushit\.|http\.)[^{}]*$`)
 	unopenedPlaceholder = regexp.MustCompile(`^\$?(env\.[A-Z_][A-Z0-9_]*|file\./[^{}\s]*)\}?$`)
@@ -70,7 +69,7 @@ var (
 	bareVariable        = regexp.MustCompile(`^\{([A-Za-z_][A-Za-z0-9_]*)\}$`)
 )
 
-// checkUnclosed refuses a placeholder without its closing brace.
+// checkUnclosed refuses a placeholder without a closing brace.
 func checkUnclosed(text string) error {
 	if found := unclosedPlaceholder.FindString(text); found != "" {
 		return fmt.Errorf("a } is missing after %s: write %s}", found, found)
@@ -78,8 +77,8 @@ func checkUnclosed(text string) error {
 	return nil
 }
 
-// checkSetting refuses a setting that means a placeholder but is none. Errors begin
-// with what is wrong with "the secret", or whatever the setting is called.
+// checkSetting refuses a setting that looks like a placeholder but is not one. The error
+// continues a sentence that begins with the setting, such as "the secret".
 func checkSetting(text string) error {
 	if err := checkUnclosed(text); err != nil {
 		return fmt.Errorf("is not a placeholder yet: %w", err)
@@ -100,7 +99,7 @@ func checkSetting(text string) error {
 	return nil
 }
 
-// NoteSetting checks a setting in a Caddyfile and remembers where it stands.
+// NoteSetting checks a setting in a Caddyfile and stores its place.
 func NoteSetting(d *caddyfile.Dispenser, what, text string) error {
 	NotePlace(text, d.File(), d.Line())
 	if err := checkSetting(text); err != nil {
@@ -109,9 +108,9 @@ func NoteSetting(d *caddyfile.Dispenser, what, text string) error {
 	return nil
 }
 
-// Resolve expands the placeholders of a setting, as {env.NAME} and {file.PATH}.
-// One that is unknown or empty is an error, since a secret must not come down to
-// what is left of it. The error has nothing of a secret.
+// Resolve expands the placeholders of a setting: {env.NAME} and {file.PATH}. An unknown
+// or empty placeholder is an error, because a secret must not shrink to what is left of
+// it. The error does not show the secret.
 func Resolve(setting string) (string, error) {
 	if err := checkSetting(setting); err != nil {
 		return "", err
@@ -126,7 +125,7 @@ func Resolve(setting string) (string, error) {
 	return "", errors.New(`has a placeholder that is empty or unknown; write {env.NAME} or {file.PATH}, and write a literal brace as \{`)
 }
 
-// emptyIn returns the first placeholder of a text that has nothing to expand to.
+// emptyIn returns the first placeholder of a text that is empty.
 func emptyIn(text string) string {
 	repl := caddy.NewReplacer()
 	for _, name := range In(text) {
@@ -137,7 +136,7 @@ func emptyIn(text string) string {
 	return ""
 }
 
-// errEmpty says of a text with an empty placeholder what to do about it.
+// errEmpty returns the error for a text with an empty placeholder.
 func errEmpty(text, name string) error {
 	if From(text) == "" {
 		return fmt.Errorf("is incomplete, because {%s} is empty: %s", name, whatToSet(name))
@@ -145,7 +144,7 @@ func errEmpty(text, name string) error {
 	return fmt.Errorf("is empty, because {%s} is: %s", name, whatToSet(name))
 }
 
-// whatToSet says what to do about an empty placeholder.
+// whatToSet returns what to do about an empty placeholder.
 func whatToSet(name string) string {
 	if variable, ok := strings.CutPrefix(name, "env."); ok {
 		return "set the environment variable " + variable + " for Caddy"
@@ -153,9 +152,8 @@ func whatToSet(name string) string {
 	return "write the file " + strings.TrimPrefix(name, "file.") + ", which Caddy must be able to read"
 }
 
-// CheckSent refuses requests to a backend with header fields that are to have the
-// value of an environment variable or file, a secret as a rule, where there is none:
-// a backend would be asked without.
+// CheckSent refuses requests to a backend with a header field, usually a secret, whose
+// environment variable or file is empty. The backend would be asked without it.
 func CheckSent(raw json.RawMessage) (err error) {
 	var v any
 	if err := json.Unmarshal(raw, &v); err != nil {
@@ -178,7 +176,7 @@ func CheckSent(raw json.RawMessage) (err error) {
 	return err
 }
 
-// From names the placeholder that a setting comes from, if it is nothing else.
+// From returns the placeholder that a setting consists of, with commas around it, or "".
 func From(setting string) string {
 	if names := In(setting); len(names) == 1 && setting == "{"+names[0]+"}" {
 		return ", " + setting + ","

@@ -21,9 +21,9 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// A session outlives the request that opens it. What guards name of that request,
-// and the snapshot does not have anyway, is looked up when the session opens: the
-// certificate of the client, variables that handlers before pushit have set,
+// A session outlives the request that opens it. If guards name a value of that request
+// that sessions do not store anyway, it is looked up when the session opens. Examples are
+// the certificate of the client, variables that handlers before pushit have set, and
 // placeholders of other modules.
 
 const (
@@ -32,20 +32,20 @@ const (
 	certPrefix = tlsPrefix + "client."
 )
 
-// maxSnapshot is the most bytes of the values that a session keeps.
+// maxSnapshot is the largest number of bytes of these values in a session.
 const maxSnapshot = 64 << 10
 
-// What is known of a placeholder.
+// What is known about a placeholder.
 const (
 	NeverLookedUp = 0
 	HasValue      = '='
-	HasNone       = '-' // as a request without a client certificate
-	IsUnknown     = '?' // nobody knew the placeholder
+	HasNone       = '-' // for example, without a client certificate
+	IsUnknown     = '?' // the placeholder was unknown
 	IsUnsafe      = '!' // the value has a line break or a NUL in it
 )
 
-// Snapshot looks the placeholders up for the request that opens a session, for
-// [hub.Opening.Values].
+// Snapshot looks up the placeholders for the request that opens a session. The result is
+// for [hub.Opening.Values].
 func Snapshot(r *http.Request, names []string) (string, error) {
 	if len(names) == 0 {
 		return "", nil
@@ -82,15 +82,15 @@ func Snapshot(r *http.Request, names []string) (string, error) {
 	return b.String(), nil
 }
 
-// mayBeAbsent reports whether a placeholder that nobody knows for one request is one
-// that is known for others, so that it has no value here.
+// mayBeAbsent reports whether a placeholder that is unknown for one request may be known
+// for others. Then it has no value here.
 func mayBeAbsent(name string) bool {
 	return slices.ContainsFunc([]string{"http.auth.user.", "http.regexp.", "http.matchers.", "http.url_pattern.", "http.request."}, func(prefix string) bool {
 		return strings.HasPrefix(name, prefix)
 	})
 }
 
-// LookUp returns what a session knows of a placeholder.
+// LookUp returns what a session knows about a placeholder.
 func LookUp(o *hub.Opening, name string) (value string, kind byte) {
 	for line := range strings.Lines(o.Values) {
 		if rest, ok := strings.CutPrefix(line, name+"\t"); ok {
@@ -100,7 +100,7 @@ func LookUp(o *hub.Opening, name string) (value string, kind byte) {
 	return "", NeverLookedUp
 }
 
-// Lacks returns why the value of a placeholder is not to be relied on.
+// Lacks returns an error if the value of a placeholder is not reliable.
 func Lacks(o *hub.Opening, name string) error {
 	switch _, kind := LookUp(o, name); kind {
 	case HasValue, HasNone:
@@ -112,8 +112,8 @@ func Lacks(o *hub.Opening, name string) error {
 	}
 }
 
-// WasLookedUp reports whether all of the names were looked up when the session was
-// opened; they may have had no value.
+// WasLookedUp reports whether all names were looked up when the session was opened. They
+// may have had no value.
 func WasLookedUp(o *hub.Opening, names []string) bool {
 	return !slices.ContainsFunc(names, func(name string) bool {
 		_, kind := LookUp(o, name)
@@ -121,7 +121,7 @@ func WasLookedUp(o *hub.Opening, names []string) bool {
 	})
 }
 
-// SetVars sets the variables of the request r to what they were.
+// SetVars sets the variables of r to the values that the session stores.
 func SetVars(o *hub.Opening, r *http.Request) {
 	for line := range strings.Lines(o.Values) {
 		name, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "\t")
@@ -131,9 +131,9 @@ func SetVars(o *hub.Opening, r *http.Request) {
 	}
 }
 
-// MustLookUp reports whether the value of a placeholder has to be looked up when
-// a session opens. An error says that it cannot be known then, or that Caddy has no
-// such placeholder.
+// MustLookUp reports whether the value of a placeholder must be looked up when a session
+// opens. The error says that it is unknown even then, or that Caddy has no such
+// placeholder.
 func MustLookUp(name string) (bool, error) {
 	if strings.HasPrefix(name, Prefix) || IsInSnapshot(name) || !IsVariable(name) {
 		return false, nil
@@ -141,7 +141,7 @@ func MustLookUp(name string) (bool, error) {
 	variable, isVar := strings.CutPrefix(name, VarsPrefix)
 	switch {
 	case isVar:
-		// Caddy sets these for each request itself.
+		// Caddy sets these itself for each request.
 		return !slices.Contains([]string{caddyhttp.ClientIPVarKey, caddyhttp.TrustedProxyVarKey, "start_time"}, variable), nil
 	case strings.HasPrefix(name, "http.request.remote"), strings.HasPrefix(name, "http.request.duration"):
 		return false, nil
@@ -164,8 +164,8 @@ func MustLookUp(name string) (bool, error) {
 	case !foreignPlaceholder.MatchString(name):
 		return false, nil
 	}
-	// What is short for another name in a Caddyfile is nothing in JSON, and what is
-	// nearly such is mistyped.
+	// Caddyfile shorthands do not work in JSON, and words close to them are typing
+	// errors.
 	word, rest, dotted := strings.Cut(name, ".")
 	if near := suggest.Nearest(word, shorthands); dotted && (near != "" || slices.Contains(shorthands, word)) {
 		if near == "" {
@@ -176,14 +176,14 @@ func MustLookUp(name string) (bool, error) {
 	return true, nil
 }
 
-// foreignPlaceholder is how the placeholders of map and of other modules look; other
-// text in braces is none.
+// foreignPlaceholder matches the placeholders of map and of other modules. Other text in
+// braces is not a placeholder.
 var foreignPlaceholder = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.:/-]*$`)
 
 var shorthands = []string{"cookie", "header"}
 
-// requestPlaceholders are what there is of a request, beside what is in every
-// snapshot. Of what is behind a dot there are more.
+// requestPlaceholders are placeholders of a request that sessions do not store anyway.
+// Some have further names behind a dot.
 var requestPlaceholders = []string{
 	"http.request.local", "http.request.local.host", "http.request.local.port", "http.request.proto", "http.request.proto_name", "http.request.uuid",
 	tlsPrefix + "version", tlsPrefix + "cipher_suite", tlsPrefix + "resumed", tlsPrefix + "proto", tlsPrefix + "proto_mutual", tlsPrefix + "server_name", tlsPrefix + "ech",
@@ -192,7 +192,7 @@ var requestPlaceholders = []string{
 	certPrefix + "san.dns_names", certPrefix + "san.emails", certPrefix + "san.ips", certPrefix + "san.uris",
 }
 
-// isRequestPlaceholder asks Caddy whether it has a placeholder of requests.
+// isRequestPlaceholder asks Caddy whether a placeholder of requests exists.
 func isRequestPlaceholder(name string) bool {
 	for _, list := range requestPlaceholders {
 		if name == list || strings.HasPrefix(name, list+".") && strings.Contains(list, ".san.") {
@@ -209,9 +209,9 @@ func isRequestPlaceholder(name string) bool {
 	return known
 }
 
-// ToLookUp returns what configurations name that has to be looked up when a
-// session opens, without what they set themselves. others says that modules of others are in them: these may set any placeholder
-// that is not Caddy's.
+// ToLookUp returns the placeholders in the configurations that must be looked up when a
+// session opens, without those that the configurations set themselves. others says that
+// they have modules of other packages, which may set any placeholder that is not Caddy's.
 func ToLookUp(texts []json.RawMessage, others bool) (names []string, err error) {
 	set := make(map[string]bool)
 	var setPrefixes []string
@@ -242,7 +242,8 @@ func ToLookUp(texts []json.RawMessage, others bool) (names []string, err error) 
 	})
 }
 
-// settersOf are the words in a configuration that set placeholders which begin so.
+// settersOf has, for the prefix of a placeholder, the words of a configuration that set
+// such placeholders.
 var settersOf = map[string][]string{
 	"http.auth.user.":   {`"authentication"`},
 	"http.regexp.":      {`_regexp"`, `"expression"`},
@@ -250,7 +251,7 @@ var settersOf = map[string][]string{
 	"http.url_pattern.": {`"url_pattern"`},
 }
 
-// Filter returns those of the names for which MustLookUp holds, once each.
+// Filter returns the names for which MustLookUp and of hold, without repetitions.
 func Filter(names []string, of func(name string) bool) (need []string, err error) {
 	for _, name := range names {
 		if !of(name) {

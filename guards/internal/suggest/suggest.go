@@ -1,7 +1,7 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package suggest finds the word that somebody meant who wrote another one.
+// Package suggest guesses what an operator meant by a wrong word.
 package suggest
 
 import (
@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// Nearest returns the one of known that word was probably meant to be, or "":
-// one that takes few edits to get to, or that is in it or it in one.
+// Nearest returns the word of known that was probably meant, or "". It is close to word
+// in edits, or one contains the other.
 func Nearest(word string, known []string) string {
 	word = strings.ReplaceAll(strings.ToLower(word), "-", "_")
 	best, least := "", 1+min(2, len(word)/3)
@@ -31,8 +31,8 @@ func Nearest(word string, known []string) string {
 	return ""
 }
 
-// Distance is the number of letters to insert, delete, replace or swap with their
-// neighbor to get from a to b.
+// Distance returns how many letters to insert, delete, replace or swap with a neighbor to
+// get from a to b.
 func Distance(a, b string) int {
 	var before, last []int
 	row := make([]int, len(b)+1)
@@ -63,8 +63,8 @@ var ofPushit = []string{
 	"connect", "subscribe", "unsubscribe", "publish", "deliver", "disconnect", "channel", "patterns", "namespace", "recheck", "heartbeat", "limits", "session_cookies",
 }
 
-// MissingBrace says, of a word in the block of a guard that belongs outside of it,
-// what is most likely wrong; "" otherwise.
+// MissingBrace returns the likely mistake if a word in the block of a guard belongs
+// outside of it, otherwise "".
 func MissingBrace(word, guard string) string {
 	if !slices.Contains(ofPushit, word) {
 		return ""

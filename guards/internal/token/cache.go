@@ -8,27 +8,26 @@ import (
 	"sync"
 )
 
-// maxVerified is the most tokens in each half of a cache: with claims of a
-// kilobyte both are some 20 MB.
+// maxVerified is the largest number of tokens in each half of a cache. With claims of a
+// kilobyte, both halves take about 20 MB.
 const maxVerified = 4096
 
-// A verified is what a token was found to say, which is true until it expires,
-// and while the set that has its key is current.
+// A verified is a token that was verified. It holds until the token expires, and while
+// the set with its key is current.
 type verified struct {
 	token *Token
-	set   *Set // nil: the key is not of a set that changes
+	set   *Set // nil if the key is not from a set that changes
 }
 
-// A cache remembers tokens that were verified, by their hash: an agent
-// whose every publish is asked about presents the same one each time. When the
-// young half is full, it becomes the old one, and what of that was not asked for
-// again is forgotten. Tokens that are not valid are not remembered.
+// A cache stores verified tokens by their hash, because an agent presents the same token
+// for each publish. When the young half is full, it becomes the old half, and tokens of
+// the old half that were not used again are dropped. Invalid tokens are not stored.
 type cache struct {
 	mu         sync.Mutex // guards the following
 	young, old map[[sha256.Size]byte]*verified
 }
 
-// get returns what is known of the token, nil if nothing is.
+// get returns the token with that hash, or nil.
 func (c *cache) get(hash [sha256.Size]byte) *verified {
 	c.mu.Lock()
 	defer c.mu.Unlock()

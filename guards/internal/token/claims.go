@@ -18,20 +18,20 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 )
 
-// farthest is the farthest expiry that counts: further away is never, and some
+// maxExpiry is the latest expiry. A later one would be as good as never, and some
 // durations cannot express it.
-const farthest = 100 * 365 * 24 * time.Hour
+const maxExpiry = 100 * 365 * 24 * time.Hour
 
-// claims are those of a token.
+// claims are the claims of a token.
 type claims struct {
 	all                      map[string]any // numbers are josejson.Number
 	issuer                   string
 	audience                 jwt.Audience
-	expires, notBefore, made time.Time // zero: it does not say
+	expires, notBefore, made time.Time // zero if the token does not say
 }
 
-// parseClaims reads the payload of a token. Names count in their exact case, and
-// none may be there twice.
+// parseClaims parses the payload of a token. The case of names counts, and a name must
+// not be there twice.
 func parseClaims(payload []byte) (*claims, error) {
 	c := new(claims)
 	d := josejson.NewDecoder(bytes.NewReader(payload))
@@ -57,7 +57,7 @@ func parseClaims(payload []byte) (*claims, error) {
 	return c, nil
 }
 
-// check returns what keeps the token from being valid now.
+// check returns why the token is not valid now, or nil.
 func (v *Verifier) check(c *claims, now time.Time) error {
 	ahead := now.Add(v.Leeway)
 	switch {
@@ -82,7 +82,7 @@ func (v *Verifier) check(c *claims, now time.Time) error {
 		}
 	}
 	if !now.Before(c.expires) {
-		return ErrExpired // all else is as it should be
+		return ErrExpired // everything else is valid
 	}
 	return nil
 }
@@ -98,15 +98,15 @@ func (v *Verifier) token(c *claims, now time.Time) (t *Token, err error) {
 			return nil, err
 		}
 	}
-	if most := now.Add(farthest); t.Expires.After(most) {
+	if most := now.Add(maxExpiry); t.Expires.After(most) {
 		t.Expires = most
 	}
 	t.Claims, _ = plainNumbers(c.all).(map[string]any)
 	return t, nil
 }
 
-// user returns who the token is for. Only a claim that was asked for by name has
-// to be there.
+// user returns the user of the token. Only a claim that the configuration names must be
+// there.
 func (c *claims) user(claim string) (string, error) {
 	name, optional := claim, claim == ""
 	if optional {
@@ -125,8 +125,8 @@ func (c *claims) user(claim string) (string, error) {
 	return "", fmt.Errorf("its claim %s does not name a user", name)
 }
 
-// find returns a claim that is there and not null. A dotted name that is not one
-// of a claim leads into objects.
+// find returns a claim that is there and not null. A name with dots that is not a claim
+// itself leads into objects.
 func (c *claims) find(name string) (any, bool) {
 	if v := c.all[name]; v != nil {
 		return v, true
@@ -142,7 +142,7 @@ func (c *claims) find(name string) (any, bool) {
 	return v, v != nil
 }
 
-// texts returns what a claim says, in words: nil if it is not there.
+// texts returns the values of a claim as texts, or nil if it is not there.
 func (c *claims) texts(name string) []string {
 	v, ok := c.find(name)
 	if !ok {
@@ -164,7 +164,7 @@ func (c *claims) texts(name string) []string {
 	return texts
 }
 
-// strings returns a claim that is a string or a list of them; nil if it is not
+// strings returns a claim that is a string or a list of strings, or nil if it is not
 // there.
 func (c *claims) strings(name string) (list []string, err error) {
 	v, ok := c.find(name)
@@ -188,8 +188,8 @@ func (c *claims) strings(name string) (list []string, err error) {
 	return list, nil
 }
 
-// text returns a string, number or truth value as text. Numbers are as the token
-// has them: two that differ, differ.
+// text returns a string, number or bool as text. Numbers are written as in the token, so
+// that two different numbers stay different.
 func text(v any) (string, bool) {
 	switch v := v.(type) {
 	case string:
@@ -203,7 +203,7 @@ func text(v any) (string, bool) {
 	}
 }
 
-// plainNumbers returns v with the numbers of encoding/json in it, with all their
+// plainNumbers replaces the numbers in v with those of encoding/json, with all their
 // digits.
 func plainNumbers(v any) any {
 	switch v := v.(type) {

@@ -20,43 +20,43 @@ import (
 	"github.com/go-jose/go-jose/v4"
 )
 
-// The bounds of keys.
+// The limits of keys.
 const (
-	// MinSecret is the fewest bytes of an HMAC secret: the size of the smallest
-	// hash (RFC 7518, section 3.2).
+	// MinSecret is the smallest number of bytes of an HMAC secret: the size of the
+	// smallest hash (RFC 7518, section 3.2).
 	MinSecret = 32
-	// minRSA is the fewest bits of an RSA key (RFC 7518, section 3.3), maxRSA the
-	// most: verifying costs with the square of it.
+	// minRSA is the smallest number of bits of an RSA key (RFC 7518, section 3.3). maxRSA
+	// is the largest, because the cost of verifying grows with the square of it.
 	minRSA, maxRSA = 2048, 8192
-	// maxKeys is the most keys of one set: a token that names none of them is
-	// tried with each.
+	// maxKeys is the largest number of keys in a set. A token that names no key is tried
+	// with each.
 	maxKeys = 32
 )
 
-// A Key verifies tokens of its algorithms and of no others: the key
-// decides, not what a token says of itself (RFC 8725, section 3.1).
+// A Key verifies tokens of its algorithms and no others. The key decides, not the token
+// (RFC 8725, section 3.1).
 type Key struct {
-	id   string // as tokens name it (kid); "" fits every name
+	id   string // the kid in tokens; "" fits every token
 	key  any    // []byte, *rsa.PublicKey, *ecdsa.PublicKey or ed25519.PublicKey
 	algs []jose.SignatureAlgorithm
 }
 
-// fits reports whether a token with that algorithm and key id may be of the key.
+// fits reports whether a token with that algorithm and key id may be from this key.
 func (k *Key) fits(alg jose.SignatureAlgorithm, id string) bool {
 	return (k.id == "" || id == "" || k.id == id) && slices.Contains(k.algs, alg)
 }
 
-// Fingerprint returns all of k.
+// Fingerprint returns everything that identifies k.
 func (k *Key) Fingerprint() []byte {
 	text, secret := k.key.([]byte)
 	if !secret {
-		text, _ = x509.MarshalPKIXPublicKey(k.key) // it was read from such, or is of the same kinds
+		text, _ = x509.MarshalPKIXPublicKey(k.key) // it was parsed from this form, or has a type that can be
 	}
 	return fmt.Appendf(nil, "%q %q %q", k.id, k.algs, text)
 }
 
-// newKey returns the key with the algorithms that are its kind's; alg, if
-// there is one, is the only of them.
+// newKey returns a key with the algorithms of its type. If alg is not "", the key is for
+// alg only.
 func newKey(key any, id, alg string) (Key, error) {
 	k := Key{id: id, key: key}
 	switch key := key.(type) {
@@ -64,7 +64,7 @@ func newKey(key any, id, alg string) (Key, error) {
 		if len(key) < MinSecret {
 			return k, fmt.Errorf("has %d bytes and needs at least %d; make one with: openssl rand -hex %d", len(key), MinSecret, MinSecret)
 		}
-		// A hash that is longer than its secret is not allowed.
+		// A hash must not be longer than its secret.
 		k.algs = []jose.SignatureAlgorithm{jose.HS256}
 		if len(key) >= 48 {
 			k.algs = append(k.algs, jose.HS384)
@@ -106,13 +106,13 @@ func newKey(key any, id, alg string) (Key, error) {
 
 var errPrivateKey = errors.New("is a private key; write the public key, which is enough to verify tokens: openssl pkey -in private.pem -pubout")
 
-// allAlgorithms are those that any key can be for; none is not among them.
+// allAlgorithms are the algorithms that keys can be for. "none" is not one of them.
 var allAlgorithms = []jose.SignatureAlgorithm{
 	jose.HS256, jose.HS384, jose.HS512, jose.RS256, jose.RS384, jose.RS512, jose.PS256, jose.PS384, jose.PS512,
 	jose.ES256, jose.ES384, jose.ES512, jose.EdDSA,
 }
 
-// ParseKeys reads keys in PEM, or one JWK, or a set of them.
+// ParseKeys parses keys in PEM, one JWK, or a JWK Set.
 func ParseKeys(text []byte) ([]Key, error) {
 	text = bytes.TrimSpace(text)
 	switch {
@@ -176,9 +176,9 @@ func parseJWK(text []byte) (Key, error) {
 	return newKey(k.Key, k.KeyID, k.Algorithm)
 }
 
-// parseSet reads a JWK Set. Keys in it that are of no use here are passed
-// over (RFC 7517, section 5). Secrets are, too, unless they are asked for: a
-// secret that is fetched from somewhere is one that anybody can fetch.
+// parseSet parses a JWK Set. It skips keys that are of no use here (RFC 7517, section 5).
+// It also skips secrets unless secrets is true, because anybody can fetch a secret that a
+// server publishes.
 func parseSet(text []byte, secrets bool) ([]Key, error) {
 	var set struct {
 		Keys []json.RawMessage `json:"keys"`

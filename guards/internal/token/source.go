@@ -19,47 +19,47 @@ import (
 	"github.com/caddyserver/caddy/v2"
 )
 
-// How a key set is fetched.
+// How a JWK Set is fetched.
 const (
-	// setRefresh is the age at which a set is fetched again, while it is still
-	// used: how long a key that was withdrawn is believed.
+	// setRefresh is the age at which a set is fetched again. It is also how long a
+	// withdrawn key is still accepted.
 	setRefresh = 10 * time.Minute
-	// unknownKeyPause is the time between two fetches because of a token whose key
-	// is not in the set: anybody can make up such tokens.
+	// unknownKeyPause is the shortest time between two fetches for tokens with unknown
+	// keys, because anybody can make such tokens.
 	unknownKeyPause = time.Minute
-	// fetchTimeout bounds one fetch, maxSet what it brings, in bytes.
+	// fetchTimeout limits the time of a fetch, maxSet the bytes of its result.
 	fetchTimeout = 10 * time.Second
 	maxSet       = 1 << 20
-	// minFetchPause and maxFetchPause are between a fetch that failed and the next
-	// one; it doubles with each.
+	// minFetchPause and maxFetchPause limit the time between a failed fetch and the next
+	// one. It doubles with each failure.
 	minFetchPause, maxFetchPause = time.Second, time.Minute
 )
 
-// A Set is what was fetched at one time. It is immutable.
+// A Set is the result of one fetch. It is immutable.
 type Set struct {
 	keys []Key
 	sum  [sha256.Size]byte // of its text
 }
 
-// A Source has the key set of an address or a file: fetched when it is first
-// needed, by one goroutine at a time, and again when it is old. When fetching
-// fails, the last good set stays.
+// A Source has the JWK Set of an address or a file. The set is fetched when it is first
+// needed, and again when it is old, by one goroutine at a time. If a fetch fails, the
+// previous set stays.
 type Source struct {
 	name  string // for errors and logs
 	fetch func(context.Context) ([]byte, error)
 
 	ctx    context.Context // of all fetches
 	cancel context.CancelFunc
-	wg     sync.WaitGroup // of the fetch under way; Destruct waits
+	wg     sync.WaitGroup // of the fetch in flight; Destruct waits for it
 
 	mu       sync.Mutex    // guards the following
 	set      *Set          // nil until the first was fetched
-	fetched  time.Time     // when the set was last found to be current
+	fetched  time.Time     // when the set was last fetched
 	err      error         // why the last fetch failed; nil if it did not
-	failures int           // fetches that failed, since one did not
-	notNow   time.Time     // no fetch before then, because the last one failed
-	unknown  time.Time     // the last fetch because of an unknown key
-	fetching chan struct{} // closed when the fetch under way is over; nil if none is
+	failures int           // failed fetches since the last success
+	notNow   time.Time     // no fetch before this time, because the last one failed
+	unknown  time.Time     // the last fetch for an unknown key
+	fetching chan struct{} // closed when the fetch in flight is over; nil if there is none
 }
 
 func NewSource(name string, fetch func(context.Context) ([]byte, error)) *Source {
@@ -68,7 +68,7 @@ func NewSource(name string, fetch func(context.Context) ([]byte, error)) *Source
 	return s
 }
 
-// Destruct ends a fetch that is under way.
+// Destruct ends the fetch in flight.
 func (s *Source) Destruct() error {
 	s.mu.Lock()
 	s.cancel() // no fetch begins after this
@@ -78,7 +78,7 @@ func (s *Source) Destruct() error {
 	return nil
 }
 
-// Sum returns a hash of the set as it was fetched last; of nothing, if it was not.
+// Sum returns a hash of the text of the set, or zero before the first fetch.
 func (s *Source) Sum() (sum [sha256.Size]byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -88,8 +88,8 @@ func (s *Source) Sum() (sum [sha256.Size]byte) {
 	return sum
 }
 
-// current returns the set. It waits only for the first one. If there is none,
-// retry says when there may be.
+// current returns the set. It waits only for the first fetch. If there is no set, retry
+// says when to try again.
 func (s *Source) current(ctx context.Context, log *slog.Logger) (set *Set, retry time.Duration, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -108,9 +108,8 @@ func (s *Source) current(ctx context.Context, log *slog.Logger) (set *Set, retry
 	return s.set, 0, nil
 }
 
-// newer returns a set that is newer than the question, which was asked at that
-// time and is about a key that is in no older one. If it cannot be had, retry
-// says when it may be.
+// newer returns a set that was fetched after asked, for a token whose key is in no older
+// set. On an error, retry says when to try again.
 func (s *Source) newer(ctx context.Context, asked time.Time, log *slog.Logger) (set *Set, retry time.Duration, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -135,9 +134,9 @@ func (s *Source) newer(ctx context.Context, asked time.Time, log *slog.Logger) (
 	return s.set, 0, nil
 }
 
-// startLocked begins a fetch, unless one is under way or it is too early after
-// one that failed, and returns what is closed when it is over: nil if there is
-// none. The caller holds s.mu.
+// startLocked starts a fetch, unless one is in flight or the last one has just failed. It
+// returns a channel that is closed when the fetch is over, or nil if there is none. The
+// caller holds s.mu.
 func (s *Source) startLocked(log *slog.Logger) chan struct{} {
 	if s.fetching != nil || time.Now().Before(s.notNow) || s.ctx.Err() != nil {
 		return s.fetching
@@ -152,8 +151,8 @@ func (s *Source) startLocked(log *slog.Logger) chan struct{} {
 	return s.fetching
 }
 
-// load fetches the set and reads it. What others publish must not end this
-// process, whatever it makes of a library.
+// load fetches and parses the set. It recovers from panics, so that what others publish
+// cannot end this process.
 func (s *Source) load(ctx context.Context) (set *Set, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -168,7 +167,7 @@ func (s *Source) load(ctx context.Context) (set *Set, err error) {
 	return &Set{keys: keys, sum: sha256.Sum256(text)}, err
 }
 
-// loaded notes how a fetch went.
+// loaded records the result of a fetch.
 func (s *Source) loaded(set *Set, err error, log *slog.Logger) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -177,26 +176,26 @@ func (s *Source) loaded(set *Set, err error, log *slog.Logger) {
 	s.err = err
 	if err != nil {
 		pause := maxFetchPause
-		if s.failures < 6 { // 2^6 s are more than a minute
+		if s.failures < 6 { // 2^6 s is more than a minute
 			pause = minFetchPause << s.failures
 		}
 		s.failures++
 		s.notNow = time.Now().Add(pause)
 		if s.set != nil && s.ctx.Err() == nil {
-			// No answer tells of it, since those before it go on.
+			// Log it, because no answer shows it: the previous keys still work.
 			log.Warn("could not fetch the key set; using the previous one", "jwks", s.name, "fetched", s.fetched, "error", err)
 		}
 		return
 	}
 	s.failures, s.notNow = 0, time.Time{}
 	s.fetched = time.Now()
-	if s.set == nil || s.set.sum != set.sum { // else what was verified stays so
+	if s.set == nil || s.set.sum != set.sum { // an equal set keeps verified tokens valid
 		s.set = set
 	}
 }
 
-// awaitLocked waits until a fetch is over. The caller holds s.mu, which is not
-// held meanwhile.
+// awaitLocked waits until a fetch is over. The caller holds s.mu, which is released while
+// it waits.
 func (s *Source) awaitLocked(ctx context.Context, over <-chan struct{}) error {
 	if over == nil {
 		return nil
@@ -211,12 +210,11 @@ func (s *Source) awaitLocked(ctx context.Context, over <-chan struct{}) error {
 	}
 }
 
-// Sources are those of addresses. They outlive a reload, so that an endpoint
-// that is away at that moment locks nobody out.
+// Sources has the sources of addresses. They outlive reloads, so that an address that
+// does not answer then locks nobody out.
 var Sources = caddy.NewUsagePool()
 
-// AddressSource returns the key source of an address, which is to be given back
-// with Sources.Delete.
+// AddressSource returns the source of an address. Release it with Sources.Delete.
 func AddressSource(address string) (*Source, error) {
 	source, _, err := Sources.LoadOrNew(address, func() (caddy.Destructor, error) {
 		name := address
@@ -232,7 +230,7 @@ func AddressSource(address string) (*Source, error) {
 	return source.(*Source), nil
 }
 
-// FileSource returns the key source of a file, which it reads.
+// FileSource reads a file and returns its source.
 func FileSource(path string) (*Source, error) {
 	s := NewSource(path, func(context.Context) ([]byte, error) { return ReadFile(path) })
 	set, err := s.load(s.ctx)
@@ -243,7 +241,7 @@ func FileSource(path string) (*Source, error) {
 	return s, nil
 }
 
-// ReadFile reads a file of bounded size. Errors name it.
+// ReadFile reads a file of limited size. Errors name the file.
 func ReadFile(path string) ([]byte, error) {
 	f, err := os.Open(path) //nolint:gosec // G304: the operator names it
 	if err != nil {
@@ -257,8 +255,8 @@ func ReadFile(path string) ([]byte, error) {
 	return text, nil
 }
 
-// newClient returns a client that keeps no connection, since it is used
-// every few minutes, and does not let itself be sent from https to http.
+// newClient returns a client that keeps no connections, because it is used every few
+// minutes. It does not follow redirects from https to http.
 func newClient() *http.Client {
 	return &http.Client{
 		Timeout: fetchTimeout,

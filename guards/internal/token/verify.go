@@ -20,8 +20,8 @@ import (
 	josejson "github.com/go-jose/go-jose/v4/json"
 )
 
-// maxToken is the most bytes of a token: with a few dozen claims it has one or
-// two thousand.
+// maxToken is the largest number of bytes of a token. One with a few dozen claims has one
+// or two thousand.
 const maxToken = 8 << 10
 
 // A Verifier verifies tokens. Set its fields before the first token; they do not
@@ -31,10 +31,10 @@ type Verifier struct {
 	Keys []Key
 	// Source has further keys, which may change. It is nil without a JWK Set.
 	Source *Source
-	// Issuers and Audiences are those accepted; none accepts all.
+	// Issuers and Audiences are the accepted ones. An empty list accepts all.
 	Issuers, Audiences []string
-	// Require are claims that a token must have, by name, and the values of which it
-	// must have one, if there are any.
+	// Require has claims that a token must have, by name. If a claim has values here, the
+	// token must have one of them.
 	Require map[string][]string
 	// Leeway is how far the clock of the issuer may be ahead.
 	Leeway time.Duration
@@ -54,9 +54,9 @@ type Token struct {
 	Expires time.Time
 }
 
-// Verify returns what a token says, if it is valid now. The error is ErrExpired for a
-// token that is valid but for its age, and a *NotNow if the keys are not available.
-// Waiting for keys takes from left, unless that is nil.
+// Verify returns what a token says, if it is valid now. The error is ErrExpired if only
+// its expiry is wrong, and a *NotNow if the keys are not available. Waiting for keys
+// reduces left, unless it is nil.
 func (v *Verifier) Verify(ctx context.Context, text string, left *time.Duration, log *slog.Logger) (*Token, error) {
 	if len(text) > maxToken {
 		return nil, fmt.Errorf("it has %d bytes; at most %d are allowed", len(text), maxToken)
@@ -85,21 +85,21 @@ func (v *Verifier) Verify(ctx context.Context, text string, left *time.Duration,
 	return t, nil
 }
 
-// A NotNow says that the keys could not be had.
+// A NotNow is the error if the keys are not available.
 type NotNow struct {
-	Retry time.Duration // until it may be otherwise; 0 is unknown
+	Retry time.Duration // when to try again; 0 is unknown
 	Err   error
 }
 
 func (n *NotNow) Error() string { return n.Err.Error() }
 
-// Unwrap returns why.
+// Unwrap returns the cause.
 func (n *NotNow) Unwrap() error { return n.Err }
 
-// ErrExpired is the error of a token that was valid once.
+// ErrExpired is the error of a token that was valid before.
 var ErrExpired = errors.New("the token has expired")
 
-// isCurrent reports whether the key that verified a token is still believed.
+// isCurrent reports whether the key that verified a token is still accepted.
 func (v *Verifier) isCurrent(ctx context.Context, c *verified, log *slog.Logger) bool {
 	if c.set == nil {
 		return true
@@ -108,8 +108,8 @@ func (v *Verifier) isCurrent(ctx context.Context, c *verified, log *slog.Logger)
 	return err == nil && set == c.set
 }
 
-// payload returns the payload of a token that one of the keys has signed, and the
-// set that has the key, if a set does.
+// payload returns the payload of a token that one of the keys has signed. set is the set
+// with that key, or nil.
 func (v *Verifier) payload(ctx context.Context, token string, asked time.Time, left *time.Duration, log *slog.Logger) (payload []byte, set *Set, err error) {
 	alg, id, err := parseHeader(token)
 	if err != nil {
@@ -131,8 +131,8 @@ func (v *Verifier) payload(ctx context.Context, token string, asked time.Time, l
 	if id == "" || hasID(v.Keys, id) || hasID(set.keys, id) {
 		return nil, nil, err
 	}
-	// The key may be a new one. A token that has expired is not worth finding out;
-	// that it says so itself does harm to nobody but its agent.
+	// The key may be new. An expired token is not worth a fetch. If a token lies about
+	// its expiry, that harms only its agent.
 	if expiredByItself(token, asked) {
 		return nil, nil, ErrExpired
 	}
@@ -144,8 +144,7 @@ func (v *Verifier) payload(ctx context.Context, token string, asked time.Time, l
 	return payload, set, err
 }
 
-// askingTime bounds ctx by the time that is left for asking; done takes off it
-// what was used.
+// askingTime limits ctx to the time that is left. done subtracts what was used.
 func askingTime(ctx context.Context, left *time.Duration) (_ context.Context, done func()) {
 	if left == nil {
 		return context.WithCancel(ctx)
@@ -158,11 +157,11 @@ func askingTime(ctx context.Context, left *time.Duration) (_ context.Context, do
 	}
 }
 
-// parseHeader returns the algorithm and the key's name that a token gives.
+// parseHeader returns the algorithm and the key id in a token's header.
 func parseHeader(token string) (alg jose.SignatureAlgorithm, id string, err error) {
 	text, _, _ := strings.Cut(token, ".")
 	raw, err := base64.RawURLEncoding.DecodeString(text)
-	if err != nil || strings.ContainsAny(token, "\r\n") { // line breaks are passed over when decoding
+	if err != nil || strings.ContainsAny(token, "\r\n") { // the decoder ignores line breaks
 		return "", "", errors.New("it is not a JSON Web Token")
 	}
 	var header struct {
@@ -171,7 +170,7 @@ func parseHeader(token string) (alg jose.SignatureAlgorithm, id string, err erro
 		Crit josejson.RawMessage `json:"crit"`
 		B64  josejson.RawMessage `json:"b64"`
 	}
-	// Not encoding/json, which takes KID for kid, and the last of two.
+	// encoding/json would accept KID for kid, and the last of two.
 	if err := josejson.Unmarshal(raw, &header); err != nil {
 		return "", "", fmt.Errorf("its header cannot be read: %w", err)
 	}
@@ -184,8 +183,8 @@ func parseHeader(token string) (alg jose.SignatureAlgorithm, id string, err erro
 	return alg, header.Kid, nil
 }
 
-// verifyWith tries the keys that fit and returns the payload, nil if none of
-// them signed it.
+// verifyWith tries the keys that fit and returns the payload, or nil if none of them has
+// signed it.
 func verifyWith(keys []Key, token string, alg jose.SignatureAlgorithm, id string) (payload []byte, err error) {
 	err = fmt.Errorf("no key fits its algorithm, %s, and key id, %.64q", alg, id)
 	var signed *jose.JSONWebSignature
@@ -207,13 +206,12 @@ func verifyWith(keys []Key, token string, alg jose.SignatureAlgorithm, id string
 	return nil, err
 }
 
-// hasID reports whether one of the keys has the name, for whatever algorithm.
+// hasID reports whether a key has that id, for any algorithm.
 func hasID(keys []Key, id string) bool {
 	return slices.ContainsFunc(keys, func(k Key) bool { return k.id == id })
 }
 
-// expiredByItself reports whether a token that is not verified says that it has
-// expired.
+// expiredByItself reports whether a token that is not verified says that it has expired.
 func expiredByItself(token string, now time.Time) bool {
 	_, rest, _ := strings.Cut(token, ".")
 	text, _, _ := strings.Cut(rest, ".")

@@ -44,7 +44,7 @@ func (c *answerCache[A]) get(key Key, now time.Time) (answer A, ok bool) {
 	return cached.answer, true
 }
 
-// put stores an answer for as long as it says.
+// put stores an answer for the time that its Keep says.
 func (c *answerCache[A]) put(key Key, o *Outcome[A], now time.Time) {
 	const overhead = 256 // bytes of an entry itself
 	if o.Keep <= 0 {

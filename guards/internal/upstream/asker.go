@@ -34,8 +34,8 @@ var (
 	ErrOver = errors.New("nobody waits for the answer any longer")
 )
 
-// An Asker asks a backend on behalf of one guard. It asks equal questions only once at
-// a time, asks only so many at once, and caches answers.
+// An Asker asks a backend for one guard. It asks equal questions only once at a time,
+// limits how many it asks at once, and caches answers.
 type Asker[A any] struct {
 	// InFlight is how many questions are asked at once.
 	InFlight int
@@ -62,8 +62,8 @@ func NewAsker[A any](inFlight int) *Asker[A] {
 	return &Asker[A]{InFlight: inFlight, state: newState[A]()}
 }
 
-// states holds the state of each guard for as long as a configuration has the guard.
-// A new configuration takes its reference before the old one releases its own.
+// states holds the state of each guard for as long as a configuration has the guard. A
+// new configuration takes its reference before the old one releases its own.
 var states = caddy.NewUsagePool()
 
 // Destruct implements caddy.Destructor: it drops the cached answers. Calls in flight
@@ -128,11 +128,11 @@ type Question[A any] struct {
 	Key Key
 	// Store is the key under which the answer is cached; the zero Key is for never.
 	Store Key
-	// Left is how much time is left for asking; nil is without a limit. What is used
-	// is taken off.
+	// Left is how much time is left for asking, and is reduced by what is used. nil is no
+	// limit.
 	Left *time.Duration
-	// Ask asks. It runs until it has an answer, even if nobody waits for it any longer:
-	// then its context ends.
+	// Ask asks the backend. It runs until it has an answer, even if nobody waits any
+	// longer; then its context ends.
 	Ask func(ctx context.Context) Outcome[A]
 	// Late makes Asker.Ask call Ask in the caller's goroutine, which hangs for as long as
 	// Ask does. If Left is over or the context has ended before that, Late is called, in
@@ -146,7 +146,7 @@ type Outcome[A any] struct {
 	Answer A
 	// Keep is how long the answer may be cached; 0 is not at all.
 	Keep time.Duration
-	// Size is about how many bytes it has.
+	// Size is roughly how many bytes it has.
 	Size int
 
 	err error // why there is no answer
@@ -155,7 +155,7 @@ type Outcome[A any] struct {
 // A call is a question in flight, with everybody who waits for its answer. Its context
 // is its own, so an agent that leaves does not take the answer away from the others.
 type call[A any] struct {
-	agent  *hub.Agent // who asked first
+	agent  *hub.Agent // that asked first
 	key    Key
 	store  Key
 	ask    func(ctx context.Context) Outcome[A]
@@ -285,7 +285,7 @@ func (a *Asker[A]) leave(c *call[A], inline bool) {
 	c.cancel()
 }
 
-// waitForPlace waits until c has a place, which has a limit of its own.
+// waitForPlace waits until c has a place, for at most QueueWait.
 func (a *Asker[A]) waitForPlace(ctx context.Context, c *call[A], inline bool) error {
 	select {
 	case <-c.started:
@@ -306,7 +306,7 @@ func (a *Asker[A]) waitForPlace(ctx context.Context, c *call[A], inline bool) er
 	}
 }
 
-// runHere runs c in this goroutine. q.Late tells in time that there is no answer.
+// runHere runs c in this goroutine. If there is no answer in time, it calls q.Late.
 func (a *Asker[A]) runHere(ctx context.Context, q *Question[A], c *call[A]) (answer A, err error) {
 	var over atomic.Bool // the answer was given, or Late was called
 	late := func(err error) {

@@ -18,16 +18,16 @@ import (
 	"github.com/push-it/pushit/guards/internal/suggest"
 )
 
-// A Block is the tokens of a guard that stands for a directive of Caddy's: those on
-// its first line, and what is in its braces, one segment each.
+// A Block has the tokens of a guard that is configured like a directive of Caddy's: its
+// first line, and the entries between its braces.
 type Block struct {
 	word        string
-	Line        caddyfile.Segment // the guard's word and what follows it
+	Line        caddyfile.Segment // the guard's word and its arguments
 	open, close caddyfile.Token
 	Entries     []caddyfile.Segment
 }
 
-// ReadBlock reads the tokens of a guard, which must have a block.
+// ReadBlock reads the tokens of a guard. The guard must have a block.
 func ReadBlock(h httpcaddyfile.Helper, example string) (*Block, error) {
 	h.Next()
 	b := &Block{word: h.Val()}
@@ -58,15 +58,15 @@ func ReadBlock(h httpcaddyfile.Helper, example string) (*Block, error) {
 	return b, nil
 }
 
-// ErrAt is an error of a token.
+// ErrAt returns an error at the place of a token.
 func ErrAt(t caddyfile.Token, format string, args ...any) error {
 	d := caddyfile.NewDispenser([]caddyfile.Token{t})
 	d.Next()
 	return d.Errf(format, args...)
 }
 
-// Options takes the guard's own options out of the block: parse reads one, and
-// reports whether it was one.
+// Options removes the guard's own options from the block. parse reads one entry, and
+// reports whether it was such an option.
 func (b *Block) Options(parse func(d *caddyfile.Dispenser) (own bool, err error)) error {
 	seen := make(map[string]bool)
 	var others []caddyfile.Segment
@@ -94,7 +94,7 @@ func (b *Block) Options(parse func(d *caddyfile.Dispenser) (own bool, err error)
 	return nil
 }
 
-// Find returns the first entry with that name, nil if there is none.
+// Find returns the first entry with that name, or nil.
 func (b *Block) Find(name string) caddyfile.Segment {
 	for _, entry := range b.Entries {
 		if entry.Directive() == name {
@@ -104,18 +104,17 @@ func (b *Block) Find(name string) caddyfile.Segment {
 	return nil
 }
 
-// Remove takes the first entry with that name out.
+// Remove removes the first entry with that name.
 func (b *Block) Remove(name string) {
 	if i := slices.IndexFunc(b.Entries, func(s caddyfile.Segment) bool { return s.Directive() == name }); i >= 0 {
 		b.Entries = slices.Delete(b.Entries, i, i+1)
 	}
 }
 
-// ParseAs parses the block as a directive of Caddy's, and returns the handler it
-// stands for.
+// ParseAs parses the block as a directive of Caddy's, and returns the resulting handler.
 func (b *Block) ParseAs(h httpcaddyfile.Helper, directive string) (json.RawMessage, error) {
-	// Caddy parses directives only inside a block of them. The tokens around are
-	// made of the block's own, to be of the same file and import.
+	// Caddy parses directives only inside a block. The tokens around them are made from
+	// the block's own, so that they belong to the same file and import.
 	word, open, end := b.open, b.open, b.close
 	word.Text = "route"
 	word.Line, open.Line = b.Line[0].Line-1, b.Line[0].Line-1
@@ -146,8 +145,8 @@ func (b *Block) ParseAs(h httpcaddyfile.Helper, directive string) (json.RawMessa
 	return raw, nil
 }
 
-// located gives an error of Caddy's the position that it is about, in place of
-// those that Caddy finds around it.
+// located replaces the position in an error of Caddy's, which is around the block, with
+// the position of the mistake.
 func (b *Block) located(err error, directive string, end caddyfile.Token) error {
 	text := err.Error()
 	for _, around := range []caddyfile.Token{end, b.close} {
@@ -168,7 +167,7 @@ func (b *Block) located(err error, directive string, end caddyfile.Token) error 
 	return ErrAt(b.Line[0], "%s", text)
 }
 
-// token returns the first token of the block with text in it.
+// token returns the first token of the block that contains text.
 func (b *Block) token(text string) caddyfile.Token {
 	for _, entry := range b.Entries {
 		for _, t := range entry {
@@ -180,8 +179,8 @@ func (b *Block) token(text string) caddyfile.Token {
 	return b.Line[0]
 }
 
-// CheckProxy checks what forward_auth and ask have in common: both ask an upstream,
-// and the operator says where.
+// CheckProxy checks what forward_auth and ask have in common: they need an upstream and a
+// path.
 func (b *Block) CheckProxy() error {
 	for _, t := range b.Line[1:] {
 		if strings.HasPrefix(t.Text, "@") || strings.HasPrefix(t.Text, "/") || t.Text == "*" {
@@ -214,13 +213,12 @@ func (b *Block) CheckProxy() error {
 	return nil
 }
 
-// fastCGITimeout is how long a handler's transport waits for a FastCGI server, where
-// the operator has not said: unlike others it does not notice that nobody waits
-// any more for what it asked, and holds a place until then.
+// fastCGITimeout is the default time to wait for a FastCGI server. Caddy's FastCGI
+// transport ignores the context of a request, so without a timeout a question could hold
+// its place forever.
 const fastCGITimeout = "30s"
 
-// BoundFastCGI adds to a FastCGI transport how long it waits, where that is not
-// written.
+// BoundFastCGI adds timeouts to a FastCGI transport that has none.
 func BoundFastCGI(transport map[string]any) {
 	if transport["protocol"] != "fastcgi" {
 		return
@@ -232,9 +230,8 @@ func BoundFastCGI(transport map[string]any) {
 	}
 }
 
-// CompleteFastCGI adds to a proxy's FastCGI transport what is not written: how
-// long it waits, and that the path of a PHP script ends behind .php, as
-// php_fastcgi has it.
+// CompleteFastCGI adds defaults to a proxy's FastCGI transport: timeouts, and, as
+// php_fastcgi does, that the path of a PHP script ends behind .php.
 func CompleteFastCGI(proxy map[string]any) {
 	transport, _ := proxy["transport"].(map[string]any)
 	if transport["protocol"] != "fastcgi" {
@@ -248,7 +245,7 @@ func CompleteFastCGI(proxy map[string]any) {
 	}
 }
 
-// Changed returns a handler's configuration as change leaves it.
+// Changed returns the configuration of a handler after change has changed it.
 func Changed(raw json.RawMessage, change func(handler map[string]any)) (json.RawMessage, error) {
 	var v map[string]any
 	if err := json.Unmarshal(raw, &v); err != nil {
@@ -258,7 +255,7 @@ func Changed(raw json.RawMessage, change func(handler map[string]any)) (json.Raw
 	return json.Marshal(v)
 }
 
-// Copies reports whether a copy_headers of the block sets the header field.
+// Copies reports whether copy_headers in the block sets the header field.
 func (b *Block) Copies(field string) bool {
 	for _, entry := range b.Entries {
 		if entry.Directive() != "copy_headers" {

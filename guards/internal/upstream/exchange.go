@@ -22,32 +22,33 @@ import (
 )
 
 const (
-	// MaxAnswer is the most bytes that a handler's answer may have, and that what
-	// is learned of one may have.
+	// MaxAnswer is the largest number of bytes of a handler's answer, and of what a guard
+	// learns from one.
 	MaxAnswer = 64 << 10
-	// MaxRetry bounds how long agents are sent away, whatever a backend says.
+	// MaxRetry limits how long agents wait before they try again, whatever a backend
+	// says.
 	MaxRetry = 5 * time.Minute
 )
 
-// A Capture is the http.ResponseWriter of a handler whose answer is for pushit
-// alone. It keeps what has been written, up to a limit.
+// A Capture is an http.ResponseWriter for an answer that is for pushit alone. It stores
+// what is written, up to a limit.
 type Capture struct {
 	limit int
 
 	header http.Header
-	status int // 0 until one is written
+	status int // 0 until one was written
 	body   bytes.Buffer
-	over   bool // more than limit has been written
+	over   bool // more than limit was written
 }
 
 func NewCapture(limit int) *Capture {
 	return &Capture{limit: limit, header: make(http.Header)}
 }
 
-// Header is http.ResponseWriter's.
+// Header implements http.ResponseWriter.
 func (c *Capture) Header() http.Header { return c.header }
 
-// WriteHeader is http.ResponseWriter's. Only the first final status counts.
+// WriteHeader implements http.ResponseWriter. Only the first final status counts.
 func (c *Capture) WriteHeader(status int) {
 	informational := 100 <= status && status < 200 && status != http.StatusSwitchingProtocols
 	if c.status == 0 && !informational {
@@ -55,11 +56,11 @@ func (c *Capture) WriteHeader(status int) {
 	}
 }
 
-// errAnswerTooLong stops who writes more than is read.
+// errAnswerTooLong stops a handler that writes more than is read.
 var errAnswerTooLong = errors.New("the answer is too long")
 
-// Write is http.ResponseWriter's. It fails when there is more than the limit, so
-// that an endless answer ends.
+// Write implements http.ResponseWriter. It fails above the limit, so that an endless
+// answer ends.
 func (c *Capture) Write(p []byte) (int, error) {
 	c.WriteHeader(http.StatusOK)
 	if c.over || len(p) > c.limit-c.body.Len() {
@@ -69,24 +70,23 @@ func (c *Capture) Write(p []byte) (int, error) {
 	return c.body.Write(p)
 }
 
-// FlushError lets handlers flush; there is nothing to do. Hijacking is not to be
-// had.
+// FlushError lets handlers flush. It does nothing. A Capture cannot be hijacked.
 func (*Capture) FlushError() error { return nil }
 
-// Flush is http.Flusher's.
+// Flush implements http.Flusher.
 func (*Capture) Flush() {}
 
-// An Exchange is what became of a request that was given to a handler.
+// An Exchange is the result of a request that a handler was given.
 type Exchange struct {
 	request *http.Request
 	W       *Capture
-	// End is the request as it reached the end of the chain, nil if it did not.
+	// End is the request as it reached the end of the chain, or nil if it did not.
 	End *http.Request
 	Err error
 }
 
-// With gives r to a handler that writes to w. The handler runs in this
-// goroutine; r and w are its own until it has returned.
+// With gives r to a handler that writes to w. The handler runs in this goroutine, and
+// owns r and w until it returns.
 func With(h caddyhttp.MiddlewareHandler, w *Capture, r *http.Request) *Exchange {
 	x := &Exchange{request: r, W: w}
 	x.serve(h)
@@ -109,12 +109,12 @@ func (x *Exchange) serve(h caddyhttp.MiddlewareHandler) {
 	}))
 }
 
-// Passed reports whether the chain reached its end and nothing answered.
+// Passed reports whether the request reached the end of the chain and nothing answered.
 func (x *Exchange) Passed() bool {
 	return x.End != nil && x.Err == nil && x.W.status == 0 && !x.W.over && x.Broken() == nil
 }
 
-// Broken returns why there is no answer, whatever was answered.
+// Broken returns why the answer does not count, or nil if it does.
 func (x *Exchange) Broken() error {
 	if err := x.request.Context().Err(); err != nil {
 		return err
@@ -125,8 +125,8 @@ func (x *Exchange) Broken() error {
 	return Unanswerable(x.request)
 }
 
-// Status returns what was answered. An error of Caddy's handlers counts by its
-// status, and nothing is 200, as it is of a server.
+// Status returns the status of the answer. An error of Caddy's handlers has a status,
+// too. If nothing was written, the status is 200, as on a server.
 func (x *Exchange) Status() int {
 	var handlerErr caddyhttp.HandlerError
 	switch {
@@ -140,8 +140,8 @@ func (x *Exchange) Status() int {
 	return x.W.status
 }
 
-// Failure returns why there was an error, without what identifies it in Caddy's
-// own log, or what was answered.
+// Failure returns the error of the handlers, without the ID that it has in Caddy's own
+// log, or an error with the status of the answer.
 func (x *Exchange) Failure() error {
 	var handlerErr caddyhttp.HandlerError
 	if errors.As(x.Err, &handlerErr) && handlerErr.Err != nil {
@@ -153,8 +153,8 @@ func (x *Exchange) Failure() error {
 	return fmt.Errorf("answered HTTP %d", x.Status())
 }
 
-// RetryAfter reads a Retry-After field (RFC 9110, section 10.2.3), 0 if it says
-// nothing.
+// RetryAfter parses a Retry-After field (RFC 9110, section 10.2.3). It returns 0 if the
+// field is empty or invalid.
 func RetryAfter(value string, now time.Time) time.Duration {
 	var d time.Duration
 	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
@@ -165,8 +165,7 @@ func RetryAfter(value string, now time.Time) time.Duration {
 	return min(max(d, 0), MaxRetry)
 }
 
-// NoStore reports whether what answered, or what it asked in turn, forbids to
-// keep the answer.
+// NoStore reports whether the answer, or that of a backend behind it, must not be stored.
 func (x *Exchange) NoStore() bool {
 	return slices.ContainsFunc([]string{strings.Join(x.W.header.Values("Cache-Control"), ","), x.Header("Cache-Control")}, func(list string) bool {
 		for directive := range strings.SplitSeq(list, ",") {
@@ -178,8 +177,8 @@ func (x *Exchange) NoStore() bool {
 	})
 }
 
-// Header returns a header field of the last response that a reverse proxy got
-// in the exchange; several of one name are joined with commas.
+// Header returns a header field of the last response that a reverse proxy got in the
+// exchange. Several fields of one name are joined with commas.
 func (x *Exchange) Header(name string) string {
 	return x.Placeholder("http.reverse_proxy.header." + name)
 }
@@ -190,8 +189,8 @@ func (x *Exchange) Placeholder(name string) string {
 	return value
 }
 
-// CopiedBy returns the header fields, in canonical form, that a configuration sets
-// on requests to what a response had: the destinations of copy_headers.
+// CopiedBy returns the header fields that a configuration copies from responses to
+// requests, in canonical form: the destinations of copy_headers.
 func CopiedBy(raw json.RawMessage) (names []string) {
 	var v any
 	if json.Unmarshal(raw, &v) != nil {

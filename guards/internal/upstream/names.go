@@ -13,14 +13,14 @@ import (
 // Names are the placeholders in the configuration of a guard, by where their values
 // come from. The answer to a question can depend on each of them.
 type Names struct {
-	// Question are those of the question itself: {pushit.*}.
+	// Question has those of the question itself: {pushit.*}.
 	Question []string
-	// LookedUp are those that are looked up when a session opens.
+	// LookedUp has those that are looked up when a session opens.
 	LookedUp []string
-	// Required are those of LookedUp that no handler of the guard sets. Without their
-	// values nothing is asked.
+	// Required has those of LookedUp that no handler of the guard sets. If one has no
+	// value, nothing is asked.
 	Required []string
-	// Request are others, which depend on the request but not on the session alone.
+	// Request has those that depend on the request, but not on the session alone.
 	Request []string
 }
 

@@ -16,28 +16,28 @@ import (
 	"github.com/push-it/pushit/guards/internal/placeholder"
 )
 
-// A Reach is the configuration that a guard decides by: its own, and that of the
-// named routes that it invokes.
+// A Reach is the configuration that a guard decides by: its own, and that of the named
+// routes that it invokes.
 type Reach struct {
-	// Texts are the guard's own JSON, and that of each named route.
+	// Texts are the JSON of the guard and of each named route.
 	Texts []json.RawMessage
-	// Vars are the variables that matchers of handlers read.
+	// Vars are the variables that the matchers of handlers read.
 	Vars []string
-	// Known says that nothing else in the configuration makes a difference. It is
-	// false when a module of others is reached, which may look at anything, or one
-	// that looks at files or at other apps.
+	// Known says that the guard decides by nothing else. It is false if the configuration
+	// has modules of other packages, which can depend on anything, or modules that read
+	// files or other apps.
 	Known bool
-	// Others says that modules from outside of Caddy are reached.
+	// Others says that the configuration has modules from outside of Caddy.
 	Others bool
 
-	server *caddyhttp.Server // nil outside of one
-	routes map[string]bool   // the named routes that were looked at
+	server *caddyhttp.Server // nil outside of a server
+	routes map[string]bool   // the named routes seen so far
 }
 
 // guardNamespace is guards.Namespace, which is in a package above this one.
 const guardNamespace = "http.pushit.guards"
 
-// ReachOf looks at a module by its ID and its JSON, and at all that it is made of.
+// ReachOf looks at a module, given by its ID and JSON, and at all modules in it.
 func ReachOf(ctx caddy.Context, id string, raw json.RawMessage) *Reach {
 	r := &Reach{Texts: []json.RawMessage{raw}, Known: true, routes: make(map[string]bool)}
 	r.server, _ = ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
@@ -45,8 +45,8 @@ func ReachOf(ctx caddy.Context, id string, raw json.RawMessage) *Reach {
 	return r
 }
 
-// caddysModules begins the paths of the packages whose modules are known to decide
-// by nothing but their own configuration; readers are those among them that do not.
+// caddysModules begins the paths of packages whose modules decide only by their own
+// configuration. readers are the exceptions among them.
 const (
 	caddysOwn     = "github.com/caddyserver/caddy/v2"
 	caddysModules = caddysOwn + "/modules/caddyhttp"
@@ -56,17 +56,17 @@ var readers = []string{
 	"http.handlers.file_server", "http.handlers.templates", "http.matchers.file", // they read files
 }
 
-// others are modules of other packages that are known, too.
+// others are modules of other packages that decide only by their configuration.
 var others = []string{"tls.ca_pool.source.inline", "tls.ca_pool.source.file", "caddy.network_proxy.none", "caddy.network_proxy.url"}
 
 func (r *Reach) module(id string, raw json.RawMessage) {
 	info, err := caddy.GetModule(id)
 	if err != nil {
-		r.Known = false // loading it fails, too
+		r.Known = false // loading it fails, so it does not matter
 		return
 	}
 	m := info.New()
-	// A guard says itself what else it decides by: see Fingerprinter.
+	// A guard implements Fingerprinter if it decides by more.
 	isGuard := info.ID.Namespace() == guardNamespace
 	r.Others = r.Others || !isGuard && !isOf(m, caddysOwn)
 	if !isGuard && !slices.Contains(others, id) && (!isOf(m, caddysModules) || slices.Contains(readers, id)) {
@@ -89,7 +89,7 @@ func (r *Reach) module(id string, raw json.RawMessage) {
 	r.parts(reflect.ValueOf(m))
 }
 
-// isOf reports whether the type of a module is of a package at or below a path.
+// isOf reports whether the type of a module belongs to a package at or below a path.
 func isOf(m caddy.Module, path string) bool {
 	t := reflect.TypeOf(m)
 	for t.Kind() == reflect.Pointer {
@@ -100,15 +100,15 @@ func isOf(m caddy.Module, path string) bool {
 
 func (r *Reach) addVars(names []string) {
 	for _, name := range names {
-		if !strings.HasPrefix(name, "{") { // a placeholder is found in the texts
+		if !strings.HasPrefix(name, "{") { // placeholders are found in the texts
 			r.Vars = append(r.Vars, name)
 		}
 	}
 }
 
-// route looks at a named route of the server. Caddy loads them after all others
-// and drops the raw form then: of an endpoint that is itself in a named route, it
-// may be gone.
+// route looks at a named route of the server. Caddy loads named routes last and drops
+// their raw form then. If the endpoint is itself in a named route, the raw form may be
+// gone.
 func (r *Reach) route(name string) {
 	if r.routes[name] {
 		return
@@ -132,7 +132,7 @@ func (r *Reach) route(name string) {
 	r.parts(reflect.ValueOf(route))
 }
 
-// parts looks for modules in the fields of v, which Caddy's tags tell.
+// parts looks for modules in the fields of v, which Caddy's tags mark.
 func (r *Reach) parts(v reflect.Value) {
 	switch v.Kind() {
 	case reflect.Pointer, reflect.Interface:
@@ -165,7 +165,7 @@ func (r *Reach) parts(v reflect.Value) {
 	}
 }
 
-// tagged looks at the modules in a field with a tag of Caddy's.
+// tagged looks at the modules in a field with one of Caddy's tags.
 func (r *Reach) tagged(v reflect.Value, tag string) {
 	var namespace, key string
 	for setting := range strings.FieldsSeq(tag) {
@@ -191,7 +191,7 @@ func (r *Reach) tagged(v reflect.Value, tag string) {
 			var fields map[string]json.RawMessage
 			var name string
 			if key == "" || json.Unmarshal(raw, &fields) != nil || json.Unmarshal(fields[key], &name) != nil {
-				r.Known = false // loading it fails, too
+				r.Known = false // loading it fails, so it does not matter
 				return
 			}
 			each(name, raw)

@@ -23,14 +23,14 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// A Session is what requests to a backend are made of.
+// A Session has what requests to a backend are made from.
 type Session struct {
 	Opening *hub.Opening
 	// User is who the agent is, "" if nobody knows.
 	User string
-	// Header becomes the request's own.
+	// Header becomes the header of the request.
 	Header http.Header
-	// Server is what the endpoint is served by; nil outside of one.
+	// Server serves the endpoint. It is nil outside of one.
 	Server *caddyhttp.Server
 	// Replace returns the value of a placeholder. An error makes the request
 	// unanswerable.
@@ -40,8 +40,8 @@ type Session struct {
 // NewRequest returns a request to the endpoint as Caddy's matchers and handlers expect
 // it: a GET, or, if body is not nil, a POST of that JSON. Handlers write to w.
 //
-// The session does not store everything that the opening request had. After the
-// request was used, call Unanswerable.
+// A session does not store everything that its request had. After you have used the
+// request, check Unanswerable.
 func NewRequest(ctx context.Context, s *Session, w http.ResponseWriter, body []byte) (*http.Request, error) {
 	o := s.Opening
 	uri := o.URI

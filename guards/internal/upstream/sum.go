@@ -19,12 +19,12 @@ import (
 	"github.com/push-it/pushit/guards/internal/placeholder"
 )
 
-// A Sum is a hash of what a guard is made of; the zero one is of nobody knows what.
+// A Sum is a hash of what a guard is made of. The zero Sum stands for unknown.
 type Sum [sha256.Size]byte
 
-// SumOf returns the sum of a guard's configuration, of the named routes that it
-// invokes, and of the environment variables and files that these name. It is the
-// zero one if it may decide by more than that.
+// SumOf returns the sum of a guard's configuration, of the named routes that it invokes,
+// and of the environment variables and files that these name. It is zero if the guard may
+// decide by more than that.
 func SumOf(ctx caddy.Context, id string, raw json.RawMessage) (s Sum) {
 	r := ReachOf(ctx, id, raw)
 	if !r.Known {
@@ -39,12 +39,12 @@ func SumOf(ctx caddy.Context, id string, raw json.RawMessage) (s Sum) {
 	return Sum(h.Sum(nil))
 }
 
-// addText adds a configuration, and what it names outside of it. It returns false
-// if that cannot be known.
+// addText adds a configuration, and the variables and files that it names. It returns
+// false if the configuration may depend on more.
 func addText(h hash.Hash, raw json.RawMessage) (known bool) {
 	v, text, err := canonical(raw)
 	if err != nil {
-		return false // loading it fails, too
+		return false // loading it fails, so it does not matter
 	}
 	Add(h, text)
 	names, err := placeholder.InJSON(raw)
@@ -63,7 +63,7 @@ func addText(h hash.Hash, raw json.RawMessage) (known bool) {
 	}
 	known = true
 	placeholder.EachObject(v, func(fields map[string]any) {
-		// Caddy's tls app has the certificate of that name, which it renews.
+		// This names a certificate of Caddy's tls app, which renews it.
 		known = known && fields["client_certificate_automate"] == nil
 	})
 	return known
@@ -77,7 +77,7 @@ func SumOfText(raw json.RawMessage) (s Sum) {
 	return s
 }
 
-// canonical returns JSON in one order, without white space.
+// canonical returns JSON with sorted keys and without white space.
 func canonical(raw json.RawMessage) (v any, text []byte, err error) {
 	d := json.NewDecoder(bytes.NewReader(raw))
 	d.UseNumber()
@@ -88,13 +88,13 @@ func canonical(raw json.RawMessage) (v any, text []byte, err error) {
 	return v, text, err
 }
 
-// fileFields are settings of Caddy's modules that name files with what a backend
-// is told by, or tells us by.
+// fileFields are settings of Caddy's modules with files that identify us to a backend, or
+// a backend to us.
 var fileFields = []string{
 	"client_certificate_file", "client_certificate_key_file", "pem_files", "root_ca_pem_files",
 }
 
-// filesIn returns the files that a configuration names in such settings.
+// filesIn returns the files in such settings of a configuration.
 func filesIn(v any) (paths []string) {
 	placeholder.EachObject(v, func(fields map[string]any) {
 		for _, name := range fileFields {
@@ -105,14 +105,15 @@ func filesIn(v any) (paths []string) {
 	return slices.Compact(paths)
 }
 
-// Add adds text so that two lists of texts have equal sums only if they are equal.
+// Add adds text to a hash so that two lists of texts have equal hashes only if they are
+// equal.
 func Add(h hash.Hash, text []byte) {
 	_, _ = io.WriteString(h, strconv.Itoa(len(text))+":") // a hash never fails
 	_, _ = h.Write(text)
 }
 
-// sumOfFile returns a hash of a file, or the error if it cannot be read: it may be
-// there the next time.
+// sumOfFile returns a hash of a file. If it cannot be read, sumOfFile returns the error,
+// because the file may be there the next time.
 func sumOfFile(path string) []byte {
 	f, err := os.Open(path) //nolint:gosec // G304: the operator names it
 	if err != nil {

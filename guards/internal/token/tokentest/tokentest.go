@@ -34,7 +34,7 @@ type KeyPairs struct {
 	RSAPEM, EdPEM string
 }
 
-// Keys are made once: RSA keys take their time.
+// Keys are made only once, because RSA keys take time.
 var Keys = sync.OnceValue(func() (k KeyPairs) {
 	must := func(err error) {
 		if err != nil {
@@ -96,8 +96,8 @@ func Encode(v any) string {
 	return base64.RawURLEncoding.EncodeToString([]byte(text))
 }
 
-// Make makes a token of a header and claims, which are objects or JSON, and
-// signs it with the key for what alg says, whatever the header does.
+// Make makes a token from a header and claims, which are objects or JSON. It signs the
+// token with the key for alg, whatever the header says.
 func Make(header, claims any, alg string, key any) string {
 	signed := Encode(header) + "." + Encode(claims)
 	return signed + "." + base64.RawURLEncoding.EncodeToString(signature(signed, alg, key))
@@ -141,7 +141,7 @@ func signature(signed, alg string, key any) (sig []byte) {
 	return sig
 }
 
-// ValidClaims are those of bob, for an hour.
+// ValidClaims are claims of bob that are valid for an hour.
 func ValidClaims() Object {
 	now := time.Now().Unix()
 	return Object{"sub": "bob", "iss": "https://id.example.com", "aud": "push", "iat": now, "exp": now + 3600}

@@ -1,9 +1,9 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package jsontext scans, quotes and unquotes JSON: what agents send is read here,
-// and what they get is written here. It is stricter than encoding/json where two
-// readers could understand a text differently, and copies nothing that it need not.
+// Package jsontext scans, quotes and unquotes JSON. The server reads the frames of agents
+// with it, and writes their answers. It is stricter than encoding/json: it refuses texts
+// that two readers could understand differently. It copies as little as possible.
 package jsontext
 
 import (
@@ -19,51 +19,50 @@ import (
 	"unicode/utf8"
 )
 
-// MaxDepth is how many objects and arrays can stand inside one another, the
-// outermost included.
+// MaxDepth is the maximum nesting of objects and arrays, including the outermost.
 const MaxDepth = 32
 
-// A Scanner reads JSON (RFC 8259) more strictly than it asks. The Scanner
-// refuses duplicate keys, which two readers could understand differently, and
-// nesting over MaxDepth, which only serves to make readers fall over. It makes one
-// pass, does not recurse, and allocates only for objects of more keys than any it
-// has seen.
+// A Scanner reads JSON (RFC 8259), more strictly than the RFC requires. It refuses
+// duplicate keys, because two readers could understand them differently. It refuses
+// nesting deeper than MaxDepth, because other readers may crash on it. It reads the text
+// once and does not recurse. It allocates only if an object has more keys than any it has
+// read before.
 //
-// Its methods take the index to go on from and return the index after what they
-// read. They return -1 after a fault, which Fault explains.
+// Its methods take the index at which to read and return the index after what they read.
+// After a fault they return -1, and Fault says why.
 type Scanner struct {
 	src []byte
 	// fault says why a method returned -1.
 	fault string
-	// space is set when white space is skipped. members clears it before each
+	// space is set when white space is skipped. Members clears it before each
 	// value.
 	space bool
 
-	// open are the objects and arrays around the place that is read.
+	// open are the objects and arrays that are not closed yet, outermost first.
 	open  [MaxDepth]container
 	depth int
-	// keys are those of all open objects, outermost first.
+	// keys are the keys of all open objects, outermost first.
 	keys []keyAt
-	// text holds what keys with escapes stand for.
+	// text holds the unescaped text of keys that have escapes.
 	text []byte
 
-	// slots are an open-addressed table of the keys of objects with more than
-	// fewKeys. Those of closed objects stay until the scanner is released:
-	// all together cannot be more than the input has keys.
+	// slots is an open-addressed hash table of the keys of objects with more than
+	// fewKeys keys. Keys of closed objects stay in it until Release. So the table
+	// never has more keys than the input.
 	slots   []slot
 	used    int    // slots in use
-	objects uint32 // objects and arrays opened so far: the next one's id
+	objects uint32 // objects and arrays opened so far; the id of the last one
 }
 
 type container struct {
 	id     uint32
 	object bool
-	base   int // where its keys begin in Scanner.keys
-	// seen has a bit for each kind of key, by kindOf, that the object has.
+	base   int // index of its first key in Scanner.keys
+	// seen is the union of kindOf of the object's keys.
 	seen uint64
 }
 
-// A keyAt says where a key is: in src, or, if it had escapes, in text.
+// A keyAt holds the bounds of a key in src, or in text if the key has escapes.
 type keyAt struct {
 	from, to int32
 	inText   bool
@@ -73,32 +72,32 @@ type keyAt struct {
 type slot struct {
 	object uint32 // container.id
 	hash   uint32
-	key    int32 // in Scanner.keys; of meaning while the object is open
+	key    int32 // index in Scanner.keys; valid while the object is open
 }
 
 const (
-	// fewKeys is up to where comparing a key with those before it, if there
-	// is one of its kind, is quicker than hashing all.
+	// fewKeys is the number of keys up to which comparing a key with the earlier
+	// ones of its kind is faster than hashing.
 	fewKeys = 24
-	// keepKeys and keepText bound what a scanner at rest holds on to.
+	// keepKeys and keepText limit the memory that a pooled Scanner keeps.
 	keepKeys = 256
 	keepText = 4 << 10
 )
 
-// seed is random, so that nobody can make keys that collide.
+// seed is random, so that clients cannot make keys that collide.
 var seed = maphash.MakeSeed()
 
 var scanners = sync.Pool{New: func() any { return new(Scanner) }}
 
-// Scan returns a Scanner for src. The caller releases it.
+// Scan returns a Scanner for src. The caller must call Release.
 func Scan(src []byte) *Scanner {
 	s := scanners.Get().(*Scanner)
 	s.src = src
 	return s
 }
 
-// Release gives the Scanner back to a pool. Nothing that points into it may be used
-// after that.
+// Release returns the Scanner to a pool. Do not use the Scanner, or slices that it
+// returned, after that.
 func (s *Scanner) Release() {
 	s.src, s.fault, s.space, s.depth, s.objects = nil, "", false, 0, 0
 	s.keys, s.text = s.keys[:0], s.text[:0]
@@ -118,43 +117,42 @@ func (s *Scanner) Release() {
 	scanners.Put(s)
 }
 
-// fail notes why src cannot be read and returns -1. Neither it nor its callers
-// quote more of the input than a character or a short key: what is refused may
-// be secret.
+// fail notes why src cannot be read and returns -1. The reason may quote at most a
+// character or a short key of the input, because the input may be secret.
 func (s *Scanner) fail(at int, why string) int {
 	s.fault = "JSON error at byte " + strconv.Itoa(at) + ": " + why
 	return -1
 }
 
-// failWant is fail for a byte that is missing or does not belong where it is.
+// failWant is fail for a missing or unexpected byte.
 func (s *Scanner) failWant(at int, want string) int {
 	if at >= len(s.src) {
-		return s.fail(at, "the end, where "+want+" should be")
+		return s.fail(at, "expected "+want+", got the end")
 	}
 	r, _ := utf8.DecodeRune(s.src[at:])
-	return s.fail(at, fmt.Sprintf("%q where %s should be", r, want))
+	return s.fail(at, fmt.Sprintf("expected %s, got %q", want, r))
 }
 
-// Fault says why a method returned -1: a sentence that quotes no more of the input
-// than a character or a short key, since what is refused may be secret.
+// Fault returns why a method returned -1. It quotes at most a character or a short key of
+// the input, because the input may be secret.
 func (s *Scanner) Fault() string { return s.fault }
 
-// SkippedSpace reports whether the value that Members has just read has white space
-// in it, outside of strings.
+// SkippedSpace reports whether the value that Members has just read contains white space
+// outside of strings.
 func (s *Scanner) SkippedSpace() bool { return s.space }
 
-// Spare returns an empty slice to append to, which the Scanner lends until it is
-// released. Keys that Members passed are overwritten. Keep gives it back grown.
+// Spare returns an empty slice of the Scanner's own memory to append to, valid until
+// Release. Appending overwrites the keys that Members passed.
 func (s *Scanner) Spare() []byte { return s.text[:0] }
 
-// Keep makes the Scanner reuse what was appended to Spare.
+// Keep gives the slice from Spare back after it was appended to, so that the Scanner
+// reuses the larger memory.
 func (s *Scanner) Keep(spare []byte) { s.text = spare }
 
-// Begin checks what holds for the text as a whole and returns where its first
-// Value begins.
+// Begin checks the encoding of the whole text and returns the index of its first Value.
 func (s *Scanner) Begin() int {
 	if len(s.src) > math.MaxInt32 {
-		return s.fail(math.MaxInt32, "nobody reads on from here")
+		return s.fail(math.MaxInt32, "the text is too long")
 	}
 	if !utf8.Valid(s.src) {
 		at := 0
@@ -167,12 +165,12 @@ func (s *Scanner) Begin() int {
 		}
 	}
 	if bytes.HasPrefix(s.src, []byte("\uFEFF")) {
-		return s.fail(0, "a byte order mark cannot stand before it")
+		return s.fail(0, "a byte order mark is not allowed")
 	}
 	return s.skip(0)
 }
 
-// End checks that nothing but white space follows.
+// End checks that only white space follows.
 func (s *Scanner) End(i int) int {
 	if i = s.skip(i); i < len(s.src) {
 		return s.failWant(i, "the end")
@@ -197,8 +195,8 @@ func (s *Scanner) skip(i int) int {
 // at reports whether src has c at i.
 func (s *Scanner) at(i int, c byte) bool { return i < len(s.src) && s.src[i] == c }
 
-// Members reads the object at i and calls member for each of its members once
-// its value is read, with the key unescaped and the bounds of the value in src.
+// Members reads the object at i. It calls member for each member of the object after it
+// has read the value, with the unescaped key and the bounds of the value in src.
 func (s *Scanner) Members(i int, member func(key []byte, from, to int)) int {
 	if !s.at(i, '{') {
 		return s.failWant(i, "an object")
@@ -231,7 +229,7 @@ func (s *Scanner) Members(i int, member func(key []byte, from, to int)) int {
 	return i + 1
 }
 
-// value reads the value at i.
+// Value reads the value at i.
 func (s *Scanner) Value(i int) int {
 	outside := s.depth
 values:
@@ -312,7 +310,7 @@ func (s *Scanner) pop() {
 	s.keys = s.keys[:s.open[s.depth].base]
 }
 
-// key reads a key, the colon after it and the white space around that.
+// key reads a key, the colon after it and the white space around the colon.
 func (s *Scanner) key(i int) int {
 	if !s.at(i, '"') {
 		return s.failWant(i, "a key in double quotes")
@@ -329,7 +327,7 @@ func (s *Scanner) key(i int) int {
 	}
 	s.keys = append(s.keys, key)
 	if s.duplicate(s.bytes(key)) {
-		return s.fail(i, "a second "+Excerpt(s.bytes(key))+" in one object")
+		return s.fail(i, "duplicate "+Excerpt(s.bytes(key)))
 	}
 	if end = s.skip(end); !s.at(end, ':') {
 		return s.failWant(end, "a colon")
@@ -337,7 +335,7 @@ func (s *Scanner) key(i int) int {
 	return s.skip(end + 1)
 }
 
-// bytes returns what a key stands for.
+// bytes returns the unescaped text of a key.
 func (s *Scanner) bytes(k keyAt) []byte {
 	if k.inText {
 		return s.text[k.from:k.to]
@@ -363,7 +361,7 @@ func (s *Scanner) duplicate(key []byte) bool {
 		}
 		return false
 	}
-	if n == fewKeys { // the ones before have only been compared so far
+	if n == fewKeys { // the earlier keys are not in the table yet
 		for i := o.base; i < last; i++ {
 			s.insert(o.id, i)
 		}
@@ -371,8 +369,8 @@ func (s *Scanner) duplicate(key []byte) bool {
 	return !s.insert(o.id, last)
 }
 
-// kindOf returns one bit, the same for equal keys and often another for
-// others.
+// kindOf returns a number with one bit set. Equal keys have the same bit; different keys
+// often have different bits.
 func kindOf(key []byte) uint64 {
 	n := len(key)
 	if n == 0 {
@@ -381,15 +379,14 @@ func kindOf(key []byte) uint64 {
 	return 1 << (uint(key[0]+3*key[n-1]+5*key[n/2]+7*byte(n)) % 64)
 }
 
-// insert puts keys[key] of an object into slots and reports whether it was not
-// there.
+// insert puts keys[key] of an object into slots and reports whether it is new.
 func (s *Scanner) insert(object uint32, key int) bool {
 	if 4*(s.used+1) > 3*len(s.slots) {
 		s.grow()
 	}
 	text := s.bytes(s.keys[key])
-	// The object's id is mixed in by a multiplication with 2^32 / the golden
-	// ratio, so that the same keys in many objects do not meet.
+	// Mix the object's id in, by a multiplication with 2^32 / the golden ratio, so that
+	// equal keys of different objects do not collide.
 	hash := uint32(maphash.Bytes(seed, text)) + object*0x9E3779B9
 	for i := hash; ; i++ {
 		at := &s.slots[int(i)&(len(s.slots)-1)]
@@ -404,7 +401,7 @@ func (s *Scanner) insert(object uint32, key int) bool {
 	}
 }
 
-// grow doubles slots, whose number is a power of two.
+// grow doubles the number of slots, which is a power of two.
 func (s *Scanner) grow() {
 	old := s.slots
 	s.slots = make([]slot, max(128, 2*len(old)))
@@ -436,7 +433,7 @@ func (s *Scanner) str(i int) (end int, escaped bool) {
 				i++
 			}
 			if i == len(src) {
-				return s.fail(i, "the end, inside a string"), false
+				return s.fail(i, "a string has no closing quote"), false
 			}
 		}
 		switch src[i] {
@@ -445,7 +442,7 @@ func (s *Scanner) str(i int) (end int, escaped bool) {
 		case '\\':
 			_, n, _ := decodeEscape(src[i:])
 			if n == 0 {
-				return s.fail(i, "no such escape in a string"), false
+				return s.fail(i, "unknown escape in a string"), false
 			}
 			escaped = true
 			i += n
@@ -455,11 +452,10 @@ func (s *Scanner) str(i int) (end int, escaped bool) {
 	}
 }
 
-// special finds what ends a run of plain characters in a string, in eight
-// bytes at once: of the bytes that are less than a space, a quote or a
-// backslash, the first one, in the order of memory, has its highest bit set in
-// the result. What is set after it means nothing. Bytes of 0x80 and more are
-// plain: that they are UTF-8 has been checked.
+// special looks at eight bytes of a string at once for control characters, quotes and
+// backslashes. In the result, the first such byte, in the order of memory, has its highest
+// bit set; bits after it mean nothing. The result is 0 if there is none. Bytes of 0x80 and
+// more are plain, because Begin has checked the UTF-8.
 func special(eight uint64) uint64 {
 	const ones, highs = 0x0101010101010101, 0x8080808080808080
 	quote := eight ^ ones*'"'
@@ -505,7 +501,7 @@ func (s *Scanner) number(i int) int {
 	return i
 }
 
-// digits reads one digit or more.
+// digits reads one or more digits.
 func (s *Scanner) digits(i int) int {
 	from := i
 	for i < len(s.src) && '0' <= s.src[i] && s.src[i] <= '9' {
@@ -517,7 +513,7 @@ func (s *Scanner) digits(i int) int {
 	return i
 }
 
-// Check reads text as one JSON value of any kind. The error is the Scanner's fault.
+// Check returns nil if text is one JSON value of any kind, else an error that says why not.
 func Check(text []byte) error {
 	s := Scan(text)
 	defer s.Release()

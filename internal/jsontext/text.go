@@ -11,9 +11,9 @@ import (
 	"unicode/utf8"
 )
 
-// decodeEscape reads the escape that b begins with. n is its length, 0 if it is
-// none. Half a surrogate pair becomes U+FFFD, as most readers have it; whole is
-// false then.
+// decodeEscape reads the escape at the beginning of b. n is its length, or 0 if b begins
+// with no valid escape. Half a surrogate pair becomes U+FFFD, as in most readers; whole is
+// then false.
 func decodeEscape(b []byte) (r rune, n int, whole bool) {
 	if len(b) < 2 {
 		return 0, 0, false
@@ -47,7 +47,7 @@ func decodeEscape(b []byte) (r rune, n int, whole bool) {
 	return utf8.RuneError, 6, false
 }
 
-// hex4 returns the value of a \u escape at the begin of b, -1 if it is none.
+// hex4 returns the value of the \u escape at the beginning of b, or -1 if there is none.
 func hex4(b []byte) rune {
 	if len(b) < 6 || b[0] != '\\' || b[1] != 'u' {
 		return -1
@@ -69,9 +69,9 @@ func hex4(b []byte) rune {
 	return r
 }
 
-// Unescape appends to dst what the inside of a JSON string stands for. The inside
-// must have been read by a Scanner. Half a surrogate pair becomes U+FFFD; whole is
-// false then.
+// Unescape appends the text of a JSON string to dst. inside is the string without its
+// quotes; a Scanner must have read it. Half a surrogate pair becomes U+FFFD; whole is then
+// false.
 func Unescape(dst, inside []byte) (out []byte, whole bool) {
 	whole = true
 	for {
@@ -86,10 +86,10 @@ func Unescape(dst, inside []byte) (out []byte, whole bool) {
 	}
 }
 
-// UnescapeInPlace reads the JSON string that begins at p[i], valid UTF-8. It writes
-// what the string stands for over it, which is never longer, to p[from:to], and
-// returns what follows the string as next. ok is false for what is no JSON string,
-// and for half a surrogate pair: that is no text.
+// UnescapeInPlace reads the JSON string that begins at p[i]; p must be valid UTF-8. It
+// overwrites the string with its text, which is never longer, and returns the bounds of
+// the text and the index after the string. ok is false if there is no valid JSON string,
+// or if it has half a surrogate pair.
 func UnescapeInPlace(p []byte, i int) (from, to, next int, ok bool) {
 	if i >= len(p) || p[i] != '"' {
 		return 0, 0, i, false
@@ -119,8 +119,7 @@ func UnescapeInPlace(p []byte, i int) (from, to, next int, ok bool) {
 	return 0, 0, i, false
 }
 
-// SkipSpace returns the index of the first byte of p, from i on, that is not JSON's
-// white space.
+// SkipSpace returns the index of the first byte of p[i:] that is not JSON white space.
 func SkipSpace(p []byte, i int) int {
 	for i < len(p) && (p[i] == ' ' || p[i] == '\t' || p[i] == '\n' || p[i] == '\r') {
 		i++
@@ -128,8 +127,8 @@ func SkipSpace(p []byte, i int) int {
 	return i
 }
 
-// Compact appends to dst the value that value has read, without white space
-// outside of strings.
+// Compact appends value, a valid JSON value, to dst without white space outside of
+// strings.
 func Compact(dst, value []byte) []byte {
 	inString := false
 	for i := 0; i < len(value); i++ {
@@ -149,9 +148,9 @@ func Compact(dst, value []byte) []byte {
 
 const hexDigits = "0123456789abcdef"
 
-// escapes has, for each byte, what stands behind the backslash in a JSON string:
-// 0 for a byte that stands for itself, 'u' for \u00XX. 0xE2 may begin U+2028 or
-// U+2029, which JavaScript before 2019 did not take in a string.
+// escapes has the character after the backslash for each byte that needs an escape: 'u'
+// stands for \u00XX. It has 0 for other bytes. 0xE2 may begin U+2028 or U+2029, which
+// JavaScript before 2019 did not allow in a string.
 var escapes = func() (t [256]byte) {
 	for c := range 0x20 {
 		t[c] = 'u'
@@ -162,7 +161,7 @@ var escapes = func() (t [256]byte) {
 	return t
 }()
 
-// QuotedLen is how many bytes AppendQuoted appends for s.
+// QuotedLen returns how many bytes AppendQuoted appends for s.
 func QuotedLen(s []byte) int {
 	n := len(s)
 	for i, c := range s {
@@ -181,9 +180,9 @@ func QuotedLen(s []byte) int {
 	return n
 }
 
-// AppendQuoted appends s, valid UTF-8, to dst as the inside of a JSON string.
+// AppendQuoted appends s to dst as the inside of a JSON string. s must be valid UTF-8.
 func AppendQuoted[text string | []byte](dst []byte, s text) []byte {
-	done := 0 // what of s is in dst
+	done := 0 // how many bytes of s are in dst
 	for i := 0; i < len(s); i++ {
 		switch e := escapes[s[i]]; e {
 		case 0:
@@ -209,16 +208,16 @@ func isLineSeparator[text string | []byte](s text) bool {
 	return len(s) >= 3 && s[1] == 0x80 && s[2]&^1 == 0xA8
 }
 
-// AppendString appends text to dst as a JSON string. What is not valid UTF-8 in it
-// becomes U+FFFD.
+// AppendString appends text to dst as a JSON string. Invalid UTF-8 becomes U+FFFD.
 func AppendString(dst []byte, text string) []byte {
 	return append(AppendQuoted(append(dst, '"'), strings.ToValidUTF8(text, "\uFFFD")), '"')
 }
 
-// excerptLen is the most bytes of a key that a refusal quotes.
+// excerptLen is the maximum number of bytes of a key that Excerpt quotes.
 const excerptLen = 32
 
-// Excerpt quotes a key for a sentence: short, in one line, printable.
+// Excerpt quotes a key for an error text. The result is short, printable and has no line
+// breaks.
 func Excerpt(key []byte) string {
 	more := ""
 	if len(key) > excerptLen {

@@ -1,9 +1,9 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package needs finds the programs that tests run: backends, proxies. Where one is
-// missing, its tests are skipped. With CI set, they fail: there nobody reads which
-// tests were skipped.
+// Package needs finds the programs that tests run, such as backends and proxies. If one is
+// missing, its tests are skipped. If CI is set, they fail instead, because nobody would
+// notice the skipped tests.
 package needs
 
 import (
@@ -14,10 +14,10 @@ import (
 	"testing"
 )
 
-// Program returns the path of the first of the programs that is there. A name
-// without a slash is looked up in PATH and in /usr/sbin, where Debian has servers. It
-// may be a pattern, as "php-fpm*": the newest of those that match counts. Without any
-// of them the test ends.
+// Program returns the path of the first named program that is installed. It looks up a
+// name without a slash in PATH and in /usr/sbin, where Debian has servers. A name may be a
+// pattern, such as "php-fpm*"; then the newest match counts. If no program is installed,
+// Program ends the test.
 func Program(t testing.TB, names ...string) string {
 	t.Helper()
 	for _, name := range names {
@@ -36,7 +36,7 @@ func find(name string) string {
 	if filepath.Base(name) == name {
 		name = filepath.Join("/usr/sbin", name)
 	}
-	found, _ := filepath.Glob(name) // the patterns are those of tests
+	found, _ := filepath.Glob(name) // it fails only for a bad pattern, which tests do not have
 	for i := len(found) - 1; i >= 0; i-- {
 		if path, err := exec.LookPath(found[i]); err == nil {
 			return path
@@ -45,7 +45,7 @@ func find(name string) string {
 	return ""
 }
 
-// missing ends a test that needs what is not there.
+// missing ends a test that needs a program that is not installed.
 func missing(t testing.TB, what string) {
 	t.Helper()
 	const form = "there is no %s; .ci/tools installs it"

@@ -1,7 +1,7 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package sampler bounds how many log lines one kind of event writes. An operator
+// Package sampler limits how many log lines one kind of event writes. An operator
 // learns what is wrong from the first few lines; a flood must not fill a disk.
 package sampler
 
@@ -14,12 +14,12 @@ import (
 const LinesPerSecond = 10
 
 // A Sampler lets LinesPerSecond lines through in each second of the wall clock. Its
-// zero value is ready, and it may be used concurrently.
+// zero value is ready to use. It may be used concurrently.
 type Sampler struct {
 	mu     sync.Mutex // guards the following; no other lock is taken under it
 	second int64
-	lines  int // let through in that second
-	left   int // left out since the last line
+	lines  int // lines in that second
+	left   int // lines left out since the last line
 }
 
 // Take reports whether a line may be written now, and how many lines were left out
@@ -39,9 +39,9 @@ func (s *Sampler) Take(now time.Time) (leftOut int, ok bool) {
 	return leftOut, true
 }
 
-// A Keyed has a Sampler for each key, so that a flood of one kind hides no other. It
-// keeps every key: use it only where keys come from the configuration, not from
-// clients. Its zero value is ready, and it may be used concurrently.
+// A Keyed has a Sampler for each key, so that a flood of one kind does not hide the other
+// kinds. It never forgets a key, so use it only for keys from the configuration, never for
+// keys from clients. Its zero value is ready to use. It may be used concurrently.
 type Keyed struct {
 	samplers sync.Map // string -> *Sampler
 }

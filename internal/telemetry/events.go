@@ -16,24 +16,24 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// eventPrefix begins the names of events, because Caddy finds their handlers by name
-// alone.
+// eventPrefix is the prefix of the names of events. It keeps them apart from events of
+// other modules, because Caddy finds handlers by name alone.
 const eventPrefix = "pushit_"
 
-// An Announcer emits what happens in one hub through the events app of the newest
+// An Announcer emits the events of one hub through the events app of the newest
 // configuration that has started. It implements hub.Events.
 type Announcer struct {
 	hub   string
-	begun chan struct{} // closed when the first has started; never sent on
-	gone  chan struct{} // closed when the hub goes; never sent on
+	begun chan struct{} // closed when the first configuration has started; never sent on
+	gone  chan struct{} // closed by Close; never sent on
 
 	newest atomic.Pointer[Stage] // the last of stages
 
 	mu     sync.Mutex // guards the following; no other lock is taken under it
-	stages []*Stage   // those that have started and have not been taken apart
+	stages []*Stage   // of configurations that have started and not ended
 }
 
-// A Stage is where events go in one configuration.
+// A Stage is the events app of one configuration.
 type Stage struct {
 	ctx caddy.Context
 	app *caddyevents.App
@@ -44,8 +44,8 @@ func NewAnnouncer(hub string) *Announcer {
 	return &Announcer{hub: hub, begun: make(chan struct{}), gone: make(chan struct{})}
 }
 
-// Wants implements hub.Events. Before any configuration has started, who listens
-// is not known yet.
+// Wants implements hub.Events. It returns true before the first configuration has started,
+// because handlers may still subscribe.
 func (a *Announcer) Wants(name hub.EventName) bool {
 	g := a.newest.Load()
 	if g == nil {
@@ -68,15 +68,15 @@ func (a *Announcer) Handle(e hub.Event, lost int) {
 	}
 	g := a.newest.Load()
 	if g == nil || g.ctx.Err() != nil {
-		return // the configuration is being taken apart: nobody is there
+		return // the configuration is ending: its handlers are gone
 	}
 	if lost > 0 {
-		g.ctx.Slogger().Error("events were lost: what handles them is too slow", "hub", a.hub, "lost", lost)
+		g.ctx.Slogger().Error("events were lost, because a handler of events is too slow", "hub", a.hub, "lost", lost)
 	}
 	g.app.Emit(g.ctx, eventPrefix+string(e.Name), a.data(&e))
 }
 
-// data is what handlers get of an event: {event.data.agent} and so on.
+// data returns the data of an event, which handlers see as {event.data.agent} and so on.
 func (a *Announcer) data(e *hub.Event) map[string]any {
 	d := map[string]any{"hub": a.hub}
 	if e.Namespace != "" {
@@ -94,10 +94,10 @@ func (a *Announcer) data(e *hub.Event) map[string]any {
 	return d
 }
 
-// Close ends Handle. No events are emitted after it.
+// Close makes Handle return. The Announcer emits no events after it.
 func (a *Announcer) Close() { close(a.gone) }
 
-// begin sends events to g from now on.
+// begin makes g the newest stage.
 func (a *Announcer) begin(g *Stage) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -112,7 +112,7 @@ func (a *Announcer) begin(g *Stage) {
 	a.newest.Store(g)
 }
 
-// End sends no more events to g.
+// End removes g: it gets no more events.
 func (a *Announcer) End(g *Stage) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -124,8 +124,8 @@ func (a *Announcer) End(g *Stage) {
 	}
 }
 
-// Begin emits events through app once the configuration of ctx has started. It does
-// not emit before: until then other modules subscribe. The caller ends the Stage.
+// Begin makes the Announcer emit events through app as soon as the configuration of ctx has
+// started; before that, other modules still subscribe. The caller must call End.
 func (a *Announcer) Begin(ctx caddy.Context, app *caddyevents.App) (*Stage, error) {
 	g := &Stage{ctx: ctx, app: app}
 	if err := On(app, "started", func() { a.begin(g) }); err != nil {
@@ -134,13 +134,13 @@ func (a *Announcer) Begin(ctx caddy.Context, app *caddyevents.App) (*Stage, erro
 	return g, nil
 }
 
-// On calls do at each event of that name, until the configuration of app ends. Like
-// all subscriptions to Caddy's events, it works only while modules are provisioned.
+// On makes app call do at each event of that name, until its configuration ends. Call On
+// only while modules are provisioned: Caddy accepts no subscriptions later.
 func On(app *caddyevents.App, event string, do func()) error {
 	return app.On(event, handlerFunc(do))
 }
 
-// A handlerFunc is an event handler that needs nothing of the event.
+// A handlerFunc is an event handler that ignores the event's data.
 type handlerFunc func()
 
 // Handle implements caddyevents.Handler.

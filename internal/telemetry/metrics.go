@@ -1,8 +1,8 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package telemetry tells what happens in hubs: metrics in Caddy's registry, events
-// through Caddy's events app, and spans where Caddy traces a request.
+// Package telemetry reports what happens in hubs: metrics in Caddy's registry, events
+// through Caddy's events app, and spans if Caddy traces a request.
 package telemetry
 
 import (
@@ -17,21 +17,21 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// A metric is one figure that is collected of each hub.
+// A metric is a number or a histogram that each hub has.
 type metric struct {
 	desc *prometheus.Desc
-	kind prometheus.ValueType // of those that are no histogram
-	// read emits what the hub has counted.
+	kind prometheus.ValueType // unused for histograms
+	// read emits the metric from a hub's counts.
 	read func(m *metric, e emitter, s *hub.Stats)
 
 	name, help string
 	labels     []string // besides the hub's name
 }
 
-// metrics are all of them. No label has a value that clients choose: names of
-// channels, users and addresses would each make a series.
+// metrics are all metrics. No label has a value that clients choose, because each channel,
+// user or address would make a series of its own.
 var metrics = []*metric{
-	gauge("agents", "Sessions that there are, connected as an agent or not yet.", func(m *metric, e emitter, s *hub.Stats) {
+	gauge("agents", "Open sessions, connected or not.", func(m *metric, e emitter, s *hub.Stats) {
 		for transport, n := range s.Agents {
 			e.value(m, float64(n), transport)
 		}
@@ -45,17 +45,17 @@ var metrics = []*metric{
 	gauge("patterns", "Patterns that have subscribers.", func(m *metric, e emitter, s *hub.Stats) {
 		e.value(m, float64(s.Patterns))
 	}),
-	gauge("questions_in_flight", "Questions to gates that ask something outside of the server and have not answered yet.",
+	gauge("questions_in_flight", "Questions to gates that ask a backend and have not answered yet.",
 		func(m *metric, e emitter, s *hub.Stats) {
 			for gate, n := range s.Questions {
 				e.value(m, float64(n), string(gate))
 			}
 		}, "gate"),
 
-	counter("messages_published_total", "Messages that were published, by agents or by the server.", func(m *metric, e emitter, s *hub.Stats) {
+	counter("messages_published_total", "Messages published by agents or by the server.", func(m *metric, e emitter, s *hub.Stats) {
 		e.value(m, float64(s.Published))
 	}),
-	counter("messages_delivered_total", "Messages that were written to agents, counted for each agent.", func(m *metric, e emitter, s *hub.Stats) {
+	counter("messages_delivered_total", "Messages written to agents, counted for each agent.", func(m *metric, e emitter, s *hub.Stats) {
 		e.value(m, float64(s.Delivered))
 	}),
 	counter("messages_dropped_total", "Messages that did not reach an agent, or were not published, by reason.",
@@ -70,7 +70,7 @@ var metrics = []*metric{
 	counter("received_bytes_total", "Bytes of the frames that agents sent.", func(m *metric, e emitter, s *hub.Stats) {
 		e.value(m, float64(s.BytesReceived))
 	}),
-	counter("sent_bytes_total", "Bytes written to agents, with the framing of their transports.", func(m *metric, e emitter, s *hub.Stats) {
+	counter("sent_bytes_total", "Bytes written to agents, including the framing of their transports.", func(m *metric, e emitter, s *hub.Stats) {
 		e.value(m, float64(s.BytesSent))
 	}),
 	counter("sessions_refused_total", "Sessions that were not opened, by the code of the refusal.", func(m *metric, e emitter, s *hub.Stats) {
@@ -78,7 +78,7 @@ var metrics = []*metric{
 			e.value(m, float64(n), string(code))
 		}
 	}, "code"),
-	counter("sessions_ended_total", "Sessions that have ended, by the code they were closed with; 1000 where the server did not close them.",
+	counter("sessions_ended_total", "Sessions that have ended, by close code; 1000 if the server did not close the session.",
 		func(m *metric, e emitter, s *hub.Stats) {
 			for code, n := range s.Ended {
 				e.value(m, float64(n), strconv.Itoa(int(code)))
@@ -89,7 +89,7 @@ var metrics = []*metric{
 			e.value(m, float64(n), queue.String())
 		}
 	}, "queue"),
-	counter("reload_effects_total", "What reloads of the configuration did to agents and what they had, by effect.", func(m *metric, e emitter, s *hub.Stats) {
+	counter("reload_effects_total", "What reloads of the configuration did to sessions and subscriptions, by effect.", func(m *metric, e emitter, s *hub.Stats) {
 		for effect, n := range s.Reload {
 			e.value(m, float64(n), effect.String())
 		}
@@ -102,9 +102,9 @@ var metrics = []*metric{
 			}
 		}
 	}, "gate", "answer"),
-	histogram("fan_out_duration_seconds", "How long it took to hand a message to the queues of all its subscribers.",
+	histogram("fan_out_duration_seconds", "How long it took to queue a message for all its subscribers.",
 		func(m *metric, e emitter, s *hub.Stats) { e.histogram(m, &s.FanOut) }),
-	histogram("session_duration_seconds", "How long sessions that have ended lasted, by transport.", func(m *metric, e emitter, s *hub.Stats) {
+	histogram("session_duration_seconds", "How long sessions lasted that have ended, by transport.", func(m *metric, e emitter, s *hub.Stats) {
 		for transport, h := range s.Sessions {
 			e.histogram(m, &h, transport)
 		}
@@ -131,14 +131,14 @@ func newMetric(kind prometheus.ValueType, name, help string, read readMetric, la
 	return m
 }
 
-// Hubs calls yield with each hub there is, by name, until yield returns false.
+// Hubs calls yield with each hub and its name, until yield returns false.
 type Hubs func(yield func(name string, h *hub.Hub) bool)
 
-// A collector reads the counts of all hubs. The hubs count, not the collector: each
-// reload brings a registry of its own, and the counts outlive it.
+// A collector reads the counts of all hubs. It keeps no counts itself, because each reload
+// makes a new registry, and the counts must outlive it.
 type collector struct{ hubs Hubs }
 
-// NewCollector returns what collects the metrics of hubs.
+// NewCollector returns a collector of the metrics of hubs.
 func NewCollector(hubs Hubs) prometheus.Collector { return collector{hubs} }
 
 // Describe implements prometheus.Collector.
@@ -176,8 +176,8 @@ func (e emitter) histogram(m *metric, h *hub.Histogram, labels ...string) {
 	e.to <- prometheus.MustNewConstHistogram(m.desc, h.Count, h.Sum.Seconds(), buckets, append([]string{e.hub}, labels...)...)
 }
 
-// Register puts the metrics of hubs into the registry of a configuration. Another
-// handler of the same configuration may have done so already.
+// Register adds the metrics of hubs to the registry of a configuration, unless another
+// handler of the same configuration has done so.
 func Register(ctx caddy.Context, hubs Hubs) error {
 	registry := ctx.GetMetricsRegistry()
 	if registry == nil {
@@ -190,7 +190,7 @@ func Register(ctx caddy.Context, hubs Hubs) error {
 	return err
 }
 
-// Names are the names of all metrics with their labels, like
+// Names returns the names of all metrics with their labels, such as
 // caddy_pushit_agents{hub,transport}.
 func Names() (names []string) {
 	for _, m := range metrics {

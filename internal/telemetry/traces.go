@@ -18,8 +18,8 @@ import (
 // scope names the instrumentation that makes the spans.
 const scope = "github.com/push-it/pushit"
 
-// newestTracer makes the spans of all sessions, whenever they were opened. It comes
-// from the last request that was traced: Caddy has one provider at a time, and ends
+// newestTracer makes the spans of all sessions, including those that were opened earlier.
+// It comes from the last traced request, because Caddy has one provider at a time, and ends
 // it when no configuration traces any more.
 var newestTracer atomic.Pointer[providedTracer]
 
@@ -28,14 +28,13 @@ type providedTracer struct {
 	trace.Tracer
 }
 
-// A traced session makes spans under the request that opened it. It implements
-// hub.Tracer.
+// traced makes the spans of one session below the span of the request that opened it. It
+// implements hub.Tracer.
 type traced struct {
 	opening trace.SpanContext
 }
 
-// Tracer returns what makes the spans of the session that r opens, nil if Caddy does
-// not trace r.
+// Tracer returns the Tracer of the session that r opens, or nil if Caddy does not trace r.
 func Tracer(r *http.Request) hub.Tracer {
 	span := trace.SpanFromContext(r.Context())
 	if !span.SpanContext().IsValid() {
@@ -74,9 +73,9 @@ func (s spanOf) End(answer hub.AnswerName) {
 	s.span.End()
 }
 
-// IsTraceField reports whether a header field is one that Caddy's tracing has set on
-// a request. It belongs to this one request: others that the session leads to have
-// spans of their own.
+// IsTraceField reports whether Caddy's tracing sets the header field. A session must not
+// keep such a field: it belongs to one request, and later requests to backends have spans
+// of their own.
 func IsTraceField(name string) bool { return name == "Traceparent" || name == "Tracestate" }
 
 var _ hub.Tracer = (*traced)(nil)

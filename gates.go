@@ -205,7 +205,7 @@ func checkNamespacePlaceholder(name string) error {
 		repl := caddy.NewReplacer()
 		caddyhttp.PrepareRequest(requestTo("", http.MethodGet, "/", http.Header{}), repl, nil, new(caddyhttp.Server))
 		if _, known := repl.Get(name); !known {
-			return fmt.Errorf("namespace: Caddy has no placeholder {%s}: write one that the request tells, as {labels.2}", name)
+			return fmt.Errorf("namespace: there is no placeholder {%s}: write one that the request tells, as {labels.2}", name)
 		}
 	}
 	return nil

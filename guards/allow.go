@@ -11,7 +11,6 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/push-it/pushit/guards/internal/placeholder"
-
 	"github.com/push-it/pushit/guards/internal/upstream"
 )
 

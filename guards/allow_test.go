@@ -41,8 +41,8 @@ func init() {
 	})
 }
 
-// adaptGuards returns the JSON of guards that stand in a site with the given
-// named matchers. The first guard stands on line 2 after these.
+// adaptGuards returns the JSON of guards in a site with the given named matchers. The
+// first guard is on the second line after these.
 func adaptGuards(matchers, guards string) ([]json.RawMessage, error) {
 	adapted = nil
 	text := ":80 {\n" + matchers + "tokens_under_test {\n" + guards + "\n}\n}\n"
@@ -50,7 +50,7 @@ func adaptGuards(matchers, guards string) ([]json.RawMessage, error) {
 	return adapted, err
 }
 
-// mustAdapt is adaptGuards for one guard.
+// mustAdapt is adaptGuards for one guard. It must succeed.
 func mustAdapt(t testing.TB, matchers, guard string) string {
 	t.Helper()
 	guards, err := adaptGuards(matchers, guard)
@@ -108,7 +108,7 @@ func fields(pairs ...string) string {
 	})
 }
 
-// questionOf is a question of an agent with that opening and those credentials.
+// questionOf returns a question of an agent with that opening and those credentials.
 func questionOf(t testing.TB, o hub.Opening, credentials string) *Question {
 	t.Helper()
 	return &Question{
@@ -117,7 +117,7 @@ func questionOf(t testing.TB, o hub.Opening, credentials string) *Question {
 	}
 }
 
-// wantMistake wants an error with the text in it.
+// wantMistake checks that an error contains a text.
 func wantMistake(t *testing.T, err error, want string) {
 	t.Helper()
 	if err == nil {
@@ -200,7 +200,7 @@ func TestAllowAndDenyMatch(t *testing.T) {
 	}
 }
 
-// What a matcher could not find out must not let pass who was to be denied.
+// A matcher that could not find out must not let an agent pass that a rule denies.
 func TestMatchersThatCannotTell(t *testing.T) {
 	unix := opening
 	unix.RemoteAddr, unix.RemoteIP = "@", netip.Addr{}
@@ -252,7 +252,7 @@ func TestMatchersOfWhatIsNotKept(t *testing.T) {
 		`[{"path":[]}]`:                                                   "it has no paths",
 		`[{"path":["/{http.request.tls.client.subjct}"]}]`:                "there is no placeholder {http.request.tls.client.subjct}; did you mean {http.request.tls.client.subject}?",
 		`[{"vars":{"{http.request.tls.client.certificate_pem}":["x"]}}]`:  "has line breaks, which a request cannot have; write {http.request.tls.client.certificate_der_base64}",
-		`[{"vars":{"{http.request.nonsense}":["x"]}}]`:                    "Caddy has no placeholder {http.request.nonsense}",
+		`[{"vars":{"{http.request.nonsense}":["x"]}}]`:                    "there is no placeholder {http.request.nonsense}",
 		`[{"vars":{"{cookies.sid}":["x"]}}]`:                              "did you mean {http.request.cookie.sid}?",
 		`[{"not":[{"vars":{"{http.request.tls.client.subjct}":["x"]}}]}]`: "did you mean {http.request.tls.client.subject}?",
 		`[{"vars":{}}]`:                                                   "it has no variables",
@@ -273,7 +273,7 @@ func TestMatchersOfWhatIsNotKept(t *testing.T) {
 			t.Run(match, func(t *testing.T) { wantMistake(t, err, guard+": "); wantMistake(t, err, want) })
 		}
 	}
-	// What is in strings is not called.
+	// Names of functions in strings do not count.
 	mustLoad(t, `{"guard":"allow","match":[{"expression":"{http.request.uri.query.q} == 'method(x)'"}]}`)
 }
 

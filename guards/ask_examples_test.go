@@ -57,8 +57,8 @@ var dialogues = []dialogue{
 	{gate: "unsubscribe", channel: "news", user: "ann", kind: Deny, reason: "not a question"},
 }
 
-// runDialogues puts the questions to a backend through the guard whose block ends
-// with more.
+// runDialogues asks a backend the questions, through the guard whose block ends with
+// more.
 func runDialogues(t *testing.T, upstream, uri, more string) {
 	t.Helper()
 	g := remoteGuardOf(t, "ask %s {\nuri %s\nsend claims credentials\n%s\n}", upstream, uri, more)
@@ -141,7 +141,7 @@ func startBackend(t *testing.T, network, addr string, env []string, command ...s
 	c := exec.Command(command[0], command[1:]...)
 	c.Env = append(os.Environ(), env...)
 	c.Stdout, c.Stderr = &output, &output
-	c.WaitDelay = 10 * time.Second // for what it has started
+	c.WaitDelay = 10 * time.Second // for the processes that it has started
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +151,7 @@ func startBackend(t *testing.T, network, addr string, env []string, command ...s
 		c.Wait() //nolint:errcheck // it is told to end
 	}()
 	t.Cleanup(func() {
-		if c.Process.Signal(syscall.SIGTERM) != nil { // with which php-fpm ends its workers too
+		if c.Process.Signal(syscall.SIGTERM) != nil { // php-fpm also ends its workers then
 			c.Process.Kill() //nolint:errcheck // it may have ended
 		}
 		<-ended
@@ -177,7 +177,7 @@ func startBackend(t *testing.T, network, addr string, env []string, command ...s
 	}
 }
 
-// Over FastCGI, on a unix socket: PHP without a web server of its own.
+// Over FastCGI on a unix socket: PHP without a web server.
 func TestPHP(t *testing.T) {
 	fpm := needs.Program(t, "php-fpm", "php-fpm*")
 	dir, err := os.MkdirTemp("", "fpm") // the path of a socket must be short
@@ -248,7 +248,7 @@ http_response_code(403);
 	})
 }
 
-// What the schemas say is what the guard does.
+// The schemas say what the guard does.
 func TestAskSchemas(t *testing.T) {
 	type schema struct {
 		Properties           map[string]schema `json:"properties"`

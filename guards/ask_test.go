@@ -101,11 +101,11 @@ func TestAskAsks(t *testing.T) {
 	}
 }
 
-// A compressed answer is read too, where the transport is what asked for it.
+// A compressed answer is read if the transport has asked for compression.
 func TestAskReadsCompressedAnswers(t *testing.T) {
 	u := newServer(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("Content-Encoding", "br") // nobody has asked for that
+		w.Header().Set("Content-Encoding", "br") // nobody has asked for this
 		io.WriteString(w, "{}")                  //nolint:errcheck // the answer shows it
 	})
 	g := remoteGuardOf(t, "ask %s {\nuri /\n}", u.addr())
@@ -130,7 +130,7 @@ func TestAskAnswers(t *testing.T) {
 	connect, publish := gates{hub.GateConnect}, gates{hub.GatePublish}
 	for _, test := range []struct {
 		body  string
-		gates gates // where it is a yes; elsewhere it is none
+		gates gates // gates at which it approves; it does not at others
 		want  Learned
 	}{
 		{`{}`, every, Learned{}},
@@ -183,7 +183,7 @@ func TestAskAnswers(t *testing.T) {
 		{`{"channels":["a/*"]}`, nil, Learned{}},
 		{`{"channels":["/meta/subscribe"]}`, nil, Learned{}},
 		{`{"channels":["../a"]}`, nil, Learned{}},
-		{`{"data":"` + strings.Repeat("x", 65_536) + `"}`, nil, Learned{}}, // two more than a message can have
+		{`{"data":"` + strings.Repeat("x", 65_536) + `"}`, nil, Learned{}}, // two bytes more than a message can have
 		{`{"expires":0}`, nil, Learned{}},
 		{`{"expires":-1}`, nil, Learned{}},
 		{`{"expires":1893456000}`, nil, Learned{}},
@@ -219,7 +219,7 @@ func TestAskAnswers(t *testing.T) {
 	}
 }
 
-// What the operator's log says of a mistyped path.
+// The operator's log explains a mistyped path.
 func TestAskGetsTheIndexPage(t *testing.T) {
 	u := newServer(t, answering(200, "text/html; charset=utf-8", "<!doctype html>"))
 	a := newAsker(t, nil).ask(remoteGuardOf(t, "ask %s {\nuri /pushti\n}", u.addr()), "news")
@@ -241,7 +241,7 @@ func TestAskNothingIsAYesButAPublishIsDropped(t *testing.T) {
 	}
 }
 
-// A reason is shown if it is a short line of plain text; it is the backend's word.
+// An agent sees the backend's reason if it is a short line of plain text.
 func TestAskReasons(t *testing.T) {
 	var media, body string
 	code := http.StatusForbidden
@@ -252,8 +252,8 @@ func TestAskReasons(t *testing.T) {
 	}
 }
 
-// testReasons has a guard's backend refuse with a body, which agents see if it is a
-// short line of plain text.
+// testReasons makes a guard's backend refuse with different bodies, and checks which of
+// them agents see.
 func testReasons(t *testing.T, ask *asker, g Guard, code *int, media, body *string) {
 	t.Helper()
 	*code = http.StatusForbidden
@@ -291,7 +291,7 @@ func testReasons(t *testing.T, ask *asker, g Guard, code *int, media, body *stri
 	}
 }
 
-// What each tab makes up does not make questions different, unless it is sent.
+// Values that each tab makes up do not make questions different, unless they are sent.
 func TestAskIsSpared(t *testing.T) {
 	u := newServer(t, statusOnly(204))
 	for guard, asked := range map[string]int{

@@ -120,7 +120,7 @@ type backend struct {
 
 	asker *upstream.Asker[Answer]
 	names upstream.Names
-	print hub.Fingerprint // the fingerprint of the guard's gate; "" if unknown
+	gate  hub.Fingerprint // the fingerprint of the guard's gate; "" if unknown
 }
 
 // newBackend returns the backend of a guard whose configuration reaches what reach says.
@@ -184,7 +184,7 @@ func (b *backend) decide(ctx context.Context, q *Question, sent []byte, ask func
 		uq.Late = func(err error) { early(Answer{Kind: Unavailable, Err: err}) }
 	}
 	if isShared(q.Gate) {
-		uq.Key = q.key(b.print, values, sent)
+		uq.Key = q.key(b.gate, values, sent)
 		if b.Cache > 0 {
 			uq.Store = uq.Key
 			if len(b.Key) > 0 {
@@ -242,23 +242,23 @@ func (b *backend) values(ctx context.Context, q *Question) ([]string, error) {
 
 // appendRules appends what identifies the rules behind an answer: the fingerprint of the
 // gate, or, if that is unknown, the generation of the policy.
-func (q *Question) appendRules(b []byte, print hub.Fingerprint) []byte {
-	if print == "" {
+func (q *Question) appendRules(b []byte, gate hub.Fingerprint) []byte {
+	if gate == "" {
 		return binary.LittleEndian.AppendUint64(append(b, 'g'), q.Env.Generation)
 	}
-	return upstream.AppendField(append(b, 'p'), string(print))
+	return upstream.AppendField(append(b, 'p'), string(gate))
 }
 
 // key is the hash of everything that an answer to q can depend on, in a gate with that
 // fingerprint.
-func (q *Question) key(print hub.Fingerprint, values []string, sent []byte) upstream.Key {
+func (q *Question) key(gate hub.Fingerprint, values []string, sent []byte) upstream.Key {
 	o := q.Agent.Opening()
 	peer, _, err := net.SplitHostPort(o.RemoteAddr)
 	if err != nil {
 		peer = o.RemoteAddr
 	}
 	b := make([]byte, 0, 512+len(o.Header)+len(o.URI)+len(q.Credentials)+len(sent))
-	b = q.appendRules(b, print)
+	b = q.appendRules(b, gate)
 	for _, s := range []string{
 		string(q.Gate), o.Namespace, q.Channel, strconv.FormatBool(q.Pattern), o.Scheme, o.Host, o.URI, o.Header,
 		o.RemoteIP.String(), peer, q.User(), string(q.Credentials), string(sent),
@@ -282,7 +282,7 @@ func (b *backend) operatorsKey(ctx context.Context, q *Question) (upstream.Key, 
 		return upstream.Key{}, err
 	}
 	repl := req.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	fields := q.appendRules(nil, b.print)
+	fields := q.appendRules(nil, b.gate)
 	fields = upstream.AppendField(upstream.AppendField(fields, string(q.Gate)), q.Agent.Opening().Namespace)
 	for _, template := range b.Key {
 		fields = upstream.AppendField(fields, repl.ReplaceAll(template, ""))
@@ -364,20 +364,20 @@ func (g *handlerGuard) Cleanup() error {
 }
 
 // share implements sharer.
-func (g *handlerGuard) share(poolKey string, print hub.Fingerprint) error {
+func (g *handlerGuard) share(poolKey string, gate hub.Fingerprint) error {
 	if g.backend == nil { // the guard was parsed, but not provisioned
 		return nil
 	}
-	g.backend.print = print
+	g.backend.gate = gate
 	return g.backend.asker.Share(poolKey)
 }
 
 // A sharer is a guard with a part that outlives a configuration.
 type sharer interface {
 	// share uses that part of the guard with the same pool key in another configuration.
-	// print is the fingerprint of the gate: answers of a gate with another fingerprint
+	// gate is the fingerprint of the gate: answers of a gate with another fingerprint
 	// are not used. It is called once, before the first question.
-	share(poolKey string, print hub.Fingerprint) error
+	share(poolKey string, gate hub.Fingerprint) error
 }
 
 // shareAll lets the guards of a gate share what equal guards in the same gate of the

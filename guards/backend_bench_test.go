@@ -12,8 +12,7 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// BenchmarkRemote is a question to a backend on the loopback address, warm, and
-// one that is answered from memory.
+// BenchmarkRemote asks a backend on the loopback address, and answers from the cache.
 func BenchmarkRemote(b *testing.B) {
 	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Remote-User", "bob")
@@ -48,7 +47,7 @@ func BenchmarkRemote(b *testing.B) {
 	}
 }
 
-// BenchmarkRequest makes a request from a snapshot.
+// BenchmarkRequest makes a request from a session.
 func BenchmarkRequest(b *testing.B) {
 	a := newAsker(b, func(o *hub.Opening) { o.Header = snapshotOf("Cookie", "sid=1", "User-Agent", "test") })
 	q := a.question(hub.GateSubscribe, "stories/5")

@@ -20,7 +20,7 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// answering is a backend that answers with that status, media type and body.
+// answering returns a backend that answers with that status, media type and body.
 func answering(status int, media, body string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", media)
@@ -29,7 +29,7 @@ func answering(status int, media, body string) http.HandlerFunc {
 	}
 }
 
-// The same backend, as each of the guards that ask sees it.
+// Each guard that asks sees the same backend.
 func TestBackends(t *testing.T) {
 	megabyte := strings.Repeat("x", 1<<20)
 	page := "<!doctype html><title>Shop</title>"
@@ -42,8 +42,8 @@ func TestBackends(t *testing.T) {
 	for _, test := range []struct {
 		what    string
 		backend http.HandlerFunc
-		// what forward_auth, ask, a route with forward_auth and a route with
-		// reverse_proxy make of it
+		// the answers of forward_auth, ask, a route with forward_auth and a route with
+		// reverse_proxy
 		forwardAuth, ask, route, proxy Kind
 		retry                          time.Duration
 	}{
@@ -106,7 +106,7 @@ var askingGuards = []string{
 	"route {\nforward_auth %s {\nuri /auth\n}\n}",
 }
 
-// Backends that do not speak HTTP to the end.
+// Backends whose HTTP is broken.
 func TestBrokenBackends(t *testing.T) {
 	down, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -139,7 +139,7 @@ func TestBrokenBackends(t *testing.T) {
 		for _, guard := range askingGuards {
 			a := newAsker(t, nil).ask(remoteGuardOf(t, guard, addr), "news")
 			if what == "switching" && strings.HasPrefix(guard, "route") {
-				wantKind(t, what+" "+guard, a, Deny) // nothing answered, and the end was not reached
+				wantKind(t, what+" "+guard, a, Deny) // nothing answered, and the request did not reach the end
 				continue
 			}
 			wantKind(t, what+" "+guard, a, Unavailable)
@@ -150,8 +150,8 @@ func TestBrokenBackends(t *testing.T) {
 	wantKind(t, "half of a yes", a, Unavailable)
 }
 
-// A backend that hangs costs no more than the time of the gate, and notices that
-// nobody waits any more.
+// A backend that hangs costs at most the gate's time, and notices when nobody waits any
+// longer.
 func TestHangingBackend(t *testing.T) {
 	arrived, gone := make(chan struct{}, 10), make(chan struct{}, 10)
 	u := newServer(t, func(_ http.ResponseWriter, r *http.Request) {
@@ -181,8 +181,8 @@ func TestHangingBackend(t *testing.T) {
 	}
 }
 
-// comesBack asks a backend that is there, is gone, and is back. It reports whether
-// its port could be had again.
+// comesBack asks a backend that is there, is gone, and is back. It reports whether the
+// backend got its port again.
 func comesBack(t *testing.T, guard string, ask *asker) bool {
 	t.Helper()
 	u := newServer(t, statusOnly(204))
@@ -202,7 +202,7 @@ func comesBack(t *testing.T, guard string, ask *asker) bool {
 	return true
 }
 
-// When the backend is back, so are the answers.
+// When the backend is back, guards get answers again.
 func TestBackendThatComesBack(t *testing.T) {
 	ask := newAsker(t, nil)
 	for _, guard := range askingGuards {
@@ -212,11 +212,11 @@ func TestBackendThatComesBack(t *testing.T) {
 	}
 }
 
-// What a client makes up of itself never reaches the backend as the server's
-// word, and never comes back as learned.
+// Header fields that a client forges never reach the backend as the server's own, and are
+// never learned.
 func TestForgedFields(t *testing.T) {
 	forged := snapshotOf("Remote-User", "admin", "Remote-Group", "admin", "X-User", "admin", "Pushit-Grant", "secret/*", "Pushit-Subscribe", "secret", "Pushit-Expires", "9", "Pushit-Whatever", "x")
-	u := newServer(t, statusOnly(200)) // says nothing of anybody
+	u := newServer(t, statusOnly(200)) // it does not name a user
 	for _, guard := range []string{
 		"forward_auth %s {\nuri /auth\ncopy_headers Remote-User Remote-Role>X-User\nuser_header X-User\ncopy_headers Remote-Group\n}",
 		"route {\nforward_auth %s {\nuri /auth\ncopy_headers Remote-User Remote-Role>X-User\ncopy_headers {\nRemote-Group\n}\n}\n}",
@@ -243,7 +243,7 @@ func TestForgedFields(t *testing.T) {
 	}
 }
 
-// Credentials are JSON that a client chooses, and may be named anywhere.
+// Clients choose the JSON of credentials, and an operator may use it anywhere.
 func TestSmugglingThroughCredentials(t *testing.T) {
 	u := newServer(t, statusOnly(204))
 	g := remoteGuardOf(t, "forward_auth %s {\nuri /auth?c={pushit.agent.credentials}\nheader_up X-Credentials {pushit.agent.credentials}\n}", u.addr())
@@ -265,8 +265,8 @@ func TestSmugglingThroughCredentials(t *testing.T) {
 	}
 }
 
-// Two users ask about one channel that is cached, and two users behind one address
-// are told apart by a token in the query, a cookie, a header field.
+// Answers in the cache belong to one user. Two users behind one address are told apart by
+// a token in the query, a cookie or a header field.
 func TestCachedAnswersAreOfOneUser(t *testing.T) {
 	may := func(r *http.Request) bool {
 		return r.URL.Query().Get("token") == "ann" || r.Header.Get("Authorization") == "Bearer ann" || strings.Contains(r.Header.Get("Cookie"), "user=ann") || r.Header.Get("X-User") == "ann"
@@ -306,7 +306,7 @@ func TestCachedAnswersAreOfOneUser(t *testing.T) {
 	}
 }
 
-// The backend never sees more than the bound.
+// The backend never gets more questions at once than in_flight allows.
 func TestBoundOfABackend(t *testing.T) {
 	const bound, questions = 8, 200
 	var mu sync.Mutex

@@ -34,7 +34,7 @@ func (h *deafHandler) ServeHTTP(w http.ResponseWriter, _ *http.Request, _ caddyh
 	return nil
 }
 
-// deafGuard returns an ask guard with such a handler.
+// deafGuard returns an ask guard that asks a deafHandler.
 func deafGuard(t *testing.T, o BackendOptions) (*Ask, *deafHandler) {
 	t.Helper()
 	h := &deafHandler{arrived: make(chan struct{}, 1000), release: make(chan struct{})}
@@ -86,7 +86,7 @@ func TestAQuestionTakesOneGoroutine(t *testing.T) {
 	for range questions {
 		<-h.arrived
 	}
-	// Others may come and go meanwhile: what the questions take stays.
+	// Other goroutines come and go, so look at the least.
 	least := 1 << 20
 	for deadline := time.Now().Add(10 * time.Second); least > questions && time.Now().Before(deadline); runtime.Gosched() {
 		least = min(least, runtime.NumGoroutine()-before)
@@ -98,8 +98,7 @@ func TestAQuestionTakesOneGoroutine(t *testing.T) {
 	close(h.release)
 }
 
-// subscribeTo sends a subscription, and returns the first line that says what became
-// of it.
+// subscribeTo subscribes to a channel and returns the answer.
 func subscribeTo(t *testing.T, a *hub.Agent, c *hubtest.Conn, channel string) string {
 	t.Helper()
 	c.Lines()

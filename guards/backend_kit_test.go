@@ -25,13 +25,13 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	_ "github.com/caddyserver/caddy/v2/modules/standard" // what the guards of the tests are made of
+	_ "github.com/caddyserver/caddy/v2/modules/standard" // modules in the guards of the tests
 
 	"github.com/push-it/pushit/hub"
 )
 
-// A directive that holds one guard, so that guards are parsed with all that Caddy
-// gives to directives.
+// remoteDirective is a directive that contains one guard, so that Caddy parses the guard
+// with everything that directives have.
 const remoteDirective = "remote_guard_of_a_test"
 
 var (
@@ -54,7 +54,7 @@ func init() {
 	httpcaddyfile.RegisterDirectiveOrder(remoteDirective, httpcaddyfile.Before, "respond")
 }
 
-// parseRemote parses a guard as it stands in a Caddyfile. Line 1 of it is line 4.
+// parseRemote parses a guard in a Caddyfile. The guard's first line is line 4.
 func parseRemote(text string) (json.RawMessage, error) {
 	remoteParsedMu.Lock()
 	defer remoteParsedMu.Unlock()
@@ -64,7 +64,7 @@ func parseRemote(text string) (json.RawMessage, error) {
 	return remoteParsed, err
 }
 
-// provisioning is what modules are loaded with that need a configuration.
+// provisioning returns a context in which modules can be loaded.
 func provisioning(t testing.TB) caddy.Context {
 	t.Helper()
 	parent, err := caddy.ProvisionContext(&caddy.Config{
@@ -103,7 +103,7 @@ func loadRemote(t testing.TB, raw json.RawMessage) (Guard, error) {
 	return module.(Guard), nil
 }
 
-// remoteGuardOf returns the guard that stands in a Caddyfile.
+// remoteGuardOf parses and provisions a guard.
 func remoteGuardOf(t testing.TB, format string, args ...any) Guard {
 	t.Helper()
 	raw, err := parseRemote(fmt.Sprintf(format, args...))
@@ -117,7 +117,7 @@ func remoteGuardOf(t testing.TB, format string, args ...any) Guard {
 	return g
 }
 
-// remoteHub returns a hub and a policy of it.
+// remoteHub returns a hub and one of its policies.
 func remoteHub(t testing.TB) (*hub.Hub, *hub.Policy) {
 	t.Helper()
 	h, err := hub.New("test", nil)
@@ -128,7 +128,7 @@ func remoteHub(t testing.TB) (*hub.Hub, *hub.Policy) {
 	return h, h.Use(&hub.Policy{Mount: "test"})
 }
 
-// remoteAgent returns an agent that opened a session so, with the fields changed.
+// remoteAgent returns an agent. change changes what it has opened its session with.
 func remoteAgent(t testing.TB, h *hub.Hub, p *hub.Policy, change func(*hub.Opening)) *hub.Agent {
 	t.Helper()
 	o := hub.Opening{
@@ -145,7 +145,7 @@ func remoteAgent(t testing.TB, h *hub.Hub, p *hub.Policy, change func(*hub.Openi
 	return a
 }
 
-// snapshotOf is a snapshot's header of name, value pairs.
+// snapshotOf returns the header of a session, from name, value pairs.
 func snapshotOf(pairs ...string) string {
 	return hub.HeaderBlock(func(yield func(name, value string) bool) {
 		for i := 0; i < len(pairs); i += 2 {
@@ -156,21 +156,21 @@ func snapshotOf(pairs ...string) string {
 	})
 }
 
-// A asker asks a guard questions.
+// An asker is an agent that asks a guard questions.
 type asker struct {
 	t     testing.TB
 	agent *hub.Agent
 	env   *Env
 }
 
-// newAsker returns one for an agent with what change makes of the opening.
+// newAsker returns an asker. change changes what it has opened its session with.
 func newAsker(t testing.TB, change func(*hub.Opening)) *asker {
 	t.Helper()
 	h, p := remoteHub(t)
 	return &asker{t: t, agent: remoteAgent(t, h, p, change), env: &Env{Generation: 1, Log: slog.New(slog.DiscardHandler)}}
 }
 
-// learning makes the snapshot one of a policy with that guard.
+// learning adds the header fields that the guard learns to the policy.
 func (a *asker) learning(g Guard) *asker {
 	if l, ok := g.(HeaderLearner); ok {
 		a.env.Learned = l.LearnsHeaders()
@@ -178,7 +178,7 @@ func (a *asker) learning(g Guard) *asker {
 	return a
 }
 
-// question returns one about a channel; a publish has a message.
+// question returns a question about a channel. At publish it has a message.
 func (a *asker) question(gate hub.GateName, channel string) *Question {
 	left := time.Minute
 	if gate == hub.GateConnect {
@@ -191,7 +191,7 @@ func (a *asker) question(gate hub.GateName, channel string) *Question {
 	return q
 }
 
-// ask asks about a subscription.
+// ask asks a guard about a subscription.
 func (a *asker) ask(g Guard, channel string) Answer {
 	return g.Decide(a.t.Context(), a.question(hub.GateSubscribe, channel))
 }
@@ -204,7 +204,7 @@ func wantKind(t testing.TB, what string, a Answer, kind Kind) {
 	}
 }
 
-// A server is a backend that records what it is asked.
+// A server is a backend that records its requests.
 type server struct {
 	*httptest.Server
 
@@ -213,7 +213,7 @@ type server struct {
 	body  []string
 }
 
-// newServer starts one that answers by f.
+// newServer starts a backend that answers with f.
 func newServer(t testing.TB, f http.HandlerFunc) *server {
 	t.Helper()
 	u := new(server)
@@ -233,17 +233,17 @@ func newServer(t testing.TB, f http.HandlerFunc) *server {
 	return u
 }
 
-// addr is where it listens.
+// addr returns the address that it listens on.
 func (u *server) addr() string { return u.Listener.Addr().String() }
 
-// times returns how often it was asked.
+// times returns the number of requests.
 func (u *server) times() int {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return len(u.asked)
 }
 
-// last returns what it was asked last.
+// last returns the last request.
 func (u *server) last(t testing.TB) (*http.Request, string) {
 	t.Helper()
 	u.mu.Lock()
@@ -254,8 +254,8 @@ func (u *server) last(t testing.TB) (*http.Request, string) {
 	return u.asked[len(u.asked)-1], u.body[len(u.body)-1]
 }
 
-// rawServer accepts connections, reads a request from each, and hands the
-// connection to f.
+// rawServer accepts connections, reads a request from each, and passes the connection to
+// f.
 func rawServer(t testing.TB, f func(net.Conn)) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -284,7 +284,7 @@ func statusOnly(code int) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }
 }
 
-// says reports whether err says text.
+// says reports whether err contains text.
 func says(err error, text string) bool {
 	return err != nil && strings.Contains(err.Error(), text)
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// A backend answers questions when it is told to.
+// A fakeBackend answers questions when the test tells it to.
 type fakeBackend struct {
 	backend *backend
 
@@ -26,8 +26,8 @@ type fakeBackend struct {
 	running int
 	most    int
 	asked   []string          // channels, in the order they were asked about
-	waiting chan chan outcome // what is being asked, if answers are held
-	answer  func() outcome    // else: the answer
+	waiting chan chan outcome // questions without an answer, if the test answers
+	answer  func() outcome    // otherwise: the answer
 	ended   []context.Context //nolint:containedctx // of questions that nobody waited for
 }
 
@@ -74,7 +74,7 @@ func (b *fakeBackend) times() int {
 	return len(b.asked)
 }
 
-// decide asks in a goroutine; the answer comes from the channel.
+// decide asks in a goroutine. The answer comes from the channel.
 func (b *fakeBackend) decide(ctx context.Context, q *Question) chan Answer {
 	c := make(chan Answer, 1)
 	go func() { c <- b.backend.decide(ctx, q, nil, b.ask) }()
@@ -182,7 +182,7 @@ func TestAnswersAreCached(t *testing.T) {
 	})
 }
 
-// Everything that an answer can depend on makes another question.
+// Everything that an answer can depend on makes a different question.
 func TestQuestionsThatAreNotEqual(t *testing.T) {
 	base := func(*hub.Opening) {}
 	type change struct {
@@ -210,7 +210,7 @@ func TestQuestionsThatAreNotEqual(t *testing.T) {
 		"header":        {func(o *hub.Opening) { o.Header = snapshotOf("Cookie", "sid=1") }, nil},
 		"header split":  {func(o *hub.Opening) { o.Header = snapshotOf("Cookie", "sid", "X", "1") }, nil},
 		"sent":          {base, nil},
-		"proxy's port":  {func(o *hub.Opening) { o.RemoteAddr = "192.0.2.7:9999" }, nil}, // which is named
+		"proxy's port":  {func(o *hub.Opening) { o.RemoteAddr = "192.0.2.7:9999" }, nil}, // the configuration names it
 		"shifted":       {func(o *hub.Opening) { o.Host, o.URI = "example.com/push", "" }, nil},
 		"shifted again": {func(o *hub.Opening) { o.Scheme, o.Host = "httpe", "xample.com" }, nil},
 	}
@@ -245,7 +245,7 @@ func TestQuestionsThatAreNotEqual(t *testing.T) {
 		}
 		seen[k] = what
 	}
-	// What no answer depends on is not part of it.
+	// What no answer depends on makes no difference.
 	q := newAsker(t, nil).question(hub.GateSubscribe, "news")
 	q.Learned.Claims = map[string]any{"other": "claim"}
 	q.Learned.Grants = []string{"x"}
@@ -282,7 +282,7 @@ func TestTheOperatorsKey(t *testing.T) {
 	})
 }
 
-// In flight the full key counts, whatever the operator's is.
+// Questions in flight are compared by the full key, not by the operator's.
 func TestTheOperatorsKeyIsNotForQuestionsInFlight(t *testing.T) {
 	inRemoteBubble(t, BackendOptions{Cache: caddy.Duration(time.Minute), Key: []string{"{pushit.gate}"}}, func(t *testing.T, b *fakeBackend, ask *asker) {
 		a1 := b.decide(t.Context(), ask.question(hub.GateSubscribe, "a"))
@@ -343,8 +343,8 @@ func TestBackendOptions(t *testing.T) {
 	}
 }
 
-// A placeholder that is misspelt in key is empty for everybody: all would get the
-// answer that the first one got.
+// A misspelt placeholder in key is empty for everybody, so everybody would get the answer
+// to the first agent.
 func TestMisspeltKeyIsRefused(t *testing.T) {
 	for name, ok := range map[string]bool{
 		"http.request.cookie.session": true, "http.request.header.Authorization": true, "pushit.agent.user": true, "http.request.uri.query.t": true,

@@ -26,7 +26,7 @@ const minBearer = 16
 
 // What agents are told about tokens. It does not show how close a token was.
 const (
-	reasonNoToken  = "a token is required"
+	reasonNoToken  = "a token is needed"
 	reasonBadToken = "the token is not valid"
 )
 

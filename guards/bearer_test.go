@@ -73,7 +73,7 @@ func TestBearer(t *testing.T) {
 	}
 }
 
-// A field that guards set is theirs, whatever the client sends under its name.
+// Clients cannot set a header field that guards set.
 func TestBearerBelievesWhatGuardsLearned(t *testing.T) {
 	g := mustLoad(t, `{"guard":"bearer","secrets":["`+secretOfTests+`"]}`)
 	q := questionOf(t, hub.Opening{Header: fields("Authorization", "Bearer "+secretOfTests)}, "")
@@ -114,8 +114,8 @@ func TestSecretsAreNotPrinted(t *testing.T) {
 	}
 }
 
-// Comparing takes as long for a token that is nearly right as for any other: by
-// construction, since time itself cannot be tested.
+// Comparing takes the same time for a token that is nearly right as for any other. The
+// test looks at the code, because it cannot test the time.
 func TestBearerComparesInConstantTime(t *testing.T) {
 	file, err := parser.ParseFile(token.NewFileSet(), "bearer.go", nil, 0)
 	if err != nil {

@@ -20,7 +20,7 @@ func celList(n int, f func(int) int) string {
 	return "[" + strings.TrimPrefix(b.String(), ",") + "]"
 }
 
-// Rules that must not be fooled, each with a question that tries.
+// Questions that try to fool rules.
 func TestCELHostile(t *testing.T) {
 	inbox := `parts[0] == "users" && parts[1] == agent.user`
 	for _, c := range []struct {

@@ -24,21 +24,21 @@ import (
 // A celQuestion is a question for tests, with the parts that matter.
 type celQuestion struct {
 	gate    hub.GateName // default: publish
-	channel string       // default, where there is one: news
+	channel string       // default, if the gate has a channel: news
 	pattern bool
 	data    string // of the message; default: null
 	from    *hub.Sender
 
-	user        string // whom the connect gate learned
+	user        string // that the connect gate learned
 	claims      map[string]any
 	attributes  map[string]any
 	header      []hub.HeaderField // learned
-	replaced    string            // data that a guard before put in place of the message's
+	replaced    string            // data that a guard before has put in place of the message's
 	credentials string
 	opening     hub.Opening
 }
 
-// ask makes the Question. The agent calls itself tab-1, the message is m-1.
+// ask makes the Question. The agent is called tab-1, the message m-1.
 func (c celQuestion) ask(t testing.TB) *Question {
 	t.Helper()
 	h, err := hub.New("cel", nil)
@@ -81,7 +81,7 @@ func (c celQuestion) ask(t testing.TB) *Question {
 	return q
 }
 
-// bool compiles and evaluates; the error is one of the evaluation.
+// bool compiles and evaluates an expression. The error is from the evaluation.
 func (c celQuestion) bool(t testing.TB, expr string) (bool, error) {
 	t.Helper()
 	q := c.ask(t)
@@ -92,7 +92,7 @@ func (c celQuestion) bool(t testing.TB, expr string) (bool, error) {
 	return p.Bool(t.Context(), q)
 }
 
-// value compiles and evaluates; the error is one of the evaluation.
+// value compiles and evaluates an expression. The error is from the evaluation.
 func (c celQuestion) value(t testing.TB, expr string) (string, error) {
 	t.Helper()
 	q := c.ask(t)
@@ -104,17 +104,16 @@ func (c celQuestion) value(t testing.TB, expr string) (string, error) {
 	return string(data), err
 }
 
-// A celCase is a question and what a rule makes of it.
+// A celCase is a question and the answer that a rule must give.
 type celCase struct {
 	name string
 	ask  celQuestion
-	want string // "pass", "deny", "deny: reason" or, of a transform, data
+	want string // "pass", "deny", "deny: reason" or, for a transform, data
 }
 
 type celMap = map[string]any
 
-// The rules of the documentation, as they are written in a Caddyfile, and what
-// they do.
+// The rules in the documentation, as in a Caddyfile, and what they answer.
 var celRules = []struct {
 	name  string
 	gate  hub.GateName
@@ -247,7 +246,7 @@ func TestCELRules(t *testing.T) {
 	}
 }
 
-// The tenth rule: time is that of the bubble, which begins on a Saturday.
+// The tenth rule. The clock of the bubble starts on a Saturday.
 func TestCELRuleTimeWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		decide := celRule(t, hub.GatePublish, celTimeWindow)
@@ -274,7 +273,7 @@ func TestCELRuleTimeWindow(t *testing.T) {
 // celTimeWindow is the tenth rule, which depends on the time.
 const celTimeWindow = "cel `now.getDayOfWeek(\"Europe/Zurich\") in [1, 2, 3, 4, 5] && now.getHours(\"Europe/Zurich\") >= 8 && now.getHours(\"Europe/Zurich\") < 18` \"we are closed\""
 
-// docs/gates.md has the ten rules, and no other.
+// docs/gates.md has these ten rules and no others.
 func TestCELRulesAreDocumented(t *testing.T) {
 	text, err := os.ReadFile("../docs/gates.md")
 	if err != nil {
@@ -318,7 +317,7 @@ func TestCELNamesAreDocumented(t *testing.T) {
 	}
 }
 
-// celRule reads a line of a Caddyfile, and returns what makes an answer of it.
+// celRule parses a line of a Caddyfile, and returns a function that answers questions.
 func celRule(t *testing.T, gate hub.GateName, rule string) func(*Question) string {
 	t.Helper()
 	d := caddyfile.NewTestDispenser(rule)
@@ -412,8 +411,8 @@ func TestCELDecide(t *testing.T) {
 		{`true`, Pass, "", false},
 		{`false`, Deny, "a reason", false},
 		{`agent.claims.role == "x"`, Deny, "", true},
-		{`agent.claims.?admin.orValue("yes")`, Deny, "", true}, // not true but "yes"
-		{`parts[7] == "x" || true`, Pass, "", false},           // CEL: true, whatever the other side
+		{`agent.claims.?admin.orValue("yes")`, Deny, "", true}, // "yes" is not true
+		{`parts[7] == "x" || true`, Pass, "", false},           // in CEL this is true, because one side is
 	} {
 		g := &CEL{Expr: c.expr, Reason: "a reason"}
 		if err := g.ForGate(hub.GatePublish); err != nil {

@@ -24,7 +24,7 @@ func (allowAll) Decide(context.Context, *Question) Answer { return Answer{Kind: 
 func (allowAll) Local()                                   {}
 func (allowAll) Fixed() (Kind, bool)                      { return Allow, true }
 
-// channelIs passes for channels, and patterns, whose name begins so.
+// channelIs passes for channels and patterns whose name begins with it.
 type channelIs string
 
 func (c channelIs) Decide(_ context.Context, q *Question) Answer {
@@ -34,7 +34,7 @@ func (c channelIs) Decide(_ context.Context, q *Question) Answer {
 	return Answer{Kind: Deny}
 }
 
-// always answers the same, without saying so.
+// always always gives the same answer, but is not Fixed.
 type always Answer
 
 func (a always) Decide(context.Context, *Question) Answer { return Answer(a) }
@@ -74,7 +74,7 @@ func gatesOf(namesAndGuards ...any) map[hub.GateName]*GateConfig {
 
 func testEnv() *Env { return &Env{Generation: NextGeneration(), Log: slog.New(slog.DiscardHandler)} }
 
-// testAgent returns an agent of user, who opened a session from 192.0.2.7.
+// testAgent returns an agent that opened a session from 192.0.2.7.
 func testAgent(t testing.TB, o hub.Opening) *hub.Agent {
 	t.Helper()
 	h, err := hub.New("test", nil)
@@ -94,7 +94,7 @@ func testAgent(t testing.TB, o hub.Opening) *hub.Agent {
 
 var sharedAgent *hub.Agent
 
-// verdictOf reports whether a gate allows, nil being an open one.
+// verdictOf reports whether a gate allows. A nil gate is open.
 func verdictOf(t testing.TB, g hub.Gate, gate hub.GateName, channel string) bool {
 	t.Helper()
 	if g == nil {
@@ -116,14 +116,14 @@ func verdictOf(t testing.TB, g hub.Gate, gate hub.GateName, channel string) bool
 	return g.Decide(t.Context(), q).Refusal == nil
 }
 
-// The whole table of answers and how they combine.
+// All combinations of answers.
 func TestChainCombinesAnswers(t *testing.T) {
 	pass, allow, deny, abstain := always{Kind: Pass}, always{Kind: Allow}, always{Kind: Deny, Reason: "no"}, always{}
 	away := always{Kind: Unavailable, Retry: 7 * time.Second}
 	never := askFunc(func(context.Context, *Question) Answer { t.Error("asked though decided"); return Answer{} })
 	for name, c := range map[string]struct {
 		guards []Guard
-		code   hub.Code // "" is allowed
+		code   hub.Code // "" if it is allowed
 		reason string
 		retry  time.Duration
 	}{
@@ -167,7 +167,7 @@ func TestChainCombinesAnswers(t *testing.T) {
 	}
 }
 
-// Of guards none of which has passed, nothing counts that they have learned.
+// If no guard in any passes, nothing is learned from them.
 func TestAnyForgetsWhatOthersLearned(t *testing.T) {
 	learned := Learned{User: "mallory", Grants: []string{"*"}}
 	for _, kind := range []Kind{Abstain, Deny, Unavailable} {
@@ -249,7 +249,7 @@ func TestWhichGateGoverns(t *testing.T) {
 		where   string
 		allowed bool
 	}{
-		{"subscribe", "news/sport", "2", true}, // the first block says nothing of subscribe
+		{"subscribe", "news/sport", "2", true}, // the first block has no subscribe gate
 		{"publish", "news/sport", "1", true},
 		{"subscribe", "weather", "2", true},
 		{"subscribe", "weather/now", "", false},
@@ -369,8 +369,8 @@ func TestMistakesInPolicies(t *testing.T) {
 	}
 }
 
-// What is logged of refusals names all that an operator asks for, is bounded, and
-// has nothing of the credentials.
+// The log says everything that an operator needs about refusals, is bounded, and shows no
+// credentials.
 func TestRefusalsAreLogged(t *testing.T) {
 	var out bytes.Buffer
 	env := testEnv()
@@ -462,7 +462,8 @@ func TestPublishVerbs(t *testing.T) {
 	if _, err := compileGate("publish", &twice, 0, testEnv(), newSampler(slog.New(slog.DiscardHandler))); err == nil || !strings.Contains(err.Error(), "y twice") {
 		t.Errorf("to y z y: %v, want an error", err)
 	}
-	// What the publisher's data lacks is its mistake; what claims lack is not.
+	// If the data lacks something, that is the publisher's mistake. If the claims lack
+	// something, it is not.
 	blameless := GateConfig{Guards: named(always{Kind: Pass}), Transform: `agent.claims.none`}
 	if chain, err := compileGate("publish", &blameless, 0, testEnv(), newSampler(slog.New(slog.DiscardHandler))); err != nil {
 		t.Error(err)
@@ -482,7 +483,7 @@ func TestPublishVerbs(t *testing.T) {
 	}
 }
 
-// A user called "*" gets no pattern by a rule that compares names.
+// A user called "*" gets no pattern from a rule that compares names.
 func TestUserCalledStar(t *testing.T) {
 	own := askFunc(func(_ context.Context, q *Question) Answer {
 		if q.Channel == "users/"+q.User() {
@@ -506,7 +507,7 @@ func TestUserCalledStar(t *testing.T) {
 	}
 }
 
-// Who the agent is goes by how it is known, not by the order of guards.
+// The source of a user's name decides who the agent is, not the order of the guards.
 func TestWhoCounts(t *testing.T) {
 	ask := always{Kind: Pass, Learned: Learned{User: "by ask"}}
 	jwt := always{Kind: Pass, Learned: Learned{User: "by jwt", UserBy: UserByToken}}
@@ -535,8 +536,7 @@ func TestWhoCounts(t *testing.T) {
 	}
 }
 
-// What does not say that it is local is asked with a deadline, and never before a
-// delivery.
+// A guard that is not Local is asked with a deadline, and never for a delivery.
 func TestOnlyLocalGuardsAreAskedInPlace(t *testing.T) {
 	foreign := struct{ Guard }{always{Kind: Pass}} // without Local
 	c, err := compileGate("publish", gateOf(foreign), 0, testEnv(), newSampler(slog.New(slog.DiscardHandler)))

@@ -12,7 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy/fastcgi"
 )
 
-// transports returns the FastCGI transports of what a route runs.
+// transports returns the FastCGI transports in the handlers of a route.
 func transports(h caddyhttp.MiddlewareHandler) (found []*fastcgi.Transport) {
 	switch h := h.(type) {
 	case *caddyhttp.Subroute:
@@ -29,8 +29,7 @@ func transports(h caddyhttp.MiddlewareHandler) (found []*fastcgi.Transport) {
 	return found
 }
 
-// A FastCGI server that hangs does not hold a place for ever, wherever in a guard
-// it is asked.
+// A FastCGI server that hangs does not hold a place forever, wherever a guard asks it.
 func TestFastCGIIsBoundedInRoutes(t *testing.T) {
 	for text, want := range map[string]time.Duration{
 		"route {\nphp_fastcgi unix//run/php.sock\n}":                                                 30 * time.Second,

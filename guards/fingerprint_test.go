@@ -24,8 +24,7 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// printOf returns the fingerprint of a subscribe gate with the guards, which are
-// JSON.
+// printOf returns the fingerprint of a subscribe gate with these guards, which are JSON.
 func printOf(t *testing.T, guards string, learned ...string) hub.Fingerprint {
 	t.Helper()
 	return chainOf(t, &GateConfig{Where: "here"}, guards, learned...).Fingerprint()
@@ -51,7 +50,7 @@ func chainOf(t *testing.T, g *GateConfig, guards string, learned ...string) *Cha
 	return c
 }
 
-// writePublicKey writes a new public key into the file.
+// writePublicKey writes a new public key to a file.
 func writePublicKey(t *testing.T, file string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -181,7 +180,7 @@ func TestFingerprintIsOfWhatItIsResolvedTo(t *testing.T) {
 	}
 }
 
-// certificatePEM is a new certificate, of an authority.
+// certificatePEM returns a new certificate of an authority.
 func certificatePEM(t *testing.T) string {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -196,7 +195,7 @@ func certificatePEM(t *testing.T) string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: text}))
 }
 
-// A guard of which nothing is known is another one at each reload.
+// A guard about which nothing is known counts as changed at each reload.
 func TestFingerprintOfTheUnknown(t *testing.T) {
 	c, err := compileGate(hub.GateSubscribe, gateOf(always{Kind: Pass}), 0, testEnv(), newSampler(testEnv().Log))
 	if err != nil {
@@ -264,7 +263,7 @@ func TestChangedNamesGates(t *testing.T) {
 	}
 }
 
-// What a guard decides by in the configuration and elsewhere, beyond its own text.
+// What a guard decides by besides its own text.
 func TestFingerprintReaches(t *testing.T) {
 	route := func(handler string) string { return `[{"guard":"route","handler":` + handler + `}]` }
 	invoke := route(`{"handler":"subroute","routes":[{"match":[{"path":["/x"]}],"handle":[{"handler":"invoke","name":"auth"}]}]}`)
@@ -275,7 +274,7 @@ func TestFingerprintReaches(t *testing.T) {
 		}
 		return s
 	}
-	print := func(s *caddyhttp.Server, guards string) upstream.Sum {
+	sumOf := func(s *caddyhttp.Server, guards string) upstream.Sum {
 		ctx := caddy.Context{Context: context.WithValue(t.Context(), caddyhttp.ServerCtxKey, s)}
 		var raw []json.RawMessage
 		if err := json.Unmarshal([]byte(guards), &raw); err != nil {
@@ -291,10 +290,10 @@ func TestFingerprintReaches(t *testing.T) {
 	}
 	const unknown = `{"handler":"file_server"}`
 	one, other := server(`{"handler":"vars","a":"b"}`), server(`{"handler":"static_response","status_code":403}`)
-	if a, b := print(one, invoke), print(other, invoke); a == b || a == (upstream.Sum{}) || b == (upstream.Sum{}) || a != print(one, invoke) {
+	if a, b := sumOf(one, invoke), sumOf(other, invoke); a == b || a == (upstream.Sum{}) || b == (upstream.Sum{}) || a != sumOf(one, invoke) {
 		t.Error("a named route makes no difference")
 	}
-	if print(server(unknown), invoke) != (upstream.Sum{}) || print(new(caddyhttp.Server), invoke) != (upstream.Sum{}) || print(nil, invoke) != (upstream.Sum{}) {
+	if sumOf(server(unknown), invoke) != (upstream.Sum{}) || sumOf(new(caddyhttp.Server), invoke) != (upstream.Sum{}) || sumOf(nil, invoke) != (upstream.Sum{}) {
 		t.Error("a named route that is not known has a sum")
 	}
 	for handler, known := range map[string]bool{
@@ -309,19 +308,19 @@ func TestFingerprintReaches(t *testing.T) {
 		`{"handler":"subroute","routes":[{"match":[{"expression":"file({'root':'/srv'})"}],"handle":[]}]}`:                                                                                                                      false,
 		`{"handler":"nobody_knows"}`: false,
 	} {
-		if got := print(one, route(handler)) != (upstream.Sum{}); got != known {
+		if got := sumOf(one, route(handler)) != (upstream.Sum{}); got != known {
 			t.Errorf("%s: known %t, want %t", handler, got, known)
 		}
-		if got := print(one, `[{"guard":"any","guards":`+route(handler)+`}]`) != (upstream.Sum{}); got != known {
+		if got := sumOf(one, `[{"guard":"any","guards":`+route(handler)+`}]`) != (upstream.Sum{}); got != known {
 			t.Errorf("any of %s: known %t, want %t", handler, got, known)
 		}
 	}
-	if print(one, `[{"guard":"allow","match":[{"file":{"root":"/srv"}}]}]`) != (upstream.Sum{}) {
+	if sumOf(one, `[{"guard":"allow","match":[{"file":{"root":"/srv"}}]}]`) != (upstream.Sum{}) {
 		t.Error("a matcher of files has a sum")
 	}
 }
 
-// What guards share over configurations goes with the last of these.
+// What guards share between configurations is dropped with the last of them.
 func TestSharedStates(t *testing.T) {
 	before := upstream.SharedStates()
 	compiled := func() (askers []*upstream.Asker[Answer], end func()) {

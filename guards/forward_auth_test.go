@@ -52,8 +52,8 @@ func TestForwardAuthAsks(t *testing.T) {
 	}
 }
 
-// Behind a trusted proxy the backend sees the client's address, and the proxy's
-// behind it.
+// Behind a trusted proxy, the backend sees the address of the client, followed by that of
+// the proxy.
 func TestForwardAuthBehindAProxy(t *testing.T) {
 	u := newServer(t, statusOnly(204))
 	g := remoteGuardOf(t, "forward_auth %s {\nuri /auth\ntrusted_proxies 10.0.0.0/8\n}", u.addr())
@@ -96,7 +96,7 @@ func TestForwardAuthLearns(t *testing.T) {
 	if !reflect.DeepEqual(l, want) {
 		t.Errorf("learned %+v\nwant    %+v", l, want)
 	}
-	// Grants are of connect. What the backend does not say again does not stay.
+	// Grants count only at connect. What the backend does not repeat is forgotten.
 	said = http.Header{"Remote-User": {"bob"}, "Pushit-Grant": {"x"}, "Pushit-Subscribe": {"y"}, "Pushit-Expires": {"60"}}
 	q := a.question(hub.GateSubscribe, "news")
 	q.Learned = want
@@ -114,7 +114,7 @@ func TestForwardAuthLearns(t *testing.T) {
 	}
 }
 
-// What a backend says counts only if it passes, and only if it makes sense.
+// What a backend says counts only if it passes and makes sense.
 func TestForwardAuthAnswers(t *testing.T) {
 	var name, value string
 	code := http.StatusOK
@@ -165,8 +165,7 @@ func TestForwardAuthAnswers(t *testing.T) {
 	}
 }
 
-// What passes is a 2xx: a handler of other responses that lets them through does
-// not make them one.
+// Only a 2xx passes, also if a handler for other responses lets one through.
 func TestForwardAuthHandlesResponses(t *testing.T) {
 	u := newServer(t, statusOnly(http.StatusUnauthorized))
 	for block, kind := range map[string]Kind{
@@ -276,7 +275,7 @@ func TestForwardAuthInACaddyfile(t *testing.T) {
 			t.Errorf("%s\n  error that is not at one place: %v", text, err)
 		}
 	}
-	// user_header is enough to copy the field, and does no harm beside copy_headers.
+	// user_header copies the field, also next to copy_headers.
 	for _, text := range []string{
 		"forward_auth a:1 {\nuri /auth\nuser_header X-User\ncopy_headers A>X-User\n}",
 		"forward_auth {\nto a:1\nuri /auth\nuser_header X-User\nheader_up A b\n}",
@@ -297,8 +296,8 @@ func TestForwardAuthInACaddyfile(t *testing.T) {
 	}
 }
 
-// Snippets, other guards around, and what is inside of what: the tokens of a guard
-// may come from more than one place.
+// The tokens of a guard may come from several places: snippets, guards around it, nested
+// blocks.
 func TestGuardsFromSnippets(t *testing.T) {
 	remoteParsedMu.Lock()
 	defer remoteParsedMu.Unlock()

@@ -114,44 +114,7 @@ func (g *JWT) setting(d *caddyfile.Dispenser, word string) error {
 		return d.Errf("a value of %s is empty; is an environment variable not set?", word)
 	}
 	if slices.Contains([]string{"secret", "key", "key_file", "jwks"}, word) {
-		for _, v := range values {
-			if isJWK(v) {
-				continue
-			}
-			if err := placeholder.NoteSetting(d, "the "+word, v); err != nil {
-				return err
-			}
-		}
-	}
-	switch word {
-	case "secret":
-		for _, v := range values {
-			if strings.Contains(v, "{") { // a placeholder is expanded later
-				continue
-			}
-			if _, err := parseSecret(v); err != nil {
-				return d.Errf("the secret %w", err)
-			}
-		}
-		g.Secrets = append(g.Secrets, values...)
-		return nil
-	case "key":
-		return g.settingKey(d, values)
-	case "key_file":
-		g.KeyFiles = append(g.KeyFiles, values...)
-		return nil
-	case "jwks":
-		if err := only(d, word, values); err != nil {
-			return err
-		}
-		g.JWKS = values[0]
-		if strings.Contains(g.JWKS, "{") { // a placeholder is expanded later
-			return nil
-		}
-		if err := checkKeySetPlace(g.JWKS); err != nil {
-			return d.WrapErr(err)
-		}
-		return nil
+		return g.keySetting(d, word, values)
 	}
 	for _, v := range values {
 		if strings.ContainsAny(v, "{}") {
@@ -195,6 +158,46 @@ func (g *JWT) setting(d *caddyfile.Dispenser, word string) error {
 		g.UserClaim = value
 	case "grant_claim":
 		g.GrantClaim = value
+	}
+	return nil
+}
+
+// keySetting reads a setting for keys.
+func (g *JWT) keySetting(d *caddyfile.Dispenser, word string, values []string) error {
+	for _, v := range values {
+		if isJWK(v) {
+			continue
+		}
+		if err := placeholder.NoteSetting(d, "the "+word, v); err != nil {
+			return err
+		}
+	}
+	switch word {
+	case "secret":
+		for _, v := range values {
+			if strings.Contains(v, "{") { // a placeholder is expanded later
+				continue
+			}
+			if _, err := parseSecret(v); err != nil {
+				return d.Errf("the secret %w", err)
+			}
+		}
+		g.Secrets = append(g.Secrets, values...)
+	case "key":
+		return g.settingKey(d, values)
+	case "key_file":
+		g.KeyFiles = append(g.KeyFiles, values...)
+	case "jwks":
+		if err := only(d, word, values); err != nil {
+			return err
+		}
+		g.JWKS = values[0]
+		if strings.Contains(g.JWKS, "{") { // a placeholder is expanded later
+			return nil
+		}
+		if err := checkKeySetPlace(g.JWKS); err != nil {
+			return d.WrapErr(err)
+		}
 	}
 	return nil
 }

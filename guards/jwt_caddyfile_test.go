@@ -146,7 +146,7 @@ func TestBadKeysInConfigurations(t *testing.T) {
 		}
 		return string(raw)
 	}
-	// 1024 bits, made elsewhere: Go makes none.
+	// 1024 bits; Go does not make such keys.
 	const small = "-----BEGIN PUBLIC KEY-----\nMIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQDdlatRjRjogo3WojgGHFHYLugd\nUWAY9iR3fy4arWNA1KoS8kVw33cJibXr8bvwUAUparCwlvdbH6dvEOfou0/gCFQs\nHUfQrSDv+MuSUMAe8jzKE4qW+jK+xQU9a03GUnKHkkle+Q0pX/g6jXZ7r1/xAK5D\no2kQ+X5xK9cipRgEKwIDAQAB\n-----END PUBLIC KEY-----\n"
 	t.Setenv("JWT_EMPTY", "")
 	for name, c := range map[string]struct {

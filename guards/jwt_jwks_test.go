@@ -27,7 +27,7 @@ func wantAnswer(t *testing.T, a Answer, kind Kind, err string) {
 	}
 }
 
-// A reload while the endpoint is away locks nobody out.
+// A reload while the endpoint does not answer locks nobody out.
 func TestKeySetOutlivesAReload(t *testing.T) {
 	text, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: &tokentest.Keys().RSA.PublicKey, KeyID: "k1"}}})
 	if err != nil {
@@ -87,8 +87,7 @@ func TestKeySetInAFile(t *testing.T) {
 	}
 }
 
-// A guard that may have to wait for an address is remote, so that nothing that
-// must not wait waits for it.
+// A guard that may wait for an address is remote, so no local question waits for it.
 func TestJWTWithAnAddressIsRemote(t *testing.T) {
 	remote := mustLoad(t, jwtConfig("jwks", "https://id.example.com/keys"))
 	if firstRemote([]NamedGuard{{Name: "jwt", Guard: remote}}) == "" {
@@ -100,7 +99,7 @@ func TestJWTWithAnAddressIsRemote(t *testing.T) {
 	}
 }
 
-// rs is a token of the key with that name, for a day.
+// rs returns a token signed by the key with that id, valid for a day.
 func rs(id string, claims ...any) string {
 	k := tokentest.Keys()
 	key := k.RSA

@@ -30,12 +30,12 @@ import (
 
 var secret = []byte(secretOfTests)
 
-// hs is a token of bob's with the secret of tests.
+// hs returns a token of bob's, signed with the secret of the tests.
 func hs(claims tokentest.Object) string {
 	return tokentest.Make(tokentest.Object{"alg": "HS256", "typ": "JWT"}, claims, "HS256", secret)
 }
 
-// jwtConfig is the JSON of a guard with the settings given as name, value pairs.
+// jwtConfig returns the JSON of a guard with settings given as name, value pairs.
 func jwtConfig(settings ...any) string {
 	raw, err := json.Marshal(tokentest.Object{"guard": "jwt"}.With(settings...))
 	if err != nil {
@@ -46,12 +46,12 @@ func jwtConfig(settings ...any) string {
 
 var withSecret = []any{"secrets", []string{secretOfTests}}
 
-// present is a question with a token in its credentials.
+// present returns a question with a token in its credentials.
 func present(t testing.TB, token string) *Question {
 	return questionOf(t, hub.Opening{}, `{"token":"`+token+`"}`)
 }
 
-// againWith is q with another token.
+// againWith returns q with another token.
 func againWith(q *Question, token string) *Question {
 	h := *q.Question
 	h.Credentials = []byte(`{"token":"` + token + `"}`)
@@ -111,11 +111,11 @@ func TestJWTAlgorithms(t *testing.T) {
 	}
 }
 
-// attacks are tokens that must not pass, whatever the guard accepts otherwise:
-// one key, issuer https://id.example.com, audience push.
+// attacks returns tokens that must not pass a guard with one key, the issuer
+// https://id.example.com and the audience push.
 func attacks(sign func(header, claims any) string) map[string]struct {
 	token string
-	why   string // of the error, which the operator sees
+	why   string // part of the error in the operator's log
 } {
 	k := tokentest.Keys()
 	valid, now := tokentest.ValidClaims(), time.Now().Unix()
@@ -184,8 +184,7 @@ func attacks(sign func(header, claims any) string) map[string]struct {
 	}
 }
 
-// Leeway is for who makes the tokens: its clock may be ahead. The end of a token is
-// exact.
+// The leeway is for issuers whose clock is ahead. Tokens end exactly at their expiry.
 func TestJWTLeeway(t *testing.T) {
 	for name, c := range map[string]struct {
 		leeway, claims []any // seconds from now
@@ -222,7 +221,7 @@ func TestJWTAttacks(t *testing.T) {
 	}
 	for name, c := range attacks(sign) {
 		t.Run(name, func(t *testing.T) {
-			for range 2 { // also when it has been seen
+			for range 2 { // the second time it may be in the cache
 				a := g.Decide(t.Context(), againWith(q, c.token))
 				if a.Kind != Deny {
 					t.Fatalf("got %v (%v)", a.Kind, a.Err)
@@ -244,7 +243,7 @@ func TestJWTAttacks(t *testing.T) {
 	}
 }
 
-// What a token says of keys leads nowhere: nothing is fetched, and no file read.
+// Keys in the header of a token are ignored: nothing is fetched, and no file is read.
 func TestJWTHeadersThatPointElsewhere(t *testing.T) {
 	k := tokentest.Keys()
 	var asked atomic.Int32
@@ -291,7 +290,7 @@ func TestJWTHeadersThatPointElsewhere(t *testing.T) {
 				t.Errorf("%s, %s: passed", setting, name)
 			}
 		}
-		// The same headers do no harm to who has the key.
+		// These headers are harmless in a token that the right key has signed.
 		a := g.Decide(t.Context(), againWith(q, tokentest.Make(tokentest.Object{"alg": "RS256", "jku": evil.URL, "jwk": json.RawMessage(public)}, tokentest.ValidClaims(), "RS256", k.RSA)))
 		if a.Kind != Pass {
 			t.Errorf("%s: a valid token with jku and jwk: %v (%v)", setting, a.Kind, a.Err)
@@ -300,7 +299,7 @@ func TestJWTHeadersThatPointElsewhere(t *testing.T) {
 	if n := asked.Load(); n != 0 {
 		t.Errorf("%d fetches from where tokens pointed to", n)
 	}
-	// The content of a well-known file is no secret.
+	// The content of a well-known file is not a secret.
 	g := mustLoad(t, jwtConfig(withSecret...))
 	for _, content := range []string{"", "\x00", "null"} {
 		if a := g.Decide(t.Context(), present(t, tokentest.Make(tokentest.Object{"alg": "HS256", "kid": "/dev/null"}, tokentest.ValidClaims(), "HS256", []byte(content)))); a.Kind != Deny {
@@ -409,7 +408,7 @@ func TestWhatJWTLearns(t *testing.T) {
 		claims   tokentest.Object
 		user     string
 		grants   string
-		why      string // "" passes
+		why      string // "" if it passes
 	}{
 		"sub":                      {nil, claims, "bob", "[]", ""},
 		"no sub":                   {nil, claims.With("sub", nil), "", "[]", ""},

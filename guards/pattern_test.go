@@ -66,7 +66,8 @@ func TestBadPatterns(t *testing.T) {
 	}
 }
 
-// all names of up to four segments over two letters, and all patterns over them.
+// smallWorld returns all names of up to four segments over two letters, and all patterns
+// over them.
 func smallWorld() (names, patterns []string) {
 	var grow func(prefix []string)
 	grow = func(prefix []string) {
@@ -88,8 +89,8 @@ func smallWorld() (names, patterns []string) {
 	return names, patterns
 }
 
-// covers and overlaps say what comparing all names would. Names of four segments
-// stand for the longer ones, so patterns of three are the longest to compare.
+// covers and overlaps agree with a comparison of all names. Names of four segments stand
+// for longer ones, so compare patterns of at most three.
 func TestCoversAndOverlapsAreRight(t *testing.T) {
 	names, texts := smallWorld()
 	var patterns []pattern
@@ -109,9 +110,9 @@ func TestCoversAndOverlapsAreRight(t *testing.T) {
 			if got := p.overlaps(q); got != overlaps {
 				t.Errorf("%s overlaps %s: %v, want %v", p.text, q.text, got, overlaps)
 			}
-			// Two letters are not all there is: "a" and "b" together are not "*". So
-			// covering goes by one pattern alone, and may say no where the small
-			// world says yes, never the other way.
+			// Two letters are not all there are: "a" and "b" together do not cover "*".
+			// So covers may be false where the small world says true, but never the other
+			// way.
 			if got := p.covers(q); got && !covers {
 				t.Errorf("%s covers %s: %v, want %v", p.text, q.text, got, covers)
 			} else if !got && covers && !strings.Contains(q.text, "*") {
@@ -121,8 +122,8 @@ func TestCoversAndOverlapsAreRight(t *testing.T) {
 	}
 }
 
-// However blocks lie over each other: who may subscribe to a pattern would have
-// been allowed each channel that it covers.
+// Whatever the blocks are: an agent that may subscribe to a pattern may also subscribe to
+// each channel that it covers.
 func TestPatternsOpenNothing(t *testing.T) {
 	names, patterns := smallWorld()
 	var subscriptions []string
@@ -153,7 +154,7 @@ func TestPatternsOpenNothing(t *testing.T) {
 		}
 		p, err := Compile(c, testEnv())
 		if err != nil {
-			continue // shadowed, say
+			continue // for example, shadowed
 		}
 		for _, s := range subscriptions {
 			gate, refusal := p.Pattern(s)

@@ -73,7 +73,7 @@ func TestPlaceholderValues(t *testing.T) {
 	}
 }
 
-// What clients choose is a value and never a template.
+// Values that clients choose are never templates.
 func TestPlaceholdersAreNotExpandedAgain(t *testing.T) {
 	t.Setenv("PUSHIT_TEST_SECRET", "secret")
 	const evil = "{env.PUSHIT_TEST_SECRET}"
@@ -104,7 +104,7 @@ func TestPlaceholdersAreNotExpandedAgain(t *testing.T) {
 	if err != nil || strings.Contains(string(dump)+r.URL.String(), "secret") {
 		t.Errorf("a secret of the server's was sent: %s %s %v", r.URL, dump, err)
 	}
-	// An escaped one, in a path.
+	// An escaped value in a path.
 	g = remoteGuardOf(t, "forward_auth %s {\nuri /auth/{pushit.escaped.agent.user}/x\n}", u.addr())
 	wantKind(t, "escaped", a.ask(g, "news"), Pass)
 	if r, _ = u.last(t); r.URL.Path != "/auth/"+evil+"/x" {
@@ -112,7 +112,7 @@ func TestPlaceholdersAreNotExpandedAgain(t *testing.T) {
 	}
 }
 
-// Whatever a channel is called, the upstream is asked at the path that is written,
+// Whatever the name of the channel is, the upstream is asked at the configured path,
 // about that channel.
 func TestChannelNamesAgainstTheUpstreamsPath(t *testing.T) {
 	u := newServer(t, statusOnly(http.StatusOK))
@@ -151,7 +151,7 @@ func TestChannelNamesAgainstTheUpstreamsPath(t *testing.T) {
 	}
 }
 
-// Values that are no channels can have anything in them.
+// Other values than channels can have anything in them.
 func TestValuesThatAreNoSegment(t *testing.T) {
 	u := newServer(t, statusOnly(http.StatusOK))
 	path := remoteGuardOf(t, "forward_auth %s {\nuri /users/{pushit.escaped.agent.user}/rights\n}", u.addr())

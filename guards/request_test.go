@@ -16,7 +16,8 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// replacedIn returns what a template becomes on the request of a question.
+// replacedIn returns a template with its placeholders replaced on the request of a
+// question.
 func replacedIn(t *testing.T, q *Question, template string) (string, error) {
 	t.Helper()
 	r, err := q.Request(t.Context())
@@ -63,8 +64,8 @@ func TestRequestOfASnapshot(t *testing.T) {
 	}
 }
 
-// What a client sends under the names that guards set is not believed, and what
-// is about its own connection or exchange is not sent on.
+// Header fields that guards set are not taken from clients, and fields about the client's
+// connection or exchange are not passed on.
 func TestRequestDropsWhatIsNotToBeBelieved(t *testing.T) {
 	sent := []string{
 		"Remote-User", "Pushit-Grant", "Pushit-Anything", "Upgrade", "Connection", "Sec-Websocket-Key", "Sec-Websocket-Protocol",
@@ -120,7 +121,8 @@ func TestRequestsAreOfTheirOwn(t *testing.T) {
 	}
 }
 
-// The user is whom the server authenticated, else whom a guard named.
+// The user is the one that the site has authenticated, or else the one that a guard has
+// named.
 func TestRequestUser(t *testing.T) {
 	for _, test := range []struct{ opening, learned, want string }{
 		{"", "", ""}, {"bob", "", "bob"}, {"", "ann", "ann"}, {"bob", "ann", "bob"},
@@ -134,7 +136,7 @@ func TestRequestUser(t *testing.T) {
 	}
 }
 
-// What a snapshot has no value for must not look like something that is absent.
+// A value that the session does not store must not look absent.
 func TestRequestKnowsWhatItLacks(t *testing.T) {
 	a := newAsker(t, func(o *hub.Opening) { o.Scheme = "https" })
 	q := a.question(hub.GateSubscribe, "news")
@@ -157,7 +159,7 @@ func TestRequestOfAUserWithALineBreak(t *testing.T) {
 	}
 }
 
-// A snapshot from a unix socket has no address.
+// A session over a unix socket has no address.
 func TestRequestWithoutAddress(t *testing.T) {
 	a := newAsker(t, func(o *hub.Opening) { o.RemoteIP, o.RemoteAddr = netip.Addr{}, "@" })
 	r, err := a.question(hub.GateConnect, "").Request(t.Context())
@@ -169,7 +171,7 @@ func TestRequestWithoutAddress(t *testing.T) {
 	}
 }
 
-// Caddy's matchers see what they would have seen of the request itself.
+// Caddy's matchers see what they would have seen in the opening request.
 func TestMatchersOnARequest(t *testing.T) {
 	a := newAsker(t, func(o *hub.Opening) {
 		o.URI, o.Header = "/push?room=5", snapshotOf("Cookie", "sid=1", "User-Agent", "test")

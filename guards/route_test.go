@@ -16,7 +16,7 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// A handler for routes in tests.
+// remoteTestHandler is a handler for routes in tests.
 type remoteTestHandler struct {
 	Do string `json:"do"`
 }
@@ -80,7 +80,7 @@ func TestRoute(t *testing.T) {
 		"basic_auth {\nbob " + bobsHash + "\n}": Deny,
 		"respond \"" + strings.Repeat("x", 70000) + "\" 403":                                          Unavailable,
 		"handle {\nrespond 403\n}\nhandle {\n}":                                                       Deny,
-		"rewrite /x\n@x path /x\nrespond @x 403":                                                      Deny, // in the order they are written in
+		"rewrite /x\n@x path /x\nrespond @x 403":                                                      Deny, // in the order of the lines
 		"@x path /x\nrespond @x 403\nrewrite /x":                                                      Pass,
 		"vars x {pushit.channel}\n@n vars x news\nhandle @n {\nvars a b\n}\nhandle {\nrespond 403\n}": Pass,
 	} {
@@ -110,13 +110,13 @@ func TestRoute(t *testing.T) {
 	wantKind(t, "a header field with a line break", ask.ask(g, "news"), Unavailable)
 }
 
-// bobsHash is that of the password hiccup, of little cost.
+// bobsHash is a cheap hash of the password hiccup.
 const bobsHash = "$2a$04$pSRS0mPOmeRk/UvTdgK1Q.pHRi1o5E7AL8MrA6J27crsGkNX62dEG"
 
 func TestRouteLearns(t *testing.T) {
 	u := newServer(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Remote-Role", "editor")
-		w.Header().Set("Pushit-Grant", "secret") // is forward_auth's
+		w.Header().Set("Pushit-Grant", "secret") // only forward_auth reads this
 	})
 	g := remoteGuardOf(t, "route {\nbasic_auth {\nbob %s\n}\nforward_auth %s {\nuri /auth\ncopy_headers Remote-Role>X-Role\n}\nrequest_header X-Other set\n}", bobsHash, u.addr())
 	credentials := "Basic " + base64.StdEncoding.EncodeToString([]byte("bob:hiccup"))
@@ -129,7 +129,7 @@ func TestRouteLearns(t *testing.T) {
 	if r, _ := u.last(t); r.Header.Get("X-Role") != "" {
 		t.Errorf("the backend was sent the client's X-Role: %s", r.Header.Get("X-Role"))
 	}
-	// Somebody else whom the server knows is not made bob.
+	// A user that the site has authenticated does not become bob.
 	a = newAsker(t, func(o *hub.Opening) { o.User, o.Header = "ann", snapshotOf("Authorization", credentials) }).learning(g)
 	if answer = g.Decide(t.Context(), a.question(hub.GateConnect, "")); answer.Kind != Pass || answer.Learned.User != "" {
 		t.Errorf("ann, with bob's password: %s, user %q", answer.Kind, answer.Learned.User)

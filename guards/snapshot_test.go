@@ -20,7 +20,7 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// openedBy returns what a session keeps for a guard of a request with a client
+// openedBy returns what a session stores for a guard, if its request has a client
 // certificate and variables.
 func openedBy(t *testing.T, g Guard, subject string, vars map[string]any) (values string) {
 	t.Helper()
@@ -41,14 +41,14 @@ func openedBy(t *testing.T, g Guard, subject string, vars map[string]any) (value
 	return values
 }
 
-// looking makes the environment one of a policy with that guard.
+// looking adds the placeholders of the guard to the policy.
 func (a *asker) looking(g Guard) *asker {
 	a.env.Snapshot = SnapshotNames([]NamedGuard{{Guard: g}})
 	return a
 }
 
-// What handlers before pushit and the connection tell reaches a backend, and is
-// never taken for another session's.
+// A backend gets what handlers before pushit and the connection say, and only for the
+// right session.
 func TestBackendsAreToldWhatTheSnapshotHas(t *testing.T) {
 	u := newServer(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
@@ -78,7 +78,7 @@ func TestBackendsAreToldWhatTheSnapshotHas(t *testing.T) {
 		if r, _ = u.last(t); u.times() == before || r.Header.Get("X-Subject") != "" {
 			t.Errorf("%s: without a certificate the backend was told %q", text, r.Header.Get("X-Subject"))
 		}
-		// What cannot be known is not empty.
+		// An unknown value is not empty.
 		before = u.times()
 		for name, change := range map[string]func(*hub.Opening){
 			"nothing was looked up": func(o *hub.Opening) { o.Scheme = "https" },
@@ -97,8 +97,8 @@ func TestBackendsAreToldWhatTheSnapshotHas(t *testing.T) {
 	}
 }
 
-// Matchers read the snapshot, inside of routes too; what handlers of a route set goes
-// before it.
+// Matchers see the values of the session, also in routes. What handlers of a route set
+// takes precedence.
 func TestMatchersOfTheSnapshot(t *testing.T) {
 	for text, want := range map[string]Kind{
 		"allow {\nvars tenant acme\n}":                                             Allow,
@@ -129,7 +129,8 @@ func TestMatchersOfTheSnapshot(t *testing.T) {
 	}
 }
 
-// What is looked up of a request: never its body, which may not have come.
+// Some placeholders are looked up when a session opens, but never the body, which may not
+// be there yet.
 func TestWhatIsLookedUp(t *testing.T) {
 	for name, want := range map[string]bool{
 		"http.request.tls.client.fingerprint": true, "http.request.tls.client.san.uris.3": true, "http.request.tls.version": true,

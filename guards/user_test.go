@@ -12,8 +12,8 @@ import (
 func TestUser(t *testing.T) {
 	for name, c := range map[string]struct {
 		ids     []string
-		site    string // who the site authenticated
-		learned string // who the connect gate says it is
+		site    string // that the site authenticated
+		learned string // that the connect gate learned
 		want    Kind
 	}{
 		"anybody":                         {nil, "bob", "", Pass},

@@ -19,7 +19,7 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// What a client of 64 KiB can make a rule do.
+// A client cannot make a rule expensive with 64 KiB of data.
 func TestBounds(t *testing.T) {
 	one := func(int) int { return 1 }
 	self := func(i int) int { return i }
@@ -61,7 +61,7 @@ func TestBounds(t *testing.T) {
 	} {
 		p, err := CompileBool(c.expr, ScopeOf(hub.GatePublish))
 		if err != nil {
-			// What is written out is found when it is compiled.
+			// Mistakes in literals are found when the expression is compiled.
 			if !strings.Contains(err.Error(), c.want.Error()) {
 				t.Errorf("compiling %.80s: %v", c.expr, err)
 			}
@@ -70,14 +70,14 @@ func TestBounds(t *testing.T) {
 		q := question{data: c.data}.input(t)
 		start := time.Now()
 		got, err := p.Bool(q)
-		if took := time.Since(start); took > 3*time.Second { // it would be minutes; 50 ms on a machine that does nothing else
+		if took := time.Since(start); took > 3*time.Second { // without bounds it would take minutes; on an idle machine it takes 50 ms
 			t.Errorf("%.80s took %v", c.expr, took)
 		}
 		if got || err == nil || !strings.Contains(err.Error(), c.want.Error()) {
 			t.Errorf("%.80s: got %v, %v, want %v", c.expr, got, err, c.want)
 		}
 	}
-	// What is reasonable is not in the way of any bound.
+	// Reasonable expressions stay below the bounds.
 	for expr, data := range map[string]string{
 		`message.data.all(x, x >= 0)`:                               listOf(11000, self),
 		`message.data.map(x, x + x).size() == 11000`:                listOf(11000, self),
@@ -95,7 +95,7 @@ func TestBounds(t *testing.T) {
 	}
 }
 
-// Claims and attributes come from other guards, other people's among them.
+// Claims and attributes come from guards, also those of other packages.
 func TestOddTypes(t *testing.T) {
 	type own struct{ A int }
 	var nilMap map[string]any
@@ -124,7 +124,7 @@ func TestOddTypes(t *testing.T) {
 	}
 }
 
-// Expressions that are too much for a compiler are mistakes, not the end.
+// Expressions that are too large for the compiler are errors, not crashes.
 func TestHugeExpressions(t *testing.T) {
 	for name, expr := range map[string]string{
 		"parentheses": strings.Repeat("(", 10000) + "true" + strings.Repeat(")", 10000),
@@ -143,7 +143,7 @@ func TestHugeExpressions(t *testing.T) {
 	}
 }
 
-// What a client sent does not fill the log.
+// Data of a client does not fill the log.
 func TestErrorsAreShort(t *testing.T) {
 	_, err := question{data: `"` + strings.Repeat("ü", 30000) + `"`}.bool(t, `{"a": true}[message.data]`)
 	if err == nil || len(err.Error()) > maxErrorText+len("…") {
@@ -182,7 +182,7 @@ func TestConcurrently(t *testing.T) {
 	wg.Wait()
 }
 
-// Messages of one name are not taken for one another.
+// Two messages with the same uuid are not confused.
 func TestDeliveriesApart(t *testing.T) {
 	p, err := CompileBool(`message.data == 1`, ScopeOf(hub.GateDeliver))
 	if err != nil {
@@ -199,7 +199,7 @@ func TestDeliveriesApart(t *testing.T) {
 	}
 }
 
-// manyMembers is an object of 6,000 fields.
+// manyMembers returns an object with 6,000 members.
 func manyMembers() string {
 	var b strings.Builder
 	for i := range 6000 {

@@ -170,7 +170,7 @@ func TestNumbers(t *testing.T) {
 		{"-0.0", "int", "0"},
 		{"5.5", "double", "5.5"},
 		{"1e-7", "double", "1e-7"},
-		{"9007199254740993", "int", "9007199254740993"},        // more than a float64 tells apart
+		{"9007199254740993", "int", "9007199254740993"},        // float64 does not have this number
 		{"9223372036854775807", "int", "9223372036854775807"},  // 1<<63 - 1
 		{"9223372036854775808", "uint", "9223372036854775808"}, // 1<<63
 		{"18446744073709551616", "double", "18446744073709552000"},
@@ -250,7 +250,7 @@ func TestValue(t *testing.T) {
 	}
 }
 
-// What a transform leaves as it is need not be encoded again.
+// If a transform changes nothing, the message need not be encoded again.
 func TestValueUnchanged(t *testing.T) {
 	for _, gate := range []hub.GateName{hub.GatePublish, hub.GateDeliver} {
 		q := question{gate: gate, data: `{ "n": 1.0 }`}.input(t)

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"github.com/push-it/pushit/hub"
 	"maps"
 	"net"
 	"net/http"
@@ -19,6 +18,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/fileserver"
+
+	"github.com/push-it/pushit/hub"
 )
 
 // A session does not store everything that its request had. A matcher of what is missing
@@ -69,17 +70,7 @@ func checkMatcher(name string, raw json.RawMessage, r *Reads) error {
 	case *caddyhttp.MatchQuery:
 		return decoded(raw, func(m *caddyhttp.MatchQuery) error { return checkLists(*m, r) })
 	case *caddyhttp.MatchHeader:
-		return decoded(raw, func(m *caddyhttp.MatchHeader) error {
-			if err := notEmpty(len(*m), "fields"); err != nil {
-				return err
-			}
-			for field := range *m {
-				if err := checkField(field); err != nil {
-					return err
-				}
-			}
-			return checkLists(*m, r)
-		})
+		return decoded(raw, func(m *caddyhttp.MatchHeader) error { return checkHeader(*m, r) })
 	case *caddyhttp.MatchHeaderRE:
 		return decoded(raw, func(m *caddyhttp.MatchHeaderRE) error {
 			for field := range *m {
@@ -90,17 +81,7 @@ func checkMatcher(name string, raw json.RawMessage, r *Reads) error {
 			return notEmpty(len(*m), "fields")
 		})
 	case *caddyhttp.VarsMatcher:
-		return decoded(raw, func(m *caddyhttp.VarsMatcher) error {
-			for name := range *m {
-				if err := checkVariable(name, r); err != nil {
-					return err
-				}
-			}
-			if err := notEmpty(len(*m), "variables"); err != nil {
-				return err
-			}
-			return checkLists(*m, r)
-		})
+		return decoded(raw, func(m *caddyhttp.VarsMatcher) error { return checkVars(*m, r) })
 	case *caddyhttp.MatchVarsRE:
 		return decoded(raw, func(m *caddyhttp.MatchVarsRE) error {
 			for name := range *m {
@@ -130,6 +111,30 @@ func checkMatcher(name string, raw json.RawMessage, r *Reads) error {
 		return decoded(raw, func(m *caddyhttp.MatchExpression) error { return checkExpressionMatcher(m.Expr, r) })
 	}
 	return nil
+}
+
+func checkHeader(header caddyhttp.MatchHeader, r *Reads) error {
+	if err := notEmpty(len(header), "fields"); err != nil {
+		return err
+	}
+	for field := range header {
+		if err := checkField(field); err != nil {
+			return err
+		}
+	}
+	return checkLists(header, r)
+}
+
+func checkVars(vars caddyhttp.VarsMatcher, r *Reads) error {
+	for name := range vars {
+		if err := checkVariable(name, r); err != nil {
+			return err
+		}
+	}
+	if err := notEmpty(len(vars), "variables"); err != nil {
+		return err
+	}
+	return checkLists(vars, r)
 }
 
 // decoded decodes raw and calls check with the result.
@@ -361,6 +366,7 @@ var dropped = []string{
 	"X-Http-Method", "X-Http-Method-Override", "X-Method-Override", "X-Original-Url", "X-Rewrite-Url",
 }
 
+// IsDropped reports whether sessions do not store a header field.
 func IsDropped(name string) bool {
 	name = http.CanonicalHeaderKey(name)
 	return strings.HasPrefix(name, "Sec-Websocket-") || strings.HasPrefix(name, "Content-") || strings.HasPrefix(name, ":") ||

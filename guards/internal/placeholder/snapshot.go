@@ -26,6 +26,7 @@ import (
 // the certificate of the client, variables that handlers before pushit have set, and
 // placeholders of other modules.
 
+// The prefixes of placeholders.
 const (
 	VarsPrefix = "http.vars."
 	tlsPrefix  = "http.request.tls."
@@ -154,7 +155,7 @@ func MustLookUp(name string) (bool, error) {
 		if near := suggest.Nearest(name, requestPlaceholders); near != "" {
 			return false, fmt.Errorf("there is no placeholder {%s}; did you mean {%s}?", name, near)
 		}
-		return false, fmt.Errorf("Caddy has no placeholder {%s}", name)
+		return false, fmt.Errorf("there is no placeholder {%s}", name)
 	case mayBeAbsent(name):
 		return true, nil
 	case slices.ContainsFunc([]string{"time.", "http.response.", "http.intercept.", "http.shutting_down", "http.time_until_shutdown"}, func(prefix string) bool {

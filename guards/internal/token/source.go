@@ -62,6 +62,7 @@ type Source struct {
 	fetching chan struct{} // closed when the fetch in flight is over; nil if there is none
 }
 
+// NewSource returns a source that fetches its set with fetch. name is for errors and logs.
 func NewSource(name string, fetch func(context.Context) ([]byte, error)) *Source {
 	s := &Source{name: name, fetch: fetch}
 	s.ctx, s.cancel = context.WithCancel(context.Background())

@@ -68,7 +68,7 @@ func wantMistake(t *testing.T, err error, want string) {
 	}
 }
 
-// A token that was not verified before costs a signature.
+// BenchmarkVerify verifies a token that is not in the cache.
 func BenchmarkVerify(b *testing.B) {
 	k := tokentest.Keys()
 	for _, c := range []struct {
@@ -98,7 +98,7 @@ func BenchmarkVerify(b *testing.B) {
 	}
 }
 
-// An endpoint publishes a key set, in memory.
+// An endpoint publishes a JWK Set in memory.
 type endpoint struct {
 	mu      sync.Mutex
 	text    []byte
@@ -147,8 +147,8 @@ func (e *endpoint) fetched() int {
 	return len(e.fetches)
 }
 
-// inKeySetBubble calls test, in a bubble with a clock of its own, with a guard
-// that has its keys from an endpoint, which has the first RSA key as k1.
+// inKeySetBubble calls test in a bubble with its own clock. ask verifies a token with
+// keys from an endpoint, which has the first RSA key as k1.
 func inKeySetBubble(t *testing.T, test func(t *testing.T, e *endpoint, ask func(token string) answer)) {
 	t.Helper()
 	k := tokentest.Keys()
@@ -169,7 +169,7 @@ func inKeySetBubble(t *testing.T, test func(t *testing.T, e *endpoint, ask func(
 	})
 }
 
-// rs is a token of the key with that name, for a day.
+// rs returns a token signed by the key with that id, valid for a day.
 func rs(id string, claims ...any) string {
 	k := tokentest.Keys()
 	key := k.RSA
@@ -224,11 +224,11 @@ func TestKeySetRotation(t *testing.T) {
 		wantAnswer(t, ask(rs("k2")), valid, "")
 		wantAnswer(t, ask(old), valid, "")
 
-		// A key that was withdrawn is believed until the next refresh, even for a
-		// token that was verified with it.
+		// A withdrawn key is accepted until the next refresh, even for a token that was
+		// verified before.
 		e.publish(t, jose.JSONWebKey{Key: &k.RSA2.PublicKey, KeyID: "k2"})
 		time.Sleep(setRefresh)
-		wantAnswer(t, ask(old), valid, "") // which begins the refresh
+		wantAnswer(t, ask(old), valid, "") // this starts the refresh
 		time.Sleep(time.Second)
 		wantAnswer(t, ask(old), invalid, "no key fits its algorithm, RS256, and key id, \"k1\"")
 		wantAnswer(t, ask(rs("k2")), valid, "")
@@ -237,7 +237,7 @@ func TestKeySetRotation(t *testing.T) {
 
 func TestUnknownKeysAreLookedForOnceAMinute(t *testing.T) {
 	inKeySetBubble(t, func(t *testing.T, e *endpoint, ask func(string) answer) {
-		// The fetch that the question itself has caused has told.
+		// The question itself has caused a fetch, so the answer is final.
 		wantAnswer(t, ask(rs("k2")), invalid, "no key fits")
 		if n := e.fetched(); n != 1 {
 			t.Errorf("%d fetches for the first question", n)
@@ -247,7 +247,7 @@ func TestUnknownKeysAreLookedForOnceAMinute(t *testing.T) {
 		if n := e.fetched(); n != 2 {
 			t.Errorf("%d fetches when an unknown key was asked for", n)
 		}
-		// After that it cannot be known at once, which is not to say no.
+		// After that the answer is unknown at first, which is not a no.
 		for n := range 50 {
 			time.Sleep(time.Second)
 			a := ask(rs("k" + strings.Repeat("x", n)))
@@ -269,7 +269,7 @@ func TestUnknownKeysAreLookedForOnceAMinute(t *testing.T) {
 		if n := e.fetched(); n != 3 {
 			t.Errorf("%d fetches after a minute", n)
 		}
-		// Nothing is fetched for what is not worth it.
+		// Some tokens are not worth a fetch.
 		time.Sleep(2 * unknownKeyPause)
 		a := ask(rs("k2", "exp", time.Now().Unix()-1))
 		wantAnswer(t, a, invalid, "expired")
@@ -304,7 +304,7 @@ func TestKeySetEndpointIsAway(t *testing.T) {
 		time.Sleep(maxFetchPause)
 		wantAnswer(t, ask(rs("k1")), valid, "")
 
-		// The last good set holds for as long as the endpoint is away.
+		// The previous set is used for as long as the endpoint does not answer.
 		e.away(errors.New("connection refused"))
 		for range 48 {
 			time.Sleep(30 * time.Minute)
@@ -315,7 +315,7 @@ func TestKeySetEndpointIsAway(t *testing.T) {
 		if failed > 7+48 {
 			t.Errorf("%d fetches in a day", failed)
 		}
-		// Whether a new key is one cannot be found out.
+		// It is unknown whether the set has a new key.
 		wantAnswer(t, ask(rs("k2")), notNow, "connection refused")
 		e.away(nil)
 		time.Sleep(2 * maxFetchPause)
@@ -353,8 +353,8 @@ func TestFetchThatPanics(t *testing.T) {
 	wantAnswer(t, verify(t.Context(), &Verifier{Source: source}, rs("k1"), nil), notNow, "the endpoint: panic: oops")
 }
 
-// Who asked first may leave: the others still get their answer. Nobody waits
-// longer than there is time for asking.
+// An agent that asked first may leave, and the others still get their answer. No agent
+// waits longer than its time for asking.
 func TestWaitingForKeysEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &endpoint{takes: 5 * time.Second}
@@ -525,7 +525,7 @@ func TestTokenCacheIsBounded(t *testing.T) {
 	}
 }
 
-// A token that was verified ends when it expires, cached or not.
+// A verified token ends when it expires, cached or not.
 func TestVerifiedTokensExpire(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		keys, err := ParseSecret(string(secret))
@@ -547,7 +547,7 @@ func TestVerifiedTokensExpire(t *testing.T) {
 		if !a.Expired {
 			t.Error("it is not said to have expired")
 		}
-		// What never expires does so in a time that can be counted with.
+		// A token that never expires gets an expiry that durations can express.
 		a = verify(t.Context(), v, hs(99999999999), nil)
 		wantAnswer(t, a, valid, "")
 		if life := time.Until(a.Token.Expires); life != maxExpiry {

@@ -210,7 +210,7 @@ func (a *Asker[A]) join(c *call[A]) (_ *call[A], answer A, answered bool) {
 	}
 	c.waiters = 1
 	c.started, c.done = make(chan struct{}), make(chan struct{})
-	c.ctx, c.cancel = context.WithCancel(c.ctx)
+	c.ctx, c.cancel = context.WithCancel(c.ctx) //nolint:gosec // G118: leave and run call it
 	if a.running < a.InFlight {
 		a.running++
 		a.startLocked(c)

@@ -17,18 +17,18 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// A backend answers what an Asker asks. Its answers are held until the test gives them.
+// A backend answers what an Asker asks. It holds its answers until the test gives them.
 type backend struct {
 	asker  *Asker[string]
-	inline bool // questions are asked in the goroutine of who asks
+	inline bool // a question runs in the goroutine that asks it
 
 	mu      sync.Mutex // guards the following
 	running int
 	most    int
 	asked   []string                  // channels, in the order they were asked about
-	waiting chan chan Outcome[string] // what is being asked, if answers are held
-	answer  func() Outcome[string]    // else: the answer
-	ended   int                       // questions that nobody waited for
+	waiting chan chan Outcome[string] // questions without an answer, if the test answers
+	answer  func() Outcome[string]    // otherwise: the answer
+	ended   int                       // questions whose context has ended
 }
 
 func newBackend(inFlight int) *backend {
@@ -75,13 +75,13 @@ type result struct {
 	err    error
 }
 
-// A question is one about a channel.
+// A question is a Question about a channel.
 type question struct {
 	*Question[string]
 	channel string
 }
 
-// decide asks, in a goroutine of its own.
+// decide asks in a goroutine of its own.
 func (b *backend) decide(ctx context.Context, q question) chan result {
 	c := make(chan result, 1)
 	q.Ask = func(ctx context.Context) Outcome[string] { return b.ask(ctx, q.channel) }
@@ -139,7 +139,7 @@ func inBubble(t *testing.T, inFlight int, f func(t *testing.T, b *backend, ask *
 	}
 }
 
-// soon returns the result that must be there as soon as nothing more can happen.
+// soon returns the result, which must be there once all goroutines wait.
 func soon(t *testing.T, c chan result) result {
 	t.Helper()
 	synctest.Wait()
@@ -189,7 +189,7 @@ func TestEqualQuestionsAreAskedOnce(t *testing.T) {
 				t.Errorf("answer %+v", a)
 			}
 		}
-		// Nothing is kept without cache.
+		// Without a cache, answers are not used again.
 		c := b.decide(t.Context(), ask.question("news"))
 		notYet(t, c)
 		(<-b.waiting) <- passing("ann")
@@ -199,8 +199,7 @@ func TestEqualQuestionsAreAskedOnce(t *testing.T) {
 	})
 }
 
-// Who asked first can leave, and so can the last, whom alone the question is
-// asked for then.
+// An agent that asked first can leave, and so can the last one that waits.
 func TestWhoeverLeavesLeavesTheOthersTheirAnswer(t *testing.T) {
 	inBubble(t, 64, func(t *testing.T, b *backend, ask *asking) {
 		first, leave := context.WithCancel(t.Context())
@@ -224,7 +223,7 @@ func TestWhoeverLeavesLeavesTheOthersTheirAnswer(t *testing.T) {
 		want(t, "who stayed", soon(t, a2), true)
 		want(t, "who joined later", soon(t, a3), true)
 
-		// All leave: the question ends, and the next one is another.
+		// If all leave, the question ends, and the next one is a new one.
 		ctx, leave := context.WithCancel(t.Context())
 		a4 := b.decide(ctx, ask.question("news"))
 		a5 := b.decide(ctx, ask.question("news"))
@@ -244,7 +243,7 @@ func TestWhoeverLeavesLeavesTheOthersTheirAnswer(t *testing.T) {
 	})
 }
 
-// What waits for a place does not use up the time for asking, but has its own end.
+// Waiting for a place does not count as asking, but has a limit of its own.
 func TestWaitingForAPlace(t *testing.T) {
 	inBubble(t, 1, func(t *testing.T, b *backend, ask *asking) {
 		q1, q2, q3 := ask.question("a"), ask.question("b"), ask.question("c")
@@ -267,7 +266,7 @@ func TestWaitingForAPlace(t *testing.T) {
 		if *q2.Left != 100*time.Millisecond {
 			t.Errorf("%v are left of a second after 900 ms", *q2.Left)
 		}
-		// The third one has its place, and a backend that hangs.
+		// The third question has a place, but its backend hangs.
 		time.Sleep(1001 * time.Millisecond)
 		a := soon(t, a3)
 		want(t, "the third, with a backend that hangs", a, false)
@@ -319,7 +318,7 @@ func TestInFlightIsNeverExceeded(t *testing.T) {
 	})
 }
 
-// One agent that asks much does not hold up those that ask little.
+// An agent with many questions does not delay agents with few.
 func TestAgentsTakeTurns(t *testing.T) {
 	inBubble(t, 1, func(t *testing.T, b *backend, busy *asking) {
 		quiet, third := newAsking(t), newAsking(t)
@@ -341,8 +340,7 @@ func TestAgentsTakeTurns(t *testing.T) {
 	})
 }
 
-// Who leaves while waiting gives up the place in the queue, and an agent's other
-// questions keep theirs.
+// An agent that leaves gives up its place in the queue. Its other questions keep theirs.
 func TestLeavingTheQueue(t *testing.T) {
 	inBubble(t, 1, func(t *testing.T, b *backend, ask *asking) {
 		a1 := b.decide(t.Context(), ask.question("a"))
@@ -367,7 +365,7 @@ func TestLeavingTheQueue(t *testing.T) {
 
 func TestAPanicIsNoAnswer(t *testing.T) {
 	inBubble(t, 1, func(t *testing.T, b *backend, ask *asking) {
-		for range 3 { // places are given back
+		for range 3 { // the place is released each time
 			b.answer = func() Outcome[string] { panic("at the disco") }
 			want(t, "panic", soon(t, b.decide(t.Context(), ask.question("a"))), false)
 		}
@@ -406,7 +404,7 @@ func TestAnswerCacheIsBounded(t *testing.T) {
 	}
 }
 
-// A backend that ignores its context holds the goroutine that asks it, but nobody else.
+// A backend that ignores its context delays only the goroutine that asks it.
 func TestDeafBackend(t *testing.T) {
 	inBubble(t, 1, func(t *testing.T, b *backend, ask *asking) {
 		release := make(chan struct{})
@@ -425,8 +423,8 @@ func TestDeafBackend(t *testing.T) {
 		if r := soon(t, first); !errors.Is(r.err, ErrLate) {
 			t.Errorf("after its time: %+v", r)
 		}
-		// The agent that asked first has left the queue before it was its turn; another
-		// waits for the same.
+		// The agent that asked first leaves the queue before its turn. Another agent
+		// waits for the same question.
 		after := b.decide(t.Context(), ask.question("b"))
 		synctest.Wait()
 		leave()

@@ -41,6 +41,7 @@ type Capture struct {
 	over   bool // more than limit was written
 }
 
+// NewCapture returns a Capture that stores at most limit bytes.
 func NewCapture(limit int) *Capture {
 	return &Capture{limit: limit, header: make(http.Header)}
 }
@@ -183,6 +184,7 @@ func (x *Exchange) Header(name string) string {
 	return x.Placeholder("http.reverse_proxy.header." + name)
 }
 
+// Placeholder returns the value of a placeholder after the exchange.
 func (x *Exchange) Placeholder(name string) string {
 	repl := x.request.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	value, _ := repl.GetString(name)

@@ -184,7 +184,7 @@ func (r *Reach) tagged(v reflect.Value, tag string) {
 	}
 	var look func(v reflect.Value)
 	look = func(v reflect.Value) {
-		raw, isRaw := v.Interface().(json.RawMessage)
+		raw, isRaw := reflect.TypeAssert[json.RawMessage](v)
 		switch {
 		case isRaw && len(raw) == 0:
 		case isRaw:
@@ -201,7 +201,7 @@ func (r *Reach) tagged(v reflect.Value, tag string) {
 			}
 		case v.Kind() == reflect.Map && key == "":
 			for _, name := range v.MapKeys() {
-				raw, ok := v.MapIndex(name).Interface().(json.RawMessage)
+				raw, ok := reflect.TypeAssert[json.RawMessage](v.MapIndex(name))
 				if !ok || name.Kind() != reflect.String {
 					r.Known = false
 					return

@@ -41,7 +41,7 @@ func channelSubdirectives(path string, b *ChannelBlock) []subdirective {
 		return p.alone("patterns")
 	}}}
 	for _, name := range gateNames {
-		if name != string(hub.GateConnect) && name != string(hub.GateDisconnect) {
+		if name != string(hub.GateConnect) && name != string(hub.GateDisconnect) && name != string(hub.GateAPI) {
 			subs = append(subs, subdirective{name: name, parse: func(p *parser) error { return p.gate(path+".", &b.Gates) }})
 		}
 	}

@@ -94,6 +94,11 @@ type Limits struct {
 	// of five seconds' worth are let through, over that a message is refused.
 	// Default: 50.
 	PublishesPerSecond int `json:"publishes_per_second,omitempty"`
+
+	// How many messages all programs publish with requests in a second; -1 for no
+	// limit. Bursts of five seconds' worth are let through, over that a message is
+	// refused with 429, and a stream is slowed down. Default: 10000.
+	APIPublishesPerSecond int `json:"api_publishes_per_second,omitempty"`
 }
 
 // A limit describes one field of Limits, for the Caddyfile and for checking.
@@ -122,6 +127,7 @@ var limitTable = []limit{
 	{name: "queue_bytes", field: func(l *Limits) *int { return &l.QueueBytes }, size: true, min: 4 << 10, max: 1 << 30},
 	{name: "frames_per_second", field: func(l *Limits) *int { return &l.FramesPerSecond }, min: 1, max: 1_000_000, unlimited: true},
 	{name: "publishes_per_second", field: func(l *Limits) *int { return &l.PublishesPerSecond }, min: 1, max: 1_000_000, unlimited: true},
+	{name: "api_publishes_per_second", field: func(l *Limits) *int { return &l.APIPublishesPerSecond }, min: 1, max: 10_000_000, unlimited: true},
 }
 
 // check says what is wrong with v as a value of l.

@@ -166,14 +166,19 @@ func fences(t *testing.T) (all []fence) {
 // runBy tells which test runs the examples of a language: in all documents, or in
 // the one that stands behind the language. That of html and js has a list of its own.
 var runBy = map[string]string{
-	"caddyfile":                  "TestCaddyfilesOfTheRepository",
-	"json":                       "TestJSONOfTheDocuments",
-	"sh":                         "TestCommandsOfTheDocuments",
-	"html":                       "client/test/documents.test.mjs",
-	"js":                         "client/test/documents.test.mjs",
-	"text docs/gates.md":         "guards.TestCELRulesAreDocumented",
-	"nginx docs/deployment.md":   "TestDeploymentNginx",
-	"haproxy docs/deployment.md": "TestDeploymentHaproxy",
+	"caddyfile":                     "TestCaddyfilesOfTheRepository",
+	"json":                          "TestJSONOfTheDocuments",
+	"sh":                            "TestCommandsOfTheDocuments",
+	"html":                          "client/test/documents.test.mjs",
+	"js":                            "client/test/documents.test.mjs",
+	"text docs/gates.md":            "guards.TestCELRulesAreDocumented",
+	"php docs/publishing.md":        "TestPublishingFromEachLanguage",
+	"python docs/publishing.md":     "TestPublishingFromEachLanguage",
+	"javascript docs/publishing.md": "TestPublishingFromEachLanguage",
+	"ruby docs/publishing.md":       "TestPublishingFromEachLanguage",
+	"go docs/publishing.md":         "TestPublishingFromEachLanguage",
+	"nginx docs/deployment.md":      "TestDeploymentNginx",
+	"haproxy docs/deployment.md":    "TestDeploymentHaproxy",
 }
 
 // TestEachExampleIsRun sees to it that no example of a document is of a language
@@ -282,7 +287,7 @@ func checkCommand(t *testing.T, line string) error {
 		return nil
 	case args[0] == "xcaddy":
 		return checkXcaddy(t, line)
-	case slices.Contains([]string{"curl", "cp", "mkdir", "cd"}, args[0]):
+	case slices.Contains([]string{"curl", "cp", "mkdir", "cd", "printf"}, args[0]):
 		return nil
 	}
 	return fmt.Errorf("no test knows the program %s", args[0])

@@ -75,7 +75,7 @@ type ChannelBlock struct {
 // gateNames are the names of all gates.
 var gateNames = []string{
 	string(hub.GateConnect), string(hub.GateSubscribe), string(hub.GateUnsubscribe),
-	string(hub.GatePublish), string(hub.GateDeliver), string(hub.GateDisconnect),
+	string(hub.GatePublish), string(hub.GateDeliver), string(hub.GateDisconnect), string(hub.GateAPI),
 }
 
 // The ranges of the durations of gates.

@@ -134,7 +134,7 @@ func (c *Chain) early(q *Question, g *NamedGuard) func(Answer) {
 func (c *Chain) question(hq *hub.Question) *Question {
 	left := c.timeout
 	q := &Question{Question: hq, Env: c.env, Left: &left}
-	if id := hq.Identity; id != nil && hq.Gate != hub.GateConnect {
+	if id := hq.Identity; id != nil && hq.Gate != hub.GateConnect && hq.Gate != hub.GateAPI {
 		q.Learned = Learned{User: id.User, UserBy: UserByLogin, Claims: id.Claims, Attributes: id.Attributes, Header: id.Header, Grants: id.Grants}
 	}
 	return q
@@ -190,7 +190,7 @@ func (c *Chain) allowed(ctx context.Context, q *Question) (hub.Verdict, error) {
 	l := &q.Learned
 	v := hub.Verdict{Expires: l.Expires, Recheck: c.recheck}
 	switch q.Gate {
-	case hub.GateConnect:
+	case hub.GateConnect, hub.GateAPI:
 		v.Subscribe = l.Subscribe
 		v.Identity = &hub.Identity{
 			User: l.User, Claims: l.Claims, Attributes: l.Attributes, Header: l.Header, Grants: l.Grants, Expires: l.Expires,

@@ -121,7 +121,7 @@ func Compile(c PolicyConfig, env *Env) (*Policy, error) {
 
 // gateNames are all gates, in the order in which they are checked.
 var gateNames = []hub.GateName{
-	hub.GateConnect, hub.GateSubscribe, hub.GateUnsubscribe, hub.GatePublish, hub.GateDeliver, hub.GateDisconnect,
+	hub.GateConnect, hub.GateSubscribe, hub.GateUnsubscribe, hub.GatePublish, hub.GateDeliver, hub.GateDisconnect, hub.GateAPI,
 }
 
 func compileBlock(b BlockConfig, compile func(hub.GateName, *GateConfig) (*Chain, error)) (block, error) {
@@ -141,7 +141,7 @@ func compileBlock(b BlockConfig, compile func(hub.GateName, *GateConfig) (*Chain
 		if g == nil {
 			continue
 		}
-		if name == hub.GateConnect || name == hub.GateDisconnect {
+		if name == hub.GateConnect || name == hub.GateDisconnect || name == hub.GateAPI {
 			return out, fmt.Errorf("%s, at %s: it is not about a channel; write it outside of the channel block", name, g.Where)
 		}
 		chain, err := compile(name, g)
@@ -177,7 +177,7 @@ func compileGate(name hub.GateName, g *GateConfig, timeout time.Duration, env *E
 		c.timeout = g.Timeout
 	case timeout > 0:
 		c.timeout = timeout
-	case name == hub.GateConnect:
+	case name == hub.GateConnect, name == hub.GateAPI:
 		c.timeout = DefaultConnectTimeout
 	default:
 		c.timeout = DefaultTimeout
@@ -294,7 +294,7 @@ func (p *Policy) defaults(c PolicyConfig, env *Env, s *sampler) error {
 
 // Gate implements hub.Gates.
 func (p *Policy) Gate(name hub.GateName, channel string) hub.Gate {
-	if c, _ := p.find(name, channel); c != nil && !c.open() {
+	if c, _ := p.find(name, channel); c != nil && (!c.open() || name == hub.GateAPI) {
 		return c
 	}
 	return nil

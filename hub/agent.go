@@ -164,15 +164,17 @@ func (a *Agent) Send(p []byte) {
 func (a *Agent) reply(object []byte) { a.Send(a.out.conn.Form().encode(object)) }
 
 // enqueue queues a message, unless the agent already got it as a member of one of the
-// nodes in before. It reports whether the caller must notify the agent's flusher. The
-// caller holds the locks of those nodes and of the node that it enqueues for.
-func (a *Agent) enqueue(b []byte, m *Message, before []*node) (notify bool) {
+// nodes in before. It reports whether it queued it, and whether the caller must notify the
+// agent's flusher. The caller holds the locks of those nodes and of the node that it
+// enqueues for.
+func (a *Agent) enqueue(b []byte, m *Message, before []*node) (queued, notify bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.state != stateConnected || a.leases.hasAny(before) {
-		return false
+		return false, false
 	}
-	return a.out.acceptLocked(item{bytes: b, msg: m})
+	notify = a.out.acceptLocked(item{bytes: b, msg: m})
+	return a.state == stateConnected, notify
 }
 
 // notify wakes the agent's flusher. The caller has set the writing flag of the outbox.

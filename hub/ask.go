@@ -84,6 +84,21 @@ func (q *Question) askRemote(ctx context.Context, g Gate, then func(Verdict)) {
 	}()
 }
 
+// askAndWait asks a gate and waits for the answer, no longer than its timeout.
+func (q *Question) askAndWait(ctx context.Context, g Gate) Verdict {
+	if isLocal(g) {
+		return q.askLocal(ctx, g)
+	}
+	answer := make(chan Verdict, 1)
+	q.askRemote(ctx, g, func(v Verdict) { answer <- v })
+	select {
+	case v := <-answer:
+		return v
+	case <-ctx.Done():
+		return unanswered
+	}
+}
+
 // answered counts and traces the answer to a question that was asked at begun.
 func (q *Question) answered(span Span, answer AnswerName, begun time.Duration) {
 	a := q.Agent

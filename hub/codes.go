@@ -16,6 +16,9 @@ const (
 	CodeInvalid     Code = "invalid"     // the frame breaks the protocol
 	CodeLimit       Code = "limit"       // a limit is reached
 	CodeExpired     Code = "expired"     // a lease or a credential has expired
+	// CodeTooLarge is CodeLimit for what a program sends: a request has a status of its own
+	// for it. No agent is told it.
+	CodeTooLarge Code = "too_large"
 )
 
 // CloseCode is the number that a session ends with. It stands in the /meta/close notice

@@ -65,6 +65,7 @@ func (h *Hub) Drain(within time.Duration) Drained {
 	begun := time.Now()
 	h.mu.Lock()
 	h.going = true
+	h.end()
 	agents := make([]*Agent, 0, len(h.agents))
 	for a := range h.agents {
 		agents = append(agents, a)

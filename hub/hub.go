@@ -38,9 +38,14 @@ type Hub struct {
 	reauthorizers reauthorizers
 	nextShard     atomic.Uint32
 	counts        *counts
+	programs      sharedBucket    // of what programs publish
 	ends          sampler.Sampler // of the log lines about agents that are gone
 	events        *eventQueue     // nil if nothing listens; set before the first Open
 	partings      atomic.Int32    // disconnect gates that are being asked
+
+	// Ends when Drain or Close is called.
+	life context.Context //nolint:containedctx // of the hub, whose part this is
+	end  context.CancelFunc
 
 	mu       sync.Mutex           // guards the following; may be held when Agent.mu is taken
 	policies map[string][]*Policy // by mount, oldest generation first
@@ -66,6 +71,7 @@ func New(name string, broker Broker) (*Hub, error) {
 		policies: make(map[string][]*Policy),
 		agents:   make(map[*Agent]struct{}),
 	}
+	h.life, h.end = context.WithCancel(context.Background())
 	if err := broker.Start(h.deliver); err != nil {
 		return nil, fmt.Errorf("starting the broker of hub %q: %w", name, err)
 	}
@@ -160,6 +166,7 @@ func (h *Hub) Close() {
 		return
 	}
 	h.closed = true
+	h.end()
 	agents := make([]*Agent, 0, len(h.agents))
 	for a := range h.agents {
 		agents = append(agents, a)
@@ -176,6 +183,10 @@ func (h *Hub) Close() {
 	h.events.close()
 	_ = h.broker.Close() // all agents are closed: nothing could use the error
 }
+
+// OnEnd calls f, in a goroutine of its own, when Drain or Close is called, or at once if
+// one was. stop takes that back, and reports whether f will not be called.
+func (h *Hub) OnEnd(f func()) (stop func() bool) { return context.AfterFunc(h.life, f) }
 
 // Publish gives m to the Broker, and counts it.
 func (h *Hub) Publish(ctx context.Context, m *Message) error {
@@ -204,6 +215,7 @@ type fanout struct {
 	batches [][]*Agent // for each flusher, by index
 	form    *Form
 	bytes   []byte
+	queued  int32 // for how many subscriptions
 }
 
 // deliver queues m for every agent that subscribed to its channel or to a pattern that
@@ -242,6 +254,7 @@ func (h *Hub) fanOut(m *Message) {
 	for _, n := range f.nodes {
 		n.mu.RUnlock()
 	}
+	m.queued.Store(f.queued)
 }
 
 // enqueue queues m for a, unless a got it through one of the nodes in before.
@@ -249,7 +262,11 @@ func (h *Hub) enqueue(f *fanout, m *Message, a *Agent, before []*node) {
 	if form := a.out.conn.Form(); form != f.form {
 		f.form, f.bytes = form, m.encoded(form)
 	}
-	if !a.enqueue(f.bytes, m, before) {
+	queued, notify := a.enqueue(f.bytes, m, before)
+	if queued {
+		f.queued++
+	}
+	if !notify {
 		return
 	}
 	batch := append(f.batches[a.shard], a)
@@ -272,6 +289,6 @@ func (h *Hub) putFanout(f *fanout) {
 		f.batches[i] = batch[:0]
 	}
 	clear(f.nodes)
-	f.nodes, f.form, f.bytes = f.nodes[:0], nil, nil
+	f.nodes, f.form, f.bytes, f.queued = f.nodes[:0], nil, nil, 0
 	h.fanouts.Put(f)
 }

@@ -20,6 +20,7 @@ type Message struct {
 	key    string // namespace and channel: the key of its node
 	object []byte // the frame as a JSON object; Data is a part of it
 	forms  [maxForms]atomic.Pointer[[]byte]
+	queued atomic.Int32 // subscriptions of this machine that it was queued for
 }
 
 // NewMessage makes a Message. channel must be a valid name, uuid a valid id and data one

@@ -116,10 +116,14 @@ type Limits struct {
 	// PublishesPerSecond limits the rate of an agent's publishes. A burst may have five
 	// seconds' worth. The hub refuses further publishes with CodeLimit. Default: 50.
 	PublishesPerSecond int
+	// APIPublishesPerSecond bounds what all programs publish with requests; bursts of
+	// five seconds' worth are let through, over that a publish is refused with CodeLimit.
+	// Default: 10,000.
+	APIPublishesPerSecond int
 }
 
 // Unlimited means no limit. These limits allow it: AgentsPerIP, UnconnectedPerIP, Agents,
-// Channels, FramesPerSecond, PublishesPerSecond.
+// Channels, FramesPerSecond, PublishesPerSecond, APIPublishesPerSecond.
 const Unlimited = -1
 
 // DefaultLimits are the defaults of Limits.
@@ -136,6 +140,8 @@ var DefaultLimits = Limits{
 	QueueBytes:         1 << 20,
 	FramesPerSecond:    100,
 	PublishesPerSecond: 50,
+
+	APIPublishesPerSecond: 10_000,
 }
 
 // WithDefaults returns l with the default in each field that is 0.
@@ -157,6 +163,7 @@ func (l Limits) WithDefaults() Limits {
 		{&d.QueueBytes, l.QueueBytes},
 		{&d.FramesPerSecond, l.FramesPerSecond},
 		{&d.PublishesPerSecond, l.PublishesPerSecond},
+		{&d.APIPublishesPerSecond, l.APIPublishesPerSecond},
 	} {
 		if f.from != 0 {
 			*f.to = f.from
@@ -184,6 +191,7 @@ const (
 	GatePublish     GateName = "publish"
 	GateDeliver     GateName = "deliver"
 	GateDisconnect  GateName = "disconnect"
+	GateAPI         GateName = "api"
 )
 
 // Gates finds the gate for an operation. The hub calls its methods often, concurrently

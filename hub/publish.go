@@ -3,10 +3,7 @@
 
 package hub
 
-import (
-	"math"
-	"time"
-)
+import "time"
 
 // publish publishes the message of o, which the gate allowed, unless it is a repeat. It
 // answers the frame, and returns the outcome for the span.
@@ -39,10 +36,7 @@ func (o *op) publish() AnswerName {
 		a.answer(&o.in, &Refusal{CodeUnavailable, "the server could not publish the message; try again", time.Second})
 		return AnswerName(CodeUnavailable)
 	}
-	most := max(a.policy.Load().Limits.QueueMessages/owedShare, 1)
-	for _, f := range a.hub.flushers {
-		f.keepUp(int32(min(most, math.MaxInt32)))
-	}
+	a.hub.keepUp(a.policy.Load().Limits)
 	a.answer(&o.in, nil)
 	return Allowed
 }

@@ -6,6 +6,7 @@ package hub
 import (
 	"container/list"
 	"hash/maphash"
+	"strings"
 	"sync"
 	"time"
 )
@@ -16,6 +17,9 @@ const (
 	repeatFor     = 2 * time.Minute
 	repeatsPerHub = 100_000
 	repeatsPerOne = 1_000
+	// repeatsPerProgram is repeatsPerOne for the requests of programs, which publish more:
+	// no program has them all.
+	repeatsPerProgram = repeatsPerHub / 2
 )
 
 // A repeatKind is the result of repeats.note.
@@ -81,7 +85,11 @@ func (r *repeats) note(now time.Time, who, channel, uuid string, data []byte) (p
 		own = list.New()
 		r.byWho[owner] = own
 	}
-	if own.Len() >= repeatsPerOne {
+	most := repeatsPerOne
+	if strings.HasPrefix(who, programPrefix) {
+		most = repeatsPerProgram
+	}
+	if own.Len() >= most {
 		r.removeLocked(own.Front().Value.(*remembered))
 	}
 	if r.all.Len() >= repeatsPerHub {
@@ -95,11 +103,13 @@ func (r *repeats) note(now time.Time, who, channel, uuid string, data []byte) (p
 }
 
 // forget undoes note.
-func (r *repeats) forget(key publishKey) {
+func (r *repeats) forget(keys ...publishKey) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if e := r.byKey[key]; e != nil {
-		r.removeLocked(e)
+	for _, key := range keys {
+		if e := r.byKey[key]; e != nil {
+			r.removeLocked(e)
+		}
 	}
 }
 

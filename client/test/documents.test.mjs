@@ -185,7 +185,7 @@ describe('docs/client.md', () => {
   test('the program of a backend publishes, and nobody else', async (t) => {
     const { server, reader, heard } = await serve(t);
     assert.equal(await reader.channel('news').publish('x').then(() => 'taken', ({ code }) => code), 'denied');
-    const program = (await block('docs/client.md', '## Publishing from a backend', 'js'))
+    const program = (await block('docs/client.md', '## A program that stays connected', 'js'))
       .replace('"@pushit/client"', JSON.stringify(pathToFileURL(join(top, 'client', 'dist', 'pushit.mjs')).href))
       .replace('"https://example.com/push"', JSON.stringify(`${server.url}/push`));
     assert.ok(program.includes('localhost') && program.includes('pushit.mjs'), program);

@@ -53,10 +53,11 @@ type Endpoint struct {
 	// why none is opened for it.
 	Opening func(*http.Request) (hub.Opening, *hub.Refusal)
 
-	times   *times          // nil: defaultTimes
-	foreign sampler.Sampler // of what is logged of pages of other sites
-	renewed sampler.Sampler // of what is logged of cookies that have changed
-	retired atomic.Bool     // by Retire: requests that come all the same have short responses
+	times      *times          // nil: defaultTimes
+	foreign    sampler.Sampler // of what is logged of pages of other sites
+	renewed    sampler.Sampler // of what is logged of cookies that have changed
+	publishers atomic.Int32    // publish requests that are being dealt with
+	retired    atomic.Bool     // by Retire: requests that come all the same have short responses
 }
 
 // Serve answers the request if what lies below the endpoint's path is pushit's,
@@ -94,6 +95,8 @@ func (e *Endpoint) Serve(w http.ResponseWriter, r *http.Request, rest string) bo
 		serveGreeting(w, r)
 	case t.kind == info:
 		e.serveInfo(w, r, cross)
+	case t.kind == publishing:
+		e.servePublish(w, r)
 	case t.kind == bareWebSocket:
 		e.serveWebSocket(w, r, false)
 	case t.transport == webSocket:
@@ -148,7 +151,8 @@ const (
 	greeting
 	info
 	bareWebSocket
-	sockJS // /<server>/<session>/<transport>
+	publishing // by programs
+	sockJS     // /<server>/<session>/<transport>
 	iframe
 )
 
@@ -166,6 +170,8 @@ func routeOf(rest string) target {
 		return target{kind: info}
 	case "/websocket":
 		return target{kind: bareWebSocket, transport: webSocket}
+	case "/publish":
+		return target{kind: publishing}
 	}
 	parts := strings.Split(rest, "/")
 	if len(parts) == 5 && parts[0] == "" && parts[1] == "" && parts[4] == webSocket {
@@ -188,7 +194,7 @@ func isTransport(name string) bool {
 // takesBody reports whether the body of a request for the target may be read. Whether
 // it is, serveSend decides.
 func (t target) takesBody(r *http.Request) bool {
-	return (t.transport == xhrSend || t.transport == jsonpSend) && r.Method == http.MethodPost
+	return (t.kind == publishing || t.transport == xhrSend || t.transport == jsonpSend) && r.Method == http.MethodPost
 }
 
 // maxLeftBody is how much of a body that nobody asked for is thrown away, if it is

@@ -165,7 +165,7 @@ func (o *Options) question() (*hub.Question, error) {
 
 // aboutChannel completes q with what it asks about the channel.
 func (o *Options) aboutChannel(q *hub.Question) error {
-	ofChannel := q.Gate != hub.GateConnect && q.Gate != hub.GateDisconnect
+	ofChannel := q.Gate != hub.GateConnect && q.Gate != hub.GateDisconnect && q.Gate != hub.GateAPI
 	switch {
 	case !ofChannel && o.Channel != "":
 		return fmt.Errorf("%s is not about a channel: leave out --channel", o.Gate)

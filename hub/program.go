@@ -1,0 +1,299 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package hub
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/push-it/pushit/internal/jsontext"
+)
+
+// MaxPublicationChannels is the most channels of one Publication.
+const MaxPublicationChannels = 16
+
+// A Publication is what a program publishes with one message of a request.
+type Publication struct {
+	// Channels are where it goes: 1 to MaxPublicationChannels names, each once.
+	Channels []string
+	// UUID names it; a message with the same UUID, of the same program, is published
+	// once within two minutes. The server makes one if it is empty.
+	UUID string
+	// Data is one JSON value.
+	Data []byte
+}
+
+// programPrefix begins the names under which repeats remembers programs.
+const programPrefix = "api\x00"
+
+// A Receipt says what came of a Publication.
+type Receipt struct {
+	UUID string
+	// Subscriptions is how many subscriptions of this machine it was queued for.
+	Subscriptions int
+	// Repeated says that it was published before on each of its channels, and not again.
+	Repeated bool
+}
+
+// DecodePublication decodes a JSON object with channel or channels, data, and maybe
+// uuid. Any other key is an error. If there is a Refusal, the Publication has the uuid,
+// if that could be read.
+func DecodePublication(object []byte) (p Publication, r *Refusal) {
+	s := jsontext.Scan(object)
+	defer s.Release()
+	var channel, channels, id, data []byte
+	var space bool // in data
+	i := s.Begin()
+	if i >= 0 && i < len(object) && object[i] != '{' {
+		return p, refuse(CodeInvalid, `a message must be an object, like {"channel":"news","data":1}`)
+	}
+	if i >= 0 {
+		i = s.Members(i, func(key []byte, from, to int) {
+			value := object[from:to:to]
+			switch string(key) {
+			case "channel":
+				channel = value
+			case "channels":
+				channels = value
+			case "uuid":
+				id = value
+			case "data":
+				data, space = value, s.SkippedSpace()
+			default:
+				if r == nil {
+					r = refuse(CodeInvalid, "a message has no "+jsontext.Excerpt(key)+", only channel or channels, data and uuid")
+				}
+			}
+		})
+	}
+	if i >= 0 {
+		i = s.End(i)
+	}
+	if i < 0 {
+		return p, refuse(CodeInvalid, s.Fault())
+	}
+	if id != nil {
+		text, wrong := frameID(nil, "uuid", id)
+		if wrong != nil {
+			return p, wrong
+		}
+		p.UUID = string(text)
+	}
+	if r == nil {
+		p.Channels, r = publicationChannels(channel, channels)
+	}
+	if r == nil && data == nil {
+		r = refuse(CodeInvalid, "data is missing: write null to publish nothing but the message itself")
+	}
+	if space {
+		data = jsontext.Compact(make([]byte, 0, len(data)), data)
+	}
+	p.Data = data
+	return p, r
+}
+
+// publicationChannels reads channel, or channels, of which there must be one.
+func publicationChannels(channel, channels []byte) ([]string, *Refusal) {
+	var list []json.RawMessage
+	switch {
+	case channel != nil && channels != nil:
+		return nil, refuse(CodeInvalid, "write channel or channels, not both")
+	case channels == nil:
+		list = []json.RawMessage{channel}
+	case json.Unmarshal(channels, &list) != nil || len(list) == 0 || len(list) > MaxPublicationChannels:
+		return nil, refuse(CodeInvalid, fmt.Sprintf("channels must be an array of 1 to %d names", MaxPublicationChannels))
+	}
+	names := make([]string, 0, len(list))
+	for _, value := range list {
+		text, r := frameChannel(nil, value)
+		if r == nil {
+			r = CheckName(string(text), MaxNameLength)
+		}
+		if r != nil {
+			return nil, r
+		}
+		if name := string(text); !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+// A Program publishes with requests of its own, without a session. It is used by one
+// goroutine.
+type Program struct {
+	agent *Agent // without a Conn, and not one of the hub's: it is what gates are asked about
+	lease lease
+}
+
+// ServesPrograms reports whether p has the gate api.
+func (p *Policy) ServesPrograms() bool { return p.gate(GateAPI, "") != nil }
+
+// Authorize asks the gate api of p about the program that made a request. The gate stands
+// in place of connect and publish: what it allows may publish on all channels.
+func (h *Hub) Authorize(ctx context.Context, p *Policy, o Opening) (*Program, *Refusal) {
+	h.mu.Lock()
+	going := h.closed || h.going
+	h.mu.Unlock()
+	if going {
+		return nil, goingAway
+	}
+	a := &Agent{hub: h, id: uuid.New(), opening: o}
+	a.cond.L = &a.mu
+	a.in.agent, a.out.agent, a.leases.agent = a, a, a
+	a.identity.Store(noIdentity)
+	a.policy.Store(p)
+	pr := &Program{agent: a}
+	return pr, pr.authorize(ctx)
+}
+
+// authorize asks the gate of the newest policy of the program's endpoint.
+func (pr *Program) authorize(ctx context.Context) *Refusal {
+	a := pr.agent
+	p := a.hub.newest(a.policy.Load().Mount)
+	if p == nil {
+		return refuse(CodeUnavailable, "this endpoint is no longer served")
+	}
+	a.policy.Store(p)
+	g := p.gate(GateAPI, "")
+	if g == nil {
+		return refuse(CodeDenied, "programs may not publish here")
+	}
+	q := &Question{Gate: GateAPI, Agent: a, Identity: noIdentity}
+	v := q.askAndWait(ctx, g)
+	if v.Refusal != nil {
+		return v.Refusal
+	}
+	a.identify(v.Identity)
+	pr.lease = newLease(&v, fingerprintOf(g), a.hub.timers.now())
+	return nil
+}
+
+// isCurrent reports whether the program may go on without asking its gate again: a request
+// can last for hours.
+func (pr *Program) isCurrent() bool {
+	a := pr.agent
+	p, now := a.hub.newest(a.policy.Load().Mount), a.hub.timers.now()
+	if p == nil || p != a.policy.Load() && !fingerprintOf(p.gate(GateAPI, "")).is(pr.lease.by) {
+		return false
+	}
+	a.policy.Store(p)
+	return !pr.lease.hasEnded(now) && (pr.lease.again == 0 || pr.lease.again > now)
+}
+
+// Check returns what is wrong with p, if it can never be published.
+func (pr *Program) Check(p Publication) *Refusal {
+	limits := pr.agent.policy.Load().Limits
+	if len(p.Data) > limits.MessageSize {
+		return refuse(CodeTooLarge, fmt.Sprintf("data of %d bytes; %d are the most", len(p.Data), limits.MessageSize))
+	}
+	for _, ch := range p.Channels {
+		if r := CheckName(ch, limits.NameLength); r != nil {
+			return r
+		}
+	}
+	return nil
+}
+
+// Publish publishes p on all of its channels. If there is a Refusal, nothing was
+// published, unless it is CodeUnavailable: then it may have been published on some of the
+// channels, and repeating it with the same UUID publishes it on the others.
+func (pr *Program) Publish(ctx context.Context, p Publication) (Receipt, *Refusal) {
+	a := pr.agent
+	if !pr.isCurrent() {
+		if r := pr.authorize(ctx); r != nil {
+			return Receipt{}, r
+		}
+	}
+	if r := pr.Check(p); r != nil {
+		return Receipt{}, r
+	}
+	limits := a.policy.Load().Limits
+	if wait, ok := a.hub.programs.take(a.hub.timers.now(), limits.APIPublishesPerSecond, len(p.Channels)); !ok {
+		r := refuse(CodeLimit, fmt.Sprintf("more than %d publishes a second by programs", limits.APIPublishesPerSecond))
+		r.Retry = wait
+		return Receipt{}, r
+	}
+	fresh, notes, r := pr.withoutRepeats(&p)
+	if r != nil {
+		return Receipt{}, r
+	}
+	receipt := Receipt{UUID: p.UUID, Repeated: len(fresh) == 0}
+	for i, ch := range fresh {
+		m := NewMessage(ch, p.UUID, p.Data).in(a.opening.Namespace)
+		m.From = &Sender{User: a.User()}
+		if err := a.hub.Publish(ctx, m); err != nil {
+			a.policy.Load().Log.Error("publishing failed", "channel", ch, "error", err)
+			if len(notes) > 0 {
+				a.hub.repeats.forget(notes[i:]...)
+			}
+			return Receipt{}, &Refusal{CodeUnavailable, "the message could not be passed on; try again with the same uuid", time.Second}
+		}
+		receipt.Subscriptions += int(m.queued.Load())
+	}
+	a.hub.keepUp(limits)
+	return receipt, nil
+}
+
+// withoutRepeats returns the channels that p was not published on before, and the notes of
+// it. A message without a uuid is no repeat of anything: it gets one, and no note.
+func (pr *Program) withoutRepeats(p *Publication) (fresh []string, notes []publishKey, r *Refusal) {
+	if p.UUID == "" {
+		p.UUID = uuid.NewString()
+		return p.Channels, nil, nil
+	}
+	a := pr.agent
+	who := programPrefix + a.User()
+	for _, ch := range p.Channels {
+		key, kind := a.hub.repeats.note(time.Now(), who, keyOf(a.opening.Namespace, ch), p.UUID, p.Data)
+		switch kind {
+		case repeatConflict:
+			a.hub.repeats.forget(notes...)
+			return nil, nil, refuse(CodeInvalid, "this uuid was used for other data on "+ch)
+		case repeatSame:
+			a.hub.counts.drop(DropRepeated, 1)
+		default:
+			fresh, notes = append(fresh, ch), append(notes, key)
+		}
+	}
+	return fresh, notes, nil
+}
+
+// keepUp waits until the flushers have looked at a burst, see flusher.keepUp.
+func (h *Hub) keepUp(l Limits) {
+	most := max(l.QueueMessages/owedShare, 1)
+	for _, f := range h.flushers {
+		f.keepUp(int32(min(most, math.MaxInt32)))
+	}
+}
+
+// newest returns the newest policy of a mount, nil if there is none.
+func (h *Hub) newest(mount string) *Policy {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	all := h.policies[mount]
+	if len(all) == 0 {
+		return nil
+	}
+	return all[len(all)-1]
+}
+
+// A sharedBucket is a bucket for many goroutines.
+type sharedBucket struct {
+	mu sync.Mutex // guards b; no other lock is taken under it
+	b  bucket
+}
+
+func (s *sharedBucket) take(now time.Duration, rate, n int) (wait time.Duration, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.takeN(now, rate, n)
+}

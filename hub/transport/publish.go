@@ -1,0 +1,337 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package transport
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/push-it/pushit/hub"
+)
+
+const (
+	// maxPublications is how many messages one array may hold.
+	maxPublications = 1000
+	// maxPublishBody is the most bytes of a body that is not a stream.
+	maxPublishBody = 8 << 20
+	// maxPublishers is how many publish requests an endpoint deals with at a time.
+	maxPublishers = 1000
+	// publishOverhead is what a message needs around its data: 16 channels and a uuid.
+	publishOverhead = 8 << 10
+)
+
+// The answers to publish requests that are about the request as a whole.
+var (
+	errNoAPI       = &httpError{http.StatusNotFound, "Programs cannot publish here: the configuration has no api gate."}
+	errPublishers  = &httpError{http.StatusServiceUnavailable, "Too many publish requests at once."}
+	errPublishType = &httpError{http.StatusUnsupportedMediaType, "Send application/json, or application/x-ndjson with a message in each line."}
+	errPublishMany = &httpError{http.StatusRequestEntityTooLarge, "An array holds at most " + strconv.Itoa(maxPublications) + " messages: send several, or a stream of application/x-ndjson."}
+	errPublishSize = &httpError{http.StatusRequestEntityTooLarge, "A body has at most " + strconv.Itoa(maxPublishBody) + " bytes: send several, or a stream of application/x-ndjson."}
+	errPublishNone = &httpError{http.StatusBadRequest, "The body is empty: send a message, as {\"channel\":\"news\",\"data\":1}, or an array of them."}
+	errPublishJSON = &httpError{http.StatusBadRequest, "The body is not JSON: send a message, as {\"channel\":\"news\",\"data\":1}, or an array of them."}
+)
+
+// A published is what is answered for one message.
+type published struct {
+	UUID          string   `json:"uuid,omitempty"`
+	Subscriptions *int     `json:"subscriptions,omitempty"`
+	Repeated      bool     `json:"repeated,omitempty"`
+	Error         string   `json:"error,omitempty"`
+	Code          hub.Code `json:"code,omitempty"`
+	Retry         *int64   `json:"retry,omitempty"` // ms
+
+	status int
+}
+
+// servePublish answers a program that publishes with a request (PROTOCOL.md, R57).
+func (e *Endpoint) servePublish(w http.ResponseWriter, r *http.Request) {
+	refuse := func(err *httpError) {
+		LeaveBody(w, r)
+		fail(w, err)
+	}
+	switch {
+	case !e.Policy.ServesPrograms():
+		refuse(errNoAPI)
+		return
+	case r.Method != http.MethodPost:
+		w.Header().Set("Allow", http.MethodPost)
+		refuse(errMethod)
+		return
+	case isEarly(r):
+		refuse(errSendEarly)
+		return
+	}
+	defer e.publishers.Add(-1)
+	if e.publishers.Add(1) > maxPublishers {
+		w.Header().Set("Retry-After", "1")
+		refuse(errPublishers)
+		return
+	}
+	opening, refusal := e.Opening(r)
+	opening.Transport = "api"
+	var program *hub.Program
+	if refusal == nil {
+		program, refusal = e.Hub.Authorize(r.Context(), e.Policy, opening)
+	}
+	if refusal != nil {
+		LeaveBody(w, r)
+		refuseProgram(w, r, refusal)
+		return
+	}
+	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	switch {
+	case r.Header.Get("Content-Encoding") != "":
+		refuse(errEncoded)
+	case kind == "application/json":
+		e.publishBody(w, r, program)
+	case kind == "application/x-ndjson", kind == "application/jsonl":
+		e.publishStream(w, r, program)
+	default:
+		refuse(errPublishType)
+	}
+}
+
+// refuseProgram answers why the gate does not let a program publish.
+func refuseProgram(w http.ResponseWriter, r *http.Request, refusal *hub.Refusal) {
+	if refusal.Code == hub.CodeDenied && r.Header.Get("Authorization") == "" {
+		w.Header().Set("WWW-Authenticate", "Bearer")
+		fail(w, &httpError{http.StatusUnauthorized, sentence(refusal.Reason)})
+		return
+	}
+	refuseOpening(w, refusal)
+}
+
+// readBy bounds the reading of the body: it fails at a time, and as soon as the server
+// stops. The caller calls done.
+func (e *Endpoint) readBy(w http.ResponseWriter, in time.Duration) (done func()) {
+	rc := http.NewResponseController(innermost(w))
+	_ = rc.SetReadDeadline(time.Now().Add(in)) // a server that has none waits as long as it likes
+	stop := e.Hub.OnEnd(func() { _ = rc.SetReadDeadline(time.Unix(1, 0)) })
+	return func() {
+		if stop() {
+			_ = rc.SetReadDeadline(time.Time{})
+		}
+	}
+}
+
+// publishBody publishes one message, or an array of them. An array is looked at as a
+// whole first: a mistake in it publishes nothing.
+func (e *Endpoint) publishBody(w http.ResponseWriter, r *http.Request, program *hub.Program) {
+	if r.ContentLength > maxPublishBody {
+		LeaveBody(w, r)
+		fail(w, errPublishSize)
+		return
+	}
+	done := e.readBy(w, e.patience().message)
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxPublishBody))
+	done()
+	switch _, large := errors.AsType[*http.MaxBytesError](err); {
+	case large:
+		fail(w, errPublishSize)
+		return
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		fail(w, errBodyTime)
+		return
+	case err != nil:
+		fail(w, errBody)
+		return
+	}
+	objects, array, wrong := splitBody(body)
+	if wrong != nil {
+		fail(w, wrong)
+		return
+	}
+	list := make([]hub.Publication, len(objects))
+	for i, object := range objects {
+		p, refusal := hub.DecodePublication(object)
+		if refusal == nil {
+			refusal = program.Check(p)
+		}
+		if refusal != nil {
+			answer := refused(p.UUID, refusal)
+			if array {
+				answer.Error = "message " + strconv.Itoa(i) + ": " + answer.Error
+			}
+			answerPublish(w, answer.status, answer)
+			return
+		}
+		list[i] = p
+	}
+	answers := make([]published, len(list))
+	status := http.StatusOK
+	for i, p := range list {
+		if answers[i] = publish(r, program, p); answers[i].Error != "" && status == http.StatusOK {
+			status = answers[i].status
+		}
+	}
+	if !array {
+		answerPublish(w, status, answers[0])
+		return
+	}
+	if status != http.StatusOK && len(answers) > 0 && answers[0].Error == "" {
+		status = http.StatusMultiStatus // some of it was published: each answer says what
+	}
+	answerPublish(w, status, answers)
+}
+
+// splitBody returns the messages of a body.
+func splitBody(body []byte) (objects []json.RawMessage, array bool, wrong *httpError) {
+	body = bytes.TrimSpace(body)
+	switch {
+	case len(body) == 0:
+		return nil, false, errPublishNone
+	case !json.Valid(body):
+		return nil, false, errPublishJSON
+	case body[0] != '[':
+		return []json.RawMessage{body}, false, nil
+	}
+	if json.Unmarshal(body, &objects) != nil {
+		return nil, true, errPublishJSON
+	}
+	if len(objects) > maxPublications {
+		return nil, true, errPublishMany
+	}
+	return objects, true, nil
+}
+
+// publish publishes one message and returns what is answered.
+func publish(r *http.Request, program *hub.Program, p hub.Publication) published {
+	receipt, refusal := program.Publish(r.Context(), p)
+	if refusal != nil {
+		return refused(p.UUID, refusal)
+	}
+	return published{UUID: receipt.UUID, Subscriptions: &receipt.Subscriptions, Repeated: receipt.Repeated}
+}
+
+// refused is what is answered for a message that was not published.
+func refused(uuid string, r *hub.Refusal) published {
+	p := published{UUID: uuid, Error: r.Reason, Code: r.Code, status: http.StatusServiceUnavailable}
+	switch r.Code {
+	case hub.CodeInvalid:
+		p.status = http.StatusBadRequest
+	case hub.CodeDenied, hub.CodeExpired:
+		p.status = http.StatusForbidden
+	case hub.CodeTooLarge:
+		p.Code, p.status = hub.CodeLimit, http.StatusRequestEntityTooLarge
+	case hub.CodeLimit:
+		p.status = http.StatusTooManyRequests
+	}
+	if r.Retry > 0 {
+		ms := r.Retry.Milliseconds()
+		p.Retry = &ms
+	}
+	return p
+}
+
+func answerPublish(w http.ResponseWriter, status int, answer any) {
+	h := w.Header()
+	h.Set("Content-Type", "application/json; charset=UTF-8")
+	h.Set("Cache-Control", "no-store")
+	if p, ok := answer.(published); ok && p.Retry != nil {
+		h.Set("Retry-After", strconv.FormatInt((*p.Retry+999)/1000, 10))
+	}
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(answer) // a program that does not read it learns nothing
+}
+
+// publishStream publishes a message for each line, as it comes, and answers each with a
+// line. A rate limit slows it down. It ends at a line that cannot be read, after its
+// answer; a message that is refused for another reason does not end it.
+func (e *Endpoint) publishStream(w http.ResponseWriter, r *http.Request, program *hub.Program) {
+	rc := http.NewResponseController(w)
+	_ = rc.EnableFullDuplex() // HTTP/2 and 3 have it anyway
+	h := w.Header()
+	h.Set("Content-Type", "application/x-ndjson; charset=UTF-8")
+	h.Set("Cache-Control", "no-store, no-transform")
+	h.Set("X-Accel-Buffering", "no") // nginx's
+	w.WriteHeader(http.StatusOK)
+	_ = rc.Flush() // a program that is gone is found out about when its body ends
+	longest := e.Policy.Limits.MessageSize + publishOverhead
+	lines := bufio.NewReaderSize(r.Body, 4<<10)
+	answers := json.NewEncoder(w)
+	var line []byte
+	for {
+		var err error
+		done := e.readBy(w, streamPatience)
+		line, err = readLine(lines, line[:0], longest)
+		done()
+		object := bytes.TrimSpace(line)
+		end := errors.Is(err, io.EOF)
+		switch {
+		case errors.Is(err, errLineTooLong):
+			_ = answers.Encode(refused("", &hub.Refusal{Code: hub.CodeTooLarge, Reason: "this line is too long; " + strconv.Itoa(longest) + " bytes are the most"}))
+			return
+		case err != nil && !end:
+			_ = answers.Encode(refused("", &hub.Refusal{Code: hub.CodeUnavailable, Reason: "the stream did not go on; messages up to here are answered"}))
+			return
+		case len(object) == 0 && end:
+			return
+		case len(object) == 0:
+			continue // a blank line keeps the stream open
+		}
+		p, refusal := hub.DecodePublication(object)
+		if refusal != nil {
+			_ = answers.Encode(refused(p.UUID, refusal))
+			if !json.Valid(object) {
+				return
+			}
+		} else if answers.Encode(publishSlowly(r, program, p)) != nil {
+			return
+		}
+		if lines.Buffered() == 0 || end {
+			_ = rc.Flush()
+		}
+		if end {
+			return
+		}
+	}
+}
+
+// streamPatience is how long a stream may be silent. A blank line ends the silence.
+const streamPatience = 5 * time.Minute
+
+// publishSlowly is publish, but waits where there are too many publishes a second.
+func publishSlowly(r *http.Request, program *hub.Program, p hub.Publication) published {
+	for {
+		receipt, refusal := program.Publish(r.Context(), p)
+		switch {
+		case refusal == nil:
+			return published{UUID: receipt.UUID, Subscriptions: &receipt.Subscriptions, Repeated: receipt.Repeated}
+		case refusal.Code != hub.CodeLimit || refusal.Retry <= 0:
+			return refused(p.UUID, refusal)
+		}
+		timer := time.NewTimer(refusal.Retry)
+		select {
+		case <-timer.C:
+		case <-r.Context().Done():
+			timer.Stop()
+			return refused(p.UUID, refusal)
+		}
+	}
+}
+
+var errLineTooLong = errors.New("line too long")
+
+// readLine appends the next line to dst, without its end. At the end of the body it
+// returns what there is, and io.EOF.
+func readLine(r *bufio.Reader, dst []byte, longest int) ([]byte, error) {
+	for {
+		part, err := r.ReadSlice('\n')
+		if len(dst)+len(part) > longest+2 {
+			return dst, errLineTooLong
+		}
+		dst = append(dst, part...)
+		if !errors.Is(err, bufio.ErrBufferFull) {
+			return dst, err
+		}
+	}
+}

@@ -15,8 +15,8 @@ import (
 const idleStreams = 2000
 
 // fallbackGoroutines is how many goroutines a session over a stream or a waiting
-// poll has at most: the two of net/http's connection, three of sockjs-go's.
-const fallbackGoroutines = 5
+// poll has at most: the two of net/http's connection.
+const fallbackGoroutines = 2
 
 // runStreams measures what idle sessions over fallbacks cost, and that nothing is
 // left of them.

@@ -11,14 +11,19 @@
 //
 // Pages that cannot have WebSocket use SockJS's fallbacks: a session is then a
 // fallback, which requests that receive and requests that send have in common by
-// its name and by whom it belongs to. github.com/igm/sockjs-go writes the
-// responses that receive. Each is a session of its own to it, with one request:
-// its sessions say that another connection is open to clients that do one thing
-// after the other (one poll in 300 on a quiet machine), keep everybody waiting
-// for one who does not read, and end with the handler that a reload replaces. So
-// the sessions are pushit's, and their queues the hub's. Bodies of requests that
-// send are read here: sockjs-go has no limit for them, and answers 204 to some
-// that it has dropped.
+// its name and by whom it belongs to. framing.go has the bytes that SockJS wants in
+// responses, receiver.go has the response that carries them, fallback.go has the
+// session.
+//
+// # What sockjs-go is used for
+//
+// github.com/igm/sockjs-go exports a handler, its options, and what sets its cookie. The
+// cookie is set by it, and the tests compare every framing with its own, byte by byte.
+// Its handler serves no request here, because it cannot be had without its sessions:
+// they tell clients that do one thing after the other that another connection is open
+// (one poll in 300 on a quiet machine), keep everybody waiting for one client that does
+// not read, keep messages without a limit, and end with the handler that a reload
+// replaces. It takes bodies of any size, and answers 204 to some that it drops.
 //
 // # What a WebSocket costs while it is idle
 //
@@ -35,12 +40,11 @@
 //	                           Agent.Receive, closing the   within two seconds of      Agent.Left, which waits
 //	                           net.Conn, Agent.Left         Conn.Close                 for the hub's writing
 //
-//	response   net/http            sockjs-go's writing of it,   the response is complete,  net/http
-//	                               fallback.detach              given up or has failed
-//	sockjs-go's sockjs-go          nothing of ours              the response ends          nobody
-//	expiry     a timer of the      fallback.forget, Left        at once                    nobody
+//	response   net/http        the header, the first bytes, the response is complete,  net/http
+//	                           fallback.detach              given up or has failed
+//	expiry     a timer of the  fallback.forget, Left        at once                    nobody
 //	           fallback
-//	leaving    fallback.end        Left                         no frame is being received nobody
+//	leaving    fallback.end    Left                         no frame is being received nobody
 //
 // The hub writes through the Conn, one goroutine at a time. The reader writes
 // nothing while the hub may: its pongs go through Agent.Send, and its answer to

@@ -28,6 +28,10 @@ const (
 	maxSessionID = 128
 )
 
+// noCache is the Cache-Control of what holds for one client and one moment. It is what
+// SockJS's protocol has (verify_not_cached), and no-transform.
+const noCache = "no-store, no-cache, no-transform, must-revalidate, max-age=0"
+
 // An Endpoint answers what lies below a path. Its fields are not changed once it
 // serves.
 type Endpoint struct {
@@ -74,7 +78,7 @@ func (e *Endpoint) Serve(w http.ResponseWriter, r *http.Request, rest string) bo
 	}
 	c := e.Caller(r)
 	cross, allowed := e.Origins.check(r.Header, c.Scheme, c.Host)
-	if kind := receivings[t.transport]; allowed && kind != nil && kind.callback {
+	if kind := framings[t.transport]; allowed && kind != nil && kind.callback {
 		allowed = e.Origins.refers(r.Header, c.Scheme, c.Host)
 	}
 	if !allowed {
@@ -188,7 +192,7 @@ func routeOf(rest string) target {
 
 // isTransport reports whether SockJS has a transport of that name.
 func isTransport(name string) bool {
-	return name == webSocket || receivings[name] != nil || name == xhrSend || name == jsonpSend
+	return name == webSocket || framings[name] != nil || name == xhrSend || name == jsonpSend
 }
 
 // takesBody reports whether the body of a request for the target may be read. Whether
@@ -271,7 +275,7 @@ func (e *Endpoint) serveInfo(w http.ResponseWriter, r *http.Request, cross strin
 		var entropy [4]byte
 		_, _ = rand.Read(entropy[:]) // it never fails
 		h.Set("Content-Type", "application/json; charset=UTF-8")
-		h.Set("Cache-Control", "no-store, no-cache, no-transform, must-revalidate, max-age=0")
+		h.Set("Cache-Control", noCache)
 		_ = json.NewEncoder(w).Encode(infoAnswer{ // as with the greeting
 			WebSocket:    e.transports().serves(webSocket),
 			Origins:      []string{"*:*"}, // which SockJS clients ignore

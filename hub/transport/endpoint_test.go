@@ -303,6 +303,8 @@ func TestRefusedByTheHub(t *testing.T) {
 // quoted is an object as a SockJS client sends it and gets it.
 func quoted(object string) string { return string(jsontext.AppendQuoted(nil, []byte(object))) }
 
+func quotedHTML(s string) string { return string(jsontext.AppendQuotedHTML(nil, s)) }
+
 func TestAgentsTalk(t *testing.T) {
 	for _, secure := range []bool{false, true} {
 		t.Run(fmt.Sprintf("TLS %v", secure), func(t *testing.T) {

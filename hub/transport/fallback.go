@@ -4,7 +4,6 @@
 package transport
 
 import (
-	"bytes"
 	"errors"
 	"net/http"
 	"os"
@@ -12,8 +11,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/igm/sockjs-go/v3/sockjs"
 
 	"github.com/push-it/pushit/hub"
 )
@@ -41,24 +38,10 @@ const (
 // interrupted is the reason of closeInterrupted.
 const interrupted = "Connection interrupted"
 
-// recordEnd stands behind each record that the hub writes to a fallback: a JSON
-// object cannot have it, so that what was joined comes apart again.
-const recordEnd = 0x1E
-
-// beat is the record of a heartbeat.
-const beat = "h"
-
-// fallbackForm leaves objects as they are: sockjs-go quotes them.
-var fallbackForm = hub.NewForm(
-	func(dst, object []byte) []byte { return append(append(dst, object...), recordEnd) },
-	nil, []byte{beat[0], recordEnd})
-
 // Sessions are the fallback sessions of a hub. They outlive reloads: the
 // endpoints of each generation find them again. All methods may be called
 // concurrently.
 type Sessions struct {
-	lib *sockjs.Handler
-
 	mu   sync.Mutex // guards the following; no other lock is taken under it
 	byID map[sessionKey]*fallback
 }
@@ -68,7 +51,7 @@ type sessionKey struct{ mount, id string }
 
 // NewSessions returns Sessions with none in them.
 func NewSessions() *Sessions {
-	return &Sessions{lib: newLibrary(), byID: make(map[sessionKey]*fallback)}
+	return &Sessions{byID: make(map[sessionKey]*fallback)}
 }
 
 // find returns the session of that key, nil if there is none.
@@ -174,7 +157,7 @@ func (f *fallback) TryWrite([]byte) (int, error) { return 0, hub.ErrWouldBlock }
 // so that messages stay in the hub's queue until then. A heartbeat needs no request:
 // where nothing waits there is nothing to keep alive.
 func (f *fallback) Write(p []byte) (int, error) {
-	text, beats := records(p)
+	frame, heartbeat := messagesFrame(p)
 	f.mu.Lock()
 	r, by, over := f.receiver, f.writeBy, f.bye != ""
 	ready := r != nil && r.isReady()
@@ -183,7 +166,7 @@ func (f *fallback) Write(p []byte) (int, error) {
 	case over:
 		return 0, errOver
 	case ready:
-		err := f.send(r, by, text, beats)
+		err := f.send(r, by, frame, heartbeat)
 		switch {
 		case errors.Is(err, errSpent): // meanwhile the end was said in it
 			return 0, hub.ErrWouldBlock
@@ -191,7 +174,7 @@ func (f *fallback) Write(p []byte) (int, error) {
 			return 0, err
 		}
 		return len(p), nil
-	case text == "":
+	case frame == nil:
 		return len(p), nil
 	case !by.IsZero() && !time.Now().Before(by):
 		return 0, os.ErrDeadlineExceeded
@@ -215,23 +198,6 @@ func (f *fallback) Await() {
 	}
 }
 
-// records takes apart what the hub has joined: the objects, a recordEnd between
-// two, and whether there are heartbeats among them.
-func records(p []byte) (objects string, beats bool) {
-	p = bytes.TrimSuffix(p, []byte{recordEnd})
-	heartbeat := []byte(beat)
-	if !bytes.HasPrefix(p, heartbeat) && !bytes.Contains(p, []byte{recordEnd, beat[0]}) {
-		return string(p), false
-	}
-	var kept [][]byte
-	for record := range bytes.SplitSeq(p, []byte{recordEnd}) {
-		if !bytes.Equal(record, heartbeat) {
-			kept = append(kept, record)
-		}
-	}
-	return string(bytes.Join(kept, []byte{recordEnd})), true
-}
-
 // waitUntil waits for changed, until a time if it is not zero.
 func waitUntil(changed <-chan struct{}, by time.Time) {
 	if by.IsZero() {
@@ -246,19 +212,19 @@ func waitUntil(changed <-chan struct{}, by time.Time) {
 	}
 }
 
-// send writes to the response r. A message is a sign of life itself: a heartbeat
-// beside it is left out.
-func (f *fallback) send(r *receiver, by time.Time, text string, beats bool) error {
+// send writes to the response r. A message is a sign of life itself, so a heartbeat beside
+// it is left out.
+func (f *fallback) send(r *receiver, by time.Time, frame []byte, heartbeat bool) error {
 	r.limit(by)
-	if beats && r.age() >= f.agent.Policy().Heartbeat/2 {
-		// Nobody hears whether the peer still reads a stream. With the next request
-		// it says so: in time for the hub, which closes after two intervals without.
+	if heartbeat && r.age() >= f.agent.Policy().Heartbeat/2 {
+		// Nothing shows whether the client still reads a stream. Its next request does: in
+		// time for the hub, which closes after two intervals without a sign of life.
 		r.endNext.Store(true)
 	}
-	if text == "" {
-		return r.say(beat)
+	if frame == nil {
+		frame = []byte(heartbeatFrame)
 	}
-	return r.send(text)
+	return r.put(frame)
 }
 
 // SetWriteDeadline implements hub.Conn.
@@ -278,7 +244,7 @@ func (f *fallback) Close(code hub.CloseCode, reason string) {
 	if code == hub.CloseNormal { // the response that carried the last frame has failed
 		code, reason = closeInterrupted, interrupted
 	}
-	f.end(sockJSClose(code, reason), "")
+	f.end(closeFrame(code, reason), "")
 }
 
 // Cut implements hub.Cutter. It does not wait.
@@ -289,11 +255,8 @@ func (f *fallback) Cut() {
 	switch {
 	case r == nil:
 		go f.forget()
-	case r.lib.Load() == nil: // it is about to be ready, and finds the end
-		go f.end(sockJSClose(closeInterrupted, interrupted), "cut off")
-	default:
-		r.limit(time.Now())
-		r.cancel()
+	case !r.cut(): // it is about to be ready, and finds the end then
+		go f.end(closeFrame(closeInterrupted, interrupted), "cut off")
 	}
 }
 
@@ -372,7 +335,7 @@ func (f *fallback) attach(r *receiver) (bye string) {
 				waitUntil(changed, by)
 				continue
 			}
-			bye = sockJSClose(closeAnother, "Another connection still open")
+			bye = closeFrame(closeAnother, "Another connection still open")
 		}
 		f.mu.Unlock()
 		return bye
@@ -404,7 +367,7 @@ func (f *fallback) detach(r *receiver, inOrder bool) {
 	f.receiver = nil
 	if !inOrder { // before another response can be attached
 		f.changeLocked()
-		f.endLocked(sockJSClose(closeInterrupted, interrupted), r.reason())
+		f.endLocked(closeFrame(closeInterrupted, interrupted), r.reason())
 		return
 	}
 	if f.bye == "" {
@@ -447,7 +410,7 @@ func (f *fallback) forget() {
 		f.mu.Unlock()
 		return
 	}
-	f.bye = sockJSClose(closeInterrupted, interrupted)
+	f.bye = closeFrame(closeInterrupted, interrupted)
 	f.leaveBodiesLocked()
 	f.changeLocked()
 	f.mu.Unlock()

@@ -60,7 +60,7 @@ func TestPollRightAfterAnAbort(t *testing.T) {
 			t.Run(name+" then "+second, func(t *testing.T) {
 				c := newSockJSClient(t, s)
 				c.connect(name)
-				if receivings[name].poll {
+				if framings[name].poll {
 					c.receiveOver(name)
 					e.wantReceiver(t)
 				}
@@ -76,7 +76,7 @@ func TestPollRightAfterAnAbort(t *testing.T) {
 				// The same, as fast as it goes.
 				c = newSockJSClient(t, s)
 				c.connect(name)
-				if receivings[name].poll {
+				if framings[name].poll {
 					c.receiveOver(name)
 					e.wantReceiver(t)
 				}
@@ -154,19 +154,19 @@ func TestEndBeforeAResponseIsReady(t *testing.T) {
 				f.greeted = !fresh
 				respond := func(end bool) []string {
 					w := httptest.NewRecorder()
-					r := newReceiver(w, receivings[name], 1, f.times)
+					r := newReceiver(w, framings[name], "call", 1, f.times)
 					if r.bye = f.attach(r); r.bye == "" {
 						defer func() { f.detach(r, true) }()
 					}
 					if end {
 						f.end(bye, "")
 					}
-					r.serve(t.Context(), e.Sessions.lib, "call")
+					r.serve(t.Context())
 					return framesOf(t, name, w.Body.String())
 				}
 				want := []string{bye}
 				switch {
-				case fresh && receivings[name].poll:
+				case fresh && framings[name].poll:
 					want = []string{"o"}
 				case fresh:
 					want = []string{"o", bye}
@@ -238,14 +238,43 @@ func attachedFallback(t *testing.T, e *Endpoint, name, id string) (f *fallback, 
 	a.Start(f)
 	f.greeted = true
 	w = httptest.NewRecorder()
-	r = newReceiver(w, receivings[name], 1, f.times)
+	r = newReceiver(w, framings[name], "call", 1, f.times)
 	if bye := f.attach(r); bye != "" {
 		t.Fatal(bye)
 	}
 	served = make(chan bool, 1)
-	go func() { served <- r.serve(t.Context(), e.Sessions.lib, "call") }()
+	go func() { served <- r.serve(t.Context()) }()
 	f.Await()
 	return f, r, w, served
+}
+
+// TestIdleStreamTakesNoGoroutine but the one that its request has.
+func TestIdleStreamTakesNoGoroutine(t *testing.T) {
+	_, e := newFallbackServer(t, &hub.Policy{}, nil)
+	for _, name := range fallbackNames {
+		t.Run(name, func(t *testing.T) {
+			const n = 50
+			before := runtime.NumGoroutine()
+			var ends []func()
+			for i := range n {
+				f, r, _, served := attachedFallback(t, e, name, fmt.Sprint(i))
+				ends = append(ends, func() {
+					r.cut()
+					f.detach(r, <-served)
+				})
+			}
+			for end := time.Now().Add(patience); runtime.NumGoroutine() > before+n; <-time.After(time.Millisecond) {
+				if time.Now().After(end) {
+					t.Errorf("%d goroutines for %d idle responses, want one each", runtime.NumGoroutine()-before, n)
+					break
+				}
+			}
+			for _, end := range ends {
+				end()
+			}
+			e.wantAgents(t, 0)
+		})
+	}
 }
 
 // TestSpentResponseTakesNoMore has several say something at one moment, some of them the
@@ -263,11 +292,14 @@ func TestSpentResponseTakesNoMore(t *testing.T) {
 				for i := range writers {
 					all.Go(func() {
 						<-begin
-						say := r.farewell
+						const frame = `a["{\"a\":1}"]`
+						var err error
 						if i%2 == 0 {
-							say = r.send
+							err = r.put([]byte(frame))
+						} else {
+							err = r.farewell(frame)
 						}
-						if say(`{"a":1}`) == nil {
+						if err == nil {
 							written.Add(1)
 						}
 					})
@@ -279,7 +311,7 @@ func TestSpentResponseTakesNoMore(t *testing.T) {
 				}
 				f.detach(r, true)
 				frames := framesOf(t, name, w.Body.String())
-				if len(frames) != int(written.Load()) || receivings[name].poll && len(frames) != 1 {
+				if len(frames) != int(written.Load()) || framings[name].poll && len(frames) != 1 {
 					t.Fatalf("%d frames were taken, %q was written", written.Load(), frames)
 				}
 				f.end(sayInterrupted, "")
@@ -301,7 +333,7 @@ func TestMessageThatComesTooLateForAPoll(t *testing.T) {
 	r.turn.Lock()
 	wrote := make(chan error, 1)
 	go func() {
-		_, err := f.Write([]byte(`{"a":1}` + string(rune(recordEnd))))
+		_, err := f.Write([]byte(`"{\"a\":1}"` + string(rune(recordEnd))))
 		wrote <- err
 	}()
 	for arrived := false; !arrived; {
@@ -310,12 +342,14 @@ func TestMessageThatComesTooLateForAPoll(t *testing.T) {
 		r.mu.Unlock()
 		runtime.Gosched()
 	}
-	r.finish()
+	r.mu.Lock()
+	r.isSpent = true
+	r.mu.Unlock()
 	r.turn.Unlock()
 	if err := <-wrote; !errors.Is(err, hub.ErrWouldBlock) {
 		t.Errorf("Write = %v, want ErrWouldBlock", err)
 	}
-	r.cancel()
+	r.cut()
 	<-served
 	f.detach(r, true)
 	f.end(sayInterrupted, "")

@@ -16,6 +16,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/igm/sockjs-go/v3/sockjs"
+
 	"github.com/push-it/pushit/hub"
 )
 
@@ -54,7 +56,7 @@ func (e *Endpoint) serveFallback(w http.ResponseWriter, r *http.Request, t targe
 	e.setCookie(w, r)
 	allowOrigin(w.Header(), cross)
 	method := http.MethodPost
-	kind := receivings[t.transport]
+	kind := framings[t.transport]
 	if kind != nil {
 		method = kind.method
 	}
@@ -111,16 +113,11 @@ func (e *Endpoint) setCookie(w http.ResponseWriter, r *http.Request) {
 	if !slices.Contains(e.SessionCookies, stickyCookie) {
 		return
 	}
-	value := "dummy" // which SockJS servers say
-	if c, err := r.Cookie(stickyCookie); err == nil {
-		value = c.Value
-	}
-	cookie := http.Cookie{Name: stickyCookie, Value: value, Path: "/"} //nolint:gosec // G124: it names no session and protects nothing
-	w.Header().Add("Set-Cookie", cookie.String())
+	sockjs.DefaultJSessionID(w, r)
 }
 
 // serveReceive answers a request to receive, the first of which opens a session.
-func (e *Endpoint) serveReceive(w http.ResponseWriter, r *http.Request, kind *receiving, key sessionKey, by *claimant) {
+func (e *Endpoint) serveReceive(w http.ResponseWriter, r *http.Request, kind *framing, key sessionKey, by *claimant) {
 	callback := r.URL.Query().Get("c")
 	if kind.callback && !isCallback(callback) {
 		fail(w, errCallback)
@@ -142,11 +139,11 @@ func (e *Endpoint) serveReceive(w http.ResponseWriter, r *http.Request, kind *re
 	f.agent.Touch()
 	if f.isRepeated(number) {
 		// What was written to the response that was lost is lost.
-		f.end(sockJSClose(closeInterrupted, interrupted), "a request to receive was made again")
+		f.end(closeFrame(closeInterrupted, interrupted), "a request to receive was made again")
 	}
-	response := newReceiver(w, kind, r.ProtoMajor, f.times)
+	response := newReceiver(w, kind, callback, r.ProtoMajor, f.times)
 	if response.bye = f.attach(response); response.bye != "" {
-		response.serve(r.Context(), e.Sessions.lib, callback)
+		response.serve(r.Context())
 		return
 	}
 	if e.retired.Load() && response.protocol == 3 {
@@ -159,15 +156,15 @@ func (e *Endpoint) serveReceive(w http.ResponseWriter, r *http.Request, kind *re
 	if response.fresh && !kind.poll {
 		defer f.endGreeting(response).Stop()
 	}
-	f.detach(response, response.serve(r.Context(), e.Sessions.lib, callback))
+	f.detach(response, response.serve(r.Context()))
 }
 
 // session returns the session of that key, a new one if there is none. It returns
 // nil when the request gets neither, and has answered it then.
-func (e *Endpoint) session(w http.ResponseWriter, r *http.Request, kind *receiving, key sessionKey, by *claimant) *fallback {
+func (e *Endpoint) session(w http.ResponseWriter, r *http.Request, kind *framing, key sessionKey, by *claimant) *fallback {
 	f := e.Sessions.find(key)
 	if f == nil {
-		a := e.openAgent(w, r, kind.name)
+		a := e.openAgent(w, r, kind.transport)
 		if a == nil {
 			return nil
 		}
@@ -230,11 +227,11 @@ func (e *Endpoint) serveSend(w http.ResponseWriter, r *http.Request, key session
 		fail(w, wrong)
 	case jsonp:
 		h.Set("Content-Type", "text/plain; charset=UTF-8")
-		h.Set("Cache-Control", "no-store, no-cache, no-transform, must-revalidate, max-age=0")
+		h.Set("Cache-Control", noCache)
 		_, _ = w.Write([]byte("ok")) // who does not take it does not get it
 	default:
 		h.Set("Content-Type", "text/plain; charset=UTF-8")
-		h.Set("Cache-Control", "no-store, no-cache, no-transform, must-revalidate, max-age=0")
+		h.Set("Cache-Control", noCache)
 		w.WriteHeader(http.StatusNoContent)
 	}
 }

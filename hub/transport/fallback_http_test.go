@@ -125,7 +125,7 @@ func TestChunkedAndSlowBodies(t *testing.T) {
 func TestFallbackAnswers(t *testing.T) {
 	s, e := newFallbackServer(t, &hub.Policy{}, nil)
 	all := map[string]string{"xhr_send": http.MethodPost, "jsonp_send": http.MethodPost}
-	for name, kind := range receivings {
+	for name, kind := range framings {
 		all[name] = kind.method
 	}
 	for name, method := range all {
@@ -264,7 +264,7 @@ func TestTransportsAreWhatIsListed(t *testing.T) {
 			t.Errorf("%v: %s: status %d, %q", tc.served, off, status, answer)
 		}
 		for name := range strings.FieldsSeq(tc.on) {
-			if receivings[name] != nil {
+			if framings[name] != nil {
 				c.receiveOver(name)
 				if f := c.frame(); f != "o" {
 					t.Errorf("%v: %s: %q", tc.served, name, f)
@@ -315,7 +315,7 @@ func TestSessionBelongsToItsOwner(t *testing.T) {
 				thief.Header = c.Header.Clone()
 				change(&thief)
 				for _, way := range fallbackNames {
-					if status, answer, _ := thief.ask(receivings[way].method, "/"+way+"?c=call", ""); status != http.StatusNotFound || answer != errUnknown.reason+"\n" {
+					if status, answer, _ := thief.ask(framings[way].method, "/"+way+"?c=call", ""); status != http.StatusNotFound || answer != errUnknown.reason+"\n" {
 						t.Errorf("%s, %s: status %d, %q", what, way, status, answer)
 					}
 				}
@@ -378,7 +378,7 @@ func TestSessionFlood(t *testing.T) {
 	for i := range 50 {
 		c := newSockJSClient(t, s)
 		name := fallbackNames[i%len(fallbackNames)]
-		r, err := http.NewRequestWithContext(t.Context(), receivings[name].method, c.URL+"/"+name+"?c=call", nil)
+		r, err := http.NewRequestWithContext(t.Context(), framings[name].method, c.URL+"/"+name+"?c=call", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -471,7 +471,7 @@ func TestResponsesEndBeforeTheServerCutsThem(t *testing.T) {
 		c := newSockJSClient(t, s)
 		c.connect(name)
 		for i := range 3 {
-			if i > 0 || receivings[name].poll {
+			if i > 0 || framings[name].poll {
 				c.receiveOver(name)
 			}
 			if f := c.frame(); f != "h" {

@@ -56,7 +56,7 @@ func dressed(transport, frame string) string {
 	quoted, _ := json.Marshal(frame)
 	switch transport {
 	case "eventsource":
-		return "data: " + eventEscapes.Replace(frame) + "\r\n\r\n"
+		return "data: " + strings.ReplaceAll(frame, "%", "%25") + "\r\n\r\n"
 	case "htmlfile":
 		return "<script>\np(" + string(quoted) + ");\n</script>\r\n"
 	case "jsonp":
@@ -106,7 +106,7 @@ func TestFallbackOpens(t *testing.T) {
 				}
 			}
 			c.want(preludeOf(t, name) + dressed(name, "o"))
-			if receivings[name].poll {
+			if framings[name].poll {
 				c.wantEnd()
 				return
 			}
@@ -211,7 +211,7 @@ func TestFallbackCloses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := newSockJSClient(t, s)
 			c.connect(name)
-			if receivings[name].poll {
+			if framings[name].poll {
 				c.receiveOver(name)
 			}
 			e.only(t).Close(4403, `cut: "50 %"`, hub.NoRetry)
@@ -221,7 +221,7 @@ func TestFallbackCloses(t *testing.T) {
 				t.Errorf("before the end: %q", notice)
 			}
 			for range 3 {
-				if receivings[name].poll || !c.Receiving() {
+				if framings[name].poll || !c.Receiving() {
 					c.receiveOver(name)
 				}
 				if got := c.frame(); got != bye {
@@ -276,7 +276,7 @@ func TestFallbackHeartbeats(t *testing.T) {
 			c := newSockJSClient(t, s)
 			c.connect(name)
 			for i := range 4 { // more than three intervals: silence would have ended it
-				if i > 0 || receivings[name].poll {
+				if i > 0 || framings[name].poll {
 					c.receiveOver(name)
 				}
 				beats := 0
@@ -286,7 +286,7 @@ func TestFallbackHeartbeats(t *testing.T) {
 					}
 					beats++
 				}
-				if beats == 0 || beats > 3 || receivings[name].poll && beats != 1 {
+				if beats == 0 || beats > 3 || framings[name].poll && beats != 1 {
 					t.Errorf("%d heartbeats in one response", beats)
 				}
 			}
@@ -357,7 +357,7 @@ func TestSecondReceiverIsTurnedAway(t *testing.T) {
 			t.Run(name+" then "+second, func(t *testing.T) {
 				c := newSockJSClient(t, s)
 				c.connect(name)
-				if receivings[name].poll {
+				if framings[name].poll {
 					c.receiveOver(name)
 					e.wantReceiver(t)
 				}
@@ -372,7 +372,7 @@ func TestSecondReceiverIsTurnedAway(t *testing.T) {
 				if got := strings.Join(c.receiveN(name, 2), " "); !strings.Contains(got, `"data":"first"`) {
 					t.Errorf("the first got %q", got)
 				}
-				if receivings[name].poll {
+				if framings[name].poll {
 					c.receiveOver(name)
 					e.wantReceiver(t)
 				}
@@ -409,7 +409,7 @@ func TestAbortEndsTheSession(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := newSockJSClient(t, s)
 			c.connect(name)
-			if receivings[name].poll {
+			if framings[name].poll {
 				c.receiveOver(name)
 				e.wantReceiver(t)
 			}

@@ -36,14 +36,8 @@ func appendSockJS(dst, object []byte) []byte {
 
 // appendSockJSClose appends a text frame that is c[<code>,"<reason>"].
 func appendSockJSClose(dst []byte, code hub.CloseCode, reason string) []byte {
-	text := appendClosing(nil, code, reason)
+	text := fmt.Appendf(nil, `c[%d,"%s"]`, code, jsontext.AppendQuoted(nil, reason))
 	return append(appendHeader(dst, opText, len(text)), text...)
-}
-
-// appendClosing appends c[<code>,"<reason>"].
-func appendClosing(dst []byte, code hub.CloseCode, reason string) []byte {
-	dst = jsontext.AppendQuoted(fmt.Appendf(dst, `c[%d,"`, code), reason)
-	return append(dst, `"]`...)
 }
 
 // truncate cuts s to n bytes at most, between two characters.

@@ -34,7 +34,7 @@ func TestRetire(t *testing.T) {
 	for _, name := range fallbackNames {
 		clients[name] = newSockJSClient(t, s)
 		clients[name].connect(name)
-		if receivings[name].poll {
+		if framings[name].poll {
 			clients[name].receiveOver(name)
 		}
 	}

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// The last segments of paths below the endpoint's that are no receiving.
+// The last segments of paths that no framing has.
 const (
 	webSocket = "websocket"
 	xhrSend   = "xhr_send"

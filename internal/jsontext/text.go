@@ -151,7 +151,7 @@ const hexDigits = "0123456789abcdef"
 // escapes has the character after the backslash for each byte that needs an escape: 'u'
 // stands for \u00XX. It has 0 for other bytes. 0xE2 may begin U+2028 or U+2029, which
 // JavaScript before 2019 did not allow in a string.
-var escapes = func() (t [256]byte) {
+var escapes = func() (t escapeTable) {
 	for c := range 0x20 {
 		t[c] = 'u'
 	}
@@ -160,6 +160,15 @@ var escapes = func() (t [256]byte) {
 	t[0xE2] = 0xE2
 	return t
 }()
+
+// htmlEscapes also has the characters that mean something in HTML.
+var htmlEscapes = func() escapeTable {
+	t := escapes
+	t['<'], t['>'], t['&'] = 'u', 'u', 'u'
+	return t
+}()
+
+type escapeTable [256]byte
 
 // QuotedLen returns how many bytes AppendQuoted appends for s.
 func QuotedLen(s []byte) int {
@@ -182,6 +191,16 @@ func QuotedLen(s []byte) int {
 
 // AppendQuoted appends s to dst as the inside of a JSON string. s must be valid UTF-8.
 func AppendQuoted[text string | []byte](dst []byte, s text) []byte {
+	return appendQuoted(dst, s, &escapes)
+}
+
+// AppendQuotedHTML is AppendQuoted for JSON that becomes part of a page, or that a
+// browser may take for one: it escapes <, > and & too, as encoding/json does.
+func AppendQuotedHTML[text string | []byte](dst []byte, s text) []byte {
+	return appendQuoted(dst, s, &htmlEscapes)
+}
+
+func appendQuoted[text string | []byte](dst []byte, s text, escapes *escapeTable) []byte {
 	done := 0 // how many bytes of s are in dst
 	for i := 0; i < len(s); i++ {
 		switch e := escapes[s[i]]; e {

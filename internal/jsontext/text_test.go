@@ -65,3 +65,17 @@ func TestQuotedCharacters(t *testing.T) {
 		}
 	}
 }
+
+// TestAppendQuotedHTML wants what encoding/json writes, of each character.
+func TestAppendQuotedHTML(t *testing.T) {
+	for r := rune(0); r < 0x11000; r++ {
+		if !utf8.ValidRune(r) {
+			continue
+		}
+		in := "a" + string(r) + "b"
+		want, err := json.Marshal(in)
+		if got := `"` + string(AppendQuotedHTML(nil, in)) + `"`; err != nil || got != string(want) {
+			t.Fatalf("%q becomes %s, want %s (%v)", in, got, want, err)
+		}
+	}
+}

@@ -316,7 +316,7 @@ func TestAutobahn(t *testing.T) {
 					t.Run(fmt.Sprintf("%s in pieces of %d", c.name, size), func(t *testing.T) {
 						ours, theirs := pair(t)
 						a := newFakeAgent(hub.Limits{})
-						go newSession(ours, a, false, patient).run(nil)
+						go newWSReader(ours, a, false, patient).run(nil)
 						p := newPeer(t, theirs)
 						c.play(t, p, size, 0)
 						<-a.left // though the peer has not closed

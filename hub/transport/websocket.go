@@ -153,7 +153,7 @@ func (e *Endpoint) serveWebSocket(w http.ResponseWriter, r *http.Request, sockJS
 		a.Left("the connection could not be handed over: " + err.Error())
 		return
 	}
-	go newSession(nc, a, sockJS, e.patience()).run(early)
+	go newWSReader(nc, a, sockJS, e.patience()).run(early)
 }
 
 // openAgent begins a session over a transport. It returns nil when none is opened

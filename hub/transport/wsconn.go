@@ -41,7 +41,7 @@ type times struct {
 // at most until it calls Conn.Close, and gives up a write after 10 s.
 var defaultTimes = &times{disconnect: disconnectDelay, abandoned: 500 * time.Millisecond, write: 10 * time.Second, message: 30 * time.Second, goodbye: time.Second, closing: 2 * time.Second, notice: 5 * time.Second}
 
-// A wsConn is a WebSocket as the hub writes to it and its session reads from it.
+// A wsConn is a WebSocket as the hub writes to it and a wsReader reads from it.
 type wsConn struct {
 	// Immutable after newConn.
 	nc    net.Conn

@@ -237,7 +237,7 @@ func TestSessionsOnRealConns(t *testing.T) {
 			t.Run("messages", func(t *testing.T) {
 				ours, theirs := pair(t)
 				a := newFakeAgent(hub.Limits{})
-				go newSession(ours, a, true, patient).run(nil)
+				go newWSReader(ours, a, true, patient).run(nil)
 				p := newPeer(t, theirs)
 				p.want(opText, "o")
 				p.send(text(`["short"]`), frame(opPing, true, "ping"))
@@ -253,7 +253,7 @@ func TestSessionsOnRealConns(t *testing.T) {
 			t.Run("a message that stops", func(t *testing.T) {
 				ours, theirs := pair(t)
 				a := newFakeAgent(hub.Limits{})
-				go newSession(ours, a, false, quick).run(nil)
+				go newWSReader(ours, a, false, quick).run(nil)
 				p := newPeer(t, theirs)
 				p.send(text("whole"), text(long)[:5000])
 				p.wantClose(hub.CloseTimeout, "a message took too long to arrive whole")
@@ -263,7 +263,7 @@ func TestSessionsOnRealConns(t *testing.T) {
 			t.Run("a flood too large gets its answer", func(t *testing.T) {
 				ours, theirs := pair(t)
 				a := newFakeAgent(hub.Limits{})
-				go newSession(ours, a, false, patient).run(nil)
+				go newWSReader(ours, a, false, patient).run(nil)
 				p := newPeer(t, theirs)
 				written := make(chan error, 1)
 				go func() {
@@ -281,7 +281,7 @@ func TestSessionsOnRealConns(t *testing.T) {
 			t.Run("a peer that breaks a rule and talks on reads the end", func(t *testing.T) {
 				ours, theirs := pair(t)
 				a := newFakeAgent(hub.Limits{})
-				go newSession(ours, a, false, patient).run(nil)
+				go newWSReader(ours, a, false, patient).run(nil)
 				p := newPeer(t, theirs)
 				_ = theirs.SetDeadline(time.Now().Add(patience))
 				if name == "wrapped" { // it cannot end one direction: the close frame is awaited
@@ -301,7 +301,7 @@ func TestSessionsOnRealConns(t *testing.T) {
 				t.Run("a peer that answers a close with garbage", func(t *testing.T) {
 					ours, theirs := pair(t)
 					a := newFakeAgent(hub.Limits{})
-					go newSession(ours, a, false, patient).run(nil)
+					go newWSReader(ours, a, false, patient).run(nil)
 					p := newPeer(t, theirs)
 					_ = theirs.SetDeadline(time.Now().Add(patience))
 					p.send(text("here"))
@@ -320,7 +320,7 @@ func TestSessionsOnRealConns(t *testing.T) {
 			t.Run("the peer vanishes", func(t *testing.T) {
 				ours, theirs := pair(t)
 				a := newFakeAgent(hub.Limits{})
-				go newSession(ours, a, false, patient).run(nil)
+				go newWSReader(ours, a, false, patient).run(nil)
 				_ = theirs.Close()
 				<-a.left
 			})
@@ -341,7 +341,7 @@ func TestReceivingAllocatesNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ours, theirs := pair(t)
 			a := &tallyAgent{fakeAgent: newFakeAgent(hub.Limits{}), got: make(chan int, 1)}
-			go newSession(ours, a, true, patient).run(nil)
+			go newWSReader(ours, a, true, patient).run(nil)
 			message := text(`["{\"channel\":\"chat\",\"uuid\":\"1\",\"data\":{\"text\":\"hello, how are you?\"}}"]`)
 			got := testing.AllocsPerRun(500, func() {
 				if _, err := theirs.Write(message); err != nil {
@@ -383,7 +383,7 @@ func TestIdleSessionsAreSmall(t *testing.T) {
 	runtime.GC()
 	runtime.ReadMemStats(&before)
 	for i := range n {
-		go newSession(ours[i], agents[i], false, patient).run(nil)
+		go newWSReader(ours[i], agents[i], false, patient).run(nil)
 		if _, err := theirs[i].Write(frame(opPing, true, "")); err != nil {
 			t.Fatal(err)
 		}

@@ -18,7 +18,7 @@ import (
 // the peer has sent meanwhile does not make its system throw the last word away.
 const maxDropped = 16 << 20
 
-// An agent is what a session needs of a *hub.Agent.
+// An agent is what a wsReader needs of a *hub.Agent.
 type agent interface {
 	Start(c hub.Conn)
 	Receive(frame []byte)
@@ -32,9 +32,9 @@ type agent interface {
 
 var _ agent = (*hub.Agent)(nil)
 
-// A session reads a WebSocket: one goroutine at a time. It holds nothing of the
+// A wsReader reads a WebSocket: one goroutine at a time. It holds nothing of the
 // request.
-type session struct {
+type wsReader struct {
 	// Immutable.
 	conn   *wsConn
 	agent  agent
@@ -51,14 +51,14 @@ type session struct {
 	dropped   int  // bytes read after the last word
 }
 
-func newSession(nc net.Conn, a agent, sockJS bool, t *times) *session {
+func newWSReader(nc net.Conn, a agent, sockJS bool, t *times) *wsReader {
 	form := bareForm
 	if sockJS {
 		form = sockJSForm
 	}
-	s := &session{conn: newConn(nc, form, t), agent: a, sockJS: sockJS}
-	s.frames.sink, s.goOn = s, s.read
-	return s
+	r := &wsReader{conn: newConn(nc, form, t), agent: a, sockJS: sockJS}
+	r.frames.sink, r.goOn = r, r.read
+	return r
 }
 
 var (
@@ -79,34 +79,34 @@ func (e *peerClosed) Error() string {
 	return fmt.Sprintf("the peer closed: %d", int(e.code))
 }
 
-// run is the session, from its first byte to Agent.Left. early is what came
+// run reads from the first byte to the last, and ends with Agent.Left. early is what came
 // right behind the handshake.
-func (s *session) run(early []byte) {
-	s.agent.Start(s.conn)
-	if err := s.take(early); err != nil {
-		s.end(err)
+func (r *wsReader) run(early []byte) {
+	r.agent.Start(r.conn)
+	if err := r.take(early); err != nil {
+		r.end(err)
 		return
 	}
-	s.read()
+	r.read()
 }
 
 // end is the end of the session; err says how the reading ended.
-func (s *session) end(err error) {
-	s.frames.drop()
+func (r *wsReader) end(err error) {
+	r.frames.drop()
 	if v, ok := errors.AsType[*failed](err); ok {
-		s.agent.Left(v.Error())
-		s.conn.part()
+		r.agent.Left(v.Error())
+		r.conn.part()
 		return
 	}
 	if bye, ok := errors.AsType[*peerClosed](err); ok {
 		// The hub may be in the midst of a frame. After Left it is not.
-		s.agent.Left(bye.Error())
-		s.conn.answer(bye.code)
-		s.conn.part()
+		r.agent.Left(bye.Error())
+		r.conn.answer(bye.code)
+		r.conn.part()
 		return
 	}
-	_ = s.conn.nc.Close() // nothing is left to be lost
-	s.agent.Left(because(err))
+	_ = r.conn.nc.Close() // nothing is left to be lost
+	r.agent.Left(because(err))
 }
 
 // because puts in words why a conn has ended, without addresses.
@@ -128,118 +128,118 @@ func because(err error) string {
 // life waiting here. Handling a message takes more than the 2 KiB of stack that a
 // goroutine begins with, and the runtime never takes back the 4 KiB it grows to:
 // so a new goroutine goes on waiting then, at half the memory.
-func (s *session) read() {
-	for !s.deep {
-		p, err := s.conn.fill(s.timed)
-		if err = s.filled(p, err); err != nil {
-			s.end(err)
+func (r *wsReader) read() {
+	for !r.deep {
+		p, err := r.conn.fill(r.timed)
+		if err = r.filled(p, err); err != nil {
+			r.end(err)
 			return
 		}
 	}
-	s.deep = false
-	go s.goOn()
+	r.deep = false
+	go r.goOn()
 }
 
 // filled handles what fill returned.
-func (s *session) filled(p []byte, err error) error {
+func (r *wsReader) filled(p []byte, err error) error {
 	switch {
 	case err == nil:
-		s.agent.Touch()
-		err = s.take(p)
-		s.conn.done()
-	case errors.Is(err, os.ErrDeadlineExceeded) && !s.frames.dropping && !s.conn.isClosing():
-		err = s.refuse(&violation{hub.CloseTimeout, noCode, "a message took too long to arrive whole"})
+		r.agent.Touch()
+		err = r.take(p)
+		r.conn.done()
+	case errors.Is(err, os.ErrDeadlineExceeded) && !r.frames.dropping && !r.conn.isClosing():
+		err = r.refuse(&violation{hub.CloseTimeout, noCode, "a message took too long to arrive whole"})
 	}
 	return err
 }
 
 // take handles bytes that have come.
-func (s *session) take(p []byte) error {
-	if !s.frames.dropping && s.conn.isClosing() {
-		s.frames.drop()
+func (r *wsReader) take(p []byte) error {
+	if !r.frames.dropping && r.conn.isClosing() {
+		r.frames.drop()
 	}
-	if s.frames.dropping {
-		if s.dropped += len(p); s.dropped > maxDropped {
+	if r.frames.dropping {
+		if r.dropped += len(p); r.dropped > maxDropped {
 			return errOverrun
 		}
 	}
 	for len(p) > 0 {
-		rest, err := s.frames.feed(p)
+		rest, err := r.frames.feed(p)
 		if v, ok := errors.AsType[*violation](err); ok {
-			err = s.refuse(v)
+			err = r.refuse(v)
 		}
 		if err != nil {
 			return err
 		}
 		p = rest
 	}
-	s.setDeadline()
+	r.setDeadline()
 	return nil
 }
 
 // setDeadline gives a message its time from its first byte on. While nothing has
 // begun there is no deadline: the hub finds out that a peer is dead.
-func (s *session) setDeadline() {
-	switch open, fresh := s.frames.progress(); {
-	case s.frames.dropping: // Close has set it
-	case open && (fresh || !s.timed):
-		s.timed = true
-		s.conn.readBy(time.Now().Add(s.conn.times.message))
-	case !open && s.timed:
-		s.timed = false
-		s.conn.readBy(time.Time{})
+func (r *wsReader) setDeadline() {
+	switch open, fresh := r.frames.progress(); {
+	case r.frames.dropping: // Close has set it
+	case open && (fresh || !r.timed):
+		r.timed = true
+		r.conn.readBy(time.Now().Add(r.conn.times.message))
+	case !open && r.timed:
+		r.timed = false
+		r.conn.readBy(time.Time{})
 	}
 }
 
 // refuse closes the session for a violation. What comes after is dropped. The peer's
 // close frame is waited for only where RFC 6455, section 7.1.7, lets us: who has broken
 // the RFC is not listened to any more.
-func (s *session) refuse(v *violation) error {
-	s.frames.drop()
-	if !s.conn.isClosing() {
-		s.conn.closeWith(v.code, v.rfc)
-		s.agent.Close(v.code, v.reason, 0)
+func (r *wsReader) refuse(v *violation) error {
+	r.frames.drop()
+	if !r.conn.isClosing() {
+		r.conn.closeWith(v.code, v.rfc)
+		r.agent.Close(v.code, v.reason, 0)
 	}
-	if !s.conn.awaitClose() {
+	if !r.conn.awaitClose() {
 		return errNoGoodbye
 	}
-	if v.rfc != noCode && len(s.conn.halfClosers()) > 0 {
+	if v.rfc != noCode && len(r.conn.halfClosers()) > 0 {
 		return &failed{v}
 	}
 	return nil
 }
 
 // limit implements sink. It is the same for all transports.
-func (s *session) limit() int { return bodyLimit(s.agent.Policy().Limits) }
+func (r *wsReader) limit() int { return bodyLimit(r.agent.Policy().Limits) }
 
 // tooLarge implements sink.
-func (s *session) tooLarge(p []byte) error {
-	s.deep = true
-	if s.sockJS && !s.legacy {
+func (r *wsReader) tooLarge(p []byte) error {
+	r.deep = true
+	if r.sockJS && !r.legacy {
 		p = firstString(p)
 	}
-	s.agent.ReceiveTooLarge(p)
+	r.agent.ReceiveTooLarge(p)
 	return nil
 }
 
 // message implements sink.
-func (s *session) message(p []byte) error {
-	s.deep = true
-	if !s.sockJS {
-		s.agent.Receive(p)
+func (r *wsReader) message(p []byte) error {
+	r.deep = true
+	if !r.sockJS {
+		r.agent.Receive(p)
 		return nil
 	}
 	if len(p) == 0 { // SockJS has clients ignore it, and so do we
-		return s.idle()
+		return r.idle()
 	}
-	if !s.begun {
-		s.begun = true
-		if s.legacy = isLegacy(p); s.legacy {
-			s.conn.speakLegacy()
+	if !r.begun {
+		r.begun = true
+		if r.legacy = isLegacy(p); r.legacy {
+			r.conn.speakLegacy()
 		}
 	}
-	if s.legacy {
-		s.agent.Receive(p)
+	if r.legacy {
+		r.agent.Receive(p)
 		return nil
 	}
 	var few [8]span // most messages hold one string
@@ -248,32 +248,32 @@ func (s *session) message(p []byte) error {
 		return err
 	}
 	if len(spans) == 0 {
-		return s.idle()
+		return r.idle()
 	}
 	for _, at := range spans {
-		s.agent.Receive(p[at.from:at.to:at.to])
+		r.agent.Receive(p[at.from:at.to:at.to])
 	}
 	return nil
 }
 
 // ping implements sink.
-func (s *session) ping(op byte, p []byte) error {
-	if err := s.idle(); err != nil {
+func (r *wsReader) ping(op byte, p []byte) error {
+	if err := r.idle(); err != nil {
 		return err
 	}
 	if op == opPing {
 		pong := make([]byte, 0, 2+len(p))
-		s.agent.Send(append(appendHeader(pong, opPong, len(p)), p...))
+		r.agent.Send(append(appendHeader(pong, opPong, len(p)), p...))
 	}
 	return nil
 }
 
 // closed implements sink.
-func (s *session) closed(code hub.CloseCode) error { return &peerClosed{code} }
+func (r *wsReader) closed(code hub.CloseCode) error { return &peerClosed{code} }
 
 // idle implements sink.
-func (s *session) idle() error {
-	if s.allowance.take(time.Now()) {
+func (r *wsReader) idle() error {
+	if r.allowance.take(time.Now()) {
 		return nil
 	}
 	return &violation{hub.CloseLimit, noCode, "too many pings, pongs or empty frames"}

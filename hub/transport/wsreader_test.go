@@ -20,7 +20,7 @@ import (
 // the other. It must be called in a synctest bubble.
 func startSession(t *testing.T, sockJS bool, a *fakeAgent, early ...[]byte) *peer {
 	ours, theirs := net.Pipe()
-	go newSession(ours, a, sockJS, defaultTimes).run(join(early...))
+	go newWSReader(ours, a, sockJS, defaultTimes).run(join(early...))
 	synctest.Wait() // the agent has its Conn
 	p := newPeer(t, theirs)
 	if sockJS {

@@ -12,7 +12,7 @@
 // Pages that cannot have WebSocket use SockJS's fallbacks: a session is then a
 // fallback, which requests that receive and requests that send have in common by
 // its name and by whom it belongs to. framing.go has the bytes that SockJS wants in
-// responses, receiver.go has the response that carries them, fallback.go has the
+// responses, response.go has the response that carries them, fallback.go has the
 // session.
 //
 // # What sockjs-go is used for

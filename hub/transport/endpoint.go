@@ -132,7 +132,7 @@ func (e *Endpoint) Retire() {
 	e.retired.Store(true)
 	for _, f := range e.Sessions.all() {
 		f.mu.Lock()
-		r := f.receiver
+		r := f.response
 		f.mu.Unlock()
 		if r != nil && f.key.mount == e.Policy.Mount && r.protocol == 3 {
 			f.endResponse(r)

@@ -107,10 +107,10 @@ type fallback struct {
 	idle     allowance     // of who has the turn
 	numbered int64         // the highest number of a request that was taken; likewise
 
-	mu       sync.Mutex // guards the following; receiver.mu may be taken under it
+	mu       sync.Mutex // guards the following; response.mu may be taken under it
 	owner    owner
 	cookies  []string                              // the session_cookies that owner goes by
-	receiver *receiver                             // nil between two requests
+	response *response                             // nil between two requests
 	expiry   *time.Timer                           // of the session without a receiver, or of what is left of one that has ended
 	expires  time.Time                             // when it is due: it may fire while it is set anew
 	greeted  bool                                  // a response has begun the session
@@ -159,7 +159,7 @@ func (f *fallback) TryWrite([]byte) (int, error) { return 0, hub.ErrWouldBlock }
 func (f *fallback) Write(p []byte) (int, error) {
 	frame, heartbeat := messagesFrame(p)
 	f.mu.Lock()
-	r, by, over := f.receiver, f.writeBy, f.bye != ""
+	r, by, over := f.response, f.writeBy, f.bye != ""
 	ready := r != nil && r.isReady()
 	f.mu.Unlock()
 	switch {
@@ -188,7 +188,7 @@ func (f *fallback) Await() {
 	for {
 		f.mu.Lock()
 		by := f.writeBy
-		if f.bye != "" || f.receiver != nil && f.receiver.isReady() || !by.IsZero() && !time.Now().Before(by) {
+		if f.bye != "" || f.response != nil && f.response.isReady() || !by.IsZero() && !time.Now().Before(by) {
 			f.mu.Unlock()
 			return
 		}
@@ -214,7 +214,7 @@ func waitUntil(changed <-chan struct{}, by time.Time) {
 
 // send writes to the response r. A message is a sign of life itself, so a heartbeat beside
 // it is left out.
-func (f *fallback) send(r *receiver, by time.Time, frame []byte, heartbeat bool) error {
+func (f *fallback) send(r *response, by time.Time, frame []byte, heartbeat bool) error {
 	r.limit(by)
 	if heartbeat && r.age() >= f.agent.Policy().Heartbeat/2 {
 		// Nothing shows whether the client still reads a stream. Its next request does: in
@@ -232,8 +232,8 @@ func (f *fallback) SetWriteDeadline(t time.Time) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.writeBy = t
-	if f.receiver != nil {
-		f.receiver.limit(t)
+	if f.response != nil {
+		f.response.limit(t)
 	}
 	f.changeLocked()
 	return nil
@@ -250,7 +250,7 @@ func (f *fallback) Close(code hub.CloseCode, reason string) {
 // Cut implements hub.Cutter. It does not wait.
 func (f *fallback) Cut() {
 	f.mu.Lock()
-	r := f.receiver
+	r := f.response
 	f.mu.Unlock()
 	switch {
 	case r == nil:
@@ -275,7 +275,7 @@ func (f *fallback) endLocked(bye, left string) {
 	}
 	f.bye = bye
 	f.leaveBodiesLocked()
-	r := f.receiver
+	r := f.response
 	told := r != nil && r.isReady()
 	f.expireInLocked(f.times.disconnect)
 	f.changeLocked()
@@ -311,15 +311,15 @@ func (f *fallback) isRepeated(number int64) bool {
 // attach makes r the session's response. If it cannot be, it returns the SockJS
 // frame that r is to say instead. Where another response is attached it waits a while:
 // the client may have given that one up, of which the server hears by another connection.
-func (f *fallback) attach(r *receiver) (bye string) {
+func (f *fallback) attach(r *response) (bye string) {
 	began := time.Now()
 	for {
 		f.mu.Lock()
-		switch before := f.receiver; {
+		switch before := f.response; {
 		case f.bye != "":
 			bye = f.bye
 		case before == nil:
-			f.receiver = r
+			f.response = r
 			r.session, r.fresh, f.greeted = f, !f.greeted, true
 			if f.expiry != nil {
 				f.expiry.Stop()
@@ -343,7 +343,7 @@ func (f *fallback) attach(r *receiver) (bye string) {
 }
 
 // ready is called when r can be written to.
-func (f *fallback) ready(r *receiver) {
+func (f *fallback) ready(r *response) {
 	f.mu.Lock()
 	bye := f.bye
 	if bye == "" {
@@ -362,9 +362,9 @@ func (f *fallback) ready(r *receiver) {
 // detach is called when the response r is over. One that did not end in order
 // may have lost what was written last, and with it ends the session, as SockJS
 // has it.
-func (f *fallback) detach(r *receiver, inOrder bool) {
+func (f *fallback) detach(r *response, inOrder bool) {
 	f.mu.Lock()
-	f.receiver = nil
+	f.response = nil
 	if !inOrder { // before another response can be attached
 		f.changeLocked()
 		f.endLocked(closeFrame(closeInterrupted, interrupted), r.reason())
@@ -406,7 +406,7 @@ func (f *fallback) expire() {
 // begins a new one.
 func (f *fallback) forget() {
 	f.mu.Lock()
-	if f.bye != "" || f.receiver != nil { // one came meanwhile
+	if f.bye != "" || f.response != nil { // one came meanwhile
 		f.mu.Unlock()
 		return
 	}
@@ -427,9 +427,9 @@ func (f *fallback) leaveBodiesLocked() {
 }
 
 // endResponse has the response r end in order, at once.
-func (f *fallback) endResponse(r *receiver) {
+func (f *fallback) endResponse(r *response) {
 	f.mu.Lock()
-	current := f.receiver == r
+	current := f.response == r
 	f.mu.Unlock()
 	if current {
 		r.endNext.Store(true)
@@ -441,7 +441,7 @@ func (f *fallback) endResponse(r *receiver) {
 // until half of the handshake is over. What is between may hold a response back
 // until it is complete: the client has not heard that the session has begun then,
 // and connects when it has. The caller stops the timer.
-func (f *fallback) endGreeting(r *receiver) *time.Timer {
+func (f *fallback) endGreeting(r *response) *time.Timer {
 	return time.AfterFunc(f.agent.Policy().Handshake/2, func() {
 		if !f.heard.Load() {
 			f.endResponse(r)

@@ -26,7 +26,7 @@ func (e *Endpoint) waitsFor(t *testing.T, other *sockJSClient) {
 	for end := time.Now().Add(patience); ; <-time.After(time.Millisecond) {
 		for _, f := range e.Sessions.all() {
 			f.mu.Lock()
-			waits := f.bye == "" && f.receiver != nil && f.changed != nil
+			waits := f.bye == "" && f.response != nil && f.changed != nil
 			f.mu.Unlock()
 			if waits {
 				return
@@ -154,7 +154,7 @@ func TestEndBeforeAResponseIsReady(t *testing.T) {
 				f.greeted = !fresh
 				respond := func(end bool) []string {
 					w := httptest.NewRecorder()
-					r := newReceiver(w, framings[name], "call", 1, f.times)
+					r := newResponse(w, framings[name], "call", 1, f.times)
 					if r.bye = f.attach(r); r.bye == "" {
 						defer func() { f.detach(r, true) }()
 					}
@@ -228,7 +228,7 @@ func TestPollHasOneFrame(t *testing.T) {
 
 // attachedFallback is a session of its own with a response that frames can be written to.
 // served gets whether that has ended in order.
-func attachedFallback(t *testing.T, e *Endpoint, name, id string) (f *fallback, r *receiver, w *httptest.ResponseRecorder, served chan bool) {
+func attachedFallback(t *testing.T, e *Endpoint, name, id string) (f *fallback, r *response, w *httptest.ResponseRecorder, served chan bool) {
 	t.Helper()
 	a, err := e.Hub.Open(e.Policy, hub.Opening{Transport: name})
 	if err != nil {
@@ -238,7 +238,7 @@ func attachedFallback(t *testing.T, e *Endpoint, name, id string) (f *fallback, 
 	a.Start(f)
 	f.greeted = true
 	w = httptest.NewRecorder()
-	r = newReceiver(w, framings[name], "call", 1, f.times)
+	r = newResponse(w, framings[name], "call", 1, f.times)
 	if bye := f.attach(r); bye != "" {
 		t.Fatal(bye)
 	}

@@ -141,7 +141,7 @@ func (e *Endpoint) serveReceive(w http.ResponseWriter, r *http.Request, kind *fr
 		// What was written to the response that was lost is lost.
 		f.end(closeFrame(closeInterrupted, interrupted), "a request to receive was made again")
 	}
-	response := newReceiver(w, kind, callback, r.ProtoMajor, f.times)
+	response := newResponse(w, kind, callback, r.ProtoMajor, f.times)
 	if response.bye = f.attach(response); response.bye != "" {
 		response.serve(r.Context())
 		return

@@ -389,7 +389,7 @@ func (e *Endpoint) wantReceiver(t *testing.T) {
 	for end := time.Now().Add(patience); ; <-time.After(time.Millisecond) {
 		for _, f := range e.Sessions.all() {
 			f.mu.Lock()
-			attached := f.bye == "" && f.receiver != nil && !f.receiver.isComplete()
+			attached := f.bye == "" && f.response != nil && !f.response.isComplete()
 			f.mu.Unlock()
 			if attached {
 				return

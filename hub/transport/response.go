@@ -12,11 +12,11 @@ import (
 	"time"
 )
 
-// A receiver is a response that carries frames to a client of a fallback.
+// A response is one that carries frames to a client of a fallback.
 //
 // Two goroutines share it. The request's is in serve from the first byte to the last; the
 // hub's puts frames in between. Whoever writes holds turn.
-type receiver struct {
+type response struct {
 	// Immutable.
 	w        http.ResponseWriter // as it came: what is around the connection sees all that is written
 	rc       *http.ResponseController
@@ -48,8 +48,8 @@ type receiver struct {
 	isEnded bool
 }
 
-func newReceiver(w http.ResponseWriter, f *framing, callback string, protocol int, t *times) *receiver {
-	return &receiver{
+func newResponse(w http.ResponseWriter, f *framing, callback string, protocol int, t *times) *response {
+	return &response{
 		w:        w,
 		rc:       http.NewResponseController(w),
 		inner:    http.NewResponseController(innermost(w)),
@@ -76,7 +76,7 @@ func innermost(w http.ResponseWriter) http.ResponseWriter {
 // serve is the response, from its header to its end. client is done when the client has
 // given the request up. serve reports whether the response has ended in order: complete,
 // and with all that was put.
-func (r *receiver) serve(client context.Context) (inOrder bool) {
+func (r *response) serve(client context.Context) (inOrder bool) {
 	r.open()
 	if r.session != nil {
 		r.session.ready(r)
@@ -97,7 +97,7 @@ func (r *receiver) serve(client context.Context) (inOrder bool) {
 
 // open writes what precedes the first message. Prelude and o frame leave apart: a client
 // may read the prelude as a whole (XhrStreaming.test_transport).
-func (r *receiver) open() {
+func (r *response) open() {
 	h := r.w.Header()
 	h.Set("Content-Type", r.framing.contentType)
 	// Without no-transform a proxy, and Caddy's encode, may hold back what is to be read
@@ -121,21 +121,21 @@ func (r *receiver) open() {
 var errSpent = errors.New("the response is complete")
 
 // put writes a SockJS frame. It returns errSpent if the response has had its last frame.
-func (r *receiver) put(frame []byte) error {
+func (r *response) put(frame []byte) error {
 	r.turn.Lock()
 	defer r.turn.Unlock()
 	return r.putNext(frame, false)
 }
 
 // farewell writes a SockJS frame that is the last.
-func (r *receiver) farewell(frame string) error {
+func (r *response) farewell(frame string) error {
 	r.turn.Lock()
 	defer r.turn.Unlock()
 	return r.putNext([]byte(frame), true)
 }
 
 // putNext is put, and farewell, for a caller that holds turn.
-func (r *receiver) putNext(frame []byte, last bool) error {
+func (r *response) putNext(frame []byte, last bool) error {
 	r.mu.Lock()
 	spent, err := r.isSpent || r.isOver, r.err
 	r.mu.Unlock()
@@ -155,7 +155,7 @@ const wrapRoom = 64
 
 // write writes p and sends it. The response is complete with the last p. The caller holds
 // turn.
-func (r *receiver) write(p []byte, last bool) error {
+func (r *response) write(p []byte, last bool) error {
 	r.begin(last)
 	_, err := r.w.Write(p) //nolint:gosec // G705: frames are JSON; callbacks are checked before
 	if err == nil {
@@ -166,7 +166,7 @@ func (r *receiver) write(p []byte, last bool) error {
 }
 
 // begin sets the deadline of a write.
-func (r *receiver) begin(last bool) {
+func (r *response) begin(last bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	by := time.Now().Add(r.times.write)
@@ -179,7 +179,7 @@ func (r *receiver) begin(last bool) {
 
 // done removes the deadline, unless the response is about to end: it bounds what net/http
 // writes then.
-func (r *receiver) done(err error) {
+func (r *response) done(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.writing = false
@@ -194,7 +194,7 @@ func (r *receiver) done(err error) {
 }
 
 // limit sets the write deadline, also of the write under way; zero is none.
-func (r *receiver) limit(t time.Time) {
+func (r *response) limit(t time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.by = t
@@ -206,7 +206,7 @@ func (r *receiver) limit(t time.Time) {
 
 // cut ends the response at once, even in the middle of a write. It reports false, and does
 // nothing, before frames may be put.
-func (r *receiver) cut() bool {
+func (r *response) cut() bool {
 	r.mu.Lock()
 	usable := r.usable
 	r.mu.Unlock()
@@ -221,7 +221,7 @@ func (r *receiver) cut() bool {
 }
 
 // endLocked makes serve return. The caller holds mu.
-func (r *receiver) endLocked() {
+func (r *response) endLocked() {
 	if !r.isEnded {
 		r.isEnded = true
 		close(r.ended)
@@ -229,31 +229,31 @@ func (r *receiver) endLocked() {
 }
 
 // makeReady lets frames be put.
-func (r *receiver) makeReady() {
+func (r *response) makeReady() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.usable = true
 }
 
 // isReady reports whether a frame may be put.
-func (r *receiver) isReady() bool {
+func (r *response) isReady() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.usable && !r.isSpent && !r.isOver && r.err == nil
 }
 
 // isComplete reports whether the response has had its last frame.
-func (r *receiver) isComplete() bool {
+func (r *response) isComplete() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.isSpent
 }
 
 // age is how long the response has been under way.
-func (r *receiver) age() time.Duration { return time.Since(r.since) }
+func (r *response) age() time.Duration { return time.Since(r.since) }
 
 // reason says, for the log, why the response did not end in order.
-func (r *receiver) reason() string {
+func (r *response) reason() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.err != nil {

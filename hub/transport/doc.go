@@ -12,7 +12,7 @@
 // Pages that cannot have WebSocket use SockJS's fallbacks: a session is then a
 // fallback, which requests that receive and requests that send have in common by
 // its name and by whom it belongs to. framing.go has the bytes that SockJS wants in
-// responses, response.go has the response that carries them, fallback.go has the
+// responses, response.go has the response that carries them, session.go has the
 // session.
 //
 // # What sockjs-go is used for
@@ -41,10 +41,10 @@
 //	                           net.Conn, Agent.Left         Conn.Close                 for the hub's writing
 //
 //	response   net/http        the header, the first bytes, the response is complete,  net/http
-//	                           fallback.detach              given up or has failed
-//	expiry     a timer of the  fallback.forget, Left        at once                    nobody
-//	           fallback
-//	leaving    fallback.end    Left                         no frame is being received nobody
+//	                           session.detach               given up or has failed
+//	expiry     a timer of the  session.forget, Left         at once                    nobody
+//	           session
+//	leaving    session.end     Left                         no frame is being received nobody
 //
 // The hub writes through the Conn, one goroutine at a time. The reader writes
 // nothing while the hub may: its pongs go through Agent.Send, and its answer to

@@ -130,12 +130,12 @@ func (e *Endpoint) refuseOrigin(r *http.Request, c Caller) {
 // Their clients make another request, and have missed nothing.
 func (e *Endpoint) Retire() {
 	e.retired.Store(true)
-	for _, f := range e.Sessions.all() {
-		f.mu.Lock()
-		r := f.response
-		f.mu.Unlock()
-		if r != nil && f.key.mount == e.Policy.Mount && r.protocol == 3 {
-			f.endResponse(r)
+	for _, s := range e.Sessions.all() {
+		s.mu.Lock()
+		r := s.response
+		s.mu.Unlock()
+		if r != nil && s.key.mount == e.Policy.Mount && r.protocol == 3 {
+			s.endResponse(r)
 		}
 	}
 }

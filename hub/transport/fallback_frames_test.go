@@ -149,7 +149,7 @@ func TestEndBeforeAResponseIsReady(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				f := e.Sessions.newFallback(sessionKey{"fallback", t.Name()}, owner{}, nil, a, e.patience())
+				f := e.Sessions.newSession(sessionKey{"fallback", t.Name()}, owner{}, nil, a, e.patience())
 				a.Start(f)
 				f.greeted = !fresh
 				respond := func(end bool) []string {
@@ -228,13 +228,13 @@ func TestPollHasOneFrame(t *testing.T) {
 
 // attachedFallback is a session of its own with a response that frames can be written to.
 // served gets whether that has ended in order.
-func attachedFallback(t *testing.T, e *Endpoint, name, id string) (f *fallback, r *response, w *httptest.ResponseRecorder, served chan bool) {
+func attachedFallback(t *testing.T, e *Endpoint, name, id string) (f *session, r *response, w *httptest.ResponseRecorder, served chan bool) {
 	t.Helper()
 	a, err := e.Hub.Open(e.Policy, hub.Opening{Transport: name})
 	if err != nil {
 		t.Fatal(err)
 	}
-	f = e.Sessions.newFallback(sessionKey{"fallback", id}, owner{}, nil, a, e.patience())
+	f = e.Sessions.newSession(sessionKey{"fallback", id}, owner{}, nil, a, e.patience())
 	a.Start(f)
 	f.greeted = true
 	w = httptest.NewRecorder()

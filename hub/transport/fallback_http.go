@@ -132,55 +132,55 @@ func (e *Endpoint) serveReceive(w http.ResponseWriter, r *http.Request, kind *fr
 		fail(w, errUnknown) // it goes on with a session, and begins none
 		return
 	}
-	f := e.session(w, r, kind, key, by)
-	if f == nil {
+	s := e.session(w, r, kind, key, by)
+	if s == nil {
 		return
 	}
-	f.agent.Touch()
-	if f.isRepeated(number) {
+	s.agent.Touch()
+	if s.isRepeated(number) {
 		// What was written to the response that was lost is lost.
-		f.end(closeFrame(closeInterrupted, interrupted), "a request to receive was made again")
+		s.end(closeFrame(closeInterrupted, interrupted), "a request to receive was made again")
 	}
-	response := newResponse(w, kind, callback, r.ProtoMajor, f.times)
-	if response.bye = f.attach(response); response.bye != "" {
+	response := newResponse(w, kind, callback, r.ProtoMajor, s.times)
+	if response.bye = s.attach(response); response.bye != "" {
 		response.serve(r.Context())
 		return
 	}
 	if e.retired.Load() && response.protocol == 3 {
-		f.endResponse(response) // it was attached after Retire had looked
+		s.endResponse(response) // it was attached after Retire had looked
 	}
 	if e.ResponseTime > 0 {
-		timer := time.AfterFunc(e.ResponseTime, func() { f.endResponse(response) })
+		timer := time.AfterFunc(e.ResponseTime, func() { s.endResponse(response) })
 		defer timer.Stop()
 	}
 	if response.fresh && !kind.poll {
-		defer f.endGreeting(response).Stop()
+		defer s.endGreeting(response).Stop()
 	}
-	f.detach(response, response.serve(r.Context()))
+	s.detach(response, response.serve(r.Context()))
 }
 
 // session returns the session of that key, a new one if there is none. It returns
 // nil when the request gets neither, and has answered it then.
-func (e *Endpoint) session(w http.ResponseWriter, r *http.Request, kind *framing, key sessionKey, by *claimant) *fallback {
-	f := e.Sessions.find(key)
-	if f == nil {
+func (e *Endpoint) session(w http.ResponseWriter, r *http.Request, kind *framing, key sessionKey, by *claimant) *session {
+	s := e.Sessions.find(key)
+	if s == nil {
 		a := e.openAgent(w, r, kind.transport)
 		if a == nil {
 			return nil
 		}
-		opened := e.Sessions.newFallback(key, by.owner(e.SessionCookies), e.SessionCookies, a, e.patience())
+		opened := e.Sessions.newSession(key, by.owner(e.SessionCookies), e.SessionCookies, a, e.patience())
 		a.Start(opened) // before anybody can find it and send
-		if f = e.Sessions.add(opened); f == nil {
+		if s = e.Sessions.add(opened); s == nil {
 			return opened
 		}
 		a.Left("another request opened the session first")
 	}
-	if !f.isOf(e, by) {
-		e.refuseClaim(f, by)
+	if !s.isOf(e, by) {
+		e.refuseClaim(s, by)
 		fail(w, errUnknown)
 		return nil
 	}
-	return f
+	return s
 }
 
 func isCallback(name string) bool {
@@ -197,28 +197,28 @@ func isCallback(name string) bool {
 // serveSend answers a request that brings frames. 204, or 200 for a form, says
 // that all of them were taken.
 func (e *Endpoint) serveSend(w http.ResponseWriter, r *http.Request, key sessionKey, by *claimant, jsonp bool) {
-	f := e.Sessions.find(key)
-	isOf := f != nil && f.isOf(e, by)
-	if f != nil && !isOf {
-		e.refuseClaim(f, by)
+	s := e.Sessions.find(key)
+	isOf := s != nil && s.isOf(e, by)
+	if s != nil && !isOf {
+		e.refuseClaim(s, by)
 	}
-	if !isOf || f.isOver() {
+	if !isOf || s.isOver() {
 		LeaveBody(w, r)
 		fail(w, errUnknown)
 		return
 	}
-	if f.senders.Add(1) > maxSenders {
-		f.senders.Add(-1)
+	if s.senders.Add(1) > maxSenders {
+		s.senders.Add(-1)
 		LeaveBody(w, r)
 		fail(w, errSenders)
 		return
 	}
-	defer f.senders.Add(-1)
-	f.agent.Touch()
-	f.heard.Store(true)
-	body, wrong := f.awaitBody(w, r, jsonp)
+	defer s.senders.Add(-1)
+	s.agent.Touch()
+	s.heard.Store(true)
+	body, wrong := s.awaitBody(w, r, jsonp)
 	if wrong == nil {
-		wrong = f.receive(r, body)
+		wrong = s.receive(r, body)
 	} else {
 		LeaveBody(w, r)
 	}
@@ -238,22 +238,22 @@ func (e *Endpoint) serveSend(w http.ResponseWriter, r *http.Request, key session
 
 // awaitBody is body with a deadline, which is now when the session ends: a body that
 // does not come must not hold up a server that stops.
-func (f *fallback) awaitBody(w http.ResponseWriter, r *http.Request, jsonp bool) ([]byte, *httpError) {
+func (s *session) awaitBody(w http.ResponseWriter, r *http.Request, jsonp bool) ([]byte, *httpError) {
 	// The writers in between do not expect a deadline while somebody reads.
 	rc := http.NewResponseController(innermost(w))
-	_ = rc.SetReadDeadline(time.Now().Add(f.times.message)) // a server that has none waits as long as it likes
-	f.mu.Lock()
-	if f.bye != "" {
-		f.mu.Unlock()
+	_ = rc.SetReadDeadline(time.Now().Add(s.times.message)) // a server that has none waits as long as it likes
+	s.mu.Lock()
+	if s.bye != "" {
+		s.mu.Unlock()
 		return nil, errUnknown
 	}
-	f.bodies[rc] = struct{}{}
-	f.mu.Unlock()
-	body, wrong := f.body(w, r, jsonp)
-	f.mu.Lock()
-	delete(f.bodies, rc)
-	over := f.bye != ""
-	f.mu.Unlock()
+	s.bodies[rc] = struct{}{}
+	s.mu.Unlock()
+	body, wrong := s.body(w, r, jsonp)
+	s.mu.Lock()
+	delete(s.bodies, rc)
+	over := s.bye != ""
+	s.mu.Unlock()
 	switch {
 	case wrong == nil:
 		_ = rc.SetReadDeadline(time.Time{}) // as above
@@ -264,12 +264,12 @@ func (f *fallback) awaitBody(w http.ResponseWriter, r *http.Request, jsonp bool)
 }
 
 // body reads the body of a request that sends.
-func (f *fallback) body(w http.ResponseWriter, r *http.Request, jsonp bool) ([]byte, *httpError) {
+func (s *session) body(w http.ResponseWriter, r *http.Request, jsonp bool) ([]byte, *httpError) {
 	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") { // RFC 9110, section 8.4.1
 		return nil, errEncoded
 	}
 	form := jsonp && isForm(r)
-	most := bodyLimit(f.agent.Policy().Limits)
+	most := bodyLimit(s.agent.Policy().Limits)
 	if form {
 		most *= 3 // each byte may be written as %XX
 	}
@@ -305,7 +305,7 @@ func isForm(r *http.Request) bool {
 }
 
 // receive hands what is in body to the agent, when it is this request's turn.
-func (f *fallback) receive(r *http.Request, body []byte) *httpError {
+func (s *session) receive(r *http.Request, body []byte) *httpError {
 	switch {
 	case len(body) == 0:
 		return errPayload
@@ -325,26 +325,26 @@ func (f *fallback) receive(r *http.Request, body []byte) *httpError {
 		return wrong
 	}
 	select {
-	case f.turn <- struct{}{}:
-		defer func() { <-f.turn }()
+	case s.turn <- struct{}{}:
+		defer func() { <-s.turn }()
 	case <-r.Context().Done():
 		return errBody // who would read it is gone
 	}
-	if number > 0 && number <= f.numbered {
+	if number > 0 && number <= s.numbered {
 		return nil // it was taken when it came before
 	}
-	if f.isOver() || !f.agent.IsOpen() {
+	if s.isOver() || !s.agent.IsOpen() {
 		return errUnknown
 	}
-	f.numbered = max(f.numbered, number)
-	if len(spans) == 0 && !f.idle.take(time.Now()) {
+	s.numbered = max(s.numbered, number)
+	if len(spans) == 0 && !s.idle.take(time.Now()) {
 		return errIdleSender
 	}
 	for _, at := range spans {
-		if f.isOver() {
+		if s.isOver() {
 			break
 		}
-		f.agent.Receive(body[at.from:at.to:at.to])
+		s.agent.Receive(body[at.from:at.to:at.to])
 	}
 	// The frames were taken. What came of them, and of the session, the stream says.
 	return nil

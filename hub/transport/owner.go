@@ -100,11 +100,11 @@ func (c *claimant) cookie(name string) (values []string) {
 // differs from the one that opened it in nothing but the cookies that tell logins
 // apart. Then the application has most likely renewed one of them. The log has their
 // names, never their values.
-func (e *Endpoint) refuseClaim(f *fallback, by *claimant) {
+func (e *Endpoint) refuseClaim(s *session, by *claimant) {
 	if len(e.SessionCookies) == 0 {
 		return
 	}
-	first := opener(f.agent.Opening())
+	first := opener(s.agent.Opening())
 	if first.owner(nil) != by.owner(nil) {
 		return
 	}

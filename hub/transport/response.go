@@ -27,8 +27,8 @@ type response struct {
 	protocol int // of HTTP: 1, 2, 3
 	times    *times
 
-	// Set by fallback.attach, before serve.
-	session *fallback // nil: only bye is said
+	// Set by session.attach, before serve.
+	session *session // nil: only bye is said
 	fresh   bool      // the session begins with this response
 	bye     string
 

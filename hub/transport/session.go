@@ -43,7 +43,7 @@ const interrupted = "Connection interrupted"
 // concurrently.
 type Sessions struct {
 	mu   sync.Mutex // guards the following; no other lock is taken under it
-	byID map[sessionKey]*fallback
+	byID map[sessionKey]*session
 }
 
 // A sessionKey is where a session is found. Clients choose the id.
@@ -51,50 +51,50 @@ type sessionKey struct{ mount, id string }
 
 // NewSessions returns Sessions with none in them.
 func NewSessions() *Sessions {
-	return &Sessions{byID: make(map[sessionKey]*fallback)}
+	return &Sessions{byID: make(map[sessionKey]*session)}
 }
 
 // find returns the session of that key, nil if there is none.
-func (s *Sessions) find(key sessionKey) *fallback {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.byID[key]
+func (ss *Sessions) find(key sessionKey) *session {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	return ss.byID[key]
 }
 
-// add puts f in, unless there is one with its key, which it returns.
-func (s *Sessions) add(f *fallback) *fallback {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if there := s.byID[f.key]; there != nil {
+// add puts s in, unless there is one with its key, which it returns.
+func (ss *Sessions) add(s *session) *session {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	if there := ss.byID[s.key]; there != nil {
 		return there
 	}
-	s.byID[f.key] = f
+	ss.byID[s.key] = s
 	return nil
 }
 
-func (s *Sessions) remove(f *fallback) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.byID[f.key] == f {
-		delete(s.byID, f.key)
+func (ss *Sessions) remove(s *session) {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	if ss.byID[s.key] == s {
+		delete(ss.byID, s.key)
 	}
 }
 
 // all returns the sessions that are there.
-func (s *Sessions) all() []*fallback {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	all := make([]*fallback, 0, len(s.byID))
-	for _, f := range s.byID {
-		all = append(all, f)
+func (ss *Sessions) all() []*session {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	all := make([]*session, 0, len(ss.byID))
+	for _, s := range ss.byID {
+		all = append(all, s)
 	}
 	return all
 }
 
-// A fallback is a session over SockJS's fallback transports: one response at a
+// A session is one over SockJS's fallback transports: one response at a
 // time carries what is written, other requests bring what the agent sends. It is
 // the agent's Conn.
-type fallback struct {
+type session struct {
 	// Immutable after it was added.
 	sessions *Sessions
 	key      sessionKey
@@ -122,51 +122,51 @@ type fallback struct {
 }
 
 var (
-	_ hub.Conn   = (*fallback)(nil)
-	_ hub.Cutter = (*fallback)(nil)
-	_ hub.Waiter = (*fallback)(nil)
+	_ hub.Conn   = (*session)(nil)
+	_ hub.Cutter = (*session)(nil)
+	_ hub.Waiter = (*session)(nil)
 )
 
 var errOver = errors.New("the session has ended")
 
-func (s *Sessions) newFallback(key sessionKey, by owner, cookies []string, a *hub.Agent, t *times) *fallback {
-	return &fallback{sessions: s, key: key, owner: by, cookies: cookies, agent: a, times: t, turn: make(chan struct{}, 1), bodies: make(map[*http.ResponseController]struct{})}
+func (ss *Sessions) newSession(key sessionKey, by owner, cookies []string, a *hub.Agent, t *times) *session {
+	return &session{sessions: ss, key: key, owner: by, cookies: cookies, agent: a, times: t, turn: make(chan struct{}, 1), bodies: make(map[*http.ResponseController]struct{})}
 }
 
 // isOf reports whether the session is of who makes a request to e. If e goes by
 // other cookies than the session's owner, as after a reload, those that the session
 // was opened with say who that is.
-func (f *fallback) isOf(e *Endpoint, by *claimant) bool {
+func (s *session) isOf(e *Endpoint, by *claimant) bool {
 	asks := by.owner(e.SessionCookies)
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if !slices.Equal(f.cookies, e.SessionCookies) {
-		first := opener(f.agent.Opening())
-		f.owner, f.cookies = first.owner(e.SessionCookies), e.SessionCookies
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !slices.Equal(s.cookies, e.SessionCookies) {
+		first := opener(s.agent.Opening())
+		s.owner, s.cookies = first.owner(e.SessionCookies), e.SessionCookies
 	}
-	return f.owner == asks
+	return s.owner == asks
 }
 
 // Form implements hub.Conn.
-func (f *fallback) Form() *hub.Form { return fallbackForm }
+func (s *session) Form() *hub.Form { return fallbackForm }
 
 // TryWrite implements hub.Conn: it cannot.
-func (f *fallback) TryWrite([]byte) (int, error) { return 0, hub.ErrWouldBlock }
+func (s *session) TryWrite([]byte) (int, error) { return 0, hub.ErrWouldBlock }
 
 // Write implements hub.Conn. It does not wait for a request that receives: Await does,
 // so that messages stay in the hub's queue until then. A heartbeat needs no request:
 // where nothing waits there is nothing to keep alive.
-func (f *fallback) Write(p []byte) (int, error) {
+func (s *session) Write(p []byte) (int, error) {
 	frame, heartbeat := messagesFrame(p)
-	f.mu.Lock()
-	r, by, over := f.response, f.writeBy, f.bye != ""
+	s.mu.Lock()
+	r, by, over := s.response, s.writeBy, s.bye != ""
 	ready := r != nil && r.isReady()
-	f.mu.Unlock()
+	s.mu.Unlock()
 	switch {
 	case over:
 		return 0, errOver
 	case ready:
-		err := f.send(r, by, frame, heartbeat)
+		err := s.send(r, by, frame, heartbeat)
 		switch {
 		case errors.Is(err, errSpent): // meanwhile the end was said in it
 			return 0, hub.ErrWouldBlock
@@ -184,16 +184,16 @@ func (f *fallback) Write(p []byte) (int, error) {
 }
 
 // Await implements hub.Waiter: a response that frames can be written to is awaited.
-func (f *fallback) Await() {
+func (s *session) Await() {
 	for {
-		f.mu.Lock()
-		by := f.writeBy
-		if f.bye != "" || f.response != nil && f.response.isReady() || !by.IsZero() && !time.Now().Before(by) {
-			f.mu.Unlock()
+		s.mu.Lock()
+		by := s.writeBy
+		if s.bye != "" || s.response != nil && s.response.isReady() || !by.IsZero() && !time.Now().Before(by) {
+			s.mu.Unlock()
 			return
 		}
-		changed := f.changedLocked()
-		f.mu.Unlock()
+		changed := s.changedLocked()
+		s.mu.Unlock()
 		waitUntil(changed, by)
 	}
 }
@@ -214,9 +214,9 @@ func waitUntil(changed <-chan struct{}, by time.Time) {
 
 // send writes to the response r. A message is a sign of life itself, so a heartbeat beside
 // it is left out.
-func (f *fallback) send(r *response, by time.Time, frame []byte, heartbeat bool) error {
+func (s *session) send(r *response, by time.Time, frame []byte, heartbeat bool) error {
 	r.limit(by)
-	if heartbeat && r.age() >= f.agent.Policy().Heartbeat/2 {
+	if heartbeat && r.age() >= s.agent.Policy().Heartbeat/2 {
 		// Nothing shows whether the client still reads a stream. Its next request does: in
 		// time for the hub, which closes after two intervals without a sign of life.
 		r.endNext.Store(true)
@@ -228,81 +228,81 @@ func (f *fallback) send(r *response, by time.Time, frame []byte, heartbeat bool)
 }
 
 // SetWriteDeadline implements hub.Conn.
-func (f *fallback) SetWriteDeadline(t time.Time) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.writeBy = t
-	if f.response != nil {
-		f.response.limit(t)
+func (s *session) SetWriteDeadline(t time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.writeBy = t
+	if s.response != nil {
+		s.response.limit(t)
 	}
-	f.changeLocked()
+	s.changeLocked()
 	return nil
 }
 
 // Close implements hub.Conn.
-func (f *fallback) Close(code hub.CloseCode, reason string) {
+func (s *session) Close(code hub.CloseCode, reason string) {
 	if code == hub.CloseNormal { // the response that carried the last frame has failed
 		code, reason = closeInterrupted, interrupted
 	}
-	f.end(closeFrame(code, reason), "")
+	s.end(closeFrame(code, reason), "")
 }
 
 // Cut implements hub.Cutter. It does not wait.
-func (f *fallback) Cut() {
-	f.mu.Lock()
-	r := f.response
-	f.mu.Unlock()
+func (s *session) Cut() {
+	s.mu.Lock()
+	r := s.response
+	s.mu.Unlock()
 	switch {
 	case r == nil:
-		go f.forget()
+		go s.forget()
 	case !r.cut(): // it is about to be ready, and finds the end then
-		go f.end(closeFrame(closeInterrupted, interrupted), "cut off")
+		go s.end(closeFrame(closeInterrupted, interrupted), "cut off")
 	}
 }
 
 // end ends the session: who receives for it, now or in the time that is left, is
 // told bye. left is why, for the log.
-func (f *fallback) end(bye, left string) {
-	f.mu.Lock()
-	f.endLocked(bye, left)
+func (s *session) end(bye, left string) {
+	s.mu.Lock()
+	s.endLocked(bye, left)
 }
 
-// endLocked is end for a caller that holds f.mu, which it releases.
-func (f *fallback) endLocked(bye, left string) {
-	if f.bye != "" {
-		f.mu.Unlock()
+// endLocked is end for a caller that holds s.mu, which it releases.
+func (s *session) endLocked(bye, left string) {
+	if s.bye != "" {
+		s.mu.Unlock()
 		return
 	}
-	f.bye = bye
-	f.leaveBodiesLocked()
-	r := f.response
+	s.bye = bye
+	s.leaveBodiesLocked()
+	r := s.response
 	told := r != nil && r.isReady()
-	f.expireInLocked(f.times.disconnect)
-	f.changeLocked()
-	f.mu.Unlock()
+	s.expireInLocked(s.times.disconnect)
+	s.changeLocked()
+	s.mu.Unlock()
 	if told {
-		r.limit(time.Now().Add(f.times.goodbye))
+		r.limit(time.Now().Add(s.times.goodbye))
 		_ = r.farewell(bye) // who does not get it asks again, or is gone
 	}
-	go f.leave(left)
+	go s.leave(left)
 }
 
 // leave ends the agent, when no frame is being handed to it any more. A frame that
 // waits for a gate stops waiting, because the agent is being closed.
-func (f *fallback) leave(reason string) {
-	f.agent.Close(hub.CloseNormal, reason, 0)
-	f.turn <- struct{}{}
-	defer func() { <-f.turn }()
-	f.agent.Left(reason)
+func (s *session) leave(reason string) {
+	s.agent.Close(hub.CloseNormal, reason, 0)
+	s.turn <- struct{}{}
+	defer func() { <-s.turn }()
+	s.agent.Left(reason)
 }
 
 // isRepeated reports whether a request to receive of that number has come before; 0 is
 // none. The client makes a request again when the network has failed it.
-func (f *fallback) isRepeated(number int64) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if number == 0 || number > f.received {
-		f.received = max(f.received, number)
+func (s *session) isRepeated(number int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if number == 0 || number > s.received {
+		s.received = max(s.received, number)
 		return false
 	}
 	return true
@@ -311,129 +311,129 @@ func (f *fallback) isRepeated(number int64) bool {
 // attach makes r the session's response. If it cannot be, it returns the SockJS
 // frame that r is to say instead. Where another response is attached it waits a while:
 // the client may have given that one up, of which the server hears by another connection.
-func (f *fallback) attach(r *response) (bye string) {
+func (s *session) attach(r *response) (bye string) {
 	began := time.Now()
 	for {
-		f.mu.Lock()
-		switch before := f.response; {
-		case f.bye != "":
-			bye = f.bye
+		s.mu.Lock()
+		switch before := s.response; {
+		case s.bye != "":
+			bye = s.bye
 		case before == nil:
-			f.response = r
-			r.session, r.fresh, f.greeted = f, !f.greeted, true
-			if f.expiry != nil {
-				f.expiry.Stop()
+			s.response = r
+			r.session, r.fresh, s.greeted = s, !s.greeted, true
+			if s.expiry != nil {
+				s.expiry.Stop()
 			}
 		default:
-			patience := f.times.abandoned
+			patience := s.times.abandoned
 			if before.isComplete() { // the client has read its last frame, and not waited for its end
-				patience = f.times.goodbye
+				patience = s.times.goodbye
 			}
 			if by := began.Add(patience); time.Now().Before(by) {
-				changed := f.changedLocked()
-				f.mu.Unlock()
+				changed := s.changedLocked()
+				s.mu.Unlock()
 				waitUntil(changed, by)
 				continue
 			}
 			bye = closeFrame(closeAnother, "Another connection still open")
 		}
-		f.mu.Unlock()
+		s.mu.Unlock()
 		return bye
 	}
 }
 
 // ready is called when r can be written to.
-func (f *fallback) ready(r *response) {
-	f.mu.Lock()
-	bye := f.bye
+func (s *session) ready(r *response) {
+	s.mu.Lock()
+	bye := s.bye
 	if bye == "" {
 		r.makeReady()
 	}
-	f.changeLocked()
-	f.mu.Unlock()
+	s.changeLocked()
+	s.mu.Unlock()
 	switch {
 	case bye != "":
 		_ = r.farewell(bye)
 	case r.endNext.Load(): // it was to end before it could be written to
-		f.agent.Send(fallbackForm.Heartbeat)
+		s.agent.Send(fallbackForm.Heartbeat)
 	}
 }
 
 // detach is called when the response r is over. One that did not end in order
 // may have lost what was written last, and with it ends the session, as SockJS
 // has it.
-func (f *fallback) detach(r *response, inOrder bool) {
-	f.mu.Lock()
-	f.response = nil
+func (s *session) detach(r *response, inOrder bool) {
+	s.mu.Lock()
+	s.response = nil
 	if !inOrder { // before another response can be attached
-		f.changeLocked()
-		f.endLocked(closeFrame(closeInterrupted, interrupted), r.reason())
+		s.changeLocked()
+		s.endLocked(closeFrame(closeInterrupted, interrupted), r.reason())
 		return
 	}
-	if f.bye == "" {
-		f.expireInLocked(f.times.disconnect)
+	if s.bye == "" {
+		s.expireInLocked(s.times.disconnect)
 	}
-	f.changeLocked()
-	f.mu.Unlock()
+	s.changeLocked()
+	s.mu.Unlock()
 }
 
 // expireInLocked has the session end so long from now, and be forgotten if it
-// has ended, unless a response is attached before. The caller holds f.mu.
-func (f *fallback) expireInLocked(in time.Duration) {
-	f.expires = time.Now().Add(in)
-	if f.expiry == nil {
-		f.expiry = time.AfterFunc(in, f.expire)
+// has ended, unless a response is attached before. The caller holds s.mu.
+func (s *session) expireInLocked(in time.Duration) {
+	s.expires = time.Now().Add(in)
+	if s.expiry == nil {
+		s.expiry = time.AfterFunc(in, s.expire)
 	} else {
-		f.expiry.Reset(in)
+		s.expiry.Reset(in)
 	}
 }
 
-func (f *fallback) expire() {
-	f.mu.Lock()
-	due := !time.Now().Before(f.expires)
-	ended := f.bye != ""
-	f.mu.Unlock()
+func (s *session) expire() {
+	s.mu.Lock()
+	due := !time.Now().Before(s.expires)
+	ended := s.bye != ""
+	s.mu.Unlock()
 	switch {
 	case !due: // it was set anew meanwhile
 	case ended:
-		f.sessions.remove(f)
+		s.sessions.remove(s)
 	default:
-		f.forget()
+		s.forget()
 	}
 }
 
 // forget ends a session that nobody receives for: the next request with its name
 // begins a new one.
-func (f *fallback) forget() {
-	f.mu.Lock()
-	if f.bye != "" || f.response != nil { // one came meanwhile
-		f.mu.Unlock()
+func (s *session) forget() {
+	s.mu.Lock()
+	if s.bye != "" || s.response != nil { // one came meanwhile
+		s.mu.Unlock()
 		return
 	}
-	f.bye = closeFrame(closeInterrupted, interrupted)
-	f.leaveBodiesLocked()
-	f.changeLocked()
-	f.mu.Unlock()
-	f.sessions.remove(f)
-	f.leave("no request came to receive for it")
+	s.bye = closeFrame(closeInterrupted, interrupted)
+	s.leaveBodiesLocked()
+	s.changeLocked()
+	s.mu.Unlock()
+	s.sessions.remove(s)
+	s.leave("no request came to receive for it")
 }
 
 // leaveBodiesLocked ends the reading of bodies: nobody takes what is in them. The
-// caller holds f.mu.
-func (f *fallback) leaveBodiesLocked() {
-	for rc := range f.bodies {
+// caller holds s.mu.
+func (s *session) leaveBodiesLocked() {
+	for rc := range s.bodies {
 		_ = rc.SetReadDeadline(time.Unix(1, 0)) // a server that has none waits as long as it likes
 	}
 }
 
 // endResponse has the response r end in order, at once.
-func (f *fallback) endResponse(r *response) {
-	f.mu.Lock()
-	current := f.response == r
-	f.mu.Unlock()
+func (s *session) endResponse(r *response) {
+	s.mu.Lock()
+	current := s.response == r
+	s.mu.Unlock()
 	if current {
 		r.endNext.Store(true)
-		f.agent.Send(fallbackForm.Heartbeat) // who writes is the hub
+		s.agent.Send(fallbackForm.Heartbeat) // who writes is the hub
 	}
 }
 
@@ -441,33 +441,33 @@ func (f *fallback) endResponse(r *response) {
 // until half of the handshake is over. What is between may hold a response back
 // until it is complete: the client has not heard that the session has begun then,
 // and connects when it has. The caller stops the timer.
-func (f *fallback) endGreeting(r *response) *time.Timer {
-	return time.AfterFunc(f.agent.Policy().Handshake/2, func() {
-		if !f.heard.Load() {
-			f.endResponse(r)
+func (s *session) endGreeting(r *response) *time.Timer {
+	return time.AfterFunc(s.agent.Policy().Handshake/2, func() {
+		if !s.heard.Load() {
+			s.endResponse(r)
 		}
 	})
 }
 
 // isOver reports whether the session has ended.
-func (f *fallback) isOver() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.bye != ""
+func (s *session) isOver() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.bye != ""
 }
 
-// changedLocked returns what is closed at the next change. The caller holds f.mu.
-func (f *fallback) changedLocked() <-chan struct{} {
-	if f.changed == nil {
-		f.changed = make(chan struct{})
+// changedLocked returns what is closed at the next change. The caller holds s.mu.
+func (s *session) changedLocked() <-chan struct{} {
+	if s.changed == nil {
+		s.changed = make(chan struct{})
 	}
-	return f.changed
+	return s.changed
 }
 
-// changeLocked wakes who waits for a change. The caller holds f.mu.
-func (f *fallback) changeLocked() {
-	if f.changed != nil {
-		close(f.changed)
-		f.changed = nil
+// changeLocked wakes who waits for a change. The caller holds s.mu.
+func (s *session) changeLocked() {
+	if s.changed != nil {
+		close(s.changed)
+		s.changed = nil
 	}
 }

@@ -29,7 +29,7 @@ type response struct {
 
 	// Set by session.attach, before serve.
 	session *session // nil: only bye is said
-	fresh   bool      // the session begins with this response
+	fresh   bool     // the session begins with this response
 	bye     string
 
 	endNext atomic.Bool // the next frame is the last

@@ -346,9 +346,7 @@ func (s *session) attach(r *response) (bye string) {
 func (s *session) ready(r *response) {
 	s.mu.Lock()
 	bye := s.bye
-	if bye == "" {
-		r.makeReady()
-	}
+	r.makeReady()
 	s.changeLocked()
 	s.mu.Unlock()
 	switch {

@@ -144,7 +144,7 @@ func TestMistakesOfPrograms(t *testing.T) {
 		"no channel":        {"application/json", `{"data":1,"uuid":"x"}`, asBackend(), 400, "channel is missing"},
 		"no data":           {"application/json", `{"channel":"a"}`, asBackend(), 400, "data is missing"},
 		"unknown key":       {"application/json", `{"channel":"a","data":1,"chanel":1}`, asBackend(), 400, `no key \"chanel\"`},
-		"key twice":         {"application/json", `{"channel":"a","data":1,"data":2}`, asBackend(), 400, "a second key"},
+		"key twice":         {"application/json", `{"channel":"a","data":1,"data":2}`, asBackend(), 400, "duplicate key"},
 		"both":              {"application/json", `{"channel":"a","channels":["b"],"data":1}`, asBackend(), 400, "not both"},
 		"no channels":       {"application/json", `{"channels":[],"data":1}`, asBackend(), 400, "1 to 16"},
 		"too many channels": {"application/json", `{"channels":["1","2","3","4","5","6","7","8","9","10","11","12","13","14","15","16","17"],"data":1}`, asBackend(), 400, "1 to 16"},

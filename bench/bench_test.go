@@ -391,3 +391,15 @@ func TestReportCountsFailures(t *testing.T) {
 		t.Errorf("failures = %d, want 2", r.failures)
 	}
 }
+
+// What programs publish arrives, over a stream and with many requests at once.
+func TestProgramsPublish(t *testing.T) {
+	ctx, caddy := bounded(t)
+	var out strings.Builder
+	if err := runPrograms(ctx, newReport(&out), options{caddy: caddy, short: true}); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(out.String(), "over one stream") {
+		t.Errorf("no figure: %s", out.String())
+	}
+}

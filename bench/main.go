@@ -5,7 +5,7 @@
 // with a Caddyfile of its own on a free port of the loopback, and puts a load on
 // it that is bounded and stops by itself.
 //
-//	go run -C bench . [-n agents] [-short] idle|slow|fanout|receive|storm|streams|stop|all
+//	go run -C bench . [-n agents] [-short] idle|slow|fanout|receive|programs|storm|streams|stop|all
 //	go run -C bench . [-short] polls
 //	go run -C bench . [-duration 5m] [-short] soak
 //	go run -C bench . [-n agents] [-short] reload
@@ -48,6 +48,7 @@ var measurements = []measurement{
 	{"slow", runSlow, true},
 	{"fanout", runFanout, true},
 	{"receive", runReceive, true},
+	{"programs", runPrograms, true},
 	{"storm", runStorm, true},
 	{"streams", runStreams, true},
 	{"polls", runPolls, false},

@@ -61,6 +61,14 @@ const caddyfile = globalOptions + `(site) {
 			publishes_per_second unlimited
 		}
 	}
+	pushit /programs {
+		name programs
+		default allow
+		api bearer "` + programSecret + `"
+		limits {
+			api_publishes_per_second unlimited
+		}
+	}
 }
 http://%[3]s {
 	import site

@@ -24,7 +24,6 @@ import (
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
 
-	"github.com/push-it/pushit"
 	"github.com/push-it/pushit/guards"
 )
 
@@ -356,57 +355,6 @@ func documentedRows(t *testing.T, path, heading string) (rows [][]string) {
 		rows = append(rows, cells)
 	}
 	return rows
-}
-
-// codesOf returns what is marked as code in a cell.
-func codesOf(cell string) (codes []string) {
-	for _, m := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(cell, -1) {
-		codes = append(codes, m[1])
-	}
-	return codes
-}
-
-// TestOptionsAreDocumented compares the tables of docs/caddyfile.md with what the
-// directive and its JSON have.
-func TestOptionsAreDocumented(t *testing.T) {
-	const path = "docs/caddyfile.md"
-	var got []string
-	fields := make(map[string]bool)
-	for _, row := range documentedRows(t, path, "## Options") {
-		options, inJSON := codesOf(row[0]), codesOf(row[1])
-		if len(row) != 5 || len(inJSON) != 1 {
-			t.Fatalf("a row of options is %q", row)
-		}
-		got = append(got, options...)
-		fields[inJSON[0]] = true
-		if want, ok := pushit.DefaultOptions()[options[0]]; ok && row[2] != "`"+want+"`" {
-			t.Errorf("the default of %s is %s, documented is %s", options[0], want, row[2])
-		}
-	}
-	slices.Sort(got)
-	if want := pushit.Subdirectives(); !slices.Equal(got, want) {
-		t.Errorf("documented are the options\n\t%q\nand there are\n\t%q", got, want)
-	}
-	for _, field := range pushit.JSONFields() {
-		if !fields[field] {
-			t.Errorf("the JSON field %s is not documented", field)
-		}
-	}
-	got = nil
-	for _, row := range documentedRows(t, path, "## Limits") {
-		got = append(got, strings.Join(row[:3], " | "))
-	}
-	if want := pushit.LimitRows(); !slices.Equal(got, want) {
-		t.Errorf("documented are the limits\n\t%s\nand there are\n\t%s", strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
-	}
-	got = nil
-	for _, row := range documentedRows(t, path, "## Gates") {
-		got = append(got, codesOf(row[0])[0])
-	}
-	slices.Sort(got)
-	if want := pushit.Verbs(); !slices.Equal(got, want) {
-		t.Errorf("documented are in gates %q, and there are %q", got, want)
-	}
 }
 
 // TestGuardsAreDocumented looks for each guard, and each of its fields in

@@ -127,7 +127,7 @@ func TestEventsGoToTheConfigurationThatIsLive(t *testing.T) {
 		t.Fatal(err)
 	}
 	occupy("two", "b")
-	if err := s.load(eventsSite("three", "opening * fail\n\troute {\n\t\tpushit {\n\t\t\theartbeat 21s\n\t\t}\n\t}")); err == nil {
+	if err := s.load(eventsSite("three", "fails\n\troute {\n\t\tpushit {\n\t\t\theartbeat 21s\n\t\t}\n\t}")); err == nil {
 		t.Fatal("it loaded")
 	}
 	occupy("two", "c")

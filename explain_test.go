@@ -5,6 +5,7 @@ package pushit_test
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -12,10 +13,32 @@ import (
 	"testing"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
 
-	"github.com/push-it/pushit"
 	"github.com/push-it/pushit/internal/hubpool"
 )
+
+// explain runs pushit explain with these arguments. It returns what that printed and the
+// exit status.
+func explain(args ...string) (out string, status int, err error) {
+	var text strings.Builder
+	cmd := new(cobra.Command)
+	caddycmd.Commands()["pushit"].CobraFunc(cmd)
+	cmd.SetArgs(append([]string{"explain"}, args...))
+	cmd.SetOut(&text)
+	cmd.SetErr(io.Discard)
+	switch err = cmd.Execute(); {
+	case err == nil:
+		return text.String(), 0, nil
+	case err.Error() == "refused":
+		return text.String(), 1, nil
+	case strings.HasSuffix(fmt.Sprintf("%T", err), ".exitError"): // Caddy's own, with the status in it
+		return text.String(), 2, err
+	default:
+		return text.String(), -1, err
+	}
+}
 
 // explainFile writes a configuration for pushit explain.
 func explainFile(t *testing.T, name, text string) string {
@@ -114,7 +137,7 @@ func TestExplain(t *testing.T) {
 			if !strings.Contains(strings.Join(args, " "), "--site") && !strings.Contains(strings.Join(args, " "), "--name") {
 				args = append(args, "--site", "a.localhost")
 			}
-			out, status, err := pushit.Explain(args...)
+			out, status, err := explain(args...)
 			if err != nil || status != tc.status {
 				t.Errorf("status %d, want %d; error %v", status, tc.status, err)
 			}
@@ -141,7 +164,7 @@ func TestExplainOfJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	file := explainFile(t, "caddy.json", string(adapted))
-	out, status, err := pushit.Explain("-c", file, "--site", "a.localhost", "--gate", "subscribe", "--channel", "users/bob", "--user", "bob")
+	out, status, err := explain("-c", file, "--site", "a.localhost", "--gate", "subscribe", "--channel", "users/bob", "--user", "bob")
 	if err != nil || status != 0 || !strings.Contains(out, "channels[0].gates.subscribe, in channel users/* stories/* (channels[0])") {
 		t.Errorf("status %d, error %v, output:\n%s", status, err, out)
 	}
@@ -155,10 +178,10 @@ func TestExplainAsksTheBackend(t *testing.T) {
 		}
 	})
 	file := explainFile(t, "Caddyfile", "http://localhost {\n\tpushit {\n\t\tconnect forward_auth "+address+" {\n\t\t\turi /\n\t\t}\n\t\tdefault deny\n\t}\n}\n")
-	if out, status, err := pushit.Explain("-c", file, "--gate", "connect", "-H", "Cookie: session=1"); status != 0 || err != nil {
+	if out, status, err := explain("-c", file, "--gate", "connect", "-H", "Cookie: session=1"); status != 0 || err != nil {
 		t.Errorf("with the cookie: status %d, %v:\n%s", status, err, out)
 	}
-	if out, status, err := pushit.Explain("-c", file, "--gate", "connect"); status != 1 || err != nil || !strings.Contains(out, "): deny") {
+	if out, status, err := explain("-c", file, "--gate", "connect"); status != 1 || err != nil || !strings.Contains(out, "): deny") {
 		t.Errorf("without: status %d, %v:\n%s", status, err, out)
 	}
 }
@@ -193,7 +216,7 @@ func TestExplainSaysWhatItCannotAsk(t *testing.T) {
 		{"flag", "unknown flag", []string{"-c", file, "--gate", "connect", "--usr", "bob"}},
 		{"argument", "unknown command", []string{"-c", file, "--gate", "connect", "x"}},
 	} {
-		out, status, err := pushit.Explain(tc.args...)
+		out, status, err := explain(tc.args...)
 		if status != 2 || err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%s: status %d, error %v, want %q in it; output %s", tc.name, status, err, tc.want, out)
 		}
@@ -242,7 +265,7 @@ func explainAsShown(t *testing.T, document, has string) {
 			}
 			commands++
 			refused = refused || strings.Contains(printed, "refused, ")
-			out, status, err := pushit.Explain(words(args)...)
+			out, status, err := explain(words(args)...)
 			if err != nil || (status == 1) != refused || prompt && out != printed {
 				t.Errorf("%s: status %d, error %v, output:\n%swant:\n%s", line, status, err, out, printed)
 			}
@@ -289,7 +312,7 @@ func TestRecipeOfTheToken(t *testing.T) {
 		{"subscribe", "news", good[:len(good)-2] + "AA", 1},
 		{"publish", "news", good, 1},
 	} {
-		out, status, err := pushit.Explain("--gate", tc.gate, "--channel", tc.channel, "--credentials", `"`+tc.credentials+`"`)
+		out, status, err := explain("--gate", tc.gate, "--channel", tc.channel, "--credentials", `"`+tc.credentials+`"`)
 		if status != tc.want || err != nil {
 			t.Errorf("%s %s: status %d, want %d, error %v, output:\n%s", tc.gate, tc.channel, status, tc.want, err, out)
 		}

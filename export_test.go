@@ -4,9 +4,7 @@
 package pushit
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"reflect"
 	"slices"
@@ -17,54 +15,16 @@ import (
 	"github.com/push-it/pushit/guards"
 	"github.com/push-it/pushit/hub"
 	"github.com/push-it/pushit/hub/transport"
-	"github.com/push-it/pushit/internal/hubpool"
-	"github.com/push-it/pushit/internal/telemetry"
 )
 
 // Opening is what a session at the endpoint of h would keep of r, or why there
 // would be none.
 func (h *Handler) Opening(r *http.Request) (hub.Opening, *hub.Refusal) { return h.opening(r) }
 
-// HubAgents is how many sessions the hub of that name has.
-func HubAgents(name string) (n int) {
-	for other, h := range hubpool.Each {
-		if other == name {
-			n = h.Agents()
-		}
-	}
-	return n
-}
-
-// Metrics are the names of all metrics with their labels.
-func Metrics() []string { return telemetry.Names() }
-
-// Collector is what is registered.
-var Collector = telemetry.NewCollector(hubpool.Each)
-
 var (
 	Below   = below
 	Nearest = guards.Nearest
 )
-
-// Explain runs pushit explain with these arguments. It returns what that printed
-// and the exit status.
-func Explain(args ...string) (out string, status int, err error) {
-	var text strings.Builder
-	cmd := explainCommand()
-	cmd.SetArgs(args)
-	cmd.SetOut(&text)
-	cmd.SetErr(io.Discard)
-	switch err = cmd.Execute(); {
-	case err == nil:
-		return text.String(), 0, nil
-	case errors.Is(err, errRefused):
-		return text.String(), 1, nil
-	case strings.HasSuffix(fmt.Sprintf("%T", err), ".exitError"): // Caddy's own, with the status in it
-		return text.String(), exitNotAsked, err
-	default:
-		return text.String(), -1, err
-	}
-}
 
 // Subdirectives are the names of all options of the directive, sorted.
 func Subdirectives() (names []string) {

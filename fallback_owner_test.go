@@ -10,7 +10,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/push-it/pushit"
 	"github.com/push-it/pushit/internal/wireclient"
 )
 
@@ -68,7 +67,7 @@ func TestLeakedSessionName(t *testing.T) {
 				c := s.fallback(by, "/push", opened)
 				c.Header = tc.owner
 				c.connect("room")
-				agents := pushit.HubAgents("default")
+				agents := hubAgents("default")
 				for who, h := range tc.others {
 					want := tc.statuses[who]
 					if want == 0 {
@@ -78,7 +77,7 @@ func TestLeakedSessionName(t *testing.T) {
 					other.Header = h
 					other.wantNoWay(who, want)
 				}
-				if n := pushit.HubAgents("default"); n != agents {
+				if n := hubAgents("default"); n != agents {
 					t.Errorf("%s: there are %d agents after others tried, and were %d", opened, n, agents)
 				}
 				c.echo("room", 1) // which nothing else came to

@@ -11,8 +11,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/push-it/pushit"
 )
 
 // fallbackSite is a Caddyfile with a site of all transports. A heartbeat is far
@@ -170,7 +168,7 @@ https://localhost {
 		}
 	})
 	numbers.stop()
-	if got, want := pushit.HubAgents("default"), len(sessions)+1; got != want {
+	if got, want := hubAgents("default"), len(sessions)+1; got != want {
 		t.Errorf("%d agents are left, want %d", got, want)
 	}
 }

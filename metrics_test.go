@@ -19,8 +19,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
-	"github.com/push-it/pushit"
 	"github.com/push-it/pushit/hub"
+	"github.com/push-it/pushit/internal/hubpool"
+	"github.com/push-it/pushit/internal/telemetry"
 )
 
 // metricsSite is a Caddyfile with a site that tells its metrics, and the
@@ -211,7 +212,7 @@ func TestMetricsOverAReloadThatFails(t *testing.T) {
 	s := serve(t, metricsSite("pushit")).site("localhost")
 	a := s.connect("/push/websocket", nil)
 	a.publish("chat", "one")
-	if err := s.load(metricsSite("route {\n\t\tpushit {\n\t\t\thandshake 5s\n\t\t}\n\t\topening * fail\n\t}")); err == nil {
+	if err := s.load(metricsSite("route {\n\t\tpushit {\n\t\t\thandshake 5s\n\t\t}\n\t\tfails\n\t}")); err == nil {
 		t.Fatal("it loaded")
 	}
 	a.publish("chat", "two")
@@ -236,14 +237,14 @@ func TestMetricsAreNamedAsTheyShouldBe(t *testing.T) {
 	_ = s.connect("/push/websocket", nil).conn.Close()
 	s.awaitMetrics(scrape{of("sessions_ended_total", "code=1000"): 1})
 	registry := prometheus.NewPedanticRegistry()
-	if err := registry.Register(pushit.Collector); err != nil {
+	if err := registry.Register(telemetry.NewCollector(hubpool.Each)); err != nil {
 		t.Fatal(err)
 	}
 	families, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := len(families), len(pushit.Metrics()); got != want {
+	if got, want := len(families), len(telemetry.Names()); got != want {
 		t.Errorf("%d metrics are told, of %d", got, want)
 	}
 	problems, err := promlint.NewWithMetricFamilies(families).Lint()
@@ -267,7 +268,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 		}
 		listed = append(listed, fmt.Sprintf("%s{%s}", m[1], strings.Join(labels, ",")))
 	}
-	registered := pushit.Metrics()
+	registered := telemetry.Names()
 	slices.Sort(listed)
 	slices.Sort(registered)
 	if !slices.Equal(listed, registered) {

@@ -175,7 +175,7 @@ func TestLongerPathsAreAskedFirst(t *testing.T) {
 		}
 	}`).site("localhost")
 	s.connect("/push/admin/x/websocket", nil)
-	if all, admin := pushit.HubAgents("all"), pushit.HubAgents("admin"); all != 0 || admin != 1 {
+	if all, admin := hubAgents("all"), hubAgents("admin"); all != 0 || admin != 1 {
 		t.Errorf("agents of all = %d, of admin = %d; want 0 and 1", all, admin)
 	}
 }
@@ -416,42 +416,6 @@ func TestEverySettingHasToAgree(t *testing.T) {
 		err := s.loadJSON(servers(endpoint(object{"name": "a", "default": "allow"}), endpoint(object{"name": "a", "default": "allow", name: other})))
 		if err == nil || !strings.Contains(err.Error(), "differ in "+name+":") {
 			t.Errorf("two endpoints with another %s: %v", name, err)
-		}
-	}
-}
-
-func TestBelow(t *testing.T) {
-	for _, tc := range []struct {
-		mount, path, rest string
-		ok                bool
-	}{
-		{"/push", "/push", "", true},
-		{"/push", "/push/", "/", true},
-		{"/push", "/push/a/b", "/a/b", true},
-		{"/push", "/push//a", "//a", true},
-		{"/push", "/pushover", "over", false},
-		{"/push", "/PUSH", "/PUSH", false},
-		{"/push", "/", "/", false},
-		{"/push", "", "", false},
-		{"/", "/", "/", true},
-		{"/", "", "", true},
-		{"/", "/a", "/a", true},
-	} {
-		if rest, ok := pushit.Below(tc.mount, tc.path); rest != tc.rest || ok != tc.ok {
-			t.Errorf("%q below %q: %q, %t; want %q, %t", tc.path, tc.mount, rest, ok, tc.rest, tc.ok)
-		}
-	}
-}
-
-func TestNearest(t *testing.T) {
-	known := []string{"path", "name", "origins", "heartbeat", "handshake", "limits"}
-	for word, want := range map[string]string{
-		"heartbeat": "heartbeat", "haertbeat": "heartbeat", "heart-beat": "heartbeat", "heartbeat_interval": "heartbeat",
-		"Origins": "origins", "origin": "origins", "limit": "limits", "nmae": "name", "hand": "handshake",
-		"": "", "x": "", "colour": "", "connect": "", "channel": "", "pat": "path", "at": "",
-	} {
-		if got := pushit.Nearest(word, known); got != want {
-			t.Errorf("nearest to %q: %q, want %q", word, got, want)
 		}
 	}
 }

@@ -4,16 +4,28 @@
 package pushit_test
 
 import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
-	"errors"
+	"encoding/pem"
+	"maps"
+	"net"
 	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	_ "github.com/caddyserver/caddy/v2/modules/standard" // what the Caddyfiles of the tests are made of
 
 	"github.com/push-it/pushit"
 )
@@ -39,14 +51,6 @@ func (probe) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "http.handlers.opening", New: func() caddy.Module { return new(probe) }}
 }
 
-// Provision fails when the path is fail, for a configuration that is to fail.
-func (p *probe) Provision(caddy.Context) error {
-	if p.Path == "fail" {
-		return errors.New("told to fail")
-	}
-	return nil
-}
-
 func (p *probe) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
 	o, _ := (&pushit.Handler{Path: p.Path}).Opening(r)
 	header := make(map[string][]string)
@@ -63,8 +67,71 @@ type opening struct {
 	Header                           map[string][]string
 }
 
+// served runs Caddy with a Caddyfile until the test ends, and returns a client that
+// reaches its site whatever the address.
+func served(t *testing.T, config string) *http.Client {
+	t.Helper()
+	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var c map[string]any
+	if err := json.Unmarshal(adapted, &c); err != nil {
+		t.Fatal(err)
+	}
+	c["admin"] = map[string]any{"disabled": true, "config": map[string]any{"persist": false}}
+	c["logging"] = map[string]any{"logs": map[string]any{"default": map[string]any{"writer": map[string]any{"output": "discard"}}}}
+	c["storage"] = map[string]any{"module": "file_system", "root": t.TempDir()}
+	srv := c["apps"].(map[string]any)["http"].(map[string]any)["servers"].(map[string]any)["srv0"].(map[string]any)
+	if strings.HasPrefix(config, "https") {
+		srv["tls_connection_policies"] = []any{map[string]any{}}
+	}
+	srv["listen"], srv["protocols"], srv["automatic_https"] = []any{"127.0.0.1:0"}, []any{"h1"}, map[string]any{"disable": true}
+	text, err := json.Marshal(c)
+	if err == nil {
+		err = caddy.Load(text, true)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = caddy.Stop() })
+	app, err := caddy.ActiveContext().App("http")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := app.(*caddyhttp.App).Servers["srv0"].Listeners()[0].Addr().String()
+	return &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true},
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, address)
+		},
+	}}
+}
+
+// keyPair writes a certificate for example.com and its key into files.
+func keyPair(t *testing.T) (cert, key string) {
+	t.Helper()
+	s := httptest.NewTLSServer(nil)
+	defer s.Close()
+	dir, pair := t.TempDir(), s.TLS.Certificates[0]
+	private, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, key = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	for file, block := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: pair.Certificate[0]}, key: {Type: "PRIVATE KEY", Bytes: private}} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return cert, key
+}
+
 func TestOpening(t *testing.T) {
-	cert, key := certificate(t, "localhost")
+	cert, key := keyPair(t)
+	// The password is "secret of alice".
+	const aliceHash = "$2a$04$abZPgQ4cUuEJ6Gt.lRvpiuDRiPiwEO.i01SdIm4ltsWq6IJdvAGpW"
 	type request struct {
 		path   string
 		header http.Header
@@ -109,12 +176,12 @@ func TestOpening(t *testing.T) {
 			want: opening{IP: "127.0.0.1", Scheme: "http", Host: "localhost", URI: "/push?x"},
 		},
 		{
-			name: "TLS", address: "https://localhost", directives: "tls " + cert + " " + key + "\nopening * /push", request: request{path: "/push"},
-			want: opening{IP: "127.0.0.1", Scheme: "https", Host: "localhost", URI: "/push"},
+			name: "TLS", address: "https://example.com", directives: "tls " + cert + " " + key + "\nopening * /push", request: request{path: "/push"},
+			want: opening{IP: "127.0.0.1", Scheme: "https", Host: "example.com", URI: "/push"},
 		},
 		{
 			name: "user", directives: "basic_auth {\nalice " + aliceHash + "\n}\nrequest_header -Authorization\nopening * /push",
-			request: request{path: "/push", header: basicAuth("alice", "secret of alice")},
+			request: request{path: "/push", header: http.Header{"Authorization": {"Basic " + base64.StdEncoding.EncodeToString([]byte("alice:secret of alice"))}}},
 			want:    opening{IP: "127.0.0.1", Scheme: "http", Host: "localhost", URI: "/push", User: "alice"},
 		},
 		{
@@ -151,12 +218,20 @@ func TestOpening(t *testing.T) {
 			if address == "" {
 				address = "http://localhost"
 			}
-			s := serve(t, tc.options+address+" {\n"+tc.directives+"\n}\n").site("localhost")
-			s.tls = strings.HasPrefix(address, "https")
-			_, body := s.get(tc.request.path, tc.request.header)
+			client := served(t, tc.options+address+" {\n"+tc.directives+"\n}\n")
+			r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, address+tc.request.path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			maps.Copy(r.Header, tc.request.header)
+			resp, err := client.Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = resp.Body.Close() }() // it was read
 			var got opening
-			if err := json.Unmarshal([]byte(body), &got); err != nil {
-				t.Fatalf("%s: %v", body, err)
+			if err := json.NewDecoder(resp.Body).Decode(&got); err != nil {
+				t.Fatal(err)
 			}
 			for name, values := range ordinary {
 				if !reflect.DeepEqual(got.Header[name], values) {

@@ -291,7 +291,7 @@ func TestReloadsAtOnce(t *testing.T) {
 	closing := func(channel string) string {
 		return ruled("default allow\nchannel " + channel + " {\nsubscribe deny \"closed\"\n}")
 	}
-	failing := strings.Replace(closing("a b"), "http://localhost {", "http://localhost {\n\troute {\n\t\topening * fail\n\t}", 1)
+	failing := strings.Replace(closing("a b"), "http://localhost {", "http://localhost {\n\troute {\n\t\tfails\n\t}", 1)
 	var wg sync.WaitGroup
 	var failures [3]error
 	for i, config := range []string{closing("a"), failing, closing("b")} {

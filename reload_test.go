@@ -62,9 +62,9 @@ func TestFailedReloadChangesNothing(t *testing.T) {
 	before := s.addr("srv0")
 	for name, edited := range map[string]string{
 		"a Caddyfile that does not adapt":   "pushit {\n\t\theartbeat 1ms\n\t}",
-		"a handler after pushit that fails": "route {\n\t\tpushit {\n\t\t\thandshake 5s\n\t\t}\n\t\topening * fail\n\t}",
-		"pushit removed, and a failure":     "opening * fail",
-		"moved, and a failure":              "route {\n\t\tpushit /live\n\t\topening * fail\n\t}",
+		"a handler after pushit that fails": "route {\n\t\tpushit {\n\t\t\thandshake 5s\n\t\t}\n\t\tfails\n\t}",
+		"pushit removed, and a failure":     "fails",
+		"moved, and a failure":              "route {\n\t\tpushit /live\n\t\tfails\n\t}",
 	} {
 		if err := s.load(reloadSite(edited)); err == nil {
 			t.Fatalf("%s: loaded", name)

@@ -12,6 +12,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -28,12 +29,36 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	_ "github.com/caddyserver/caddy/v2/modules/standard" // what the Caddyfiles of the tests are made of
+
+	"github.com/push-it/pushit/internal/hubpool"
 )
 
 // patience is how long the tests wait for what has to happen before they fail.
 const patience = 10 * time.Second
+
+func init() {
+	caddy.RegisterModule(failing{})
+	httpcaddyfile.RegisterHandlerDirective("fails", func(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+		h.Next()
+		return failing{}, nil
+	})
+	httpcaddyfile.RegisterDirectiveOrder("fails", httpcaddyfile.After, "encode")
+}
+
+// failing is a handler that cannot be provisioned, for configurations that fail.
+type failing struct{}
+
+func (failing) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.fails", New: func() caddy.Module { return new(failing) }}
+}
+
+// Provision implements caddy.Provisioner.
+func (failing) Provision(caddy.Context) error { return errors.New("told to fail") }
+
+func (failing) ServeHTTP(http.ResponseWriter, *http.Request, caddyhttp.Handler) error { return nil }
 
 // A server is a Caddy in this process. There is one at a time.
 type server struct {
@@ -119,6 +144,16 @@ func (s *server) loadJSON(c map[string]any) error {
 		return err
 	}
 	return caddy.Load(text, true)
+}
+
+// hubAgents is how many sessions the hub of that name has.
+func hubAgents(name string) (n int) {
+	for other, h := range hubpool.Each {
+		if other == name {
+			n = h.Agents()
+		}
+	}
+	return n
 }
 
 // stop stops Caddy before the test ends.

@@ -1,0 +1,128 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package pushit_test
+
+import (
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/push-it/pushit"
+)
+
+// TestOptionsAreDocumented compares the tables of docs/caddyfile.md with what the
+// directive and its JSON have.
+func TestOptionsAreDocumented(t *testing.T) {
+	const path = "docs/caddyfile.md"
+	var got []string
+	fields := make(map[string]bool)
+	for _, row := range tableRows(t, path, "## Options") {
+		options, inJSON := codesOf(row[0]), codesOf(row[1])
+		if len(row) != 5 || len(inJSON) != 1 {
+			t.Fatalf("a row of options is %q", row)
+		}
+		got = append(got, options...)
+		fields[inJSON[0]] = true
+		if want, ok := pushit.DefaultOptions()[options[0]]; ok && row[2] != "`"+want+"`" {
+			t.Errorf("the default of %s is %s, documented is %s", options[0], want, row[2])
+		}
+	}
+	slices.Sort(got)
+	if want := pushit.Subdirectives(); !slices.Equal(got, want) {
+		t.Errorf("documented are the options\n\t%q\nand there are\n\t%q", got, want)
+	}
+	for _, field := range pushit.JSONFields() {
+		if !fields[field] {
+			t.Errorf("the JSON field %s is not documented", field)
+		}
+	}
+	got = nil
+	for _, row := range tableRows(t, path, "## Limits") {
+		got = append(got, strings.Join(row[:3], " | "))
+	}
+	if want := pushit.LimitRows(); !slices.Equal(got, want) {
+		t.Errorf("documented are the limits\n\t%s\nand there are\n\t%s", strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
+	}
+	got = nil
+	for _, row := range tableRows(t, path, "## Gates") {
+		got = append(got, codesOf(row[0])[0])
+	}
+	slices.Sort(got)
+	if want := pushit.Verbs(); !slices.Equal(got, want) {
+		t.Errorf("documented are in gates %q, and there are %q", got, want)
+	}
+}
+
+// tableRows returns the rows of the tables below a heading of a document whose
+// first cell is code, split into cells.
+func tableRows(t *testing.T, path, heading string) (rows [][]string) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, ok := strings.Cut(strings.ReplaceAll(string(text), "\r\n", "\n"), "\n"+heading+"\n")
+	if !ok {
+		t.Fatalf("%s has no %q", path, heading)
+	}
+	section, _, _ = strings.Cut(section, "\n## ")
+	for line := range strings.Lines(section) {
+		if !strings.HasPrefix(line, "| `") {
+			continue
+		}
+		line = strings.ReplaceAll(strings.TrimSpace(line), "| |", "|  |") // a cell may be empty
+		cells := strings.Split(strings.Trim(line, "|"), " | ")
+		for i := range cells {
+			cells[i] = strings.TrimSpace(cells[i])
+		}
+		rows = append(rows, cells)
+	}
+	return rows
+}
+
+// codesOf returns what is marked as code in a cell.
+func codesOf(cell string) (codes []string) {
+	for _, m := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(cell, -1) {
+		codes = append(codes, m[1])
+	}
+	return codes
+}
+
+func TestBelow(t *testing.T) {
+	for _, tc := range []struct {
+		mount, path, rest string
+		ok                bool
+	}{
+		{"/push", "/push", "", true},
+		{"/push", "/push/", "/", true},
+		{"/push", "/push/a/b", "/a/b", true},
+		{"/push", "/push//a", "//a", true},
+		{"/push", "/pushover", "over", false},
+		{"/push", "/PUSH", "/PUSH", false},
+		{"/push", "/", "/", false},
+		{"/push", "", "", false},
+		{"/", "/", "/", true},
+		{"/", "", "", true},
+		{"/", "/a", "/a", true},
+	} {
+		if rest, ok := pushit.Below(tc.mount, tc.path); rest != tc.rest || ok != tc.ok {
+			t.Errorf("%q below %q: %q, %t; want %q, %t", tc.path, tc.mount, rest, ok, tc.rest, tc.ok)
+		}
+	}
+}
+
+func TestNearest(t *testing.T) {
+	known := []string{"path", "name", "origins", "heartbeat", "handshake", "limits"}
+	for word, want := range map[string]string{
+		"heartbeat": "heartbeat", "haertbeat": "heartbeat", "heart-beat": "heartbeat", "heartbeat_interval": "heartbeat",
+		"Origins": "origins", "origin": "origins", "limit": "limits", "nmae": "name", "hand": "handshake",
+		"": "", "x": "", "colour": "", "connect": "", "channel": "", "pat": "path", "at": "",
+	} {
+		if got := pushit.Nearest(word, known); got != want {
+			t.Errorf("nearest to %q: %q, want %q", word, got, want)
+		}
+	}
+}

@@ -1,0 +1,295 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package test
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/push-it/pushit/hub"
+	"github.com/push-it/pushit/internal/wireclient"
+)
+
+// An agent is a WebSocket client as the tests need one: it fails its test when
+// something else comes than it expects, and when nothing comes.
+type agent struct {
+	t    *testing.T
+	ws   *wireclient.WebSocket
+	conn net.Conn // of ws
+	kept []object // what came, but was not asked for yet
+}
+
+// uuids counts the frames of all agents, so that none is taken for a repeated one.
+var uuids atomic.Int64
+
+// upgrade asks for a WebSocket at path. It returns the agent when it gets one,
+// and otherwise the response, whose body it has closed.
+func (s site) upgrade(path string, header http.Header) (*agent, *http.Response) {
+	s.t.Helper()
+	conn, err := s.dial(s.t.Context())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { _ = conn.Close() }) // it may be closed already
+	_ = conn.SetDeadline(time.Now().Add(patience))
+
+	ws, resp, err := wireclient.Open(conn, &wireclient.Upgrade{Host: s.host, Path: path, Header: header})
+	switch {
+	case resp == nil:
+		s.t.Fatal(err)
+	case ws == nil:
+		_ = resp.Body.Close() // the status says enough
+		if resp.StatusCode == http.StatusSwitchingProtocols {
+			s.t.Fatal(err)
+		}
+		return nil, resp
+	}
+	return &agent{t: s.t, ws: ws, conn: conn}, resp
+}
+
+// connect opens a session at path, of bare JSON, and connects.
+func (s site) connect(path string, header http.Header) *agent {
+	s.t.Helper()
+	a, resp := s.upgrade(path, header)
+	if a == nil {
+		s.t.Fatalf("upgrading at %s: status %d", path, resp.StatusCode)
+	}
+	a.request("/meta/connect", object{"credentials": nil})
+	return a
+}
+
+// open opens a session at path, of bare JSON, and connects with the credentials.
+// It returns the answer too.
+func (s site) open(path string, header http.Header, credentials any) (*agent, object) {
+	s.t.Helper()
+	a, resp := s.upgrade(path, header)
+	if a == nil {
+		s.t.Fatalf("upgrading at %s: status %d", path, resp.StatusCode)
+	}
+	return a, a.ask("/meta/connect", object{"credentials": credentials})
+}
+
+// ask sends a frame and returns its answer. A message that comes before, the
+// agent's own perhaps, is kept for receive.
+func (a *agent) ask(channel string, data any) object {
+	a.t.Helper()
+	uuid := a.send(channel, data)
+	var before []object
+	for {
+		f := a.receive()
+		if f["uuid"] == uuid && f["channel"] != channel || f["successful"] != nil {
+			a.kept = before
+			return f
+		}
+		before = append(before, f)
+	}
+}
+
+// wantAllowed wants the subscription or publication to be allowed.
+func (a *agent) wantAllowed(f object) {
+	a.t.Helper()
+	if f["successful"] != true && f["channel"] != "/meta/successful" {
+		a.t.Errorf("answered with %v, want it allowed", f)
+	}
+}
+
+// wantRefused wants it to be refused with that code.
+func (a *agent) wantRefused(f object, code hub.Code) {
+	a.t.Helper()
+	if f["successful"] == true || f["channel"] == "/meta/successful" || f["code"] != string(code) {
+		a.t.Errorf("answered with %v, want it refused with the code %s", f, code)
+	}
+}
+
+// askToSubscribe subscribes and returns the answer.
+func (a *agent) askToSubscribe(channel string) object {
+	a.t.Helper()
+	return a.ask("/meta/subscribe", object{"channel": channel})
+}
+
+// subscribe subscribes to a channel.
+func (a *agent) subscribe(channel string) *agent {
+	a.t.Helper()
+	a.request("/meta/subscribe", object{"channel": channel})
+	return a
+}
+
+// request sends a frame of a /meta/ channel and wants it to be successful.
+func (a *agent) request(channel string, data any) {
+	a.t.Helper()
+	uuid := a.send(channel, data)
+	f := a.receive()
+	if f["channel"] != channel || f["uuid"] != uuid || f["successful"] != true {
+		a.t.Fatalf("%s was answered with %v", channel, f)
+	}
+}
+
+// send sends a frame and returns its uuid.
+func (a *agent) send(channel string, data any) (uuid string) {
+	a.t.Helper()
+	uuid = "u" + strconv.FormatInt(uuids.Add(1), 10)
+	text, err := json.Marshal(object{"channel": channel, "uuid": uuid, "agentId": "tester", "data": data})
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	a.write(wireclient.OpText, text)
+	return uuid
+}
+
+// publish publishes and wants that to be acknowledged. A message that comes before
+// the acknowledgement, the agent's own perhaps, is kept for receive.
+func (a *agent) publish(channel string, data any) {
+	a.t.Helper()
+	uuid := a.send(channel, data)
+	var before []object
+	for {
+		f := a.receive()
+		if f["channel"] == "/meta/successful" && f["uuid"] == uuid {
+			a.kept = before
+			return
+		}
+		if f["data"] == nil {
+			a.t.Fatalf("publishing on %s was answered with %v", channel, f)
+		}
+		before = append(before, f)
+	}
+}
+
+// wantMessage wants the next frame to be that message.
+func (a *agent) wantMessage(channel string, data any) {
+	a.t.Helper()
+	a.wantInAnyOrder(isMessage(channel, data))
+}
+
+// wantEnded wants the next frame to tell that the server has ended a subscription.
+func (a *agent) wantEnded(channel string, code hub.Code) {
+	a.t.Helper()
+	a.wantInAnyOrder(isEnded(channel, code))
+}
+
+// An expectation is what a frame is to be.
+type expectation struct {
+	text string
+	is   func(object) bool
+}
+
+func isMessage(channel string, data any) expectation {
+	return expectation{
+		fmt.Sprintf("%v on %s", data, channel),
+		func(f object) bool { return f["channel"] == channel && f["data"] == data },
+	}
+}
+
+func isEnded(channel string, code hub.Code) expectation {
+	return expectation{
+		fmt.Sprintf("the end of the subscription to %s, with the code %s", channel, code),
+		func(f object) bool {
+			data, _ := f["data"].(object)
+			return f["channel"] == "/meta/unsubscribe" && data["channel"] == channel && f["code"] == string(code)
+		},
+	}
+}
+
+// wantInAnyOrder wants the next frames to be these, in any order, and no other
+// between them.
+func (a *agent) wantInAnyOrder(want ...expectation) {
+	a.t.Helper()
+	for len(want) > 0 {
+		f := a.receive()
+		i := slices.IndexFunc(want, func(e expectation) bool { return e.is(f) })
+		if i < 0 {
+			a.t.Fatalf("got %v, want %s", f, want[0].text)
+		}
+		want = slices.Delete(want, i, i+1)
+	}
+}
+
+// wantCut wants the session to be ended by policy, and the page told to come back.
+func (a *agent) wantCut() (reason string) {
+	a.t.Helper()
+	f := a.receive()
+	if retry, _ := f["retry"].(float64); f["channel"] != "/meta/close" || f["code"] != float64(hub.CloseCut) || retry < 1000 {
+		a.t.Fatalf("got %v, want /meta/close with %d and a retry", f, hub.CloseCut)
+	}
+	a.wantCloseFrame(int(hub.CloseCut))
+	reason, _ = f["error"].(string)
+	return reason
+}
+
+// wantClose wants the session to be ended by the server, with that code in its
+// notice and in the close frame.
+func (a *agent) wantClose(code int) {
+	a.t.Helper()
+	if f := a.receive(); f["channel"] != "/meta/close" || f["code"] != float64(code) {
+		a.t.Fatalf("got %v, want /meta/close with %d", f, code)
+	}
+	a.wantCloseFrame(code)
+}
+
+func (a *agent) wantCloseFrame(code int) {
+	a.t.Helper()
+	op, payload := a.read()
+	if op != wireclient.OpClose || len(payload) < 2 || int(binary.BigEndian.Uint16(payload)) != code {
+		a.t.Fatalf("got opcode %d and %q, want a close frame with %d", op, payload, code)
+	}
+	a.write(wireclient.OpClose, payload[:2])
+	if _, _, err := a.ws.ReadFrame(); err != io.EOF {
+		a.t.Errorf("after the close frames: %v, want EOF", err)
+	}
+}
+
+// receive returns the next frame that is JSON.
+func (a *agent) receive() object {
+	a.t.Helper()
+	if len(a.kept) > 0 {
+		f := a.kept[0]
+		a.kept = a.kept[1:]
+		return f
+	}
+	text := a.receiveText()
+	var f object
+	if err := json.Unmarshal(text, &f); err != nil {
+		a.t.Fatalf("%s: %v", text, err)
+	}
+	return f
+}
+
+// receiveText returns the next text message, valid until the next call, and answers
+// pings before it.
+func (a *agent) receiveText() []byte {
+	a.t.Helper()
+	text, err := a.ws.Read()
+	if err != nil {
+		a.t.Fatalf("got %v, want text", err)
+	}
+	return text
+}
+
+// read reads one WebSocket frame, and answers none. The payload is valid until the
+// next call.
+func (a *agent) read() (op byte, payload []byte) {
+	a.t.Helper()
+	op, payload, err := a.ws.ReadFrame()
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return op, payload
+}
+
+// write writes one WebSocket frame.
+func (a *agent) write(op byte, payload []byte) {
+	a.t.Helper()
+	if err := a.ws.Write(op, payload); err != nil {
+		a.t.Fatal(err)
+	}
+}

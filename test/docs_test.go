@@ -1,0 +1,448 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"unicode"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
+
+	"github.com/push-it/pushit/guards"
+)
+
+// maxReadmeLines keeps the README a page that people read to its end. What does not
+// fit belongs into docs/.
+const maxReadmeLines = 200
+
+func TestReadmeIsShort(t *testing.T) {
+	if n := strings.Count(readDocument(t, "README.md"), "\n"); n > maxReadmeLines {
+		t.Errorf("README.md has %d lines, %d are the most: move something to docs/", n, maxReadmeLines)
+	}
+}
+
+// readDocument returns the text of a file of the repository.
+func readDocument(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.ReplaceAll(string(text), "\r\n", "\n")
+}
+
+// documents returns the Markdown files of the repository.
+func documents(t *testing.T) (paths []string) {
+	t.Helper()
+	err := filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && (entry.Name() == "node_modules" || strings.HasPrefix(entry.Name(), ".") && path != "."):
+			return fs.SkipDir
+		case filepath.Ext(path) == ".md":
+			paths = append(paths, filepath.ToSlash(path))
+		}
+		return nil
+	})
+	if err != nil || !slices.Contains(paths, "README.md") || !slices.Contains(paths, "docs/gates.md") {
+		t.Fatalf("found %q: %v", paths, err)
+	}
+	return paths
+}
+
+var (
+	markdownFence  = regexp.MustCompile("(?ms)^ *```([^\n`]*)\n(.*?)^ *```$")
+	markdownCode   = regexp.MustCompile("``[^\n]*?[^`]``(?:[^`]|$)|`[^`\n]+`")
+	markdownLink   = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	markdownTitle  = regexp.MustCompile(`(?m)^#{1,6} +(.+)$`)
+	markdownAnchor = regexp.MustCompile(`<a id="([^"]+)">`)
+)
+
+// TestLinksOfTheDocuments follows each link of a Markdown file that leads to
+// another file of the repository, and to a heading in it.
+func TestLinksOfTheDocuments(t *testing.T) {
+	followed := 0
+	for _, path := range documents(t) {
+		text := markdownFence.ReplaceAllString(readDocument(t, path), "")
+		text = markdownCode.ReplaceAllString(text, "code")
+		for _, m := range markdownLink.FindAllStringSubmatch(text, -1) {
+			link, err := url.Parse(m[1])
+			if err != nil {
+				t.Errorf("%s: %s: %v", path, m[1], err)
+				continue
+			}
+			if link.Scheme != "" {
+				continue
+			}
+			followed++
+			target := path
+			if link.Path != "" {
+				target = filepath.Join(filepath.Dir(path), filepath.FromSlash(link.Path))
+			}
+			if _, err := os.Stat(target); err != nil {
+				t.Errorf("%s: the link %s leads nowhere: %v", path, m[1], err)
+				continue
+			}
+			if link.Fragment != "" && !slices.Contains(anchors(readDocument(t, target)), link.Fragment) {
+				t.Errorf("%s: %s has no heading #%s", path, target, link.Fragment)
+			}
+		}
+	}
+	if followed < 50 {
+		t.Errorf("only %d links were found", followed)
+	}
+}
+
+// anchors returns the names by which the headings of a Markdown text can be linked
+// to, as GitHub makes them, and those that it gives itself.
+func anchors(text string) (names []string) {
+	text = markdownFence.ReplaceAllString(text, "")
+	for _, m := range markdownAnchor.FindAllStringSubmatch(text, -1) {
+		names = append(names, m[1])
+	}
+	for _, m := range markdownTitle.FindAllStringSubmatch(text, -1) {
+		name := strings.Map(func(c rune) rune {
+			switch {
+			case c == ' ':
+				return '-'
+			case unicode.IsLetter(c), unicode.IsDigit(c), c == '-', c == '_':
+				return unicode.ToLower(c)
+			}
+			return -1
+		}, m[1])
+		again := name
+		for n := 1; slices.Contains(names, again); n++ {
+			again = fmt.Sprintf("%s-%d", name, n)
+		}
+		names = append(names, again)
+	}
+	return names
+}
+
+// A fence is a fenced block of a Markdown file.
+type fence struct {
+	path string
+	kind string // what stands behind the opening fence
+	text string
+}
+
+func (f fence) language() string {
+	language, _, _ := strings.Cut(f.kind, " ")
+	return language
+}
+
+// fences returns the fenced blocks of the README, xcaddy.md and docs/.
+func fences(t *testing.T) (all []fence) {
+	t.Helper()
+	for _, path := range documents(t) {
+		if path != "README.md" && path != "xcaddy.md" && filepath.Dir(path) != "docs" {
+			continue
+		}
+		for _, m := range markdownFence.FindAllStringSubmatch(readDocument(t, path), -1) {
+			all = append(all, fence{path, m[1], m[2]})
+		}
+	}
+	return all
+}
+
+// runBy tells which test runs the examples of a language: in all documents, or in
+// the one that stands behind the language. That of html and js has a list of its own.
+var runBy = map[string]string{
+	"caddyfile":                     "TestCaddyfilesOfTheRepository",
+	"json":                          "TestJSONOfTheDocuments",
+	"sh":                            "TestCommandsOfTheDocuments",
+	"html":                          "client/test/documents.test.mjs",
+	"js":                            "client/test/documents.test.mjs",
+	"text docs/gates.md":            "guards.TestCELRulesAreDocumented",
+	"php docs/publishing.md":        "TestPublishingFromEachLanguage",
+	"python docs/publishing.md":     "TestPublishingFromEachLanguage",
+	"javascript docs/publishing.md": "TestPublishingFromEachLanguage",
+	"ruby docs/publishing.md":       "TestPublishingFromEachLanguage",
+	"go docs/publishing.md":         "TestPublishingFromEachLanguage",
+	"nginx docs/deployment.md":      "TestDeploymentNginx",
+	"haproxy docs/deployment.md":    "TestDeploymentHaproxy",
+}
+
+// TestEachExampleIsRun sees to it that no example of a document is of a language
+// that no test runs.
+func TestEachExampleIsRun(t *testing.T) {
+	all := fences(t)
+	for _, f := range all {
+		if runBy[f.language()] == "" && runBy[f.language()+" "+f.path] == "" {
+			t.Errorf("%s: no test runs this %q:\n%s", f.path, f.kind, f.text)
+		}
+	}
+	if len(all) < 20 {
+		t.Errorf("only %d examples were found", len(all))
+	}
+}
+
+// TestJSONOfTheDocuments parses each JSON example. One that is a configuration is
+// loaded, as far as that goes without serving it.
+func TestJSONOfTheDocuments(t *testing.T) {
+	configurations := 0
+	for _, f := range fences(t) {
+		if f.language() != "json" {
+			continue
+		}
+		if !json.Valid([]byte(f.text)) {
+			t.Errorf("%s: this is not JSON:\n%s", f.path, f.text)
+		}
+		if !strings.Contains(f.text, `"apps"`) {
+			continue
+		}
+		configurations++
+		var config caddy.Config
+		if err := caddy.StrictUnmarshalJSON([]byte(f.text), &config); err != nil {
+			t.Fatalf("%s: %v", f.path, err)
+		}
+		config.Admin = &caddy.AdminConfig{Disabled: true}
+		if err := caddy.Validate(&config); err != nil {
+			t.Errorf("%s: %v", f.path, err)
+		}
+	}
+	if configurations == 0 {
+		t.Error("no configuration was found")
+	}
+}
+
+// TestCommandsOfTheDocuments looks at each command line: the program, target or
+// file that it names has to be there, and so do its flags.
+func TestCommandsOfTheDocuments(t *testing.T) {
+	commands := 0
+	for _, f := range fences(t) {
+		if f.language() != "sh" {
+			continue
+		}
+		prompts := strings.Contains("\n"+f.text, "\n$ ")
+		for line := range strings.Lines(strings.ReplaceAll(f.text, "\\\n", " ")) {
+			line = strings.TrimSpace(line)
+			if prompts { // what does not follow a prompt is what the command prints
+				var ok bool
+				if line, ok = strings.CutPrefix(line, "$ "); !ok {
+					continue
+				}
+			}
+			if line == "" || strings.HasPrefix(line, "#") {
+				continue
+			}
+			commands++
+			if err := checkCommand(t, line); err != nil {
+				t.Errorf("%s: %s: %v", f.path, line, err)
+			}
+		}
+	}
+	if commands < 10 {
+		t.Errorf("only %d commands were found", commands)
+	}
+}
+
+var inQuotes = regexp.MustCompile(`'([^']*)'|"([^"]*)"|(\S+)`)
+
+// words parts a command line as a shell does, as far as the documents need it.
+func words(line string) (all []string) {
+	for _, m := range inQuotes.FindAllStringSubmatch(line, -1) {
+		all = append(all, m[1]+m[2]+m[3])
+	}
+	return all
+}
+
+// checkCommand tells what is wrong with a command line of a document.
+func checkCommand(t *testing.T, line string) error {
+	t.Helper()
+	line, _, _ = strings.Cut(line, " | ")
+	line = strings.TrimPrefix(line, "! ")
+	args := words(line)
+	switch {
+	case strings.HasPrefix(line, "go run ./cmd/caddy "):
+		return checkCaddyCommand(args[3:])
+	case args[0] == "caddy", args[0] == "./caddy":
+		return checkCaddyCommand(args[1:])
+	case strings.HasPrefix(line, "go run -C bench . "), strings.HasPrefix(line, "go build ./cmd/caddy"), strings.HasPrefix(line, "npm install "):
+		return nil
+	case args[0] == "make":
+		for _, target := range args[1:] {
+			if !strings.Contains(readDocument(t, "Makefile"), "\n"+target+":") {
+				return fmt.Errorf("the Makefile has no target %s", target)
+			}
+		}
+		return nil
+	case args[0] == "xcaddy":
+		return checkXcaddy(t, line)
+	case slices.Contains([]string{"curl", "cp", "mkdir", "cd", "printf"}, args[0]):
+		return nil
+	}
+	return fmt.Errorf("no test knows the program %s", args[0])
+}
+
+// checkCaddyCommand looks for a command of Caddy's, its flags, and the
+// configuration file that it names.
+func checkCaddyCommand(args []string) error {
+	command, ok := caddycmd.Commands()[args[0]]
+	if !ok {
+		return fmt.Errorf("caddy has no command %s", args[0])
+	}
+	cmd := &cobra.Command{Use: command.Name}
+	if command.CobraFunc != nil {
+		command.CobraFunc(cmd)
+	}
+	found, rest, err := cmd.Find(args[1:])
+	if err != nil {
+		return err
+	}
+	if err := found.ParseFlags(rest); err != nil {
+		return err
+	}
+	flag := found.Flag("config")
+	if flag == nil || flag.Value.String() == "" || flag.Value.String() == "Caddyfile" {
+		return nil
+	}
+	_, err = os.Stat(flag.Value.String())
+	return err
+}
+
+// checkXcaddy compares a build command with go.mod.
+func checkXcaddy(t *testing.T, line string) error {
+	t.Helper()
+	mod := readDocument(t, "go.mod")
+	module := regexp.MustCompile(`(?m)^module (\S+)$`).FindStringSubmatch(mod)[1]
+	version := regexp.MustCompile(`(?m)^\s*github.com/caddyserver/caddy/v2 (\S+)$`).FindStringSubmatch(mod)[1]
+	for _, part := range []string{"build " + version + " ", "--with " + module + "@"} {
+		if !strings.Contains(line, part) {
+			return fmt.Errorf("it lacks %q", part)
+		}
+	}
+	return nil
+}
+
+// documentedRows returns the rows of the tables below a heading of a document whose
+// first cell is code, split into cells.
+func documentedRows(t *testing.T, path, heading string) (rows [][]string) {
+	t.Helper()
+	_, section, ok := strings.Cut(readDocument(t, path), "\n"+heading+"\n")
+	if !ok {
+		t.Fatalf("%s has no %q", path, heading)
+	}
+	if level, _, _ := strings.Cut(heading, " "); level != "" {
+		section, _, _ = strings.Cut(section, "\n"+level+" ")
+	}
+	for line := range strings.Lines(section) {
+		if !strings.HasPrefix(line, "| `") {
+			continue
+		}
+		line = strings.ReplaceAll(strings.TrimSpace(line), "| |", "|  |") // a cell may be empty
+		cells := strings.Split(strings.Trim(line, "|"), " | ")
+		for i := range cells {
+			cells[i] = strings.TrimSpace(cells[i])
+		}
+		rows = append(rows, cells)
+	}
+	return rows
+}
+
+// TestGuardsAreDocumented looks for each guard, and each of its fields in
+// JSON, in docs/gates.md.
+func TestGuardsAreDocumented(t *testing.T) {
+	gates := readDocument(t, "docs/gates.md")
+	_, settings, _ := strings.Cut(gates, "\n## Settings of the guards\n")
+	settings, _, _ = strings.Cut(settings, "\n## ")
+	modules := caddy.GetModules(guards.Namespace)
+	for _, m := range modules {
+		name := m.ID.Name()
+		if !regexp.MustCompile("(?m)^\\| `+" + name + "\\b").MatchString(gates) {
+			t.Errorf("the guard %s is not documented", name)
+		}
+		for _, field := range jsonFields(reflect.TypeOf(m.New()).Elem()) {
+			if !strings.Contains(settings, "`"+field+"`") {
+				t.Errorf("the field %s of %s is not documented", field, name)
+			}
+		}
+	}
+	if len(modules) < 12 {
+		t.Errorf("there are only %d guards", len(modules))
+	}
+}
+
+// jsonFields returns the names that the fields of a struct have in JSON.
+func jsonFields(s reflect.Type) (names []string) {
+	for field := range s.Fields() {
+		if field.Anonymous && field.Type.Kind() == reflect.Struct {
+			names = append(names, jsonFields(field.Type)...)
+		}
+		if name, _, _ := strings.Cut(field.Tag.Get("json"), ","); name != "" {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// TestMistakesOfTheDocuments writes what docs/caddyfile.md calls wrong into a
+// Caddyfile, which is an error with a line, and what it calls right, which is none.
+func TestMistakesOfTheDocuments(t *testing.T) {
+	t.Setenv("JWT_SECRET", "a secret of some length, for these tests alone")
+	rows := documentedRows(t, "docs/caddyfile.md", "## Errors")
+	if len(rows) < 10 {
+		t.Errorf("only %d mistakes were found", len(rows))
+	}
+	site := func(cell string) []byte {
+		inner := strings.TrimSpace(strings.Trim(cell, "`"))
+		if strings.Contains(inner, " cel ") && strings.HasPrefix(cell, "``") { // the backquotes were the expression's
+			inner = strings.TrimSpace(strings.TrimSuffix(strings.TrimPrefix(cell, "``"), "``"))
+		}
+		inner = strings.NewReplacer("; ", "\n", " { ", " {\n", " }", "\n}").Replace(inner)
+		inner = strings.ReplaceAll(inner, "{\n\"", "{ \"")
+		return caddyfile.Format([]byte("http://localhost {\n\tpushit /push {\n" + inner + "\n\t}\n}\n"))
+	}
+	adapter := caddyconfig.GetAdapter("caddyfile")
+	for _, row := range rows {
+		wrong, right := site(row[0]), site(row[2])
+		_, _, err := adapter.Adapt(wrong, map[string]any{"filename": "Caddyfile"})
+		if err == nil {
+			adapted, _, _ := adapter.Adapt(wrong, nil)
+			err = validateJSON(t, adapted)
+		}
+		if err == nil || !strings.Contains(err.Error(), "Caddyfile:") {
+			t.Errorf("%s is to be an error with a line, and is: %v", row[0], err)
+		}
+		adapted, _, err := adapter.Adapt(right, map[string]any{"filename": "Caddyfile"})
+		if err == nil {
+			err = validateJSON(t, adapted)
+		}
+		if err != nil {
+			t.Errorf("%s: %v, in\n%s", row[2], err, right)
+		}
+	}
+}
+
+// validateJSON tells what is wrong with a configuration.
+func validateJSON(t *testing.T, text []byte) error {
+	t.Helper()
+	var config caddy.Config
+	if err := json.Unmarshal(text, &config); err != nil {
+		return err
+	}
+	config.Admin = &caddy.AdminConfig{Disabled: true}
+	raw, err := json.Marshal(object{"module": "file_system", "root": t.TempDir()})
+	if err != nil {
+		return err
+	}
+	config.StorageRaw = bytes.Clone(raw)
+	return caddy.Validate(&config)
+}

@@ -1,0 +1,344 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package test
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/http3"
+	"golang.org/x/net/http2"
+
+	"github.com/push-it/pushit/internal/wireclient"
+)
+
+// fallbackPatience is how long a request of a fallback may take: longer than any
+// test wants one to.
+const fallbackPatience = 3 * patience
+
+// streams are those whose responses hold more than one frame.
+var streams = []string{"xhr_streaming", "eventsource", "htmlfile"}
+
+// client returns an HTTP client that finds the site, by that version of HTTP.
+//
+//nolint:staticcheck // SA1019: net/http takes no connections for HTTP/2 that others have made
+func (s site) client(version string) *http.Client {
+	insecure := &tls.Config{ServerName: s.host, InsecureSkipVerify: true}
+	var by interface {
+		http.RoundTripper
+		CloseIdleConnections()
+	}
+	switch version {
+	case "h1":
+		dial := func(ctx context.Context, _, _ string) (net.Conn, error) { return s.dial(ctx) }
+		by = &http.Transport{DialContext: dial, DialTLSContext: dial, DisableCompression: true}
+	case "h2":
+		by = &http2.Transport{
+			DisableCompression: true,
+			TLSClientConfig:    insecure,
+			DialTLSContext: func(ctx context.Context, network, _ string, config *tls.Config) (net.Conn, error) {
+				d := tls.Dialer{Config: config}
+				return d.DialContext(ctx, network, s.address())
+			},
+		}
+	case "h3":
+		by = &http3.Transport{
+			DisableCompression: true,
+			TLSClientConfig:    insecure,
+			Dial: func(ctx context.Context, _ string, tlsConfig *tls.Config, config *quic.Config) (*quic.Conn, error) {
+				return quic.DialAddr(ctx, s.address(), tlsConfig, config)
+			},
+		}
+	default:
+		s.t.Fatalf("there is no HTTP %s", version)
+	}
+	s.t.Cleanup(func() {
+		by.CloseIdleConnections()
+		if c, ok := by.(io.Closer); ok { // HTTP/3's has goroutines
+			_ = c.Close() // whatever it says, it is over
+		}
+	})
+	return &http.Client{Transport: by}
+}
+
+// A fallbackClient is one session over a SockJS fallback, as a client sees it. It
+// fails its test when something else comes than it expects, and when nothing
+// comes. One goroutine uses it.
+type fallbackClient struct {
+	wireclient.Fallback
+	t    *testing.T
+	kept []object // what came with others, but was not asked for yet
+}
+
+// fallback returns the client of a session of its own at the endpoint.
+func (s site) fallback(by *http.Client, endpoint, transport string) *fallbackClient {
+	return newFallbackClient(s.t, by, s.origin()+endpoint, transport)
+}
+
+func newFallbackClient(t *testing.T, by *http.Client, endpoint, transport string) *fallbackClient {
+	return &fallbackClient{t: t, Fallback: wireclient.Fallback{
+		HTTP: by, URL: wireclient.NewSession(endpoint), Transport: transport, Page: "/", Patience: fallbackPatience,
+		// A reload resets the connections that the old listener has not accepted yet. Had the
+		// server read the request all the same, what it answers next would tell.
+		OnUnread: func(reused bool) {
+			t.Logf("%s: a request was not read; its connection had been used: %t", transport, reused)
+		},
+	}}
+}
+
+// ask makes a request and returns the whole answer.
+func (c *fallbackClient) ask(method, path, body string) (status int, answer string) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.t.Context(), fallbackPatience)
+	defer cancel()
+	resp, err := c.Do(ctx, method, path, body)
+	if err != nil {
+		c.t.Fatalf("%s %s: %v", method, path, err)
+	}
+	defer func() { _ = resp.Body.Close() }() // it was read
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		c.t.Fatalf("%s %s: %v", method, path, err)
+	}
+	return resp.StatusCode, string(text)
+}
+
+// life is the context of requests that receive: they end with the server at the latest.
+func (c *fallbackClient) life() context.Context { return context.WithoutCancel(c.t.Context()) }
+
+// begin begins a request that receives, if there is none.
+func (c *fallbackClient) begin() {
+	if !c.Receiving() {
+		c.Begin(c.life())
+	}
+}
+
+// response waits for the response that receives.
+func (c *fallbackClient) response() *http.Response {
+	c.t.Helper()
+	c.begin()
+	resp, err := c.Stream().Response()
+	if err != nil {
+		c.t.Fatalf("%s: %v", c.Transport, err)
+	}
+	return resp
+}
+
+// frame returns the next frame, "o", "h", "a[…]", "c[…]", of the request that
+// receives, which it begins if there is none. It is empty when that has ended.
+func (c *fallbackClient) frame() string {
+	c.t.Helper()
+	frame, err := c.Next(c.life())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return frame
+}
+
+// receive returns the next object, over as many requests as it takes.
+func (c *fallbackClient) receive() object {
+	c.t.Helper()
+	end := time.Now().Add(fallbackPatience)
+	for len(c.kept) == 0 {
+		switch f := c.frame(); {
+		case strings.HasPrefix(f, "a"):
+			c.keep(f)
+		case f != "" && f != "o" && f != "h":
+			c.t.Fatalf("%s: got %q", c.Transport, f)
+		case time.Now().After(end):
+			c.t.Fatalf("%s: no message came", c.Transport)
+		}
+	}
+	o := c.kept[0]
+	c.kept = c.kept[1:]
+	return o
+}
+
+// keep keeps the objects of a frame for receive.
+func (c *fallbackClient) keep(frame string) {
+	c.t.Helper()
+	texts, err := wireclient.Objects(frame)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, text := range texts {
+		var o object
+		if err := json.Unmarshal([]byte(text), &o); err != nil {
+			c.t.Fatalf("%q: %v", text, err)
+		}
+		c.kept = append(c.kept, o)
+	}
+}
+
+// send sends a frame and returns its uuid.
+func (c *fallbackClient) send(channel string, data any) (id string) {
+	c.t.Helper()
+	id = "u" + strconv.FormatInt(uuids.Add(1), 10)
+	frame, err := json.Marshal(object{"channel": channel, "uuid": id, "agentId": "tester", "data": data})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(c.t.Context(), fallbackPatience)
+	defer cancel()
+	if err := c.Send(ctx, string(frame)); err != nil {
+		c.t.Fatalf("%s: %v", c.Transport, err)
+	}
+	return id
+}
+
+// connect opens the session, connects and subscribes to the channels.
+func (c *fallbackClient) connect(channels ...string) *fallbackClient {
+	c.t.Helper()
+	c.t.Cleanup(func() {
+		// Where no request receives when it stops, the server waits for one.
+		last := *c
+		last.Transport = "xhr_streaming"
+		select {
+		case <-last.Begin(c.life()).Came():
+		case <-time.After(patience):
+		}
+	})
+	if f := c.frame(); f != "o" {
+		c.t.Fatalf("%s: the session begins with %q", c.Transport, f)
+	}
+	request := func(channel string, data any) {
+		c.t.Helper()
+		id := c.send(channel, data)
+		if f := c.receive(); f["channel"] != channel || f["uuid"] != id || f["successful"] != true {
+			c.t.Fatalf("%s: %s was answered with %v", c.Transport, channel, f)
+		}
+	}
+	request("/meta/connect", nil)
+	for _, channel := range channels {
+		request("/meta/subscribe", object{"channel": channel})
+	}
+	return c
+}
+
+// publish publishes and returns when that was acknowledged. Messages that come
+// before are kept for receive.
+func (c *fallbackClient) publish(channel string, data any) {
+	c.t.Helper()
+	id := c.send(channel, data)
+	var before []object
+	for {
+		f := c.receive()
+		if f["channel"] == "/meta/successful" && f["uuid"] == id {
+			c.kept = append(before, c.kept...)
+			return
+		}
+		if f["data"] == nil {
+			c.t.Fatalf("%s: publishing on %s was answered with %v", c.Transport, channel, f)
+		}
+		before = append(before, f)
+	}
+}
+
+// wantMessage wants the next object to be that message.
+func (c *fallbackClient) wantMessage(channel string, data any) {
+	c.t.Helper()
+	if f := c.receive(); f["channel"] != channel || f["data"] != data {
+		c.t.Fatalf("%s: got %v, want %v on %s", c.Transport, f, data, channel)
+	}
+}
+
+// finish reads what is left of the request that receives, until it ends.
+func (c *fallbackClient) finish() {
+	c.t.Helper()
+	for c.Receiving() {
+		if f := c.frame(); f != "" && f != "h" {
+			c.t.Fatalf("%s: got %q, want the response to end", c.Transport, f)
+		}
+	}
+}
+
+// idle goes on receiving, over as many requests as it takes, and wants nothing to
+// come but heartbeats.
+func (c *fallbackClient) idle(long time.Duration) {
+	c.t.Helper()
+	for end := time.Now().Add(long); time.Now().Before(end); {
+		if f := c.frame(); f != "" && f != "h" {
+			c.t.Fatalf("%s: got %q, want nothing", c.Transport, f)
+		}
+	}
+}
+
+// echo has the session publish to itself.
+func (c *fallbackClient) echo(channel string, count int) {
+	c.t.Helper()
+	for n := range count {
+		c.publish(channel, float64(n))
+		c.wantMessage(channel, float64(n))
+	}
+}
+
+// A numberStream publishes numbers on a channel, one after the other, until it is
+// stopped.
+type numberStream struct {
+	stopping chan struct{}
+	done     chan struct{}
+	last     float64
+}
+
+// count begins to publish 0, 1, 2, … on the channel, over a WebSocket.
+func (s site) count(path, channel string, every time.Duration) *numberStream {
+	s.t.Helper()
+	a := s.connect(path, nil)
+	_ = a.conn.SetDeadline(time.Now().Add(2 * time.Minute))
+	c := &numberStream{stopping: make(chan struct{}), done: make(chan struct{})}
+	go func() {
+		defer close(c.done)
+		tick := time.NewTicker(every)
+		defer tick.Stop()
+		for n := 0.0; ; n++ {
+			a.publish(channel, n)
+			c.last = n
+			select {
+			case <-tick.C:
+			case <-c.stopping:
+				return
+			}
+		}
+	}()
+	s.t.Cleanup(func() { c.stop() })
+	return c
+}
+
+// stop ends it and returns the last number.
+func (c *numberStream) stop() float64 {
+	select {
+	case <-c.done:
+	default:
+		close(c.stopping)
+		<-c.done
+	}
+	return c.last
+}
+
+// concurrently runs fn for each of the names, all at once, and waits. An fn that
+// fails the test ends there.
+func concurrently(names []string, fn func(name string)) {
+	var all sync.WaitGroup
+	for _, name := range names {
+		all.Go(func() { fn(name) })
+	}
+	all.Wait()
+}
+
+// everyFallback are all transports but WebSocket.
+var everyFallback = []string{"xhr", "xhr_streaming", "eventsource", "htmlfile", "jsonp"}
+
+const allTransports = "transports websocket xhr_streaming xhr eventsource htmlfile jsonp"
+
+func header(name, value string) http.Header { return http.Header{name: {value}} }

@@ -1,0 +1,223 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package test
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// generation is a Caddyfile that differs with the value of a header, so that to
+// load it is a reload.
+func generation(options, value string) string {
+	return fallbackReloadSite("http://localhost", options, value)
+}
+
+func fallbackReloadSite(address, options, value string) string {
+	return "{\n\tgrace_period 1s\n}\n" + address + " {\n\tlog\n\theader X-Generation " + value +
+		"\n\tpushit {\n\t\t" + allTransports + "\n\t\t" + options + "\n\t}\n}\n"
+}
+
+// serveStill is serve for a server that stays where it is over reloads.
+func serveStill(t *testing.T, config string, http3 bool) site {
+	t.Helper()
+	srv := &server{t: t, listen: freeUDP(t), http3: http3}
+	srv.start(config)
+	return srv.site("localhost")
+}
+
+// TestReloadBetweenPolls has a session be without a request while the
+// configuration changes.
+func TestReloadBetweenPolls(t *testing.T) {
+	for _, transport := range []string{"xhr", "jsonp"} {
+		t.Run(transport, func(t *testing.T) {
+			s := serveStill(t, generation("heartbeat 10m", "0"), false)
+			publisher := s.connect("/push/websocket", nil)
+			c := s.fallback(s.client("h1"), "/push", transport).connect("room")
+			c.finish()
+			for _, n := range []string{"1", "2", "3"} {
+				publisher.publish("room", "before "+n)
+				if err := s.load(generation("heartbeat 10m", n)); err != nil {
+					t.Fatal(err)
+				}
+				publisher.publish("room", "after "+n)
+				c.wantMessage("room", "before "+n)
+				c.wantMessage("room", "after "+n)
+				c.publish("room", "sent "+n)
+				c.wantMessage("room", "sent "+n)
+				c.finish()
+			}
+		})
+	}
+}
+
+// TestReloadDuringAResponse has a request receive while the configuration
+// changes: over HTTP/1.1 and 2 it goes on as if nothing were.
+func TestReloadDuringAResponse(t *testing.T) {
+	cert, key := certificate(t, "localhost")
+	config := func(value string) string {
+		return fallbackReloadSite("https://localhost", "heartbeat 10m\n\t}\n\ttls "+cert+" "+key+" {\n\t\tprotocols tls1.2 tls1.3", value)
+	}
+	s := serveStill(t, config("0"), false)
+	s.tls = true
+	publisher := s.connect("/push/websocket", nil)
+	clients := map[string]*fallbackClient{}
+	for _, version := range []string{"h1", "h2"} {
+		for _, transport := range everyFallback {
+			c := s.fallback(s.client(version), "/push", transport).connect("room")
+			c.begin()
+			clients[version+" "+transport] = c
+		}
+	}
+	ended := map[string]int{}
+	for name, c := range clients {
+		ended[name] = c.Ended
+	}
+	for i, n := range []string{"1", "2"} {
+		if err := s.load(config(n)); err != nil {
+			t.Fatal(err)
+		}
+		publisher.publish("room", "after "+n)
+		for name, c := range clients {
+			c.wantMessage("room", "after "+n)
+			if _, transport, _ := strings.Cut(name, " "); slices.Contains(streams, transport) && c.Ended != ended[name] {
+				t.Errorf("%s: reload %d: the response has ended", name, i+1)
+			}
+		}
+	}
+	for _, c := range clients {
+		c.publish("own", "still sends")
+	}
+}
+
+// TestReloadOverHTTP3 has messages be published all the time while the
+// configuration changes: Caddy ends the streams of HTTP/3, sessions go on with
+// another request, and miss nothing.
+func TestReloadOverHTTP3(t *testing.T) {
+	cert, key := certificate(t, "localhost")
+	config := func(value string) string {
+		return fallbackReloadSite("https://localhost", "heartbeat 10m\n\t}\n\ttls "+cert+" "+key+" {\n\t\tprotocols tls1.2 tls1.3", value)
+	}
+	s := serveStill(t, config("0"), true)
+	s.tls = true
+	publisher := s.connect("/push/websocket", nil)
+	_ = publisher.conn.SetDeadline(time.Now().Add(time.Minute))
+	clients := map[string]*fallbackClient{}
+	for _, transport := range everyFallback {
+		clients[transport] = s.fallback(s.client("h3"), "/push", transport).connect("numbers")
+	}
+	// Caddy cuts the old generation's streams when the grace period is over.
+	const reloads, between = 2, 1500 * time.Millisecond
+	go func() {
+		published := 0.0
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for i := range reloads {
+			if err := s.load(config(strings.Repeat("1", i+1))); err != nil {
+				t.Error(err)
+			}
+			for end := time.Now().Add(between); time.Now().Before(end); published++ {
+				publisher.publish("numbers", published)
+				<-tick.C
+			}
+		}
+		publisher.publish("numbers", "end")
+	}()
+	concurrently(everyFallback, func(transport string) {
+		c := clients[transport]
+		for want := 0.0; ; want++ {
+			switch got := c.receive()["data"]; got {
+			case want:
+				continue
+			case "end":
+			default:
+				t.Errorf("%s: got %v, want %v", transport, got, want)
+			}
+			break
+		}
+		if c.Ended < reloads {
+			t.Errorf("%s: %d responses have ended, want one with each of %d reloads", transport, c.Ended, reloads)
+		}
+		c.publish("own", "still sends")
+	})
+}
+
+// TestReloadChangesOrigins has a page of another site that is listed, and then not
+// any more.
+func TestReloadChangesOrigins(t *testing.T) {
+	s := serveStill(t, generation("origins https://other.example", "0"), false)
+	c := s.fallback(s.client("h1"), "/push", "xhr")
+	c.Header = header("Origin", "https://other.example")
+	c.connect("room")
+	c.finish()
+	if err := s.load(generation("origins https://another.example", "0")); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/xhr", "/xhr_send"} {
+		if status, answer := c.ask(http.MethodPost, path, "[]"); status != http.StatusForbidden {
+			t.Errorf("%s: status %d: %s; want 403", path, status, answer)
+		}
+	}
+}
+
+// TestReloadChangesTheHeartbeat has sessions under a reload that brings another.
+func TestReloadChangesTheHeartbeat(t *testing.T) {
+	s := serveStill(t, generation("heartbeat 10m", "0"), false)
+	clients := map[string]*fallbackClient{}
+	for _, transport := range everyFallback {
+		c := s.fallback(s.client("h1"), "/push", transport).connect("own/" + transport)
+		c.begin()
+		clients[transport] = c
+	}
+	if err := s.load(generation("heartbeat 1s", "0")); err != nil {
+		t.Fatal(err)
+	}
+	concurrently(everyFallback, func(transport string) {
+		c := clients[transport]
+		f := c.frame()
+		for f == "" { // the end of one that had its frame already
+			f = c.frame()
+		}
+		if f != "h" {
+			t.Errorf("%s: got %q, want a heartbeat", transport, f)
+		}
+		c.echo("own/"+transport, 1)
+	})
+}
+
+// TestReloadDeniesWhatWaitsForAPoll has messages wait for a session that is between
+// two polls, and a reload deny them: none may come, whichever gate denies it.
+func TestReloadDeniesWhatWaitsForAPoll(t *testing.T) {
+	for _, transport := range []string{"xhr", "jsonp"} {
+		for _, denies := range []string{"connect deny", "subscribe deny", "deliver {\n\t\t\tdeny\n\t\t}"} {
+			gate, _, _ := strings.Cut(denies, " ")
+			t.Run(transport+" "+gate, func(t *testing.T) {
+				s := serveStill(t, generation("heartbeat 10m\n\t\tdefault allow", "0"), false)
+				publisher := s.connect("/push/websocket", nil)
+				c := s.fallback(s.client("h1"), "/push", transport).connect("room")
+				c.finish()
+				for n := range 40 {
+					publisher.publish("room", float64(n))
+				}
+				if err := s.load(generation("heartbeat 10m\n\t\tdefault allow\n\t\t"+denies, "1")); err != nil {
+					t.Fatal(err)
+				}
+				if gate == "deliver" { // the session goes on, with its answers
+					id := c.send("elsewhere", "x")
+					if f := c.receive(); f["channel"] != "/meta/successful" || f["uuid"] != id {
+						t.Fatalf("got %v, want the answer to a publish", f)
+					}
+					return
+				}
+				want := map[string]string{"connect": "/meta/close", "subscribe": "/meta/unsubscribe"}[gate]
+				if f := c.receive(); f["channel"] != want {
+					t.Fatalf("got %v, want %s", f, want)
+				}
+			})
+		}
+	}
+}

@@ -1,0 +1,195 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package test
+
+import (
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/push-it/pushit/internal/wireclient"
+)
+
+// hostileSite is a Caddyfile with heartbeats as short as they can be: what boxes on
+// the way do to sessions shows with them.
+const hostileSite = "http://localhost {\n\tpushit {\n\t\t" + allTransports + "\n\t\theartbeat 1s\n\t\thandshake 3s\n\t}\n}\n"
+
+// holding serves a proxy before s that holds a response back until it is complete,
+// and takes Upgrade out of requests. refuse, if it is not 0, is what it answers
+// to those instead.
+func holding(t *testing.T, s *server, refuse int) site {
+	t.Helper()
+	upstream := &http.Transport{}
+	t.Cleanup(upstream.CloseIdleConnections)
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Upgrade") != "" && refuse != 0 {
+			http.Error(w, "no", refuse)
+			return
+		}
+		asked := r.Clone(r.Context())
+		asked.URL.Scheme, asked.URL.Host, asked.RequestURI = "http", s.addr("srv0"), ""
+		asked.Header.Del("Upgrade")
+		asked.Header.Del("Connection")
+		resp, err := upstream.RoundTrip(asked)
+		if err != nil {
+			http.Error(w, "no", http.StatusBadGateway)
+			return
+		}
+		defer func() { _ = resp.Body.Close() }()
+		text, err := io.ReadAll(resp.Body)
+		if err != nil {
+			http.Error(w, "no", http.StatusBadGateway)
+			return
+		}
+		maps.Copy(w.Header(), resp.Header)
+		w.WriteHeader(resp.StatusCode)
+		_, _ = w.Write(text) // who does not take it does not get it
+	}))
+	t.Cleanup(func() {
+		proxy.CloseClientConnections()
+		proxy.Close()
+	})
+	through := s.site("localhost")
+	through.elsewhere = proxy.Listener.Addr().String()
+	return through
+}
+
+// TestProxyThatHoldsResponsesBack has sessions through one: what is written to a
+// stream arrives when the stream ends, which it does at a heartbeat.
+func TestProxyThatHoldsResponsesBack(t *testing.T) {
+	s := serve(t, hostileSite)
+	through := holding(t, s, 0)
+	var connected, published sync.WaitGroup
+	connected.Add(len(everyFallback))
+	published.Go(func() {
+		connected.Wait()
+		publisher := s.site("localhost").connect("/push/websocket", nil)
+		for n := range 20 {
+			publisher.publish("room", float64(n))
+		}
+	})
+	concurrently(everyFallback, func(transport string) {
+		c := through.fallback(through.client("h1"), "/push", transport).connect("room")
+		connected.Done()
+		for n := range 20 {
+			c.wantMessage("room", float64(n))
+		}
+	})
+	published.Wait()
+}
+
+// TestProxyThatRefusesWebSockets has one answer them itself, and one make them
+// plain requests: what a client sees is no WebSocket, and not one that hangs.
+func TestProxyThatRefusesWebSockets(t *testing.T) {
+	s := serve(t, hostileSite)
+	for name, refuse := range map[string]int{"answers": http.StatusForbidden, "takes Upgrade out": 0} {
+		through := holding(t, s, refuse)
+		want := refuse
+		if want == 0 {
+			want = http.StatusBadRequest
+		}
+		for _, path := range []string{"/push/websocket", "/push/000/abcdefgh/websocket"} {
+			if a, resp := through.upgrade(path, nil); a != nil || resp.StatusCode != want {
+				t.Errorf("%s: %s: want status %d", name, path, want)
+			}
+		}
+		through.fallback(through.client("h1"), "/push", "xhr").connect("room").echo("room", 2)
+	}
+}
+
+// cutting serves a proxy before s that cuts connections over which nothing comes
+// from the server for so long. cuts counts them.
+func cutting(t *testing.T, s *server, silence time.Duration, cuts *atomic.Int64) site {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	serveOne := func(client net.Conn) {
+		defer func() { _ = client.Close() }()
+		server, err := net.Dial("tcp", s.addr("srv0"))
+		if err != nil {
+			return
+		}
+		defer func() { _ = server.Close() }()
+		all.Go(func() {
+			_, _ = io.Copy(server, client) // until one of them is closed
+			_ = server.Close()
+		})
+		buffer := make([]byte, 32<<10)
+		for {
+			_ = server.SetReadDeadline(time.Now().Add(silence))
+			n, err := server.Read(buffer)
+			if ne, ok := err.(net.Error); ok && ne.Timeout() { //nolint:errorlint // a connection's own
+				cuts.Add(1)
+			}
+			if err != nil {
+				return
+			}
+			if _, err := client.Write(buffer[:n]); err != nil {
+				return
+			}
+		}
+	}
+	all.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			all.Go(func() { serveOne(conn) })
+		}
+	})
+	t.Cleanup(func() {
+		_ = l.Close() // it may be closed
+	})
+	through := s.site("localhost")
+	through.elsewhere = l.Addr().String()
+	return through
+}
+
+// TestProxyThatCutsSilentConnections has one with less patience than most: a
+// heartbeat comes before, whatever a session is made of.
+func TestProxyThatCutsSilentConnections(t *testing.T) {
+	const silence, long = 3 * time.Second, 7 * time.Second
+	s := serve(t, hostileSite)
+	var cuts atomic.Int64
+	through := cutting(t, s, silence, &cuts)
+	// One that says nothing is cut, so that there is something to outlive.
+	mute, err := through.dial(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = mute.Close() }()
+	a := through.connect("/push/websocket", nil).subscribe("ws")
+	_ = a.conn.SetDeadline(time.Now().Add(2 * fallbackPatience))
+	concurrently(append([]string{"websocket"}, everyFallback...), func(transport string) {
+		if transport == "websocket" {
+			for end := time.Now().Add(long); time.Now().Before(end); {
+				switch op, payload := a.read(); op {
+				case wireclient.OpPing:
+					a.write(wireclient.OpPong, payload)
+				case wireclient.OpText:
+				default:
+					t.Errorf("WebSocket: opcode %d %q", op, payload)
+				}
+			}
+			a.publish("ws", "still here")
+			return
+		}
+		c := through.fallback(through.client("h1"), "/push", transport).connect("own/" + transport)
+		c.idle(long)
+		c.echo("own/"+transport, 1)
+	})
+	if cuts.Load() == 0 {
+		t.Error("nothing was cut, so that nothing is tried here")
+	}
+}

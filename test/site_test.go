@@ -1,0 +1,91 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package test
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+)
+
+// warnings validates a Caddyfile, and returns how pushit's warnings begin.
+func warnings(t *testing.T, config string) (begin []string) {
+	t.Helper()
+	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var c caddy.Config
+	if err := json.Unmarshal(adapted, &c); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "log")
+	writer, err := json.Marshal(object{"output": "file", "filename": file, "roll": false})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Admin = &caddy.AdminConfig{Disabled: true}
+	c.Logging = &caddy.Logging{Logs: map[string]*caddy.CustomLog{"default": {BaseLog: caddy.BaseLog{Level: "WARN", WriterRaw: writer}}}}
+	if err := caddy.Validate(&c); err != nil {
+		t.Fatal(err)
+	}
+	log, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(log)) {
+		var entry struct{ Logger, Level, Msg string }
+		if err := json.Unmarshal([]byte(line), &entry); err != nil {
+			t.Fatal(err)
+		}
+		if entry.Logger == "http.handlers.pushit" {
+			about, _, _ := strings.Cut(entry.Msg, " ")
+			begin = append(begin, about)
+		}
+	}
+	slices.Sort(begin)
+	return begin
+}
+
+func TestWarnings(t *testing.T) {
+	const (
+		open  = "\n\tpushit\n"
+		gated = "\n\tpushit {\n\t\tconnect user\n\t\tdefault deny\n\t}\n"
+		local = "\n\tpushit {\n\t\tconnect allow\n\t\tdefault deny\n\t}\n"
+	)
+	for _, tc := range []struct {
+		name, config string
+		want         []string // the first words of the warnings
+	}{
+		{"open", "example.com {" + open + "}", []string{"no"}},
+		{"open on purpose", "example.com {\n\tpushit {\n\t\tdefault allow\n\t}\n}", nil},
+		{"gated, HTTPS", "example.com {" + gated + "}", nil},
+		{"gated, HTTP", "http://example.com {" + gated + "}", []string{"credentials"}},
+		{"both", "http://example.com, https://example.com {" + gated + "}", []string{"credentials"}},
+		{"addresses alone, HTTP", "http://example.com {" + local + "}", nil},
+		{"gated, HTTP on this machine", "http://localhost:8080, http://127.0.0.1, http://chat.localhost {" + gated + "}", nil},
+		{"gated, HTTP bound to this machine", "http://example.com {\n\tbind 127.0.0.1 ::1" + gated + "}", nil},
+		{"gated, unix socket", "http://example.com {\n\tbind unix//run/pushit.sock" + gated + "}", nil},
+		{"any host, HTTP", ":8080 {" + gated + "}", []string{"any", "credentials"}},
+		{"any host, HTTP, open", "http:// {" + open + "}", []string{"any", "no"}},
+		{"any host, bound to this machine", "http:// {\n\tbind 127.0.0.1" + gated + "}", []string{"any"}},
+		{"any host, TLS", "https:// {\n\ttls internal" + gated + "}", nil},
+		{"host by a matcher", ":8080 {\n\t@it host localhost\n\thandle @it {" + gated + "}\n}", nil},
+		{"path by a matcher", ":8080 {\n\thandle /push/* {" + gated + "}\n}", []string{"any", "credentials"}},
+		{"after other routes", "http://a.localhost {\n\trespond a\n}\nhttp://b.localhost {\n\thandle /x/* {\n\t\trespond x\n\t}\n\thandle {" + gated + "}\n}\nhttp://c.localhost {\n\trespond c\n}", nil},
+		{"wildcard", "http://*.example.com {" + local + "}", nil},
+		{"named route", "&(live) {\n\tpushit {\n\t\tname live\n\t\tdefault allow\n\t}\n}\n:8080 {\n\tinvoke live\n}", nil},
+		{"twice in one configuration", "http://localhost:8080, https://localhost:8443 {\n\ttls internal" + open + "}", []string{"no"}},
+	} {
+		if got := warnings(t, tc.config); !slices.Equal(got, tc.want) {
+			t.Errorf("%s: %q, want %q", tc.name, got, tc.want)
+		}
+	}
+}

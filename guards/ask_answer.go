@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/push-it/pushit/guards/internal/placeholder"
 	"github.com/push-it/pushit/hub"
+	"github.com/push-it/pushit/internal/jsontext"
 )
 
 const (
@@ -25,15 +25,12 @@ const (
 	maxUser = 1024
 	// maxChannels is the largest number of channels that a message can be sent to.
 	maxChannels = 16
-	// maxAnswerDepth limits how deep an answer can be nested. Parts of it may become data
-	// of a frame, in which objects and arrays can be 32 deep.
-	maxAnswerDepth = 32
 )
 
 // readAnswer reads the JSON of an answer to ask. It refuses members that it does not
 // know, so that {"allowed":false} never counts as a yes.
 func readAnswer(gate hub.GateName, body []byte, messageSize int, now time.Time) (l Learned, err error) {
-	if err := checkJSON(body); err != nil {
+	if err := jsontext.Check(body); err != nil {
 		return l, fmt.Errorf("the answer is not strict JSON: %w", err)
 	}
 	var members map[string]json.RawMessage
@@ -184,62 +181,6 @@ func dataIn(value json.RawMessage, messageSize int) ([]byte, error) {
 		return nil, fmt.Errorf("it has %d bytes; a message has at most %d", b.Len(), messageSize)
 	}
 	return b.Bytes(), nil
-}
-
-// checkJSON refuses JSON that two parsers could read differently: invalid UTF-8, repeated
-// keys, and nesting that is too deep for some.
-func checkJSON(text []byte) error {
-	if !utf8.Valid(text) {
-		return errors.New("it is not valid UTF-8")
-	}
-	d := json.NewDecoder(bytes.NewReader(text))
-	d.UseNumber()
-	if err := checkValue(d, 0); err != nil {
-		return err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("something follows the first value")
-	}
-	return nil
-}
-
-func checkValue(d *json.Decoder, depth int) error {
-	token, err := d.Token()
-	if err != nil {
-		if errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
-		}
-		return err
-	}
-	open, ok := token.(json.Delim)
-	if !ok {
-		return nil
-	}
-	if depth++; depth >= maxAnswerDepth {
-		return fmt.Errorf("objects and arrays can be at most %d deep", maxAnswerDepth-1)
-	}
-	var keys map[string]bool
-	for d.More() {
-		if open == '{' {
-			token, err := d.Token()
-			if err != nil {
-				return err
-			}
-			key, _ := token.(string) // the decoder returns nothing else for a key
-			if keys[key] {
-				return fmt.Errorf("an object has the key %q twice", key)
-			}
-			if keys == nil {
-				keys = make(map[string]bool)
-			}
-			keys[key] = true
-		}
-		if err := checkValue(d, depth); err != nil {
-			return err
-		}
-	}
-	_, err = d.Token() // the closing brace or bracket
-	return err
 }
 
 // oneLine returns text if it is one line of at most so many visible characters. Otherwise

@@ -147,6 +147,7 @@ func TestAskAnswers(t *testing.T) {
 		{`{"channels":` + many(16) + `}`, publish, Learned{Channels: []string{"a"}}}, // a message goes to a channel once
 		{`{"channels":["b","a","b"]}`, publish, Learned{Channels: []string{"b", "a"}}},
 		{`{"data":{"a": [1, 2]}}`, publish, Learned{Data: []byte(`{"a":[1,2]}`)}},
+		{`{"data":` + deep(31) + `}`, publish, Learned{Data: []byte(deep(31))}}, // as deep as in a frame
 		{`{"data":null}`, publish, Learned{Data: []byte(`null`)}},
 		{`{"data":"` + strings.Repeat("x", 65_000) + `"}`, publish, Learned{Data: []byte(`"` + strings.Repeat("x", 65_000) + `"`)}},
 
@@ -171,7 +172,8 @@ func TestAskAnswers(t *testing.T) {
 		{`{"user":"` + strings.Repeat("x", maxUser+1) + `"}`, nil, Learned{}},
 		{`{"claims":[]}`, nil, Learned{}},
 		{`{"claims":"x"}`, nil, Learned{}},
-		{`{"claims":{"a":` + deep(30) + `}}`, nil, Learned{}},
+		{`{"claims":{"a":` + deep(31) + `}}`, nil, Learned{}},
+		{`{"data":` + deep(32) + `}`, nil, Learned{}},
 		{`{"grant":"a"}`, nil, Learned{}},
 		{`{"grant":[5]}`, nil, Learned{}},
 		{`{"grant":["n*"]}`, nil, Learned{}},

@@ -175,24 +175,29 @@ func (b *backend) decide(ctx context.Context, q *Question, sent []byte, ask func
 	if err != nil {
 		return Answer{Kind: Unavailable, Err: err}
 	}
-	own := *q // the chain may go on with q while the backend is still being asked
-	uq := &upstream.Question[Answer]{Agent: q.Agent, Left: q.Left, Ask: func(ctx context.Context) upstream.Outcome[Answer] {
-		out := ask(ctx, &own)
-		return upstream.Outcome[Answer]{Answer: out.Answer, Keep: out.keep(time.Duration(b.Cache), time.Now()), Size: out.size}
-	}}
-	if early := q.early; early != nil {
-		uq.Late = func(err error) { early(Answer{Kind: Unavailable, Err: err}) }
-	}
+	var key, store upstream.Key
 	if isShared(q.Gate) {
-		uq.Key = q.key(b.gate, values, sent)
+		key = q.key(b.gate, values, sent)
 		if b.Cache > 0 {
-			uq.Store = uq.Key
+			store = key
 			if len(b.Key) > 0 {
-				if uq.Store, err = b.operatorsKey(ctx, q); err != nil {
+				if store, err = b.operatorsKey(ctx, q); err != nil {
 					return Answer{Kind: Unavailable, Err: err}
 				}
 			}
+			if answer, ok := b.asker.Cached(store); ok {
+				return answer
+			}
 		}
+	}
+	own := *q // the chain may go on with q while the backend is still being asked
+	uq := &upstream.Question[Answer]{Agent: q.Agent, Key: key, Store: store, Left: q.Left}
+	uq.Ask = func(ctx context.Context) upstream.Outcome[Answer] {
+		out := ask(ctx, &own)
+		return upstream.Outcome[Answer]{Answer: out.Answer, Keep: out.keep(time.Duration(b.Cache), time.Now()), Size: out.size}
+	}
+	if early := q.early; early != nil {
+		uq.Late = func(err error) { early(Answer{Kind: Unavailable, Err: err}) }
 	}
 	answer, err := b.asker.Ask(ctx, uq)
 	switch {

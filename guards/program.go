@@ -42,21 +42,13 @@ func CompileValue(src string, s Scope) (*Program, error) {
 
 // Bool evaluates an expression that is true or false. Treat an error as false.
 func (p *Program) Bool(_ context.Context, q *Question) (bool, error) {
-	return p.program.Bool(q.input())
+	return p.program.Bool(q.Question, subject{q})
 }
 
 // Value evaluates an expression that makes data and returns the data as JSON. If
 // the result is the message's data, unchanged, Value returns the same bytes.
 func (p *Program) Value(_ context.Context, q *Question) ([]byte, error) {
-	return p.program.Value(q.input())
-}
-
-// input returns what an expression reads of q.
-func (q *Question) input() expr.Input {
-	return expr.Input{
-		Question: q.Question, Subject: subject{q},
-		Claims: q.Learned.Claims, Attributes: q.Learned.Attributes, Data: q.Learned.Data,
-	}
+	return p.program.Value(q.Question, subject{q})
 }
 
 // A subject is a question as expressions see it.
@@ -64,3 +56,12 @@ type subject struct{ *Question }
 
 // Header implements expr.Subject.
 func (s subject) Header() http.Header { return s.header(s.Agent.Opening()) }
+
+// Claims implements expr.Subject.
+func (s subject) Claims() map[string]any { return s.Learned.Claims }
+
+// Attributes implements expr.Subject.
+func (s subject) Attributes() map[string]any { return s.Learned.Attributes }
+
+// Replaced implements expr.Subject.
+func (s subject) Replaced() []byte { return s.Learned.Data }

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/push-it/pushit/guards/internal/placeholder"
 	"github.com/push-it/pushit/guards/internal/upstream"
@@ -29,8 +30,24 @@ func (q *Question) Request(ctx context.Context) (*http.Request, error) {
 // request is Request for handlers that write to w. If body is not nil, the request is a
 // POST of that JSON.
 func (q *Question) request(ctx context.Context, w http.ResponseWriter, body []byte) (*http.Request, error) {
-	o := q.Agent.Opening()
-	return upstream.NewRequest(ctx, &upstream.Session{Opening: o, User: q.User(), Header: q.header(o), Server: q.Env.Server, Replace: q.replace}, w, body)
+	return upstream.NewRequest(ctx, session{q}, w, body)
+}
+
+// A session is a question as requests are made from it.
+type session struct{ *Question }
+
+// Opening implements upstream.Session.
+func (s session) Opening() *hub.Opening { return s.Agent.Opening() }
+
+// Header implements upstream.Session.
+func (s session) Header() http.Header { return s.header(s.Agent.Opening()) }
+
+// Server implements upstream.Session.
+func (s session) Server() *caddyhttp.Server { return s.Env.Server }
+
+// Replace implements upstream.Session.
+func (s session) Replace(r *http.Request, name string) (value any, known bool, err error) {
+	return s.replace(r, name)
 }
 
 // Remembered returns the value of a placeholder of Caddy's for the session of a, as if a

@@ -67,9 +67,9 @@ func TestBounds(t *testing.T) {
 			}
 			continue
 		}
-		q := question{data: c.data}.input(t)
+		q, subject := question{data: c.data}.input(t)
 		start := time.Now()
-		got, err := p.Bool(q)
+		got, err := p.Bool(q, subject)
 		if took := time.Since(start); took > 3*time.Second { // without bounds it would take minutes; on an idle machine it takes 50 ms
 			t.Errorf("%.80s took %v", c.expr, took)
 		}
@@ -160,7 +160,7 @@ func TestConcurrently(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	q := question{
+	q, subject := question{
 		gate: hub.GateDeliver, data: `{"l":[1,2,3],"o":{"a":1}}`, claims: object{"n": float64(1)},
 		opening: hub.Opening{Header: "X-A:1\n"},
 	}.input(t)
@@ -168,11 +168,11 @@ func TestConcurrently(t *testing.T) {
 	for range 8 {
 		wg.Go(func() {
 			for range 200 {
-				if yes, err := p.Bool(q); !yes || err != nil {
+				if yes, err := p.Bool(q, subject); !yes || err != nil {
 					t.Errorf("got %v, %v", yes, err)
 					return
 				}
-				if data, err := value.Value(q); string(data) != `{"o":{"a":1}}` || err != nil {
+				if data, err := value.Value(q, subject); string(data) != `{"o":{"a":1}}` || err != nil {
 					t.Errorf("got %s, %v", data, err)
 					return
 				}
@@ -188,12 +188,13 @@ func TestDeliveriesApart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	first, second := question{gate: hub.GateDeliver, data: `1`}.input(t), question{gate: hub.GateDeliver, data: `2`}.input(t)
+	first, subject := question{gate: hub.GateDeliver, data: `1`}.input(t)
+	second, _ := question{gate: hub.GateDeliver, data: `2`}.input(t)
 	for range 3 {
-		if yes, err := p.Bool(first); !yes || err != nil {
+		if yes, err := p.Bool(first, subject); !yes || err != nil {
 			t.Errorf("the first: %v, %v", yes, err)
 		}
-		if yes, err := p.Bool(second); yes || err != nil {
+		if yes, err := p.Bool(second, subject); yes || err != nil {
 			t.Errorf("the second: %v, %v", yes, err)
 		}
 	}

@@ -46,17 +46,17 @@ type field struct {
 type fields map[string]field
 
 var agentFields = fields{
-	"uuid":        {cel.StringType, func(v *activation) (any, error) { return v.in.Agent.UUID(), nil }},
-	"agentId":     {cel.StringType, func(v *activation) (any, error) { return v.in.Agent.AgentID(), nil }},
-	"user":        {nullableString, func(v *activation) (any, error) { return textOrNull(v.in.Subject.User()), nil }},
-	"claims":      {mapOfAny, func(v *activation) (any, error) { return v.in.Claims, nil }},
-	"attributes":  {mapOfAny, func(v *activation) (any, error) { return v.in.Attributes, nil }},
+	"uuid":        {cel.StringType, func(v *activation) (any, error) { return v.q.Agent.UUID(), nil }},
+	"agentId":     {cel.StringType, func(v *activation) (any, error) { return v.q.Agent.AgentID(), nil }},
+	"user":        {nullableString, func(v *activation) (any, error) { return textOrNull(v.subject.User()), nil }},
+	"claims":      {mapOfAny, func(v *activation) (any, error) { return v.subject.Claims(), nil }},
+	"attributes":  {mapOfAny, func(v *activation) (any, error) { return v.subject.Attributes(), nil }},
 	"credentials": {cel.DynType, (*activation).credentials},
 	"remote_ip":   {nullableString, (*activation).remoteIP},
 }
 
 var messageFields = fields{
-	"uuid": {cel.StringType, func(v *activation) (any, error) { return v.in.Message.UUID, nil }},
+	"uuid": {cel.StringType, func(v *activation) (any, error) { return v.q.Message.UUID, nil }},
 	"data": {cel.DynType, (*activation).data},
 }
 
@@ -66,16 +66,16 @@ var deliveryFields = fields{
 	"uuid": messageFields["uuid"],
 	"data": messageFields["data"],
 	"user": {nullableString, func(v *activation) (any, error) {
-		if v.in.Message.From == nil {
+		if v.q.Message.From == nil {
 			return types.NullValue, nil
 		}
-		return textOrNull(v.in.Message.From.User), nil
+		return textOrNull(v.q.Message.From.User), nil
 	}},
 	"agent": {nullableString, func(v *activation) (any, error) {
-		if v.in.Message.From == nil {
+		if v.q.Message.From == nil {
 			return types.NullValue, nil
 		}
-		return textOrNull(v.in.Message.From.UUID), nil
+		return textOrNull(v.q.Message.From.UUID), nil
 	}},
 }
 

@@ -26,12 +26,16 @@ type object = map[string]any
 // A fakeSubject has what guards would have found out.
 type fakeSubject struct {
 	user    string
+	claims  map[string]any
 	channel string
 	opening *hub.Opening
 }
 
-func (s fakeSubject) User() string    { return s.user }
-func (s fakeSubject) Parts() []string { return strings.Split(s.channel, "/") }
+func (s fakeSubject) User() string               { return s.user }
+func (s fakeSubject) Claims() map[string]any     { return s.claims }
+func (s fakeSubject) Attributes() map[string]any { return nil }
+func (s fakeSubject) Replaced() []byte           { return nil }
+func (s fakeSubject) Parts() []string            { return strings.Split(s.channel, "/") }
 func (s fakeSubject) Header() http.Header {
 	header := make(http.Header)
 	for name, value := range s.opening.Fields {
@@ -40,7 +44,7 @@ func (s fakeSubject) Header() http.Header {
 	return header
 }
 
-func (c question) input(t testing.TB) Input {
+func (c question) input(t testing.TB) (*hub.Question, Subject) {
 	t.Helper()
 	h, err := hub.New("expr", nil)
 	if err != nil {
@@ -65,29 +69,29 @@ func (c question) input(t testing.TB) Input {
 		}
 		q.Message = hub.NewMessage("news", "m-1", data)
 	}
-	return Input{Question: q, Subject: fakeSubject{c.user, q.Channel, &c.opening}, Claims: c.claims}
+	return q, fakeSubject{c.user, c.claims, q.Channel, &c.opening}
 }
 
 // bool evaluates an expression that is true or false.
 func (c question) bool(t testing.TB, expr string) (bool, error) {
 	t.Helper()
-	in := c.input(t)
-	p, err := CompileBool(expr, ScopeOf(in.Gate))
+	q, subject := c.input(t)
+	p, err := CompileBool(expr, ScopeOf(q.Gate))
 	if err != nil {
 		t.Fatalf("compiling %s: %v", expr, err)
 	}
-	return p.Bool(in)
+	return p.Bool(q, subject)
 }
 
 // value evaluates an expression that makes data.
 func (c question) value(t testing.TB, expr string) (string, error) {
 	t.Helper()
-	in := c.input(t)
-	p, err := CompileValue(expr, ScopeOf(in.Gate))
+	q, subject := c.input(t)
+	p, err := CompileValue(expr, ScopeOf(q.Gate))
 	if err != nil {
 		t.Fatalf("compiling %s: %v", expr, err)
 	}
-	data, err := p.Value(in)
+	data, err := p.Value(q, subject)
 	return string(data), err
 }
 
@@ -253,12 +257,12 @@ func TestValue(t *testing.T) {
 // If a transform changes nothing, the message need not be encoded again.
 func TestValueUnchanged(t *testing.T) {
 	for _, gate := range []hub.GateName{hub.GatePublish, hub.GateDeliver} {
-		q := question{gate: gate, data: `{ "n": 1.0 }`}.input(t)
+		q, subject := question{gate: gate, data: `{ "n": 1.0 }`}.input(t)
 		p, err := CompileValue(`true ? message.data : {"a": 1}`, ScopeOf(gate))
 		if err != nil {
 			t.Fatal(err)
 		}
-		data, err := p.Value(q)
+		data, err := p.Value(q, subject)
 		if err != nil || &data[0] != &q.Message.Data[0] {
 			t.Errorf("%s: got other bytes: %s, %v", gate, data, err)
 		}

@@ -187,33 +187,27 @@ func hasLoop(a *ast.AST) (found bool) {
 	return found
 }
 
-// An Input is what an evaluation reads.
-type Input struct {
-	*hub.Question
-	// Subject has the rest of the question. It is asked only if the expression needs it.
-	Subject Subject
-	// Claims and Attributes are those of the user.
-	Claims, Attributes map[string]any
-	// Data replaces the message's data if a guard before this one has set it. Otherwise
-	// it is nil.
-	Data []byte
-}
-
-// A Subject returns what costs something to find out.
+// A Subject is the question that an expression is evaluated about, as far as guards know
+// more of it than the hub. Its methods are called only if the expression needs them.
 type Subject interface {
 	// User returns who the agent is, "" if nobody knows.
 	User() string
+	// Claims and Attributes return those of the user.
+	Claims() map[string]any
+	Attributes() map[string]any
 	// Parts returns the segments of the channel.
 	Parts() []string
 	// Header returns the header fields that guards see.
 	Header() http.Header
+	// Replaced returns the data that a guard has put in place of the message's, or nil.
+	Replaced() []byte
 }
 
-func (p *Program) vars(in Input) *activation {
-	vars := newActivation(in)
+func (p *Program) vars(q *hub.Question, subject Subject) *activation {
+	vars := newActivation(q, subject)
 	if p.loops {
 		vars.steps = maxSteps
-		if in.Gate == hub.GateDeliver {
+		if q.Gate == hub.GateDeliver {
 			vars.steps = maxDeliverSteps
 		}
 	}
@@ -221,8 +215,8 @@ func (p *Program) vars(in Input) *activation {
 }
 
 // Bool evaluates an expression that is true or false. Treat an error as false.
-func (p *Program) Bool(in Input) (bool, error) {
-	out, err := evaluate(p.program, p.vars(in))
+func (p *Program) Bool(q *hub.Question, subject Subject) (bool, error) {
+	out, err := evaluate(p.program, p.vars(q, subject))
 	if err != nil {
 		return false, evaluationError(err)
 	}
@@ -235,8 +229,8 @@ func (p *Program) Bool(in Input) (bool, error) {
 
 // Value evaluates an expression that makes data and returns the data as JSON. If the
 // result is the message's data, unchanged, Value returns the same bytes.
-func (p *Program) Value(in Input) (json []byte, err error) {
-	vars := p.vars(in)
+func (p *Program) Value(q *hub.Question, subject Subject) (json []byte, err error) {
+	vars := p.vars(q, subject)
 	out, err := evaluate(p.program, vars)
 	if err == nil {
 		if vars.dataOf != nil && sameValue(out, vars.dataOf) {

@@ -23,7 +23,8 @@ import (
 // An activation has the variables of one evaluation. Each is made when the expression
 // reads it, and only once.
 type activation struct {
-	in                      Input
+	q                       *hub.Question
+	subject                 Subject
 	agent, message, request view
 
 	steps    int // the steps left, or unlimited
@@ -41,13 +42,11 @@ const unlimited = -1
 // activationName is the name of the activation itself. No expression can use it.
 const activationName = "\x00"
 
-func newActivation(in Input) *activation {
-	v := &activation{in: in, steps: unlimited}
-	v.agent = view{v, agentType, agentFields}
-	v.request = view{v, requestType, requestFields}
-	v.message = view{v, messageType, messageFields}
-	if in.Gate == hub.GateDeliver {
-		v.message.fields = deliveryFields
+func newActivation(q *hub.Question, subject Subject) *activation {
+	v := &activation{q: q, subject: subject, steps: unlimited}
+	v.agent, v.request, v.message = view{v, &agentKind}, view{v, &requestKind}, view{v, &messageKind}
+	if q.Gate == hub.GateDeliver {
+		v.message.kind = &deliveryKind
 	}
 	return v
 }
@@ -62,11 +61,11 @@ func (v *activation) ResolveName(name string) (any, bool) {
 	case "request":
 		return &v.request, true
 	case "channel":
-		return v.in.Channel, true
+		return v.q.Channel, true
 	case "parts":
 		return v.segments(), true
 	case "is_pattern":
-		return v.in.Pattern, true
+		return v.q.Pattern, true
 	case "now":
 		if v.now == nil {
 			v.now = types.Timestamp{Time: time.Now().UTC()}
@@ -85,14 +84,14 @@ func (v *activation) Parent() cel.Activation { return nil }
 // it would equal the name of a user called "*".
 func (v *activation) segments() []string {
 	if v.parts == nil {
-		v.parts = v.in.Subject.Parts()
+		v.parts = v.subject.Parts()
 	}
 	return v.parts
 }
 
 func (v *activation) credentials() (any, error) {
 	if v.credsOf == nil {
-		value, err := decodeJSON(v.in.Credentials)
+		value, err := decodeJSON(v.q.Credentials)
 		if err != nil {
 			return nil, fmt.Errorf("agent.credentials: %w", err)
 		}
@@ -102,7 +101,7 @@ func (v *activation) credentials() (any, error) {
 }
 
 func (v *activation) remoteIP() (any, error) {
-	ip := v.in.Agent.Opening().RemoteIP
+	ip := v.q.Agent.Opening().RemoteIP
 	if !ip.IsValid() {
 		return types.NullValue, nil
 	}
@@ -123,24 +122,24 @@ func (v *activation) data() (any, error) {
 }
 
 func (v *activation) decodeData() (any, error) {
-	if v.in.Gate == hub.GateDeliver {
-		return deliveries.decode(v.in.Message)
+	if v.q.Gate == hub.GateDeliver {
+		return deliveries.decode(v.q.Message)
 	}
 	return decodeJSON(v.raw())
 }
 
 // raw returns data as JSON.
 func (v *activation) raw() []byte {
-	if v.in.Data != nil {
-		return v.in.Data
+	if replaced := v.subject.Replaced(); replaced != nil {
+		return replaced
 	}
-	return v.in.Message.Data
+	return v.q.Message.Data
 }
 
 // host returns the host that the session was opened on, in lower case and without the
 // port, like {http.request.host}.
 func (v *activation) host() (any, error) {
-	host := v.in.Agent.Opening().Host
+	host := v.q.Agent.Opening().Host
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name
 	}
@@ -148,7 +147,7 @@ func (v *activation) host() (any, error) {
 }
 
 func (v *activation) path() (any, error) {
-	path, _, _ := strings.Cut(v.in.Agent.Opening().URI, "?")
+	path, _, _ := strings.Cut(v.q.Agent.Opening().URI, "?")
 	path, err := url.PathUnescape(path)
 	if err != nil {
 		return nil, fmt.Errorf("request.path: %w", err)
@@ -160,12 +159,12 @@ func (v *activation) path() (any, error) {
 // joined with commas.
 func (v *activation) headers() (any, error) {
 	if v.headerOf == nil {
-		header := v.in.Subject.Header()
+		header := v.subject.Header()
 		joined := make(map[string]string, len(header))
 		for name, values := range header {
 			joined[strings.ToLower(name)] = strings.Join(values, ", ")
 		}
-		if v.in.Pattern {
+		if v.q.Pattern {
 			joined = withoutStars(joined).(map[string]string)
 		}
 		v.headerOf = headerMap{types.NewStringStringMap(types.DefaultTypeAdapter, joined)}
@@ -177,7 +176,7 @@ func (v *activation) headers() (any, error) {
 func (v *activation) cookies() (any, error) {
 	if v.cookieOf == nil {
 		v.cookieOf = make(map[string]string)
-		r := http.Request{Header: v.in.Subject.Header()}
+		r := http.Request{Header: v.subject.Header()}
 		for _, c := range r.Cookies() {
 			if _, ok := v.cookieOf[c.Name]; !ok {
 				v.cookieOf[c.Name] = c.Value
@@ -191,7 +190,7 @@ func (v *activation) cookies() (any, error) {
 // are left out.
 func (v *activation) query() (any, error) {
 	if v.queryOf == nil {
-		_, raw, _ := strings.Cut(v.in.Agent.Opening().URI, "?")
+		_, raw, _ := strings.Cut(v.q.Agent.Opening().URI, "?")
 		values, _ := url.ParseQuery(raw)
 		v.queryOf = make(map[string]string, len(values))
 		for name, all := range values {
@@ -222,14 +221,26 @@ func lowerCase(key ref.Val) ref.Val {
 
 // A view is an object whose fields an expression can read.
 type view struct {
-	vars   *activation
+	vars *activation
+	kind *kind
+}
+
+// A kind is what a view is.
+type kind struct {
 	name   string
 	fields fields
 }
 
+var (
+	agentKind    = kind{agentType, agentFields}
+	requestKind  = kind{requestType, requestFields}
+	messageKind  = kind{messageType, messageFields}
+	deliveryKind = kind{messageType, deliveryFields}
+)
+
 func (o *view) field(f field) (any, error) {
 	value, err := f.get(o.vars)
-	if o.vars.in.Pattern {
+	if o.vars.q.Pattern {
 		value = withoutStars(value)
 	}
 	return value, err
@@ -300,31 +311,31 @@ func (o *view) IsSet(index ref.Val) ref.Val {
 
 func (o *view) find(index ref.Val) (field, error) {
 	name, _ := index.(types.String)
-	f, ok := o.fields[string(name)]
+	f, ok := o.kind.fields[string(name)]
 	if !ok {
-		return f, fmt.Errorf("%s has no field %v", o.name, index)
+		return f, fmt.Errorf("%s has no field %v", o.kind.name, index)
 	}
 	return f, nil
 }
 
 // ConvertToNative implements ref.Val.
 func (o *view) ConvertToNative(t reflect.Type) (any, error) {
-	return nil, fmt.Errorf("%s is not a value of Go's type %v", o.name, t)
+	return nil, fmt.Errorf("%s is not a value of Go's type %v", o.kind.name, t)
 }
 
 // ConvertToType implements ref.Val.
 func (o *view) ConvertToType(t ref.Type) ref.Val {
 	if t == types.TypeType {
-		return types.NewObjectType(o.name)
+		return types.NewObjectType(o.kind.name)
 	}
-	return types.NewErr("%s cannot be made %s", o.name, t.TypeName())
+	return types.NewErr("%s cannot be made %s", o.kind.name, t.TypeName())
 }
 
 // Equal implements ref.Val.
 func (o *view) Equal(other ref.Val) ref.Val { return types.Bool(other == ref.Val(o)) }
 
 // Type implements ref.Val.
-func (o *view) Type() ref.Type { return types.NewObjectType(o.name) }
+func (o *view) Type() ref.Type { return types.NewObjectType(o.kind.name) }
 
 // Value implements ref.Val.
 func (o *view) Value() any { return o }

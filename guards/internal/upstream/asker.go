@@ -191,6 +191,14 @@ func (a *Asker[A]) Ask(ctx context.Context, q *Question[A]) (A, error) {
 	return a.wait(ctx, q.Left, c)
 }
 
+// Cached returns the answer stored under a key. Ask looks there, too; Cached saves making
+// the Question.
+func (a *Asker[A]) Cached(store Key) (answer A, ok bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.answers.get(store, time.Now())
+}
+
 // join returns the cached answer to c, if there is one, else the call to wait for: an
 // equal one that is in flight, or c.
 func (a *Asker[A]) join(c *call[A]) (_ *call[A], answer A, answered bool) {

@@ -23,18 +23,18 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// A Session has what requests to a backend are made from.
-type Session struct {
-	Opening *hub.Opening
-	// User is who the agent is, "" if nobody knows.
-	User string
-	// Header becomes the header of the request.
-	Header http.Header
-	// Server serves the endpoint. It is nil outside of one.
-	Server *caddyhttp.Server
+// A Session is what requests to a backend are made from.
+type Session interface {
+	Opening() *hub.Opening
+	// User returns who the agent is, "" if nobody knows.
+	User() string
+	// Header returns the header fields of a new request, which owns them.
+	Header() http.Header
+	// Server returns the server of the endpoint, nil outside of one.
+	Server() *caddyhttp.Server
 	// Replace returns the value of a placeholder. An error makes the request
 	// unanswerable.
-	Replace func(r *http.Request, name string) (value any, known bool, err error)
+	Replace(r *http.Request, name string) (value any, known bool, err error)
 }
 
 // NewRequest returns a request to the endpoint as Caddy's matchers and handlers expect
@@ -42,8 +42,8 @@ type Session struct {
 //
 // A session does not store everything that its request had. After you have used the
 // request, check Unanswerable.
-func NewRequest(ctx context.Context, s *Session, w http.ResponseWriter, body []byte) (*http.Request, error) {
-	o := s.Opening
+func NewRequest(ctx context.Context, s Session, w http.ResponseWriter, body []byte) (*http.Request, error) {
+	o, user := s.Opening(), s.User()
 	uri := o.URI
 	if uri == "" {
 		uri = "/"
@@ -52,13 +52,13 @@ func NewRequest(ctx context.Context, s *Session, w http.ResponseWriter, body []b
 	if err != nil {
 		return nil, errors.New("the session was opened with an invalid URI") // do not show it: it may hold a secret
 	}
-	if placeholder.HasControl(s.User) {
+	if placeholder.HasControl(user) {
 		return nil, placeholder.ControlError("http.auth.user.id")
 	}
 	r := &http.Request{
 		Method: http.MethodGet, URL: target, RequestURI: uri, Host: o.Host,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: s.Header, Body: http.NoBody, RemoteAddr: placeholder.RemoteAddr(o),
+		Header: s.Header(), Body: http.NoBody, RemoteAddr: placeholder.RemoteAddr(o),
 	}
 	if body != nil {
 		r.Method = http.MethodPost
@@ -73,8 +73,8 @@ func NewRequest(ctx context.Context, s *Session, w http.ResponseWriter, body []b
 
 	misses := new(misses)
 	repl := caddy.NewReplacer()
-	if s.User != "" {
-		repl.Set("http.auth.user.id", s.User)
+	if user != "" {
+		repl.Set("http.auth.user.id", user)
 	}
 	// This replacer goes before Caddy's own, so that a value that the session does not
 	// store is never taken for an absent one.
@@ -86,7 +86,7 @@ func NewRequest(ctx context.Context, s *Session, w http.ResponseWriter, body []b
 		return value, known
 	})
 
-	server := s.Server
+	server := s.Server()
 	if server == nil {
 		server = new(caddyhttp.Server) // Caddy's handlers need one
 	}

@@ -282,28 +282,30 @@ func (g *JWT) Presented(q *Question) bool {
 func (*JWT) Local() {}
 
 // Decide implements Guard.
-func (g *JWT) Decide(ctx context.Context, q *Question) Answer {
+func (g *JWT) Decide(ctx context.Context, q *Question) (a Answer) {
 	text, presented := g.places.find(q)
 	if !presented {
 		return Answer{Kind: Deny, Reason: reasonNoToken}
 	}
 	t, err := g.verifier.Verify(ctx, text, q.Left, q.Env.Log)
-	if err == nil {
-		return Answer{Kind: Pass, Learned: Learned{
-			User: t.User, UserBy: UserByToken, Claims: t.Claims, Grants: t.Grants, Expires: t.Expires,
-		}}
+	if err != nil {
+		return refusedToken(err)
 	}
+	a.Kind = Pass
+	l := &a.Learned
+	l.User, l.UserBy, l.Claims, l.Grants, l.Expires = t.User, UserByToken, t.Claims, t.Grants, t.Expires
+	return a
+}
+
+// refusedToken returns the answer for a token that could not be verified.
+func refusedToken(err error) Answer {
 	if errors.Is(err, token.ErrExpired) {
 		return Answer{Kind: Deny, Expired: true, Err: err}
 	}
 	if notNow, ok := errors.AsType[*token.NotNow](err); ok {
 		return Answer{Kind: Unavailable, Retry: max(notNow.Retry, 0), Err: notNow.Err}
 	}
-	return badToken(err)
-}
-
-func badToken(why error) Answer {
-	return Answer{Kind: Deny, Reason: reasonBadToken, Err: why}
+	return Answer{Kind: Deny, Reason: reasonBadToken, Err: err}
 }
 
 // String keeps keys out of what is printed.

@@ -5,20 +5,19 @@ package transport
 
 import "time"
 
-// An agent that sends frames which carry nothing for the hub (pings, pongs,
-// empty ones) may send so many in a second, and so many at once. A browser sends
-// one pong a heartbeat.
+// How many frames an agent may send, per second and at once, that carry nothing for the hub:
+// pings, pongs and empty frames. A browser sends one pong for each heartbeat.
 const (
 	idlePerSecond = 20
 	idleBurst     = 100
 )
 
-// An allowance fills by idlePerSecond, up to idleBurst. It is full at first.
+// An allowance is a token bucket for such frames. Its zero value is full.
 type allowance struct {
-	full time.Time // when it is full again; in the past: it is
+	full time.Time // when the bucket is full again
 }
 
-// take takes one, and reports whether there was one left.
+// take takes a token, and reports whether there was one.
 func (a *allowance) take(now time.Time) bool {
 	const each = time.Second / idlePerSecond
 	if a.full.Before(now) {

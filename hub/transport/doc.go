@@ -3,59 +3,71 @@
 
 // Package transport carries agents' frames over HTTP: net/http in, hub.Conn out.
 //
-// An [Endpoint] answers what lies below its path: the greeting, /info, and the
-// WebSocket in two forms. At <path>/websocket each text message is one JSON
-// object; at <path>/<server>/<session>/websocket the same objects travel as
-// strings in SockJS frames (o, h, a["…"], c[code,"reason"]). A client of 2011 has
-// them as objects (legacy.go).
+// An [Endpoint] answers the requests below its path: the greeting, /info, WebSockets and
+// SockJS's fallbacks.
 //
-// Pages that cannot have WebSocket use SockJS's fallbacks: a session is then a
-// fallback, which requests that receive and requests that send have in common by
-// its name and by whom it belongs to. framing.go has the bytes that SockJS wants in
-// responses, response.go has the response that carries them, session.go has the
-// session.
+//	endpoint.go, transports.go  which request gets which answer
+//	origin.go, owner.go         which pages may use the endpoint; which requests may use a session
+//	websocket.go                the WebSocket handshake
+//	wsconn.go, wsframe.go       a WebSocket as the hub writes to it
+//	wsreader.go, wsread.go      its reading side: bytes in, messages out
+//	fallback_http.go            the requests of a fallback
+//	session.go                  a session over a fallback, which joins its requests
+//	response.go, framing.go     a response that carries frames, and the bytes SockJS wants in it
+//	publish.go                  requests of programs that publish
+//	sockjs.go, legacy.go        what SockJS clients send, today's and those of 2011
+//
+// At <path>/websocket each text message is one JSON object. At
+// <path>/<server>/<session>/websocket the same objects are strings in SockJS frames: o,
+// h, a["…"], c[code,"reason"]. A client of 2011 sends and gets them as objects (legacy.go).
+//
+// Pages that cannot use WebSocket use the fallbacks. Then a session consists of many
+// requests: some receive frames, others send them. The session's name joins them, and they
+// must have the same owner.
 //
 // # What sockjs-go is used for
 //
-// github.com/igm/sockjs-go exports a handler, its options, and what sets its cookie. The
-// cookie is set by it, and the tests compare every framing with its own, byte by byte.
-// Its handler serves no request here, because it cannot be had without its sessions:
-// they tell clients that do one thing after the other that another connection is open
-// (one poll in 300 on a quiet machine), keep everybody waiting for one client that does
-// not read, keep messages without a limit, and end with the handler that a reload
-// replaces. It takes bodies of any size, and answers 204 to some that it drops.
+// github.com/igm/sockjs-go exports a handler, its options and the function that sets its
+// cookie. This package calls that function. Its tests compare all framings with those of
+// sockjs-go, byte by byte.
 //
-// # What a WebSocket costs while it is idle
+// The handler serves no request here, because it only works with its own sessions. Those
+// tell well-behaved clients that another connection is open (one poll in 300 on a quiet
+// machine). One client that does not read makes all others wait. They queue messages
+// without a limit, and they end when a reload replaces the handler. The handler also
+// accepts bodies of any size, and answers 204 to some that it drops.
 //
-// The handler returns after the upgrade, so that nothing of the request, of its
-// writers or of their buffers lives on. What stays is the net.Conn, one
-// goroutine that waits for bytes, and the state of a frame that has not
-// arrived whole. On plain TCP and unix sockets no buffer is held while waiting;
-// TLS, and what listener wrappers make, need a small one.
+// # What an idle session costs
+//
+// For a WebSocket, the HTTP handler returns after the upgrade, so the request, its writers
+// and their buffers can be freed. What stays is the net.Conn, one goroutine that waits for
+// bytes, and the state of an incomplete frame. Plain TCP and unix sockets need no buffer
+// while they wait. TLS and the connections of listener wrappers need a small one.
+//
+// For a fallback, net/http keeps the request, its buffers and two goroutines. This package
+// adds none.
 //
 // # Goroutines
 //
 //	goroutine  started by      owns                         ends when                  awaited by
 //	reader     Endpoint.Serve  reading the net.Conn,        the peer has left, or      nobody; it ends with
 //	                           Agent.Receive, closing the   within two seconds of      Agent.Left, which waits
-//	                           net.Conn, Agent.Left         Conn.Close                 for the hub's writing
-//
+//	                           net.Conn, Agent.Left         Conn.Close                 for the hub's writer
 //	response   net/http        the header, the first bytes, the response is complete,  net/http
-//	                           session.detach               given up or has failed
-//	expiry     a timer of the  session.forget, Left         at once                    nobody
-//	           session
+//	                           session.detach               was cancelled or failed
+//	expiry     the session's   session.forget, Left         at once                    nobody
+//	           timer
 //	leaving    session.end     Left                         no frame is being received nobody
 //
-// The hub writes through the Conn, one goroutine at a time. The reader writes
-// nothing while the hub may: its pongs go through Agent.Send, and its answer to
-// the peer's close frame is written after Agent.Left.
+// The hub writes to a Conn from one goroutine at a time. The reader never writes while the
+// hub may: it sends pongs with Agent.Send, and answers the peer's close frame after
+// Agent.Left.
 //
-// # What comes from outside
+// # What clients send
 //
-// is bounded before memory is spent on it: the header of each frame, the length
-// of a message over all its fragments, the time from a message's first byte to
-// its last, the strings in a SockJS message, the rate of frames that carry
-// nothing for the hub. Whatever breaks a rule is told so: Agent.Close with a
-// code and a sentence, then the rest is read and dropped for a bounded time, so
-// that a reset does not overtake the sentence.
+// This package checks limits before it uses memory: the header of each frame, the length
+// of a message with all its fragments, the time from a message's first byte to its last,
+// the number of strings in a SockJS message, and the rate of frames that carry nothing for
+// the hub. If a client breaks a rule, Agent.Close tells it the code and the reason. Then
+// the reader drops the rest for a bounded time, so that no TCP reset overtakes the reason.
 package transport

@@ -22,17 +22,18 @@ import (
 )
 
 const (
-	// maxServerID and maxSessionID bound the two names in a SockJS URL, in
-	// bytes: sockjs-client makes them 3 and 8 long.
+	// maxServerID and maxSessionID are the most bytes of the two names in a SockJS URL.
+	// sockjs-client makes names of 3 and 8 bytes.
 	maxServerID  = 64
 	maxSessionID = 128
 )
 
-// noCache is the Cache-Control of what holds for one client and one moment. It is what
-// SockJS's protocol has (verify_not_cached), and no-transform.
+// noCache is the Cache-Control of responses that nobody may store. SockJS's protocol wants
+// it (verify_not_cached). It also has no-transform, without which a proxy, or Caddy's
+// encode, may hold back parts of a stream.
 const noCache = "no-store, no-cache, no-transform, must-revalidate, max-age=0"
 
-// An Endpoint answers what lies below a path. Its fields are not changed once it
+// An Endpoint answers the requests below a path. Its fields must not change once it
 // serves.
 type Endpoint struct {
 	Hub *hub.Hub
@@ -40,34 +41,33 @@ type Endpoint struct {
 	Policy *hub.Policy
 	// Sessions are the fallback sessions of the hub.
 	Sessions *Sessions
-	// Origins may use the endpoint besides its own site; nil is none.
+	// Origins lists the other origins whose pages may use the endpoint; nil for none.
 	Origins *Origins
-	// Transports are those that are served; nil is DefaultTransports.
+	// Transports are the transports that the endpoint serves; nil for DefaultTransports.
 	Transports Transports
-	// SessionCookies are the cookies that tell logins apart: a fallback session is
-	// for requests with the values it was opened with. JSESSIONID in it is another
-	// thing: it is set, for load balancers that go by it.
+	// SessionCookies are the cookies that tell logins apart: a request may use a fallback
+	// session only if it has the values that the session was opened with. JSESSIONID is
+	// different: the endpoint sets it, for load balancers.
 	SessionCookies []string
-	// ResponseTime is how long a response may last, where the server cuts longer
-	// ones; 0 is no limit.
+	// ResponseTime is how long a response may last if the server cuts longer ones; 0 for
+	// no limit.
 	ResponseTime time.Duration
-	// Caller tells who makes a request.
+	// Caller says who makes a request.
 	Caller func(*http.Request) Caller
-	// Opening makes the snapshot of a request that opens a session. A Refusal says
-	// why none is opened for it.
+	// Opening makes the snapshot of a request that opens a session, or says why the
+	// request may not open one.
 	Opening func(*http.Request) (hub.Opening, *hub.Refusal)
 
-	times      *times          // nil: defaultTimes
-	foreign    sampler.Sampler // of what is logged of pages of other sites
-	renewed    sampler.Sampler // of what is logged of cookies that have changed
-	publishers atomic.Int32    // publish requests that are being dealt with
-	retired    atomic.Bool     // by Retire: requests that come all the same have short responses
+	times      *times          // nil for defaultTimes
+	foreign    sampler.Sampler // of log lines about pages of other sites
+	renewed    sampler.Sampler // of log lines about cookies that changed
+	publishers atomic.Int32    // publish requests under way
+	retired    atomic.Bool     // Retire was called: later responses over HTTP/3 end at once
 }
 
-// Serve answers the request if what lies below the endpoint's path is pushit's,
-// and reports whether it did. rest is that part of the URL's path, decoded:
-// empty, or beginning with a slash. After a successful upgrade the connection is
-// a goroutine's own, and nothing of w and r is kept.
+// Serve answers the request if its path is one of pushit's, and reports whether it did.
+// rest is the URL's path below the endpoint's, decoded: empty, or beginning with a slash.
+// After a successful upgrade, a goroutine owns the connection, and nothing keeps w or r.
 func (e *Endpoint) Serve(w http.ResponseWriter, r *http.Request, rest string) bool {
 	t := routeOf(rest)
 	if t.kind == notOurs {
@@ -111,8 +111,8 @@ func (e *Endpoint) Serve(w http.ResponseWriter, r *http.Request, rest string) bo
 	return true
 }
 
-// refuseOrigin counts and logs that a request of another site's page is refused. The
-// page's site and this one are in the line, and what to do about it.
+// refuseOrigin counts and logs a request that is refused because another site's page made
+// it. The line names both sites and says what to do.
 func (e *Endpoint) refuseOrigin(r *http.Request, c Caller) {
 	e.Hub.CountRefused(hub.CodeDenied)
 	left, ok := e.foreign.Take(time.Now())
@@ -125,9 +125,9 @@ func (e *Endpoint) refuseOrigin(r *http.Request, c Caller) {
 		"site", truncate(c.Scheme+"://"+c.Host, maxOrigin), "likely_cause", likelyCause(origin, c.Scheme, c.Host), "left_out", left)
 }
 
-// Retire ends, in order, the responses of fallback sessions that came over
-// HTTP/3: the server may cut them when it goes over to another configuration.
-// Their clients make another request, and have missed nothing.
+// Retire completes the responses of fallback sessions over HTTP/3, because the server may
+// cut them when it loads another configuration. Their clients make another request, and
+// miss nothing.
 func (e *Endpoint) Retire() {
 	e.retired.Store(true)
 	for _, s := range e.Sessions.all() {
@@ -147,7 +147,7 @@ func (e *Endpoint) patience() *times {
 	return e.times
 }
 
-// A kind is what a path below the endpoint's is.
+// A kind is what a path below the endpoint's leads to.
 type kind int
 
 const (
@@ -179,7 +179,7 @@ func routeOf(rest string) target {
 	}
 	parts := strings.Split(rest, "/")
 	if len(parts) == 5 && parts[0] == "" && parts[1] == "" && parts[4] == webSocket {
-		parts = parts[1:] // Push-It's client of 2011 joins a path that ends in a slash with one that begins with one
+		parts = parts[1:] // Push-It's client of 2011 writes two slashes after the endpoint's path
 	}
 	switch {
 	case len(parts) == 2 && strings.HasPrefix(parts[1], "iframe") && strings.HasSuffix(parts[1], ".html"):
@@ -195,30 +195,29 @@ func isTransport(name string) bool {
 	return name == webSocket || framings[name] != nil || name == xhrSend || name == jsonpSend
 }
 
-// takesBody reports whether the body of a request for the target may be read. Whether
-// it is, serveSend decides.
+// takesBody reports whether a request for the target may have a body that is read.
 func (t target) takesBody(r *http.Request) bool {
 	return (t.kind == publishing || t.transport == xhrSend || t.transport == jsonpSend) && r.Method == http.MethodPost
 }
 
-// maxLeftBody is how much of a body that nobody asked for is thrown away, if it is
-// there already, so that its connection can be used again.
+// maxLeftBody is how much of an unwanted body LeaveBody drops, if it has arrived already,
+// so that its connection can be used again.
 const maxLeftBody = 64 << 10
 
-// LeaveBody keeps net/http from waiting for the rest of a body that is of no use: it
-// reads that away before it answers, and again before the connection takes another
-// request. A body that has not arrived whole costs the connection instead. The request
-// that is returned does not end for it, as net/http has it end when reading fails.
+// LeaveBody keeps net/http from waiting for the rest of an unwanted body. net/http would
+// read it before it answers, and again before the connection's next request. If the body
+// has not arrived whole, LeaveBody gives up the connection instead. Use the request that it
+// returns: net/http cancels the original's context when reading fails.
 func LeaveBody(w http.ResponseWriter, r *http.Request) *http.Request {
 	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 || r.ProtoMajor != 1 {
-		return r // HTTP/2 and 3 wait for none
+		return r // over HTTP/2 and HTTP/3, net/http does not wait for bodies
 	}
 	whole := r
 	r = r.WithContext(context.WithoutCancel(r.Context()))
 	rc := http.NewResponseController(w)
 	if rc.SetReadDeadline(time.Unix(1, 0)) == nil && r.Header.Get("Expect") == "" {
 		if _, err := io.CopyN(io.Discard, r.Body, maxLeftBody); errors.Is(err, io.EOF) {
-			_ = rc.SetReadDeadline(time.Time{}) // as it was
+			_ = rc.SetReadDeadline(time.Time{}) // it could be set before
 			return whole
 		}
 	}
@@ -229,9 +228,9 @@ func LeaveBody(w http.ResponseWriter, r *http.Request) *http.Request {
 var (
 	errOrigin    = &httpError{http.StatusForbidden, "Pages of this origin may not use this endpoint."}
 	errMethod    = &httpError{http.StatusMethodNotAllowed, "This method is not allowed here."}
-	errServerID  = &httpError{http.StatusNotFound, fmt.Sprintf("A server name has 1 to %d bytes and no dot.", maxServerID)}
-	errSessionID = &httpError{http.StatusNotFound, fmt.Sprintf("A session name has 1 to %d bytes and no dot.", maxSessionID)}
-	errIframe    = &httpError{http.StatusNotFound, "The SockJS iframe is not served: it would carry this site's origin for any page that frames it."}
+	errServerID  = &httpError{http.StatusNotFound, fmt.Sprintf("A server name must have 1 to %d bytes and no dot.", maxServerID)}
+	errSessionID = &httpError{http.StatusNotFound, fmt.Sprintf("A session name must have 1 to %d bytes and no dot.", maxSessionID)}
+	errIframe    = &httpError{http.StatusNotFound, "The SockJS iframe is not served: any page could frame it and act with this site's origin."}
 )
 
 // check refuses names that SockJS does not allow, and its iframe.
@@ -259,11 +258,11 @@ func serveGreeting(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=UTF-8")
-	_, _ = w.Write([]byte("Welcome to SockJS!\n")) // who does not take it does not get it
+	_, _ = w.Write([]byte("Welcome to SockJS!\n")) // a client that is gone needs no answer
 }
 
-// serveInfo tells a SockJS client what there is. cross is the listed origin of
-// another site whose page asks.
+// serveInfo tells a SockJS client which transports it can use. cross is the origin of the
+// page that asks, if it is a listed one of another site.
 func (e *Endpoint) serveInfo(w http.ResponseWriter, r *http.Request, cross string) {
 	e.setCookie(w, r)
 	h := w.Header()
@@ -278,7 +277,7 @@ func (e *Endpoint) serveInfo(w http.ResponseWriter, r *http.Request, cross strin
 		h.Set("Cache-Control", noCache)
 		_ = json.NewEncoder(w).Encode(infoAnswer{ // as with the greeting
 			WebSocket:    e.transports().serves(webSocket),
-			Origins:      []string{"*:*"}, // which SockJS clients ignore
+			Origins:      []string{"*:*"}, // SockJS clients ignore it
 			CookieNeeded: len(e.SessionCookies) > 0,
 			Entropy:      binary.NativeEndian.Uint32(entropy[:]),
 			Transports:   e.transports().list(),
@@ -289,7 +288,7 @@ func (e *Endpoint) serveInfo(w http.ResponseWriter, r *http.Request, cross strin
 	}
 }
 
-// An infoAnswer is what /info says. All but Transports is SockJS's.
+// An infoAnswer is the answer to /info. SockJS defines all fields but Transports.
 type infoAnswer struct {
 	WebSocket    bool     `json:"websocket"`
 	Origins      []string `json:"origins"`
@@ -298,7 +297,7 @@ type infoAnswer struct {
 	Transports   []string `json:"transports"`
 }
 
-// fail answers with a status and a sentence.
+// fail answers with the status and the sentence of e.
 func fail(w http.ResponseWriter, e *httpError) {
 	h := w.Header()
 	h.Set("Content-Type", "text/plain; charset=UTF-8")
@@ -308,7 +307,7 @@ func fail(w http.ResponseWriter, e *httpError) {
 	_, _ = w.Write([]byte(e.reason + "\n")) //nolint:gosec // G705: a sentence of our own, as plain text
 }
 
-// refuseOpening answers with why the hub takes no session.
+// refuseOpening answers with the reason why the hub opens no session.
 func refuseOpening(w http.ResponseWriter, err error) {
 	refusal, ok := errors.AsType[*hub.Refusal](err)
 	if !ok {
@@ -331,10 +330,10 @@ func refuseOpening(w http.ResponseWriter, err error) {
 	fail(w, &httpError{status, sentence(refusal.Reason)})
 }
 
-// sentence makes a sentence of a reason.
+// sentence turns a reason into a sentence.
 func sentence(reason string) string {
 	if reason == "" {
-		return "No."
+		return "Refused."
 	}
 	return strings.ToUpper(reason[:1]) + reason[1:] + "."
 }

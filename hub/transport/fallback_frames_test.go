@@ -297,7 +297,7 @@ func TestSpentResponseTakesNoMore(t *testing.T) {
 						if i%2 == 0 {
 							err = r.put([]byte(frame))
 						} else {
-							err = r.farewell(frame)
+							err = r.putLast(frame)
 						}
 						if err == nil {
 							written.Add(1)

@@ -22,36 +22,35 @@ import (
 )
 
 const (
-	// stickyCookie is the cookie by which load balancers keep a client at one
-	// server; SockJS servers set it for them when asked.
+	// stickyCookie is the cookie that load balancers use to keep a client at one server.
+	// SockJS servers set it on request.
 	stickyCookie = "JSESSIONID"
-	// maxCallback is the most bytes of the name of a function.
+	// maxCallback is the longest name of a callback, in bytes.
 	maxCallback = 64
-	// corsAge is how long a browser may remember that a page of a listed origin may
-	// make requests. Each request is checked all the same. It is what SockJS servers
-	// say.
+	// corsAge is how long a browser may remember the answer to a preflight. SockJS servers
+	// use the same time. Each request is checked nevertheless.
 	corsAge = 365 * 24 * time.Hour
 )
 
-// The answers to requests of fallbacks that are not served. Some are worded as
-// SockJS has them.
+// The answers to requests that serveFallback refuses. SockJS prescribes the wording of
+// some.
 var (
 	errUnknown    = &httpError{http.StatusNotFound, "There is no such session."}
 	errCallback   = &httpError{http.StatusBadRequest, `"callback" parameter required: c names a function, in at most 64 of A-Z, a-z, 0-9, _ and the dot.`}
 	errPayload    = &httpError{http.StatusBadRequest, "Payload expected: an array of strings in JSON."}
 	errBroken     = &httpError{http.StatusBadRequest, "Broken JSON encoding: an array of strings is expected, in UTF-8."}
 	errStringsMax = &httpError{http.StatusRequestEntityTooLarge, "A body holds at most 1024 strings."}
-	errEncoded    = &httpError{http.StatusUnsupportedMediaType, "Compressed bodies are not taken."}
-	errForm       = &httpError{http.StatusBadRequest, "A form has the array of strings in its field d."}
+	errEncoded    = &httpError{http.StatusUnsupportedMediaType, "Compressed bodies are not supported: send the body without Content-Encoding."}
+	errForm       = &httpError{http.StatusBadRequest, "Send the array of strings in the form field d."}
 	errBodyTime   = &httpError{http.StatusRequestTimeout, "The body took too long to arrive."}
 	errBody       = &httpError{http.StatusBadRequest, "The body did not arrive whole."}
 	errSenders    = &httpError{http.StatusTooManyRequests, "Too many requests send to this session at once: send one after the other."}
-	errIdleSender = &httpError{http.StatusTooManyRequests, "Too many empty bodies."}
-	errNumber     = &httpError{http.StatusBadRequest, "n counts the requests to a session that send, or that receive, from 1 on."}
-	errSendEarly  = &httpError{http.StatusTooEarly, "Nothing is taken in early data, which could be a replay: try again."}
+	errIdleSender = &httpError{http.StatusTooManyRequests, "Too many empty bodies: wait before you send the next."}
+	errNumber     = &httpError{http.StatusBadRequest, "n must be a number from 1 on: it counts a session's requests to send, or those to receive."}
+	errSendEarly  = &httpError{http.StatusTooEarly, "Requests in TLS early data are refused, because they could be replays: try again."}
 )
 
-// serveFallback answers a request of a SockJS fallback.
+// serveFallback answers a request to one of SockJS's fallback transports.
 func (e *Endpoint) serveFallback(w http.ResponseWriter, r *http.Request, t target, c Caller, cross string) {
 	e.setCookie(w, r)
 	allowOrigin(w.Header(), cross)
@@ -84,7 +83,7 @@ func (e *Endpoint) serveFallback(w http.ResponseWriter, r *http.Request, t targe
 	e.serveReceive(w, r, kind, key, by)
 }
 
-// allowOrigin lets a page of a listed origin of another site read the answer.
+// allowOrigin lets a page of another site read the answer, if cross is its listed origin.
 func allowOrigin(h http.Header, cross string) {
 	h.Add("Vary", "Origin")
 	if cross != "" {
@@ -108,7 +107,7 @@ func servePreflight(w http.ResponseWriter, cross, methods string) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// setCookie sets the cookie that load balancers go by, where it is asked for.
+// setCookie sets the cookie for load balancers, if the configuration wants it.
 func (e *Endpoint) setCookie(w http.ResponseWriter, r *http.Request) {
 	if !slices.Contains(e.SessionCookies, stickyCookie) {
 		return
@@ -116,7 +115,7 @@ func (e *Endpoint) setCookie(w http.ResponseWriter, r *http.Request) {
 	sockjs.DefaultJSessionID(w, r)
 }
 
-// serveReceive answers a request to receive, the first of which opens a session.
+// serveReceive answers a request to receive. The first one opens the session.
 func (e *Endpoint) serveReceive(w http.ResponseWriter, r *http.Request, kind *framing, key sessionKey, by *claimant) {
 	callback := r.URL.Query().Get("c")
 	if kind.callback && !isCallback(callback) {
@@ -129,7 +128,7 @@ func (e *Endpoint) serveReceive(w http.ResponseWriter, r *http.Request, kind *fr
 		return
 	}
 	if number > 1 && e.Sessions.find(key) == nil {
-		fail(w, errUnknown) // it goes on with a session, and begins none
+		fail(w, errUnknown) // a later request must not open a new session
 		return
 	}
 	s := e.session(w, r, kind, key, by)
@@ -138,8 +137,8 @@ func (e *Endpoint) serveReceive(w http.ResponseWriter, r *http.Request, kind *fr
 	}
 	s.agent.Touch()
 	if s.isRepeated(number) {
-		// What was written to the response that was lost is lost.
-		s.end(closeFrame(closeInterrupted, interrupted), "a request to receive was made again")
+		// The frames in the response that the client did not get are lost.
+		s.end(closeFrame(closeInterrupted, interrupted), "the client repeated a request to receive")
 	}
 	response := newResponse(w, kind, callback, r.ProtoMajor, s.times)
 	if response.bye = s.attach(response); response.bye != "" {
@@ -147,7 +146,7 @@ func (e *Endpoint) serveReceive(w http.ResponseWriter, r *http.Request, kind *fr
 		return
 	}
 	if e.retired.Load() && response.protocol == 3 {
-		s.endResponse(response) // it was attached after Retire had looked
+		s.endResponse(response) // Retire may have missed it
 	}
 	if e.ResponseTime > 0 {
 		timer := time.AfterFunc(e.ResponseTime, func() { s.endResponse(response) })
@@ -159,8 +158,8 @@ func (e *Endpoint) serveReceive(w http.ResponseWriter, r *http.Request, kind *fr
 	s.detach(response, response.serve(r.Context()))
 }
 
-// session returns the session of that key, a new one if there is none. It returns
-// nil when the request gets neither, and has answered it then.
+// session returns the session with that key, and opens it if it does not exist. If the
+// request may do neither, session answers it and returns nil.
 func (e *Endpoint) session(w http.ResponseWriter, r *http.Request, kind *framing, key sessionKey, by *claimant) *session {
 	s := e.Sessions.find(key)
 	if s == nil {
@@ -169,7 +168,7 @@ func (e *Endpoint) session(w http.ResponseWriter, r *http.Request, kind *framing
 			return nil
 		}
 		opened := e.Sessions.newSession(key, by.owner(e.SessionCookies), e.SessionCookies, a, e.patience())
-		a.Start(opened) // before anybody can find it and send
+		a.Start(opened) // before other requests can find it and send
 		if s = e.Sessions.add(opened); s == nil {
 			return opened
 		}
@@ -194,8 +193,8 @@ func isCallback(name string) bool {
 	return name != "" && len(name) <= maxCallback
 }
 
-// serveSend answers a request that brings frames. 204, or 200 for a form, says
-// that all of them were taken.
+// serveSend answers a request that sends frames. 204, or 200 over jsonp, says that the agent
+// got all of them.
 func (e *Endpoint) serveSend(w http.ResponseWriter, r *http.Request, key sessionKey, by *claimant, jsonp bool) {
 	s := e.Sessions.find(key)
 	isOf := s != nil && s.isOf(e, by)
@@ -228,7 +227,7 @@ func (e *Endpoint) serveSend(w http.ResponseWriter, r *http.Request, key session
 	case jsonp:
 		h.Set("Content-Type", "text/plain; charset=UTF-8")
 		h.Set("Cache-Control", noCache)
-		_, _ = w.Write([]byte("ok")) // who does not take it does not get it
+		_, _ = w.Write([]byte("ok")) // a client that is gone needs no answer
 	default:
 		h.Set("Content-Type", "text/plain; charset=UTF-8")
 		h.Set("Cache-Control", noCache)
@@ -236,12 +235,12 @@ func (e *Endpoint) serveSend(w http.ResponseWriter, r *http.Request, key session
 	}
 }
 
-// awaitBody is body with a deadline, which is now when the session ends: a body that
-// does not come must not hold up a server that stops.
+// awaitBody calls body with a deadline. When the session ends, the deadline ends too: an
+// incomplete body must not delay a server that stops.
 func (s *session) awaitBody(w http.ResponseWriter, r *http.Request, jsonp bool) ([]byte, *httpError) {
-	// The writers in between do not expect a deadline while somebody reads.
+	// Outer writers do not expect a deadline to be set during a read.
 	rc := http.NewResponseController(innermost(w))
-	_ = rc.SetReadDeadline(time.Now().Add(s.times.message)) // a server that has none waits as long as it likes
+	_ = rc.SetReadDeadline(time.Now().Add(s.times.message)) // without support for deadlines, the server's own limits apply
 	s.mu.Lock()
 	if s.bye != "" {
 		s.mu.Unlock()
@@ -263,7 +262,7 @@ func (s *session) awaitBody(w http.ResponseWriter, r *http.Request, jsonp bool) 
 	return body, wrong
 }
 
-// body reads the body of a request that sends.
+// body reads the body of a request to send.
 func (s *session) body(w http.ResponseWriter, r *http.Request, jsonp bool) ([]byte, *httpError) {
 	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") { // RFC 9110, section 8.4.1
 		return nil, errEncoded
@@ -271,7 +270,7 @@ func (s *session) body(w http.ResponseWriter, r *http.Request, jsonp bool) ([]by
 	form := jsonp && isForm(r)
 	most := bodyLimit(s.agent.Policy().Limits)
 	if form {
-		most *= 3 // each byte may be written as %XX
+		most *= 3 // a form may write each byte as %XX
 	}
 	tooLarge := &httpError{http.StatusRequestEntityTooLarge, "A body may have at most " + strconv.Itoa(most) + " bytes here."}
 	if r.ContentLength > int64(most) {
@@ -296,7 +295,7 @@ func (s *session) body(w http.ResponseWriter, r *http.Request, jsonp bool) ([]by
 	return []byte(fields["d"][0]), nil
 }
 
-// bodyLimit is the most bytes of a SockJS message.
+// bodyLimit returns the most bytes that a SockJS message may have.
 func bodyLimit(l hub.Limits) int { return 2*l.FrameSize() + sockJSOverhead }
 
 func isForm(r *http.Request) bool {
@@ -304,7 +303,7 @@ func isForm(r *http.Request) bool {
 	return err == nil && kind == "application/x-www-form-urlencoded"
 }
 
-// receive hands what is in body to the agent, when it is this request's turn.
+// receive hands the frames in body to the agent, when it is this request's turn.
 func (s *session) receive(r *http.Request, body []byte) *httpError {
 	switch {
 	case len(body) == 0:
@@ -328,10 +327,10 @@ func (s *session) receive(r *http.Request, body []byte) *httpError {
 	case s.turn <- struct{}{}:
 		defer func() { <-s.turn }()
 	case <-r.Context().Done():
-		return errBody // who would read it is gone
+		return errBody // the client is gone
 	}
 	if number > 0 && number <= s.numbered {
-		return nil // it was taken when it came before
+		return nil // an earlier request had the same frames
 	}
 	if s.isOver() || !s.agent.IsOpen() {
 		return errUnknown
@@ -346,12 +345,12 @@ func (s *session) receive(r *http.Request, body []byte) *httpError {
 		}
 		s.agent.Receive(body[at.from:at.to:at.to])
 	}
-	// The frames were taken. What came of them, and of the session, the stream says.
+	// The agent got the frames. It answers them in responses to requests to receive.
 	return nil
 }
 
-// requestNumber returns the number that a client gives a request, 0 if it gives none: it
-// makes the request again if it has not heard the answer.
+// requestNumber returns the number of a request, or 0 if it has none. A client that numbers
+// its requests repeats one whose answer it did not get.
 func requestNumber(r *http.Request) (int64, *httpError) {
 	text := r.URL.Query().Get("n")
 	if text == "" {

@@ -11,9 +11,9 @@ import (
 	"github.com/push-it/pushit/internal/jsontext"
 )
 
-// The forms in which agents on a WebSocket get their frames. A SockJS client
-// knows nothing of WebSocket pings, and a proxy may drop a connection whose
-// peer is silent: so its heartbeat is both, and the pong is the sign of life.
+// The forms of frames for agents on a WebSocket. SockJS clients expect the heartbeat h, and
+// do not see pings. The ping beside it makes the client answer with a pong, which is a sign
+// of life, and keeps proxies from dropping a silent connection.
 var (
 	bareForm   = hub.NewForm(appendBare, nil, appendHeader(nil, opPing, 0))
 	sockJSForm = hub.NewForm(appendSockJS,
@@ -21,12 +21,12 @@ var (
 		appendHeader(append(appendHeader(nil, opText, 1), 'h'), opPing, 0))
 )
 
-// appendBare appends a text frame that is the object.
+// appendBare appends a text frame with the object.
 func appendBare(dst, object []byte) []byte {
 	return append(appendHeader(dst, opText, len(object)), object...)
 }
 
-// appendSockJS appends a text frame that is a["<object>"].
+// appendSockJS appends a text frame with a["<object>"].
 func appendSockJS(dst, object []byte) []byte {
 	dst = appendHeader(dst, opText, len(`a[""]`)+jsontext.QuotedLen(object))
 	dst = append(dst, `a["`...)
@@ -34,13 +34,13 @@ func appendSockJS(dst, object []byte) []byte {
 	return append(dst, `"]`...)
 }
 
-// appendSockJSClose appends a text frame that is c[<code>,"<reason>"].
+// appendSockJSClose appends a text frame with c[<code>,"<reason>"].
 func appendSockJSClose(dst []byte, code hub.CloseCode, reason string) []byte {
 	text := fmt.Appendf(nil, `c[%d,"%s"]`, code, jsontext.AppendQuoted(nil, reason))
 	return append(appendHeader(dst, opText, len(text)), text...)
 }
 
-// truncate cuts s to n bytes at most, between two characters.
+// truncate cuts s to at most n bytes, between two characters.
 func truncate(s string, n int) string {
 	if len(s) <= n {
 		return s

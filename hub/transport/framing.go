@@ -13,30 +13,32 @@ import (
 	"github.com/push-it/pushit/internal/jsontext"
 )
 
-// The frames of SockJS are the same over all its transports: o opens a session, h is a
-// heartbeat, a["…","…"] carries messages, c[code,"reason"] ends the session. Each
-// transport over HTTP wraps them in its own way, which this file has. What it writes is,
-// byte for byte, what github.com/igm/sockjs-go writes; framing_test.go compares them.
+// SockJS has the same frames for all transports: o opens a session, h is a heartbeat,
+// a["…","…"] carries messages, and c[code,"reason"] ends the session. Each transport over
+// HTTP wraps them in its own way. This file has these framings. framing_test.go compares
+// them with those of github.com/igm/sockjs-go, byte by byte.
 //
-// The names in parentheses are those of tests in SockJS's protocol, version 0.3.3.
+// Names in parentheses, such as XhrPolling.test_transport, are tests of SockJS's protocol
+// 0.3.3 (https://github.com/sockjs/sockjs-protocol), which state the rule.
 
-// recordEnd follows each record that the hub writes to a fallback. It cannot be part of
-// a record: JSON strings escape it.
+// recordEnd follows each record that the hub writes to a fallback. Records cannot contain
+// it, because JSON strings escape it.
 const recordEnd = '\n'
 
-// heartbeatFrame is the SockJS frame of a heartbeat, and its record.
+// heartbeatFrame is the SockJS frame of a heartbeat. Its record is the same.
 const heartbeatFrame = "h"
 
-// fallbackForm encodes an object as the JSON string that it is in a SockJS frame. Any
-// number of them make one frame.
+// fallbackForm encodes an object as a JSON string, as it appears in a SockJS frame. The hub
+// encodes it once for all sessions.
 var fallbackForm = hub.NewForm(
 	func(dst, object []byte) []byte {
 		return append(jsontext.AppendQuotedHTML(append(dst, '"'), object), '"', recordEnd)
 	},
 	nil, []byte{heartbeatFrame[0], recordEnd})
 
-// messagesFrame makes one SockJS frame of the messages among the records that the hub has
-// joined. The frame is nil if all records are heartbeats.
+// messagesFrame makes one SockJS frame of all messages in p, which are records that the hub
+// joined. heartbeat reports whether there are heartbeats too. If there is nothing else, the
+// frame is nil.
 func messagesFrame(p []byte) (frame []byte, heartbeat bool) {
 	frame = append(make([]byte, 0, len(p)+len(`a[]`)), `a[`...)
 	for record := range bytes.SplitSeq(bytes.TrimSuffix(p, []byte{recordEnd}), []byte{recordEnd}) {
@@ -53,7 +55,7 @@ func messagesFrame(p []byte) (frame []byte, heartbeat bool) {
 	return frame, heartbeat
 }
 
-// closeFrame makes the SockJS frame that ends a session.
+// closeFrame returns the SockJS frame that ends a session.
 func closeFrame(code hub.CloseCode, reason string) string {
 	return fmt.Sprintf(`c[%d,"%s"]`, code, jsontext.AppendQuotedHTML(nil, reason))
 }
@@ -64,9 +66,9 @@ type framing struct {
 	method      string // of the requests
 	contentType string
 	poll        bool // a response carries one frame
-	callback    bool // the client names a JavaScript function in the query
+	callback    bool // the query has the name of a JavaScript function
 
-	// prelude appends what precedes the first frame; nil for nothing.
+	// prelude appends the bytes before the first frame; nil if there are none.
 	prelude func(dst []byte, callback string) []byte
 	// wrap appends a frame as it is on the wire.
 	wrap func(dst, frame []byte, callback string) []byte
@@ -74,7 +76,7 @@ type framing struct {
 
 const javaScript = "application/javascript; charset=UTF-8"
 
-// framings are all of them, by the last segment of a request's path.
+// framings has all framings, by the last segment of a request's path.
 var framings = map[string]*framing{
 	"xhr":           {transport: "xhr", method: http.MethodPost, contentType: javaScript, poll: true, wrap: wrapXHR},
 	"xhr_streaming": {transport: "xhr_streaming", method: http.MethodPost, contentType: javaScript, prelude: preludeXHR, wrap: wrapXHR},
@@ -88,17 +90,18 @@ func wrapXHR(dst, frame []byte, _ string) []byte {
 	return append(append(dst, frame...), '\n')
 }
 
-// preludeXHR appends a line of 2 KiB: some browsers keep the first bytes of a response to
-// themselves (XhrStreaming.test_transport).
+// preludeXHR appends a line of 2 KiB: some browsers hand over nothing before they have
+// received that much (XhrStreaming.test_transport).
 func preludeXHR(dst []byte, _ string) []byte {
 	return append(append(dst, strings.Repeat("h", 2<<10)...), '\n')
 }
 
-// preludeEventSource appends an empty line, for Opera (EventSource.test_transport).
+// preludeEventSource appends an empty line, because of a bug in Opera
+// (EventSource.test_transport).
 func preludeEventSource(dst []byte, _ string) []byte { return append(dst, "\r\n"...) }
 
-// wrapEventSource makes each frame an event (EventSource.test_transport). SockJS's clients
-// decode percent signs in it.
+// wrapEventSource makes each frame an event (EventSource.test_transport). Line breaks would
+// end the event, so they are escaped with percent signs, which SockJS's clients decode.
 func wrapEventSource(dst, frame []byte, _ string) []byte {
 	dst = append(dst, "data: "...)
 	for len(frame) > 0 {
@@ -114,9 +117,9 @@ func wrapEventSource(dst, frame []byte, _ string) []byte {
 	return append(dst, "\r\n\r\n"...)
 }
 
-// The page that an iframe loads, before and after the name of the callback
-// (HtmlFile.test_transport). Spaces make it longer than 1 KiB: Internet Explorer runs no
-// script before that.
+// The page that an iframe loads, before and after the name of the callback. Spaces make it
+// longer than 1 KiB, because browsers run no script before they have received that much
+// (HtmlFile.test_transport).
 const (
 	htmlFileStart = `<!doctype html>
 <html><head>
@@ -132,27 +135,28 @@ const (
     window.onload = function() {c.stop();};
   </script>
 `
-	htmlFileSize = 1036 // with spaces, without the callback
+	htmlFileSize = 1036 // of the page without the callback, as sockjs-go has it
 )
 
-// preludeHTMLFile appends the page, which has no end: frames go on with it.
+// preludeHTMLFile appends the page. Frames continue it, so it has no end.
 func preludeHTMLFile(dst []byte, callback string) []byte {
 	dst = append(append(append(dst, htmlFileStart...), callback...), htmlFileEnd...)
 	dst = append(dst, strings.Repeat(" ", htmlFileSize-len(htmlFileStart)-len(htmlFileEnd))...)
 	return append(dst, "\r\n\r\n"...)
 }
 
-// wrapHTMLFile makes each frame a script that calls the page's p with it
-// (HtmlFile.test_transport). Nothing in the frame may end the script.
+// wrapHTMLFile makes each frame a script that passes it to the page's function p
+// (HtmlFile.test_transport). HTML characters are escaped, so that no frame can end its
+// script.
 func wrapHTMLFile(dst, frame []byte, _ string) []byte {
 	dst = append(dst, "<script>\np(\""...)
 	dst = jsontext.AppendQuotedHTML(dst, frame)
 	return append(dst, "\");\n</script>\r\n"...)
 }
 
-// wrapJSONP makes the one frame a script that calls the callback with it
-// (JsonPolling.test_transport). The comment in front is not SockJS's: without it the
-// client chooses the first bytes, and could make them those of a file of another type.
+// wrapJSONP makes the frame a script that passes it to the callback
+// (JsonPolling.test_transport). The comment before the callback is pushit's own. Without it,
+// the client could choose the first bytes, and make them look like another type of file.
 func wrapJSONP(dst, frame []byte, callback string) []byte {
 	dst = append(append(append(dst, "/**/"...), callback...), "(\""...)
 	dst = jsontext.AppendQuotedHTML(dst, frame)

@@ -10,32 +10,32 @@ import (
 	"github.com/push-it/pushit/internal/jsontext"
 )
 
-// The client of Push-It of 2011 came with SockJS 0.0.4, which sent and got JSON
-// values where today's SockJS has strings with JSON in them, and Push-It's server
-// wrapped messages once more:
+// The Push-It client of 2011 came with SockJS 0.0.4. That version sent and received JSON
+// values; today's SockJS uses strings that contain JSON. Push-It's server also wrapped each
+// message in another one:
 //
 //	in   {"channel":"/meta/connect",…}
 //	out  a[{"channel":"/meta/connect",…}]
 //	out  a[{"channel":"news","data":{"channel":"news","uuid":…,"data":…}}]
 //
-// The client speaks first, so its first message tells which of the two it is.
+// The client speaks first, so its first message shows which kind of client it is.
 
-// legacyForm is the encoding for such a client.
+// legacyForm encodes frames for a client of 2011.
 var legacyForm = hub.NewForm(appendLegacy, sockJSForm.Opening, sockJSForm.Heartbeat)
 
-// isLegacy reports whether a first message is that of such a client.
+// isLegacy reports whether p is the first message of a client of 2011.
 func isLegacy(p []byte) bool {
 	i := jsontext.SkipSpace(p, 0)
 	return i < len(p) && p[i] == '{'
 }
 
-// What the hub's objects begin with: frames of its own, and messages.
+// The hub's own frames begin with metaStart, messages with channelStart.
 var (
 	metaStart    = []byte(`{"channel":"/meta/`)
 	channelStart = []byte(`{"channel":"`)
 )
 
-// leadingString returns the JSON string that p begins with, in its quotes.
+// leadingString returns the JSON string at the beginning of p, with its quotes.
 func leadingString(p []byte) []byte {
 	for i := 1; i < len(p); i++ {
 		switch p[i] {
@@ -48,8 +48,7 @@ func leadingString(p []byte) []byte {
 	return p
 }
 
-// appendLegacy appends a text frame that is a[<object>], with messages wrapped
-// once more.
+// appendLegacy appends a text frame with a[<object>]. It wraps messages in another message.
 func appendLegacy(dst, object []byte) []byte {
 	if bytes.HasPrefix(object, metaStart) {
 		dst = appendHeader(dst, opText, len("a[]")+len(object))

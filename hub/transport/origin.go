@@ -14,23 +14,23 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// nullOrigin is what browsers call the origin of a page that has none: a
-// sandboxed frame, a local file.
+// nullOrigin is the Origin that browsers send for pages without one: sandboxed frames and
+// local files.
 const nullOrigin = "null"
 
-// maxOrigin bounds what is looked at: a scheme, a host name of 253 bytes and a
-// port fit well.
+// maxOrigin is the longest origin, in bytes: a scheme, a host name of 253 bytes and a port
+// fit well.
 const maxOrigin = 512
 
-// Origins are origins whose pages may use an endpoint besides those of its own
-// site. A nil *Origins has none.
+// Origins are the other origins whose pages may use an endpoint. Pages of its own site
+// always may. A nil *Origins has none.
 type Origins struct {
-	listed map[string]struct{} // as parseOrigin returns them, or nullOrigin
+	listed map[string]struct{} // keys of parseOrigin, or nullOrigin
 }
 
-// ParseOrigins reads a list of origins as "https://example.com" or
-// "https://example.com:8443"; "null" lists the pages that have no origin. Its
-// errors say what to write instead.
+// ParseOrigins reads a list of origins such as "https://example.com" or
+// "https://example.com:8443". "null" stands for pages without an origin. Its errors say
+// what to write instead.
 func ParseOrigins(list []string) (*Origins, error) {
 	o := &Origins{listed: make(map[string]struct{}, len(list))}
 	for _, s := range list {
@@ -73,7 +73,7 @@ func originError(s string) error {
 	return fmt.Errorf("origin %q: %s; write https://example.com", s, form)
 }
 
-// has reports whether an origin, as parseOrigin returns it, is listed.
+// has reports whether the origin with that key of parseOrigin is listed.
 func (o *Origins) has(key string) bool {
 	if o == nil {
 		return false
@@ -82,11 +82,10 @@ func (o *Origins) has(key string) bool {
 	return ok
 }
 
-// check applies the origin rule to a request to the site scheme://host: a page
-// of that site may, a page of a listed origin may, a request that no other
-// site's page has made may. cross is the origin if it is a listed one of another
-// site, which is what CORS has to allow. Browsers write Origin and
-// Sec-Fetch-Site themselves; pages cannot.
+// check reports whether a request to the site scheme://host is allowed: if a page of that
+// site made it, or a page of a listed origin, or no page. cross is the origin that CORS has
+// to allow: a listed one of another site, or empty. Browsers set Origin and Sec-Fetch-Site
+// themselves; pages cannot change them.
 func (o *Origins) check(h http.Header, scheme, host string) (cross string, allowed bool) {
 	origin, ok := h["Origin"]
 	if !ok {
@@ -108,8 +107,8 @@ func (o *Origins) check(h http.Header, scheme, host string) (cross string, allow
 	if o.has(key) {
 		return origin[0], true
 	}
-	// Some libraries send the scheme of the WebSocket itself. No page of another site
-	// can: browsers write what they write.
+	// Some libraries send an origin with the scheme ws or wss. Browsers never do, so no page
+	// of another site can.
 	if http, isWebSocket := strings.CutPrefix(key, "ws"); isWebSocket {
 		if own, ok := parseOrigin(scheme + "://" + host); ok {
 			if key, ok = parseOrigin("http" + http); ok && own == key {
@@ -120,24 +119,24 @@ func (o *Origins) check(h http.Header, scheme, host string) (cross string, allow
 	return "", false
 }
 
-// likelyCause says why a page may have been refused, for who reads the log.
+// likelyCause says, for the log, why a page may have been refused.
 func likelyCause(origin, scheme, host string) string {
 	key, ok := parseOrigin(origin)
 	own, okOwn := parseOrigin(scheme + "://" + host)
 	switch {
 	case origin == "":
-		return "a browser says that a page of another site asks: list its origin in origins, if it may"
+		return "the browser says that another site's page made the request: list its origin in origins if its pages may use this endpoint"
 	case !ok || !okOwn:
-		return "the Origin is not that of a web page"
+		return "the Origin does not belong to a web page"
 	case key[strings.Index(key, "://"):] == own[strings.Index(own, "://"):]:
-		return "only the scheme differs: a proxy in front ends TLS and is not in trusted_proxies, so that its X-Forwarded-Proto is not believed"
+		return "only the scheme differs: a proxy in front ends TLS, and its X-Forwarded-Proto is ignored because it is not in trusted_proxies"
 	default:
-		return "list it in origins if its pages may use this endpoint; if it is this site's own, a proxy in front changes Host, or is not in trusted_proxies"
+		return "list it in origins if its pages may use this endpoint; if it is this site's own, a proxy in front changes Host or is not in trusted_proxies"
 	}
 }
 
-// Admit applies the origin rule to a session that is there, by what is kept of the
-// request that opened it.
+// Admit reports whether a session may stay, judging by the snapshot of the request that
+// opened it.
 func (o *Origins) Admit(opening *hub.Opening) bool {
 	h := make(http.Header, 2)
 	for name, value := range opening.Fields {
@@ -149,13 +148,13 @@ func (o *Origins) Admit(opening *hub.Opening) bool {
 	return allowed
 }
 
-// refers applies the origin rule by Referer, for what a page can ask for without
-// Origin and have run, scripts and frames: over plain HTTP, but for localhost,
-// browsers send Sec-Fetch-Site with none of that. A page can keep its Referer from
-// being sent, so there must be one.
+// refers checks the Referer of requests for scripts and frames. A page of another site can
+// make and run them, and browsers send no Origin with them, and over plain HTTP no
+// Sec-Fetch-Site either, except to localhost. A page can suppress its Referer, so a request
+// without one is refused.
 func (o *Origins) refers(h http.Header, scheme, host string) bool {
 	if len(h["Origin"]) > 0 || len(h["Sec-Fetch-Site"]) > 0 {
-		return true // check has looked at them
+		return true // check has judged them
 	}
 	referer, err := url.Parse(h.Get("Referer"))
 	if err != nil {
@@ -169,10 +168,10 @@ func (o *Origins) refers(h http.Header, scheme, host string) bool {
 	return ok && own == key || o.has(key)
 }
 
-// parseOrigin returns the one form of an origin that equal origins share: lower
-// case, without the scheme's own port, IPv6 addresses in their shortest form.
-// What is not exactly scheme://host[:port], and a host that ends in a dot, is
-// none: the browser counts that dot as another site.
+// parseOrigin returns a key that is the same for equal origins: in lower case, without the
+// scheme's default port, and with IPv6 addresses in their shortest form. It accepts only
+// scheme://host[:port]. It refuses a host that ends in a dot, which browsers treat as
+// another site.
 func parseOrigin(s string) (key string, ok bool) {
 	if len(s) > maxOrigin {
 		return "", false
@@ -200,7 +199,7 @@ func parseOrigin(s string) (key string, ok bool) {
 
 var defaultPorts = map[string]string{"http": "80", "https": "443", "ws": "80", "wss": "443"}
 
-// validScheme goes by RFC 3986, section 3.1, for lower case.
+// validScheme reports whether s is a scheme of RFC 3986, section 3.1, in lower case.
 func validScheme(s string) bool {
 	for i := range len(s) {
 		c := s[i]
@@ -214,8 +213,8 @@ func validScheme(s string) bool {
 	return s != ""
 }
 
-// splitPort cuts the port off, which is a number as browsers write it. Without
-// a port it is empty.
+// splitPort splits a host and a port. The port must be written as browsers write it, and
+// is empty if there is none.
 func splitPort(s string) (host, port string, ok bool) {
 	i := strings.LastIndexByte(s, ':')
 	if i < 0 || strings.HasSuffix(s, "]") {

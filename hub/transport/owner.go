@@ -13,31 +13,30 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// A Caller is who makes a request, as far as it can be told from each request.
+// A Caller is what the server knows about the client that makes a request.
 type Caller struct {
-	// Scheme and Host are of the site, after trusted proxies; Host has the port
-	// where the request named one. The request's Origin is compared to them.
+	// Scheme and Host are those of the site, as trusted proxies report them. Host has the
+	// port if the request named one. Origins are compared with them.
 	Scheme, Host string
-	// User is who the server authenticated, empty when nobody.
+	// User is the user whom the server authenticated, or empty.
 	User string
-	// Certificate is a hash of the certificate that the client showed, empty where it
-	// showed none.
+	// Certificate is a hash of the client's certificate, empty without one.
 	Certificate string
 }
 
-// An owner is whose a fallback session is: requests of others with its name are
-// told that there is no such session. Session names are in addresses, and so in
-// logs; a name alone is to open nothing.
+// An owner identifies the client that a fallback session belongs to. Other clients that
+// use the session's name are told that it does not exist. Names are part of URLs, and URLs
+// get into logs, so a name alone must not be enough.
 type owner [sha256.Size]byte
 
-// A claimant is who makes a request with the name of a fallback session.
+// A claimant is the client that makes a request with the name of a fallback session.
 type claimant struct {
-	r      *http.Request // only its header counts
+	r      *http.Request // only its header is used
 	caller Caller
-	cross  string // the request's origin if that is another site's
+	cross  string // the request's origin, if it is another site's
 }
 
-// opener returns who made the request that opened a session.
+// opener returns the client that opened a session.
 func opener(o *hub.Opening) claimant {
 	r := &http.Request{Header: make(http.Header)}
 	for name, value := range o.Fields {
@@ -54,14 +53,14 @@ func opener(o *hub.Opening) claimant {
 	return claimant{r: r, caller: Caller{Scheme: o.Scheme, Host: o.Host, User: o.User, Certificate: o.Certificate}, cross: cross}
 }
 
-// owner tells who c is, going by these cookies. Of what is secret only a hash is
-// kept.
+// owner identifies c with the help of these cookies. It keeps a hash, not the secrets
+// themselves.
 func (c *claimant) owner(cookies []string) (o owner) {
 	h := sha256.New()
 	part := func(s string) {
 		var size [8]byte
 		binary.BigEndian.PutUint64(size[:], uint64(len(s)))
-		_, _ = h.Write(size[:]) // a hash takes everything
+		_, _ = h.Write(size[:]) // a hash returns no errors
 		_, _ = h.Write([]byte(s))
 	}
 	list := func(values []string) {
@@ -80,7 +79,7 @@ func (c *claimant) owner(cookies []string) (o owner) {
 	list(c.r.Header["Authorization"])
 	for _, name := range cookies {
 		if name == stickyCookie {
-			continue // set here, between the first request and the second
+			continue // the endpoint sets it in the answer to the first request
 		}
 		list(c.cookie(name))
 	}
@@ -88,7 +87,7 @@ func (c *claimant) owner(cookies []string) (o owner) {
 	return o
 }
 
-// cookie returns the values of the cookies of that name.
+// cookie returns the values of all cookies of that name.
 func (c *claimant) cookie(name string) (values []string) {
 	for _, cookie := range c.r.CookiesNamed(name) {
 		values = append(values, cookie.Value)
@@ -96,9 +95,8 @@ func (c *claimant) cookie(name string) (values []string) {
 	return values
 }
 
-// refuseClaim logs that a request does not get the session whose name it has, if it
-// differs from the one that opened it in nothing but the cookies that tell logins
-// apart. Then the application has most likely renewed one of them. The log has their
+// refuseClaim logs a request that may not use the session it names, if only the session
+// cookies differ. Most likely the application has renewed one of them. The log gets their
 // names, never their values.
 func (e *Endpoint) refuseClaim(s *session, by *claimant) {
 	if len(e.SessionCookies) == 0 {
@@ -121,7 +119,7 @@ func (e *Endpoint) refuseClaim(s *session, by *claimant) {
 	if !ok {
 		return
 	}
-	e.Policy.Log.Info("a request was refused, because session cookies differ from those that its session was opened with",
+	e.Policy.Log.Info("a request was refused, because session cookies differ from those that opened the session",
 		"cookies", differ,
 		"likely_cause", "the application renews the cookie: in session_cookies, name only cookies whose value stays the same for the whole login",
 		"left_out", left)

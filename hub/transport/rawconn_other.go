@@ -10,7 +10,7 @@ import (
 	"net"
 )
 
-// A rawConn does not exist here: every net.Conn is read with a buffer of its own
+// A rawConn is not available on this system. Each net.Conn is read with a buffer of its own
 // and written by a goroutine that may block.
 type rawConn struct{}
 

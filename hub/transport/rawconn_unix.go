@@ -12,27 +12,27 @@ import (
 	"syscall"
 )
 
-// A rawConn reads and writes a socket by its own system calls: it waits for
-// bytes without holding a buffer for them, and writes without waiting.
+// A rawConn reads and writes a socket with its own system calls. It needs no buffer while it
+// waits for bytes, and it can write without blocking.
 type rawConn struct {
 	rc syscall.RawConn
 
-	// Owned by who reads. The func is kept because making one for each read
+	// Owned by the reader. readFunc is a field because making a func value for each read
 	// would allocate.
 	readFunc func(fd uintptr) bool
 	got      *readBuffer
 	gotN     int
 	gotErr   error
 
-	// Owned by who writes.
+	// Owned by the writer.
 	writeFunc func(fd uintptr)
 	p         []byte
 	wrote     int
 	wroteErr  error
 }
 
-// newRawConn returns nil for what is not a bare socket: a wrapper's own Read and
-// Write mean something.
+// newRawConn returns nil if nc is not a bare socket, because a wrapper's Read and Write must
+// not be bypassed.
 func newRawConn(nc net.Conn) *rawConn {
 	var rc syscall.RawConn
 	var err error
@@ -52,8 +52,8 @@ func newRawConn(nc net.Conn) *rawConn {
 	return c
 }
 
-// read waits for bytes and returns them in a buffer of the pool, which the
-// caller puts back. It heeds the net.Conn's read deadline.
+// read waits for bytes and returns them in a buffer from the pool, which the caller puts back.
+// The net.Conn's read deadline applies.
 func (c *rawConn) read() (b *readBuffer, n int, err error) {
 	if err := c.rc.Read(c.readFunc); err != nil {
 		return nil, 0, err
@@ -63,9 +63,9 @@ func (c *rawConn) read() (b *readBuffer, n int, err error) {
 	return b, n, err
 }
 
-// tryRead reports whether there was anything to read. It must try, each time:
-// the runtime's poller tells of changes only, and to wait without having drawn
-// EAGAIN is to wait for ever.
+// tryRead reports whether there was anything to read. It must try each time: the runtime's
+// poller reports only changes, so a goroutine that waits without an EAGAIN before waits for
+// ever.
 func (c *rawConn) tryRead(fd uintptr) bool {
 	b := readBuffers.Get().(*readBuffer)
 	n, err := ignoringEINTR(syscall.Read, fd, b[:])
@@ -84,9 +84,8 @@ func (c *rawConn) tryRead(fd uintptr) bool {
 	return true
 }
 
-// write writes what the socket takes at once. It goes through Control, not
-// Write, because that one fails when a write deadline that was set for something
-// else has passed.
+// write writes as much as the socket takes at once. It uses RawConn.Control, because
+// RawConn.Write fails if an earlier write deadline has passed.
 func (c *rawConn) write(p []byte) (n int, err error) {
 	c.p = p
 	err = c.rc.Control(c.writeFunc)

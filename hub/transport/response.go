@@ -12,15 +12,15 @@ import (
 	"time"
 )
 
-// A response is one that carries frames to a client of a fallback.
+// A response carries frames to a client of a fallback.
 //
-// Two goroutines share it. The request's is in serve from the first byte to the last; the
-// hub's puts frames in between. Whoever writes holds turn.
+// Two goroutines share it. The request's goroutine is in serve from the first byte to the
+// last, and the hub's goroutine puts frames in between. Each holds turn while it writes.
 type response struct {
 	// Immutable.
-	w        http.ResponseWriter // as it came: what is around the connection sees all that is written
-	rc       *http.ResponseController
-	inner    *http.ResponseController // of the innermost writer: it takes a deadline while it writes
+	w        http.ResponseWriter
+	rc       *http.ResponseController // of w
+	inner    *http.ResponseController // of the innermost writer, which accepts a deadline during a write
 	framing  *framing
 	callback string
 	since    time.Time
@@ -28,9 +28,9 @@ type response struct {
 	times    *times
 
 	// Set by session.attach, before serve.
-	session *session // nil: only bye is said
-	fresh   bool     // the session begins with this response
-	bye     string
+	session *session // nil: the response carries only bye
+	fresh   bool     // the response carries the o frame
+	bye     string   // a close frame
 
 	endNext atomic.Bool // the next frame is the last
 
@@ -38,13 +38,13 @@ type response struct {
 	size int        // bytes of frames written; guarded by turn
 
 	mu      sync.Mutex    // guards the following; nothing that waits for the client is called under it
-	by      time.Time     // deadline of the next write, and of the one under way; zero for none
+	by      time.Time     // deadline of writes; zero for none
 	writing bool          // a write is under way
-	usable  bool          // frames may be put
-	isSpent bool          // the last frame was written, or is being written
-	isOver  bool          // serve has returned: nothing of w may be touched
+	usable  bool          // the prelude and the o frame are written
+	isSpent bool          // the last frame is written, or being written
+	isOver  bool          // serve has returned: w must not be used any more
 	err     error         // of the write that failed
-	ended   chan struct{} // closed when there is nothing more to write
+	ended   chan struct{} // closed if there is nothing more to write
 	isEnded bool
 }
 
@@ -73,21 +73,21 @@ func innermost(w http.ResponseWriter) http.ResponseWriter {
 	}
 }
 
-// serve is the response, from its header to its end. client is done when the client has
-// given the request up. serve reports whether the response has ended in order: complete,
-// and with all that was put.
+// serve writes the response, from its header to its end. client is done if the client
+// cancels the request. serve reports whether the response ended in order: complete, and with
+// all frames that were put.
 func (r *response) serve(client context.Context) (inOrder bool) {
 	r.open()
 	if r.session != nil {
 		r.session.ready(r)
 	} else {
-		_ = r.farewell(r.bye) // a client that does not take it is gone
+		_ = r.putLast(r.bye) // a client that does not get it is gone
 	}
 	select {
 	case <-r.ended:
 	case <-client.Done():
 	}
-	r.turn.Lock() // a write may be under way
+	r.turn.Lock() // waits for a write under way
 	defer r.turn.Unlock()
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -95,13 +95,11 @@ func (r *response) serve(client context.Context) (inOrder bool) {
 	return r.isSpent && r.err == nil
 }
 
-// open writes what precedes the first message. Prelude and o frame leave apart: a client
-// may read the prelude as a whole (XhrStreaming.test_transport).
+// open writes the header, the prelude and the o frame. It flushes the prelude by itself,
+// because SockJS's protocol wants it in a chunk of its own (XhrStreaming.test_transport).
 func (r *response) open() {
 	h := r.w.Header()
 	h.Set("Content-Type", r.framing.contentType)
-	// Without no-transform a proxy, and Caddy's encode, may hold back what is to be read
-	// at once.
 	h.Set("Cache-Control", noCache)
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("X-Accel-Buffering", "no") // for nginx
@@ -109,7 +107,7 @@ func (r *response) open() {
 	defer r.turn.Unlock()
 	if r.framing.prelude != nil {
 		if r.write(r.framing.prelude(nil, r.callback), false) != nil {
-			return // reason tells it
+			return // reason returns the error
 		}
 	}
 	if r.fresh {
@@ -117,24 +115,24 @@ func (r *response) open() {
 	}
 }
 
-// errSpent says that the response had its last frame already: this one was not written.
+// errSpent means that a frame was not written, because the response had its last frame.
 var errSpent = errors.New("the response is complete")
 
-// put writes a SockJS frame. It returns errSpent if the response has had its last frame.
+// put writes a SockJS frame. It returns errSpent if the response had its last frame.
 func (r *response) put(frame []byte) error {
 	r.turn.Lock()
 	defer r.turn.Unlock()
 	return r.putNext(frame, false)
 }
 
-// farewell writes a SockJS frame that is the last.
-func (r *response) farewell(frame string) error {
+// putLast writes a SockJS frame and completes the response.
+func (r *response) putLast(frame string) error {
 	r.turn.Lock()
 	defer r.turn.Unlock()
 	return r.putNext([]byte(frame), true)
 }
 
-// putNext is put, and farewell, for a caller that holds turn.
+// putNext does the work of put and putLast. The caller holds turn.
 func (r *response) putNext(frame []byte, last bool) error {
 	r.mu.Lock()
 	spent, err := r.isSpent || r.isOver, r.err
@@ -150,11 +148,11 @@ func (r *response) putNext(frame []byte, last bool) error {
 	return r.write(p, last || r.framing.poll || r.size >= responseLimit || r.endNext.Load())
 }
 
-// wrapRoom has room for what most framings add to a frame.
+// wrapRoom is the room for what framings add to a frame.
 const wrapRoom = 64
 
-// write writes p and sends it. The response is complete with the last p. The caller holds
-// turn.
+// write writes p and flushes it. If it is the last, the response is complete. The caller
+// holds turn.
 func (r *response) write(p []byte, last bool) error {
 	r.begin(last)
 	_, err := r.w.Write(p) //nolint:gosec // G705: frames are JSON; callbacks are checked before
@@ -177,8 +175,8 @@ func (r *response) begin(last bool) {
 	_ = r.rc.SetWriteDeadline(by) // as in limit
 }
 
-// done removes the deadline, unless the response is about to end: it bounds what net/http
-// writes then.
+// done notes how a write ended, and removes the deadline. It keeps the deadline at the end
+// of the response, for the last bytes, which net/http writes.
 func (r *response) done(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -193,19 +191,19 @@ func (r *response) done(err error) {
 	_ = r.rc.SetWriteDeadline(time.Time{}) // as in limit
 }
 
-// limit sets the write deadline, also of the write under way; zero is none.
+// limit sets the deadline of writes, including the one under way; zero is none.
 func (r *response) limit(t time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.by = t
 	if r.writing && !t.IsZero() {
-		// The writers in between do not expect a deadline while they write.
-		_ = r.inner.SetWriteDeadline(t) // a writer without deadlines takes as long as it takes
+		// Outer writers do not expect a deadline to be set during a write.
+		_ = r.inner.SetWriteDeadline(t) // without support for deadlines, the server's own limits apply
 	}
 }
 
-// cut ends the response at once, even in the middle of a write. It reports false, and does
-// nothing, before frames may be put.
+// cut ends the response at once, even during a write. Before the response is usable, cut
+// does nothing and returns false.
 func (r *response) cut() bool {
 	r.mu.Lock()
 	usable := r.usable
@@ -228,36 +226,36 @@ func (r *response) endLocked() {
 	}
 }
 
-// makeReady lets frames be put.
+// makeReady makes the response usable.
 func (r *response) makeReady() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.usable = true
 }
 
-// isReady reports whether a frame may be put.
+// isReady reports whether the response takes frames.
 func (r *response) isReady() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.usable && !r.isSpent && !r.isOver && r.err == nil
 }
 
-// isComplete reports whether the response has had its last frame.
+// isComplete reports whether the response had its last frame.
 func (r *response) isComplete() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.isSpent
 }
 
-// age is how long the response has been under way.
+// age returns how long ago the response began.
 func (r *response) age() time.Duration { return time.Since(r.since) }
 
-// reason says, for the log, why the response did not end in order.
+// reason returns, for the log, why the response did not end in order.
 func (r *response) reason() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.err != nil {
 		return "write failed: " + r.err.Error()
 	}
-	return "the request was given up"
+	return "the client cancelled the request"
 }

@@ -16,52 +16,50 @@ import (
 )
 
 const (
-	// disconnectDelay is how long a session may be without a request that
-	// receives for it, and how long one that has ended goes on saying so: SockJS
-	// servers have 5 s.
+	// disconnectDelay is how long a session may be without a request to receive, and how
+	// long a session that has ended still answers requests. SockJS servers use 5 s.
 	disconnectDelay = 5 * time.Second
-	// responseLimit is how many bytes a streaming response has, about, until it is
-	// ended and the client makes a new request: browsers keep all of it in memory
-	// meanwhile. SockJS servers have 128 KiB.
+	// responseLimit is about how many bytes a streaming response may have. Browsers keep
+	// the whole response in memory, so it ends then, and the client makes another request.
+	// SockJS servers use 128 KiB.
 	responseLimit = 128 << 10
-	// maxSenders is how many requests may wait to hand frames to one session. A
-	// SockJS client sends one at a time.
+	// maxSenders is how many requests may send to one session at a time. A SockJS client
+	// makes one after the other.
 	maxSenders = 8
 )
 
-// What SockJS closes a session with, beside what the hub does.
+// SockJS's own close codes.
 const (
-	closeAnother     hub.CloseCode = 2010 // a second request receives
-	closeInterrupted hub.CloseCode = 1002 // what was written last may be lost
+	closeAnother     hub.CloseCode = 2010 // another request receives already
+	closeInterrupted hub.CloseCode = 1002 // the last frames may be lost
 )
 
 // interrupted is the reason of closeInterrupted.
 const interrupted = "Connection interrupted"
 
-// Sessions are the fallback sessions of a hub. They outlive reloads: the
-// endpoints of each generation find them again. All methods may be called
-// concurrently.
+// Sessions are the fallback sessions of a hub. They outlive reloads: the endpoints of the
+// next generation find them again. All methods may be called concurrently.
 type Sessions struct {
 	mu   sync.Mutex // guards the following; no other lock is taken under it
 	byID map[sessionKey]*session
 }
 
-// A sessionKey is where a session is found. Clients choose the id.
+// A sessionKey identifies a session. Clients choose the id.
 type sessionKey struct{ mount, id string }
 
-// NewSessions returns Sessions with none in them.
+// NewSessions returns an empty Sessions.
 func NewSessions() *Sessions {
 	return &Sessions{byID: make(map[sessionKey]*session)}
 }
 
-// find returns the session of that key, nil if there is none.
+// find returns the session with that key, or nil.
 func (ss *Sessions) find(key sessionKey) *session {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
 	return ss.byID[key]
 }
 
-// add puts s in, unless there is one with its key, which it returns.
+// add adds s. If there is a session with the same key, add returns that one instead.
 func (ss *Sessions) add(s *session) *session {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
@@ -80,7 +78,7 @@ func (ss *Sessions) remove(s *session) {
 	}
 }
 
-// all returns the sessions that are there.
+// all returns all sessions.
 func (ss *Sessions) all() []*session {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
@@ -91,34 +89,34 @@ func (ss *Sessions) all() []*session {
 	return all
 }
 
-// A session is one over SockJS's fallback transports: one response at a
-// time carries what is written, other requests bring what the agent sends. It is
+// A session joins the requests of one client of a fallback transport. One response at a
+// time carries the frames for the client; other requests bring the client's frames. It is
 // the agent's Conn.
 type session struct {
-	// Immutable after it was added.
+	// Immutable.
 	sessions *Sessions
 	key      sessionKey
 	agent    *hub.Agent
 	times    *times
 
-	heard    atomic.Bool   // a request has brought something
-	senders  atomic.Int32  // requests that send, waiting or not
-	turn     chan struct{} // buffered(1): who puts something in may call Receive; never closed
-	idle     allowance     // of who has the turn
-	numbered int64         // the highest number of a request that was taken; likewise
+	heard    atomic.Bool   // a request to send has come
+	senders  atomic.Int32  // requests to send under way
+	turn     chan struct{} // buffered(1), never closed: a request that has put a value in may call Receive
+	idle     allowance     // guarded by turn
+	numbered int64         // the highest number of a request to send; guarded by turn
 
 	mu       sync.Mutex // guards the following; response.mu may be taken under it
 	owner    owner
-	cookies  []string                              // the session_cookies that owner goes by
-	response *response                             // nil between two requests
-	expiry   *time.Timer                           // of the session without a receiver, or of what is left of one that has ended
-	expires  time.Time                             // when it is due: it may fire while it is set anew
-	greeted  bool                                  // a response has begun the session
+	cookies  []string                              // the session_cookies that owner depends on
+	response *response                             // nil between two requests to receive
+	expiry   *time.Timer                           // ends a session without a response; removes a session that has ended
+	expires  time.Time                             // when expiry is due: it may fire while it is being reset
+	greeted  bool                                  // a response has carried the o frame
 	received int64                                 // the highest number of a request to receive
-	bye      string                                // not empty: the session has ended, and this SockJS frame says how
-	writeBy  time.Time                             // the write deadline; zero is none
-	bodies   map[*http.ResponseController]struct{} // of requests whose bodies are being read
-	changed  chan struct{}
+	bye      string                                // if the session has ended: its close frame
+	writeBy  time.Time                             // the write deadline; zero for none
+	bodies   map[*http.ResponseController]struct{} // of requests to send whose bodies are being read
+	changed  chan struct{}                         // closed when one of the above changes; nil if nothing waits
 }
 
 var (
@@ -133,9 +131,9 @@ func (ss *Sessions) newSession(key sessionKey, by owner, cookies []string, a *hu
 	return &session{sessions: ss, key: key, owner: by, cookies: cookies, agent: a, times: t, turn: make(chan struct{}, 1), bodies: make(map[*http.ResponseController]struct{})}
 }
 
-// isOf reports whether the session is of who makes a request to e. If e goes by
-// other cookies than the session's owner, as after a reload, those that the session
-// was opened with say who that is.
+// isOf reports whether the session belongs to the client that makes a request to e. After
+// a reload, e may use other cookies than before. Then isOf finds the owner anew, from the
+// request that opened the session.
 func (s *session) isOf(e *Endpoint, by *claimant) bool {
 	asks := by.owner(e.SessionCookies)
 	s.mu.Lock()
@@ -150,12 +148,12 @@ func (s *session) isOf(e *Endpoint, by *claimant) bool {
 // Form implements hub.Conn.
 func (s *session) Form() *hub.Form { return fallbackForm }
 
-// TryWrite implements hub.Conn: it cannot.
+// TryWrite implements hub.Conn. It never writes: writing to a response may block.
 func (s *session) TryWrite([]byte) (int, error) { return 0, hub.ErrWouldBlock }
 
-// Write implements hub.Conn. It does not wait for a request that receives: Await does,
-// so that messages stay in the hub's queue until then. A heartbeat needs no request:
-// where nothing waits there is nothing to keep alive.
+// Write implements hub.Conn. It does not wait for a request to receive: Await does, so that
+// messages stay in the hub's queue until then. Write drops heartbeats between two requests,
+// when there is no response to keep alive.
 func (s *session) Write(p []byte) (int, error) {
 	frame, heartbeat := messagesFrame(p)
 	s.mu.Lock()
@@ -168,7 +166,7 @@ func (s *session) Write(p []byte) (int, error) {
 	case ready:
 		err := s.send(r, by, frame, heartbeat)
 		switch {
-		case errors.Is(err, errSpent): // meanwhile the end was said in it
+		case errors.Is(err, errSpent): // another frame has completed it meanwhile
 			return 0, hub.ErrWouldBlock
 		case err != nil:
 			return 0, err
@@ -183,7 +181,7 @@ func (s *session) Write(p []byte) (int, error) {
 	}
 }
 
-// Await implements hub.Waiter: a response that frames can be written to is awaited.
+// Await implements hub.Waiter. It waits for a response that takes frames.
 func (s *session) Await() {
 	for {
 		s.mu.Lock()
@@ -198,7 +196,7 @@ func (s *session) Await() {
 	}
 }
 
-// waitUntil waits for changed, until a time if it is not zero.
+// waitUntil waits until changed is closed, or until the time by if it is not zero.
 func waitUntil(changed <-chan struct{}, by time.Time) {
 	if by.IsZero() {
 		<-changed
@@ -241,7 +239,7 @@ func (s *session) SetWriteDeadline(t time.Time) error {
 
 // Close implements hub.Conn.
 func (s *session) Close(code hub.CloseCode, reason string) {
-	if code == hub.CloseNormal { // the response that carried the last frame has failed
+	if code == hub.CloseNormal { // the hub gives up because a write has failed
 		code, reason = closeInterrupted, interrupted
 	}
 	s.end(closeFrame(code, reason), "")
@@ -255,13 +253,13 @@ func (s *session) Cut() {
 	switch {
 	case r == nil:
 		go s.forget()
-	case !r.cut(): // it is about to be ready, and finds the end then
+	case !r.cut(): // ready will find that the session has ended
 		go s.end(closeFrame(closeInterrupted, interrupted), "cut off")
 	}
 }
 
-// end ends the session: who receives for it, now or in the time that is left, is
-// told bye. left is why, for the log.
+// end ends the session. The response gets bye, and so do later requests until the session
+// is removed. left is the reason for the log.
 func (s *session) end(bye, left string) {
 	s.mu.Lock()
 	s.endLocked(bye, left)
@@ -282,13 +280,13 @@ func (s *session) endLocked(bye, left string) {
 	s.mu.Unlock()
 	if told {
 		r.limit(time.Now().Add(s.times.goodbye))
-		_ = r.farewell(bye) // who does not get it asks again, or is gone
+		_ = r.putLast(bye) // a client that does not get it asks again, or is gone
 	}
 	go s.leave(left)
 }
 
-// leave ends the agent, when no frame is being handed to it any more. A frame that
-// waits for a gate stops waiting, because the agent is being closed.
+// leave ends the agent once it has handled the frame in hand. Closing it first makes
+// Receive return if the frame waits for a gate.
 func (s *session) leave(reason string) {
 	s.agent.Close(hub.CloseNormal, reason, 0)
 	s.turn <- struct{}{}
@@ -296,8 +294,8 @@ func (s *session) leave(reason string) {
 	s.agent.Left(reason)
 }
 
-// isRepeated reports whether a request to receive of that number has come before; 0 is
-// none. The client makes a request again when the network has failed it.
+// isRepeated reports whether a request to receive with that number came before; requests
+// with 0 have no number. A client repeats a request after a network error.
 func (s *session) isRepeated(number int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -308,9 +306,9 @@ func (s *session) isRepeated(number int64) bool {
 	return true
 }
 
-// attach makes r the session's response. If it cannot be, it returns the SockJS
-// frame that r is to say instead. Where another response is attached it waits a while:
-// the client may have given that one up, of which the server hears by another connection.
+// attach makes r the session's response. If that is not possible, it returns the close
+// frame for r. If another response is attached, attach waits for a while: the client may
+// have cancelled that one, and the server may not know it yet.
 func (s *session) attach(r *response) (bye string) {
 	began := time.Now()
 	for {
@@ -326,7 +324,7 @@ func (s *session) attach(r *response) (bye string) {
 			}
 		default:
 			patience := s.times.abandoned
-			if before.isComplete() { // the client has read its last frame, and not waited for its end
+			if before.isComplete() { // the client did not wait for its end after the last frame
 				patience = s.times.goodbye
 			}
 			if by := began.Add(patience); time.Now().Before(by) {
@@ -342,7 +340,7 @@ func (s *session) attach(r *response) (bye string) {
 	}
 }
 
-// ready is called when r can be written to.
+// ready is called when r can take frames.
 func (s *session) ready(r *response) {
 	s.mu.Lock()
 	bye := s.bye
@@ -351,19 +349,18 @@ func (s *session) ready(r *response) {
 	s.mu.Unlock()
 	switch {
 	case bye != "":
-		_ = r.farewell(bye)
-	case r.endNext.Load(): // it was to end before it could be written to
+		_ = r.putLast(bye)
+	case r.endNext.Load(): // endResponse came too early for its heartbeat
 		s.agent.Send(fallbackForm.Heartbeat)
 	}
 }
 
-// detach is called when the response r is over. One that did not end in order
-// may have lost what was written last, and with it ends the session, as SockJS
-// has it.
+// detach is called when the response r is over. If it did not end in order, its last frames
+// may be lost, so the session ends, as SockJS's protocol says (HandlingClose.test_abort_xhr_streaming).
 func (s *session) detach(r *response, inOrder bool) {
 	s.mu.Lock()
 	s.response = nil
-	if !inOrder { // before another response can be attached
+	if !inOrder { // end it before another response can be attached
 		s.changeLocked()
 		s.endLocked(closeFrame(closeInterrupted, interrupted), r.reason())
 		return
@@ -375,8 +372,8 @@ func (s *session) detach(r *response, inOrder bool) {
 	s.mu.Unlock()
 }
 
-// expireInLocked has the session end so long from now, and be forgotten if it
-// has ended, unless a response is attached before. The caller holds s.mu.
+// expireInLocked sets when the session expires, unless a response is attached before. The
+// caller holds s.mu.
 func (s *session) expireInLocked(in time.Duration) {
 	s.expires = time.Now().Add(in)
 	if s.expiry == nil {
@@ -386,13 +383,14 @@ func (s *session) expireInLocked(in time.Duration) {
 	}
 }
 
+// expire ends the session, or removes it if it has ended already.
 func (s *session) expire() {
 	s.mu.Lock()
 	due := !time.Now().Before(s.expires)
 	ended := s.bye != ""
 	s.mu.Unlock()
 	switch {
-	case !due: // it was set anew meanwhile
+	case !due: // it was reset meanwhile
 	case ended:
 		s.sessions.remove(s)
 	default:
@@ -400,11 +398,11 @@ func (s *session) expire() {
 	}
 }
 
-// forget ends a session that nobody receives for: the next request with its name
-// begins a new one.
+// forget ends and removes a session whose client makes no request to receive. The next
+// request with its name opens a new session.
 func (s *session) forget() {
 	s.mu.Lock()
-	if s.bye != "" || s.response != nil { // one came meanwhile
+	if s.bye != "" || s.response != nil { // a request came meanwhile
 		s.mu.Unlock()
 		return
 	}
@@ -413,32 +411,32 @@ func (s *session) forget() {
 	s.changeLocked()
 	s.mu.Unlock()
 	s.sessions.remove(s)
-	s.leave("no request came to receive for it")
+	s.leave("the client made no request to receive in time")
 }
 
-// leaveBodiesLocked ends the reading of bodies: nobody takes what is in them. The
+// leaveBodiesLocked stops the reading of bodies, because the agent takes no more frames. The
 // caller holds s.mu.
 func (s *session) leaveBodiesLocked() {
 	for rc := range s.bodies {
-		_ = rc.SetReadDeadline(time.Unix(1, 0)) // a server that has none waits as long as it likes
+		_ = rc.SetReadDeadline(time.Unix(1, 0)) // without support for deadlines, the server's own limits apply
 	}
 }
 
-// endResponse has the response r end in order, at once.
+// endResponse completes the response r at once, with a heartbeat.
 func (s *session) endResponse(r *response) {
 	s.mu.Lock()
 	current := s.response == r
 	s.mu.Unlock()
 	if current {
 		r.endNext.Store(true)
-		s.agent.Send(fallbackForm.Heartbeat) // who writes is the hub
+		s.agent.Send(fallbackForm.Heartbeat) // the hub writes it, behind all that is queued
 	}
 }
 
-// endGreeting has the stream r, the first of a session, end if nothing is sent
-// until half of the handshake is over. What is between may hold a response back
-// until it is complete: the client has not heard that the session has begun then,
-// and connects when it has. The caller stops the timer.
+// endGreeting completes r, the first stream of a session, if the client sends nothing within
+// half the handshake time. A proxy may hold the response back until it is complete: then the
+// client does not know yet that the session is open, and connects when it gets the response.
+// The caller stops the timer.
 func (s *session) endGreeting(r *response) *time.Timer {
 	return time.AfterFunc(s.agent.Policy().Handshake/2, func() {
 		if !s.heard.Load() {
@@ -454,7 +452,7 @@ func (s *session) isOver() bool {
 	return s.bye != ""
 }
 
-// changedLocked returns what is closed at the next change. The caller holds s.mu.
+// changedLocked returns a channel that the next changeLocked closes. The caller holds s.mu.
 func (s *session) changedLocked() <-chan struct{} {
 	if s.changed == nil {
 		s.changed = make(chan struct{})
@@ -462,7 +460,7 @@ func (s *session) changedLocked() <-chan struct{} {
 	return s.changed
 }
 
-// changeLocked wakes who waits for a change. The caller holds s.mu.
+// changeLocked wakes the goroutines that wait for a change. The caller holds s.mu.
 func (s *session) changeLocked() {
 	if s.changed != nil {
 		close(s.changed)

@@ -11,18 +11,18 @@ import (
 )
 
 const (
-	// maxStrings is the most strings in one message of a SockJS client.
+	// maxStrings is the most strings that a SockJS message may have.
 	maxStrings = 1024
-	// sockJSOverhead is what a message of a SockJS client may have beyond twice
-	// its largest string: JSON in a JSON string is at most about so much longer.
+	// sockJSOverhead is how many bytes a SockJS message may have beyond twice the size of
+	// the largest frame. JSON in a JSON string needs about that much.
 	sockJSOverhead = 1 << 10
 )
 
-// maxBeginning is how much of a message over the limit is looked at.
+// maxBeginning is how much of a message over the limit is read, in bytes.
 const maxBeginning = 4 << 10
 
-// firstString returns the beginning of the first string of a SockJS message that was
-// cut off somewhere: what tells which frame it is stands there. It decodes in place.
+// firstString returns the beginning of the first string in a SockJS message that was cut off.
+// It is enough to tell which frame was too large. firstString decodes in place.
 func firstString(p []byte) []byte {
 	p = p[:min(len(p), maxBeginning)]
 	i := jsontext.SkipSpace(p, 0)
@@ -34,7 +34,7 @@ func firstString(p []byte) []byte {
 		n := 1
 		switch c := p[end]; {
 		case c == '\\' && bytes.HasPrefix(p[end:], []byte(`\u`)):
-			n = len(`\ud83d\ude00`) // if it is half of a pair, the other half too
+			n = len(`\ud83d\ude00`) // both halves of a surrogate pair
 			if len(p)-end >= n && !bytes.HasPrefix(bytes.ToLower(p[end:]), []byte(`\ud`)) {
 				n = len(`\u00e9`)
 			}
@@ -42,7 +42,7 @@ func firstString(p []byte) []byte {
 			n = len(`\n`)
 		case c >= utf8.RuneSelf:
 			_, n = utf8.DecodeRune(p[end:])
-			if n == 1 { // it is cut, or no text
+			if n == 1 { // cut off, or no UTF-8
 				n = len(p)
 			}
 		}
@@ -59,19 +59,19 @@ func firstString(p []byte) []byte {
 	return whole[from:to]
 }
 
-// The violations of a SockJS message.
+// The violations of a SockJS message's form.
 var (
 	errNotSockJS = invalid("a SockJS message is an array of strings, or one string")
 	errStrings   = invalid("a SockJS message holds at most 1024 strings")
 )
 
-// A span is where in a message a string stands.
+// A span is where a string is in a message.
 type span struct{ from, to uint32 }
 
-// decodeSockJS reads a message of a SockJS client, an array of strings or a
-// single string, and appends to spans where each string now stands in p: they
-// are decoded in place, which never makes them longer. p is valid UTF-8. It is
-// as strict as RFC 8259, and takes no lone surrogate: such a string is no text.
+// decodeSockJS decodes a SockJS message, which is an array of strings or one string. It
+// decodes the strings in place, which never makes them longer, and appends to spans where
+// they are in p. p must be valid UTF-8. decodeSockJS is as strict as RFC 8259, and also
+// refuses lone surrogates, which are no text.
 func decodeSockJS(p []byte, spans []span) ([]span, error) {
 	i := jsontext.SkipSpace(p, 0)
 	if i < len(p) && p[i] == '"' {

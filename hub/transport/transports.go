@@ -9,23 +9,22 @@ import (
 	"strings"
 )
 
-// The last segments of paths that no framing has.
+// The last segments of paths to transports that framings does not have.
 const (
 	webSocket = "websocket"
 	xhrSend   = "xhr_send"
 	jsonpSend = "jsonp_send"
 )
 
-// AllTransports are the names of all transports, in the order in which a client
-// does best to try them.
+// AllTransports are the names of all transports. A client should try them in this order.
 var AllTransports = []string{webSocket, "xhr_streaming", "xhr", "eventsource", "htmlfile", "jsonp"}
 
-// DefaultTransports are those that are served where nothing else is said.
-// htmlfile and jsonp, for browsers of before 2012, have scripts of the client's
-// choice come from the site.
+// DefaultTransports are the transports that an Endpoint serves by default. htmlfile and
+// jsonp are not among them: they are for browsers from before 2012, and let a client choose
+// which function a script from this site calls.
 var DefaultTransports = Transports{webSocket, "xhr_streaming", "xhr", "eventsource"}
 
-// Transports are the transports that an endpoint serves: some of AllTransports.
+// Transports are the names of transports that an Endpoint serves, from AllTransports.
 type Transports []string
 
 func (e *Endpoint) transports() Transports {
@@ -35,8 +34,9 @@ func (e *Endpoint) transports() Transports {
 	return e.Transports
 }
 
-// serves reports whether requests to that transport, or to send for one that is
-// served, are answered. What has none is.
+// serves reports whether the endpoint answers requests to a path with that last segment.
+// xhr_send and jsonp_send are answered if a transport that uses them is served. A path
+// without a transport has the empty name, and is always answered.
 func (t Transports) serves(name string) bool {
 	switch name {
 	case "":
@@ -60,7 +60,7 @@ func (t Transports) list() []string {
 	return list
 }
 
-// instead says what there is in place of a transport that is not served.
+// instead says which transports to use in place of one that is not served.
 func (t Transports) instead() *httpError {
 	list := t.list()
 	last := len(list) - 1

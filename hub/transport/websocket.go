@@ -17,41 +17,40 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// websocketGUID is what RFC 6455, section 1.3, has appended to the key.
+// websocketGUID is appended to the key before it is hashed (RFC 6455, section 1.3).
 const websocketGUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
-// maxSnapshot is the most bytes of an opening request that are kept for the life
-// of its session. Browsers send 1 to 10 KB, most of it cookies.
+// maxSnapshot is the most bytes of an opening request, which an agent keeps until its
+// session ends. Browsers send 1 to 10 KB, most of it cookies.
 const maxSnapshot = 32 << 10
 
-// An httpError is the answer to a request that is not served: a status and one
-// sentence.
+// An httpError is the answer to a refused request: a status and one sentence.
 type httpError struct {
 	status int
 	reason string
 }
 
-// The reasons not to upgrade. The first two are worded as SockJS has them.
+// The reasons not to upgrade. SockJS prescribes the wording of the first two.
 var (
 	errNoUpgrade    = &httpError{http.StatusBadRequest, `Can "Upgrade" only to "WebSocket".`}
 	errNoConnection = &httpError{http.StatusBadRequest, `"Connection" must be "Upgrade".`}
-	errHTTPVersion  = &httpError{http.StatusBadRequest, "A WebSocket is opened with GET over HTTP/1.1 here."}
-	errWithBody     = &httpError{http.StatusBadRequest, "A request for a WebSocket has no body."}
+	errHTTPVersion  = &httpError{http.StatusBadRequest, "Open a WebSocket with GET over HTTP/1.1."}
+	errWithBody     = &httpError{http.StatusBadRequest, "A request for a WebSocket must not have a body."}
 	errVersion      = &httpError{http.StatusUpgradeRequired, `"Sec-WebSocket-Version" must be 13.`}
 	errKey          = &httpError{http.StatusBadRequest, `"Sec-WebSocket-Key" must be one value of 16 bytes in base64.`}
 	errExtended     = &httpError{http.StatusNotImplemented, "WebSocket over HTTP/2 or HTTP/3 is not served: open it over HTTP/1.1."}
-	errEarly        = &httpError{http.StatusTooEarly, "A session is not opened in early data, which could be a replay: try again."}
+	errEarly        = &httpError{http.StatusTooEarly, "No session is opened in TLS early data, because it could be a replay: try again."}
 	errHeader       = &httpError{http.StatusRequestHeaderFieldsTooLarge, "The address and header fields of a session's opening request may have at most 32 KiB."}
 	errNotHijacked  = &httpError{http.StatusInternalServerError, "The server cannot hand over this connection."}
 )
 
-// checkUpgrade reports why the request is not a WebSocket's, and the key if it
-// is (RFC 6455, section 4.2.1). Extensions and subprotocols may be offered; none
-// is agreed to.
+// checkUpgrade returns the key of a request for a WebSocket, or why the request is none (RFC
+// 6455, section 4.2.1). Clients may offer extensions and subprotocols; the answer accepts
+// none.
 func checkUpgrade(r *http.Request) (key string, refusal *httpError) {
 	keys := r.Header["Sec-Websocket-Key"]
 	switch {
-	case r.ProtoMajor > 1: // where there is no Upgrade
+	case r.ProtoMajor > 1: // HTTP/2 and HTTP/3 have no Upgrade
 		return "", errHTTPVersion
 	case !hasToken(r.Header["Upgrade"], "websocket"):
 		return "", errNoUpgrade
@@ -60,8 +59,8 @@ func checkUpgrade(r *http.Request) (key string, refusal *httpError) {
 	case r.ProtoMajor != 1 || r.ProtoMinor < 1:
 		return "", errHTTPVersion
 	case r.ContentLength != 0 || len(r.TransferEncoding) > 0:
-		// Its bytes would be taken for frames, or read by the server after the
-		// connection has been handed over.
+		// wsReader would read its bytes as frames, or net/http would read them after the
+		// handover.
 		return "", errWithBody
 	case !isVersion13(r.Header["Sec-Websocket-Version"]):
 		return "", errVersion
@@ -71,14 +70,14 @@ func checkUpgrade(r *http.Request) (key string, refusal *httpError) {
 	return keys[0], nil
 }
 
-// isExtendedConnect reports whether the request is a WebSocket's over HTTP/2
-// (RFC 8441) or HTTP/3 (RFC 9220): no other CONNECT has a path.
+// isExtendedConnect reports whether the request is for a WebSocket over HTTP/2 (RFC 8441) or
+// HTTP/3 (RFC 9220). No other CONNECT has a path, and gets here.
 func isExtendedConnect(r *http.Request) bool {
 	return r.Method == http.MethodConnect
 }
 
-// isEarly reports whether the request came in TLS early data, here (0-RTT) or at
-// a proxy before us (RFC 8470): it may be a replay.
+// isEarly reports whether the request came in TLS early data (0-RTT), here or at a proxy in
+// front (RFC 8470). Such a request may be a replay.
 func isEarly(r *http.Request) bool {
 	return hasToken(r.Header["Early-Data"], "1") || r.TLS != nil && !r.TLS.HandshakeComplete
 }
@@ -88,7 +87,7 @@ func isVersion13(values []string) bool {
 }
 
 func validKey(key string) bool {
-	var raw [18]byte // room for what 24 characters can hold
+	var raw [18]byte // 24 characters decode to at most 18 bytes
 	if len(key) != base64.StdEncoding.EncodedLen(16) {
 		return false
 	}
@@ -96,8 +95,8 @@ func validKey(key string) bool {
 	return err == nil && n == 16
 }
 
-// hasToken reports whether a token is in comma-separated header values; want is
-// in lower case.
+// hasToken reports whether comma-separated header values contain the token want, in upper or
+// lower case.
 func hasToken(values []string, want string) bool {
 	for _, v := range values {
 		for token := range strings.SplitSeq(v, ",") {
@@ -110,12 +109,11 @@ func hasToken(values []string, want string) bool {
 }
 
 func acceptKey(key string) string {
-	sum := sha1.Sum([]byte(key + websocketGUID)) //nolint:gosec // as RFC 6455 asks
+	sum := sha1.Sum([]byte(key + websocketGUID)) //nolint:gosec // RFC 6455 asks for it
 	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
-// serveWebSocket opens a session, if the request is for one and is not refused
-// one.
+// serveWebSocket opens a session over a WebSocket, or answers why it does not.
 func (e *Endpoint) serveWebSocket(w http.ResponseWriter, r *http.Request, sockJS bool) {
 	switch {
 	case isExtendedConnect(r):
@@ -130,7 +128,7 @@ func (e *Endpoint) serveWebSocket(w http.ResponseWriter, r *http.Request, sockJS
 	if refusal == errVersion {
 		w.Header()["Sec-WebSocket-Version"] = []string{"13"}
 		w.Header().Set("Upgrade", "websocket")
-		// What the peer has sent behind the request is no request: it is frames.
+		// The peer may already have sent frames, which net/http would read as a request.
 		w.Header()["Connection"] = []string{"close", "Upgrade"}
 	}
 	if refusal == nil && isEarly(r) {
@@ -156,8 +154,8 @@ func (e *Endpoint) serveWebSocket(w http.ResponseWriter, r *http.Request, sockJS
 	go newWSReader(nc, a, sockJS, e.patience()).run(early)
 }
 
-// openAgent begins a session over a transport. It returns nil when none is opened
-// for the request, and has answered it then.
+// openAgent opens a session over a transport. If the request may not open one, openAgent
+// answers it and returns nil.
 func (e *Endpoint) openAgent(w http.ResponseWriter, r *http.Request, transport string) *hub.Agent {
 	o, refusal := e.Opening(r)
 	switch {
@@ -177,9 +175,9 @@ func (e *Endpoint) openAgent(w http.ResponseWriter, r *http.Request, transport s
 	return a
 }
 
-// innermostHijacker returns the http.Hijacker nearest to the connection, nil if
-// there is none. An outer one may put a net.Conn of its own around it, which
-// would keep it and all that hangs on it for the life of the session.
+// innermostHijacker returns the http.Hijacker nearest to the connection, or nil. An outer one
+// may return a net.Conn of its own, which would keep that writer and all it refers to until
+// the session ends.
 func innermostHijacker(w http.ResponseWriter) (found http.Hijacker) {
 	for {
 		if h, ok := w.(http.Hijacker); ok {
@@ -193,16 +191,16 @@ func innermostHijacker(w http.ResponseWriter) (found http.Hijacker) {
 	}
 }
 
-// upgrade answers 101 and takes the connection over, with what the peer has sent
-// already. The answer goes through w and so through all that is wrapped around
-// the connection: header directives apply, the access log sees the status.
+// upgrade answers 101 and takes over the connection. early is what the peer has sent
+// already. The answer goes through w and all writers around it: header directives apply, and
+// the access log sees the status.
 func upgrade(w http.ResponseWriter, hijacker http.Hijacker, key string) (nc net.Conn, early []byte, err error) {
 	h := w.Header()
-	// RFC 6455 spells the name so, and some clients compare it byte by byte.
+	// This is how RFC 6455 spells the name, and some clients compare it byte by byte.
 	h["Sec-WebSocket-Accept"] = []string{acceptKey(key)}
 	h.Set("Upgrade", "websocket")
 	h.Set("Connection", "Upgrade")
-	w.WriteHeader(http.StatusSwitchingProtocols) // net/http keeps it until the connection is hijacked, or flushed
+	w.WriteHeader(http.StatusSwitchingProtocols) // net/http sends it when the connection is hijacked
 	nc, rw, err := hijacker.Hijack()
 	if err != nil {
 		return nil, nil, err
@@ -216,7 +214,7 @@ func upgrade(w http.ResponseWriter, hijacker http.Hijacker, key string) (nc net.
 	return nc, early, nil
 }
 
-// buffered returns a copy of what r holds, so that r can go.
+// buffered returns a copy of the bytes in r's buffer, so that r can be freed.
 func buffered(r *bufio.Reader) ([]byte, error) {
 	p, err := r.Peek(r.Buffered())
 	return bytes.Clone(p), err

@@ -15,10 +15,10 @@ import (
 )
 
 const (
-	// readSize is how much is read at once.
+	// readSize is how many bytes are read at once.
 	readSize = 4 << 10
-	// smallSize is the buffer that waits with a conn that cannot be waited for
-	// without one: room for an ordinary frame.
+	// smallSize is the size of the buffer that some conns need while they wait: enough for
+	// an ordinary frame.
 	smallSize = 512
 )
 
@@ -26,43 +26,43 @@ type readBuffer [readSize]byte
 
 var readBuffers = sync.Pool{New: func() any { return new(readBuffer) }}
 
-// times are the patience of the transports; tests have less of it.
+// times are how long the transports wait. Tests change them.
 type times struct {
-	disconnect time.Duration // of a fallback session without a request that receives
-	abandoned  time.Duration // with a second such request, for the first to turn out to be given up
-	write      time.Duration // one write to a fallback's response
+	disconnect time.Duration // for the next request to receive of a fallback session
+	abandoned  time.Duration // for the end of a response, if the client makes another request to receive
+	write      time.Duration // for one write to a fallback's response
 	message    time.Duration // from the first byte of a message to its last
-	goodbye    time.Duration // writing a close frame where that can block
-	closing    time.Duration // from the close frame to the peer's, or its end
+	goodbye    time.Duration // for a close frame whose writing may block
+	closing    time.Duration // from our close frame to the peer's, or the end of the conn
 	notice     time.Duration // from Agent.Close to Conn.Close
 }
 
-// defaultTimes: 30 s carry a message of 64 KiB over 20 kbit/s; the hub takes 2 s
-// at most until it calls Conn.Close, and gives up a write after 10 s.
+// defaultTimes are the times outside of tests. In 30 s, a message of 64 KiB arrives over 20
+// kbit/s. The hub calls Conn.Close within 2 s, and gives up a write after 10 s.
 var defaultTimes = &times{disconnect: disconnectDelay, abandoned: 500 * time.Millisecond, write: 10 * time.Second, message: 30 * time.Second, goodbye: time.Second, closing: 2 * time.Second, notice: 5 * time.Second}
 
-// A wsConn is a WebSocket as the hub writes to it and a wsReader reads from it.
+// A wsConn is a WebSocket. The hub writes to it, and a wsReader reads from it.
 type wsConn struct {
 	// Immutable after newConn.
 	nc    net.Conn
-	raw   *rawConn // nil where reading and writing go through nc
+	raw   *rawConn // nil if reading and writing go through nc
 	times *times
 
-	form atomic.Pointer[hub.Form] // changes once, by speakLegacy
+	form atomic.Pointer[hub.Form] // speakLegacy changes it, once
 
-	// Owned by who reads.
-	small  []byte      // where raw is nil
-	pooled *readBuffer // what fill has returned, if it is of the pool
+	// Owned by the reader.
+	small  []byte      // nil if raw is not
+	pooled *readBuffer // the buffer that fill has returned, if it is from the pool
 
-	// Written by who writes; read by Close and, after Agent.Left, by who reads.
-	torn   atomic.Bool // a frame was begun and not ended
+	// Set by the writer. Close reads them, and after Agent.Left the reader does.
+	torn   atomic.Bool // a frame is written in part
 	failed atomic.Bool // a write has failed
 
 	mu      sync.Mutex       // guards the following
-	closing bool             // Close was called: the read deadline is its
-	rfc     [2]hub.CloseCode // if Close is called with the first, the close frame has the second
+	closing bool             // Close was called, and sets the read deadline from now on
+	rfc     [2]hub.CloseCode // if Close is called with the first code, the close frame has the second
 	said    bool             // a close frame was sent
-	closed  chan struct{}
+	closed  chan struct{}    // closed when Close has returned; nil if nothing waits
 }
 
 var (
@@ -82,8 +82,8 @@ func newConn(nc net.Conn, form *hub.Form, t *times) *wsConn {
 // Form implements hub.Conn.
 func (c *wsConn) Form() *hub.Form { return c.form.Load() }
 
-// speakLegacy makes what is written from now on what a client of 2011 reads. Only
-// the goroutine that reads calls it, before it hands the first frame to the hub.
+// speakLegacy switches to the form for a client of 2011. Only the reader calls it, before it
+// hands the first frame to the hub.
 func (c *wsConn) speakLegacy() { c.form.Store(legacyForm) }
 
 // TryWrite implements hub.Conn.
@@ -108,7 +108,7 @@ func (c *wsConn) Write(p []byte) (n int, err error) {
 	return n, err
 }
 
-// wrote notes how a write of whole frames, or of the rest of one, has ended.
+// wrote notes the result of a write.
 func (c *wsConn) wrote(n, of int, err error) {
 	if torn := n < of; n > 0 && torn != c.torn.Load() {
 		c.torn.Store(torn)
@@ -121,7 +121,7 @@ func (c *wsConn) wrote(n, of int, err error) {
 // SetWriteDeadline implements hub.Conn.
 func (c *wsConn) SetWriteDeadline(t time.Time) error { return c.nc.SetWriteDeadline(t) }
 
-// closeWith makes the close frame of a Close with code have another one.
+// closeWith makes Close, if it is called with code, write another code in the close frame.
 func (c *wsConn) closeWith(code, inFrame hub.CloseCode) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -131,7 +131,7 @@ func (c *wsConn) closeWith(code, inFrame hub.CloseCode) {
 // Close implements hub.Conn.
 func (c *wsConn) Close(code hub.CloseCode, reason string) {
 	c.mu.Lock()
-	c.closing = true // from here on the reader leaves the read deadline alone
+	c.closing = true // from now on, the reader does not change the read deadline
 	inFrame := code
 	if c.rfc[0] == code && c.rfc[1] != noCode {
 		inFrame = c.rfc[1]
@@ -143,7 +143,7 @@ func (c *wsConn) Close(code hub.CloseCode, reason string) {
 	}
 	said := c.goodbye(appendClose(bye, inFrame, reason))
 	if said {
-		_ = c.nc.SetReadDeadline(time.Now().Add(c.times.closing)) // a conn that fails here fails its next read too
+		_ = c.nc.SetReadDeadline(time.Now().Add(c.times.closing)) // if it fails, the next read fails too
 	} else {
 		c.abort()
 	}
@@ -156,8 +156,8 @@ func (c *wsConn) Close(code hub.CloseCode, reason string) {
 	c.mu.Unlock()
 }
 
-// goodbye writes the last frames, if the peer can make sense of them, without
-// blocking for long. It reports whether it did.
+// goodbye writes the last frames without blocking for long, unless an incomplete frame
+// precedes them. It reports whether it wrote them.
 func (c *wsConn) goodbye(p []byte) bool {
 	if c.torn.Load() || c.failed.Load() {
 		return false
@@ -173,8 +173,8 @@ func (c *wsConn) goodbye(p []byte) bool {
 	return err == nil
 }
 
-// abort ends the conn at once. Under TLS its own Close would wait to say goodbye
-// to a peer that takes nothing.
+// abort closes the conn at once. With TLS it closes the connection below, because
+// tls.Conn.Close would wait for a peer that reads nothing.
 func (c *wsConn) abort() {
 	if t, ok := c.nc.(*tls.Conn); ok {
 		_ = t.NetConn().Close()
@@ -193,7 +193,7 @@ func (c *wsConn) isClosing() bool {
 	return c.closing
 }
 
-// awaitClose waits until Close has returned, and reports whether it did in time.
+// awaitClose waits until Close has returned, and reports whether it has in time.
 func (c *wsConn) awaitClose() bool {
 	c.mu.Lock()
 	if c.closed == nil {
@@ -211,8 +211,8 @@ func (c *wsConn) awaitClose() bool {
 	}
 }
 
-// answer sends the answer to the peer's close frame, unless one was sent. Only
-// the goroutine that reads calls it, when the hub writes no more.
+// answer answers the peer's close frame, unless a close frame was sent. Only the reader calls
+// it, after Agent.Left, when the hub writes no more.
 func (c *wsConn) answer(code hub.CloseCode) {
 	c.mu.Lock()
 	said := c.said
@@ -222,16 +222,16 @@ func (c *wsConn) answer(code hub.CloseCode) {
 	}
 }
 
-// part ends the conn behind the close frame, for a peer whose own is not awaited: it
-// reads the end at once. What it sends meanwhile is read and dropped, for a while: a
-// system resets a conn that is closed with something unread, and then the peer's may
-// throw the close frame away.
+// part closes the conn after the close frame, without waiting for the peer's close frame.
+// First it ends its own direction, so that the peer reads the end at once. Then it drops what
+// the peer still sends, for a bounded time. If it closed a conn with unread bytes, the system
+// would send a reset, and the peer could lose the close frame.
 func (c *wsConn) part() {
 	ended := false
 	for _, half := range c.halfClosers() {
 		ended = half.CloseWrite() == nil
 	}
-	_ = c.nc.SetReadDeadline(time.Now().Add(c.times.closing)) // a conn that fails here fails its next read too
+	_ = c.nc.SetReadDeadline(time.Now().Add(c.times.closing)) // if it fails, the next read fails too
 	for dropped := 0; ended && dropped < maxDropped; {
 		p, err := c.fill(true)
 		if err != nil {
@@ -240,13 +240,13 @@ func (c *wsConn) part() {
 		dropped += len(p)
 		c.done()
 	}
-	_ = c.nc.Close() // nothing is left to be lost
+	_ = c.nc.Close() // nothing can be lost any more
 }
 
+// A halfCloser can end its own direction of a connection, and still read from the other.
 type halfCloser interface{ CloseWrite() error }
 
-// halfClosers are what tells the peer, in this order, that nothing more comes, while it
-// can still be read from: none if the conn is of a kind that cannot.
+// halfClosers returns the halfClosers of the conn, the outermost first.
 func (c *wsConn) halfClosers() (all []halfCloser) {
 	for nc := c.nc; ; {
 		if half, ok := nc.(halfCloser); ok {
@@ -263,18 +263,18 @@ func (c *wsConn) halfClosers() (all []halfCloser) {
 	}
 }
 
-// readBy sets the read deadline, none for the zero time, unless Close has set
-// its own.
+// readBy sets the read deadline, or removes it for the zero time. After Close it does
+// nothing.
 func (c *wsConn) readBy(t time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.closing {
-		_ = c.nc.SetReadDeadline(t) // a conn that fails here fails its next read too
+		_ = c.nc.SetReadDeadline(t) // if it fails, the next read fails too
 	}
 }
 
-// fill waits for bytes and returns them. They are the caller's until it calls
-// done. When more of something is coming, more is read at once.
+// fill waits for bytes and returns them. The caller may use them until it calls done. more
+// says that an incomplete message is arriving, so fill reads as much as it can.
 func (c *wsConn) fill(more bool) (p []byte, err error) {
 	if c.raw != nil {
 		b, n, err := c.raw.read()
@@ -292,7 +292,7 @@ func (c *wsConn) fill(more bool) (p []byte, err error) {
 	for range 100 {
 		n, err := c.nc.Read(p)
 		if n > 0 {
-			return p[:n], nil // an error comes again
+			return p[:n], nil // the next read returns the error again
 		}
 		if err != nil {
 			c.done()
@@ -303,7 +303,7 @@ func (c *wsConn) fill(more bool) (p []byte, err error) {
 	return nil, io.ErrNoProgress
 }
 
-// done takes the bytes of fill back.
+// done returns the buffer of fill to the pool.
 func (c *wsConn) done() {
 	if c.pooled != nil {
 		readBuffers.Put(c.pooled)

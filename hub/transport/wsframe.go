@@ -20,17 +20,16 @@ const (
 )
 
 const (
-	// maxHeader is the longest header of a frame: 2 bytes, a length of 8, a
-	// mask of 4.
+	// maxHeader is the longest header of a frame: 2 bytes, 8 for the length, 4 for the mask.
 	maxHeader = 14
-	// maxControl is the longest payload of a control frame (RFC 6455, 5.5).
+	// maxControl is the longest payload of a control frame (RFC 6455, section 5.5).
 	maxControl = 125
 )
 
-// A violation is a rule that the peer broke: what its session is closed with.
+// A violation says which rule the peer broke. It closes the session.
 type violation struct {
 	code   hub.CloseCode // in /meta/close
-	rfc    hub.CloseCode // in the close frame, where RFC 6455, section 7.4.1, has one for it
+	rfc    hub.CloseCode // in the close frame, if RFC 6455, section 7.4.1, has a code for it
 	reason string        // one sentence for the peer
 }
 
@@ -42,18 +41,18 @@ const (
 	rfcBinary   hub.CloseCode = 1003
 	rfcNotUTF8  hub.CloseCode = 1007
 	rfcTooLarge hub.CloseCode = 1009
-	noCode      hub.CloseCode = 0 // the close frame has the code of /meta/close
+	noCode      hub.CloseCode = 0 // the close frame has the same code as /meta/close
 )
 
+// invalid returns a violation of pushit's own protocol.
 func invalid(reason string) error { return &violation{hub.CloseInvalid, noCode, reason} }
 
-// broken is a violation of RFC 6455 itself.
+// broken returns a violation of RFC 6455.
 func broken(rfc hub.CloseCode, reason string) error {
 	return &violation{hub.CloseInvalid, rfc, reason}
 }
 
-// The violations of a frame's header. After them nobody knows where the next
-// frame begins.
+// The violations in a frame's header. After them, it is unknown where the next frame begins.
 var (
 	errReserved   = broken(rfcProtocol, "a frame has a reserved bit set: no extension was agreed on")
 	errOpcode     = broken(rfcProtocol, "a frame has an opcode that RFC 6455 does not define")
@@ -62,7 +61,7 @@ var (
 	errLength     = broken(rfcProtocol, "the length of a frame must be written in the shortest form")
 )
 
-// A header is what stands before a frame's payload.
+// A header is the header of a frame.
 type header struct {
 	op   byte
 	fin  bool
@@ -70,9 +69,8 @@ type header struct {
 	mask [4]byte
 }
 
-// parseHeader reads the header of a frame from a client. n is its length, 0
-// while p holds only a part of it. What is wrong is found as early as the bytes
-// allow.
+// parseHeader reads the header of a frame from a client. n is its length, or 0 if p has only
+// a part of it. parseHeader reports an error as soon as the bytes show it.
 func parseHeader(p []byte) (h header, n int, err error) {
 	if len(p) < 2 {
 		return h, 0, nil
@@ -119,7 +117,7 @@ func parseHeader(p []byte) (h header, n int, err error) {
 	return h, n + 4, nil
 }
 
-// unmask applies mask to p, which begins at the given offset of the payload.
+// unmask applies mask to p, which begins at the offset in the payload.
 func unmask(p []byte, mask [4]byte, offset uint64) {
 	var m [8]byte
 	for i := range m {
@@ -135,7 +133,7 @@ func unmask(p []byte, mask [4]byte, offset uint64) {
 	}
 }
 
-// appendHeader appends the header of a whole, unmasked frame of n bytes.
+// appendHeader appends the header of an unmasked frame with a payload of n bytes.
 func appendHeader(dst []byte, op byte, n int) []byte {
 	dst = append(dst, 0x80|op)
 	switch {
@@ -148,8 +146,8 @@ func appendHeader(dst []byte, op byte, n int) []byte {
 	}
 }
 
-// appendClose appends a close frame; code 0 is one without a code. Of the reason
-// what fits in a control frame is sent.
+// appendClose appends a close frame, without a code if it is 0. It truncates the reason to
+// what fits in a control frame.
 func appendClose(dst []byte, code hub.CloseCode, reason string) []byte {
 	if code == 0 {
 		return appendHeader(dst, opClose, 0)
@@ -160,8 +158,8 @@ func appendClose(dst []byte, code hub.CloseCode, reason string) []byte {
 	return append(dst, reason...)
 }
 
-// validCloseCode reports whether a peer may send code (RFC 6455, section 7.4,
-// and the IANA registry it set up).
+// validCloseCode reports whether a peer may send code (RFC 6455, section 7.4, and its IANA
+// registry).
 func validCloseCode(code hub.CloseCode) bool {
 	switch {
 	case code >= 3000 && code <= 4999:

@@ -13,82 +13,81 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// A sink takes what a frameReader has read. Its errors end the reading of the
-// frame in hand; a *violation ends the reading of messages.
+// A sink handles what a frameReader has read. An error stops the reading of the current
+// frame. A *violation also stops the reading of messages.
 type sink interface {
-	// limit is the most bytes of the message that begins.
+	// limit returns the most bytes that the next message may have.
 	limit() int
-	// message takes a whole text message. It may change p and does not keep it.
+	// message handles a whole text message. It may change p and must not keep it.
 	message(p []byte) error
-	// tooLarge takes the beginning of a message over the limit, whose rest was thrown
-	// away. It may change p and does not keep it.
+	// tooLarge handles a message over the limit. p is its beginning; the rest was dropped.
+	// tooLarge may change p and must not keep it.
 	tooLarge(p []byte) error
-	// ping takes a ping or pong. It does not keep p.
+	// ping handles a ping or a pong. It must not keep p.
 	ping(op byte, p []byte) error
-	// closed takes the peer's close frame; code 0 is one without a code.
+	// closed handles the peer's close frame; code is 0 if the frame has none.
 	closed(code hub.CloseCode) error
-	// idle is told of a frame that carries nothing.
+	// idle counts a frame that carries nothing.
 	idle() error
 }
 
-// The violations of what frames say, which leave it clear where the next frame
-// begins.
+// The violations in what frames carry. After them, it is known where the next frame begins.
 var (
-	errBinary    = broken(rfcBinary, "binary messages are not served: send text")
+	errBinary    = broken(rfcBinary, "binary messages are not supported: send text")
 	errNoMessage = broken(rfcProtocol, "a continuation frame came without a message to continue")
 	errInMessage = broken(rfcProtocol, "a new message began before the last one had ended")
 	errNotUTF8   = broken(rfcNotUTF8, "text must be valid UTF-8")
 	errClose     = broken(rfcProtocol, "a close frame must have no payload, or a valid code and a reason in UTF-8")
 )
 
-// firstMessage is how much a message that does not arrive in one piece gets
-// room for at first; it grows with what arrives, never with what is announced.
+// firstMessage is the first size of the buffer for a message that does not arrive at once.
+// The buffer grows with the bytes that arrive, never with the length that is announced.
 const firstMessage = 1 << 10
 
-// A frameReader takes the bytes of a connection as they come, in pieces of any
-// size, and hands messages and control frames to its sink. Between calls it
-// keeps only what has not arrived whole.
+// A frameReader reads frames from the bytes of a connection, which may come in pieces of any
+// size. It hands messages and control frames to its sink. Between calls it keeps only what is
+// incomplete.
 type frameReader struct {
 	sink sink
 
-	head [maxHeader]byte // the beginning of a header
-	have int             // how much of it there is
+	head [maxHeader]byte // an incomplete header
+	have int             // bytes in head
 
-	inFrame bool   // the fields below are of a frame whose payload is coming
+	inFrame bool   // a frame's payload is arriving
 	frame   header // its header
-	at      uint64 // bytes of its payload that have come
+	at      uint64 // bytes of the payload that have arrived
 
-	inMessage bool    // a message has fragments to come
-	max       int     // of the message
-	total     uint64  // bytes of the message that have been announced
-	partial   *[]byte // of the message, nil without one
-	checked   int     // bytes of it that are whole characters; negative: it is no UTF-8
-	control   []byte  // of the control frame
-	ended     bool    // a frame or message ended since progress was asked for
+	inMessage bool    // more fragments of a message will follow
+	max       int     // the most bytes that the message may have
+	total     uint64  // bytes of the message that headers have announced
+	partial   *[]byte // the bytes of the message so far; nil if there are none
+	checked   int     // bytes of partial that are whole characters; negative if it is no UTF-8
+	control   []byte  // the payload of an incomplete control frame
+	ended     bool    // a frame or message has ended since the last call of progress
 
-	dropping bool // messages are dropped; a close frame is still seen
-	lost     bool // the border of frames is lost: everything is dropped
+	dropping bool // messages are dropped; close frames are still handled
+	lost     bool // it is unknown where the next frame begins: everything is dropped
 }
 
 var messages = sync.Pool{New: func() any { b := make([]byte, 0, firstMessage); return &b }}
 
-// maxSkipped is the most bytes of a message that is thrown away, so that one that is
-// too large costs nothing but itself. A larger one ends the session.
+// maxSkipped is the most bytes of a message that is dropped because it is too large. A larger
+// message ends the session.
 const maxSkipped = 8 << 20
 
-// maxPooled is the largest buffer that is kept for another message.
+// maxPooled is the largest buffer that goes back to the pool, in bytes.
 const maxPooled = 64 << 10
 
-// feed reads p, which it changes. After an error, rest is what was not read
-// yet; after a violation the frameReader drops what comes. A broken header is told even
-// then: no close frame can be found behind it.
+// feed reads p, and may change it. After an error, rest is the unread part of p. After a
+// violation the frameReader drops messages. feed reports a broken header even then, because
+// no close frame can be found after it.
 func (f *frameReader) feed(p []byte) (rest []byte, err error) {
 	for len(p) > 0 && !f.lost {
 		if !f.inFrame {
 			if p, err = f.begin(p); err != nil {
 				return p, f.failed(err)
 			}
-			if !f.inFrame { // no payload, or a header that is not whole
+			if !f.inFrame { // no payload, or an incomplete header
 				continue
 			}
 		}
@@ -101,7 +100,7 @@ func (f *frameReader) feed(p []byte) (rest []byte, err error) {
 	return nil, nil
 }
 
-// failed makes the frameReader drop what comes after a violation.
+// failed makes the frameReader drop messages after a violation.
 func (f *frameReader) failed(err error) error {
 	if _, ok := errors.AsType[*violation](err); ok {
 		f.drop()
@@ -109,13 +108,13 @@ func (f *frameReader) failed(err error) error {
 	return err
 }
 
-// drop makes the frameReader drop what comes, but for a close frame.
+// drop makes the frameReader drop everything but close frames.
 func (f *frameReader) drop() {
 	f.dropping = true
 	f.release()
 }
 
-// release gives the message's buffer back.
+// release returns the message's buffer to the pool.
 func (f *frameReader) release() {
 	if f.partial == nil {
 		return
@@ -127,17 +126,16 @@ func (f *frameReader) release() {
 	f.partial = nil
 }
 
-// progress reports whether something has begun and not ended, and whether it
-// began after something else had ended since the last call: then it has time of
-// its own.
+// progress reports whether a frame or message is incomplete. fresh reports whether it began
+// after another one had ended since the last call: then it gets a deadline of its own.
 func (f *frameReader) progress() (open, fresh bool) {
 	open = f.inFrame || f.inMessage || f.have > 0
 	fresh, f.ended = f.ended, false
 	return open, fresh
 }
 
-// begin reads a frame's header. It returns with inFrame false and no rest when
-// p ends before the header does.
+// begin reads a frame's header. If p ends before the header does, inFrame stays false and
+// rest is empty.
 func (f *frameReader) begin(p []byte) (rest []byte, err error) {
 	head := p
 	if f.have > 0 {
@@ -164,7 +162,7 @@ func (f *frameReader) begin(p []byte) (rest []byte, err error) {
 	return rest, nil
 }
 
-// admit decides whether the frame that begins may come now, and be so long.
+// admit checks whether a frame of this kind and length may come now.
 func (f *frameReader) admit() error {
 	if f.dropping || f.frame.op >= opClose {
 		return nil
@@ -187,7 +185,7 @@ func (f *frameReader) admit() error {
 	return nil
 }
 
-// payload takes a part of the frame's payload: all of it, in the ordinary case.
+// payload handles a part of the frame's payload, usually all of it.
 func (f *frameReader) payload(p []byte) error {
 	if !f.dropping || f.frame.op == opClose {
 		unmask(p, f.frame.mask, f.at)
@@ -206,13 +204,13 @@ func (f *frameReader) payload(p []byte) error {
 			return nil
 		}
 		f.control = nil
-		// Inside a message it ends nothing: the message has the time it has.
+		// Between the fragments of a message it ends nothing: the message's deadline stays.
 		f.ended = f.ended || !f.inMessage
 		return f.endControl(p)
 	case f.dropping:
 		return nil
 	case whole && f.frame.fin && !f.inMessage:
-		kept := p[:min(len(p), f.max)] // as keep does
+		kept := p[:min(len(p), f.max)] // like keep
 		f.checked = wholeCharacters(kept)
 		return f.endMessage(kept)
 	}
@@ -232,8 +230,8 @@ func (f *frameReader) payload(p []byte) error {
 	return f.endMessage(*f.partial)
 }
 
-// keep appends p to the message, growing its buffer up to the message's limit. What is
-// over that is thrown away. checked is negative if it cannot become UTF-8 any more.
+// keep appends p to the message, up to the message's limit, and drops the rest. It sets
+// checked to -1 if the message cannot become valid UTF-8 any more.
 func (f *frameReader) keep(p []byte) {
 	if f.partial == nil {
 		f.partial = messages.Get().(*[]byte)
@@ -253,8 +251,8 @@ func (f *frameReader) keep(p []byte) {
 	}
 }
 
-// wholeCharacters returns how many bytes of p are whole characters of UTF-8, if the rest
-// is the beginning of one; else -1.
+// wholeCharacters returns how many bytes of p are whole characters, if the rest is the
+// beginning of one. It returns -1 if p is no UTF-8.
 func wholeCharacters(p []byte) int {
 	whole := len(p)
 	for i := len(p) - 1; i >= max(0, len(p)-utf8.UTFMax+1); i-- {
@@ -271,11 +269,11 @@ func wholeCharacters(p []byte) int {
 	return whole
 }
 
-// endMessage hands over what was kept of a message, once its text was looked at.
+// endMessage checks the text of a message and hands it to the sink. p is what was kept of it.
 func (f *frameReader) endMessage(p []byte) error {
 	f.ended = true
 	switch large := f.total > uint64(f.max); {
-	case f.checked < 0 || f.checked < len(p) && !large: // half of a character at the end
+	case f.checked < 0 || f.checked < len(p) && !large: // it may end with half a character only if it was cut
 		return errNotUTF8
 	case large:
 		return f.sink.tooLarge(p)
@@ -283,6 +281,7 @@ func (f *frameReader) endMessage(p []byte) error {
 	return f.sink.message(p)
 }
 
+// endControl hands a control frame to the sink.
 func (f *frameReader) endControl(p []byte) error {
 	if f.frame.op != opClose {
 		if f.dropping {

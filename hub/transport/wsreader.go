@@ -14,8 +14,8 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// maxDropped is how much is read and dropped after the last word, so that what
-// the peer has sent meanwhile does not make its system throw the last word away.
+// maxDropped is how many bytes are read and dropped after the close frame. If they stayed
+// unread, the system would send a reset, and the peer could lose the close frame.
 const maxDropped = 16 << 20
 
 // An agent is what a wsReader needs of a *hub.Agent.
@@ -39,16 +39,16 @@ type wsReader struct {
 	conn   *wsConn
 	agent  agent
 	sockJS bool   // messages are SockJS arrays of strings
-	goOn   func() // read, kept because making it for each message would allocate
+	goOn   func() // read as a func value: making it for each message would allocate
 
-	// Owned by run.
+	// Owned by the goroutine that is in run or read.
 	frames    frameReader
 	allowance allowance
 	timed     bool // a read deadline is set
-	begun     bool // a message has come: legacy is settled
-	legacy    bool // messages are objects, as Push-It's client of 2011 sends them
-	deep      bool // a message was handled: the goroutine's stack has grown
-	dropped   int  // bytes read after the last word
+	begun     bool // a message has come, and legacy is known
+	legacy    bool // messages are objects, because the client is of 2011
+	deep      bool // a message was handled, so the goroutine's stack has grown
+	dropped   int  // bytes read after the close frame
 }
 
 func newWSReader(nc net.Conn, a agent, sockJS bool, t *times) *wsReader {
@@ -62,14 +62,14 @@ func newWSReader(nc net.Conn, a agent, sockJS bool, t *times) *wsReader {
 }
 
 var (
-	errOverrun   = errors.New("it went on sending after the last word")
-	errNoGoodbye = errors.New("the last word could not be sent in time")
+	errOverrun   = errors.New("the peer kept sending after the close frame")
+	errNoGoodbye = errors.New("the close frame could not be sent in time")
 )
 
-// A failed is the end of a session by a violation of RFC 6455, after the close frame.
+// A failed ends the reading because the peer violated RFC 6455, and has got a close frame.
 type failed struct{ *violation }
 
-// A peerClosed is the end of a session by the peer's close frame.
+// A peerClosed ends the reading because the peer sent a close frame.
 type peerClosed struct{ code hub.CloseCode }
 
 func (e *peerClosed) Error() string {
@@ -79,8 +79,8 @@ func (e *peerClosed) Error() string {
 	return fmt.Sprintf("the peer closed: %d", int(e.code))
 }
 
-// run reads from the first byte to the last, and ends with Agent.Left. early is what came
-// right behind the handshake.
+// run starts the agent and reads until the conn ends. early is what the peer sent right after
+// the handshake.
 func (r *wsReader) run(early []byte) {
 	r.agent.Start(r.conn)
 	if err := r.take(early); err != nil {
@@ -90,7 +90,7 @@ func (r *wsReader) run(early []byte) {
 	r.read()
 }
 
-// end is the end of the session; err says how the reading ended.
+// end ends the session. err says how the reading ended.
 func (r *wsReader) end(err error) {
 	r.frames.drop()
 	if v, ok := errors.AsType[*failed](err); ok {
@@ -99,17 +99,17 @@ func (r *wsReader) end(err error) {
 		return
 	}
 	if bye, ok := errors.AsType[*peerClosed](err); ok {
-		// The hub may be in the midst of a frame. After Left it is not.
+		// The hub may be writing a frame. After Left it is not.
 		r.agent.Left(bye.Error())
 		r.conn.answer(bye.code)
 		r.conn.part()
 		return
 	}
-	_ = r.conn.nc.Close() // nothing is left to be lost
+	_ = r.conn.nc.Close() // nothing can be lost any more
 	r.agent.Left(because(err))
 }
 
-// because puts in words why a conn has ended, without addresses.
+// because says why a conn has ended, without addresses.
 func because(err error) string {
 	var op *net.OpError
 	switch {
@@ -124,10 +124,10 @@ func because(err error) string {
 	}
 }
 
-// read handles what comes until the conn ends. An agent spends nearly all its
-// life waiting here. Handling a message takes more than the 2 KiB of stack that a
-// goroutine begins with, and the runtime never takes back the 4 KiB it grows to:
-// so a new goroutine goes on waiting then, at half the memory.
+// read handles what arrives until the conn ends. This is where an idle WebSocket waits. A
+// goroutine begins with 2 KiB of stack. Handling a message needs more, and the runtime never
+// shrinks a stack back to 2 KiB. So after a message a new goroutine goes on, with half the
+// memory.
 func (r *wsReader) read() {
 	for !r.deep {
 		p, err := r.conn.fill(r.timed)
@@ -140,7 +140,7 @@ func (r *wsReader) read() {
 	go r.goOn()
 }
 
-// filled handles what fill returned.
+// filled handles the result of fill.
 func (r *wsReader) filled(p []byte, err error) error {
 	switch {
 	case err == nil:
@@ -153,7 +153,7 @@ func (r *wsReader) filled(p []byte, err error) error {
 	return err
 }
 
-// take handles bytes that have come.
+// take handles bytes that have arrived.
 func (r *wsReader) take(p []byte) error {
 	if !r.frames.dropping && r.conn.isClosing() {
 		r.frames.drop()
@@ -177,11 +177,11 @@ func (r *wsReader) take(p []byte) error {
 	return nil
 }
 
-// setDeadline gives a message its time from its first byte on. While nothing has
-// begun there is no deadline: the hub finds out that a peer is dead.
+// setDeadline sets the time for a message, from its first byte on. Between messages there is
+// no deadline: the hub's heartbeats show whether the peer is alive.
 func (r *wsReader) setDeadline() {
 	switch open, fresh := r.frames.progress(); {
-	case r.frames.dropping: // Close has set it
+	case r.frames.dropping: // Close sets the deadline
 	case open && (fresh || !r.timed):
 		r.timed = true
 		r.conn.readBy(time.Now().Add(r.conn.times.message))
@@ -191,9 +191,9 @@ func (r *wsReader) setDeadline() {
 	}
 }
 
-// refuse closes the session for a violation. What comes after is dropped. The peer's
-// close frame is waited for only where RFC 6455, section 7.1.7, lets us: who has broken
-// the RFC is not listened to any more.
+// refuse closes the session because of a violation, and drops what follows. After a violation
+// of RFC 6455 itself, section 7.1.7 forbids reading on, so refuse does not wait for the peer's
+// close frame.
 func (r *wsReader) refuse(v *violation) error {
 	r.frames.drop()
 	if !r.conn.isClosing() {
@@ -209,7 +209,7 @@ func (r *wsReader) refuse(v *violation) error {
 	return nil
 }
 
-// limit implements sink. It is the same for all transports.
+// limit implements sink. All transports have the same limit.
 func (r *wsReader) limit() int { return bodyLimit(r.agent.Policy().Limits) }
 
 // tooLarge implements sink.
@@ -229,7 +229,7 @@ func (r *wsReader) message(p []byte) error {
 		r.agent.Receive(p)
 		return nil
 	}
-	if len(p) == 0 { // SockJS has clients ignore it, and so do we
+	if len(p) == 0 { // SockJS's protocol says to ignore it
 		return r.idle()
 	}
 	if !r.begun {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/push-it/pushit/guards"
 	"github.com/push-it/pushit/hub/transport"
+	"github.com/push-it/pushit/internal/explain"
 	"github.com/push-it/pushit/internal/hubpool"
 )
 
@@ -177,8 +178,8 @@ func (p *parser) matcher() (set caddy.ModuleMap, err error) {
 	}
 	switch text := p.Val(); {
 	case strings.HasPrefix(text, "/"):
-		p.handler.Path = trimWildcard(text)
-		if err := checkPath(p.handler.Path); err != nil {
+		p.handler.Path = TrimWildcard(text)
+		if err := CheckPath(p.handler.Path); err != nil {
 			return nil, p.WrapErr(err)
 		}
 		p.seen["matcher"] = p.Token()
@@ -194,8 +195,8 @@ func (p *parser) matcher() (set caddy.ModuleMap, err error) {
 
 	default:
 		proposed := "/" + strings.TrimLeft(text, "./")
-		if checkPath(proposed) != nil {
-			proposed = defaultPath
+		if CheckPath(proposed) != nil {
+			proposed = DefaultPath
 		}
 		return nil, p.Errf("%q is not a matcher: write a path, as pushit %s, or the @name of a matcher, or leave it out", text, proposed)
 	}
@@ -295,7 +296,7 @@ func (p *parser) path() error {
 	if err != nil {
 		return err
 	}
-	if err := checkPath(path); err != nil {
+	if err := CheckPath(path); err != nil {
 		return p.WrapErr(err)
 	}
 	if matcher, ok := p.seen["matcher"]; ok && path != p.handler.Path {
@@ -442,7 +443,7 @@ func (p *parser) noBlock(word string) error {
 // finish looks at what the directive says as a whole, and beside the others.
 func (p *parser) finish() error {
 	if p.handler.Path == "" {
-		p.handler.Path = defaultPath
+		p.handler.Path = DefaultPath
 	}
 	if err := p.checkPolicy(); err != nil {
 		return err
@@ -477,7 +478,8 @@ type adaptation struct {
 	unnamed   *caddyfile.Token           // the one without a name
 	named     map[string]caddyfile.Token // the first of each name
 	endpoints map[string]adapted         // the first of each name and path
-	whole     *wholeFile                 // nil until a directive looks around
+	whole     *File                      // nil until a directive looks around
+	written   explain.Places             // where it has which pushit, likewise
 }
 
 type adapted struct {

@@ -16,7 +16,6 @@ import (
 
 	"github.com/push-it/pushit/guards"
 	"github.com/push-it/pushit/hub"
-	"github.com/push-it/pushit/internal/explain"
 )
 
 // gateSubdirectives are those of the block of pushit that are about gates.
@@ -361,20 +360,4 @@ func (p *parser) checkPolicy() error {
 func isGuard(word string) bool {
 	_, err := caddy.GetModule(guards.Namespace + "." + word)
 	return err == nil && word != ""
-}
-
-// tell notes where p's handler is written, if anybody wants to know.
-func (p *parser) tell() {
-	if p.Option(probingOption) == nil {
-		p.noteAdapted()
-	}
-	wanted, ok := p.Option(explain.PlacesOption).(explain.Places)
-	if !ok {
-		return
-	}
-	written := map[string]string{"": place(p.directive)}
-	for path, token := range p.places {
-		written[path] = place(token)
-	}
-	wanted[p.handler.mount()] = written
 }

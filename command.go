@@ -84,7 +84,7 @@ func explainCommand() *cobra.Command {
 			return notAsked(cmd, err)
 		}
 		if o.Path != "" {
-			o.Path = trimWildcard(o.Path)
+			o.Path = TrimWildcard(o.Path)
 		}
 		allowed, err := o.Run(cmd.Context(), cmd.OutOrStdout(), explained)
 		if err != nil {

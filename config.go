@@ -9,8 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/dustin/go-humanize"
@@ -19,10 +17,7 @@ import (
 )
 
 // The defaults of Handler. The name is the adapter's: JSON has to say it.
-const (
-	defaultName = "default"
-	defaultPath = "/push"
-)
+const defaultName = "default"
 
 // maxNameLength bounds the name of a hub, which becomes a label of metrics.
 const maxNameLength = 64
@@ -266,49 +261,6 @@ func checkName(name string) error {
 
 func nameChar(c rune) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_' || c == '.'
-}
-
-// checkPath says what is wrong with the path of an endpoint. It has to be plain,
-// because two parties read it: Caddy's path matcher, in which *, % and { mean
-// something, and the handler.
-func checkPath(path string) error {
-	switch {
-	case path == "":
-		return errors.New("the path is empty")
-	case path[0] != '/':
-		return fmt.Errorf("the path %q does not begin with a slash: write /%s", path, path)
-	case strings.HasSuffix(path, "{"):
-		return fmt.Errorf("the path %q ends in {: write a space before it", path)
-	case strings.HasSuffix(path, "*"):
-		return fmt.Errorf("the path %q ends in *: write %s, it covers everything below it", path, trimWildcard(path))
-	case path != "/" && path[len(path)-1] == '/':
-		return fmt.Errorf("the path %q ends in a slash: write %s, it covers everything below it", path, trimWildcard(path))
-	case strings.ContainsAny(path, "{}"):
-		return fmt.Errorf("placeholders are not expanded in the path %q; write an environment variable as {$NAME}", path)
-	case !utf8.ValidString(path):
-		return fmt.Errorf("the path %q is not UTF-8", path)
-	}
-	for _, c := range path {
-		if strings.ContainsRune(`*?#%\`, c) || unicode.IsSpace(c) || unicode.IsControl(c) {
-			return fmt.Errorf("the path %q has %q in it: write a plain path, as %s", path, c, defaultPath)
-		}
-	}
-	for segment := range strings.SplitSeq(path[1:], "/") {
-		if path != "/" && (segment == "" || segment == "." || segment == "..") {
-			return fmt.Errorf("the path %q has the segment %q in it: write a plain path, as %s", path, segment, defaultPath)
-		}
-	}
-	return nil
-}
-
-// trimWildcard reduces a path that covers what is below it, however that is
-// written (/push, /push/, /push*, /push/*), to the path itself.
-func trimWildcard(path string) string {
-	path = strings.TrimRight(strings.TrimSuffix(path, "*"), "/")
-	if path == "" {
-		return "/"
-	}
-	return path
 }
 
 // settleDrain sets how long the drain of h may take: less than Caddy's grace period, which

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/push-it/pushit/guards"
 	"github.com/push-it/pushit/hub"
 	"github.com/push-it/pushit/hub/transport"
 )
@@ -20,11 +19,6 @@ import (
 // Opening is what a session at the endpoint of h would keep of r, or why there
 // would be none.
 func (h *Handler) Opening(r *http.Request) (hub.Opening, *hub.Refusal) { return h.opening(r) }
-
-var (
-	Below   = below
-	Nearest = guards.Nearest
-)
 
 // Subdirectives are the names of all options of the directive, sorted.
 func Subdirectives() (names []string) {

@@ -231,7 +231,7 @@ func (h *Handler) observe(ctx caddy.Context) error {
 // withDefaults fills in what h leaves out, but the name, which has to be said.
 func (h *Handler) withDefaults() {
 	if h.Path == "" {
-		h.Path = defaultPath
+		h.Path = DefaultPath
 	}
 	if h.Heartbeat == 0 {
 		h.Heartbeat = caddy.Duration(hub.DefaultHeartbeat)
@@ -259,7 +259,7 @@ func (h *Handler) check() (*transport.Origins, error) {
 	}
 	return origins, errors.Join(
 		checkName(h.Name),
-		checkPath(h.Path),
+		CheckPath(h.Path),
 		originsErr,
 		checkRange("heartbeat", h.Heartbeat, minHeartbeat, maxHeartbeat),
 		checkRange("handshake", h.Handshake, minHandshake, maxHandshake),
@@ -338,7 +338,7 @@ func (h *Handler) Cleanup() error {
 // ServeHTTP answers what is pushit's. After a session was opened the connection
 // is no longer the server's, so there is never an error to report.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	rest, ok := below(h.Path, r.URL.Path)
+	rest, ok := Below(h.Path, r.URL.Path)
 	if ok && client.Version(strings.TrimPrefix(rest, "/")) != "" {
 		transport.LeaveBody(w, r)
 	}
@@ -346,13 +346,6 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return nil
 	}
 	return next.ServeHTTP(w, r)
-}
-
-// below returns what of path lies below mount, "" or beginning with a slash, and
-// whether path is mount or below it: /push/a is below /push, /pushover is not.
-func below(mount, path string) (rest string, ok bool) {
-	rest, ok = strings.CutPrefix(path, strings.TrimSuffix(mount, "/"))
-	return rest, ok && (rest == "" || rest[0] == '/')
 }
 
 // Interface guards

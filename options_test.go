@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/push-it/pushit"
+	"github.com/push-it/pushit/guards"
 )
 
 // TestOptionsAreDocumented compares the tables of docs/caddyfile.md with what the
@@ -91,29 +92,6 @@ func codesOf(cell string) (codes []string) {
 	return codes
 }
 
-func TestBelow(t *testing.T) {
-	for _, tc := range []struct {
-		mount, path, rest string
-		ok                bool
-	}{
-		{"/push", "/push", "", true},
-		{"/push", "/push/", "/", true},
-		{"/push", "/push/a/b", "/a/b", true},
-		{"/push", "/push//a", "//a", true},
-		{"/push", "/pushover", "over", false},
-		{"/push", "/PUSH", "/PUSH", false},
-		{"/push", "/", "/", false},
-		{"/push", "", "", false},
-		{"/", "/", "/", true},
-		{"/", "", "", true},
-		{"/", "/a", "/a", true},
-	} {
-		if rest, ok := pushit.Below(tc.mount, tc.path); rest != tc.rest || ok != tc.ok {
-			t.Errorf("%q below %q: %q, %t; want %q, %t", tc.path, tc.mount, rest, ok, tc.rest, tc.ok)
-		}
-	}
-}
-
 func TestNearest(t *testing.T) {
 	known := []string{"path", "name", "origins", "heartbeat", "handshake", "limits"}
 	for word, want := range map[string]string{
@@ -121,7 +99,7 @@ func TestNearest(t *testing.T) {
 		"Origins": "origins", "origin": "origins", "limit": "limits", "nmae": "name", "hand": "handshake",
 		"": "", "x": "", "colour": "", "connect": "", "channel": "", "pat": "path", "at": "",
 	} {
-		if got := pushit.Nearest(word, known); got != want {
+		if got := guards.Nearest(word, known); got != want {
 			t.Errorf("nearest to %q: %q, want %q", word, got, want)
 		}
 	}

@@ -4,6 +4,7 @@
 package pushit
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"net/http"
@@ -15,11 +16,33 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/rewrite"
 )
 
-// What stands before a pushit can take its requests without anybody noticing: Caddy
-// finds nothing wrong with a try_files that makes /index.html of /push/pushit.mjs.
-// So requests like those of the client are sent through a model of the routes, and
-// it is seen whether they arrive. Where the configuration does not tell whether a
-// matcher matches, they are taken to pass it by, with a doubt.
+// An Endpoint is what a pushit says of itself, as far as routes are concerned. It is part
+// of the JSON of the handler.
+type Endpoint struct {
+	Name       string   `json:"name"`
+	Path       string   `json:"path"`
+	Namespace  string   `json:"namespace"`
+	Transports []string `json:"transports"`
+}
+
+// mount names an endpoint over all configurations.
+func (e *Endpoint) mount() string { return e.Name + " " + cmp.Or(e.Path, DefaultPath) }
+
+// servesFallbacks reports whether clients make requests other than for a WebSocket.
+func (e *Endpoint) servesFallbacks() bool {
+	return e.Transports == nil || slices.ContainsFunc(e.Transports, func(name string) bool { return name != "websocket" })
+}
+
+// Check returns what is wrong with where the endpoint of a mount, its name and path with
+// a space between, stands on a server. defaulted says that the Caddyfile is known not to
+// have its path.
+func Check(server *caddyhttp.Server, mount string, defaulted bool) (all []Trap) {
+	for _, o := range occurrences(routesOf(server), mount) {
+		o.defaulted = defaulted
+		all = append(all, o.traps()...)
+	}
+	return all
+}
 
 // A routeNode is a route in the model. Its tree has the routes of a server, with
 // those of subroutes and of named routes in their places.
@@ -188,14 +211,13 @@ func isOfCaddy(handler string) bool { return slices.Contains(handlersOfCaddy, ha
 
 // mount is that of a pushit.
 func (n *handlerNode) mount() string {
-	h := unmarshal[Handler](n.raw)
-	h.withDefaults()
-	return h.mount()
+	e := unmarshal[Endpoint](n.raw)
+	return e.mount()
 }
 
 // An occurrence is a pushit in the model. A named route has one for each invoke.
 type occurrence struct {
-	handler   Handler
+	handler   Endpoint
 	defaulted bool // it is known that its path was not written
 	node      *handlerNode
 	routes    []*routeNode     // of the server
@@ -206,8 +228,8 @@ type occurrence struct {
 	before    [][]*handlerNode // for each of around: what stands before in the same list
 }
 
-// occurrences returns the pushits in the routes, as far as ok likes them.
-func occurrences(routes []*routeNode, ok func(*Handler) bool) (found []*occurrence) {
+// occurrences returns the pushits of a mount in the routes.
+func occurrences(routes []*routeNode, mount string) (found []*occurrence) {
 	var visit func(list []*routeNode, o occurrence)
 	visit = func(list []*routeNode, o occurrence) {
 		var before []*handlerNode
@@ -221,8 +243,8 @@ func occurrences(routes []*routeNode, ok func(*Handler) bool) (found []*occurren
 					before:  append(slices.Clip(o.before), slices.Clone(before)),
 				}
 				if h.name == "pushit" && h.raw != nil && json.Unmarshal(h.raw, &in.handler) == nil {
-					in.handler.withDefaults()
-					if ok(&in.handler) {
+					in.handler.Path = cmp.Or(in.handler.Path, DefaultPath)
+					if in.handler.mount() == mount {
 						in.on = map[any]bool{h: true}
 						for _, r := range in.around {
 							in.on[r] = true
@@ -322,7 +344,7 @@ func (o *occurrence) strips() (prefixes []string, otherwise bool) {
 			switch {
 			case !ok:
 			case rewrites.StripPathPrefix != "" && !strings.Contains(rewrites.StripPathPrefix, "{"):
-				prefixes = append(prefixes, trimWildcard("/"+strings.Trim(rewrites.StripPathPrefix, "/")))
+				prefixes = append(prefixes, TrimWildcard("/"+strings.Trim(rewrites.StripPathPrefix, "/")))
 			default:
 				otherwise = true
 			}

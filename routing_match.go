@@ -38,10 +38,10 @@ func (w *walk) match(n *routeNode) certainty {
 func (w *walk) anyOf(sets [][]any) certainty {
 	result := no
 	for _, set := range sets {
-		switch c := w.allOf(set); {
-		case c == yes || c == fails:
+		switch c := w.allOf(set); c {
+		case yes, fails:
 			return c
-		case c == maybe:
+		case maybe:
 			result = maybe
 		}
 	}

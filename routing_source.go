@@ -4,8 +4,8 @@
 package pushit
 
 import (
-	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -17,80 +17,42 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/fileserver"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/rewrite"
-
-	"github.com/push-it/pushit/internal/explain"
 )
 
-// probingOption is the option of the Caddyfile adapter that says that a Caddyfile is
+// ProbingOption is the option of the Caddyfile adapter that says that a Caddyfile is
 // adapted only to see what stands around a pushit.
-const probingOption = "http.handlers.pushit.probing"
+const ProbingOption = "http.handlers.pushit.probing"
 
-// checkPlace finds what is wrong with where the directive stands. A directive is not
-// told what else is in the site, so the file is adapted once more, as a whole. Where
-// there is no file, or it is not this one, as for a configuration that comes over the
-// admin API, the mistakes are found when the handler is provisioned.
-func (p *parser) checkPlace() error {
-	filename, _ := p.Option("filename").(string)
-	if filename == "" || p.Option(probingOption) != nil {
-		return nil
-	}
-	a := p.adaptation()
-	if a.whole == nil {
-		a.whole = adaptWhole(filename)
-	}
-	if a.whole.written[p.handler.mount()][""] != place(p.directive) {
-		return nil
-	}
-	for _, server := range a.whole.servers {
-		for _, o := range occurrences(routesOf(server), func(h *Handler) bool { return h.mount() == p.handler.mount() }) {
-			for _, t := range o.traps() {
-				if t.certain {
-					return p.errorOf(&t, a.whole)
-				}
-			}
-		}
-	}
-	return nil
-}
-
-func (p *parser) errorOf(t *trap, whole *wholeFile) error {
-	at := p.directive
-	if namespace, ok := p.seen["namespace"]; ok && t.kind == trapUnset {
-		at = namespace
-	}
-	return errorAt(at, errors.New(t.text(whole.around(p.directive))))
-}
-
-// A wholeFile is what a Caddyfile as a whole says.
-type wholeFile struct {
-	servers map[string]*caddyhttp.Server
-	written explain.Places
+// A File is what a Caddyfile as a whole says.
+type File struct {
+	Servers map[string]*caddyhttp.Server
 	blocks  []caddyfile.ServerBlock
 }
 
-// adaptWhole adapts a Caddyfile. If something is wrong with it, it has nothing: the
-// adaptation that is under way will tell.
-func adaptWhole(filename string) *wholeFile {
-	body, err := os.ReadFile(filename)
+// AdaptFile adapts a Caddyfile with those options of the adapter. If something is wrong
+// with it, the File is empty: the adaptation that is under way will tell.
+func AdaptFile(filename string, options map[string]any) *File {
+	body, err := os.ReadFile(filename) //nolint:gosec // G304: the Caddyfile that is being adapted
 	if err != nil {
-		return new(wholeFile)
+		return new(File)
 	}
-	whole := &wholeFile{written: make(explain.Places)}
-	text, _, err := caddyconfig.GetAdapter("caddyfile").Adapt(body, map[string]any{"filename": filename, explain.PlacesOption: whole.written, probingOption: true})
+	options = maps.Clone(options)
+	options["filename"], options[ProbingOption] = filename, true
+	text, _, err := caddyconfig.GetAdapter("caddyfile").Adapt(body, options)
 	if err != nil {
-		return new(wholeFile)
+		return new(File)
 	}
 	config := unmarshal[caddy.Config](text)
-	whole.servers = unmarshal[caddyhttp.App](config.AppsRaw["http"]).Servers
-	if whole.blocks, err = caddyfile.Parse(filename, body); err != nil {
-		return new(wholeFile)
+	f := &File{Servers: unmarshal[caddyhttp.App](config.AppsRaw["http"]).Servers}
+	if f.blocks, err = caddyfile.Parse(filename, body); err != nil {
+		return new(File)
 	}
-	return whole
+	return f
 }
 
-// A source is the part of a Caddyfile that is around a pushit. A nil *source is
+// A Source is the part of a Caddyfile that is around a pushit. A nil *Source is
 // unknown.
-type source struct {
+type Source struct {
 	lines []sourceLine // of the site
 	at    int          // the line of the pushit
 }
@@ -101,10 +63,10 @@ type sourceLine struct {
 	in     []int // the lines whose blocks it is in, from the outside
 }
 
-// around returns what is around that directive.
-func (f *wholeFile) around(directive caddyfile.Token) *source {
+// Around returns what is around that directive, nil if it is not in the file.
+func (f *File) Around(directive caddyfile.Token) *Source {
 	for _, block := range f.blocks {
-		s := &source{}
+		s := &Source{}
 		for _, segment := range block.Segments {
 			s.read(segment)
 		}
@@ -119,7 +81,7 @@ func (f *wholeFile) around(directive caddyfile.Token) *source {
 }
 
 // read adds the lines of a directive and its block.
-func (s *source) read(segment caddyfile.Segment) {
+func (s *Source) read(segment caddyfile.Segment) {
 	var in []int
 	for i := 0; i < len(segment); {
 		line := []caddyfile.Token{segment[i]}
@@ -143,7 +105,7 @@ func (s *source) read(segment caddyfile.Segment) {
 
 // directive returns the one directive of the site that has the first of the names of
 // which there is any, as it is written, and where.
-func (s *source) directive(names []string) (line, where string) {
+func (s *Source) directive(names []string) (line, where string) {
 	if s == nil {
 		return "", ""
 	}
@@ -165,13 +127,13 @@ func (s *source) directive(names []string) (line, where string) {
 }
 
 // opener returns the line whose block the pushit is in.
-func (s *source) opener() (line, where string) {
+func (s *Source) opener() string {
 	if s == nil || len(s.lines[s.at].in) == 0 {
-		return "", ""
+		return ""
 	}
 	in := s.lines[s.at].in
 	l := s.lines[in[len(in)-1]]
-	return l.text(), place(l.tokens[0])
+	return l.text()
 }
 
 func (l *sourceLine) text() string {
@@ -211,11 +173,11 @@ func reconstructed(name string, h *handlerNode, n *routeNode) string {
 		}](h.raw)
 		return short.Replace(fmt.Sprintf("redir %s %s %v", matcher, strings.Join(answer.Headers["Location"], " "), answer.Status))
 	case "reverse_proxy", "php_fastcgi":
-		line := name + " " + matcher
+		words := []string{name, matcher}
 		for _, upstream := range unmarshal[struct{ Upstreams []struct{ Dial string } }](h.raw).Upstreams {
-			line += " " + upstream.Dial
+			words = append(words, upstream.Dial)
 		}
-		return line
+		return strings.Join(words, " ")
 	case "file_server":
 		return name + " " + matcher
 	}
@@ -241,45 +203,40 @@ var short = strings.NewReplacer(
 	"{http.matchers.file.relative}", "{file_match.relative}",
 )
 
-// adaptedDirectives are the directives of the Caddyfile that this process has adapted
-// last, for the configuration that it loads next: JSON does not tell where it is from.
-var adaptedDirectives struct {
+// directives are those that this process has adapted last, for the configuration that it
+// loads next: JSON does not tell where it is from.
+var directives struct {
 	sync.Mutex
-	of map[string]adaptedDirective // by mount
-	by <-chan struct{}             // the Done of the configuration that was loaded; nil before
+	of map[string]Directive // by mount
+	by <-chan struct{}      // the Done of the configuration that was loaded; nil before
 }
 
-type adaptedDirective struct {
-	place  string  // empty if that is not known
-	source *source // nil likewise
-	bare   bool    // no path is written
+// A Directive is where an endpoint comes from. The zero Directive is unknown.
+type Directive struct {
+	Place  string  // file:line
+	Source *Source // what is around it, nil if unknown
+	Bare   bool    // no path is written
 }
 
-// noteAdapted remembers where the directive of p stands.
-func (p *parser) noteAdapted() {
-	adaptedDirectives.Lock()
-	defer adaptedDirectives.Unlock()
-	if adaptedDirectives.of == nil || adaptedDirectives.by != nil {
-		adaptedDirectives.of, adaptedDirectives.by = make(map[string]adaptedDirective), nil
+// Note remembers the directive of a mount.
+func Note(mount string, d Directive) {
+	directives.Lock()
+	defer directives.Unlock()
+	if directives.of == nil || directives.by != nil {
+		directives.of, directives.by = make(map[string]Directive), nil
 	}
-	_, inMatcher := p.seen["matcher"]
-	_, inBlock := p.seen["path"]
-	noted := adaptedDirective{place: place(p.directive), bare: !inMatcher && !inBlock}
-	if whole := p.adaptation().whole; whole != nil {
-		noted.source = whole.around(p.directive)
-	}
-	adaptedDirectives.of[p.handler.mount()] = noted
+	directives.of[mount] = d
 }
 
-// adaptedFrom returns the directive that the handler of a mount comes from.
-func adaptedFrom(ctx caddy.Context, mount string) adaptedDirective {
-	adaptedDirectives.Lock()
-	defer adaptedDirectives.Unlock()
-	if adaptedDirectives.by == nil {
-		adaptedDirectives.by = ctx.Done()
+// Noted returns the directive that the endpoint of a mount comes from.
+func Noted(ctx caddy.Context, mount string) Directive {
+	directives.Lock()
+	defer directives.Unlock()
+	if directives.by == nil {
+		directives.by = ctx.Done()
 	}
-	if adaptedDirectives.by != ctx.Done() {
-		return adaptedDirective{}
+	if directives.by != ctx.Done() {
+		return Directive{}
 	}
-	return adaptedDirectives.of[mount]
+	return directives.of[mount]
 }

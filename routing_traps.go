@@ -27,10 +27,10 @@ const (
 	trapUnset                     // nothing before it sets the placeholder of its namespace
 )
 
-// A trap is a mistake that Caddy does not find.
-type trap struct {
+// A Trap is a mistake that Caddy does not find.
+type Trap struct {
 	kind    trapKind
-	certain bool // else it depends on the request
+	Certain bool // else it depends on the request
 	by      *handlerNode
 	on      *routeNode
 	asks    string // the path of a request
@@ -41,7 +41,7 @@ type trap struct {
 }
 
 // traps finds what is wrong with where o stands.
-func (o *occurrence) traps() (found []trap) {
+func (o *occurrence) traps() (found []Trap) {
 	arrived, failed := o.send(o.handler.Path)
 	bases := []string{o.handler.Path}
 	prefixes, otherwise := o.strips()
@@ -50,12 +50,12 @@ func (o *occurrence) traps() (found []trap) {
 		bases = append(bases, stripped+strings.TrimSuffix(o.handler.Path, "/"))
 		arrivedThere, failedThere := o.send(bases[1])
 		last := prefixes[len(prefixes)-1]
-		if _, doubled := below(last, o.handler.Path); doubled {
-			return append(found, trap{kind: trapStripped, certain: true, prefix: last, at: bases[1], o: o})
+		if _, doubled := Below(last, o.handler.Path); doubled {
+			return append(found, Trap{kind: trapStripped, Certain: true, prefix: last, at: bases[1], o: o})
 		}
 		arrived, failed = arrivedThere, failedThere
 		if o.defaulted && len(arrived) > 0 {
-			found = append(found, trap{kind: trapDefaulted, prefix: stripped, at: bases[1], o: o})
+			found = append(found, Trap{kind: trapDefaulted, prefix: stripped, at: bases[1], o: o})
 		}
 	}
 	if len(arrived) == 0 {
@@ -63,7 +63,7 @@ func (o *occurrence) traps() (found []trap) {
 		if !ok || t.kind == trapExcluded && otherwise { // which may lead other requests to it
 			return nil
 		}
-		t.certain = true
+		t.Certain = true
 		return append(found, t)
 	}
 	for _, w := range failed {
@@ -74,12 +74,12 @@ func (o *occurrence) traps() (found []trap) {
 	for _, w := range arrived {
 		for _, d := range w.doubts {
 			if !isDeliberate(d) && !o.isMeant(d.on) {
-				found = append(found, trap{kind: trapTaken, by: d.by, on: d.on, asks: w.asked, becomes: d.becomes, o: o})
+				found = append(found, Trap{kind: trapTaken, by: d.by, on: d.on, asks: w.asked, becomes: d.becomes, o: o})
 			}
 		}
 	}
 	if name := strings.Trim(o.handler.Namespace, "{}"); name != "" && !isAlwaysSet(name) && !slices.ContainsFunc(arrived, func(w *walk) bool { return w.set.sets(name) }) {
-		found = append(found, trap{kind: trapUnset, certain: true, o: o})
+		found = append(found, Trap{kind: trapUnset, Certain: true, o: o})
 	}
 	return distinct(found)
 }
@@ -99,8 +99,8 @@ func (o *occurrence) send(base string) (arrived, failed []*walk) {
 }
 
 // diagnose tells what became of a request that did not arrive.
-func (o *occurrence) diagnose(w *walk) (t trap, ok bool) {
-	t = trap{asks: w.asked, o: o}
+func (o *occurrence) diagnose(w *walk) (t Trap, ok bool) {
+	t = Trap{asks: w.asked, o: o}
 	inGroup := w.sibling != nil && w.sibling.group != "" && slices.ContainsFunc(o.around, func(n *routeNode) bool { return n.group == w.sibling.group })
 	switch c := w.diverted(); {
 	case c != nil:
@@ -149,9 +149,9 @@ func isDeliberate(d doubt) bool {
 
 // distinct leaves one trap for each handler: who moves it out of the way has moved it
 // for all requests.
-func distinct(traps []trap) (kept []trap) {
+func distinct(traps []Trap) (kept []Trap) {
 	for _, t := range traps {
-		if !slices.ContainsFunc(kept, func(k trap) bool { return k.kind == t.kind && k.by == t.by }) {
+		if !slices.ContainsFunc(kept, func(k Trap) bool { return k.kind == t.kind && k.by == t.by }) {
 			kept = append(kept, t)
 		}
 	}
@@ -220,9 +220,12 @@ func isAlwaysSet(name string) bool {
 	return false
 }
 
-// text says what is wrong and what to write, in the words of the Caddyfile from which
-// it comes, if that is known.
-func (t *trap) text(from *source) string {
+// IsAboutNamespace reports whether the mistake is the namespace.
+func (t *Trap) IsAboutNamespace() bool { return t.kind == trapUnset }
+
+// Text says what is wrong and what to write, in the words of the Caddyfile from which it
+// comes; from may be nil.
+func (t *Trap) Text(from *Source) string {
 	pushit := t.o.written()
 	switch t.kind {
 	case trapTaken:
@@ -255,7 +258,7 @@ func (o *occurrence) written() string {
 	return "pushit " + o.handler.Path
 }
 
-func (t *trap) taken(from *source, pushit string) string {
+func (t *Trap) taken(from *Source, pushit string) string {
 	names := directiveOf(t.by, t.on)
 	line, where := from.directive(names)
 	if line == "" {
@@ -265,7 +268,7 @@ func (t *trap) taken(from *source, pushit string) string {
 		where = " at " + where
 	}
 	takes := "takes the requests of this pushit before it runs: "
-	if !t.certain {
+	if !t.Certain {
 		takes = "may take requests of this pushit before it runs: "
 	}
 	level, inner := t.o.level(t.by), len(t.o.lists)-1
@@ -282,10 +285,10 @@ func (t *trap) taken(from *source, pushit string) string {
 }
 
 // doubled tells of a pushit that looks for a prefix which has been stripped.
-func (t *trap) doubled(from *source) string {
+func (t *Trap) doubled(from *Source) string {
 	problem := fmt.Sprintf("%s is stripped from the path before it comes to this pushit, so that it is at %s", t.prefix, t.at)
 	lines := "pushit {\n\t\tpath /\n\t}"
-	if opener, _ := from.opener(); from == nil || strings.HasPrefix(opener, "handle_path ") {
+	if opener := from.opener(); from == nil || strings.HasPrefix(opener, "handle_path ") {
 		lines = fmt.Sprintf("handle_path %s/* {\n\t\tpushit {\n\t\t\tpath /\n\t\t}\n\t}", t.prefix)
 	}
 	return fmt.Sprintf("%s. Write\n\n\t%s\n\nto have it at %s", problem, lines, t.prefix)
@@ -293,7 +296,7 @@ func (t *trap) doubled(from *source) string {
 
 // excluded tells of a pushit whose requests the block around it, or its matcher, does
 // not let in.
-func (t *trap) excluded(from *source, pushit string) string {
+func (t *Trap) excluded(from *Source, pushit string) string {
 	h := &t.o.handler
 	paths := pathsOf(t.on)
 	if len(paths) == 0 {
@@ -304,14 +307,14 @@ func (t *trap) excluded(from *source, pushit string) string {
 	if itself {
 		problem = fmt.Sprintf("only %s itself comes to this pushit, but nothing below it, such as %s", h.Path, t.asks)
 	}
-	opener, _ := from.opener()
+	opener := from.opener()
 	word, arguments, _ := strings.Cut(opener, " ")
 	place := opener
 	if opener == "" {
 		word, place = "handle", "the block around it"
 	}
-	mount, everything := trimWildcard(paths[0]), t.o.below("/*")
-	if itself || checkPath(mount) != nil {
+	mount, everything := TrimWildcard(paths[0]), t.o.below("/*")
+	if itself || CheckPath(mount) != nil {
 		mount = h.Path
 	}
 	var lines string
@@ -321,7 +324,7 @@ func (t *trap) excluded(from *source, pushit string) string {
 	case strings.HasPrefix(arguments, "@"):
 		lines, place = "path "+everything, "the paths in the matcher "+arguments
 	case word == "handle_path":
-		lines = fmt.Sprintf("handle_path %s/* {\n\t\tpushit {\n\t\t\tpath /\n\t\t}\n\t}", strings.TrimSuffix(trimWildcard(paths[0]), "/"))
+		lines = fmt.Sprintf("handle_path %s/* {\n\t\tpushit {\n\t\t\tpath /\n\t\t}\n\t}", strings.TrimSuffix(TrimWildcard(paths[0]), "/"))
 	case !itself && strings.HasSuffix(paths[0], "*"):
 		lines, place = "pushit "+mount, pushit
 	default:
@@ -338,7 +341,7 @@ func forPaths(n *routeNode) string {
 }
 
 // unset tells how to set the placeholder of the namespace.
-func (t *trap) unset() string {
+func (t *Trap) unset() string {
 	name := strings.Trim(t.o.handler.Namespace, "{}")
 	problem := fmt.Sprintf("nothing before this pushit sets the placeholder of its namespace, {%s}, so that it would refuse every session. ", name)
 	if variable, ok := strings.CutPrefix(name, "http.vars."); ok {

@@ -30,7 +30,7 @@ var (
 )
 
 // probesOf returns the requests that h has to get.
-func probesOf(h *Handler) []probe {
+func probesOf(h *Endpoint) []probe {
 	if h.servesFallbacks() {
 		return []probe{probeClient, probeInfo, probeSocket, probeXHR}
 	}

@@ -171,23 +171,20 @@ func (s *servedAt) serves(r *http.Request) bool {
 // lookAround finds mistakes in where h stands among other handlers. It returns what
 // may be one, and an error about what certainly is.
 func (h *Handler) lookAround(ctx caddy.Context) (doubts []string, err error) {
-	from := adaptedFrom(ctx, h.mount())
+	from := Noted(ctx, h.mount())
 	if h.site.server == nil {
 		return nil, nil
 	}
 	where := h.site.place()
-	if from.place != "" {
-		where = from.place + ", " + where
+	if from.Place != "" {
+		where = from.Place + ", " + where
 	}
-	for _, o := range occurrences(routesOf(h.site.server), func(other *Handler) bool { return other.mount() == h.mount() }) {
-		o.defaulted = from.bare
-		for _, t := range o.traps() {
-			text := t.text(from.source)
-			if t.certain {
-				return nil, fmt.Errorf("pushit %s (%s): %s", h.Path, where, text)
-			}
-			doubts = append(doubts, fmt.Sprintf("pushit %s (%s): %s", h.Path, where, text))
+	for _, t := range Check(h.site.server, h.mount(), from.Bare) {
+		text := t.Text(from.Source)
+		if t.Certain {
+			return nil, fmt.Errorf("pushit %s (%s): %s", h.Path, where, text)
 		}
+		doubts = append(doubts, fmt.Sprintf("pushit %s (%s): %s", h.Path, where, text))
 	}
 	return doubts, nil
 }
@@ -200,7 +197,7 @@ func (h *Handler) warn(log *slog.Logger, doubts []string) {
 	for _, doubt := range doubts {
 		if once(doubt) {
 			problem, lines, _ := strings.Cut(doubt, ". Write\n\n")
-			log.Warn(problem, "to_do", "write\n\n"+lines)
+			log.Warn(problem, "to_do", "write\n\n"+lines) //nolint:sloglint // the same text as an error has, one for each mistake
 		}
 	}
 	if h.gates == nil && once("no gate") {

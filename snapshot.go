@@ -153,7 +153,7 @@ func (h *Handler) uri(r *http.Request) string {
 		asked = original.URL
 	}
 	path := h.Path
-	if rest, ok := below(h.Path, r.URL.Path); ok {
+	if rest, ok := Below(h.Path, r.URL.Path); ok {
 		if endpoint, ok := strings.CutSuffix(asked.Path, rest); ok {
 			path = endpoint
 		}

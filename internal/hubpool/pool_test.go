@@ -134,10 +134,11 @@ func TestReloadIsLogged(t *testing.T) {
 		}
 	}
 	drop := func() *hub.Reload { return h.Drop(h.Use(&hub.Policy{Mount: "chat /push"})) }
-	next := func() (line struct {
+	type entry struct {
 		Level, Configuration string
 		Changed              []string
-	}) {
+	}
+	next := func() (line entry) {
 		t.Helper()
 		select {
 		case text := <-lines:

@@ -68,7 +68,7 @@ func TestQuotedCharacters(t *testing.T) {
 
 // TestAppendQuotedHTML wants what encoding/json writes, of each character.
 func TestAppendQuotedHTML(t *testing.T) {
-	for r := rune(0); r < 0x11000; r++ {
+	for r := range rune(0x11000) {
 		if !utf8.ValidRune(r) {
 			continue
 		}

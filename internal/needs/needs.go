@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -37,8 +38,8 @@ func find(name string) string {
 		name = filepath.Join("/usr/sbin", name)
 	}
 	found, _ := filepath.Glob(name) // it fails only for a bad pattern, which tests do not have
-	for i := len(found) - 1; i >= 0; i-- {
-		if path, err := exec.LookPath(found[i]); err == nil {
+	for _, one := range slices.Backward(found) {
+		if path, err := exec.LookPath(one); err == nil {
 			return path
 		}
 	}

@@ -211,7 +211,7 @@ func (f *Fallback) newStream(ctx context.Context) (s *Stream, open func()) {
 	asked := *f
 	return s, func() {
 		defer close(s.came)
-		s.resp, s.err = asked.Do(ctx, Methods[asked.Transport], path, "")
+		s.resp, s.err = asked.Do(ctx, Methods[asked.Transport], path, "") //nolint:bodyclose // Frame does it, or Cancel
 	}
 }
 
@@ -235,7 +235,7 @@ func (f *Fallback) GiveUp() {
 func (f *Fallback) Next(ctx context.Context) (frame string, err error) {
 	s := f.current(ctx)
 	isNew := s.lines == nil
-	resp, err := s.Response()
+	resp, err := s.Response() //nolint:bodyclose // likewise
 	if err == nil && isNew && f.OnResponse != nil {
 		err = f.OnResponse(resp)
 	}
@@ -351,7 +351,7 @@ func (s *Stream) bound() (done func()) {
 
 // Read reads the response as it is, with what stands around the frames.
 func (s *Stream) Read(p []byte) (int, error) {
-	if _, err := s.Response(); err != nil {
+	if _, err := s.Response(); err != nil { //nolint:bodyclose // likewise
 		return 0, err
 	}
 	if s.ended {
@@ -366,7 +366,7 @@ var ErrEnded = errors.New("the response has ended")
 
 // Frame returns the next frame. At the end of the response the error is ErrEnded.
 func (s *Stream) Frame() (string, error) {
-	if _, err := s.Response(); err != nil {
+	if _, err := s.Response(); err != nil { //nolint:bodyclose // likewise
 		return "", err
 	}
 	defer s.bound()()

@@ -110,7 +110,7 @@ func TestFallbackSpeaksEachTransport(t *testing.T) {
 			}
 			f, received := responding(t, transport, responses...)
 			seen := 0
-			f.OnResponse = func(resp *http.Response) error {
+			f.OnResponse = func(*http.Response) error {
 				seen++
 				return nil
 			}

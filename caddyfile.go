@@ -20,6 +20,7 @@ import (
 	"github.com/push-it/pushit/hub/transport"
 	"github.com/push-it/pushit/internal/explain"
 	"github.com/push-it/pushit/internal/hubpool"
+	"github.com/push-it/pushit/internal/routing"
 )
 
 func init() {
@@ -178,8 +179,8 @@ func (p *parser) matcher() (set caddy.ModuleMap, err error) {
 	}
 	switch text := p.Val(); {
 	case strings.HasPrefix(text, "/"):
-		p.handler.Path = TrimWildcard(text)
-		if err := CheckPath(p.handler.Path); err != nil {
+		p.handler.Path = routing.TrimWildcard(text)
+		if err := routing.CheckPath(p.handler.Path); err != nil {
 			return nil, p.WrapErr(err)
 		}
 		p.seen["matcher"] = p.Token()
@@ -195,8 +196,8 @@ func (p *parser) matcher() (set caddy.ModuleMap, err error) {
 
 	default:
 		proposed := "/" + strings.TrimLeft(text, "./")
-		if CheckPath(proposed) != nil {
-			proposed = DefaultPath
+		if routing.CheckPath(proposed) != nil {
+			proposed = routing.DefaultPath
 		}
 		return nil, p.Errf("%q is not a matcher: write a path, as pushit %s, or the @name of a matcher, or leave it out", text, proposed)
 	}
@@ -296,7 +297,7 @@ func (p *parser) path() error {
 	if err != nil {
 		return err
 	}
-	if err := CheckPath(path); err != nil {
+	if err := routing.CheckPath(path); err != nil {
 		return p.WrapErr(err)
 	}
 	if matcher, ok := p.seen["matcher"]; ok && path != p.handler.Path {
@@ -443,7 +444,7 @@ func (p *parser) noBlock(word string) error {
 // finish looks at what the directive says as a whole, and beside the others.
 func (p *parser) finish() error {
 	if p.handler.Path == "" {
-		p.handler.Path = DefaultPath
+		p.handler.Path = routing.DefaultPath
 	}
 	if err := p.checkPolicy(); err != nil {
 		return err
@@ -478,7 +479,7 @@ type adaptation struct {
 	unnamed   *caddyfile.Token           // the one without a name
 	named     map[string]caddyfile.Token // the first of each name
 	endpoints map[string]adapted         // the first of each name and path
-	whole     *File                      // nil until a directive looks around
+	whole     *routing.File              // nil until a directive looks around
 	written   explain.Places             // where it has which pushit, likewise
 }
 

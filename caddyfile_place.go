@@ -7,6 +7,7 @@ import (
 	"errors"
 
 	"github.com/push-it/pushit/internal/explain"
+	"github.com/push-it/pushit/internal/routing"
 )
 
 // checkPlace finds what is wrong with where the directive stands. A directive is not
@@ -15,19 +16,19 @@ import (
 // admin API, the mistakes are found when the handler is provisioned.
 func (p *parser) checkPlace() error {
 	filename, _ := p.Option("filename").(string)
-	if filename == "" || p.Option(ProbingOption) != nil {
+	if filename == "" || p.Option(routing.ProbingOption) != nil {
 		return nil
 	}
 	a := p.adaptation()
 	if a.whole == nil {
 		a.written = make(explain.Places)
-		a.whole = AdaptFile(filename, map[string]any{explain.PlacesOption: a.written})
+		a.whole = routing.AdaptFile(filename, map[string]any{explain.PlacesOption: a.written})
 	}
 	if a.written[p.handler.mount()][""] != place(p.directive) {
 		return nil
 	}
 	for _, server := range a.whole.Servers {
-		for _, t := range Check(server, p.handler.mount(), false) {
+		for _, t := range routing.Check(server, p.handler.mount(), false) {
 			if t.Certain {
 				at := p.directive
 				if namespace, ok := p.seen["namespace"]; ok && t.IsAboutNamespace() {
@@ -43,14 +44,14 @@ func (p *parser) checkPlace() error {
 // tell notes where p's handler is written, for whom that concerns: the check of what
 // stands around it when it is provisioned, and explain.
 func (p *parser) tell() {
-	if p.Option(ProbingOption) == nil {
+	if p.Option(routing.ProbingOption) == nil {
 		_, inMatcher := p.seen["matcher"]
 		_, inBlock := p.seen["path"]
-		noted := Directive{Place: place(p.directive), Bare: !inMatcher && !inBlock}
+		noted := routing.Directive{Place: place(p.directive), Bare: !inMatcher && !inBlock}
 		if whole := p.adaptation().whole; whole != nil {
 			noted.Source = whole.Around(p.directive)
 		}
-		Note(p.handler.mount(), noted)
+		routing.Note(p.handler.mount(), noted)
 	}
 	wanted, ok := p.Option(explain.PlacesOption).(explain.Places)
 	if !ok {

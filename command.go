@@ -14,6 +14,7 @@ import (
 	"github.com/push-it/pushit/hub"
 	"github.com/push-it/pushit/internal/explain"
 	"github.com/push-it/pushit/internal/hubpool"
+	"github.com/push-it/pushit/internal/routing"
 )
 
 func init() {
@@ -84,7 +85,7 @@ func explainCommand() *cobra.Command {
 			return notAsked(cmd, err)
 		}
 		if o.Path != "" {
-			o.Path = TrimWildcard(o.Path)
+			o.Path = routing.TrimWildcard(o.Path)
 		}
 		allowed, err := o.Run(cmd.Context(), cmd.OutOrStdout(), explained)
 		if err != nil {

@@ -20,6 +20,7 @@ import (
 
 	"github.com/push-it/pushit/guards"
 	"github.com/push-it/pushit/hub"
+	"github.com/push-it/pushit/internal/routing"
 )
 
 // A Gate is a point where policy is asked, and what is done with what it allows.
@@ -203,7 +204,7 @@ func checkNamespacePlaceholder(name string) error {
 	}
 	if strings.HasPrefix(name, "http.request.") && !strings.HasPrefix(name, "http.request.tls.") {
 		repl := caddy.NewReplacer()
-		caddyhttp.PrepareRequest(requestTo("", http.MethodGet, "/", http.Header{}), repl, nil, new(caddyhttp.Server))
+		caddyhttp.PrepareRequest(routing.RequestTo("", http.MethodGet, "/", http.Header{}), repl, nil, new(caddyhttp.Server))
 		if _, known := repl.Get(name); !known {
 			return fmt.Errorf("namespace: there is no placeholder {%s}: write one that the request tells, as {labels.2}", name)
 		}

@@ -18,7 +18,7 @@ const module = "github.com/push-it/pushit"
 var layers = [][]string{
 	{"/cmd/caddy"}, // a Caddy with the module in it
 	{""},           // the handler, which wires the rest together
-	{"/internal/hubpool", "/internal/explain"},
+	{"/internal/hubpool", "/internal/explain", "/internal/routing"},
 	{"/internal/telemetry"},
 	{"/guards", "/hub/transport", "/hub/broker", "/client"},
 	{"/hub"},

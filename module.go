@@ -24,6 +24,7 @@ import (
 	"github.com/push-it/pushit/hub"
 	"github.com/push-it/pushit/hub/transport"
 	"github.com/push-it/pushit/internal/hubpool"
+	"github.com/push-it/pushit/internal/routing"
 	"github.com/push-it/pushit/internal/telemetry"
 )
 
@@ -231,7 +232,7 @@ func (h *Handler) observe(ctx caddy.Context) error {
 // withDefaults fills in what h leaves out, but the name, which has to be said.
 func (h *Handler) withDefaults() {
 	if h.Path == "" {
-		h.Path = DefaultPath
+		h.Path = routing.DefaultPath
 	}
 	if h.Heartbeat == 0 {
 		h.Heartbeat = caddy.Duration(hub.DefaultHeartbeat)
@@ -259,7 +260,7 @@ func (h *Handler) check() (*transport.Origins, error) {
 	}
 	return origins, errors.Join(
 		checkName(h.Name),
-		CheckPath(h.Path),
+		routing.CheckPath(h.Path),
 		originsErr,
 		checkRange("heartbeat", h.Heartbeat, minHeartbeat, maxHeartbeat),
 		checkRange("handshake", h.Handshake, minHandshake, maxHandshake),
@@ -338,7 +339,7 @@ func (h *Handler) Cleanup() error {
 // ServeHTTP answers what is pushit's. After a session was opened the connection
 // is no longer the server's, so there is never an error to report.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	rest, ok := Below(h.Path, r.URL.Path)
+	rest, ok := routing.Below(h.Path, r.URL.Path)
 	if ok && client.Version(strings.TrimPrefix(rest, "/")) != "" {
 		transport.LeaveBody(w, r)
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/push-it/pushit/guards"
 	"github.com/push-it/pushit/hub"
+	"github.com/push-it/pushit/internal/routing"
 )
 
 // A servedAt is what can be known, when a handler is provisioned, of where it is
@@ -171,7 +172,7 @@ func (s *servedAt) serves(r *http.Request) bool {
 // lookAround finds mistakes in where h stands among other handlers. It returns what
 // may be one, and an error about what certainly is.
 func (h *Handler) lookAround(ctx caddy.Context) (doubts []string, err error) {
-	from := Noted(ctx, h.mount())
+	from := routing.Noted(ctx, h.mount())
 	if h.site.server == nil {
 		return nil, nil
 	}
@@ -179,7 +180,7 @@ func (h *Handler) lookAround(ctx caddy.Context) (doubts []string, err error) {
 	if from.Place != "" {
 		where = from.Place + ", " + where
 	}
-	for _, t := range Check(h.site.server, h.mount(), from.Bare) {
+	for _, t := range routing.Check(h.site.server, h.mount(), from.Bare) {
 		text := t.Text(from.Source)
 		if t.Certain {
 			return nil, fmt.Errorf("pushit %s (%s): %s", h.Path, where, text)

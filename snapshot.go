@@ -19,6 +19,7 @@ import (
 	"github.com/push-it/pushit/guards"
 	"github.com/push-it/pushit/hub"
 	"github.com/push-it/pushit/hub/transport"
+	"github.com/push-it/pushit/internal/routing"
 	"github.com/push-it/pushit/internal/telemetry"
 )
 
@@ -153,7 +154,7 @@ func (h *Handler) uri(r *http.Request) string {
 		asked = original.URL
 	}
 	path := h.Path
-	if rest, ok := Below(h.Path, r.URL.Path); ok {
+	if rest, ok := routing.Below(h.Path, r.URL.Path); ok {
 		if endpoint, ok := strings.CutSuffix(asked.Path, rest); ok {
 			path = endpoint
 		}

@@ -1,7 +1,7 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-package pushit
+package routing
 
 import (
 	"context"
@@ -94,12 +94,12 @@ type setters struct {
 // newWalk makes the request p to o, whose path begins with base.
 func newWalk(o *occurrence, base, host string, p probe) *walk {
 	w := &walk{to: o, host: host, asked: strings.TrimSuffix(base, "/") + p.rest, want: o.below(p.rest), method: p.method, groups: make(map[string]bool), set: &setters{names: make(map[string]bool)}}
-	w.prepare(requestTo(host, p.method, w.asked, p.header))
+	w.prepare(RequestTo(host, p.method, w.asked, p.header))
 	return w
 }
 
-// requestTo is a request for a path to a host, "" for any.
-func requestTo(host, method, path string, header http.Header) *http.Request {
+// RequestTo is a request for a path to a host, "" for any.
+func RequestTo(host, method, path string, header http.Header) *http.Request {
 	if host == "" {
 		host = "localhost"
 	}

@@ -1,7 +1,12 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-package pushit
+// Package routing finds what stands before a pushit and takes its requests without anybody
+// noticing: Caddy finds nothing wrong with a try_files that makes /index.html of
+// /push/pushit.mjs. So requests like those of the client are sent through a model of the
+// routes, and it is seen whether they arrive. Where the configuration does not tell
+// whether a matcher matches, they are taken to pass it by, with a doubt.
+package routing
 
 import (
 	"cmp"
@@ -326,7 +331,7 @@ func eachHostMatcher(routes []*routeNode, f func(caddyhttp.MatchHost)) {
 // isForHost reports whether one of the sets of a route is for that host, or any.
 func isForHost(n *routeNode, host string) bool {
 	w := walk{host: host}
-	w.prepare(requestTo(host, http.MethodGet, "/", http.Header{}))
+	w.prepare(RequestTo(host, http.MethodGet, "/", http.Header{}))
 	return len(n.sets) == 0 || slices.ContainsFunc(n.sets, func(set []any) bool {
 		return !slices.ContainsFunc(set, func(m any) bool {
 			_, isHost := m.(*caddyhttp.MatchHost)

@@ -1,7 +1,7 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-package pushit
+package routing
 
 import (
 	"fmt"
@@ -49,6 +49,9 @@ func AdaptFile(filename string, options map[string]any) *File {
 	}
 	return f
 }
+
+// place tells where a token stands, as Caddy's errors do.
+func place(t caddyfile.Token) string { return fmt.Sprintf("%s:%d", t.File, t.Line) }
 
 // A Source is the part of a Caddyfile that is around a pushit. A nil *Source is
 // unknown.

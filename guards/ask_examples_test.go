@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -123,15 +124,19 @@ func TestAskExamples(t *testing.T) {
 	}
 }
 
-// freeAddr returns an address that nothing listens on.
+// freeAddr returns an address that nothing listens on. Its port is below those that
+// systems give out, so that nobody else gets it meanwhile.
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", 10_000+rand.IntN(20_000)))
+		if err == nil {
+			defer l.Close() //nolint:errcheck // nothing came over it
+			return l.Addr().String()
+		}
 	}
-	defer l.Close() //nolint:errcheck // nothing came over it
-	return l.Addr().String()
+	t.Fatal("no port is free")
+	return ""
 }
 
 // startBackend runs a program until the test ends, and returns when it listens.

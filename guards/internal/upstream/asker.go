@@ -236,7 +236,7 @@ func (a *Asker[A]) startLocked(c *call[A]) {
 	}
 }
 
-// run asks c, in a goroutine that nobody waits for, because c.ask may ignore its
+// run asks c, in a goroutine that may hang, because c.ask may ignore its
 // context. It keeps its place until c.ask has returned.
 func (a *Asker[A]) run(c *call[A]) {
 	c.out = c.outcome()

@@ -213,3 +213,30 @@ func (a *fakeAgent) messages() []string {
 	defer a.mu.Unlock()
 	return append([]string(nil), a.received...)
 }
+
+// awaitStart waits until the agent has its Conn.
+func (a *fakeAgent) awaitStart(t *testing.T) {
+	t.Helper()
+	a.await(t, "Start", func() bool { return a.conn != nil })
+}
+
+// awaitGone waits until Left was called.
+func (a *fakeAgent) awaitGone(t *testing.T) {
+	t.Helper()
+	a.await(t, "Left", func() bool { return a.gone })
+}
+
+func (a *fakeAgent) await(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); ; <-time.After(time.Millisecond) {
+		a.mu.Lock()
+		done := is()
+		a.mu.Unlock()
+		if done {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%s is not called", what)
+		}
+	}
+}

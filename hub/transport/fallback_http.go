@@ -253,10 +253,12 @@ func (s *session) awaitBody(w http.ResponseWriter, r *http.Request, jsonp bool) 
 	delete(s.bodies, rc)
 	over := s.bye != ""
 	s.mu.Unlock()
-	switch {
-	case wrong == nil:
+	if over {
+		closeAfter(w, r) // the end of the session has set the deadline
+	} else if r.Body == http.NoBody {
 		_ = rc.SetReadDeadline(time.Time{}) // as above
-	case over:
+	}
+	if over && wrong != nil {
 		wrong = errUnknown
 	}
 	return body, wrong
@@ -282,10 +284,14 @@ func (s *session) body(w http.ResponseWriter, r *http.Request, jsonp bool) ([]by
 	}
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
+		closeAfter(w, r)
 		return nil, errBodyTime
 	case err != nil:
+		closeAfter(w, r)
 		return nil, errBody
-	case !form:
+	}
+	r.Body = http.NoBody
+	if !form {
 		return body, nil
 	}
 	fields, err := url.ParseQuery(string(body))

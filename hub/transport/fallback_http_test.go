@@ -749,3 +749,87 @@ func TestNothingIsTakenOfASessionThatEnds(t *testing.T) {
 		t.Errorf("it ends with %s", got[0])
 	}
 }
+
+// A watchedBody knows whether it was read to its end.
+type watchedBody struct {
+	io.Reader
+	atEnd func() // nil for nothing; called once
+	ended bool
+}
+
+func (b *watchedBody) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	if err == io.EOF && !b.ended {
+		b.ended = true
+		if b.atEnd != nil {
+			b.atEnd()
+		}
+	}
+	return n, err
+}
+
+func (b *watchedBody) Close() error { return nil }
+
+// A deadlineWriter is a ResponseWriter of HTTP/1.1 that notes when a read deadline is set
+// though the body has ended. net/http reads on there, and a deadline would end the context
+// of the connection, and with it the next request.
+type deadlineWriter struct {
+	*httptest.ResponseRecorder
+	body *watchedBody
+	late bool
+}
+
+func (w *deadlineWriter) SetReadDeadline(t time.Time) error {
+	w.late = w.late || w.body.ended && !t.IsZero()
+	return nil
+}
+
+// TestNextRequestOfAConnectionLives: a request that is refused after its body was read, or
+// whose session ends meanwhile, does not end the next one that its connection brings.
+func TestNextRequestOfAConnectionLives(t *testing.T) {
+	s, e := newFallbackServer(t, &hub.Policy{}, nil)
+	c := newSockJSClient(t, s)
+	c.connect("xhr")
+	session := strings.TrimPrefix(c.URL, s.URL+"/push")
+	post := func(path, body, kind, origin string, atEnd func()) *deadlineWriter {
+		b := &watchedBody{Reader: strings.NewReader(body), atEnd: atEnd}
+		r := httptest.NewRequest(http.MethodPost, "/push"+path, b)
+		r.ContentLength, r.Host = int64(len(body)), s.Listener.Addr().String()
+		r.Header.Set("Content-Type", kind)
+		if origin != "" {
+			r.Header.Set("Origin", origin)
+		}
+		w := &deadlineWriter{ResponseRecorder: httptest.NewRecorder(), body: b}
+		e.Serve(w, r, path)
+		return w
+	}
+	const form = "application/x-www-form-urlencoded"
+	for _, tc := range []struct {
+		name, path, body, kind, origin string
+		status                         int
+	}{
+		{"a form without a field", session + "/jsonp_send", "e=1", form, "", http.StatusBadRequest},
+		{"no JSON", session + "/xhr_send", "[", "text/plain", "", http.StatusBadRequest},
+		{"a foreign page", session + "/xhr", "body", "text/plain", "https://foreign.example", http.StatusForbidden},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			w := post(tc.path, tc.body, tc.kind, tc.origin, nil)
+			if w.Code != tc.status || !w.body.ended {
+				t.Errorf("status %d, %q, want %d; body read to its end: %v", w.Code, w.Body, tc.status, w.body.ended)
+			}
+			if w.late {
+				t.Error("a read deadline was set behind the body")
+			}
+			if w.Header().Get("Connection") != "" {
+				t.Error("the connection is closed for no reason")
+			}
+		})
+	}
+	t.Run("the session ends", func(t *testing.T) {
+		ends := func() { e.Sessions.all()[0].end(sayInterrupted, "cut") } // it ends the reading of the body
+		w := post(session+"/xhr_send", jsonArray(publication(t, "late")), "text/plain", "", ends)
+		if w.Header().Get("Connection") != "close" {
+			t.Errorf("status %d: the connection stays, though a deadline was set behind the body", w.Code)
+		}
+	})
+}

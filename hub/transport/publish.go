@@ -112,13 +112,15 @@ func refuseProgram(w http.ResponseWriter, r *http.Request, refusal *hub.Refusal)
 
 // readBy bounds the reading of the body: it fails at a time, and as soon as the server
 // stops. The caller calls done.
-func (e *Endpoint) readBy(w http.ResponseWriter, in time.Duration) (done func()) {
+func (e *Endpoint) readBy(w http.ResponseWriter, r *http.Request, in time.Duration) (done func()) {
 	rc := http.NewResponseController(innermost(w))
 	_ = rc.SetReadDeadline(time.Now().Add(in)) // a server that has none waits as long as it likes
 	stop := e.Hub.OnEnd(func() { _ = rc.SetReadDeadline(time.Unix(1, 0)) })
 	return func() {
 		if stop() {
 			_ = rc.SetReadDeadline(time.Time{})
+		} else {
+			closeAfter(w, r)
 		}
 	}
 }
@@ -131,7 +133,7 @@ func (e *Endpoint) publishBody(w http.ResponseWriter, r *http.Request, program *
 		fail(w, errPublishSize)
 		return
 	}
-	done := e.readBy(w, e.patience().message)
+	done := e.readBy(w, r, e.patience().message)
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxPublishBody))
 	done()
 	switch _, large := errors.AsType[*http.MaxBytesError](err); {
@@ -139,9 +141,11 @@ func (e *Endpoint) publishBody(w http.ResponseWriter, r *http.Request, program *
 		fail(w, errPublishSize)
 		return
 	case errors.Is(err, os.ErrDeadlineExceeded):
+		closeAfter(w, r)
 		fail(w, errBodyTime)
 		return
 	case err != nil:
+		closeAfter(w, r)
 		fail(w, errBody)
 		return
 	}
@@ -261,7 +265,7 @@ func (e *Endpoint) publishStream(w http.ResponseWriter, r *http.Request, program
 	var line []byte
 	for {
 		var err error
-		done := e.readBy(w, streamPatience)
+		done := e.readBy(w, r, streamPatience)
 		line, err = readLine(lines, line[:0], longest)
 		done()
 		object := bytes.TrimSpace(line)

@@ -58,6 +58,8 @@ type wsConn struct {
 	torn   atomic.Bool // a frame is written in part
 	failed atomic.Bool // a write has failed
 
+	peerClosed atomic.Bool // the peer sent a close frame: it still reads
+
 	mu      sync.Mutex       // guards the following
 	closing bool             // Close was called, and sets the read deadline from now on
 	rfc     [2]hub.CloseCode // if Close is called with the first code, the close frame has the second
@@ -118,8 +120,15 @@ func (c *wsConn) wrote(n, of int, err error) {
 	}
 }
 
-// SetWriteDeadline implements hub.Conn.
-func (c *wsConn) SetWriteDeadline(t time.Time) error { return c.nc.SetWriteDeadline(t) }
+// SetWriteDeadline implements hub.Conn. The hub ends a write under way at once when the
+// agent has left. If the peer sent a close frame, it still reads: the write gets the time
+// for its last frame, and the answer to the close frame can follow.
+func (c *wsConn) SetWriteDeadline(t time.Time) error {
+	if soon := time.Now().Add(c.times.goodbye); c.peerClosed.Load() && !t.IsZero() && t.Before(soon) {
+		t = soon
+	}
+	return c.nc.SetWriteDeadline(t)
+}
 
 // closeWith makes Close, if it is called with code, write another code in the close frame.
 func (c *wsConn) closeWith(code, inFrame hub.CloseCode) {
@@ -229,6 +238,9 @@ func (c *wsConn) answer(code hub.CloseCode) {
 func (c *wsConn) part() {
 	ended := false
 	for _, half := range c.halfClosers() {
+		if _, ok := half.(*tls.Conn); ok && c.failed.Load() {
+			continue // the end of TLS inside an incomplete record would look like an attack
+		}
 		ended = half.CloseWrite() == nil
 	}
 	_ = c.nc.SetReadDeadline(time.Now().Add(c.times.closing)) // if it fails, the next read fails too

@@ -100,6 +100,7 @@ func (r *wsReader) end(err error) {
 	}
 	if bye, ok := errors.AsType[*peerClosed](err); ok {
 		// The hub may be writing a frame. After Left it is not.
+		r.conn.peerClosed.Store(true)
 		r.agent.Left(bye.Error())
 		r.conn.answer(bye.code)
 		r.conn.part()

@@ -5,7 +5,9 @@ package transport
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"slices"
 	"strings"
@@ -453,4 +455,73 @@ func TestPeerClosesWhileTheHubWrites(t *testing.T) {
 		}
 		p.wantEnd() // a close frame in the midst of the other would be garbage
 	})
+}
+
+// TestPeerClosesWhileAFrameIsWritten: the frame is written to its end, and the answer to
+// the close frame follows.
+func TestPeerClosesWhileAFrameIsWritten(t *testing.T) {
+	for name, pair := range map[string]func(*testing.T) (net.Conn, net.Conn){
+		"tcp": func(t *testing.T) (net.Conn, net.Conn) { return socketPair(t, "tcp") },
+		"tls": tlsPair,
+	} {
+		t.Run(name, func(t *testing.T) {
+			ours, theirs := pair(t)
+			_ = theirs.SetDeadline(time.Now().Add(patience))
+			long := *defaultTimes
+			long.goodbye = patience
+			a := newFakeAgent(hub.Limits{})
+			go newWSReader(ours, a, false, &long).run(nil)
+			p := newPeer(t, theirs)
+			a.awaitStart(t)
+			large := strings.Repeat("*", 16<<20) // more than any buffer between
+			written := append(appendHeader(nil, opText, len(large)), large...)
+			a.Send(written)
+			head := make([]byte, 100)
+			if _, err := io.ReadFull(theirs, head); err != nil {
+				t.Fatal(err)
+			}
+			p.send(closing(1000, ""))
+			a.awaitGone(t)
+			if _, err := io.CopyN(io.Discard, theirs, int64(len(written)-len(head))); err != nil {
+				t.Fatalf("the frame is not whole: %v", err)
+			}
+			p.wantClose(1000, "")
+			if op, payload, err := p.read(); !errors.Is(err, io.EOF) {
+				t.Errorf("behind the close frame: %x %q, %v; want the end", op, payload, err)
+			}
+			<-a.left
+		})
+	}
+}
+
+// TestPeerClosesAndDoesNotRead: the frame that it does not read is given up in time, and
+// the connection ends without a word. TLS says no end inside a record.
+func TestPeerClosesAndDoesNotRead(t *testing.T) {
+	for name, pair := range map[string]func(*testing.T) (net.Conn, net.Conn){
+		"tcp": func(t *testing.T) (net.Conn, net.Conn) { return socketPair(t, "tcp") },
+		"tls": tlsPair,
+	} {
+		t.Run(name, func(t *testing.T) {
+			ours, theirs := pair(t)
+			_ = theirs.SetDeadline(time.Now().Add(patience))
+			short := *defaultTimes
+			short.goodbye = 10 * time.Millisecond
+			a := newFakeAgent(hub.Limits{})
+			go newWSReader(ours, a, false, &short).run(nil)
+			p := newPeer(t, theirs)
+			a.awaitStart(t)
+			large := strings.Repeat("*", 16<<20)
+			a.Send(append(appendHeader(nil, opText, len(large)), large...))
+			head := make([]byte, 100)
+			if _, err := io.ReadFull(theirs, head); err != nil {
+				t.Fatal(err)
+			}
+			p.send(closing(1000, ""))
+			<-a.left
+			// EOF ends Copy without an error. TLS misses its end, and says so.
+			if _, err := io.Copy(io.Discard, theirs); err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+				t.Errorf("the connection ends with %v", err)
+			}
+		})
+	}
 }

@@ -199,10 +199,10 @@ func (p *parser) matcher() (set caddy.ModuleMap, err error) {
 		if routing.CheckPath(proposed) != nil {
 			proposed = routing.DefaultPath
 		}
-		return nil, p.Errf("%q is not a matcher: write a path, as pushit %s, or the @name of a matcher, or leave it out", text, proposed)
+		return nil, p.Errf("%q is not a matcher: write a path, such as pushit %s, or the @name of a matcher, or no matcher", text, proposed)
 	}
 	if p.NextArg() {
-		return nil, p.Errf("unexpected %q: a pushit has one path; write a second pushit with a name of its own for another", p.Val())
+		return nil, p.Errf("unexpected %q: a pushit has one path; for another path write a second pushit with its own name", p.Val())
 	}
 	return set, nil
 }
@@ -287,7 +287,7 @@ func proposal(word string, known []subdirective) string {
 		return "write it in the block of a channel"
 	}
 	if isGuard(word) {
-		return fmt.Sprintf("it is a guard: write it behind a gate, as connect %s, or in the block of one", word)
+		return fmt.Sprintf("it is a guard: write it after a gate, such as connect %s, or in the block of a gate", word)
 	}
 	return "there are " + strings.Join(names, ", ")
 }
@@ -349,7 +349,7 @@ func (p *parser) durationOf(name string, to *caddy.Duration, example string, lea
 	}
 	d, err := caddy.ParseDuration(text)
 	if err != nil {
-		return p.Errf("%s: %q is not a duration: write a number with a unit, as %s", name, text, example)
+		return p.Errf("%s: %q is not a duration: write a number with a unit, such as %s", name, text, example)
 	}
 	if err := checkRange(name, caddy.Duration(d), least, most); err != nil {
 		return p.WrapErr(err)
@@ -424,7 +424,7 @@ func (p *parser) argumentOf(word, example string) (string, error) {
 }
 
 func (p *parser) missing(word, example string) error {
-	return p.Errf("%s needs a value, as %s %s; is an environment variable not set?", word, word, example)
+	return p.Errf("%s needs a value, such as %s %s; is an environment variable not set?", word, word, example)
 }
 
 func (p *parser) empty(what string) error {
@@ -509,20 +509,20 @@ func (a *adaptation) settleName(p *parser) error {
 		case "":
 			return fmt.Errorf("in a named route a pushit needs a name, because all sites that invoke it share its hub: write name %s in its block", proposed)
 		case defaultName:
-			return fmt.Errorf("in a named route the name of a pushit cannot be %s, which is that of the pushit without a name: write name %s, for example", name, proposed)
+			return fmt.Errorf("in a named route a pushit cannot have the name %s, which belongs to the pushit without a name: write name %s, for example", name, proposed)
 		}
 	}
 	switch first, taken := a.named[defaultName]; {
 	case name == "" && a.unnamed != nil && place(*a.unnamed) == place(p.directive):
 		return errors.New("a pushit without a name is imported twice: write name {args[0]} in its block, and a name after each import")
 	case name == "" && a.unnamed != nil:
-		return fmt.Errorf("this pushit has no name, and neither has the one at %s: write name %s in its block to keep them apart, or one name in both to share a hub",
+		return fmt.Errorf("this pushit has no name, and the one at %s has none either: write name %s in this block to keep them apart, or the same name in both to share a hub",
 			place(*a.unnamed), proposed)
 	case name == "" && taken:
-		return fmt.Errorf("this pushit has no name, and %s, which it would get, is that of the one at %s: write name %s in its block to keep them apart, or name %s to share a hub",
+		return fmt.Errorf("this pushit has no name, so it would be called %s, as the one at %s is: write name %s in this block to keep them apart, or name %s to share a hub",
 			defaultName, place(first), proposed, defaultName)
 	case name == defaultName && a.unnamed != nil:
-		return fmt.Errorf("the name %s is that of the pushit without a name at %s: write it there too to share a hub, or name %s here to keep them apart",
+		return fmt.Errorf("the name %s belongs to the pushit without a name at %s: write it there too to share a hub, or name %s here to keep them apart",
 			name, place(*a.unnamed), proposed)
 	case name == "":
 		p.handler.Name = defaultName
@@ -563,7 +563,7 @@ func (a *adaptation) addEndpoint(p *parser) error {
 		return nil
 	}
 	if differ := hubpool.Difference(first.handler.settings(), p.handler.settings()); differ != "" {
-		return fmt.Errorf("this pushit has the name %s and the path %s, as the one at %s, but differs in %s: make them equal, or give one another name or path",
+		return fmt.Errorf("this pushit has the name %s and the path %s, like the one at %s, but differs in %s: make them equal, or give one of them another name or path",
 			p.handler.Name, p.handler.Path, placeAndImports(first.directive), differ)
 	}
 	return nil

@@ -149,7 +149,7 @@ func (p *parser) gate(parent string, gates *map[string]*Gate) error {
 		}
 	}
 	if lines == 0 {
-		return errorAt(at, fmt.Errorf("%s needs a guard, as %s allow, or guards in a block, one a line", name, name))
+		return errorAt(at, fmt.Errorf("%s needs a guard, such as %s allow, or a block with one guard on each line", name, name))
 	}
 	return nil
 }
@@ -212,7 +212,7 @@ func (p *parser) to(g *Gate) error {
 
 func (p *parser) transform(gate string, g *Gate) error {
 	if p.CountRemainingArgs() > 1 {
-		return p.Errf("transform takes one expression: put it in backquotes, as transform `{\"text\": message.data.text, \"from\": agent.user}`")
+		return p.Errf("transform takes one expression: put it in backquotes, such as transform `{\"text\": message.data.text, \"from\": agent.user}`")
 	}
 	var err error
 	if g.Transform, err = p.argument("`{\"text\": message.data.text}`"); err != nil {
@@ -229,7 +229,7 @@ func (p *parser) transform(gate string, g *Gate) error {
 // alone sees to it that word, which is all there is to say, has nothing after it.
 func (p *parser) alone(word string) error {
 	if p.NextArg() {
-		return p.Errf("unexpected %q after %s, which takes nothing", p.Val(), word)
+		return p.Errf("unexpected %q after %s, which takes no value", p.Val(), word)
 	}
 	return p.noBlock(word)
 }
@@ -258,7 +258,7 @@ func (p *parser) defaultAnswer() (err error) {
 func (p *parser) timeoutOf() error {
 	at := p.Token()
 	if !p.NextArg() {
-		return p.Errf("timeout needs a gate and a duration, as timeout subscribe 2s")
+		return p.Errf("timeout needs a gate and a duration, such as timeout subscribe 2s")
 	}
 	gate := p.Val()
 	if err := checkTimeoutOf(gate); err != nil {
@@ -294,7 +294,7 @@ func (p *parser) channel() error {
 		b.Match = append(b.Match, p.Val())
 	}
 	if len(b.Match) == 0 {
-		return errorAt(at, errors.New("channel needs the names it is about, as channel news stories/*"))
+		return errorAt(at, errors.New("channel needs the names of channels, such as channel news stories/*"))
 	}
 	p.places[path] = at
 	outer := p.seen
@@ -305,7 +305,7 @@ func (p *parser) channel() error {
 		return err
 	}
 	if b.Gates == nil && !b.Patterns {
-		return errorAt(at, fmt.Errorf("channel %s says nothing: it takes a block with gates, as { subscribe allow }", strings.Join(b.Match, " ")))
+		return errorAt(at, fmt.Errorf("channel %s has no effect: give it a block with gates, such as { subscribe allow }", strings.Join(b.Match, " ")))
 	}
 	p.handler.Channels = append(p.handler.Channels, b)
 	return nil
@@ -319,9 +319,9 @@ func checkHabits(pattern string) error {
 	for segment := range strings.SplitSeq(pattern, "/") {
 		switch {
 		case segment == "**":
-			return fmt.Errorf("channel pattern %q: write %s, at the end * stands for everything below", pattern, strings.ReplaceAll(pattern, "**", "*"))
+			return fmt.Errorf("channel pattern %q: write %s; at the end * matches everything below", pattern, strings.ReplaceAll(pattern, "**", "*"))
 		case strings.HasPrefix(segment, ":") || segment == "+" || segment == "#":
-			return fmt.Errorf("channel pattern %q: %s is no capture or wildcard here; match with * and decide with a rule, "+
+			return fmt.Errorf("channel pattern %q: %s is not a capture or wildcard here; match with * and decide with a rule, "+
 				"for example: channel users/* { subscribe cel `parts[1] == agent.user` }", pattern, segment)
 		}
 	}

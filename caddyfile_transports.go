@@ -53,7 +53,7 @@ func (p *parser) list(to *[]string, example, what string, check func(string) err
 			return p.WrapErr(err)
 		}
 		if slices.Contains(*to, value) {
-			return p.Errf("%s: %s is there twice", word, value)
+			return p.Errf("%s: %s is given twice", word, value)
 		}
 		*to = append(*to, value)
 	}
@@ -67,7 +67,7 @@ func checkTransports(names []string) error {
 			return err
 		}
 		if slices.Contains(names[:i], name) {
-			return fmt.Errorf("transports: %s is there twice", name)
+			return fmt.Errorf("transports: %s is given twice", name)
 		}
 	}
 	return nil
@@ -81,7 +81,7 @@ func checkTransport(name string) error {
 	if near := guards.Nearest(name, transport.AllTransports); near != "" {
 		instead = fmt.Sprintf("did you mean %q?", near)
 	}
-	return fmt.Errorf("transports: %q is not one; %s", name, instead)
+	return fmt.Errorf("transports: there is no transport %q; %s", name, instead)
 }
 
 func checkSessionCookies(names []string) error {

@@ -21,7 +21,7 @@ func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "pushit",
 		Usage: "explain",
-		Short: "Tells why gates of pushit allow or refuse (pushit explain)",
+		Short: "Explains why gates of pushit allow or refuse (pushit explain)",
 		CobraFunc: func(cmd *cobra.Command) {
 			cmd.AddCommand(explainCommand())
 		},
@@ -50,7 +50,7 @@ func explainCommand() *cobra.Command {
 	var o explain.Options
 	cmd := &cobra.Command{
 		Use:     "explain --gate <gate> [--channel <channel>] [--config <path> [--adapter <name>]] [flags]",
-		Short:   "Tells what a gate says to an agent, and why",
+		Short:   "Explains what a gate answers about an agent, and why",
 		Long:    explainHelp,
 		Example: `  caddy pushit explain --config Caddyfile --gate publish --channel chat --data '"hello"' --header 'Cookie: s=1'`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -79,7 +79,7 @@ func explainCommand() *cobra.Command {
 	f.StringArrayVar(&o.Grants, "grant", nil, "a channel or pattern that the connect gate granted; repeatable")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if o.Gate == "" {
-			return notAsked(cmd, fmt.Errorf("which gate? Write --gate and one of %s", strings.Join(gateNames, ", ")))
+			return notAsked(cmd, fmt.Errorf("write --gate with one of %s", strings.Join(gateNames, ", ")))
 		}
 		if err := checkGateName(o.Gate); err != nil {
 			return notAsked(cmd, err)

@@ -182,13 +182,13 @@ func (l *limit) number(text string) (int, error) {
 	if l.size {
 		v, err := humanize.ParseBytes(text)
 		if err != nil || v > 2*maxCount {
-			return 0, fmt.Errorf("%s: %q is not a size %s: write a number of bytes, or with a unit, as %s", l.name, text, l.ranges(), l.example())
+			return 0, fmt.Errorf("%s: %q is not a size %s: write a number of bytes, or a number with a unit, such as %s", l.name, text, l.ranges(), l.example())
 		}
 		return int(v), nil
 	}
 	v, err := strconv.Atoi(text)
 	if err != nil {
-		return 0, fmt.Errorf("%s: %q is not a whole number: write it in digits, as %s", l.name, text, l.example())
+		return 0, fmt.Errorf("%s: %q is not a whole number: write digits, such as %s", l.name, text, l.example())
 	}
 	return v, nil
 }
@@ -253,7 +253,7 @@ func checkName(name string) error {
 	}
 	for _, c := range name {
 		if !nameChar(c) {
-			return fmt.Errorf("the name %q has %q in it; it may have letters, digits, and any of - . _", name, c)
+			return fmt.Errorf("the name %q contains %q; use only letters, digits, and - . _", name, c)
 		}
 	}
 	return nil
@@ -284,9 +284,9 @@ func checkDrain(drain, grace time.Duration) error {
 		return nil
 	}
 	if proposed := (grace * 3 / 4).Truncate(time.Second); proposed >= minDrain {
-		return fmt.Errorf("drain (%s) must be shorter than Caddy's grace_period (%s), after which it waits for nobody: write drain %s, or a longer grace_period",
+		return fmt.Errorf("drain (%s) must be shorter than Caddy's grace_period (%s), after which Caddy closes all connections: write drain %s, or a longer grace_period",
 			shortDuration(drain), shortDuration(grace), shortDuration(proposed))
 	}
-	return fmt.Errorf("drain (%s) must be shorter than Caddy's grace_period (%s), after which it waits for nobody: write a longer grace_period, or leave drain out",
+	return fmt.Errorf("drain (%s) must be shorter than Caddy's grace_period (%s), after which Caddy closes all connections: write a longer grace_period, or leave drain out",
 		shortDuration(drain), shortDuration(grace))
 }

@@ -144,13 +144,13 @@ func checkGateName(name string) error {
 	if near := guards.Nearest(name, gateNames); near != "" {
 		return fmt.Errorf("there is no gate %q; did you mean %q?", name, near)
 	}
-	return fmt.Errorf("there is no gate %q; there are %s", name, strings.Join(gateNames, ", "))
+	return fmt.Errorf("there is no gate %q; the gates are %s", name, strings.Join(gateNames, ", "))
 }
 
 // checkTimeoutOf says when a gate has no timeout.
 func checkTimeoutOf(gate string) error {
 	if gate == string(hub.GateDeliver) {
-		return errors.New("deliver has no timeout: what stands before deliveries asks nobody")
+		return errors.New("deliver has no timeout, because it never asks a backend")
 	}
 	return checkGateName(gate)
 }
@@ -160,7 +160,7 @@ func checkDefault(value string) error {
 	case "", guards.DefaultAllow, guards.DefaultDeny:
 		return nil
 	}
-	return fmt.Errorf("default is allow or deny, for connect, subscribe and publish where no gate is written, not %q", value)
+	return fmt.Errorf("default must be allow or deny, not %q: it decides connect, subscribe and publish where there is no gate", value)
 }
 
 // checkNamespace says what is wrong with a namespace: it is one placeholder.
@@ -172,27 +172,27 @@ func checkNamespace(text string) error {
 	if text == "{"+inner+"}" && inner != "" && !strings.ContainsAny(inner, "{} \t\r\n") {
 		return checkNamespacePlaceholder(inner)
 	}
-	return fmt.Errorf("the namespace %q is not a placeholder: write one that tells the tenants apart, as {labels.2} "+
-		"(in JSON {http.request.host.labels.2}) for acme in acme.example.com", text)
+	return fmt.Errorf("the namespace %q is not a placeholder: write one whose value differs for each tenant, such as {labels.2} "+
+		"(in JSON {http.request.host.labels.2}), which is acme in acme.example.com", text)
 }
 
 // checkNamespacePlaceholder says when a placeholder cannot have a value when a session
 // opens.
 func checkNamespacePlaceholder(name string) error {
 	for prefix, when := range map[string]string{
-		"pushit.":         "it is about a question to a gate, and there is none yet",
-		"http.response.":  "there is no answer yet",
-		"http.intercept.": "there is no answer yet",
+		"pushit.":         "no gate has been asked yet",
+		"http.response.":  "there is no response yet",
+		"http.intercept.": "there is no response yet",
 		"http.error.":     "there is no error",
 	} {
 		if strings.HasPrefix(name, prefix) {
-			return fmt.Errorf("the namespace {%s} has no value when a session opens, because %s: write one that the request tells, as {labels.2}", name, when)
+			return fmt.Errorf("the namespace {%s} has no value when a session opens, because %s: write a placeholder of the request, such as {labels.2}", name, when)
 		}
 	}
 	short := caddyfile.Segment{{Text: "{" + name + "}"}}
 	httpcaddyfile.NewShorthandReplacer().ApplyToSegment(&short)
 	if full := short[0].Text; full != "{"+name+"}" {
-		return fmt.Errorf("the namespace {%s} is short for another in a Caddyfile, and nothing in JSON: write %s", name, full)
+		return fmt.Errorf("the namespace {%s} is a shorthand that only a Caddyfile knows: in JSON write %s", name, full)
 	}
 	if _, err := guards.NeedsSnapshot(name); err != nil {
 		return fmt.Errorf("namespace: %w", err)
@@ -206,7 +206,7 @@ func checkNamespacePlaceholder(name string) error {
 		repl := caddy.NewReplacer()
 		caddyhttp.PrepareRequest(routing.RequestTo("", http.MethodGet, "/", http.Header{}), repl, nil, new(caddyhttp.Server))
 		if _, known := repl.Get(name); !known {
-			return fmt.Errorf("namespace: there is no placeholder {%s}: write one that the request tells, as {labels.2}", name)
+			return fmt.Errorf("namespace: there is no placeholder {%s}: write a placeholder of the request, such as {labels.2}", name)
 		}
 	}
 	return nil

@@ -73,7 +73,7 @@ func lookInto(g guards.Guard, gate hub.GateName) (guards.Guard, error) {
 		w, err := wrap(g, gate, g.GuardRaw)
 		for _, in := range w.inner {
 			if _, ok := in.Guard.(guards.Presenter); !ok {
-				return w, fmt.Errorf("it works only with jwt, bearer and forward_auth, to which agents present something; %s always has an answer", in.Name)
+				return w, fmt.Errorf("it works only with jwt, bearer and forward_auth, which need credentials; %s always has an answer", in.Name)
 			}
 		}
 		return w, err

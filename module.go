@@ -251,7 +251,7 @@ func (h *Handler) withDefaults() {
 // check says what is wrong with h, and otherwise returns its origins.
 func (h *Handler) check() (*transport.Origins, error) {
 	if h.Name == "" {
-		return nil, fmt.Errorf(`the endpoint needs a name: write "name": %q; endpoints of one name share a hub`, defaultName)
+		return nil, fmt.Errorf(`the endpoint needs a name: write "name": %q; endpoints with the same name share a hub`, defaultName)
 	}
 	var origins *transport.Origins
 	var originsErr error

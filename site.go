@@ -202,28 +202,28 @@ func (h *Handler) warn(log *slog.Logger, doubts []string) {
 		}
 	}
 	if h.gates == nil && once("no gate") {
-		log.Warn("no gate is written: everybody may subscribe to every channel and publish on it",
-			"to_do", "write connect, subscribe and publish in the block of pushit, or default allow if this is meant")
+		log.Warn("there is no gate: everybody can subscribe to every channel and publish on it",
+			"to_do", "write connect, subscribe and publish in the block of pushit, or write default allow if you want this")
 	}
 	// A browser tells the page's host by its name. When any name will do, a page
 	// of any site whose name leads here passes for one of this site's. Over TLS
 	// the certificate would have to name it.
 	if h.site.routed && h.site.hosts == nil && h.site.inClear && once("any host") {
-		log.Warn("any host name leads here, so pages of any site can pass for this site's own",
+		log.Warn("this site accepts any host name, so pages of other sites can pass its origin check",
 			"to_do", "write the host names of the site in its address")
 	}
 	if len(h.SessionCookies) == 0 && h.servesFallbacks() && h.asksElsewhere() && once("session cookies") {
-		log.Warn("a session over a fallback transport is told from others by its name, host, origin and user, but not by a login that a cookie carries",
-			"to_do", "write session_cookies with the names of the cookies that tell logins apart: only those whose value stays the same during a login, for a cookie that is renewed in each answer would give each request a session of its own")
+		log.Warn("a fallback session is protected by its name, host, origin and user, but not by a login cookie",
+			"to_do", "write session_cookies with the names of your login cookies. Name only cookies whose value stays the same during a login: a cookie that changes with each response would give each request a session of its own")
 	}
 	if len(h.SessionCookies) > 0 && h.servesFallbacks() && once("renewed cookies") {
-		log.Info("a session over a fallback transport belongs to requests that have its session_cookies, with the values that it was opened with",
+		log.Info("a request belongs to a fallback session only if its session_cookies have the values with which the session was opened",
 			"cookies", h.SessionCookies,
-			"to_do", "check that no answer of your application sets one of them anew (Set-Cookie) during a login: each request would then open a session of its own")
+			"to_do", "make sure that your application does not set one of them again (Set-Cookie) during a login, because each request would then open a session of its own")
 	}
 	if h.asksWho && h.site.exposed && !h.site.forThisMachine() && once("in the clear") {
-		log.Warn("credentials cross the network in the clear: this is plain HTTP",
-			"to_do", "serve the site over HTTPS, unless a proxy before it does")
+		log.Warn("credentials are sent unencrypted, because this site uses plain HTTP",
+			"to_do", "serve the site over HTTPS, unless a proxy in front of it does")
 	}
 }
 

@@ -74,7 +74,7 @@ func (h *Handler) opening(r *http.Request) (hub.Opening, *hub.Refusal) {
 var errSnapshot = &hub.Refusal{Code: hub.CodeInvalid, Reason: "the request is too large to open a session with"}
 
 // errNamespace is what a session is refused with whose namespace is none.
-var errNamespace = &hub.Refusal{Code: hub.CodeInvalid, Reason: "this address does not tell which of the spaces here is meant"}
+var errNamespace = &hub.Refusal{Code: hub.CodeInvalid, Reason: "the tenant cannot be determined from this address"}
 
 // namespace is that of the session that r opens.
 func (h *Handler) namespace(r *http.Request) (string, *hub.Refusal) {

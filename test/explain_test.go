@@ -128,8 +128,8 @@ func TestExplain(t *testing.T) {
 		{"connect of a robot", []string{"--gate", "connect", "-H", "User-Agent: a bot", "-H", auth}, 1, []string{`): deny, "no robots"`, "refused, denied: no robots"}},
 		{"connect first", []string{"--gate", "subscribe", "--channel", "users/alice", "--connect", "-H", auth}, 0, []string{"gate       connect", "): pass", "allowed", "gate       subscribe users/alice", "): pass", "allowed"}},
 		{"connect first and in vain", []string{"--gate", "subscribe", "--channel", "public", "--credentials", "{}"}, 1, []string{"gate       connect", "refused"}},
-		{"no gate", []string{"--gate", "unsubscribe", "--channel", "x"}, 0, []string{"written    nowhere\n", "allowed: nothing is asked"}},
-		{"another site", []string{"--gate", "publish", "--channel", "x", "--site", "b.localhost"}, 1, []string{"name other", "nowhere, so default deny speaks", "refused, denied"}},
+		{"no gate", []string{"--gate", "unsubscribe", "--channel", "x"}, 0, []string{"written    nowhere\n", "allowed: there is no gate"}},
+		{"another site", []string{"--gate", "publish", "--channel", "x", "--site", "b.localhost"}, 1, []string{"name other", "nowhere, so default deny applies", "refused, denied"}},
 		{"another name", []string{"--gate", "subscribe", "--channel", "x", "--name", "other"}, 0, []string{"name other", "allowed"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -194,7 +194,7 @@ func TestExplainSaysWhatItCannotAsk(t *testing.T) {
 		name, want string
 		args       []string
 	}{
-		{"no gate", "which gate?", []string{"-c", file}},
+		{"no gate", "write --gate", []string{"-c", file}},
 		{"unknown gate", `did you mean "subscribe"?`, []string{"-c", file, "--gate", "subscribes"}},
 		{"no channel", "write --channel", []string{"-c", file, "--gate", "publish"}},
 		{"channel of connect", "leave out --channel", []string{"-c", file, "--gate", "connect", "--channel", "x"}},
@@ -208,7 +208,7 @@ func TestExplainSaysWhatItCannotAsk(t *testing.T) {
 		{"host", "write the host with --site", []string{"-c", file, "--gate", "connect", "-H", "Host: x"}},
 		{"site", "is not a site", []string{"-c", file, "--gate", "connect", "--site", "ftp://x"}},
 		{"which", "there are several endpoints", []string{"-c", file, "--gate", "connect"}},
-		{"none fits", "no endpoint fits", []string{"-c", file, "--gate", "connect", "--site", "c.localhost"}},
+		{"none fits", "no endpoint matches", []string{"-c", file, "--gate", "connect", "--site", "c.localhost"}},
 		{"no endpoint", "there is no pushit", []string{"-c", empty, "--gate", "connect"}},
 		{"wrong", "did you mean", []string{"-c", wrong, "--gate", "connect"}},
 		{"no file", "no such file", []string{"-c", file + "x", "--gate", "connect"}},

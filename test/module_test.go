@@ -326,10 +326,10 @@ func TestJSONIsChecked(t *testing.T) {
 			"guard's settings", servers(endpoint(object{"name": "a", "default": "deny", "channels": []any{object{"match": []any{"x"}, "gates": object{"publish": gate(object{"guard": "bearer"}, nil)}}}})),
 			[]string{"channels[0].gates.publish: ", "bearer"},
 		},
-		{"default", servers(endpoint(object{"name": "a", "default": "open"})), []string{`default is allow or deny`}},
+		{"default", servers(endpoint(object{"name": "a", "default": "open"})), []string{`default must be allow or deny`}},
 		{"missing gates", servers(endpoint(object{"name": "a", "gates": object{"subscribe": gate(object{"guard": "allow"}, nil)}})), []string{"not connect and publish"}},
 		{"namespace", servers(endpoint(object{"name": "a", "default": "deny", "namespace": "acme"})), []string{"is not a placeholder"}},
-		{"namespace that is short for another", servers(endpoint(object{"name": "a", "namespace": "{labels.2}"})), []string{"nothing in JSON: write {http.request.host.labels.2}"}},
+		{"namespace that is short for another", servers(endpoint(object{"name": "a", "namespace": "{labels.2}"})), []string{"in JSON write {http.request.host.labels.2}"}},
 		{"namespace that nothing sets", servers(endpoint(object{"name": "a", "namespace": "{tenant}"})), []string{"pushit /push (the server", "nothing before this pushit sets"}},
 		{
 			"timeouts", servers(endpoint(object{"name": "a", "default": "deny", "timeouts": object{"conect": "5s", "publish": "1h", "deliver": "1s"}})),

@@ -187,7 +187,7 @@ func TestReloadOfTransports(t *testing.T) {
 	a.send("news", "still")
 	a.receive()
 	s.reload(ruled("default allow\ntransports websocket"))
-	s.wantLog("a new configuration holds for the agents", func(f object) bool { return f["agents_cut"] == 1.0 && f["agents"] == 2.0 })
+	s.wantLog("agents moved to a new configuration", func(f object) bool { return f["agents_cut"] == 1.0 && f["agents"] == 2.0 })
 	ws.subscribe("news")
 	ws.publish("news", "on")
 	ws.wantMessage("news", "on")

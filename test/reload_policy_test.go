@@ -51,7 +51,7 @@ func (s *server) wantLog(message string, has func(object) bool) (line object) {
 // done with, and returns what it is logged to have done.
 func (s *server) wantEffects(changed ...string) object {
 	s.t.Helper()
-	return s.wantLog("a new configuration holds for the agents", func(f object) bool {
+	return s.wantLog("agents moved to a new configuration", func(f object) bool {
 		return strings.Contains(fmt.Sprint(f["changed"], f["gates"]), strings.Join(changed, " "))
 	})
 }

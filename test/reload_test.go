@@ -84,7 +84,7 @@ func TestFailedReloadChangesNothing(t *testing.T) {
 	}
 	s.wantEffects("heartbeat")
 	for line := range strings.Lines(s.log()) {
-		if strings.Contains(line, "a new configuration holds for the agents") && strings.Contains(line, `"level":"info"`) && !strings.Contains(line, `"changed":["heartbeat"]`) {
+		if strings.Contains(line, "agents moved to a new configuration") && strings.Contains(line, `"level":"info"`) && !strings.Contains(line, `"changed":["heartbeat"]`) {
 			t.Errorf("the log says of one that has failed: %s", line)
 		}
 	}

@@ -225,7 +225,7 @@ func TestDoubtsAboutWhatStandsBefore(t *testing.T) {
 		{"a rewrite of files of a kind", "@modules path *.mjs\nrewrite @modules /bundle.mjs\npushit\n", "rewrite at Caddyfile:3 may take requests of this pushit before it runs: /push/pushit.mjs becomes /bundle.mjs"},
 		{"a method", "method GET\npushit\n", "method at Caddyfile:2 may take requests of this pushit before it runs: /push/0/session/xhr is asked for with GET"},
 		{"WebSockets that are answered before", "route {\n@ws header Upgrade websocket\nreverse_proxy @ws localhost:1\npushit\n}\n", "reverse_proxy at Caddyfile:4 may take requests of this pushit before it runs: /push/websocket does not arrive"},
-		{"handle_path, and no path", "handle_path /live/* {\npushit\n}\n", "pushit /push (Caddyfile:3, the server srv0 for localhost): /live is stripped from the path before it comes to this pushit, which does not say its own path, so that it is at /live/push | write\n\n\tpath /\n\nin the block of pushit, to have it at /live"},
+		{"handle_path, and no path", "handle_path /live/* {\npushit\n}\n", "pushit /push (Caddyfile:3, the server srv0 for localhost): /live is stripped from the path before a request comes to this pushit, and the pushit does not say its path, so its address is /live/push | write\n\n\tpath /\n\nin the block of pushit to have it at /live"},
 		{"a variable", "@x vars a b\nrewrite @x /x{uri}\npushit\n", "rewrite at Caddyfile:3 may take"},
 		{"an expression", "@x expression `{header.X} == 'y' && path('/*')`\nrewrite @x /x{uri}\npushit\n", "rewrite at Caddyfile:3 may take"},
 	} {

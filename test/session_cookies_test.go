@@ -29,7 +29,7 @@ func (s *server) logged(message string) (lines []map[string]any) {
 }
 
 const (
-	cookiesAtStart = "a session over a fallback transport belongs to requests that have its session_cookies"
+	cookiesAtStart = "a request belongs to a fallback session only if its session_cookies"
 	cookiesDiffer  = "a request was refused, because session cookies differ"
 )
 

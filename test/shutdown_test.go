@@ -83,7 +83,7 @@ func TestStopSendsEverybodyAway(t *testing.T) {
 			t.Errorf("%d references to the hub %s are left", n, name)
 		}
 	}
-	if log := s.log(); !strings.Contains(log, "everybody was sent away") || strings.Contains(log, `"cut":1`) {
+	if log := s.log(); !strings.Contains(log, "all sessions were closed") || strings.Contains(log, `"cut":1`) {
 		t.Errorf("the log does not say that all went: %s", log)
 	}
 }

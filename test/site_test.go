@@ -64,7 +64,7 @@ func TestWarnings(t *testing.T) {
 		name, config string
 		want         []string // the first words of the warnings
 	}{
-		{"open", "example.com {" + open + "}", []string{"no"}},
+		{"open", "example.com {" + open + "}", []string{"there"}},
 		{"open on purpose", "example.com {\n\tpushit {\n\t\tdefault allow\n\t}\n}", nil},
 		{"gated, HTTPS", "example.com {" + gated + "}", nil},
 		{"gated, HTTP", "http://example.com {" + gated + "}", []string{"credentials"}},
@@ -73,16 +73,16 @@ func TestWarnings(t *testing.T) {
 		{"gated, HTTP on this machine", "http://localhost:8080, http://127.0.0.1, http://chat.localhost {" + gated + "}", nil},
 		{"gated, HTTP bound to this machine", "http://example.com {\n\tbind 127.0.0.1 ::1" + gated + "}", nil},
 		{"gated, unix socket", "http://example.com {\n\tbind unix//run/pushit.sock" + gated + "}", nil},
-		{"any host, HTTP", ":8080 {" + gated + "}", []string{"any", "credentials"}},
-		{"any host, HTTP, open", "http:// {" + open + "}", []string{"any", "no"}},
-		{"any host, bound to this machine", "http:// {\n\tbind 127.0.0.1" + gated + "}", []string{"any"}},
+		{"any host, HTTP", ":8080 {" + gated + "}", []string{"credentials", "this"}},
+		{"any host, HTTP, open", "http:// {" + open + "}", []string{"there", "this"}},
+		{"any host, bound to this machine", "http:// {\n\tbind 127.0.0.1" + gated + "}", []string{"this"}},
 		{"any host, TLS", "https:// {\n\ttls internal" + gated + "}", nil},
 		{"host by a matcher", ":8080 {\n\t@it host localhost\n\thandle @it {" + gated + "}\n}", nil},
-		{"path by a matcher", ":8080 {\n\thandle /push/* {" + gated + "}\n}", []string{"any", "credentials"}},
+		{"path by a matcher", ":8080 {\n\thandle /push/* {" + gated + "}\n}", []string{"credentials", "this"}},
 		{"after other routes", "http://a.localhost {\n\trespond a\n}\nhttp://b.localhost {\n\thandle /x/* {\n\t\trespond x\n\t}\n\thandle {" + gated + "}\n}\nhttp://c.localhost {\n\trespond c\n}", nil},
 		{"wildcard", "http://*.example.com {" + local + "}", nil},
 		{"named route", "&(live) {\n\tpushit {\n\t\tname live\n\t\tdefault allow\n\t}\n}\n:8080 {\n\tinvoke live\n}", nil},
-		{"twice in one configuration", "http://localhost:8080, https://localhost:8443 {\n\ttls internal" + open + "}", []string{"no"}},
+		{"twice in one configuration", "http://localhost:8080, https://localhost:8443 {\n\ttls internal" + open + "}", []string{"there"}},
 	} {
 		if got := warnings(t, tc.config); !slices.Equal(got, tc.want) {
 			t.Errorf("%s: %q, want %q", tc.name, got, tc.want)

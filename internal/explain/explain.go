@@ -157,7 +157,7 @@ func (o *Options) question() (*hub.Question, error) {
 	if o.Credentials != "" {
 		q.Credentials = []byte(o.Credentials)
 		if !json.Valid(q.Credentials) {
-			return nil, errors.New("--credentials is not JSON; a text is written with its quotes: '\"secret\"'")
+			return nil, errors.New("--credentials is not JSON; write a string with its quotes: '\"secret\"'")
 		}
 	}
 	return q, o.aboutChannel(q)
@@ -184,7 +184,7 @@ func (o *Options) aboutChannel(q *hub.Question) error {
 	}
 	if q.Gate == hub.GatePublish || q.Gate == hub.GateDeliver {
 		if !json.Valid([]byte(o.Data)) {
-			return errors.New("--data is not JSON; a text is written with its quotes: '\"hello\"'")
+			return errors.New("--data is not JSON; write a string with its quotes: '\"hello\"'")
 		}
 		q.Message = hub.NewMessage(o.Channel, "explained", []byte(o.Data))
 		q.Message.From = &hub.Sender{User: o.From}
@@ -262,9 +262,9 @@ func (o *Options) choose(all []*Endpoint, places Places) (*Endpoint, *http.Reque
 	case len(all) == 0:
 		return nil, nil, errors.New("there is no pushit in this configuration")
 	case len(fit) == 0:
-		return nil, nil, fmt.Errorf("no endpoint fits --name, --path and --site; there are: %s", strings.Join(list, "; "))
+		return nil, nil, fmt.Errorf("no endpoint matches --name, --path and --site; the endpoints are: %s", strings.Join(list, "; "))
 	case len(fit) > 1:
-		return nil, nil, fmt.Errorf("there are several endpoints; say with --name, --path or --site which one is meant: %s", strings.Join(list, "; "))
+		return nil, nil, fmt.Errorf("there are several endpoints; choose one with --name, --path or --site: %s", strings.Join(list, "; "))
 	}
 	return fit[0], opens, nil
 }
@@ -362,7 +362,7 @@ func (e *explanation) ask(ctx context.Context, q *hub.Question) hub.Verdict {
 	}
 	e.line("written", e.written(q, block))
 	if chain == nil {
-		e.line("verdict", "allowed: nothing is asked")
+		e.line("verdict", "allowed: there is no gate")
 		return hub.Allow
 	}
 	ctx, cancel := context.WithTimeout(ctx, chain.Timeout())
@@ -437,7 +437,7 @@ func (e *explanation) written(q *hub.Question, block string) string {
 	case e.Policy == nil:
 		return "nowhere: there is no gate at all"
 	case e.Default != "" && slices.Contains([]hub.GateName{hub.GateConnect, hub.GateSubscribe, hub.GatePublish}, q.Gate):
-		return "nowhere, so default " + e.Default + " speaks"
+		return "nowhere, so default " + e.Default + " applies"
 	default:
 		return "nowhere"
 	}
@@ -475,7 +475,7 @@ func (e *explanation) consequences(q *hub.Question, v *hub.Verdict) {
 		e.value("to", p.Channels, p.Channels != nil)
 		e.value("data", json.RawMessage(p.Data), p.Data != nil)
 		if p.Discard {
-			e.line("discarded", "it goes nowhere, and is acknowledged")
+			e.line("discarded", "the message is acknowledged, but goes nowhere")
 		}
 	}
 	if !v.Expires.IsZero() {

@@ -48,7 +48,7 @@ func (h *Hub) BeginDrain() {
 		if d.Agents == 0 {
 			return
 		}
-		log.Info("the server is going: everybody was sent away",
+		log.Info("the server stops: all sessions were closed",
 			"agents", d.Agents, "cut", d.Cut, "took", d.Took.Round(time.Millisecond), "drain", within)
 	}()
 }

@@ -145,7 +145,7 @@ func (h *Hub) Register(e *Endpoint) (*Use, error) {
 	} else if differ := Difference(u.first.Settings, e.Settings); differ != "" {
 		one, other := u.first.Place, e.Place
 		return nil, fmt.Errorf("two endpoints, in %s and in %s, have the name %q and the path %s, but differ in %s: "+
-			"make them equal, or give one another name or path", min(one, other), max(one, other), h.Name(), e.Path, differ) // Caddy takes servers in any order
+			"make them equal, or give one of them another name or path", min(one, other), max(one, other), h.Name(), e.Path, differ) // Caddy takes servers in any order
 	}
 	u.endpoints = append(u.endpoints, e)
 	return u, nil

@@ -28,9 +28,9 @@ type Admission struct {
 // Refusals of sessions that the new configuration does not admit.
 var (
 	errForeign = &hub.Refusal{Code: hub.CodeDenied, Reason: "pages of this origin may not use this endpoint any more"}
-	errWay     = &hub.Refusal{Code: hub.CodeUnavailable, Reason: "this transport is not served any more; come back by another"}
-	errOlder   = &hub.Refusal{Code: hub.CodeUnavailable, Reason: "the rules ask for more now than is known of this session; open a new one"}
-	errMoved   = &hub.Refusal{Code: hub.CodeUnavailable, Reason: "this session was opened in another space than it would be now; open a new one"}
+	errWay     = &hub.Refusal{Code: hub.CodeUnavailable, Reason: "this transport is not served any more; reconnect with another one"}
+	errOlder   = &hub.Refusal{Code: hub.CodeUnavailable, Reason: "the new configuration needs data that this session does not have; open a new session"}
+	errMoved   = &hub.Refusal{Code: hub.CodeUnavailable, Reason: "this session would have another namespace now; open a new session"}
 )
 
 // Stays implements hub.Admission: it checks again what the settings before decided
@@ -118,7 +118,7 @@ func (r *reloaded) log() {
 	if len(r.changed)+len(r.gates)+sum.Cut+sum.Ended == 0 || r.gone && sum.Agents == 0 {
 		level = slog.LevelDebug
 	}
-	r.to.Log(context.Background(), level, "a new configuration holds for the agents",
+	r.to.Log(context.Background(), level, "agents moved to a new configuration",
 		slog.Any("changed", r.changed), slog.Any("gates", r.gates),
 		slog.Int("agents", sum.Agents), slog.Int("asked", sum.Asked), slog.Int("subscriptions_ended", sum.Ended),
 		slog.Int("agents_cut", sum.Cut), slog.Int("unanswered", sum.Late), slog.Duration("duration", time.Since(began)))

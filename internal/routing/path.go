@@ -26,9 +26,9 @@ func CheckPath(path string) error {
 	case strings.HasSuffix(path, "{"):
 		return fmt.Errorf("the path %q ends in {: write a space before it", path)
 	case strings.HasSuffix(path, "*"):
-		return fmt.Errorf("the path %q ends in *: write %s, it covers everything below it", path, TrimWildcard(path))
+		return fmt.Errorf("the path %q ends in *: write %s, which includes everything below it", path, TrimWildcard(path))
 	case path != "/" && path[len(path)-1] == '/':
-		return fmt.Errorf("the path %q ends in a slash: write %s, it covers everything below it", path, TrimWildcard(path))
+		return fmt.Errorf("the path %q ends in a slash: write %s, which includes everything below it", path, TrimWildcard(path))
 	case strings.ContainsAny(path, "{}"):
 		return fmt.Errorf("placeholders are not expanded in the path %q; write an environment variable as {$NAME}", path)
 	case !utf8.ValidString(path):
@@ -36,12 +36,12 @@ func CheckPath(path string) error {
 	}
 	for _, c := range path {
 		if strings.ContainsRune(`*?#%\`, c) || unicode.IsSpace(c) || unicode.IsControl(c) {
-			return fmt.Errorf("the path %q has %q in it: write a plain path, as %s", path, c, DefaultPath)
+			return fmt.Errorf("the path %q contains %q: write a plain path, such as %s", path, c, DefaultPath)
 		}
 	}
 	for segment := range strings.SplitSeq(path[1:], "/") {
 		if path != "/" && (segment == "" || segment == "." || segment == "..") {
-			return fmt.Errorf("the path %q has the segment %q in it: write a plain path, as %s", path, segment, DefaultPath)
+			return fmt.Errorf("the path %q contains the segment %q: write a plain path, such as %s", path, segment, DefaultPath)
 		}
 	}
 	return nil

@@ -236,7 +236,7 @@ func (t *Trap) Text(from *Source) string {
 	case trapStripped:
 		return t.doubled(from)
 	case trapDefaulted:
-		return fmt.Sprintf("%s is stripped from the path before it comes to this pushit, which does not say its own path, so that it is at %s. Write\n\n\tpath /\n\nin the block of pushit, to have it at %s, or path %s if it is right as it is",
+		return fmt.Sprintf("%s is stripped from the path before a request comes to this pushit, and the pushit does not say its path, so its address is %s. Write\n\n\tpath /\n\nin the block of pushit to have it at %s, or path %s to keep it where it is",
 			t.prefix, t.at, t.prefix, t.o.handler.Path)
 	case trapExcluded:
 		return t.excluded(from, pushit)
@@ -281,12 +281,12 @@ func (t *Trap) taken(from *Source, pushit string) string {
 		lines = fmt.Sprintf("%s\n\thandle {\n\t\t%s\n\t}", pushit, line)
 		why = "pushit runs before handle blocks"
 	}
-	return fmt.Sprintf("%s%s %s%s %s. Write\n\n\t%s\n\nin place of both, with the blocks that they have: %s", names[0], where, takes, t.asks, cmp.Or(t.becomes, "does not arrive"), lines, why)
+	return fmt.Sprintf("%s%s %s%s %s. Write\n\n\t%s\n\nin place of both, and keep their blocks: %s", names[0], where, takes, t.asks, cmp.Or(t.becomes, "does not arrive"), lines, why)
 }
 
 // doubled tells of a pushit that looks for a prefix which has been stripped.
 func (t *Trap) doubled(from *Source) string {
-	problem := fmt.Sprintf("%s is stripped from the path before it comes to this pushit, so that it is at %s", t.prefix, t.at)
+	problem := fmt.Sprintf("%s is stripped from the path before a request comes to this pushit, so its address is %s", t.prefix, t.at)
 	lines := "pushit {\n\t\tpath /\n\t}"
 	if opener := from.opener(); from == nil || strings.HasPrefix(opener, "handle_path ") {
 		lines = fmt.Sprintf("handle_path %s/* {\n\t\tpushit {\n\t\t\tpath /\n\t\t}\n\t}", t.prefix)
@@ -300,12 +300,12 @@ func (t *Trap) excluded(from *Source, pushit string) string {
 	h := &t.o.handler
 	paths := pathsOf(t.on)
 	if len(paths) == 0 {
-		return fmt.Sprintf("the matchers around this pushit let none of its requests in, such as %s: write pushit outside of the block, or another matcher", t.asks)
+		return fmt.Sprintf("the matchers around this pushit exclude all of its requests, such as %s: write pushit outside of the block, or another matcher", t.asks)
 	}
-	problem := fmt.Sprintf("only %s comes to this pushit, which is at %s, so that %s never arrives", strings.Join(paths, " "), h.Path, t.asks)
+	problem := fmt.Sprintf("only requests for %s come to this pushit, which is at %s, so %s never arrives", strings.Join(paths, " "), h.Path, t.asks)
 	itself := slices.ContainsFunc(paths, func(path string) bool { return strings.EqualFold(strings.TrimRight(path, "/"), h.Path) })
 	if itself {
-		problem = fmt.Sprintf("only %s itself comes to this pushit, but nothing below it, such as %s", h.Path, t.asks)
+		problem = fmt.Sprintf("only requests for %s itself come to this pushit, and none for paths below it, such as %s", h.Path, t.asks)
 	}
 	opener := from.opener()
 	word, arguments, _ := strings.Cut(opener, " ")
@@ -343,18 +343,18 @@ func forPaths(n *routeNode) string {
 // unset tells how to set the placeholder of the namespace.
 func (t *Trap) unset() string {
 	name := strings.Trim(t.o.handler.Namespace, "{}")
-	problem := fmt.Sprintf("nothing before this pushit sets the placeholder of its namespace, {%s}, so that it would refuse every session. ", name)
+	problem := fmt.Sprintf("nothing before this pushit sets the placeholder of its namespace, {%s}, so it would refuse every session. ", name)
 	if variable, ok := strings.CutPrefix(name, "http.vars."); ok {
-		return problem + fmt.Sprintf("Write\n\n\tvars %s {labels.2}\n\nin the site, or what tells the tenants apart in place of {labels.2}; in a route, before pushit", variable)
+		return problem + fmt.Sprintf("Write\n\n\tvars %s {labels.2}\n\nin the site; in a route, write it before pushit. Replace {labels.2} if something else tells your tenants apart", variable)
 	}
 	if strings.HasPrefix(name, "http.auth.user.") {
-		return problem + "Write basic_auth, or another login, in the site; in a route, before pushit"
+		return problem + "Write basic_auth, or another login, in the site; in a route, write it before pushit"
 	}
 	if strings.HasPrefix(name, "http.reverse_proxy.") {
-		return problem + "A proxy sets it when it has asked: write one that the request tells, as the namespace {labels.2}"
+		return problem + "A proxy sets it only after its own request: write a placeholder of the request, such as namespace {labels.2}"
 	}
 	if strings.HasPrefix(name, "http.") {
-		return problem + "A matcher sets it, for what it matches: write pushit behind that matcher, or the namespace {labels.2}"
+		return problem + "A matcher sets it for the requests that it matches: write pushit with that matcher, or namespace {labels.2}"
 	}
-	return problem + fmt.Sprintf("Write\n\n\tmap {host} {%s} {\n\t\tacme.example.com acme\n\t}\n\nin the site, with your tenants; in a route, before pushit. Caddy's own placeholders are written as {labels.2}", name)
+	return problem + fmt.Sprintf("Write\n\n\tmap {host} {%s} {\n\t\tacme.example.com acme\n\t}\n\nin the site, with your tenants; in a route, write it before pushit. Caddy's own placeholders look like {labels.2}", name)
 }

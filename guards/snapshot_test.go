@@ -112,6 +112,7 @@ func TestMatchersOfTheSnapshot(t *testing.T) {
 		"deny {\nvars tenant acme\n}":                                              Deny,
 		"route {\n@no not vars tenant acme\nrespond @no 403\n}":                    Pass,
 		"route {\nvars tenant other\n@no not vars tenant acme\nrespond @no 403\n}": Deny,
+
 		"route {\nmap {http.vars.tenant} {plan} {\nacme gold\n}\n@no not vars {plan} gold\nrespond @no 403\n}":        Pass,
 		"route {\n@no not vars {http.request.tls.client.subject} CN=ann\nrespond @no 403\n}":                          Pass,
 		"route {\nvars own yes\n@no not vars own yes\nrespond @no 403\n}":                                             Pass,

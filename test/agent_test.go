@@ -6,6 +6,7 @@ package test
 import (
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -243,7 +244,7 @@ func (a *agent) wantCloseFrame(code int) {
 		a.t.Fatalf("got opcode %d and %q, want a close frame with %d", op, payload, code)
 	}
 	a.write(wireclient.OpClose, payload[:2])
-	if _, _, err := a.ws.ReadFrame(); err != io.EOF {
+	if _, _, err := a.ws.ReadFrame(); !errors.Is(err, io.EOF) {
 		a.t.Errorf("after the close frames: %v, want EOF", err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"reflect"
@@ -54,9 +55,7 @@ func (s site) postBody(path, contentType string, body io.Reader, header http.Hea
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	for name, values := range header {
-		r.Header[name] = values
-	}
+	maps.Copy(r.Header, header)
 	if contentType != "" {
 		r.Header.Set("Content-Type", contentType)
 	}

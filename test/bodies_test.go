@@ -21,7 +21,7 @@ func (s site) halfSent(method, path, fields, body string) (net.Conn, *bufio.Read
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.t.Cleanup(func() { conn.Close() })
+	s.t.Cleanup(func() { _ = conn.Close() })
 	_ = conn.SetDeadline(time.Now().Add(patience))
 	if _, err := fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: localhost\r\n%s\r\n%s", method, path, fields, body); err != nil {
 		s.t.Fatal(err)
@@ -67,7 +67,7 @@ func TestHalfSentBodiesAreNotWaitedFor(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				defer resp.Body.Close()
+				defer func() { _ = resp.Body.Close() }()
 				got := make([]byte, len(request.begins))
 				_, err = io.ReadFull(resp.Body, got)
 				if resp.StatusCode != request.status || string(got) != request.begins || err != nil {

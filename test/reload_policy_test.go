@@ -465,7 +465,7 @@ func TestReloadKeepsWhatWasAskedAndAnswered(t *testing.T) {
 		w.WriteHeader(http.StatusNoContent)
 	})
 	c, counted := newCounter(t)
-	rules := func(more string, cached string) string {
+	rules := func(more, cached string) string {
 		return ruled(more + "\ndefault allow\nchannel probe/* {\nsubscribe ask " + address + " {\nuri /quick\n}\n}\n" +
 			"channel slow/* {\nsubscribe {\ntimeout 1m\nask " + address + " {\nuri /slow\nin_flight 2\n}\n}\n}\n" +
 			"channel cached {\nsubscribe {\nask " + counted + " {\nuri /" + cached + "\ncache 1m\n}\n}\n}")

@@ -128,12 +128,17 @@ type Handler struct {
 	env      *guards.Env         // of gates
 	site     servedAt            // immutable after Provision
 	drain    time.Duration       // immutable after Provision
-	hub      *hubpool.Hub        // set from Provision to Cleanup
-	stage    *telemetry.Stage    // of hub's events, likewise
-	entry    *hubpool.Endpoint   // what hub knows of h, likewise
-	use      *hubpool.Use        // in which entry is, likewise
-	used     *hub.Policy         // what Provision gave to hub, likewise
 	endpoint *transport.Endpoint // immutable after Provision
+	membership
+}
+
+// A membership is what connects a Handler with its hub, from Provision to Cleanup.
+type membership struct {
+	hub   *hubpool.Hub
+	stage *telemetry.Stage  // where the hub's events go
+	entry *hubpool.Endpoint // the Handler, as the hub knows it
+	use   *hubpool.Use      // the endpoints that the hub compares entry with
+	used  *hub.Policy       // what Provision gave to the hub
 }
 
 // CaddyModule returns the Caddy module information. Events ask for it at any time.
@@ -332,7 +337,7 @@ func (h *Handler) Cleanup() error {
 		h.use.Unregister(h.entry, reload)
 	}
 	left := h.hub
-	h.hub, h.entry, h.use, h.used, h.stage = nil, nil, nil, nil, nil
+	h.membership = membership{}
 	return left.Release()
 }
 

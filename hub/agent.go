@@ -39,12 +39,11 @@ type Agent struct {
 	opened  time.Duration // on the hub's clock
 	shard   uint16        // index of its flusher in hub.flushers
 
-	policy    atomic.Pointer[Policy]
-	reload    atomic.Pointer[Reload]   // the reload that still has to decide about the agent, or nil
-	identity  atomic.Pointer[Identity] // never nil
-	heard     atomic.Int64             // when bytes last came from the peer, on the hub's clock
-	receiving atomic.Bool              // Receive runs: the peer is not silent, we are busy with it
-	due       dueEntry                 // guarded by timers.mu
+	policy   atomic.Pointer[Policy]
+	reload   atomic.Pointer[Reload]   // the reload that still has to decide about the agent, or nil
+	identity atomic.Pointer[Identity] // never nil
+	due      dueEntry                 // guarded by timers.mu
+	liveness
 
 	awaitsReauthorizer bool // guarded by reauthorizers.mu
 
@@ -56,13 +55,19 @@ type Agent struct {
 	state       state
 	ops         *ops // nil until a gate is asked that does not answer at once
 	leases      leases
-	applied     *Policy       // the policy in effect; differs from policy only until migrate has run
-	migrating   bool          // a goroutine runs a migration
-	beat        time.Duration // when the next heartbeat is due, on the hub's clock
-	joined      bool          // the connect gate has allowed it to connect
-	agentID     string        // set by /meta/connect
+	applied     *Policy // the policy in effect; differs from policy only until migrate has run
+	migrating   bool    // a goroutine runs a migration
+	joined      bool    // the connect gate has allowed it to connect
+	agentID     string  // set by /meta/connect
 	credentials []byte
 	ending
+}
+
+// liveness is how the hub notices that a peer is gone.
+type liveness struct {
+	heard     atomic.Int64  // when bytes last came from the peer, on the hub's clock
+	receiving atomic.Bool   // Receive runs: the peer is not silent, we are busy with its frame
+	beat      time.Duration // when the next heartbeat is due, on the hub's clock; guarded by Agent.mu
 }
 
 // ending is how a session ends.

@@ -115,4 +115,8 @@
 // The hub counts what happens in it, and [Hub.Stats] reads the counts. [Events] gets agents
 // and channels that come and go. A [Tracer] gets the gates and publishes of traced
 // sessions. The log gets each agent that is gone, sampled.
+//
+// The package is larger than 3,500 lines because the parts of an agent share one lock, and
+// change together when a policy or a subscription ends. Packages of their own would have to
+// export that lock.
 package hub

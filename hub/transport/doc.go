@@ -70,4 +70,7 @@
 // the number of strings in a SockJS message, and the rate of frames that carry nothing for
 // the hub. If a client breaks a rule, Agent.Close tells it the code and the reason. Then
 // the reader drops the rest for a bounded time, so that no TCP reset overtakes the reason.
+//
+// The package is larger than 3,500 lines because WebSocket and the fallbacks share origins,
+// owners and limits, which would otherwise have to be exported.
 package transport

@@ -109,93 +109,97 @@ func open(t *testing.T, s *httptest.Server, path string, then ...[]byte) *peer {
 	return p
 }
 
+// without is upgradeHeaders without one of them.
+func without(name string) string {
+	var kept []string
+	for line := range strings.SplitAfterSeq(upgradeHeaders, "\r\n") {
+		if !strings.HasPrefix(line, name+":") {
+			kept = append(kept, line)
+		}
+	}
+	return strings.Join(kept, "")
+}
+
+var httpAnswers = []struct {
+	name   string
+	head   string // request line and headers, but Host
+	status int
+	body   string // a part of it
+	header map[string]string
+}{
+	{"greeting", "GET /push HTTP/1.1\r\n", 200, "Welcome to SockJS!\n", map[string]string{"Content-Type": "text/plain; charset=UTF-8"}},
+	{"greeting with a slash", "GET /push/ HTTP/1.1\r\n", 200, "Welcome to SockJS!\n", nil},
+	{"greeting, HEAD", "HEAD /push HTTP/1.1\r\n", 200, "", nil},
+	{"greeting, POST", "POST /push HTTP/1.1\r\nContent-Length: 0\r\n", 405, "not allowed", map[string]string{"Allow": "GET, HEAD"}},
+	{
+		"info", "GET /push/info HTTP/1.1\r\n", 200, `{"websocket":true,"origins":["*:*"],"cookie_needed":false,"entropy":`, // and more
+		map[string]string{"Content-Type": "application/json; charset=UTF-8", "Access-Control-Allow-Origin": "", "Vary": "Origin"},
+	},
+	{
+		"info, listed", "GET /push/info HTTP/1.1\r\nOrigin: https://friend.example\r\n", 200, `"entropy"`,
+		map[string]string{"Access-Control-Allow-Origin": "https://friend.example", "Access-Control-Allow-Credentials": "true", "Vary": "Origin"},
+	},
+	{"info, own page", "GET /push/info HTTP/1.1\r\nOrigin: http://site.example\r\n", 200, `"entropy"`, map[string]string{"Access-Control-Allow-Origin": "", "Access-Control-Allow-Credentials": ""}},
+	{"info, foreign", "GET /push/info HTTP/1.1\r\nOrigin: https://foe.example\r\n", 403, "Pages of this origin may not use this endpoint.\n", map[string]string{"Access-Control-Allow-Origin": ""}},
+	{
+		"info, preflight, listed", "OPTIONS /push/info HTTP/1.1\r\nOrigin: https://friend.example\r\nAccess-Control-Request-Method: GET\r\n", 204, "",
+		map[string]string{"Access-Control-Allow-Origin": "https://friend.example", "Access-Control-Allow-Methods": "OPTIONS, GET, HEAD", "Access-Control-Max-Age": "31536000"},
+	},
+	{"info, preflight, foreign", "OPTIONS /push/info HTTP/1.1\r\nOrigin: https://foe.example\r\n", 403, "origin", nil},
+	{"info, POST", "POST /push/info HTTP/1.1\r\nContent-Length: 0\r\n", 405, "not allowed", map[string]string{"Allow": "OPTIONS, GET, HEAD"}},
+
+	{"not ours", "GET /push/else HTTP/1.1\r\n", 418, "", nil},
+	{"not ours, a neighbour", "GET /pushover HTTP/1.1\r\n", 418, "", nil},
+	{"not ours, a slash behind", "GET /push/info/ HTTP/1.1\r\n", 418, "", nil},
+	{"not ours, too deep", "GET /push/a/b/c/websocket HTTP/1.1\r\n", 418, "", nil},
+	{"not ours, no such transport", "GET /push/a/b/carrier HTTP/1.1\r\n", 418, "", nil},
+	{"not ours, even for a foreign page", "GET /push/else HTTP/1.1\r\nOrigin: https://foe.example\r\n", 418, "", nil},
+	{"iframe", "GET /push/iframe.html HTTP/1.1\r\n", 404, "iframe is not served", nil},
+	{"iframe with a version", "GET /push/iframe-1.6.1.html?t=1 HTTP/1.1\r\n", 404, "iframe is not served", nil},
+	{"fallback that is off", "GET /push/000/abc/jsonp?c=f HTTP/1.1\r\nReferer: http://site.example/\r\n", 404, "use websocket, xhr_streaming, xhr or eventsource.", nil},
+	{"fallback that is off, sending", "POST /push/000/abc/jsonp_send HTTP/1.1\r\nContent-Length: 0\r\n", 404, "use websocket", nil},
+
+	{"no server name", "GET /push//abc/websocket HTTP/1.1\r\n" + upgradeHeaders, 404, "A server name must have 1 to 64 bytes and no dot.", nil},
+	{"no session name", "GET /push/000//websocket HTTP/1.1\r\n" + upgradeHeaders, 404, "A session name must have 1 to 128 bytes and no dot.", nil},
+	{"a dot in the server name", "GET /push/a.b/abc/websocket HTTP/1.1\r\n" + upgradeHeaders, 404, "A server name", nil},
+	{"a dot in the session name", "GET /push/000/a.b/websocket HTTP/1.1\r\n" + upgradeHeaders, 404, "A session name", nil},
+	{"server name too long", "GET /push/" + strings.Repeat("s", 65) + "/abc/websocket HTTP/1.1\r\n" + upgradeHeaders, 404, "A server name", nil},
+	{"session name too long", "GET /push/000/" + strings.Repeat("s", 129) + "/websocket HTTP/1.1\r\n" + upgradeHeaders, 404, "A session name", nil},
+	{"the longest names", "GET /push/" + strings.Repeat("s", 64) + "/" + strings.Repeat("s", 128) + "/websocket HTTP/1.1\r\n" + upgradeHeaders, 101, "", nil},
+
+	{"no upgrade", "GET /push/websocket HTTP/1.1\r\n", 400, "Can \"Upgrade\" only to \"WebSocket\".\n", map[string]string{"Content-Type": "text/plain; charset=UTF-8"}},
+	{"no upgrade, SockJS", "GET /push/000/abc/websocket HTTP/1.1\r\n", 400, "Can \"Upgrade\" only to \"WebSocket\".\n", nil},
+	{"upgrade to something else", "GET /push/websocket HTTP/1.1\r\nUpgrade: h2c\r\n" + without("Upgrade"), 400, "Can \"Upgrade\"", nil},
+	{"connection not upgraded", "GET /push/websocket HTTP/1.1\r\nConnection: keep-alive\r\n" + without("Connection"), 400, "\"Connection\" must be \"Upgrade\".", nil},
+	{"POST", "POST /push/websocket HTTP/1.1\r\nContent-Length: 0\r\n" + upgradeHeaders, 405, "not allowed", map[string]string{"Allow": "GET"}},
+	{"HEAD", "HEAD /push/websocket HTTP/1.1\r\n" + upgradeHeaders, 405, "", map[string]string{"Allow": "GET"}},
+	{"HTTP/1.0", "GET /push/websocket HTTP/1.0\r\n" + upgradeHeaders, 400, "HTTP/1.1", nil},
+	{"with a body", "GET /push/websocket HTTP/1.1\r\nContent-Length: 4\r\n" + upgradeHeaders + "\r\nbody", 400, "must not have a body", nil},
+	{"with a chunked body", "GET /push/websocket HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + upgradeHeaders + "\r\n0\r\n", 400, "must not have a body", nil},
+	{"no version", "GET /push/websocket HTTP/1.1\r\n" + without("Sec-WebSocket-Version"), 426, "must be 13", map[string]string{"Sec-WebSocket-Version": "13", "Upgrade": "websocket"}},
+	{"version 8", "GET /push/websocket HTTP/1.1\r\nSec-WebSocket-Version: 8\r\n" + without("Sec-WebSocket-Version"), 426, "must be 13", map[string]string{"Sec-WebSocket-Version": "13"}},
+	{"two versions", "GET /push/websocket HTTP/1.1\r\nSec-WebSocket-Version: 8\r\n" + upgradeHeaders, 426, "must be 13", nil},
+	{"no key", "GET /push/websocket HTTP/1.1\r\n" + without("Sec-WebSocket-Key"), 400, "16 bytes in base64", nil},
+	{"two keys", "GET /push/websocket HTTP/1.1\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n" + upgradeHeaders, 400, "one value", nil},
+	{"key of 15 bytes", "GET /push/websocket HTTP/1.1\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAA\r\n" + without("Sec-WebSocket-Key"), 400, "16 bytes", nil},
+	{"key of 17 bytes", "GET /push/websocket HTTP/1.1\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAAA=\r\n" + without("Sec-WebSocket-Key"), 400, "16 bytes", nil},
+	{"key not in base64", "GET /push/websocket HTTP/1.1\r\nSec-WebSocket-Key: !!!!!!!!!!!!!!!!!!!!!!==\r\n" + without("Sec-WebSocket-Key"), 400, "16 bytes", nil},
+	{"early data", "GET /push/websocket HTTP/1.1\r\nEarly-Data: 1\r\n" + upgradeHeaders, 425, "early data", nil},
+	{"extended CONNECT", "CONNECT /push/websocket HTTP/1.1\r\n", 501, "HTTP/1.1", nil},
+	{"foreign", "GET /push/websocket HTTP/1.1\r\nOrigin: https://foe.example\r\n" + upgradeHeaders, 403, "origin", nil},
+	{"foreign before all else", "PUT /push/a.b/./websocket HTTP/1.1\r\nOrigin: null\r\nContent-Length: 0\r\n", 403, "origin", nil},
+	{"foreign greeting", "GET /push HTTP/1.1\r\nSec-Fetch-Site: cross-site\r\n", 403, "origin", nil},
+	{
+		"extensions and subprotocols are offered", "GET /push/websocket HTTP/1.1\r\nOrigin: http://site.example\r\nSec-WebSocket-Extensions: permessage-deflate\r\nSec-WebSocket-Protocol: chat, mqtt\r\n" + upgradeHeaders, 101, "",
+		map[string]string{"Sec-WebSocket-Accept": "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", "Sec-WebSocket-Extensions": "", "Sec-WebSocket-Protocol": "", "Upgrade": "websocket", "Connection": "Upgrade"},
+	},
+}
+
 func TestHTTPAnswers(t *testing.T) {
 	server := httptest.NewServer(handler(newEndpoint(t, hub.Limits{}, "https://friend.example")))
 	defer server.Close()
 	const host = "Host: site.example\r\n"
-	without := func(name string) string {
-		var kept []string
-		for line := range strings.SplitAfterSeq(upgradeHeaders, "\r\n") {
-			if !strings.HasPrefix(line, name+":") {
-				kept = append(kept, line)
-			}
-		}
-		return strings.Join(kept, "")
-	}
-	for _, tc := range []struct {
-		name   string
-		head   string // request line and headers, but Host
-		status int
-		body   string // a part of it
-		header map[string]string
-	}{
-		{"greeting", "GET /push HTTP/1.1\r\n", 200, "Welcome to SockJS!\n", map[string]string{"Content-Type": "text/plain; charset=UTF-8"}},
-		{"greeting with a slash", "GET /push/ HTTP/1.1\r\n", 200, "Welcome to SockJS!\n", nil},
-		{"greeting, HEAD", "HEAD /push HTTP/1.1\r\n", 200, "", nil},
-		{"greeting, POST", "POST /push HTTP/1.1\r\nContent-Length: 0\r\n", 405, "not allowed", map[string]string{"Allow": "GET, HEAD"}},
-		{
-			"info", "GET /push/info HTTP/1.1\r\n", 200, `{"websocket":true,"origins":["*:*"],"cookie_needed":false,"entropy":`, // and more
-			map[string]string{"Content-Type": "application/json; charset=UTF-8", "Access-Control-Allow-Origin": "", "Vary": "Origin"},
-		},
-		{
-			"info, listed", "GET /push/info HTTP/1.1\r\nOrigin: https://friend.example\r\n", 200, `"entropy"`,
-			map[string]string{"Access-Control-Allow-Origin": "https://friend.example", "Access-Control-Allow-Credentials": "true", "Vary": "Origin"},
-		},
-		{"info, own page", "GET /push/info HTTP/1.1\r\nOrigin: http://site.example\r\n", 200, `"entropy"`, map[string]string{"Access-Control-Allow-Origin": "", "Access-Control-Allow-Credentials": ""}},
-		{"info, foreign", "GET /push/info HTTP/1.1\r\nOrigin: https://foe.example\r\n", 403, "Pages of this origin may not use this endpoint.\n", map[string]string{"Access-Control-Allow-Origin": ""}},
-		{
-			"info, preflight, listed", "OPTIONS /push/info HTTP/1.1\r\nOrigin: https://friend.example\r\nAccess-Control-Request-Method: GET\r\n", 204, "",
-			map[string]string{"Access-Control-Allow-Origin": "https://friend.example", "Access-Control-Allow-Methods": "OPTIONS, GET, HEAD", "Access-Control-Max-Age": "31536000"},
-		},
-		{"info, preflight, foreign", "OPTIONS /push/info HTTP/1.1\r\nOrigin: https://foe.example\r\n", 403, "origin", nil},
-		{"info, POST", "POST /push/info HTTP/1.1\r\nContent-Length: 0\r\n", 405, "not allowed", map[string]string{"Allow": "OPTIONS, GET, HEAD"}},
-
-		{"not ours", "GET /push/else HTTP/1.1\r\n", 418, "", nil},
-		{"not ours, a neighbour", "GET /pushover HTTP/1.1\r\n", 418, "", nil},
-		{"not ours, a slash behind", "GET /push/info/ HTTP/1.1\r\n", 418, "", nil},
-		{"not ours, too deep", "GET /push/a/b/c/websocket HTTP/1.1\r\n", 418, "", nil},
-		{"not ours, no such transport", "GET /push/a/b/carrier HTTP/1.1\r\n", 418, "", nil},
-		{"not ours, even for a foreign page", "GET /push/else HTTP/1.1\r\nOrigin: https://foe.example\r\n", 418, "", nil},
-		{"iframe", "GET /push/iframe.html HTTP/1.1\r\n", 404, "iframe is not served", nil},
-		{"iframe with a version", "GET /push/iframe-1.6.1.html?t=1 HTTP/1.1\r\n", 404, "iframe is not served", nil},
-		{"fallback that is off", "GET /push/000/abc/jsonp?c=f HTTP/1.1\r\nReferer: http://site.example/\r\n", 404, "use websocket, xhr_streaming, xhr or eventsource.", nil},
-		{"fallback that is off, sending", "POST /push/000/abc/jsonp_send HTTP/1.1\r\nContent-Length: 0\r\n", 404, "use websocket", nil},
-
-		{"no server name", "GET /push//abc/websocket HTTP/1.1\r\n" + upgradeHeaders, 404, "A server name must have 1 to 64 bytes and no dot.", nil},
-		{"no session name", "GET /push/000//websocket HTTP/1.1\r\n" + upgradeHeaders, 404, "A session name must have 1 to 128 bytes and no dot.", nil},
-		{"a dot in the server name", "GET /push/a.b/abc/websocket HTTP/1.1\r\n" + upgradeHeaders, 404, "A server name", nil},
-		{"a dot in the session name", "GET /push/000/a.b/websocket HTTP/1.1\r\n" + upgradeHeaders, 404, "A session name", nil},
-		{"server name too long", "GET /push/" + strings.Repeat("s", 65) + "/abc/websocket HTTP/1.1\r\n" + upgradeHeaders, 404, "A server name", nil},
-		{"session name too long", "GET /push/000/" + strings.Repeat("s", 129) + "/websocket HTTP/1.1\r\n" + upgradeHeaders, 404, "A session name", nil},
-		{"the longest names", "GET /push/" + strings.Repeat("s", 64) + "/" + strings.Repeat("s", 128) + "/websocket HTTP/1.1\r\n" + upgradeHeaders, 101, "", nil},
-
-		{"no upgrade", "GET /push/websocket HTTP/1.1\r\n", 400, "Can \"Upgrade\" only to \"WebSocket\".\n", map[string]string{"Content-Type": "text/plain; charset=UTF-8"}},
-		{"no upgrade, SockJS", "GET /push/000/abc/websocket HTTP/1.1\r\n", 400, "Can \"Upgrade\" only to \"WebSocket\".\n", nil},
-		{"upgrade to something else", "GET /push/websocket HTTP/1.1\r\nUpgrade: h2c\r\n" + without("Upgrade"), 400, "Can \"Upgrade\"", nil},
-		{"connection not upgraded", "GET /push/websocket HTTP/1.1\r\nConnection: keep-alive\r\n" + without("Connection"), 400, "\"Connection\" must be \"Upgrade\".", nil},
-		{"POST", "POST /push/websocket HTTP/1.1\r\nContent-Length: 0\r\n" + upgradeHeaders, 405, "not allowed", map[string]string{"Allow": "GET"}},
-		{"HEAD", "HEAD /push/websocket HTTP/1.1\r\n" + upgradeHeaders, 405, "", map[string]string{"Allow": "GET"}},
-		{"HTTP/1.0", "GET /push/websocket HTTP/1.0\r\n" + upgradeHeaders, 400, "HTTP/1.1", nil},
-		{"with a body", "GET /push/websocket HTTP/1.1\r\nContent-Length: 4\r\n" + upgradeHeaders + "\r\nbody", 400, "must not have a body", nil},
-		{"with a chunked body", "GET /push/websocket HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + upgradeHeaders + "\r\n0\r\n", 400, "must not have a body", nil},
-		{"no version", "GET /push/websocket HTTP/1.1\r\n" + without("Sec-WebSocket-Version"), 426, "must be 13", map[string]string{"Sec-WebSocket-Version": "13", "Upgrade": "websocket"}},
-		{"version 8", "GET /push/websocket HTTP/1.1\r\nSec-WebSocket-Version: 8\r\n" + without("Sec-WebSocket-Version"), 426, "must be 13", map[string]string{"Sec-WebSocket-Version": "13"}},
-		{"two versions", "GET /push/websocket HTTP/1.1\r\nSec-WebSocket-Version: 8\r\n" + upgradeHeaders, 426, "must be 13", nil},
-		{"no key", "GET /push/websocket HTTP/1.1\r\n" + without("Sec-WebSocket-Key"), 400, "16 bytes in base64", nil},
-		{"two keys", "GET /push/websocket HTTP/1.1\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n" + upgradeHeaders, 400, "one value", nil},
-		{"key of 15 bytes", "GET /push/websocket HTTP/1.1\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAA\r\n" + without("Sec-WebSocket-Key"), 400, "16 bytes", nil},
-		{"key of 17 bytes", "GET /push/websocket HTTP/1.1\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAAA=\r\n" + without("Sec-WebSocket-Key"), 400, "16 bytes", nil},
-		{"key not in base64", "GET /push/websocket HTTP/1.1\r\nSec-WebSocket-Key: !!!!!!!!!!!!!!!!!!!!!!==\r\n" + without("Sec-WebSocket-Key"), 400, "16 bytes", nil},
-		{"early data", "GET /push/websocket HTTP/1.1\r\nEarly-Data: 1\r\n" + upgradeHeaders, 425, "early data", nil},
-		{"extended CONNECT", "CONNECT /push/websocket HTTP/1.1\r\n", 501, "HTTP/1.1", nil},
-		{"foreign", "GET /push/websocket HTTP/1.1\r\nOrigin: https://foe.example\r\n" + upgradeHeaders, 403, "origin", nil},
-		{"foreign before all else", "PUT /push/a.b/./websocket HTTP/1.1\r\nOrigin: null\r\nContent-Length: 0\r\n", 403, "origin", nil},
-		{"foreign greeting", "GET /push HTTP/1.1\r\nSec-Fetch-Site: cross-site\r\n", 403, "origin", nil},
-		{
-			"extensions and subprotocols are offered", "GET /push/websocket HTTP/1.1\r\nOrigin: http://site.example\r\nSec-WebSocket-Extensions: permessage-deflate\r\nSec-WebSocket-Protocol: chat, mqtt\r\n" + upgradeHeaders, 101, "",
-			map[string]string{"Sec-WebSocket-Accept": "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", "Sec-WebSocket-Extensions": "", "Sec-WebSocket-Protocol": "", "Upgrade": "websocket", "Connection": "Upgrade"},
-		},
-	} {
+	for _, tc := range httpAnswers {
 		t.Run(tc.name, func(t *testing.T) {
 			line, rest, _ := strings.Cut(tc.head, "\r\n")
 			resp, p := exchange(t, dial(t, server), line+"\r\n"+host+rest)

@@ -221,9 +221,12 @@ func TestCloseAfterTheRestOfAFrame(t *testing.T) {
 	p.wantClose(hub.CloseCut, "cut")
 }
 
-// Each kind of conn carries a session.
+// A connPair makes both ends of a connection.
+type connPair func(*testing.T) (ours, theirs net.Conn)
+
+// TestSessionsOnRealConns: each kind of conn carries a session.
 func TestSessionsOnRealConns(t *testing.T) {
-	for name, pair := range map[string]func(*testing.T) (net.Conn, net.Conn){
+	for name, pair := range map[string]connPair{
 		"tcp":  func(t *testing.T) (net.Conn, net.Conn) { return socketPair(t, "tcp") },
 		"unix": func(t *testing.T) (net.Conn, net.Conn) { return socketPair(t, "unix") },
 		"tls":  tlsPair,
@@ -233,99 +236,113 @@ func TestSessionsOnRealConns(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			long := strings.Repeat("long ", 12_000)
-			t.Run("messages", func(t *testing.T) {
-				ours, theirs := pair(t)
-				a := newFakeAgent(hub.Limits{})
-				go newWSReader(ours, a, true, patient).run(nil)
-				p := newPeer(t, theirs)
-				p.want(opText, "o")
-				p.send(text(`["short"]`), frame(opPing, true, "ping"))
-				p.want(opPong, "ping")
-				p.send(text(`["`+long+`"]`), text(`["after"]`), closing(1001, "going"))
-				p.wantClose(1001, "")
-				p.wantEnd()
-				<-a.left
-				if got := a.messages(); len(got) != 3 || got[0] != "short" || got[1] != long || got[2] != "after" {
-					t.Errorf("received %d messages", len(got))
-				}
-			})
-			t.Run("a message that stops", func(t *testing.T) {
-				ours, theirs := pair(t)
-				a := newFakeAgent(hub.Limits{})
-				go newWSReader(ours, a, false, quick).run(nil)
-				p := newPeer(t, theirs)
-				p.send(text("whole"), text(long)[:5000])
-				p.wantClose(hub.CloseTimeout, "a message took too long to arrive whole")
-				p.wantEnd()
-				<-a.left
-			})
-			t.Run("a flood too large gets its answer", func(t *testing.T) {
-				ours, theirs := pair(t)
-				a := newFakeAgent(hub.Limits{})
-				go newWSReader(ours, a, false, patient).run(nil)
-				p := newPeer(t, theirs)
-				written := make(chan error, 1)
-				go func() {
-					_, err := theirs.Write(rawFrame(opText, true, maxSkipped+1, strings.Repeat("x", maxSkipped+1)))
-					written <- err
-				}()
-				p.wantClose(1009, fmt.Sprintf("a message may have at most %d bytes here", bodyLimit(hub.Limits{}.WithDefaults())))
-				if err := <-written; err != nil {
-					t.Errorf("the flood was cut: %v", err)
-				}
-				p.send(closing(hub.CloseTooLarge, ""))
-				p.wantEnd()
-				<-a.left
-			})
-			t.Run("a peer that breaks a rule and talks on reads the end", func(t *testing.T) {
-				ours, theirs := pair(t)
-				a := newFakeAgent(hub.Limits{})
-				go newWSReader(ours, a, false, patient).run(nil)
-				p := newPeer(t, theirs)
-				_ = theirs.SetDeadline(time.Now().Add(patience))
-				if name == "wrapped" { // it cannot end one direction: the close frame is awaited
-					p.send([]byte("\x81\x05hello"), closing(1002, ""))
-				} else {
-					p.send([]byte("\x81\x05hello" + strings.Repeat("x", 4<<20)))
-				}
-				p.wantClose(1002, errUnmasked.Error())
-				if name == "wrapped" {
-					_ = theirs.Close()
-				} else if _, _, err := p.read(); !errors.Is(err, io.EOF) {
-					t.Errorf("behind the close frame: %v, want the end", err)
-				}
-				<-a.left
-			})
-			if name != "wrapped" { // it cannot end one direction: the close frame is awaited
-				t.Run("a peer that answers a close with garbage", func(t *testing.T) {
-					ours, theirs := pair(t)
-					a := newFakeAgent(hub.Limits{})
-					go newWSReader(ours, a, false, patient).run(nil)
-					p := newPeer(t, theirs)
-					_ = theirs.SetDeadline(time.Now().Add(patience))
-					p.send(text("here"))
-					for len(a.messages()) == 0 {
-						runtime.Gosched()
-					}
-					a.Close(hub.CloseCut, "cut", 0)
-					p.wantClose(hub.CloseCut, "cut")
-					p.send(text("late"), []byte("\xff\xff"))
-					if _, _, err := p.read(); !errors.Is(err, io.EOF) {
-						t.Errorf("behind the close frame: %v, want the end", err)
-					}
-					<-a.left
-				})
+			halfCloses := name != "wrapped" // else it cannot end one direction, and awaits the close frame
+			t.Run("messages", func(t *testing.T) { carriesMessages(t, pair) })
+			t.Run("a message that stops", func(t *testing.T) { endsWithAMessageThatStops(t, pair) })
+			t.Run("a flood too large gets its answer", func(t *testing.T) { answersAFlood(t, pair) })
+			t.Run("a peer that breaks a rule and talks on reads the end", func(t *testing.T) { endsAfterAViolation(t, pair, halfCloses) })
+			if halfCloses {
+				t.Run("a peer that answers a close with garbage", func(t *testing.T) { endsAfterGarbage(t, pair) })
 			}
-			t.Run("the peer vanishes", func(t *testing.T) {
-				ours, theirs := pair(t)
-				a := newFakeAgent(hub.Limits{})
-				go newWSReader(ours, a, false, patient).run(nil)
-				_ = theirs.Close()
-				<-a.left
-			})
+			t.Run("the peer vanishes", func(t *testing.T) { endsWithThePeer(t, pair) })
 		})
 	}
+}
+
+var longMessage = strings.Repeat("long ", 12_000)
+
+func carriesMessages(t *testing.T, pair connPair) {
+	ours, theirs := pair(t)
+	a := newFakeAgent(hub.Limits{})
+	go newWSReader(ours, a, true, patient).run(nil)
+	p := newPeer(t, theirs)
+	p.want(opText, "o")
+	p.send(text(`["short"]`), frame(opPing, true, "ping"))
+	p.want(opPong, "ping")
+	p.send(text(`["`+longMessage+`"]`), text(`["after"]`), closing(1001, "going"))
+	p.wantClose(1001, "")
+	p.wantEnd()
+	<-a.left
+	if got := a.messages(); len(got) != 3 || got[0] != "short" || got[1] != longMessage || got[2] != "after" {
+		t.Errorf("received %d messages", len(got))
+	}
+}
+
+func endsWithAMessageThatStops(t *testing.T, pair connPair) {
+	ours, theirs := pair(t)
+	a := newFakeAgent(hub.Limits{})
+	go newWSReader(ours, a, false, quick).run(nil)
+	p := newPeer(t, theirs)
+	p.send(text("whole"), text(longMessage)[:5000])
+	p.wantClose(hub.CloseTimeout, "a message took too long to arrive whole")
+	p.wantEnd()
+	<-a.left
+}
+
+func answersAFlood(t *testing.T, pair connPair) {
+	ours, theirs := pair(t)
+	a := newFakeAgent(hub.Limits{})
+	go newWSReader(ours, a, false, patient).run(nil)
+	p := newPeer(t, theirs)
+	written := make(chan error, 1)
+	go func() {
+		_, err := theirs.Write(rawFrame(opText, true, maxSkipped+1, strings.Repeat("x", maxSkipped+1)))
+		written <- err
+	}()
+	p.wantClose(1009, fmt.Sprintf("a message may have at most %d bytes here", bodyLimit(hub.Limits{}.WithDefaults())))
+	if err := <-written; err != nil {
+		t.Errorf("the flood was cut: %v", err)
+	}
+	p.send(closing(hub.CloseTooLarge, ""))
+	p.wantEnd()
+	<-a.left
+}
+
+func endsAfterAViolation(t *testing.T, pair connPair, halfCloses bool) {
+	ours, theirs := pair(t)
+	a := newFakeAgent(hub.Limits{})
+	go newWSReader(ours, a, false, patient).run(nil)
+	p := newPeer(t, theirs)
+	_ = theirs.SetDeadline(time.Now().Add(patience))
+	if !halfCloses {
+		p.send([]byte("\x81\x05hello"), closing(1002, ""))
+	} else {
+		p.send([]byte("\x81\x05hello" + strings.Repeat("x", 4<<20)))
+	}
+	p.wantClose(1002, errUnmasked.Error())
+	if !halfCloses {
+		_ = theirs.Close()
+	} else if _, _, err := p.read(); !errors.Is(err, io.EOF) {
+		t.Errorf("behind the close frame: %v, want the end", err)
+	}
+	<-a.left
+}
+
+func endsAfterGarbage(t *testing.T, pair connPair) {
+	ours, theirs := pair(t)
+	a := newFakeAgent(hub.Limits{})
+	go newWSReader(ours, a, false, patient).run(nil)
+	p := newPeer(t, theirs)
+	_ = theirs.SetDeadline(time.Now().Add(patience))
+	p.send(text("here"))
+	for len(a.messages()) == 0 {
+		runtime.Gosched()
+	}
+	a.Close(hub.CloseCut, "cut", 0)
+	p.wantClose(hub.CloseCut, "cut")
+	p.send(text("late"), []byte("\xff\xff"))
+	if _, _, err := p.read(); !errors.Is(err, io.EOF) {
+		t.Errorf("behind the close frame: %v, want the end", err)
+	}
+	<-a.left
+}
+
+func endsWithThePeer(t *testing.T, pair connPair) {
+	ours, theirs := pair(t)
+	a := newFakeAgent(hub.Limits{})
+	go newWSReader(ours, a, false, patient).run(nil)
+	_ = theirs.Close()
+	<-a.left
 }
 
 // An idle session holds no buffer and reading a message allocates nothing: what

@@ -204,25 +204,25 @@ func (t target) takesBody(r *http.Request) bool {
 // so that its connection can be used again.
 const maxLeftBody = 64 << 10
 
-// LeaveBody keeps net/http from waiting for the rest of a body that is of no use: it
-// reads that away before it answers, and again before the connection takes another
-// request. A body that has not arrived whole costs the connection instead. The request
-// that is returned does not end for it, as net/http has it end when reading fails.
+// LeaveBody keeps net/http from waiting for the rest of an unwanted body. net/http would
+// read it before it answers, and again before the connection's next request. If the body
+// has not arrived whole, LeaveBody gives up the connection instead. Use the request that it
+// returns: net/http cancels the original's context when reading fails.
 //
-// Behind a body's end net/http reads on, to hear of a client that goes. A deadline that
-// ends this reading ends the connection's context, and so each request that the
-// connection brings later. Nothing may set one there: who has read a body to its end
-// makes it http.NoBody.
+// After the end of a body, net/http waits for the next request, to notice a client that
+// leaves. A read deadline that ends this wait cancels the context of the connection, and so
+// of its later requests. So nothing may set a deadline then: code that has read a body to
+// its end replaces it by http.NoBody.
 func LeaveBody(w http.ResponseWriter, r *http.Request) *http.Request {
 	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 || r.ProtoMajor != 1 {
-		return r // HTTP/2 and 3 wait for none
+		return r // over HTTP/2 and HTTP/3, net/http does not wait for bodies
 	}
 	whole := r
 	r = r.WithContext(context.WithoutCancel(r.Context()))
 	rc := http.NewResponseController(w)
 	if rc.SetReadDeadline(time.Unix(1, 0)) == nil && r.Header.Get("Expect") == "" {
 		if _, err := io.CopyN(io.Discard, r.Body, maxLeftBody); errors.Is(err, io.EOF) {
-			_ = rc.SetReadDeadline(time.Time{}) // as it was
+			_ = rc.SetReadDeadline(time.Time{}) // it could be set before
 			whole.Body = http.NoBody
 			return whole
 		}
@@ -231,8 +231,8 @@ func LeaveBody(w http.ResponseWriter, r *http.Request) *http.Request {
 	return r
 }
 
-// closeAfter has the connection end with this response: a deadline may have ended its
-// context. HTTP/2 and 3 have a context for each request.
+// closeAfter closes the connection after this response, because a deadline may have cancelled
+// its context. HTTP/2 and HTTP/3 have a context for each request.
 func closeAfter(w http.ResponseWriter, r *http.Request) {
 	if r.ProtoMajor == 1 {
 		w.Header().Set("Connection", "close")

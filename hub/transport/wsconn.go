@@ -58,7 +58,7 @@ type wsConn struct {
 	torn   atomic.Bool // a frame is written in part
 	failed atomic.Bool // a write has failed
 
-	peerClosed atomic.Bool // the peer sent a close frame: it still reads
+	peerClosed atomic.Bool // the peer sent a close frame, and still reads
 
 	mu      sync.Mutex       // guards the following
 	closing bool             // Close was called, and sets the read deadline from now on
@@ -120,9 +120,9 @@ func (c *wsConn) wrote(n, of int, err error) {
 	}
 }
 
-// SetWriteDeadline implements hub.Conn. The hub ends a write under way at once when the
-// agent has left. If the peer sent a close frame, it still reads: the write gets the time
-// for its last frame, and the answer to the close frame can follow.
+// SetWriteDeadline implements hub.Conn. When an agent has left, the hub ends the write under
+// way at once. A peer that sent a close frame still reads, so that write gets some time, and
+// the answer to the close frame can follow.
 func (c *wsConn) SetWriteDeadline(t time.Time) error {
 	if soon := time.Now().Add(c.times.goodbye); c.peerClosed.Load() && !t.IsZero() && t.Before(soon) {
 		t = soon
@@ -239,7 +239,7 @@ func (c *wsConn) part() {
 	ended := false
 	for _, half := range c.halfClosers() {
 		if _, ok := half.(*tls.Conn); ok && c.failed.Load() {
-			continue // the end of TLS inside an incomplete record would look like an attack
+			continue // after an incomplete record, the peer would see a bad record MAC
 		}
 		ended = half.CloseWrite() == nil
 	}

@@ -20,7 +20,7 @@ import (
 
 const sayInterrupted = `c[1002,"Connection interrupted"]`
 
-// waitsFor waits until a request waits for the response that another receives with.
+// waitsFor waits until a second request to receive waits for the end of the first.
 func (e *Endpoint) waitsFor(t *testing.T, other *sockJSClient) {
 	t.Helper()
 	for end := time.Now().Add(patience); ; <-time.After(time.Millisecond) {
@@ -43,16 +43,15 @@ func (e *Endpoint) waitsFor(t *testing.T, other *sockJSClient) {
 	}
 }
 
-// patientEndpoint waits for an aborted request as long as the test does.
+// patientEndpoint makes attach wait for the end of another response as long as the test does.
 func patientEndpoint(e *Endpoint) {
 	long := *defaultTimes
 	long.abandoned = patience
 	e.times = &long
 }
 
-// TestPollRightAfterAnAbort has the next request come before the server has heard that
-// the one before was given up: the client is told that it was interrupted, not that it
-// receives twice.
+// TestPollRightAfterAnAbort makes the next request before the server knows that the first one
+// was cancelled. The client gets 1002, not 2010.
 func TestPollRightAfterAnAbort(t *testing.T) {
 	s, e := newFallbackServer(t, &hub.Policy{}, patientEndpoint)
 	for _, name := range fallbackNames {
@@ -73,7 +72,7 @@ func TestPollRightAfterAnAbort(t *testing.T) {
 				}
 				other.wantEnd()
 				e.wantAgents(t, 0)
-				// The same, as fast as it goes.
+				// The same, as fast as possible.
 				c = newSockJSClient(t, s)
 				c.connect(name)
 				if framings[name].poll {
@@ -91,7 +90,8 @@ func TestPollRightAfterAnAbort(t *testing.T) {
 	}
 }
 
-// TestRequestThatComesEarlyIsNext: the response before ends in order meanwhile.
+// TestRequestThatComesEarlyIsNext: a second request to receive waits until the first one has
+// ended in order.
 func TestRequestThatComesEarlyIsNext(t *testing.T) {
 	s, e := newFallbackServer(t, &hub.Policy{}, patientEndpoint)
 	for _, name := range []string{"xhr", "jsonp"} {
@@ -126,7 +126,7 @@ func TestRequestThatComesEarlyIsNext(t *testing.T) {
 	}
 }
 
-// framesOf are the SockJS frames in a response.
+// framesOf returns the SockJS frames in a response.
 func framesOf(t *testing.T, name, text string) (frames []string) {
 	t.Helper()
 	for line := range strings.Lines(text) {
@@ -137,8 +137,8 @@ func framesOf(t *testing.T, name, text string) (frames []string) {
 	return frames
 }
 
-// TestEndBeforeAResponseIsReady has a session end after a response was attached and
-// before frames can be written to it. A poll has one frame all the same.
+// TestEndBeforeAResponseIsReady ends a session after a response was attached, and before the
+// response takes frames. A poll still has one frame.
 func TestEndBeforeAResponseIsReady(t *testing.T) {
 	_, e := newFallbackServer(t, &hub.Policy{}, nil)
 	const bye = `c[4403,"cut"]`
@@ -183,9 +183,8 @@ func TestEndBeforeAResponseIsReady(t *testing.T) {
 	}
 }
 
-// TestPollHasOneFrame ends sessions while messages wait, and while they are written.
-// Each response to a poll has one SockJS frame, and what was written before the end
-// comes before it.
+// TestPollHasOneFrame ends sessions while messages wait, and while they are written. Each
+// poll gets one SockJS frame, and the client gets all messages before the close frame.
 func TestPollHasOneFrame(t *testing.T) {
 	s, e := newFallbackServer(t, &hub.Policy{}, nil)
 	for _, name := range []string{"xhr", "jsonp"} {
@@ -226,8 +225,8 @@ func TestPollHasOneFrame(t *testing.T) {
 	}
 }
 
-// attachedFallback is a session of its own with a response that frames can be written to.
-// served gets whether that has ended in order.
+// attachedFallback returns a new session with a response that takes frames. served gets the
+// result of serve.
 func attachedFallback(t *testing.T, e *Endpoint, name, id string) (f *session, r *response, w *httptest.ResponseRecorder, served chan bool) {
 	t.Helper()
 	a, err := e.Hub.Open(e.Policy, hub.Opening{Transport: name})
@@ -248,7 +247,7 @@ func attachedFallback(t *testing.T, e *Endpoint, name, id string) (f *session, r
 	return f, r, w, served
 }
 
-// TestIdleStreamTakesNoGoroutine but the one that its request has.
+// TestIdleStreamTakesNoGoroutine beside the one that serves the request.
 func TestIdleStreamTakesNoGoroutine(t *testing.T) {
 	_, e := newFallbackServer(t, &hub.Policy{}, nil)
 	for _, name := range fallbackNames {
@@ -277,8 +276,8 @@ func TestIdleStreamTakesNoGoroutine(t *testing.T) {
 	}
 }
 
-// TestSpentResponseTakesNoMore has several say something at one moment, some of them the
-// last word: what comes too late is told so, and not lost in the response.
+// TestSpentResponseTakesNoMore puts frames from several goroutines at once, some of them last
+// frames. A frame that comes too late is refused, and not lost in the response.
 func TestSpentResponseTakesNoMore(t *testing.T) {
 	_, e := newFallbackServer(t, &hub.Policy{}, nil)
 	for _, name := range fallbackNames {
@@ -321,8 +320,8 @@ func TestSpentResponseTakesNoMore(t *testing.T) {
 	}
 }
 
-// TestMessageThatComesTooLateForAPoll: the end of the response is said while the message
-// is on its way into it. It goes back to the hub.
+// TestMessageThatComesTooLateForAPoll completes a response while a message is on its way into
+// it. The message goes back to the hub.
 func TestMessageThatComesTooLateForAPoll(t *testing.T) {
 	_, e := newFallbackServer(t, &hub.Policy{}, nil)
 	f, r, _, served := attachedFallback(t, e, "xhr", "late")

@@ -10,9 +10,8 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// TestGreetingEndsForWhoDoesNotHearIt has clients that say nothing, as if somebody
-// held back that their session has begun: the stream ends. It goes on for one that
-// has spoken.
+// TestGreetingEndsForWhoDoesNotHearIt: if a client sends nothing, a proxy may be holding the o
+// frame back, so the stream ends. The stream of a client that has sent something goes on.
 func TestGreetingEndsForWhoDoesNotHearIt(t *testing.T) {
 	s, _ := newFallbackServer(t, &hub.Policy{Handshake: 4 * time.Second, Heartbeat: time.Hour}, nil)
 	for _, transport := range []string{"xhr_streaming", "eventsource", "htmlfile"} {
@@ -40,7 +39,7 @@ func TestGreetingEndsForWhoDoesNotHearIt(t *testing.T) {
 	}
 }
 
-// connectNow connects a session that has begun.
+// connectNow connects a session that is open.
 func (c *sockJSClient) connectNow(transport string) {
 	c.t.Helper()
 	c.receiveOver(transport)

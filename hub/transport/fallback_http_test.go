@@ -22,7 +22,7 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// TestBodies: nothing is answered 204 that was not taken.
+// TestBodies: 204 means that the agent got the frames.
 func TestBodies(t *testing.T) {
 	s, e := newFallbackServer(t, &hub.Policy{Limits: smallLimits}, nil)
 	c := newSockJSClient(t, s)
@@ -68,13 +68,13 @@ func TestBodies(t *testing.T) {
 	}
 	c.Header = http.Header{}
 
-	// As it says, and no more: six were taken, and nothing of the rest.
+	// The agent got the six bodies with 204, and nothing of the others.
 	c.publish("last")
 	var got []string
 	for len(got) == 0 || got[len(got)-1] != `"last"` {
 		got = append(got, c.messages("xhr_streaming", 1)...)
 	}
-	// Sent again with the same uuid, a publication is acknowledged only.
+	// A publish with the same uuid as before is acknowledged, but not published again.
 	if len(got) != 2 || got[0] != `"taken"` {
 		t.Errorf("messages %q", got)
 	}
@@ -120,8 +120,7 @@ func TestChunkedAndSlowBodies(t *testing.T) {
 	}
 }
 
-// TestFallbackAnswers are the rules for methods, sessions that are unknown, and
-// what pages of other sites may see.
+// TestFallbackAnswers checks the rules for methods, unknown sessions and other sites' pages.
 func TestFallbackAnswers(t *testing.T) {
 	s, e := newFallbackServer(t, &hub.Policy{}, nil)
 	all := map[string]string{"xhr_send": http.MethodPost, "jsonp_send": http.MethodPost}
@@ -198,8 +197,8 @@ func TestFallbackAnswers(t *testing.T) {
 	c.send(metaConnect)
 }
 
-// TestScriptsAndFramesOfOtherPages: what pages ask for without Origin, browsers
-// say of over plain HTTP only in Referer.
+// TestScriptsAndFramesOfOtherPages: browsers send no Origin for scripts and frames, and over
+// plain HTTP only the Referer shows which page asks.
 func TestScriptsAndFramesOfOtherPages(t *testing.T) {
 	s, _ := newFallbackServer(t, &hub.Policy{}, nil)
 	for _, name := range []string{"jsonp", "htmlfile"} {
@@ -240,8 +239,8 @@ func TestScriptsAndFramesOfOtherPages(t *testing.T) {
 	}
 }
 
-// TestTransportsAreWhatIsListed: others are refused with a sentence, and /info
-// tells which there are.
+// TestTransportsAreWhatIsListed: /info lists the transports of the configuration, and requests
+// to others are refused with a sentence.
 func TestTransportsAreWhatIsListed(t *testing.T) {
 	for _, tc := range []struct {
 		served Transports
@@ -285,7 +284,7 @@ func TestTransportsAreWhatIsListed(t *testing.T) {
 	}
 }
 
-// TestSessionBelongsToItsOwner: with a name that has leaked, nobody else gets in.
+// TestSessionBelongsToItsOwner: another client that knows a session's name cannot use it.
 func TestSessionBelongsToItsOwner(t *testing.T) {
 	cookies := []string{"login", "JSESSIONID"}
 	s, _ := newFallbackServer(t, &hub.Policy{}, func(e *Endpoint) { e.SessionCookies = cookies })
@@ -349,7 +348,7 @@ func TestSessionBelongsToItsOwner(t *testing.T) {
 	}
 }
 
-// TestStickyCookie: it is set where it is asked for, with the value that it has.
+// TestStickyCookie: the cookie is set if the configuration wants it, and keeps its value.
 func TestStickyCookie(t *testing.T) {
 	s, _ := newFallbackServer(t, &hub.Policy{}, func(e *Endpoint) { e.SessionCookies = []string{"JSESSIONID"} })
 	for _, tc := range []struct{ sent, want string }{{"", "JSESSIONID=dummy; Path=/"}, {"JSESSIONID=abc", "JSESSIONID=abc; Path=/"}} {
@@ -371,7 +370,7 @@ func TestStickyCookie(t *testing.T) {
 	}
 }
 
-// TestSessionFlood: one address opens no more than it may.
+// TestSessionFlood: one address cannot open more sessions than the limit.
 func TestSessionFlood(t *testing.T) {
 	s, e := newFallbackServer(t, &hub.Policy{Limits: hub.Limits{UnconnectedPerIP: 5}}, nil)
 	refused := 0
@@ -399,7 +398,7 @@ func TestSessionFlood(t *testing.T) {
 	if refused != 45 || e.Hub.Agents() != 5 {
 		t.Errorf("%d refused, %d agents", refused, e.Hub.Agents())
 	}
-	// Requests that send open none.
+	// Requests to send open no sessions.
 	for range 50 {
 		c := newSockJSClient(t, s)
 		c.ask(http.MethodPost, "/xhr_send", `["x"]`)
@@ -409,7 +408,7 @@ func TestSessionFlood(t *testing.T) {
 	}
 }
 
-// TestSendersAreBounded: of those that send to one session at once, a few wait.
+// TestSendersAreBounded: a few requests may send to one session at once; others are refused.
 func TestSendersAreBounded(t *testing.T) {
 	s, e := newFallbackServer(t, &hub.Policy{}, nil)
 	c := newSockJSClient(t, s)
@@ -442,8 +441,7 @@ func TestSendersAreBounded(t *testing.T) {
 	c.messages("xhr_streaming", maxSenders)
 }
 
-// TestFramesAfterTheEndAreNotTaken: the agent goes over a limit in the midst of a
-// body.
+// TestFramesAfterTheEndAreNotTaken: the agent exceeds a limit in the middle of a body.
 func TestFramesAfterTheEndAreNotTaken(t *testing.T) {
 	s, _ := newFallbackServer(t, &hub.Policy{Limits: hub.Limits{FramesPerSecond: 2}}, nil)
 	c := newSockJSClient(t, s)
@@ -488,8 +486,8 @@ func TestResponsesEndBeforeTheServerCutsThem(t *testing.T) {
 	}
 }
 
-// TestHTTP2 has the transports over one connection of HTTP/2, and Retire leave it
-// alone: only HTTP/3 is cut by the server.
+// TestHTTP2 uses all transports over one HTTP/2 connection. Retire does not touch it: the
+// server only cuts HTTP/3.
 func TestHTTP2(t *testing.T) {
 	e := newEndpoint(t, hub.Limits{})
 	e.Transports = AllTransports
@@ -515,8 +513,7 @@ func TestHTTP2(t *testing.T) {
 	}
 }
 
-// stalledReader opens a session over a socket that it does not read from any
-// more once it is connected.
+// stalledReader opens a session, and stops reading when the agent is connected.
 func stalledReader(t *testing.T, s *httptest.Server, name string) *sockJSClient {
 	t.Helper()
 	c := newSockJSClient(t, s)
@@ -533,8 +530,8 @@ func stalledReader(t *testing.T, s *httptest.Server, name string) *sockJSClient 
 	return c
 }
 
-// TestStalledReaders: who does not read is closed, within limits, and nobody
-// else waits for it, nor for requests with its name.
+// TestStalledReaders: a client that does not read is closed when it exceeds the limits. Other
+// clients do not wait for it, nor for requests with its session's name.
 func TestStalledReaders(t *testing.T) {
 	limits := hub.Limits{QueueMessages: 64, QueueBytes: 256 << 10, PublishesPerSecond: hub.Unlimited, FramesPerSecond: hub.Unlimited}
 	s, e := newFallbackServer(t, &hub.Policy{Limits: limits}, func(e *Endpoint) {
@@ -590,8 +587,8 @@ func TestWhoNeverReceivesIsForgotten(t *testing.T) {
 	c.abort()
 }
 
-// TestWhatNobodyComesForIsBounded: a session whose client does not ask is closed
-// when more waits for it than may, and says so to who asks then.
+// TestWhatNobodyComesForIsBounded: if a client makes no request to receive, its session is
+// closed when its queue exceeds the limit. A later request gets the reason.
 func TestWhatNobodyComesForIsBounded(t *testing.T) {
 	s, e := newFallbackServer(t, &hub.Policy{Limits: hub.Limits{PublishesPerSecond: hub.Unlimited, FramesPerSecond: hub.Unlimited, QueueMessages: 20}}, nil)
 	c, other := newSockJSClient(t, s), newSockJSClient(t, s)
@@ -617,8 +614,8 @@ func TestWhatNobodyComesForIsBounded(t *testing.T) {
 	other.abort()
 }
 
-// TestRepeatedSends: a client that has not heard the answer makes its request again, with
-// the same number, and the frames in it are taken once.
+// TestRepeatedSends: a client repeats a request to send, with the same number, if it did not
+// get the answer. The agent gets the frames once.
 func TestRepeatedSends(t *testing.T) {
 	s, _ := newFallbackServer(t, &hub.Policy{}, nil)
 	c := newSockJSClient(t, s)
@@ -638,9 +635,9 @@ func TestRepeatedSends(t *testing.T) {
 	}
 }
 
-// TestRepeatedRequestsToReceive: a client whose request to receive has failed makes it
-// again, with the same number. A server that has seen the first one may have lost what it
-// wrote, and ends the session, also where it does not know yet that the first is gone.
+// TestRepeatedRequestsToReceive: a client repeats a request to receive, with the same number,
+// if it failed. If the server got the first one, frames may be lost, so it ends the session,
+// even if it does not know yet that the first one failed.
 func TestRepeatedRequestsToReceive(t *testing.T) {
 	for _, transport := range []string{"xhr", "xhr_streaming"} {
 		t.Run(transport, func(t *testing.T) {
@@ -682,7 +679,7 @@ func TestRepeatedRequestsToReceive(t *testing.T) {
 	}
 }
 
-// TestCallbackNames: a page says what to call, and can say nothing else.
+// TestCallbackNames: a callback is the name of a function, and nothing else.
 func TestCallbackNames(t *testing.T) {
 	for name, want := range map[string]bool{
 		"f": true, "a.b_9.Z": true, strings.Repeat("f", 64): true,
@@ -694,8 +691,8 @@ func TestCallbackNames(t *testing.T) {
 	}
 }
 
-// TestHalfSentBodyEndsWithItsSession: a request that brings frames and does not come to
-// its end is answered when the session has ended.
+// TestHalfSentBodyEndsWithItsSession: a request whose body is incomplete is answered when its
+// session ends.
 func TestHalfSentBodyEndsWithItsSession(t *testing.T) {
 	s, e := newFallbackServer(t, &hub.Policy{}, func(e *Endpoint) {
 		e.times = &times{disconnect: time.Hour, goodbye: time.Hour, message: time.Hour, write: time.Hour}
@@ -735,7 +732,7 @@ func TestHalfSentBodyEndsWithItsSession(t *testing.T) {
 	}
 }
 
-// TestNothingIsTakenOfASessionThatEnds: it has not said so yet, because nobody asks.
+// TestNothingIsTakenOfASessionThatEnds: the session ends, and no request has told the client.
 func TestNothingIsTakenOfASessionThatEnds(t *testing.T) {
 	s, e := newFallbackServer(t, &hub.Policy{}, nil)
 	c := newSockJSClient(t, s)

@@ -18,7 +18,7 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// fallbackNames are the transports that receive, in a fixed order.
+// fallbackNames are the fallback transports, in a fixed order.
 var fallbackNames = []string{"xhr", "xhr_streaming", "eventsource", "htmlfile", "jsonp"}
 
 // newFallbackServer serves an endpoint with all transports at /push, after change,
@@ -121,8 +121,8 @@ func jsonString(s string) string {
 	return string(text)
 }
 
-// TestFallbackTalks sends messages through each transport, one by one and many
-// at once, with all that could go wrong on the way in them.
+// TestFallbackTalks sends messages with awkward contents over each transport, one by one and
+// many at once.
 func TestFallbackTalks(t *testing.T) {
 	s, _ := newFallbackServer(t, &hub.Policy{}, nil)
 	awkward := []any{
@@ -167,7 +167,7 @@ func sameJSON(a, b string) bool {
 	return json.Unmarshal([]byte(a), &x) == nil && json.Unmarshal([]byte(b), &y) == nil && fmt.Sprint(x) == fmt.Sprint(y)
 }
 
-// TestWhatWaitsComesInOneFrame has messages come between two polls.
+// TestWhatWaitsComesInOneFrame publishes messages between two polls.
 func TestWhatWaitsComesInOneFrame(t *testing.T) {
 	s, _ := newFallbackServer(t, &hub.Policy{}, nil)
 	for _, name := range []string{"xhr", "jsonp"} {
@@ -183,7 +183,7 @@ func TestWhatWaitsComesInOneFrame(t *testing.T) {
 					got = append(got, d)
 				}
 			}
-			// The writer may have taken the first for itself.
+			// The writer may have taken the first one alone.
 			if len(got) < 1 || got[0] != "1" {
 				t.Errorf("messages %q in one poll", got)
 			}
@@ -203,8 +203,8 @@ func (c *sockJSClient) rest(transport string, n int) []string {
 	return c.messages(transport, n)
 }
 
-// TestFallbackCloses checks the c frame (SockJS protocol, test_close): it is said
-// to who receives, and to who asks again.
+// TestFallbackCloses checks the c frame (SockJS protocol, test_close): the response gets it,
+// and so do later requests.
 func TestFallbackCloses(t *testing.T) {
 	s, e := newFallbackServer(t, &hub.Policy{}, nil)
 	for _, name := range fallbackNames {
@@ -238,7 +238,7 @@ func TestFallbackCloses(t *testing.T) {
 	}
 }
 
-// only returns the one agent that is there.
+// only returns the only agent.
 func (e *Endpoint) only(t *testing.T) agent {
 	t.Helper()
 	var found agent
@@ -253,7 +253,7 @@ func (e *Endpoint) only(t *testing.T) agent {
 	return found
 }
 
-// wantAgents waits until so many agents are there.
+// wantAgents waits until the hub has that many agents.
 func (e *Endpoint) wantAgents(t *testing.T, want int) {
 	t.Helper()
 	for end := time.Now().Add(patience); e.Hub.Agents() != want; {
@@ -264,14 +264,13 @@ func (e *Endpoint) wantAgents(t *testing.T, want int) {
 	}
 }
 
-// TestFallbackHeartbeats waits for the h frame. A poll ends with it, and so does
-// a stream that has been open for half an interval: with its next request the
-// client says that it is still there.
+// TestFallbackHeartbeats waits for the h frame. It ends a poll, and a stream that has been open
+// for half an interval: the client's next request shows that the client is alive.
 func TestFallbackHeartbeats(t *testing.T) {
 	for _, name := range fallbackNames {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel() // most of the time it waits
-			// So long that a busy machine is not taken for a silent client.
+			// Long enough that a client on a busy machine does not look silent.
 			s, _ := newFallbackServer(t, &hub.Policy{Heartbeat: 2 * time.Second}, nil)
 			c := newSockJSClient(t, s)
 			c.connect(name)
@@ -298,8 +297,8 @@ func TestFallbackHeartbeats(t *testing.T) {
 	}
 }
 
-// TestStreamEndsAtItsLimit has more come than one response may hold (SockJS
-// protocol, test_response_limit): all of it arrives, over several.
+// TestStreamEndsAtItsLimit publishes more than one response may carry (SockJS protocol,
+// test_response_limit). All messages arrive, in several responses.
 func TestStreamEndsAtItsLimit(t *testing.T) {
 	s, _ := newFallbackServer(t, &hub.Policy{Limits: hub.Limits{PublishesPerSecond: hub.Unlimited, FramesPerSecond: hub.Unlimited}}, nil)
 	for _, name := range []string{"xhr_streaming", "eventsource", "htmlfile"} {
@@ -344,8 +343,8 @@ func TestStreamEndsAtItsLimit(t *testing.T) {
 	}
 }
 
-// TestSecondReceiverIsTurnedAway and does not disturb the first (SockJS protocol,
-// test_abort_xhr_streaming, test_abort_xhr_polling).
+// TestSecondReceiverIsTurnedAway: a second request to receive gets 2010, and does not disturb
+// the first (SockJS protocol, test_abort_xhr_streaming, test_abort_xhr_polling).
 func TestSecondReceiverIsTurnedAway(t *testing.T) {
 	s, e := newFallbackServer(t, &hub.Policy{}, func(e *Endpoint) {
 		hasty := *defaultTimes
@@ -368,7 +367,7 @@ func TestSecondReceiverIsTurnedAway(t *testing.T) {
 				}
 				other.wantEnd()
 				c.publish("first")
-				// The answer and the message, in whatever order.
+				// The answer and the message, in any order.
 				if got := strings.Join(c.receiveN(name, 2), " "); !strings.Contains(got, `"data":"first"`) {
 					t.Errorf("the first got %q", got)
 				}
@@ -401,8 +400,8 @@ func (e *Endpoint) wantReceiver(t *testing.T) {
 	}
 }
 
-// TestAbortEndsTheSession: what was written last may be lost, so the client is
-// told (SockJS protocol, test_abort_xhr_streaming).
+// TestAbortEndsTheSession: if a client cancels a request to receive, frames may be lost, so the
+// session ends with 1002 (SockJS protocol, test_abort_xhr_streaming).
 func TestAbortEndsTheSession(t *testing.T) {
 	s, e := newFallbackServer(t, &hub.Policy{}, nil)
 	for _, name := range fallbackNames {

@@ -19,17 +19,17 @@ import (
 )
 
 const (
-	// maxPublications is how many messages one array may hold.
+	// maxPublications is the most messages in one array.
 	maxPublications = 1000
-	// maxPublishBody is the most bytes of a body that is not a stream.
+	// maxPublishBody is the longest body that is not a stream, in bytes.
 	maxPublishBody = 8 << 20
-	// maxPublishers is how many publish requests an endpoint deals with at a time.
+	// maxPublishers is the most publish requests under way at an endpoint.
 	maxPublishers = 1000
-	// publishOverhead is what a message needs around its data: 16 channels and a uuid.
+	// publishOverhead is the most bytes of a message beside its data: 16 channels and a uuid.
 	publishOverhead = 8 << 10
 )
 
-// The answers to publish requests that are about the request as a whole.
+// The answers that refuse a publish request as a whole.
 var (
 	errNoAPI       = &httpError{http.StatusNotFound, "Programs cannot publish here: the configuration has no api gate."}
 	errPublishers  = &httpError{http.StatusServiceUnavailable, "Too many publish requests at once."}
@@ -40,7 +40,7 @@ var (
 	errPublishJSON = &httpError{http.StatusBadRequest, "The body is not JSON: send a message, as {\"channel\":\"news\",\"data\":1}, or an array of them."}
 )
 
-// A published is what is answered for one message.
+// A published is the answer for one message.
 type published struct {
 	UUID          string   `json:"uuid,omitempty"`
 	Subscriptions *int     `json:"subscriptions,omitempty"`
@@ -52,7 +52,7 @@ type published struct {
 	status int
 }
 
-// servePublish answers a program that publishes with a request (PROTOCOL.md, R57).
+// servePublish answers a request of a program that publishes (PROTOCOL.md, R57).
 func (e *Endpoint) servePublish(w http.ResponseWriter, r *http.Request) {
 	refuse := func(err *httpError) {
 		LeaveBody(w, r)
@@ -100,7 +100,7 @@ func (e *Endpoint) servePublish(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// refuseProgram answers why the gate does not let a program publish.
+// refuseProgram answers with the reason why the gate does not let a program publish.
 func refuseProgram(w http.ResponseWriter, r *http.Request, refusal *hub.Refusal) {
 	if refusal.Code == hub.CodeDenied && r.Header.Get("Authorization") == "" {
 		w.Header().Set("WWW-Authenticate", "Bearer")
@@ -110,11 +110,11 @@ func refuseProgram(w http.ResponseWriter, r *http.Request, refusal *hub.Refusal)
 	refuseOpening(w, refusal)
 }
 
-// readBy bounds the reading of the body: it fails at a time, and as soon as the server
-// stops. The caller calls done.
+// readBy sets a deadline for reading the body. The reading also ends when the server stops.
+// The caller calls done.
 func (e *Endpoint) readBy(w http.ResponseWriter, r *http.Request, in time.Duration) (done func()) {
 	rc := http.NewResponseController(innermost(w))
-	_ = rc.SetReadDeadline(time.Now().Add(in)) // a server that has none waits as long as it likes
+	_ = rc.SetReadDeadline(time.Now().Add(in)) // without support for deadlines, the server's own limits apply
 	stop := e.Hub.OnEnd(func() { _ = rc.SetReadDeadline(time.Unix(1, 0)) })
 	return func() {
 		if stop() {
@@ -125,8 +125,8 @@ func (e *Endpoint) readBy(w http.ResponseWriter, r *http.Request, in time.Durati
 	}
 }
 
-// publishBody publishes one message, or an array of them. An array is looked at as a
-// whole first: a mistake in it publishes nothing.
+// publishBody publishes one message, or an array of messages. It checks an array as a whole
+// first, and publishes nothing if there is a mistake in it.
 func (e *Endpoint) publishBody(w http.ResponseWriter, r *http.Request, program *hub.Program) {
 	if r.ContentLength > maxPublishBody {
 		LeaveBody(w, r)
@@ -182,7 +182,7 @@ func (e *Endpoint) publishBody(w http.ResponseWriter, r *http.Request, program *
 		return
 	}
 	if status != http.StatusOK && len(answers) > 0 && answers[0].Error == "" {
-		status = http.StatusMultiStatus // some of it was published: each answer says what
+		status = http.StatusMultiStatus // each answer says whether its message was published
 	}
 	answerPublish(w, status, answers)
 }
@@ -207,7 +207,7 @@ func splitBody(body []byte) (objects []json.RawMessage, array bool, wrong *httpE
 	return objects, true, nil
 }
 
-// publish publishes one message and returns what is answered.
+// publish publishes one message and returns the answer.
 func publish(r *http.Request, program *hub.Program, p hub.Publication) published {
 	receipt, refusal := program.Publish(r.Context(), p)
 	if refusal != nil {
@@ -216,7 +216,7 @@ func publish(r *http.Request, program *hub.Program, p hub.Publication) published
 	return published{UUID: receipt.UUID, Subscriptions: &receipt.Subscriptions, Repeated: receipt.Repeated}
 }
 
-// refused is what is answered for a message that was not published.
+// refused returns the answer for a message that was not published.
 func refused(uuid string, r *hub.Refusal) published {
 	p := published{UUID: uuid, Error: r.Reason, Code: r.Code, status: http.StatusServiceUnavailable}
 	switch r.Code {
@@ -247,18 +247,18 @@ func answerPublish(w http.ResponseWriter, status int, answer any) {
 	_ = json.NewEncoder(w).Encode(answer) // a program that does not read it learns nothing
 }
 
-// publishStream publishes a message for each line, as it comes, and answers each with a
-// line. A rate limit slows it down. It ends at a line that cannot be read, after its
-// answer; a message that is refused for another reason does not end it.
+// publishStream publishes the message in each line as it comes, and answers it with a line. A
+// rate limit slows the stream down. A line that cannot be read is answered and ends the
+// stream; a message that is refused for another reason does not.
 func (e *Endpoint) publishStream(w http.ResponseWriter, r *http.Request, program *hub.Program) {
 	rc := http.NewResponseController(w)
-	_ = rc.EnableFullDuplex() // HTTP/2 and 3 have it anyway
+	_ = rc.EnableFullDuplex() // HTTP/2 and HTTP/3 always have it
 	h := w.Header()
 	h.Set("Content-Type", "application/x-ndjson; charset=UTF-8")
 	h.Set("Cache-Control", "no-store, no-transform")
-	h.Set("X-Accel-Buffering", "no") // nginx's
+	h.Set("X-Accel-Buffering", "no") // for nginx
 	w.WriteHeader(http.StatusOK)
-	_ = rc.Flush() // a program that is gone is found out about when its body ends
+	_ = rc.Flush() // if the program is gone, the reading of its body ends
 	longest := e.Policy.Limits.MessageSize + publishOverhead
 	lines := bufio.NewReaderSize(r.Body, 4<<10)
 	answers := json.NewEncoder(w)
@@ -300,10 +300,10 @@ func (e *Endpoint) publishStream(w http.ResponseWriter, r *http.Request, program
 	}
 }
 
-// streamPatience is how long a stream may be silent. A blank line ends the silence.
+// streamPatience is how long a stream may be silent. Blank lines keep it open.
 const streamPatience = 5 * time.Minute
 
-// publishSlowly is publish, but waits where there are too many publishes a second.
+// publishSlowly is like publish, but waits when the rate limit is exceeded.
 func publishSlowly(r *http.Request, program *hub.Program, p hub.Publication) published {
 	for {
 		receipt, refusal := program.Publish(r.Context(), p)
@@ -325,8 +325,8 @@ func publishSlowly(r *http.Request, program *hub.Program, p hub.Publication) pub
 
 var errLineTooLong = errors.New("line too long")
 
-// readLine appends the next line to dst, without its end. At the end of the body it
-// returns what there is, and io.EOF.
+// readLine appends the next line to dst, without its end. At the end of the body it returns
+// the incomplete line and io.EOF.
 func readLine(r *bufio.Reader, dst []byte, longest int) ([]byte, error) {
 	for {
 		part, err := r.ReadSlice('\n')

@@ -12,7 +12,7 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// overHTTP3 has requests look as if they came over HTTP/3.
+// overHTTP3 makes requests look as if they came over HTTP/3.
 func overHTTP3(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.ProtoMajor, r.ProtoMinor, r.Proto = 3, 0, "HTTP/3.0"
@@ -20,8 +20,8 @@ func overHTTP3(h http.Handler) http.Handler {
 	})
 }
 
-// TestRetire: what an endpoint that goes has under way over HTTP/3 ends in order,
-// and so does what comes to it still. Between two responses nothing is missed.
+// TestRetire: Retire completes the responses over HTTP/3, including later ones. Between two
+// responses the client misses nothing.
 func TestRetire(t *testing.T) {
 	e := newEndpoint(t, hub.Limits{})
 	e.Transports = AllTransports
@@ -60,8 +60,7 @@ func TestRetire(t *testing.T) {
 	}
 }
 
-// TestRetireLeavesOthersAlone: the sessions of another endpoint of the hub go on, in
-// the responses that they have.
+// TestRetireLeavesOthersAlone: Retire does not touch the responses of the hub's other endpoints.
 func TestRetireLeavesOthersAlone(t *testing.T) {
 	e := newEndpoint(t, hub.Limits{})
 	other := &Endpoint{Hub: e.Hub, Policy: e.Hub.Use(&hub.Policy{Mount: "other"}), Sessions: e.Sessions, Caller: e.Caller, Opening: e.Opening}

@@ -222,6 +222,7 @@ func TestRefusedConnect(t *testing.T) {
 			}}}, func(b *bubble) {
 				p := b.open()
 				p.Send(connect("a"), subscribe("x"), publish("x", "1", "1"), "{}")
+				synctest.Wait() // frames that come behind the end have no answer
 				w.answer("connect ", hub.Verdict{Refusal: &c.refusal})
 				synctest.Wait()
 				lines := p.Conn.Lines()

@@ -7,6 +7,7 @@ import (
 	"context"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -18,14 +19,27 @@ import (
 
 // rule answers every question the same way, and can be changed.
 type rule struct {
+	mu      sync.Mutex // guards verdict: questions come while the test changes it
 	verdict func(q *hub.Question) hub.Verdict
 }
 
+// newRule returns a rule; with nil it allows.
+func newRule(answer func(q *hub.Question) hub.Verdict) *rule { return &rule{verdict: answer} }
+
+func (r *rule) set(answer func(q *hub.Question) hub.Verdict) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.verdict = answer
+}
+
 func (r *rule) decide(_ context.Context, q *hub.Question) hub.Verdict {
-	if r.verdict == nil {
+	r.mu.Lock()
+	answer := r.verdict
+	r.mu.Unlock()
+	if answer == nil {
 		return hub.Allow
 	}
-	return r.verdict(q)
+	return answer(q)
 }
 
 func verdict(v hub.Verdict) func(*hub.Question) hub.Verdict {
@@ -65,14 +79,14 @@ func TestIdentity(t *testing.T) {
 	who := &hub.Identity{User: "bob", Claims: map[string]any{"role": "editor"}, Grants: []string{"a/*"}}
 	var seen []*hub.Identity
 	inBubble(t, hub.Policy{Gates: &gates{ask: asked{
-		hub.GateConnect: (&rule{verdict(hub.Verdict{Identity: who})}).decide,
-		hub.GateSubscribe: (&rule{func(q *hub.Question) hub.Verdict {
+		hub.GateConnect: newRule(verdict(hub.Verdict{Identity: who})).decide,
+		hub.GateSubscribe: newRule(func(q *hub.Question) hub.Verdict {
 			seen = append(seen, q.Identity)
 			if string(q.Credentials) != `"s3cret"` {
 				t.Errorf("asked with credentials %s", q.Credentials)
 			}
 			return hub.Allow
-		}}).decide,
+		}).decide,
 	}}}, func(b *bubble) {
 		p := b.join("x")
 		if len(seen) != 1 || seen[0] != who || p.Agent.User() != "bob" || p.Agent.Identity() != who {
@@ -84,7 +98,7 @@ func TestIdentity(t *testing.T) {
 // Who the server itself authenticated stays who it is, whatever tokens say.
 func TestServersUserCounts(t *testing.T) {
 	inBubble(t, hub.Policy{Gates: &gates{ask: asked{
-		hub.GateConnect: (&rule{verdict(hub.Verdict{Identity: &hub.Identity{User: "mallory"}})}).decide,
+		hub.GateConnect: newRule(verdict(hub.Verdict{Identity: &hub.Identity{User: "mallory"}})).decide,
 	}}}, func(b *bubble) {
 		p := hubtest.Open(b, b.hub, b.policy, hub.Opening{User: "bob"}, hubtest.NewConn())
 		p.Send(connect("a"))
@@ -96,8 +110,8 @@ func TestServersUserCounts(t *testing.T) {
 }
 
 func TestSubscriptionsByTheConnectGate(t *testing.T) {
-	connects := &rule{verdict(hub.Verdict{Subscribe: []string{"users/bob", "news/*", "not a channel"}})}
-	subscribes := &rule{verdict(denied("no"))}
+	connects := newRule(verdict(hub.Verdict{Subscribe: []string{"users/bob", "news/*", "not a channel"}}))
+	subscribes := newRule(verdict(denied("no")))
 	inBubble(t, hub.Policy{Gates: &gates{ask: asked{hub.GateConnect: connects.decide, hub.GateSubscribe: subscribes.decide}}}, func(b *bubble) {
 		p, other := b.open(), b.open()
 		p.Send(connect("a"))
@@ -115,7 +129,7 @@ func TestSubscriptionsByTheConnectGate(t *testing.T) {
 		b.want(p, message("users/bob", "1", "1"), message("news/x", "2", "2"))
 
 		// A refresh that names less: what is not named any more is asked for.
-		connects.verdict = verdict(hub.Verdict{Subscribe: []string{"users/bob"}})
+		connects.set(verdict(hub.Verdict{Subscribe: []string{"users/bob"}}))
 		p.Send(connect("a"))
 		got = lines(p)
 		if len(got) != 3 || got[0] != connected("a") || !ended(got[2], "news/*", "denied") {
@@ -132,12 +146,12 @@ func TestRefreshAsksForSubscriptionsAgain(t *testing.T) {
 		hub.GateConnect: new(rule).decide, hub.GateSubscribe: subscribes.decide,
 	}}}, func(b *bubble) {
 		p, publisher := b.join("a", "b", "c"), b.join()
-		subscribes.verdict = func(q *hub.Question) hub.Verdict {
+		subscribes.set(func(q *hub.Question) hub.Verdict {
 			if q.Channel == "b" {
 				return denied("not any more")
 			}
 			return hub.Allow
-		}
+		})
 		p.Send(connect("agent1"))
 		got := lines(p)
 		if len(got) != 2 || got[0] != connected("agent1") || !ended(got[1], "b", "denied") {
@@ -155,10 +169,10 @@ func TestRefreshByAnotherUser(t *testing.T) {
 		"somebody now":    {"", "bob"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			connects := &rule{verdict(hub.Verdict{Identity: &hub.Identity{User: who.before}})}
+			connects := newRule(verdict(hub.Verdict{Identity: &hub.Identity{User: who.before}}))
 			inBubble(t, hub.Policy{Gates: &gates{ask: asked{hub.GateConnect: connects.decide}}}, func(b *bubble) {
 				p := b.join()
-				connects.verdict = verdict(hub.Verdict{Identity: &hub.Identity{User: who.after}})
+				connects.set(verdict(hub.Verdict{Identity: &hub.Identity{User: who.after}}))
 				p.Send(connect("agent1"))
 				b.want(p, `{"channel":"/meta/connect","uuid":"c","agentId":"agent1","successful":false,"error":"this session belongs to another user","code":"denied"}`,
 					`{"channel":"/meta/close","code":4403,"error":"this session belongs to another user","retry":1000}`)
@@ -182,14 +196,14 @@ func TestOneRefreshAtATime(t *testing.T) {
 
 func TestConnectionExpires(t *testing.T) {
 	connects := new(rule)
-	connects.verdict = func(*hub.Question) hub.Verdict { return hub.Verdict{Expires: time.Now().Add(100 * time.Second)} }
+	connects.set(func(*hub.Question) hub.Verdict { return hub.Verdict{Expires: time.Now().Add(100 * time.Second)} })
 	inBubble(t, hub.Policy{Gates: &gates{ask: asked{hub.GateConnect: connects.decide}}}, func(b *bubble) {
 		p := b.open()
 		p.Send(connect("a"))
 		b.want(p, `{"channel":"/meta/connect","uuid":"c","agentId":"a","expires":100000,"successful":true,"error":""}`)
 		until := time.Now().Add(100 * time.Second)
 		asked := 0
-		connects.verdict = func(*hub.Question) hub.Verdict { asked++; return hub.Verdict{Expires: until} }
+		connects.set(func(*hub.Question) hub.Verdict { asked++; return hub.Verdict{Expires: until} })
 		b.stay(99*time.Second, p)
 		if asked != 1 {
 			b.Errorf("asked again %d times before the end, want once", asked)
@@ -207,7 +221,7 @@ func TestConnectionExpires(t *testing.T) {
 
 func TestConnectionIsProlonged(t *testing.T) {
 	connects := new(rule)
-	connects.verdict = func(*hub.Question) hub.Verdict { return hub.Verdict{Expires: time.Now().Add(100 * time.Second)} }
+	connects.set(func(*hub.Question) hub.Verdict { return hub.Verdict{Expires: time.Now().Add(100 * time.Second)} })
 	inBubble(t, hub.Policy{Gates: &gates{ask: asked{hub.GateConnect: connects.decide}}}, func(b *bubble) {
 		p := b.open()
 		p.Send(connect("a"))
@@ -238,14 +252,14 @@ func TestExpiresDuringSlowRefresh(t *testing.T) {
 }
 
 func TestConnectRecheck(t *testing.T) {
-	connects := &rule{verdict(hub.Verdict{Recheck: 10 * time.Second, Identity: &hub.Identity{User: "bob"}})}
+	connects := newRule(verdict(hub.Verdict{Recheck: 10 * time.Second, Identity: &hub.Identity{User: "bob"}}))
 	inBubble(t, hub.Policy{Gates: &gates{ask: asked{hub.GateConnect: connects.decide}}}, func(b *bubble) {
 		p := b.join("x")
 		b.stay(35*time.Second, p)
 		if !p.Agent.IsConnected() {
 			b.Fatal("closed though allowed")
 		}
-		connects.verdict = verdict(denied("banned"))
+		connects.set(verdict(denied("banned")))
 		b.stay(12*time.Second, p)
 		if got := lines(p); len(got) != 1 || got[0] != `{"channel":"/meta/close","code":4403,"error":"banned","retry":1000}` {
 			b.Errorf("got %q", got)
@@ -255,28 +269,28 @@ func TestConnectRecheck(t *testing.T) {
 }
 
 func TestSubscribeRecheck(t *testing.T) {
-	subscribes := &rule{verdict(hub.Verdict{Recheck: 5 * time.Second})}
+	subscribes := newRule(verdict(hub.Verdict{Recheck: 5 * time.Second}))
 	inBubble(t, hub.Policy{Gates: &gates{ask: asked{hub.GateSubscribe: subscribes.decide}}}, func(b *bubble) {
 		p, publisher := b.join("a"), b.join()
 		b.stay(17*time.Second, p, publisher)
 		if got := lines(p); len(got) != 0 {
 			b.Errorf("told of nothing: %q", got)
 		}
-		subscribes.verdict = verdict(denied("not any more"))
+		subscribes.set(verdict(denied("not any more")))
 		b.stay(6*time.Second, p, publisher)
 		if got := lines(p); len(got) != 1 || !ended(got[0], "a", "denied") {
 			b.Errorf("got %q", got)
 		}
 		publisher.Send(publish("a", "1", "1"))
 		b.want(p)
-		subscribes.verdict = nil // it may again
+		subscribes.set(nil) // it may again
 		p.Send(subscribe("a"))
 		b.want(p, subscribed("a"))
 	})
 }
 
 func TestSubscriptionExpires(t *testing.T) {
-	subscribes := &rule{func(*hub.Question) hub.Verdict { return hub.Verdict{Expires: time.Now().Add(20 * time.Second)} }}
+	subscribes := newRule(func(*hub.Question) hub.Verdict { return hub.Verdict{Expires: time.Now().Add(20 * time.Second)} })
 	inBubble(t, hub.Policy{Gates: &gates{ask: asked{hub.GateSubscribe: subscribes.decide}}}, func(b *bubble) {
 		p := b.join("a", "b")
 		b.stay(60*time.Second, p) // prolonged
@@ -326,7 +340,7 @@ func TestPublishVerbs(t *testing.T) {
 	publishes := new(rule)
 	inBubble(t, hub.Policy{Gates: &gates{ask: asked{hub.GatePublish: publishes.decide}}}, func(b *bubble) {
 		s, p := b.join("a", "b", "c/*"), b.join()
-		publishes.verdict = verdict(hub.Verdict{Publish: &hub.Publishing{Channels: []string{"b", "c/d", "a"}, Data: []byte(`"stamped"`)}})
+		publishes.set(verdict(hub.Verdict{Publish: &hub.Publishing{Channels: []string{"b", "c/d", "a"}, Data: []byte(`"stamped"`)}}))
 		p.Send(publish("a", "1", "1"))
 		b.want(s, message("b", "1", `"stamped"`), message("c/d", "1", `"stamped"`), message("a", "1", `"stamped"`))
 		b.want(p, published("1"))
@@ -334,12 +348,12 @@ func TestPublishVerbs(t *testing.T) {
 		b.want(s)
 		b.want(p, published("1"))
 
-		publishes.verdict = verdict(hub.Verdict{Publish: &hub.Publishing{Discard: true}})
+		publishes.set(verdict(hub.Verdict{Publish: &hub.Publishing{Discard: true}}))
 		p.Send(publish("a", "2", "2"))
 		b.want(s)
 		b.want(p, published("2"))
 
-		publishes.verdict = verdict(hub.Verdict{Publish: &hub.Publishing{}})
+		publishes.set(verdict(hub.Verdict{Publish: &hub.Publishing{}}))
 		p.Send(publish("a", "3", "3"))
 		b.want(s, message("a", "3", "3"))
 	})
@@ -387,7 +401,7 @@ func TestSenderIsKnownToDeliverGates(t *testing.T) {
 // rights away takes those that are still being asked for, too.
 func TestVerdictOfAnOldIdentity(t *testing.T) {
 	w := newAnswers()
-	connects := &rule{verdict(hub.Verdict{Identity: &hub.Identity{Grants: []string{"x"}}})}
+	connects := newRule(verdict(hub.Verdict{Identity: &hub.Identity{Grants: []string{"x"}}}))
 	granted := func(ctx context.Context, q *hub.Question) hub.Verdict {
 		if q.Gate == hub.GateSubscribe || q.Gate == hub.GatePublish {
 			w.decide(ctx, q) // it takes its time
@@ -403,7 +417,7 @@ func TestVerdictOfAnOldIdentity(t *testing.T) {
 		p := b.join()
 		p.Send(subscribe("x"), publish("x", "1", "1"))
 		synctest.Wait()
-		connects.verdict = nil // it grants nothing any more
+		connects.set(nil) // it grants nothing any more
 		p.Send(connect("agent1"))
 		b.want(p, connected("agent1"))
 		w.answer("subscribe x", hub.Allow) // of then
@@ -429,7 +443,7 @@ func TestVerdictOfAnOldPolicyInTheQueue(t *testing.T) {
 		w.answer("publish x 2", hub.Allow)
 		synctest.Wait()
 		b.hub.Use(&hub.Policy{Mount: b.policy.Mount, Gates: &gates{ask: asked{
-			hub.GatePublish: (&rule{verdict(denied("new rules"))}).decide,
+			hub.GatePublish: newRule(verdict(denied("new rules"))).decide,
 		}}})
 		b.hub.Drop(b.policy)
 		w.answer("publish x 1", hub.Allow)
@@ -448,30 +462,33 @@ func TestUnavailableAtReview(t *testing.T) {
 		"recheck": verdict(hub.Verdict{Recheck: 10 * time.Second}),
 	} {
 		t.Run(name, func(t *testing.T) {
-			connects, subscribes := &rule{first}, &rule{first}
+			connects, subscribes := newRule(first), newRule(first)
 			inBubble(t, hub.Policy{Gates: &gates{ask: asked{hub.GateConnect: connects.decide, hub.GateSubscribe: subscribes.decide}}}, func(b *bubble) {
 				p := b.open()
 				p.Send(connect("a"), subscribe("x"))
 				lines(p)
-				connects.verdict, subscribes.verdict = away, away
+				connects.set(away)
+				subscribes.set(away)
 				b.stay(39*time.Second, p)
 				p.Send(connect("a")) // a refresh cannot find out either
 				if got := lines(p); len(got) != 1 || !strings.Contains(got[0], `"error":"away","code":"unavailable"`) {
 					b.Errorf("got %q", got)
 				}
-				connects.verdict, subscribes.verdict = nil, nil // it is back
+				connects.set(nil) // it is back
+				subscribes.set(nil)
 				p.Send(connect("a"))
 				b.stay(120*time.Second, p)
 				if got := lines(p); len(got) != 1 || got[0] != connected("a") {
 					b.Errorf("after it came back got %q", got)
 				}
 			})
-			connects, subscribes = &rule{first}, &rule{first}
+			connects, subscribes = newRule(first), newRule(first)
 			inBubble(t, hub.Policy{Gates: &gates{ask: asked{hub.GateConnect: connects.decide, hub.GateSubscribe: subscribes.decide}}}, func(b *bubble) {
 				p := b.open()
 				p.Send(connect("a"), subscribe("x"))
 				lines(p)
-				connects.verdict, subscribes.verdict = away, away
+				connects.set(away)
+				subscribes.set(away)
 				b.stay(75*time.Second, p)
 				if p.Agent.IsConnected() {
 					b.Error("still connected, though nobody has been able to say for more than a minute that it may be")
@@ -486,7 +503,7 @@ func TestRefreshesAreBounded(t *testing.T) {
 	var questions atomic.Int64
 	inBubble(t, hub.Policy{Gates: &gates{ask: asked{hub.GateSubscribe: subscribes.decide}}}, func(b *bubble) {
 		p := b.join("a", "b", "c", "d")
-		subscribes.verdict = func(*hub.Question) hub.Verdict { questions.Add(1); return hub.Allow }
+		subscribes.set(func(*hub.Question) hub.Verdict { questions.Add(1); return hub.Allow })
 		for range 50 {
 			p.Send(connect("agent1"))
 			synctest.Wait()
@@ -508,7 +525,7 @@ func TestRefreshesAreBounded(t *testing.T) {
 
 func TestExpiredAtConnect(t *testing.T) {
 	inBubble(t, hub.Policy{Gates: &gates{ask: asked{
-		hub.GateConnect: (&rule{verdict(hub.Verdict{Refusal: &hub.Refusal{Code: hub.CodeExpired, Reason: "too old"}})}).decide,
+		hub.GateConnect: newRule(verdict(hub.Verdict{Refusal: &hub.Refusal{Code: hub.CodeExpired, Reason: "too old"}})).decide,
 	}}}, func(b *bubble) {
 		p := b.open()
 		p.Send(connect("a"))
@@ -520,7 +537,7 @@ func TestExpiredAtConnect(t *testing.T) {
 
 // Reviews that come due while others are looked at are not forgotten.
 func TestManyReviews(t *testing.T) {
-	subscribes := &rule{verdict(hub.Verdict{Recheck: 200 * time.Millisecond})}
+	subscribes := newRule(verdict(hub.Verdict{Recheck: 200 * time.Millisecond}))
 	inBubble(t, hub.Policy{Heartbeat: time.Hour, Limits: hub.Limits{UnconnectedPerIP: hub.Unlimited}, Gates: &gates{ask: asked{
 		hub.GateSubscribe: subscribes.decide,
 	}}}, func(b *bubble) {
@@ -530,7 +547,7 @@ func TestManyReviews(t *testing.T) {
 		}
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
-		subscribes.verdict = verdict(denied("over"))
+		subscribes.set(verdict(denied("over")))
 		time.Sleep(time.Second)
 		for i, p := range peers {
 			if got := lines(p); len(got) != 1 || !ended(got[0], "a", "denied") {

@@ -16,8 +16,13 @@ import { Proxy } from './proxy.mjs';
 import { makeSite } from './site.mjs';
 
 const transports = ['websocket', 'xhr_streaming', 'xhr'];
-/** Deadlines for tests: nobody waits for minutes, also in tabs that others hide. */
-const QUICK = { background: true, firstWait: 20, longestWait: 200, silence: 400, answerWithin: 400 };
+/** Waits for tests: nobody waits for minutes, also in tabs that others hide. */
+const QUICK = { background: true, firstWait: 20, longestWait: 200 };
+/**
+ * For tests whose server falls silent. On a busy machine it is silent now and then without
+ * a fault, and the page connects anew: only these tests can bear that.
+ */
+const WATCHFUL = { silence: 400, answerWithin: 400 };
 
 const inBrowser = (name) =>
   describe(`the client in ${name}`, { concurrency: 1, skip: without(name) }, () => {
@@ -63,27 +68,58 @@ const inBrowser = (name) =>
 
     const is = (page, state) => page.waitForFunction((want) => push.state.name === want, { polling: 20 }, state);
     const subscribed = (page) => page.waitForFunction(() => push.state.name === 'connected' && push.channels.includes('news'), { polling: 20 });
-    const heard = (page, data) => page.waitForFunction((want) => got.includes(want), { polling: 20 }, data);
     const ended = (page, what) => page.waitForFunction((want) => window.ended.includes(want), { polling: 20 }, what);
     const say = (page, ...args) => page.evaluate((...given) => void say(...given), ...args);
 
-    /** Has two pages talk to each other, on what they have. */
-    async function talk(page, data = `hello ${Math.random()}`) {
-      await say(page, data);
-      await ended(page, data);
-      await heard(page, data);
-      assert.equal(await page.evaluate((want) => got.filter((each) => each === want).length, data), 1);
+    /**
+     * Has a page say something that another hears, or it itself. What is said while one of
+     * them connects anew may be missed: then it is said again.
+     */
+    async function talk(page, listener = page) {
+      for (let attempt = 1; ; attempt++) {
+        const data = `hello ${Math.random()}`;
+        await subscribed(listener);
+        const before = await listener.evaluate(() => states.length);
+        await say(page, data);
+        await ended(page, data);
+        const outcome = await listener.waitForFunction(
+          (want, n) => (got.includes(want) ? 'heard' : states.length > n && 'missed'),
+          { polling: 20 },
+          data,
+          before,
+        );
+        if ((await outcome.jsonValue()) === 'heard') {
+          assert.equal(await listener.evaluate((want) => got.filter((each) => each === want).length, data), 1);
+          return;
+        }
+        assert.ok(attempt < 20, 'nothing is heard, whenever it is said');
+      }
+    }
+
+    /**
+     * Does what a page notices, again until it does: between two polls there is nothing to
+     * cut, and a poll that no server has read is repeated without a word.
+     */
+    async function noticed(page, fault) {
+      const before = await page.evaluate(() => states.length);
+      const end = Date.now() + 60_000;
+      for (;;) {
+        await fault();
+        try {
+          return await page.waitForFunction((n) => states.length > n, { polling: 20, timeout: 2000 }, before);
+        } catch (error) {
+          if (error.name !== 'TimeoutError' || Date.now() > end) throw error;
+        }
+      }
     }
 
     for (const transport of transports) {
       test(`${transport}: talks; is cut, loses its server, is dead, stalls, and comes back`, async () => {
-        const page = await open({ transports: [transport], openWithin: 1000 });
+        const page = await open({ transports: [transport], openWithin: 1000, ...WATCHFUL });
         const other = await open();
         await talk(page);
-        await say(other, 'from the other');
-        await heard(page, 'from the other');
-        await say(page, 'to the other');
-        await heard(other, 'to the other');
+        await talk(other, page);
+        await talk(page, other);
         await other.evaluate(() => push.close());
 
         for (const [fault, mend] of [
@@ -92,11 +128,13 @@ const inBrowser = (name) =>
           [() => proxy.halfOpen()],
           [() => (proxy.stalled = true), () => (proxy.stalled = false)],
         ]) {
-          const before = await page.evaluate(() => states.length);
-          await fault();
           const what = `after ${fault}`;
-          await say(page, what);
-          await page.waitForFunction((n) => states.length > n, { polling: 20 }, before);
+          let said = false;
+          await noticed(page, async () => {
+            await fault();
+            if (!said) await say(page, what);
+            said = true;
+          });
           await mend?.();
           await ended(page, what); // and heard, if the server took it when it was subscribed again
           await subscribed(page);
@@ -186,7 +224,7 @@ const inBrowser = (name) =>
     });
 
     test('garbage does no harm', async () => {
-      const page = await open();
+      const page = await open(WATCHFUL); // some of it begins a frame that never ends
       for (const garbage of ['<html>', 'a["{"]', 'a[7]', '', Buffer.from('HTTP/1.1 200 OK\r\n\r\n'), Buffer.from([0x82, 0x01, 0x00]), Buffer.from([0x81, 0x01, 0xff])]) {
         const before = await page.evaluate(() => states.length);
         proxy.inject(garbage);

@@ -207,14 +207,15 @@ func TestFallbackHasPatience(t *testing.T) {
 				_, _ = io.Copy(io.Discard, conn) // until the client goes
 				_ = conn.Close()
 			}()
-			client := &http.Client{Transport: new(http.Transport)}
+			// A connection that comes when the patience is over is not kept for later.
+			client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 			f := &Fallback{HTTP: client, URL: "http://" + l.Addr().String() + "/s", Transport: "xhr_streaming", Patience: 50 * time.Millisecond}
 			if _, err := f.Frame(t.Context()); err == nil {
 				t.Error("a frame came")
 			}
 			f.GiveUp()
+			_ = l.Close() // no connection may have come
 			<-done
-			_ = l.Close()
 		})
 	}
 }

@@ -19,8 +19,8 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// An rfcCase is one of the cases that the Autobahn test suite tries on a server, with
-// what a server that takes text only has to do.
+// An rfcCase is a case of the Autobahn test suite, with the behavior that it expects of a
+// server that accepts only text.
 type rfcCase struct {
 	name     string // Autobahn's number of it, and more
 	send     []byte
@@ -30,7 +30,7 @@ type rfcCase struct {
 	reason   bool          // the close frame has a reason too: the peer has broken a rule
 }
 
-// closesNot stands for a session that goes on: the test ends it.
+// closesNot means that the session goes on, and the test ends it.
 const closesNot hub.CloseCode = 1
 
 // rfcCases are the cases of Autobahn's groups 1 to 7, and small ones of 9 and 10.
@@ -195,7 +195,7 @@ func (all *rfcList) utf8() {
 	all.fine("6.2.4 a fragment for each byte", octets(kosme), kosme)
 	all.wrong("6.3.1 invalid", 1007, text(editedUTF8))
 	all.wrong("6.3.2 invalid, a fragment for each byte", 1007, octets(editedUTF8))
-	// What makes it invalid has come; the rest never does.
+	// The invalid bytes arrive; the rest of the message never does.
 	tooHigh, start := bytesOf("f4 90 80 80"), bytesOf("f4")
 	all.wrong("6.4.1 invalid in the second of three fragments", 1007, join(frame(opText, false, kosme), frame(opContinuation, false, tooHigh)))
 	all.wrong("6.4.2 invalid from the second fragment on", 1007, join(frame(opText, false, kosme+start), frame(opContinuation, false, tooHigh[1:2])))
@@ -287,9 +287,9 @@ func (all *rfcList) limits() {
 	all.wrong("9.2 binary over the limit", 1003, frame(opBinary, true, over))
 }
 
-// play has the peer send a case, in pieces of that size, and looks at what comes: so
-// many answers to its messages. It returns the texts that came. The peer does not close
-// by itself, not even to answer, but to end what goes on.
+// play sends a case as the peer, in pieces of that size, and checks what comes, with that many
+// answers to its messages. It returns the texts that came. The peer sends no close frame, not
+// even as an answer, except to end a session that goes on.
 func (c *rfcCase) play(t *testing.T, p *peer, size, answers int) (texts []string) {
 	t.Helper()
 	_ = p.nc.SetDeadline(time.Now().Add(patience))
@@ -334,7 +334,7 @@ func (c *rfcCase) play(t *testing.T, p *peer, size, answers int) (texts []string
 	return texts
 }
 
-// sizes are the sizes of the pieces that a case is sent in.
+// sizes returns the sizes of pieces in which the case is sent.
 func (c *rfcCase) sizes() []int {
 	if len(c.send) > 1000 {
 		return []int{len(c.send), 997}
@@ -342,8 +342,8 @@ func (c *rfcCase) sizes() []int {
 	return []int{len(c.send), 1}
 }
 
-// TestAutobahn plays the cases to sessions whose patience never ends: what waits for a
-// peer that has closed, or has broken a rule, waits for ever.
+// TestAutobahn plays the cases to a wsReader without deadlines: if it waited for a peer that has
+// closed, or has broken a rule, it would wait for ever.
 func TestAutobahn(t *testing.T) {
 	for name, pair := range map[string]func(*testing.T) (net.Conn, net.Conn){
 		"tcp": func(t *testing.T) (net.Conn, net.Conn) { return socketPair(t, "tcp") },
@@ -370,7 +370,7 @@ func TestAutobahn(t *testing.T) {
 	}
 }
 
-// TestAutobahnOverHTTP plays them to a server, whose hub answers each message.
+// TestAutobahnOverHTTP plays the cases to a server. Its hub answers each message.
 func TestAutobahnOverHTTP(t *testing.T) {
 	for name, start := range map[string]func(*httptest.Server){"http": (*httptest.Server).Start, "https": (*httptest.Server).StartTLS} {
 		t.Run(name, func(t *testing.T) {

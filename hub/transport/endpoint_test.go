@@ -26,7 +26,7 @@ import (
 	"github.com/push-it/pushit/internal/jsontext"
 )
 
-// newEndpoint returns an Endpoint on a hub of its own.
+// newEndpoint returns an Endpoint with a new hub.
 func newEndpoint(t *testing.T, limits hub.Limits, origins ...string) *Endpoint {
 	t.Helper()
 	h, err := hub.New("test", nil)
@@ -300,11 +300,11 @@ func TestRefusedByTheHub(t *testing.T) {
 	first.send(frame(opClose, true, ""))
 	first.want(opClose, "")
 	first.wantEnd()
-	// The place is free when the hub has been told, before the answer.
+	// The hub frees the place before the answer is sent.
 	open(t, server, "/push/websocket").send(frame(opClose, true, ""))
 }
 
-// quoted is an object as a SockJS client sends it and gets it.
+// quoted returns an object as SockJS clients send and get it.
 func quoted(object string) string { return string(jsontext.AppendQuoted(nil, []byte(object))) }
 
 func quotedHTML(s string) string { return string(jsontext.AppendQuotedHTML(nil, s)) }
@@ -320,7 +320,7 @@ func TestAgentsTalk(t *testing.T) {
 			}
 			defer server.Close()
 			const connect, subscribe = `{"channel":"/meta/connect","uuid":"1","agentId":"a"}`, `{"channel":"/meta/subscribe","uuid":"2","data":{"channel":"chat"}}`
-			// What is sent right behind the handshake is heard.
+			// The agent gets a frame that comes right after the handshake.
 			sock := open(t, server, "/push/000/abc/websocket", text(`["`+quoted(connect)+`","`+quoted(subscribe)+`"]`))
 			bare := open(t, server, "/push/websocket", text(connect))
 			sock.want(opText, "o")

@@ -20,7 +20,7 @@ func frame(op byte, fin bool, payload string) []byte {
 	return rawFrame(op, fin, len(payload), payload)
 }
 
-// rawFrame is frame with a length that need not be the payload's.
+// rawFrame is like frame, but may announce another length than the payload has.
 func rawFrame(op byte, fin bool, size int, payload string) []byte {
 	b := appendHeader(nil, op, size)
 	if !fin {
@@ -104,8 +104,8 @@ func (p *peer) wantEnd() {
 	}
 }
 
-// A fakeAgent stands in for a *hub.Agent: it records, and closes its Conn from a
-// goroutine of its own, as the hub does.
+// A fakeAgent replaces a *hub.Agent. It records frames, and closes its Conn from another
+// goroutine, as the hub does.
 type fakeAgent struct {
 	policy *hub.Policy
 	left   chan string // one reason, at the end; buffered, so that the session ends unread
@@ -153,7 +153,7 @@ func (a *fakeAgent) Touch() {
 	a.touched++
 }
 
-// Send writes after all that was to be written before.
+// Send writes p after everything that was sent before.
 func (a *fakeAgent) Send(p []byte) {
 	a.write(func() { _, _ = a.conn.Write(p) })
 }
@@ -201,7 +201,7 @@ func (a *fakeAgent) Left(reason string) {
 	a.left <- reason
 }
 
-// closedWith returns what Close was called with first.
+// closedWith returns the arguments of the first call of Close.
 func (a *fakeAgent) closedWith() (hub.CloseCode, string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

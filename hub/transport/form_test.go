@@ -12,7 +12,7 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// unwrap returns the payload of the one whole text frame that p is.
+// unwrap returns the payload of p, which must be one whole text frame.
 func unwrap(t *testing.T, p []byte) string {
 	t.Helper()
 	h, n, err := parseHeader(append([]byte{p[0], p[1] | 0x80}, append(p[2:len(p):len(p)], 0, 0, 0, 0)...))
@@ -42,7 +42,7 @@ func TestForms(t *testing.T) {
 	}
 }
 
-// roundTrip checks that an object comes out of either form as it went in.
+// roundTrip checks that both forms keep an object as it is.
 func roundTrip(t *testing.T, object string) {
 	t.Helper()
 	if got := unwrap(t, appendBare(nil, []byte(object))); got != object {

@@ -12,8 +12,8 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// TestLegacyClient speaks as Push-It's client of 2011 did, beside one of today:
-// they share channels, each in its own dialect.
+// TestLegacyClient connects a Push-It client of 2011 and one of today. They share channels, and
+// each gets its own form.
 func TestLegacyClient(t *testing.T) {
 	s := httptest.NewServer(handler(newEndpoint(t, hub.Limits{})))
 	defer s.Close()
@@ -65,8 +65,8 @@ func publicationOn(channel, path string) string {
 	return `{"channel":"` + channel + `","uuid":"` + uuidOf(path) + `","data":{"n":[1]}}`
 }
 
-// TestLegacyIsSettledByTheFirstMessage: a client of today that sends an object
-// later is wrong, and one on the bare endpoint always sends objects.
+// TestLegacyIsSettledByTheFirstMessage: a client of today may not send objects later, except on
+// the bare endpoint, where clients always send objects.
 func TestLegacyIsSettledByTheFirstMessage(t *testing.T) {
 	s := httptest.NewServer(handler(newEndpoint(t, hub.Limits{})))
 	defer s.Close()

@@ -163,8 +163,8 @@ func TestOriginRule(t *testing.T) {
 	}
 }
 
-// FuzzOrigin: whatever the header, only the site's own page gets in where
-// nothing is listed, and an accepted origin is one for net/url too.
+// FuzzOrigin: if no origin is listed, only the site's own pages are allowed. net/url accepts
+// each origin that parseOrigin accepts.
 func FuzzOrigin(f *testing.F) {
 	for _, s := range []string{
 		"https://site.example", "https://site.example:443", "HTTPS://SITE.example", "null", "https://[::1]:80", "https://site.example.",

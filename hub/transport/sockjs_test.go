@@ -128,8 +128,8 @@ func referenceSockJS(in []byte) (all []string, ok bool) {
 	return all, errors.Is(err, io.EOF)
 }
 
-// FuzzSockJSFrame: what is taken is what encoding/json takes, but for lone
-// surrogates, which it turns into U+FFFD.
+// FuzzSockJSFrame: decodeSockJS accepts what encoding/json accepts, except lone surrogates,
+// which encoding/json turns into U+FFFD.
 func FuzzSockJSFrame(f *testing.F) {
 	for _, s := range []string{
 		`["a","b"]`, `"one"`, `[]`, `["\u0041\ud83d\ude00\n\/"]`, `["\ud800"]`, `[1,2]`, `{"a":1}`, `["a",]`, ` [ "a" , "b" ] `, `["é€😀"]`, `[["a"]]`,

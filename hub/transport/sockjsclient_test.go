@@ -19,11 +19,11 @@ import (
 	"github.com/push-it/pushit/internal/wireclient"
 )
 
-// patience is how long a test waits for what has to come.
+// patience is how long a test waits for an event.
 const patience = 20 * time.Second
 
-// A sockJSClient is one session of a client of SockJS's fallback transports, that
-// fails its test when something else comes than it expects.
+// A sockJSClient is a session of a client of SockJS's fallback transports. It fails its test if
+// it does not get what it expects.
 type sockJSClient struct {
 	wireclient.Fallback
 	t *testing.T
@@ -52,14 +52,14 @@ func (c *sockJSClient) ask(method, path, body string) (status int, answer string
 	return resp.StatusCode, string(text), resp.Header
 }
 
-// receiveOver begins a request that receives. One that is under way goes on unread.
+// receiveOver begins a request to receive. It does not end an earlier one.
 func (c *sockJSClient) receiveOver(transport string) {
 	c.t.Helper()
 	c.Transport = transport
 	c.t.Cleanup(c.Begin(c.t.Context()).Cancel)
 }
 
-// response waits for the response that receives.
+// response waits for the response to the request to receive.
 func (c *sockJSClient) response() *http.Response {
 	c.t.Helper()
 	resp, err := c.Stream().Response()
@@ -69,10 +69,10 @@ func (c *sockJSClient) response() *http.Response {
 	return resp
 }
 
-// abort gives up the request that receives.
+// abort cancels the request to receive.
 func (c *sockJSClient) abort() { c.Stream().Cancel() }
 
-// finish reads what is left of the request that receives, if there is one.
+// finish reads the rest of the response, if there is one.
 func (c *sockJSClient) finish() {
 	c.t.Helper()
 	if c.Receiving() {
@@ -98,7 +98,7 @@ func shorten(p []byte) string {
 	return string(p)
 }
 
-// all reads what is left of the response.
+// all reads and returns the rest of the response.
 func (c *sockJSClient) all() string {
 	c.t.Helper()
 	text, err := io.ReadAll(c.Stream())

@@ -79,7 +79,7 @@ func tlsPair(t *testing.T) (ours, theirs net.Conn) {
 	return server, client
 }
 
-// quick are times for tests on real sockets, where no clock is under control.
+// quick are times for tests on real sockets, whose clock cannot be faked.
 var quick = &times{message: 50 * time.Millisecond, goodbye: 50 * time.Millisecond, closing: 50 * time.Millisecond, notice: 10 * time.Second}
 
 // patient are times that never pass.
@@ -96,7 +96,7 @@ func needRaw(t *testing.T, c *wsConn) {
 	}
 }
 
-// fillUp writes until the socket takes no more, and returns what it took.
+// fillUp writes until the socket takes no more, and returns the bytes that it took.
 func fillUp(t *testing.T, c *wsConn, frame []byte) (taken int) {
 	t.Helper()
 	for range 1 << 16 {
@@ -125,7 +125,7 @@ func TestTryWriteNeverBlocks(t *testing.T) {
 			if n, err := c.TryWrite(nil); n != 0 || err != nil {
 				t.Errorf("TryWrite of nothing = %d, %v", n, err)
 			}
-			// A deadline that was set for another write does not fail this one.
+			// A deadline for an earlier write must not fail this one.
 			if err := c.SetWriteDeadline(time.Unix(1, 0)); err != nil {
 				t.Fatal(err)
 			}
@@ -345,8 +345,8 @@ func endsWithThePeer(t *testing.T, pair connPair) {
 	<-a.left
 }
 
-// An idle session holds no buffer and reading a message allocates nothing: what
-// is counted is the whole process, with the peer writing in it.
+// TestReceivingAllocatesNothing: reading a message allocates nothing. It counts the
+// allocations of the whole process, which includes the peer.
 func TestReceivingAllocatesNothing(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector makes pools drop things")
@@ -376,7 +376,7 @@ func TestReceivingAllocatesNothing(t *testing.T) {
 	}
 }
 
-// A tallyAgent receives without keeping anything.
+// A tallyAgent counts frames and keeps none.
 type tallyAgent struct {
 	*fakeAgent
 	got chan int // buffered, so that the reader goes back to reading

@@ -14,7 +14,7 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// A recordingSink writes down what it is told.
+// A recordingSink records all calls.
 type recordingSink struct {
 	max    int
 	events []string
@@ -48,8 +48,8 @@ func (s *recordingSink) idle() error {
 	return nil
 }
 
-// readAll feeds in to a frameReader in pieces as sizes say, the last of them
-// again and again, and returns what came out; errors are among the events.
+// readAll feeds in to a frameReader in pieces of these sizes, repeating the last size, and
+// returns the events, including errors.
 func readAll(t *testing.T, in []byte, limit int, sizes ...byte) []string {
 	t.Helper()
 	s := &recordingSink{max: limit}
@@ -230,8 +230,8 @@ func (s *countingSink) message(p []byte) error {
 	return nil
 }
 
-// FuzzReadFrames: whatever comes, in whatever pieces, nothing panics, no more is
-// held than the limit allows (readAll looks), and the pieces make no difference.
+// FuzzReadFrames: no input panics, the frameReader holds no more than the limit allows (readAll
+// checks it), and the sizes of the pieces make no difference.
 func FuzzReadFrames(f *testing.F) {
 	f.Add(text("hello"), []byte{0})
 	f.Add(join(frame(opText, false, "a"), frame(opPing, true, "p"), frame(opContinuation, true, "b")), []byte{1, 2, 3})

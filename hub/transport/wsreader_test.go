@@ -31,7 +31,7 @@ func startSession(t *testing.T, sockJS bool, a *fakeAgent, early ...[]byte) *pee
 	return p
 }
 
-// small limits: 1,100 bytes a frame.
+// smallLimits allow 1,100 bytes a frame.
 var smallLimits = hub.Limits{MessageSize: 1100, CredentialsSize: 10}
 
 func TestMessagesReachTheAgent(t *testing.T) {
@@ -83,8 +83,8 @@ func TestBytesBehindTheHandshakeAreHandled(t *testing.T) {
 	})
 }
 
-// A message over the limit costs only itself: what tells which frame it is reaches the
-// agent, what came before and what comes after too.
+// A message over the limit does not affect others. The agent gets its beginning, and all
+// messages before and after it.
 func TestMessagesTooLargeCostOnlyThemselves(t *testing.T) {
 	x := strings.Repeat("x", 100<<10)
 	frameOf := func(data string) string { return `{"channel":"c","uuid":"u","data":"` + data + `"}` }
@@ -126,8 +126,8 @@ func TestMessagesTooLargeCostOnlyThemselves(t *testing.T) {
 	}
 }
 
-// inCloseFrame is the code that the close frame has for a violation: that of RFC 6455,
-// section 7.4.1, where there is one.
+// inCloseFrame returns the code in the close frame for a violation: that of RFC 6455, section
+// 7.4.1, if it has one.
 func inCloseFrame(code hub.CloseCode, reason string) hub.CloseCode {
 	switch reason {
 	case errReserved.Error(), errOpcode.Error(), errUnmasked.Error(), errBigControl.Error(), errLength.Error(),
@@ -153,8 +153,8 @@ func mustJSON(t *testing.T, v any) []byte {
 	return b
 }
 
-// Too much or too wrong of anything: a code and a sentence each, and then the
-// end, whatever else the peer sends.
+// Each violation is answered with a code and a sentence. Then the session ends, whatever else
+// the peer sends.
 func TestViolationsAreTold(t *testing.T) {
 	x := strings.Repeat("x", 1<<12)
 	pings := make([][]byte, idleBurst+1)
@@ -370,7 +370,7 @@ func TestHubCloses(t *testing.T) {
 			p.wantClose(hub.CloseCut, "cut")
 			began := time.Now()
 			for {
-				// Half a message too, whose time must not replace the closing's.
+				// The deadline of the incomplete message must not replace the one of closing.
 				if _, err := p.nc.Write(join(text("hello"), text("hello")[:3])); err != nil {
 					break
 				}
@@ -457,8 +457,8 @@ func TestPeerClosesWhileTheHubWrites(t *testing.T) {
 	})
 }
 
-// TestPeerClosesWhileAFrameIsWritten: the frame is written to its end, and the answer to
-// the close frame follows.
+// TestPeerClosesWhileAFrameIsWritten: the peer gets the whole frame, and then the answer to its
+// close frame.
 func TestPeerClosesWhileAFrameIsWritten(t *testing.T) {
 	for name, pair := range map[string]func(*testing.T) (net.Conn, net.Conn){
 		"tcp": func(t *testing.T) (net.Conn, net.Conn) { return socketPair(t, "tcp") },
@@ -494,8 +494,8 @@ func TestPeerClosesWhileAFrameIsWritten(t *testing.T) {
 	}
 }
 
-// TestPeerClosesAndDoesNotRead: the frame that it does not read is given up in time, and
-// the connection ends without a word. TLS says no end inside a record.
+// TestPeerClosesAndDoesNotRead: if a peer does not read the frame, the write ends in time, and
+// the connection is closed. TLS cannot announce the end inside a record.
 func TestPeerClosesAndDoesNotRead(t *testing.T) {
 	for name, pair := range map[string]func(*testing.T) (net.Conn, net.Conn){
 		"tcp": func(t *testing.T) (net.Conn, net.Conn) { return socketPair(t, "tcp") },

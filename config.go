@@ -34,13 +34,13 @@ const (
 	maxGrace     = 10 * time.Minute
 )
 
-// Limits bound what comes from outside. A limit that is left out, or 0, has its
-// default; -1 is no limit, for those that say so. Sizes are in bytes. The fields
-// are those of hub.Limits, to which it is converted.
+// Limits restrict how much of the server agents can use. A limit that is missing or 0
+// has its default; -1 means no limit where this is allowed. Sizes are in bytes. The
+// fields are those of hub.Limits, to which it is converted.
 type Limits struct {
-	// The most bytes of one message that an agent sends, as JSON, with its
-	// channel and uuid. Between 256 and 16777216. A longer one is refused, one
-	// much longer ends the session. Default: 65536 (64KiB).
+	// The maximum size of one message that an agent sends, as JSON, with its channel and
+	// uuid. Between 256 and 16777216. A larger message is refused; a much larger one
+	// ends the session. Default: 65536 (64KiB).
 	MessageSize int `json:"message_size,omitempty"`
 
 	// The most bytes of the credentials that an agent connects with, as JSON.
@@ -71,23 +71,22 @@ type Limits struct {
 	// not connected yet; -1 for no limit. Default: 256.
 	UnconnectedPerIP int `json:"unconnected_per_ip,omitempty"`
 
-	// The most messages that wait for an agent that reads more slowly than its
-	// channels speak; over it the agent is closed. Between 16 and 1000000.
+	// The maximum number of messages that wait for an agent. An agent that reads too
+	// slowly and exceeds it is closed with code 4430. Between 16 and 1000000.
 	// Default: 1024.
 	QueueMessages int `json:"queue_messages,omitempty"`
 
-	// The most bytes that wait for such an agent. Between 4096 and 1073741824,
-	// and at least twice message_size. Default: 1048576 (1MiB).
+	// The maximum number of bytes that wait for an agent, likewise. Between 4096 and
+	// 1073741824, and at least twice message_size. Default: 1048576 (1MiB).
 	QueueBytes int `json:"queue_bytes,omitempty"`
 
-	// How many frames of any kind an agent sends in a second; -1 for no limit.
-	// Bursts of five seconds' worth are let through, over that the session is
-	// closed. Default: 100.
+	// How many frames of any kind an agent may send in a second; -1 for no limit. A
+	// burst may have five seconds' worth. An agent that sends more is closed with code
+	// 4429. Default: 100.
 	FramesPerSecond int `json:"frames_per_second,omitempty"`
 
-	// How many messages an agent publishes in a second; -1 for no limit. Bursts
-	// of five seconds' worth are let through, over that a message is refused.
-	// Default: 50.
+	// How many messages an agent may publish in a second; -1 for no limit. A burst may
+	// have five seconds' worth. Further messages are refused. Default: 50.
 	PublishesPerSecond int `json:"publishes_per_second,omitempty"`
 
 	// How many messages all programs publish with requests in a second; -1 for no

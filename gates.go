@@ -23,19 +23,19 @@ import (
 	"github.com/push-it/pushit/internal/routing"
 )
 
-// A Gate is a point where policy is asked, and what is done with what it allows.
-// Its guards are asked in order until one decides; it allows if at least one of
-// them approved.
+// A Gate decides whether an operation is allowed, and may change the message. It asks
+// its guards in order until one decides. It allows the operation if at least one guard
+// approved.
 type Gate struct {
-	// The guards. A gate without any allows nothing, but for `deliver`, which
-	// lets everything through to `transform`.
+	// The guards. A gate without guards allows nothing, except `deliver`, which then
+	// delivers everything.
 	GuardsRaw []json.RawMessage `json:"guards,omitempty" caddy:"namespace=http.pushit.guards inline_key=guard"`
 
-	// How long the guards may take for one answer; who is not answered by then is
-	// refused, and told that it may try again. Waiting for a place where only so
-	// many are asked at once does not count. Between 10ms and 5m; not for
-	// `deliver`, which asks nobody. Default: what the handler's `timeouts` say,
-	// else 10s for `connect` and 1s for the others.
+	// How long the guards may take for one answer. After that the agent is refused,
+	// and told that it may try again. The time in the queue of a guard with
+	// `in_flight` does not count. Between 10ms and 5m; not for `deliver`, which asks
+	// no backend. Default: the handler's `timeouts`, else 10s for `connect` and 1s for
+	// the others.
 	Timeout caddy.Duration `json:"timeout,omitempty"`
 
 	// How old an answer of `connect` or `subscribe` may get before the gate is

@@ -32,95 +32,96 @@ func init() {
 	caddy.RegisterModule(new(Handler))
 }
 
-// Handler gives the pages of a site publish/subscribe: browsers open a
-// WebSocket below its path, subscribe to channels and publish on them. What lies
-// below its path and is not pushit's, it hands to the next handler.
+// Handler adds publish/subscribe to a site: browsers open a WebSocket below its
+// path, subscribe to channels and publish on them. Requests below its path that are
+// not for pushit go to the next handler.
 //
-// Who may do that is for gates to say. Without any, everybody may do everything.
+// Gates decide who may do this. Without gates, everybody may do everything.
 //
-// Agents, as connected endpoints are called, stay connected when the
-// configuration is reloaded, as long as an endpoint of the same name and path is
-// in it, and the new rules allow it: gates that have changed are asked again, for
-// each agent and each of its subscriptions.
+// Connected endpoints are called agents. They stay connected when the configuration
+// is reloaded, if the new configuration has an endpoint with the same name and path,
+// and its gates allow it. Gates that have changed are asked again about each agent
+// and each of its subscriptions.
 type Handler struct {
-	// The hub that this endpoint belongs to. Required. Endpoints of one name,
+	// The hub that this endpoint belongs to. Required. Endpoints with the same name,
 	// also on different sites, share their agents and channels; others share
 	// nothing. Letters, digits and - _ . , at most 64. The Caddyfile writes
-	// `default` here when it names none.
+	// `default` here if it has no name.
 	Name string `json:"name,omitempty"`
 
-	// Where the endpoint is: this path and everything below it. It is compared
-	// with the request's path as it is when it comes to this handler, so behind
-	// a handler that strips the prefix it is `/`. Case counts. Default: `/push`.
+	// The path of the endpoint, which includes everything below it. The handler
+	// compares it with the path of the request that it gets. So after a handler that
+	// strips the prefix, the path is `/`. It is case-sensitive. Default: `/push`.
 	Path string `json:"path,omitempty"`
 
-	// The origins, besides the endpoint's own, whose pages may use it, as
-	// `https://app.example.com`. Default: only pages of the same scheme, host
-	// and port, as trusted proxies report them.
+	// Further origins whose pages may use the endpoint, such as
+	// `https://app.example.com`. Default: only pages with the endpoint's own scheme,
+	// host and port, as trusted proxies report them.
 	Origins []string `json:"origins,omitempty"`
 
-	// The ways in: `websocket`, and for pages that cannot have it SockJS's
-	// `xhr_streaming`, `xhr` (polling), `eventsource`, `htmlfile`, `jsonp`. The last
-	// two are for browsers of before 2012. Default: all but these two.
+	// The transports: `websocket`, and SockJS's fallbacks for pages that cannot use
+	// WebSocket: `xhr_streaming`, `xhr` (polling), `eventsource`, `htmlfile`, `jsonp`.
+	// The last two are for browsers from before 2012. Default: all but these two.
 	Transports []string `json:"transports,omitempty"`
 
-	// The cookies that tell logins apart. A session over a fallback transport is
-	// made of many requests, which a name in their addresses joins; only those join
-	// that have the values of these cookies with which the session was opened, as
-	// also its host, origin, user and `Authorization`. `JSESSIONID` is another
-	// thing: it is set, for load balancers that keep a client at one server by it.
+	// The names of your login cookies. A session over a fallback transport consists of
+	// many requests, joined by a name in their addresses. A request joins the session
+	// only if it has the same values of these cookies as the request that opened it,
+	// and the same host, origin, user and `Authorization`. `JSESSIONID` is something
+	// else: the server sets it for load balancers that keep a client at one server.
 	// Default: none.
 	SessionCookies []string `json:"session_cookies,omitempty"`
 
-	// How often each agent is sent a sign of life; one that is silent for two of
-	// them is taken for gone. Between 1s and 10m; over 30s proxies on the way
-	// may lose patience. Default: 25s.
+	// How often the server sends each agent a sign of life. It closes an agent that
+	// was silent for two intervals. Between 1s and 10m; above 30s a proxy may close
+	// the connection. Default: 25s.
 	Heartbeat caddy.Duration `json:"heartbeat,omitempty"`
 
-	// How long a session may stay open without connecting as an agent. Between
-	// 1s and 5m. Default: 10s.
+	// How long a session may stay open before it connects as an agent. Between 1s and
+	// 5m. Default: 10s.
 	Handshake caddy.Duration `json:"handshake,omitempty"`
 
-	// How long the server, when it stops, waits for agents to take what is queued
-	// for them and the notice that says when to come back; then they are cut off. It
-	// has to be shorter than Caddy's grace period, if there is one. Between 1s and
-	// 1m. Default: 5s, or three quarters of a grace period that is shorter.
+	// How long the server waits for agents when it stops. They get what is queued for
+	// them and a notice that says when to come back; then the remaining connections
+	// are closed. It must be shorter than Caddy's grace period, if there is one.
+	// Between 1s and 1m. Default: 5s, or three quarters of a shorter grace period.
 	Drain caddy.Duration `json:"drain,omitempty"`
 
-	// How long an agent keeps a right while the gate that governs it does not
-	// answer: since a reload that changed the gate, or since it was to be asked
-	// again. After that the right has ended, and the agent is told that it may try
-	// again. Between 1s and 10m. Default: 60s.
+	// How long an agent stays connected or subscribed while the gate does not answer:
+	// after a reload that changed the gate, or after a recheck was due. Then the
+	// connection or subscription ends, and the agent is told that it may try again.
+	// Between 1s and 10m. Default: 60s.
 	Grace caddy.Duration `json:"grace,omitempty"`
 
-	// Limits of what agents can make the server hold and do. At a reload, one that
-	// is lowered takes nothing from who is over it: it holds for what comes.
+	// Limits on how much of the server agents can use. A limit that a reload lowers
+	// closes no agent; it holds for later requests.
 	Limits Limits `json:"limits,omitzero"`
 
-	// A placeholder whose value keeps the channels of tenants apart, as
-	// `{http.request.host.labels.2}`: agents of one value share nothing with those
-	// of another, and see names without it. It is looked at when a session opens;
-	// where it is not one segment of a channel's name, there is no session. Let it
-	// not be what clients can choose, as a query or a header, unless tenants are
-	// no secret to each other. Default: none, all share the channels of the hub.
+	// A placeholder that separates the channels of tenants, such as
+	// `{http.request.host.labels.2}`. Agents with different values share nothing.
+	// Channel names do not include the value. The server reads it when a session
+	// opens, and refuses the session if the value is not one segment of a channel's
+	// name. Do not use a value that clients can choose, such as a query or a header,
+	// unless tenants may see each other's messages. Default: none; all share the
+	// channels of the hub.
 	Namespace string `json:"namespace,omitempty"`
 
-	// What holds where no gate is written: `allow` or `deny`. It speaks for
-	// `connect`, `subscribe` and `publish`; the others let pass what nothing is
-	// written about. Required when a gate is written, but not each of these three
-	// at this level. Without any gate everything is allowed, which a warning says.
+	// The answer where there is no gate: `allow` or `deny`. It applies to `connect`,
+	// `subscribe` and `publish`; the other operations are allowed if they have no
+	// gate. Required if there is any gate, but not each of these three at this level.
+	// Without any gate everything is allowed, and the log has a warning.
 	Default string `json:"default,omitempty"`
 
 	// The gates, by name: `connect`, `subscribe`, `unsubscribe`, `publish`,
-	// `deliver`, `disconnect`. Those of `channels` go before them.
+	// `deliver`, `disconnect`. The gates of `channels` take precedence.
 	Gates map[string]*Gate `json:"gates,omitempty"`
 
 	// How long the guards of a gate may take, by the name of the gate, where it
 	// says nothing itself. Between 10ms and 5m.
 	Timeouts map[string]caddy.Duration `json:"timeouts,omitempty"`
 
-	// Gates for some of the channels. For each gate, the first of these counts
-	// that matches the channel and has it.
+	// Gates for some of the channels. For each operation, the first block decides that
+	// matches the channel and has the gate.
 	Channels []ChannelBlock `json:"channels,omitempty"`
 
 	gates    *guards.Policy      // nil: everything is allowed

@@ -50,7 +50,7 @@ func TestComeBackWindowGrowsWithTheCrowd(t *testing.T) {
 	}
 }
 
-// What is queued goes out before the notice, and nothing is taken any more.
+// Drain writes what is queued before the notice, and accepts nothing more.
 func TestDrainFlushes(t *testing.T) {
 	inBubble(t, hub.Policy{}, func(b *bubble) {
 		slow, publisher := b.join("news"), b.join()
@@ -83,7 +83,7 @@ func TestDrainFlushes(t *testing.T) {
 	})
 }
 
-// Who does not read, and who does not go, hold up nobody beyond the time there is.
+// Agents that do not read, and agents that do not leave, cannot make Drain exceed its time.
 func TestDrainEndsInTime(t *testing.T) {
 	for _, within := range []time.Duration{time.Second, 5 * time.Second} {
 		inBubble(t, hub.Policy{}, func(b *bubble) {
@@ -130,7 +130,7 @@ func TestDrainWaitsForDisconnectGates(t *testing.T) {
 	})
 }
 
-// Who is being closed already has as much time as the drain, and no more than it had.
+// An agent that is already being closed gets the drain's time at most, and no more than it had.
 func TestDrainOfThoseWhoAreBeingClosed(t *testing.T) {
 	for within, most := range map[time.Duration]time.Duration{time.Second: time.Second, 20 * time.Second: 3 * time.Second} {
 		inBubble(t, hub.Policy{}, func(b *bubble) {
@@ -148,7 +148,7 @@ func TestDrainOfThoseWhoAreBeingClosed(t *testing.T) {
 	}
 }
 
-func TestDrainOfNobody(t *testing.T) {
+func TestDrainWithoutAgents(t *testing.T) {
 	inBubble(t, hub.Policy{}, func(b *bubble) {
 		if d := b.hub.Drain(5 * time.Second); d.Agents != 0 || d.Took > time.Second {
 			t.Errorf("%+v", d)

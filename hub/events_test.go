@@ -122,7 +122,7 @@ func TestEventsTellOfAgents(t *testing.T) {
 	})
 }
 
-// What handles events holds up nobody, and what is lost is counted.
+// A slow handler of events delays no agent, and lost events are counted.
 func TestEventsOverflow(t *testing.T) {
 	inBubble(t, hub.Policy{Limits: hub.Limits{FramesPerSecond: hub.Unlimited}}, func(b *bubble) {
 		l := &listener{stall: make(chan struct{})}

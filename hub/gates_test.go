@@ -284,7 +284,7 @@ func TestOutcomesInFrameOrderPerChannel(t *testing.T) {
 	})
 }
 
-// What is refused without a gate waits for its turn too.
+// A frame that is refused without asking a gate is answered in its turn, too.
 func TestRefusalsWaitForTheirTurn(t *testing.T) {
 	w := newAnswers()
 	limits := hub.Limits{MessageSize: 1000, PublishesPerSecond: 1}
@@ -294,7 +294,7 @@ func TestRefusalsWaitForTheirTurn(t *testing.T) {
 			publish("x", "2", `"`+strings.Repeat("x", 1000)+`"`), // too large
 			`{"channel":"x","uuid":"3","agentId":"another","data":1}`,
 			`{"channel":"/meta/subscribe","uuid":"4","agentId":"another","data":{"channel":"x"}}`,
-			publish("y", "5", `"`+strings.Repeat("x", 1000)+`"`)) // another channel waits for nobody
+			publish("y", "5", `"`+strings.Repeat("x", 1000)+`"`)) // another channel does not wait
 		for n := range 5 {
 			p.Send(publish("x", fmt.Sprint("6", n), "1")) // the last one is too many
 		}

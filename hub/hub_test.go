@@ -359,7 +359,7 @@ func messagesOf(t *testing.T, p *hubtest.Peer, count int) (got []string) {
 	return got
 }
 
-func TestStuckAgentIsClosedAndNobodyWaits(t *testing.T) {
+func TestStuckAgentIsClosedAndDelaysNoOther(t *testing.T) {
 	inBubble(t, hub.Policy{Limits: hub.Limits{QueueMessages: 4}}, func(b *bubble) {
 		stuck, quick, publisher := b.join("news"), b.join("news"), b.join()
 		stuck.Conn.Stall(true)
@@ -435,7 +435,7 @@ func TestQueueIsBoundedInBytes(t *testing.T) {
 	})
 }
 
-// What is queued while a write is under way leaves in one write.
+// Messages that are queued during a write leave in one write.
 func TestQueuedMessagesAreJoined(t *testing.T) {
 	for _, blocks := range []bool{false, true} {
 		t.Run(fmt.Sprintf("blocks=%v", blocks), func(t *testing.T) {
@@ -757,7 +757,7 @@ func TestSilenceIsNoticedInTime(t *testing.T) {
 	})
 }
 
-// Who leaves is counted out as what it was: connected, or not yet.
+// An agent that leaves is no longer counted, neither as connected nor as unconnected.
 func TestAdmissionOfThoseWhoLeave(t *testing.T) {
 	opening := hub.Opening{RemoteIP: netip.MustParseAddr("192.0.2.1")}
 	inBubble(t, hub.Policy{Limits: hub.Limits{AgentsPerIP: 4, UnconnectedPerIP: 2}}, func(b *bubble) {

@@ -48,7 +48,7 @@ func TestTooMuch(t *testing.T) {
 		{"agentId with markup", `{"channel":"a","uuid":"u","agentId":"<b>","data":1}`, `"code":"invalid"`},
 		{"wrong case", `{"Channel":"a","uuid":"u","data":1}`, `"code":"invalid"`},
 		{"unknown key", `{"channel":"a","uuid":"u","payload":1}`, `"code":"invalid"`},
-		{"meta of nobody's", publish("/meta/other", "u", "1"), `"uuid":"u"`},
+		{"unknown meta channel", publish("/meta/other", "u", "1"), `"uuid":"u"`},
 		{"publish to the protocol", publish("/meta/close", "u", `1`), `"code":"invalid"`},
 		{"publish on a pattern", publish("a/*", "u", "1"), `"code":"invalid"`},
 		{"subscribe to n*", subscribe("n*"), `"code":"invalid"`},
@@ -62,7 +62,7 @@ func TestTooMuch(t *testing.T) {
 		{"subscribe to a number", `{"channel":"/meta/subscribe","uuid":"u","data":{"channel":7}}`, `"successful":false`},
 		{"subscribe to many", `{"channel":"/meta/subscribe","uuid":"u","data":{"channel":["a","b"]}}`, `"successful":false`},
 		{"refresh as another", `{"channel":"/meta/connect","uuid":"u","agentId":"z"}`, `"successful":false`},
-		{"refresh as nobody", `{"channel":"/meta/connect","uuid":"u"}`, `"code":"invalid"`},
+		{"refresh without an agentId", `{"channel":"/meta/connect","uuid":"u"}`, `"code":"invalid"`},
 		{"credentials", `{"channel":"/meta/connect","uuid":"u","agentId":"agent1","data":{"credentials":"` + strings.Repeat("x", 200) + `"}}`, `"successful":false,"error":"the credentials have 202 bytes; at most 100 are allowed","code":"limit"`},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -185,7 +185,7 @@ func TestStatsCountBytesAndFrames(t *testing.T) {
 	})
 }
 
-// What was not taken at once is counted when it is.
+// Bytes that the Conn did not take at once are counted when it takes them.
 func TestStatsCountBytesOfAConnThatBlocks(t *testing.T) {
 	inBubble(t, hub.Policy{}, func(b *bubble) {
 		c := hubtest.NewConn()

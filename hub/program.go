@@ -17,7 +17,7 @@ import (
 	"github.com/push-it/pushit/internal/jsontext"
 )
 
-// MaxPublicationChannels is the most channels of one Publication.
+// MaxPublicationChannels is the maximum number of channels of one Publication.
 const MaxPublicationChannels = 16
 
 // A Publication is what a program publishes with one message of a request.
@@ -34,7 +34,7 @@ type Publication struct {
 // programPrefix begins the names under which repeats remembers programs.
 const programPrefix = "api\x00"
 
-// A Receipt says what came of a Publication.
+// A Receipt is the result of a Publication.
 type Receipt struct {
 	UUID string
 	// Subscriptions is how many subscriptions of this machine it was queued for.
@@ -69,7 +69,7 @@ func DecodePublication(object []byte) (p Publication, r *Refusal) {
 				data, space = value, s.SkippedSpace()
 			default:
 				if r == nil {
-					r = refuse(CodeInvalid, "a message has no "+jsontext.Excerpt(key)+", only channel or channels, data and uuid")
+					r = refuse(CodeInvalid, "a message has no "+jsontext.Excerpt(key)+": its keys are channel or channels, data and uuid")
 				}
 			}
 		})
@@ -127,8 +127,8 @@ func publicationChannels(channel, channels []byte) ([]string, *Refusal) {
 	return names, nil
 }
 
-// A Program publishes with requests of its own, without a session. It is used by one
-// goroutine.
+// A Program is a backend that publishes with HTTP requests, without a session. One
+// goroutine at a time may use it.
 type Program struct {
 	agent *Agent // without a Conn, and not one of the hub's: it is what gates are asked about
 	lease lease
@@ -193,7 +193,7 @@ func (pr *Program) isCurrent() bool {
 func (pr *Program) Check(p Publication) *Refusal {
 	limits := pr.agent.policy.Load().Limits
 	if len(p.Data) > limits.MessageSize {
-		return refuse(CodeTooLarge, fmt.Sprintf("data of %d bytes; %d are the most", len(p.Data), limits.MessageSize))
+		return refuse(CodeTooLarge, fmt.Sprintf("the data has %d bytes; at most %d are allowed", len(p.Data), limits.MessageSize))
 	}
 	for _, ch := range p.Channels {
 		if r := CheckName(ch, limits.NameLength); r != nil {
@@ -235,7 +235,7 @@ func (pr *Program) Publish(ctx context.Context, p Publication) (Receipt, *Refusa
 			if len(notes) > 0 {
 				a.hub.repeats.forget(notes[i:]...)
 			}
-			return Receipt{}, &Refusal{CodeUnavailable, "the message could not be passed on; try again with the same uuid", time.Second}
+			return Receipt{}, &Refusal{CodeUnavailable, "the server could not publish the message; try again with the same uuid", time.Second}
 		}
 		receipt.Subscriptions += int(m.queued.Load())
 	}
@@ -257,7 +257,7 @@ func (pr *Program) withoutRepeats(p *Publication) (fresh []string, notes []publi
 		switch kind {
 		case repeatConflict:
 			a.hub.repeats.forget(notes...)
-			return nil, nil, refuse(CodeInvalid, "this uuid was used for other data on "+ch)
+			return nil, nil, refuse(CodeInvalid, "this uuid was already used for other data on "+ch)
 		case repeatSame:
 			a.hub.counts.drop(DropRepeated, 1)
 		default:

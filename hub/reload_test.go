@@ -209,7 +209,7 @@ func TestReloadHoldsAtOnce(t *testing.T) {
 	})
 }
 
-// Who slowly reads what was published before does not get what comes after.
+// An agent that reads late does not get messages that the new policy denies it.
 func TestReloadHoldsForWhatWaits(t *testing.T) {
 	inBubble(t, hub.Policy{}, func(b *bubble) {
 		p := b.join("news", "other")
@@ -287,7 +287,7 @@ func TestReloadAsksRemoteGatesAgain(t *testing.T) {
 	})
 }
 
-// A backend that is away for less than the grace is noticed by nobody.
+// No agent notices a backend that is away for less than the grace period.
 func TestReloadWhileABackendIsAway(t *testing.T) {
 	var there atomic.Bool
 	decide := func(ctx context.Context, q *hub.Question) hub.Verdict {
@@ -304,7 +304,7 @@ func TestReloadWhileABackendIsAway(t *testing.T) {
 		there.Store(true)
 		<-r.Done()
 		if e := r.Effects(); e.Ended+e.Cut+e.Late > 0 || e.Asked < 4 {
-			b.Errorf("the reload has done %+v, want nobody cut", e)
+			b.Errorf("the reload has done %+v, want no session cut", e)
 		}
 		b.stay(5*time.Minute, p, publisher)
 		publisher.Send(publish("news", "1", "1"))
@@ -434,8 +434,8 @@ func TestReloadsAtOnce(t *testing.T) {
 	})
 }
 
-// A configuration that fails to load takes nothing and asks nobody.
-func TestFailedReloadAsksNobody(t *testing.T) {
+// A configuration that fails to load ends no lease and asks no gate.
+func TestFailedReloadAsksNoGate(t *testing.T) {
 	inBubble(t, hub.Policy{}, func(b *bubble) {
 		p := b.join("news")
 		never := local("never", denied("no"))
@@ -497,7 +497,7 @@ func TestReloadDuringQuestions(t *testing.T) {
 	})
 }
 
-// What the connect gate says of the agent is what the other gates are asked about.
+// Other gates are asked about the identity that the connect gate returned.
 func TestReloadOfTheConnectGate(t *testing.T) {
 	bob := hub.Verdict{Identity: &hub.Identity{User: "bob", Claims: map[string]any{"role": "editor"}}}
 	for name, test := range map[string]struct {
@@ -511,7 +511,7 @@ func TestReloadOfTheConnectGate(t *testing.T) {
 		"another role":        {before: bob, after: hub.Verdict{Identity: &hub.Identity{User: "bob"}}, asked: 1},
 		"another, remote":     {before: bob, after: hub.Verdict{Identity: &hub.Identity{User: "bob"}}, asked: 1, remote: true},
 		"somebody at last":    {after: bob, asked: 1},
-		"nobody any more":     {before: bob, asked: 1},
+		"no user any more":    {before: bob, asked: 1},
 		"another user":        {before: bob, after: hub.Verdict{Identity: &hub.Identity{User: "eve"}}, cut: "this session belongs to another user"},
 		"refused, remote":     {before: bob, after: denied("members only"), remote: true, cut: "members only"},
 		"cannot be found out": {before: bob, after: hub.Verdict{Refusal: &hub.Refusal{Code: hub.CodeUnavailable, Reason: "away"}}, cut: "away"},
@@ -802,7 +802,7 @@ func TestReloadOfManyAgents(t *testing.T) {
 	})
 }
 
-// Reloads in a stream: nobody misses a message, and none comes twice.
+// During many reloads no agent misses a message or gets one twice.
 func TestReloadsLoseNothing(t *testing.T) {
 	inBubble(t, hub.Policy{Gates: gatesOf(byName{hub.GateSubscribe: local("0", hub.Allow)})}, func(b *bubble) {
 		peers := make([]*hubtest.Peer, 40)
@@ -850,7 +850,7 @@ func TestReloadsLoseNothing(t *testing.T) {
 	})
 }
 
-// Who keeps all its places for questions busy keeps nobody from asking what it has.
+// An agent with maxQuestions open is still reauthorized after a reload.
 func TestReloadAsksWhoHasNoPlaceLeft(t *testing.T) {
 	inBubble(t, hub.Policy{Gates: gatesOf(byName{hub.GatePublish: {text: "slow", decide: hangs}})}, func(b *bubble) {
 		p := b.join("news")
@@ -933,7 +933,7 @@ func TestReloadDeniesWhatWaitsForAStalledConnection(t *testing.T) {
 	}
 }
 
-// A local gate that takes its time holds up nobody but the agent that it is asked for.
+// A slow local gate delays only the agent that it is asked about.
 func TestReloadAsksNoGateWhereOthersAreWrittenTo(t *testing.T) {
 	inBubble(t, hub.Policy{Gates: gatesOf(nil)}, func(b *bubble) {
 		slow := b.join("news")
@@ -967,7 +967,7 @@ func TestReloadAsksNoGateWhereOthersAreWrittenTo(t *testing.T) {
 
 // An agent that is over lower limits keeps what it has, also while the gates of the
 // reload that lowered them are still being asked.
-func TestLowerLimitsCloseNobodyDuringTheReload(t *testing.T) {
+func TestLowerLimitsCloseNoAgentDuringTheReload(t *testing.T) {
 	inBubble(t, hub.Policy{Gates: gatesOf(nil), Limits: hub.Limits{QueueMessages: 8}}, func(b *bubble) {
 		c := hubtest.NewConn()
 		p, publisher := b.joinOn(c, "news"), b.join()

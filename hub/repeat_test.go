@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// What is remembered of publishes is bounded: in time, of one sender, and in all.
+// The memory of publishes is limited: in time, for one sender, and in all.
 func TestRepeatsAreForgotten(t *testing.T) {
 	start := time.Now()
 	note := func(r *repeats, at time.Duration, who string, n int) repeatKind {

@@ -95,7 +95,7 @@ func TestIdentity(t *testing.T) {
 	})
 }
 
-// Who the server itself authenticated stays who it is, whatever tokens say.
+// The user that the server itself authenticated stays the user, whatever a token says.
 func TestServersUserCounts(t *testing.T) {
 	inBubble(t, hub.Policy{Gates: &gates{ask: asked{
 		hub.GateConnect: newRule(verdict(hub.Verdict{Identity: &hub.Identity{User: "mallory"}})).decide,
@@ -164,9 +164,9 @@ func TestRefreshAsksForSubscriptionsAgain(t *testing.T) {
 
 func TestRefreshByAnotherUser(t *testing.T) {
 	for name, who := range map[string]struct{ before, after string }{
-		"another":         {"bob", "eve"},
-		"nobody any more": {"bob", ""},
-		"somebody now":    {"", "bob"},
+		"another":          {"bob", "eve"},
+		"no user any more": {"bob", ""},
+		"somebody now":     {"", "bob"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			connects := newRule(verdict(hub.Verdict{Identity: &hub.Identity{User: who.before}}))
@@ -433,7 +433,7 @@ func TestVerdictOfAnOldIdentity(t *testing.T) {
 	})
 }
 
-// What was allowed under old rules and waited for its turn is asked again.
+// An operation that the old policy allowed, and that waits for its turn, is asked about again.
 func TestVerdictOfAnOldPolicyInTheQueue(t *testing.T) {
 	w := newAnswers()
 	inBubble(t, hub.Policy{Gates: &gates{ask: asked{hub.GatePublish: w.decide}}}, func(b *bubble) {
@@ -491,7 +491,7 @@ func TestUnavailableAtReview(t *testing.T) {
 				subscribes.set(away)
 				b.stay(75*time.Second, p)
 				if p.Agent.IsConnected() {
-					b.Error("still connected, though nobody has been able to say for more than a minute that it may be")
+					b.Error("still connected, although its gate has not answered for more than a minute")
 				}
 			})
 		})

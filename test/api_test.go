@@ -150,7 +150,7 @@ func TestMistakesOfPrograms(t *testing.T) {
 		"a pattern":         {"application/json", `{"channel":"a/*","data":1}`, asBackend(), 400, "*"},
 		"of the protocol":   {"application/json", `{"channel":"/meta/connect","data":1}`, asBackend(), 400, "meta"},
 		"uuid":              {"application/json", `{"channel":"a","data":1,"uuid":"not one"}`, asBackend(), 400, "uuid"},
-		"too large":         {"application/json", `{"channel":"a","data":"` + strings.Repeat("x", 1100) + `"}`, asBackend(), 413, "1024 are the most"},
+		"too large":         {"application/json", `{"channel":"a","data":"` + strings.Repeat("x", 1100) + `"}`, asBackend(), 413, "at most 1024 are allowed"},
 		"one of an array":   {"application/json", `[{"channel":"a","data":1},{"channel":"a"}]`, asBackend(), 400, "message 1: data is missing"},
 		"too many":          {"application/json", "[" + strings.Repeat(`{"channel":"a","data":1},`, 1000) + `{"channel":"a","data":1}]`, asBackend(), 413, "1000"},
 		"foreign page":      {"application/json", `{"channel":"a","data":1}`, http.Header{"Authorization": asBackend()["Authorization"], "Origin": {"https://evil.example"}}, 403, "Pages of this origin"},

@@ -176,6 +176,46 @@ func metaChannel(data []byte) (string, *Refusal) {
 	return string(text), r
 }
 
+// maxSince is the most messages that a subscription may ask for by their number.
+const maxSince = 100_000
+
+// metaRecovery returns from where on a subscribe wants messages. Data is that of a decoded
+// frame.
+func metaRecovery(data []byte) (req recoveryRequest, r *Refusal) {
+	position, r := frameMember(data, "position")
+	if r != nil {
+		return req, r
+	}
+	since, r := frameMember(data, "since")
+	switch {
+	case r != nil:
+		return req, r
+	case position == nil && since == nil:
+		return req, nil
+	case position != nil && since != nil:
+		return req, refuse(CodeInvalid, "data has position or since, not both")
+	}
+	req.asked = true
+	if position != nil {
+		text, whole := frameText(nil, position)
+		if !whole || len(text) == 0 {
+			return req, refuse(CodeInvalid, "data.position must be a string that the server has given")
+		}
+		req.position = string(text)
+		return req, nil
+	}
+	if text, whole := frameText(nil, since); whole {
+		if req.since, _ = time.Parse(time.RFC3339, string(text)); !req.since.IsZero() {
+			return req, nil
+		}
+	}
+	if n, err := strconv.Atoi(string(since)); err == nil && n > 0 {
+		req.last = min(n, maxSince)
+		return req, nil
+	}
+	return req, refuse(CodeInvalid, `data.since must be a number of messages from 1 on, or a time like "2026-01-31T12:00:00Z"`)
+}
+
 // metaCredentials returns the credentials of a connect as JSON, or nil if there are none
 // or they are null. data is the data of a decoded frame; the result aliases it.
 func metaCredentials(data []byte) ([]byte, *Refusal) {
@@ -243,6 +283,24 @@ func appendConnected(dst []byte, uuid, agentID string, expires time.Time, r *Ref
 // same object and the outcome. A nil r is success.
 func appendSubscribed(dst []byte, in *inbound, r *Refusal) []byte { //nolint:unparam // all that append frames are of one form
 	return append(frameAppendOutcome(frameAppendHead(dst, in), r), '}')
+}
+
+// appendPosition adds a position to an answer.
+func appendPosition(answer []byte, position string) []byte {
+	answer = append(answer[:len(answer)-1], `,"position":`...)
+	return append(jsontext.AppendString(answer, position), '}')
+}
+
+// appendRecovered adds to an answer whether the agent gets all messages that it asked for,
+// and why not.
+func appendRecovered(answer []byte, whole bool, why string) []byte {
+	answer = append(answer[:len(answer)-1], `,"recovered":`...)
+	answer = strconv.AppendBool(answer, whole)
+	if !whole {
+		answer = append(answer, `,"reason":`...)
+		answer = jsontext.AppendString(answer, why)
+	}
+	return append(answer, '}')
 }
 
 // frameAppendHead appends the members that an answer repeats from its frame.

@@ -32,6 +32,7 @@ type Hub struct {
 	channels      *directory // by name
 	patterns      *directory // by the prefix that a pattern stands for
 	repeats       *repeats
+	history       *history
 	quota         *quota
 	writers       writers
 	fanouts       sync.Pool // of *fanout
@@ -67,6 +68,7 @@ func New(name string, broker Broker) (*Hub, error) {
 		channels: newDirectory(false),
 		patterns: newDirectory(true),
 		repeats:  newRepeats(),
+		history:  newHistory(),
 		quota:    newQuota(),
 		policies: make(map[string][]*Policy),
 		agents:   make(map[*Agent]struct{}),
@@ -181,6 +183,7 @@ func (h *Hub) Close() {
 	}
 	h.writers.wait()
 	h.events.close()
+	h.history.close()
 	_ = h.broker.Close() // all agents are closed: nothing could use the error
 }
 
@@ -223,7 +226,14 @@ type fanout struct {
 // calls it, one message of a channel at a time.
 func (h *Hub) deliver(m *Message) {
 	begun := h.timers.now()
-	h.fanOut(m)
+	if m.rule.Count > 0 {
+		h.history.order.Lock()
+		h.history.keep(m, m.rule, m.most)
+		h.fanOut(m)
+		h.history.order.Unlock()
+	} else {
+		h.fanOut(m)
+	}
 	h.counts.fanOut.observe(h.timers.now() - begun)
 }
 
@@ -248,7 +258,7 @@ func (h *Hub) fanOut(m *Message) {
 	}
 	for i, n := range f.nodes {
 		for _, s := range n.members {
-			h.enqueue(f, m, s.agent, f.nodes[:i])
+			h.enqueue(f, m, s, f.nodes[:i])
 		}
 	}
 	for _, n := range f.nodes {
@@ -258,7 +268,11 @@ func (h *Hub) fanOut(m *Message) {
 }
 
 // enqueue queues m for a, unless a got it through one of the nodes in before.
-func (h *Hub) enqueue(f *fanout, m *Message, a *Agent, before []*node) {
+func (h *Hub) enqueue(f *fanout, m *Message, s *subscription, before []*node) {
+	a := s.agent
+	if m.seq != 0 && m.seq <= s.after {
+		return // the subscription has begun with it
+	}
 	if form := a.out.conn.Form(); form != f.form {
 		f.form, f.bytes = form, m.encoded(form)
 	}

@@ -172,12 +172,15 @@ func (ls *leases) drop(i int) {
 
 // cover reports whether a subscription matches the channel of m.
 func (ls *leases) cover(m *Message) bool {
-	return slices.ContainsFunc(ls.subs, func(s *subscription) bool {
-		if IsPattern(s.channel) {
-			return strings.HasPrefix(m.Channel, patternPrefix(s.channel))
-		}
-		return s.channel == m.Channel
-	})
+	return slices.ContainsFunc(ls.subs, func(s *subscription) bool { return s.covers(m) })
+}
+
+// covers reports whether the subscription is to what m was published on.
+func (s *subscription) covers(m *Message) bool {
+	if IsPattern(s.channel) {
+		return strings.HasPrefix(m.Channel, patternPrefix(s.channel))
+	}
+	return s.channel == m.Channel
 }
 
 // next returns when the first lease is due; 0 is never.

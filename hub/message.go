@@ -20,6 +20,9 @@ type Message struct {
 	key    string // namespace and channel: the key of its node
 	object []byte // the frame as a JSON object; Data is a part of it
 	forms  [maxForms]atomic.Pointer[[]byte]
+	rule   HistoryRule  // what is kept of its channel, and
+	most   int          // of all channels, in bytes
+	seq    uint64       // its number in the history; 0 for a message that is not kept
 	queued atomic.Int32 // subscriptions of this machine that it was queued for
 }
 
@@ -41,6 +44,21 @@ func NewMessage(channel, uuid string, data []byte) *Message {
 func (m *Message) in(namespace string) *Message {
 	m.key = keyOf(namespace, m.Channel)
 	return m
+}
+
+// remember notes what p keeps of the message's channel; it has not been published yet.
+func (m *Message) remember(p *Policy) *Message {
+	if p.Histories != nil {
+		m.rule, m.most = p.Histories.History(m.Channel), p.Limits.HistoryBytes
+	}
+	return m
+}
+
+// stamp gives the message its number, and puts its position into the frame.
+func (m *Message) stamp(seq uint64, position string) {
+	m.seq = seq
+	m.object = append(m.object[:len(m.object)-1:len(m.object)-1], `,"position":"`...)
+	m.object = append(append(m.object, position...), `"}`...)
 }
 
 // keyOf returns the key of a channel in a namespace. Keys of different namespaces are

@@ -15,10 +15,12 @@ type subscription struct {
 	node    *node
 	channel string // or pattern
 	index   int    // in node.members; guarded by node.mu
+	after   uint64 // kept messages up to this number are not live for it; guarded by node.mu
 
 	// Guarded by agent.mu.
 	lease     lease
-	byConnect bool // the connect gate made it, and no other gate was asked
+	from      uint64 // the agent has got all kept messages that follow this number
+	byConnect bool   // the connect gate made it, and no other gate was asked
 }
 
 // A node is a channel or pattern that has subscribers. The first subscriber makes it; when

@@ -20,14 +20,15 @@ type op struct {
 	// Immutable.
 	agent   *Agent
 	gate    GateName
-	channel string        // empty for a connect
-	why     reason        // why the gate is asked
-	sub     *subscription // the subscription to reauthorize, or nil
-	in      inbound       // the frame, if why is byFrame
-	msg     *Message      // of a publish
-	refused *Refusal      // if not nil, the answer; no gate is asked
-	taken   *lease        // the lease that notes the question under way; guarded by the agent's mu
-	done    chan struct{} // if not nil, finish closes it; never closed if the agent leaves before
+	channel string          // empty for a connect
+	why     reason          // why the gate is asked
+	sub     *subscription   // the subscription to reauthorize, or nil
+	in      inbound         // the frame, if why is byFrame
+	msg     *Message        // of a publish
+	recover recoveryRequest // of a subscribe
+	refused *Refusal        // if not nil, the answer; no gate is asked
+	taken   *lease          // the lease that notes the question under way; guarded by the agent's mu
+	done    chan struct{}   // if not nil, finish closes it; never closed if the agent leaves before
 
 	ctx  context.Context //nolint:containedctx // of its span, if it has one
 	span Span            // of a publish that is traced
@@ -361,7 +362,7 @@ func (o *op) apply() (done bool) {
 		o.endSpan(AnswerName(r.Code))
 		a.answer(&o.in, r)
 	case o.gate == GateSubscribe:
-		r, stale := a.hub.subscribe(o, answerTo(&o.in, nil))
+		r, stale := a.hub.subscribe(o, &o.in)
 		if r != nil {
 			a.answer(&o.in, r)
 		}

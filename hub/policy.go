@@ -31,6 +31,8 @@ type Policy struct {
 	// Admission decides which agents of an older generation may stay; nil lets all stay.
 	// The hub compares Admissions with ==.
 	Admission Admission
+	// Histories says what is kept of the messages of channels; nil keeps none.
+	Histories Histories
 	// Log is the endpoint's log, or nil.
 	Log *slog.Logger
 }
@@ -109,6 +111,9 @@ type Limits struct {
 	// QueueMessages and QueueBytes limit the queue of an agent. The hub closes the agent
 	// with CloseSlow when its queue would exceed either. Defaults: 1,024 and 1 MiB.
 	QueueMessages, QueueBytes int
+	// HistoryBytes is the most memory of all messages that the hub keeps, about. Over it,
+	// the channels go first that were published on least recently. Default: 64 MiB.
+	HistoryBytes int
 	// FramesPerSecond limits the rate of an agent's frames of any kind. A burst may have
 	// five seconds' worth. The hub closes an agent that sends more, with CloseLimit.
 	// Default: 100.
@@ -138,6 +143,7 @@ var DefaultLimits = Limits{
 	UnconnectedPerIP:   256,
 	QueueMessages:      1024,
 	QueueBytes:         1 << 20,
+	HistoryBytes:       64 << 20,
 	FramesPerSecond:    100,
 	PublishesPerSecond: 50,
 
@@ -161,6 +167,7 @@ func (l Limits) WithDefaults() Limits {
 		{&d.UnconnectedPerIP, l.UnconnectedPerIP},
 		{&d.QueueMessages, l.QueueMessages},
 		{&d.QueueBytes, l.QueueBytes},
+		{&d.HistoryBytes, l.HistoryBytes},
 		{&d.FramesPerSecond, l.FramesPerSecond},
 		{&d.PublishesPerSecond, l.PublishesPerSecond},
 		{&d.APIPublishesPerSecond, l.APIPublishesPerSecond},

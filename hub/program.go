@@ -228,7 +228,7 @@ func (pr *Program) Publish(ctx context.Context, p Publication) (Receipt, *Refusa
 	}
 	receipt := Receipt{UUID: p.UUID, Repeated: len(fresh) == 0}
 	for i, ch := range fresh {
-		m := NewMessage(ch, p.UUID, p.Data).in(a.opening.Namespace)
+		m := NewMessage(ch, p.UUID, p.Data).in(a.opening.Namespace).remember(a.policy.Load())
 		m.From = &Sender{User: a.User()}
 		if err := a.hub.Publish(ctx, m); err != nil {
 			a.policy.Load().Log.Error("publishing failed", "channel", ch, "error", err)

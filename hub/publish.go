@@ -71,7 +71,7 @@ func (o *op) publications() []*Message {
 			m = NewMessage(ch, o.msg.UUID, data)
 		}
 		m.From = from
-		out[i] = m.in(a.opening.Namespace)
+		out[i] = m.in(a.opening.Namespace).remember(a.policy.Load())
 	}
 	return out
 }

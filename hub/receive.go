@@ -315,7 +315,14 @@ func (box *inbox) subscription(p *Policy, gate GateName, in *inbound) {
 		a.answer(in, r)
 		return
 	}
-	(&op{agent: a, gate: gate, channel: channel, in: *in}).do()
+	o := &op{agent: a, gate: gate, channel: channel, in: *in}
+	if gate == GateSubscribe {
+		if o.recover, r = metaRecovery(in.data); r != nil {
+			a.answer(in, r)
+			return
+		}
+	}
+	o.do()
 }
 
 // publish handles a frame for any channel that is not under /meta/. It enforces the

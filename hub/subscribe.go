@@ -5,6 +5,7 @@ package hub
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -21,12 +22,11 @@ func (a *Agent) nodeOf(channel string) (d *directory, key string) {
 // subscribe subscribes the agent of o to a channel or pattern. It queues the answer under
 // the node's lock, so that the answer precedes the first message. If the agent already
 // subscribes, the new verdict replaces the lease. subscribe does nothing if o is stale.
-func (h *Hub) subscribe(o *op, answer []byte) (r *Refusal, stale bool) {
+func (h *Hub) subscribe(o *op, in *inbound) (r *Refusal, stale bool) {
 	a := o.agent
 	limits := a.policy.Load().Limits
 	fits := func() bool { return limits.Channels < 0 || h.Channels() <= limits.Channels }
 	d, key := a.nodeOf(o.channel)
-	encoded := a.out.conn.Form().encode(answer)
 	v := &o.verdict
 	for {
 		n := d.obtain(key, fits)
@@ -38,7 +38,7 @@ func (h *Hub) subscribe(o *op, answer []byte) (r *Refusal, stale bool) {
 			n.mu.Unlock()
 			continue // its last member has just left: obtain a new one
 		}
-		notify, stale, r := o.subscribeLocked(n, encoded, limits)
+		notify, stale, r := o.subscribeLocked(n, in, limits)
 		n.unlock()
 		if notify {
 			a.notify()
@@ -51,7 +51,7 @@ func (h *Hub) subscribe(o *op, answer []byte) (r *Refusal, stale bool) {
 }
 
 // subscribeLocked makes the agent a member of n. The caller holds n.mu.
-func (o *op) subscribeLocked(n *node, answer []byte, limits Limits) (notify, stale bool, r *Refusal) {
+func (o *op) subscribeLocked(n *node, in *inbound, limits Limits) (notify, stale bool, r *Refusal) {
 	a := o.agent
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -63,18 +63,62 @@ func (o *op) subscribeLocked(n *node, answer []byte, limits Limits) (notify, sta
 	}
 	// After this point a refresh finds the subscription, and reauthorizes it.
 	v := &o.verdict
-	if i := a.leases.find(n); i >= 0 {
-		a.leases.subs[i].lease = newLease(v, o.by, a.hub.timers.now())
-		a.leases.subs[i].byConnect = a.leases.subs[i].byConnect || o.gate == GateConnect
+	now := a.hub.timers.now()
+	i := a.leases.find(n)
+	if i < 0 && len(a.leases.subs) >= limits.ChannelsPerAgent {
+		return false, false, refuse(CodeLimit, fmt.Sprintf("more than %d channels for one agent", limits.ChannelsPerAgent))
+	}
+	began := o.beginLocked(n, in)
+	if i >= 0 {
+		s := a.leases.subs[i]
+		s.lease = newLease(v, o.by, now)
+		s.byConnect = s.byConnect || o.gate == GateConnect
+		s.from = min(s.from, began.from)
 	} else {
-		if len(a.leases.subs) >= limits.ChannelsPerAgent {
-			return false, false, refuse(CodeLimit, fmt.Sprintf("more than %d channels for one agent", limits.ChannelsPerAgent))
-		}
-		s := &subscription{agent: a, node: n, channel: strings.Clone(o.channel), lease: newLease(v, o.by, a.hub.timers.now()), byConnect: o.gate == GateConnect}
+		s := &subscription{agent: a, node: n, channel: strings.Clone(o.channel), lease: newLease(v, o.by, now), byConnect: o.gate == GateConnect, after: began.head, from: began.from}
 		n.addLocked(s)
 		a.leases.subs = append(a.leases.subs, s)
 	}
-	return a.out.acceptLocked(item{bytes: answer}), false, nil
+	form := a.out.conn.Form()
+	notify = a.out.acceptLocked(item{bytes: form.encode(began.answer)})
+	for _, m := range began.messages {
+		notify = a.out.acceptLocked(item{bytes: m.encoded(form), msg: m}) || notify
+	}
+	return notify, false, nil
+}
+
+// A beginning is what a subscription begins with: the answer, and kept messages.
+type beginning struct {
+	recovery
+	answer []byte
+}
+
+// beginLocked returns what the subscription begins with. The caller holds n.mu and the
+// agent's mu.
+func (o *op) beginLocked(n *node, in *inbound) (b beginning) {
+	a := o.agent
+	p := a.policy.Load()
+	pattern := IsPattern(o.channel)
+	if p.Histories == nil || !pattern && p.Histories.History(o.channel).Count == 0 {
+		b.from = a.hub.history.newest() // a reload may keep messages from now on
+		b.answer = appendSubscribed(nil, in, nil)
+		if o.recover.asked {
+			b.answer = appendRecovered(b.answer, false, "none")
+		}
+		return b
+	}
+	got := func(m *Message) bool {
+		return slices.ContainsFunc(a.leases.subs, func(s *subscription) bool { return s.from < m.seq && s.covers(m) })
+	}
+	// No more than half of the queue: live messages need room too.
+	l := a.out.queue.currentLimits()
+	room, roomBytes := l.QueueMessages/2-a.out.queue.count, l.QueueBytes/2-a.out.queue.bytes
+	b.recovery = a.hub.history.recover(o.recover, n.key, pattern, got, room, roomBytes)
+	b.answer = appendPosition(appendSubscribed(nil, in, nil), b.position)
+	if o.recover.asked {
+		b.answer = appendRecovered(b.answer, b.whole, b.why)
+	}
+	return b
 }
 
 // unsubscribe unsubscribes a and queues the answer. No message of the channel follows the
@@ -122,7 +166,7 @@ func (ls *leases) subscribeAll(channels []string) {
 		r, stale := (*Refusal)(nil), true
 		for stale {
 			o.policy = a.policy.Load()
-			r, stale = a.hub.subscribe(o, answerTo(in, nil))
+			r, stale = a.hub.subscribe(o, in)
 		}
 		if r != nil {
 			a.policy.Load().Log.Error("subscribing for the connect gate failed", "channel", ch, "agent", a.UUID(), "error", r)

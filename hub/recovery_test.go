@@ -1,0 +1,275 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package hub_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/push-it/pushit/hub"
+	"github.com/push-it/pushit/hub/hubtest"
+)
+
+// kept is Histories that keep the same of each channel.
+type kept hub.HistoryRule
+
+func (k kept) History(string) hub.HistoryRule { return hub.HistoryRule(k) }
+
+// subscribeSince asks to subscribe from somewhere on.
+func subscribeSince(channel, more string) string {
+	return `{"channel":"/meta/subscribe","uuid":"s","data":{"channel":"` + channel + `",` + more + `}}`
+}
+
+// A positioned is a frame as far as these tests look at it.
+type positioned struct {
+	Channel, Position, Reason, Error string
+	UUID                             string
+	Recovered                        *bool
+	Data                             json.RawMessage
+}
+
+func (b *bubble) frames(p *hubtest.Peer) (list []positioned) {
+	b.Helper()
+	synctest.Wait()
+	for _, line := range p.Conn.Lines() {
+		var f positioned
+		if err := json.Unmarshal([]byte(line), &f); err != nil {
+			b.Fatal(err)
+		}
+		list = append(list, f)
+	}
+	return list
+}
+
+func TestSubscribersGetWhatTheyMissed(t *testing.T) {
+	inBubble(t, hub.Policy{Histories: kept{Count: 5, TTL: time.Hour}}, func(b *bubble) {
+		publisher := b.join()
+		say := func(channel string, n int) {
+			publisher.Send(publish(channel, fmt.Sprint("m", n), fmt.Sprint(n)))
+			synctest.Wait()
+			b.want(publisher, published(fmt.Sprint("m", n)))
+		}
+		a := b.join()
+		a.Send(subscribe("news"))
+		first := b.frames(a)
+		if len(first) != 1 || first[0].Position == "" || first[0].Recovered != nil {
+			b.Fatalf("%+v", first)
+		}
+		say("news", 1)
+		live := b.frames(a)
+		if len(live) != 1 || live[0].Position == "" || string(live[0].Data) != "1" {
+			b.Fatalf("%+v", live)
+		}
+		a.Leave()
+		for n := 2; n < 5; n++ {
+			say("news", n)
+		}
+		check := func(what, more string, recovered bool, reason string, data ...string) {
+			b.Helper()
+			p := b.join()
+			p.Send(subscribeSince("news", more))
+			got := b.frames(p)
+			if len(got) != 1+len(data) || got[0].Recovered == nil || *got[0].Recovered != recovered || got[0].Reason != reason {
+				b.Fatalf("%s: %+v", what, got)
+			}
+			for i, want := range data {
+				if string(got[i+1].Data) != want {
+					b.Errorf("%s: message %d is %s, want %s", what, i, got[i+1].Data, want)
+				}
+			}
+			// Asked from the answer's position on, the same comes again: a connection that
+			// breaks between the answer and the messages loses none.
+			again := b.join()
+			again.Send(subscribeSince("news", `"position":"`+got[0].Position+`"`))
+			if more := b.frames(again); len(more) != len(got) {
+				b.Errorf("%s: from its answer on came %d messages, want %d", what, len(more)-1, len(data))
+			}
+			p.Leave()
+			again.Leave()
+		}
+		check("from the last message on", `"position":"`+live[0].Position+`"`, true, "", "2", "3", "4")
+		check("from the answer on", `"position":"`+first[0].Position+`"`, true, "", "1", "2", "3", "4")
+		check("the last two", `"since":2`, true, "", "3", "4")
+		check("since a time", `"since":"1990-01-01T00:00:00Z"`, true, "", "1", "2", "3", "4")
+		check("another server", `"position":"0123.7"`, false, "epoch")
+		for n := 5; n < 8; n++ {
+			say("news", n)
+		}
+		check("too far back", `"position":"`+live[0].Position+`"`, false, "count", "3", "4", "5", "6", "7")
+		for _, more := range []string{`"position":5`, `"position":""`, `"since":0`, `"since":-1`, `"since":1.5`, `"since":"yesterday"`, `"since":1,"position":"x"`, `"since":[]`} {
+			p := b.join()
+			p.Send(subscribeSince("news", more))
+			if got := b.frames(p); len(got) != 1 || !strings.Contains(got[0].Error, "data") {
+				b.Errorf("%s: %+v", more, got)
+			}
+			p.Leave()
+		}
+	})
+}
+
+// A message that two subscriptions of an agent recover comes once.
+func TestRecoveredMessagesComeOnce(t *testing.T) {
+	inBubble(t, hub.Policy{Histories: kept{Count: 50, TTL: time.Hour}}, func(b *bubble) {
+		publisher := b.join()
+		for n := range 6 {
+			publisher.Send(publish([]string{"a/1", "a/2"}[n%2], fmt.Sprint(n), fmt.Sprint(n)))
+		}
+		p := b.join()
+		p.Send(subscribeSince("a/1", `"since":2`)) // 2 and 4
+		p.Send(subscribeSince("a/*", `"since":4`)) // 2 to 5, of which 3 and 5 are new
+		p.Send(subscribeSince("a/2", `"since":9`)) // 1, 3, 5, of which 1 is new
+		publisher.Send(publish("a/1", "live", `"live"`))
+		var data []string
+		for _, f := range b.frames(p) {
+			if !strings.HasPrefix(f.Channel, "/meta/") {
+				data = append(data, string(f.Data))
+			}
+		}
+		if got := strings.Join(data, " "); got != `2 4 3 5 1 "live"` {
+			b.Errorf("received %s", got)
+		}
+	})
+}
+
+// What is recovered passes the deliver gate, and leaves half of the queue to what is live.
+func TestRecoveryIsGatedAndBounded(t *testing.T) {
+	hides := &gates{deliver: func(_ *hub.Agent, m *hub.Message) *hub.Message {
+		if string(m.Data) == "3" {
+			return nil
+		}
+		return m
+	}}
+	inBubble(t, hub.Policy{Gates: hides, Histories: kept{Count: 1000, TTL: time.Hour}, Limits: hub.Limits{QueueMessages: 20, PublishesPerSecond: hub.Unlimited, FramesPerSecond: hub.Unlimited}}, func(b *bubble) {
+		publisher := b.join()
+		for n := range 6 {
+			publisher.Send(publish("news", fmt.Sprint(n), fmt.Sprint(n)))
+			b.frames(publisher)
+		}
+		p := b.join()
+		p.Send(subscribeSince("news", `"since":100`))
+		if got := b.frames(p); len(got) != 6 || string(got[4].Data) != "4" {
+			b.Errorf("%+v", got)
+		}
+		for n := range 40 {
+			publisher.Send(publish("news", fmt.Sprint("x", n), fmt.Sprint(n+10)))
+			b.frames(publisher)
+		}
+		p = b.join()
+		p.Send(subscribeSince("news", `"since":100`))
+		got := b.frames(p)
+		if len(got) != 11 || *got[0].Recovered || got[0].Reason != "limit" || string(got[10].Data) != "49" {
+			b.Errorf("%d frames, %+v", len(got), got[0])
+		}
+		if !p.Agent.IsOpen() {
+			b.Error("it was closed for what it recovered")
+		}
+	})
+}
+
+// TestRecoveryLosesNothing has agents come and go while many publish: each gets every
+// message once, in order, whatever it had missed.
+func TestRecoveryLosesNothing(t *testing.T) {
+	const publishers, most, readers, visits = 4, 20_000, 6, 25
+	h, err := hub.New("test", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	unlimited := hub.Limits{AgentsPerIP: hub.Unlimited, APIPublishesPerSecond: hub.Unlimited, QueueMessages: 2 * publishers * most, QueueBytes: 1 << 28}
+	p := h.Use(&hub.Policy{Mount: "test", Gates: &gates{ask: asked{hub.GateAPI: allowAPI}}, Histories: kept{Count: most, TTL: time.Hour}, Limits: unlimited})
+	var visiting atomic.Int32
+	visiting.Store(readers)
+	var all sync.WaitGroup
+	for n := range publishers {
+		all.Go(func() {
+			program, r := h.Authorize(t.Context(), p, hub.Opening{})
+			if r != nil {
+				t.Error(r)
+				return
+			}
+			for i := 0; i < most && visiting.Load() > 0; i++ {
+				if _, r := program.Publish(context.Background(), hub.Publication{Channels: []string{fmt.Sprint("ch/", n)}, Data: []byte(fmt.Sprint(i))}); r != nil {
+					t.Error(r)
+					return
+				}
+				runtime.Gosched()
+			}
+		})
+	}
+	for n := range readers {
+		all.Go(func() {
+			defer visiting.Add(-1)
+			r := &reader{t: t, h: h, p: p, channel: []string{"ch/*", "ch/0", "ch/1"}[n%3], next: make(map[string]int), random: rand.New(rand.NewPCG(uint64(n), 3))}
+			for visit := 0; visit < visits && r.visit(); visit++ {
+			}
+		})
+	}
+	all.Wait()
+}
+
+// A reader comes again and again, and wants what it has missed.
+type reader struct {
+	t        *testing.T
+	h        *hub.Hub
+	p        *hub.Policy
+	channel  string
+	next     map[string]int // by channel: the message that is due
+	position string
+	random   *rand.Rand
+}
+
+// visit reads some messages in a session of its own, and reports whether all was well.
+func (r *reader) visit() bool {
+	c := hubtest.NewConn()
+	peer := hubtest.Open(r.t, r.h, r.p, hub.Opening{Transport: "test"}, c)
+	defer peer.Leave()
+	from := `"position":"` + r.position + `"`
+	if r.position == "" {
+		from = `"since":100000`
+	}
+	peer.Send(connect("reader"), subscribeSince(r.channel, from))
+	deadline := time.Now().Add(30 * time.Second)
+	for frames, want := 0, 1+r.random.IntN(100); frames < want; {
+		if time.Now().After(deadline) {
+			return true // the publishers have published all that they may
+		}
+		c.AwaitWrite(time.Second)
+		for _, line := range c.Lines() {
+			var f positioned
+			if line[0] != '{' || json.Unmarshal([]byte(line), &f) != nil || f.Position == "" {
+				continue
+			}
+			if frames++; frames > want {
+				break // what has come, but was not looked at, is lost to it
+			}
+			r.position = f.Position
+			if f.Channel == "/meta/subscribe" {
+				if f.Recovered == nil || !*f.Recovered {
+					r.t.Errorf("%s: %+v", r.channel, f)
+					return false
+				}
+				continue
+			}
+			if got := string(f.Data); got != fmt.Sprint(r.next[f.Channel]) {
+				r.t.Errorf("%s: %s of %s came, want %d", r.channel, got, f.Channel, r.next[f.Channel])
+				return false
+			}
+			r.next[f.Channel]++
+		}
+		if len(r.next) > 0 && frames < want && !peer.Agent.IsOpen() {
+			r.t.Errorf("%s: it was closed", r.channel)
+			return false
+		}
+	}
+	return true
+}

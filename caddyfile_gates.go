@@ -25,6 +25,7 @@ func gateSubdirectives() []subdirective {
 		{name: "default", parse: (*parser).defaultAnswer},
 		{name: "timeout", parse: (*parser).timeoutOf, repeats: true},
 		{name: "channel", parse: (*parser).channel, repeats: true},
+		{name: "history", parse: func(p *parser) error { return p.history(&p.handler.History) }},
 	}
 	for _, name := range gateNames {
 		subs = append(subs, subdirective{name: name, parse: func(p *parser) error { return p.gate("", &p.handler.Gates) }})
@@ -38,7 +39,7 @@ func channelSubdirectives(path string, b *ChannelBlock) []subdirective {
 	subs := []subdirective{{name: "patterns", parse: func(p *parser) error {
 		b.Patterns = true
 		return p.alone("patterns")
-	}}}
+	}}, {name: "history", parse: func(p *parser) error { return p.history(&b.History) }}}
 	for _, name := range gateNames {
 		if name != string(hub.GateConnect) && name != string(hub.GateDisconnect) && name != string(hub.GateAPI) {
 			subs = append(subs, subdirective{name: name, parse: func(p *parser) error { return p.gate(path+".", &b.Gates) }})
@@ -304,8 +305,8 @@ func (p *parser) channel() error {
 	if err != nil {
 		return err
 	}
-	if b.Gates == nil && !b.Patterns {
-		return errorAt(at, fmt.Errorf("channel %s has no effect: give it a block with gates, such as { subscribe allow }", strings.Join(b.Match, " ")))
+	if b.Gates == nil && !b.Patterns && b.History == nil {
+		return errorAt(at, fmt.Errorf("channel %s has no effect: give it a block with gates or a history, such as { subscribe allow }", strings.Join(b.Match, " ")))
 	}
 	p.handler.Channels = append(p.handler.Channels, b)
 	return nil

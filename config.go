@@ -80,6 +80,11 @@ type Limits struct {
 	// 1073741824, and at least twice message_size. Default: 1048576 (1MiB).
 	QueueBytes int `json:"queue_bytes,omitempty"`
 
+	// The most memory, about, of all messages that the hub keeps for `history`, in
+	// bytes. Over it, the channels go first that were published on least recently.
+	// Between 65536 and 1073741824. Default: 67108864 (64MiB).
+	HistoryBytes int `json:"history_bytes,omitempty"`
+
 	// How many frames of any kind an agent may send in a second; -1 for no limit. A
 	// burst may have five seconds' worth. An agent that sends more is closed with code
 	// 4429. Default: 100.
@@ -108,6 +113,9 @@ type limit struct {
 // of 32-bit machines.
 const maxCount = 1_000_000_000
 
+// maxHistoryBytes fits the int of 32-bit machines.
+const maxHistoryBytes = 1 << 30
+
 var limitTable = []limit{
 	{name: "message_size", field: func(l *Limits) *int { return &l.MessageSize }, size: true, min: 256, max: 16 << 20},
 	{name: "credentials_size", field: func(l *Limits) *int { return &l.CredentialsSize }, size: true, min: 256, max: 1 << 20},
@@ -119,6 +127,7 @@ var limitTable = []limit{
 	{name: "unconnected_per_ip", field: func(l *Limits) *int { return &l.UnconnectedPerIP }, min: 1, max: maxCount, unlimited: true},
 	{name: "queue_messages", field: func(l *Limits) *int { return &l.QueueMessages }, min: 16, max: 1_000_000},
 	{name: "queue_bytes", field: func(l *Limits) *int { return &l.QueueBytes }, size: true, min: 4 << 10, max: 1 << 30},
+	{name: "history_bytes", field: func(l *Limits) *int { return &l.HistoryBytes }, size: true, min: 64 << 10, max: maxHistoryBytes},
 	{name: "frames_per_second", field: func(l *Limits) *int { return &l.FramesPerSecond }, min: 1, max: 1_000_000, unlimited: true},
 	{name: "publishes_per_second", field: func(l *Limits) *int { return &l.PublishesPerSecond }, min: 1, max: 1_000_000, unlimited: true},
 	{name: "api_publishes_per_second", field: func(l *Limits) *int { return &l.APIPublishesPerSecond }, min: 1, max: 10_000_000, unlimited: true},

@@ -71,6 +71,10 @@ type ChannelBlock struct {
 	// that reach into another block that has a `subscribe` gate are refused in any
 	// case. Default: false.
 	Patterns bool `json:"patterns,omitempty"`
+
+	// What is kept of the messages of these channels. Of several blocks that match a
+	// channel, the first that has a history counts. Default: what the handler says.
+	History *History `json:"history,omitempty"`
 }
 
 // gateNames are the names of all gates.

@@ -124,6 +124,10 @@ type Handler struct {
 	// matches the channel and has the gate.
 	Channels []ChannelBlock `json:"channels,omitempty"`
 
+	// What is kept of the messages of channels, for agents that were away. The
+	// `history` of `channels` goes before it. Default: nothing.
+	History *History `json:"history,omitempty"`
+
 	gates    *guards.Policy      // nil: everything is allowed
 	asksWho  bool                // the connect gate wants to know who somebody is
 	env      *guards.Env         // of gates
@@ -198,6 +202,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	if h.gates != nil { // an interface with a nil pointer in it would not be nil
 		p.Gates = h.gates
+	}
+	if p.Histories, err = h.histories(); err != nil {
+		return err
 	}
 	h.used = h.hub.Use(p)
 	h.endpoint = &transport.Endpoint{
@@ -276,6 +283,7 @@ func (h *Handler) check() (*transport.Origins, error) {
 		checkSessionCookies(h.SessionCookies),
 		h.Limits.check(),
 		h.checkGates(),
+		h.checkHistories(),
 	)
 }
 
@@ -297,7 +305,7 @@ func (h *Handler) settings() hubpool.Settings {
 		Name: h.Name, Path: h.Path, Origins: h.Origins, Transports: h.Transports, SessionCookies: h.SessionCookies,
 		Heartbeat: h.Heartbeat, Handshake: h.Handshake, Grace: h.Grace, Drain: h.Drain,
 		Limits: Limits(hub.Limits(h.Limits).WithDefaults()), Namespace: h.Namespace,
-		Default: h.Default, Gates: h.Gates, Timeouts: h.Timeouts, Channels: h.Channels,
+		Default: h.Default, Gates: h.Gates, Timeouts: h.Timeouts, Channels: h.Channels, History: h.History,
 	}
 	all.withDefaults()
 	var fields map[string]json.RawMessage

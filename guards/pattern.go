@@ -106,3 +106,29 @@ func coversName(grants []string, channel string) bool {
 	}
 	return false
 }
+
+// A Match selects the channels that one of its patterns matches.
+type Match []pattern
+
+// ParseMatch parses the patterns of a channel block.
+func ParseMatch(patterns []string) (Match, error) {
+	m := make(Match, 0, len(patterns))
+	for _, text := range patterns {
+		p, err := parsePattern(text)
+		if err != nil {
+			return nil, err
+		}
+		m = append(m, p)
+	}
+	return m, nil
+}
+
+// Matches reports whether the Match selects a channel.
+func (m Match) Matches(channel string) bool {
+	for _, p := range m {
+		if p.matches(channel) {
+			return true
+		}
+	}
+	return false
+}

@@ -128,6 +128,7 @@ func TestRecoveredMessagesComeOnce(t *testing.T) {
 		p.Send(subscribeSince("a/1", `"since":2`)) // 2 and 4
 		p.Send(subscribeSince("a/*", `"since":4`)) // 2 to 5, of which 3 and 5 are new
 		p.Send(subscribeSince("a/2", `"since":9`)) // 1, 3, 5, of which 1 is new
+		synctest.Wait()
 		publisher.Send(publish("a/1", "live", `"live"`))
 		var data []string
 		for _, f := range b.frames(p) {

@@ -399,7 +399,7 @@ func TestEverySettingHasToAgree(t *testing.T) {
 	others := map[string]any{
 		"origins": []any{"null"}, "transports": []any{"xhr"}, "session_cookies": []any{"sid"},
 		"heartbeat": "20s", "handshake": "20s", "drain": "2s", "grace": "20s",
-		"limits": object{"agents": 5}, "namespace": "{http.request.host}",
+		"limits": object{"agents": 5}, "namespace": "{http.request.host}", "history": object{"count": 5, "ttl": "1m"},
 		"default": "deny", "gates": object{"publish": gate(object{"guard": "allow"}, nil)}, "timeouts": object{"publish": "2s"},
 		"channels": []any{object{"match": []any{"a"}, "gates": object{"publish": gate(object{"guard": "allow"}, nil)}}},
 	}
@@ -425,7 +425,7 @@ func TestEverySettingHasToAgree(t *testing.T) {
 func TestHandlerJSON(t *testing.T) {
 	var limits pushit.Limits
 	text := `{"message_size":1,"credentials_size":2,"name_length":3,"channels_per_agent":4,"channels":5,"agents":6,"agents_per_ip":7,` +
-		`"unconnected_per_ip":8,"queue_messages":9,"queue_bytes":10,"frames_per_second":11,"publishes_per_second":12}`
+		`"unconnected_per_ip":8,"queue_messages":9,"queue_bytes":10,"history_bytes":11,"frames_per_second":12,"publishes_per_second":13,"api_publishes_per_second":14}`
 	if err := json.Unmarshal([]byte(text), &limits); err != nil {
 		t.Fatal(err)
 	}

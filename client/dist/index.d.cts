@@ -132,6 +132,12 @@ export interface State {
 /** A subscription that has begun. */
 export interface Begun extends Answer {
   readonly channel: string;
+  /** Where a channel with a history is read from: messages that follow it come. */
+  readonly position?: string;
+  /** Whether all messages that were asked for are there. Only if some were: `since`, or after a loss. */
+  readonly recovered?: boolean;
+  /** Why not: epoch (the server has started again), count, age, bytes, limit, or none (no history). */
+  readonly reason?: string;
 }
 
 /** A subscription that the server has ended. */
@@ -149,7 +155,7 @@ export interface Events<C extends Channels = {}> {
   error: Refusal | Error;
   subscribe: Begun;
   unsubscribe: Ended;
-  /** A channel is subscribed again after its session was lost: messages may have been missed. */
+  /** A channel is subscribed again after its session was lost, and not all that was missed came from its history. */
   gap: { readonly channel: string };
 }
 
@@ -185,6 +191,8 @@ export interface Options<C extends Channels = {}> {
   transports?: readonly ('websocket' | 'xhr_streaming' | 'xhr')[];
   /** When aborted, closes the connection. Default: none. */
   signal?: AbortSignal;
+  /** What a subscription begins with, of channels with a history: so many messages, or those since a time (RFC 3339). Default: none. */
+  since?: number | string;
   /** Whether to connect when it is made, in a moment; else `connect()` does. Default: `true`. */
   connect?: boolean;
   /** In Node.js: whether the process may end while this is connected, or waits. Elsewhere it means nothing. Default: `false`. */

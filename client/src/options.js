@@ -12,6 +12,7 @@ export const defaults = {
   socket: undefined,
   transports: ['websocket', 'xhr_streaming', 'xhr'],
   signal: undefined,
+  since: undefined,
   connect: true,
   unref: false,
   background: false,

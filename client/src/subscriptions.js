@@ -76,7 +76,7 @@ export function makeSubscriptions(push) {
     _message(message) {
       for (const sub of [...subs.values()]) {
         if (!matches(sub._name, message.channel)) continue;
-        if (sub._name === message.channel) sub._position = message.position ?? sub._position;
+        sub._position = message.position ?? sub._position;
         for (const user of [...sub._users]) if (sub._users.has(user)) user._message(message);
       }
     },
@@ -151,7 +151,7 @@ export function makeSubscriptions(push) {
     if (done) sent._waiting.push(done);
     sub._via = session;
     sub._flight.push(sent);
-    session._ask(`/meta/${on ? '' : 'un'}subscribe`, { channel, position: on ? sub._position : undefined }, (frame, refusal) => {
+    session._ask(`/meta/${on ? '' : 'un'}subscribe`, { channel, ...(on && (sub._position ? { position: sub._position } : { since: push._options.since })) }, (frame, refusal) => {
       sub._flight.shift();
       if (on) {
         if (refusal && !sub._on) {

@@ -1255,6 +1255,23 @@ describe('subscribing', () => {
     assert.deepEqual(push.channels, ['b'], 'a no to what is there changes nothing');
   });
 
+  test('the first subscription asks for what was before, and what is recovered is no gap', async () => {
+    const push = await world.connected({ channels: ['a'], since: 50 });
+    const gaps = [];
+    push.on('gap', (gap) => gaps.push(gap));
+    assert.deepEqual(world.socket.sent.at(-1).data, { channel: 'a', since: 50 });
+    await world.socket.answer('/meta/subscribe', { position: '7-1', recovered: true });
+    for (const [recovered, want] of [[true, []], [false, [{ channel: 'a' }]]]) {
+      await world.socket.lose();
+      for (const { length } = world.sockets; world.sockets.length === length; ) await world.tick(500);
+      await world.socket.raw('o');
+      await world.socket.answer('/meta/connect');
+      assert.deepEqual(world.socket.sent.at(-1).data, { channel: 'a', position: '7-1' });
+      await world.socket.answer('/meta/subscribe', { position: '7-1', recovered, ...(recovered ? {} : { reason: 'count' }) });
+      assert.deepEqual(gaps, want);
+    }
+  });
+
   test('positions are sent when it subscribes again', async () => {
     const push = await world.connected({ channels: ['a', 'b', 'p/*'] });
     await world.socket.answer('/meta/subscribe', { position: '7-1' }, (frame) => frame.data?.channel === 'a');
@@ -1263,7 +1280,7 @@ describe('subscribing', () => {
     await world.socket.lose();
     await world.tick(1000);
     await world.socket.raw('o');
-    assert.deepEqual(world.socket.sent.slice(1).map(({ data }) => data), [{ channel: 'a' }, { channel: 'b', position: '9-4' }, { channel: 'p/*' }].map((each) => (each.channel === 'a' ? { channel: 'a', position: '7-1' } : each)));
+    assert.deepEqual(world.socket.sent.slice(1).map(({ data }) => data), [{ channel: 'a' }, { channel: 'b', position: '9-4' }, { channel: 'p/*', position: '3-3' }].map((each) => (each.channel === 'a' ? { channel: 'a', position: '7-1' } : each)));
     assert.equal(push.state.name, 'connecting');
   });
 });

@@ -18,12 +18,13 @@ import { pathToFileURL } from 'node:url';
 import { promisify } from 'node:util';
 import { PushIt } from '../src/module.js';
 import { picture, Server, startBrowser, top, within, without } from './harness.mjs';
+import { Proxy } from './proxy.mjs';
 
 const run = promisify(execFile);
 const skip = without('chrome');
 
 /** Each example that a browser or Node.js runs has a test here, by its document and language. */
-const examples = { 'README.md html': 1, 'docs/getting-started.md html': 3, 'docs/client.md html': 1, 'docs/client.md js': 1 };
+const examples = { 'README.md html': 1, 'docs/getting-started.md html': 3, 'docs/client.md html': 1, 'docs/client.md js': 1, 'docs/history.md html': 1 };
 
 const read = (document) => readFile(join(top, document), 'utf8');
 
@@ -60,7 +61,7 @@ const waitForLine = (page, list, text) =>
 
 test('each example of a page or program is known here', async () => {
   const found = {};
-  for (const document of ['README.md', ...['caddyfile', 'client', 'deployment', 'gates', 'getting-started', 'migrating', 'operations', 'performance'].map((name) => `docs/${name}.md`)]) {
+  for (const document of ['README.md', ...['caddyfile', 'client', 'deployment', 'gates', 'getting-started', 'history', 'migrating', 'operations', 'performance', 'publishing'].map((name) => `docs/${name}.md`)]) {
     for (const [, language] of (await read(document)).matchAll(/^```(html|js)\b/gm)) {
       found[`${document} ${language}`] = (found[`${document} ${language}`] ?? 0) + 1;
     }
@@ -228,4 +229,29 @@ describe('docs/client.md', () => {
     t.after(() => clearInterval(timer));
     assert.equal(await within('the message', logged), 'news hello');
   });
+});
+
+test('the page of docs/history.md begins with what was before, and gets what it missed', { skip }, async (t) => {
+  const dir = await folder(t, { 'index.html': await block('docs/history.md', '## In a page', 'html'), 'favicon.ico': '' });
+  const caddyfile = local(await block('docs/history.md', '## Keep messages', 'caddyfile')).replace('pushit /push {', `root ${dir}\n\tfile_server\n\tpushit /push {`);
+  await writeFile(join(dir, 'Caddyfile'), caddyfile);
+  const server = await Server.start(join(dir, 'Caddyfile'));
+  t.after(() => server.stop());
+  const proxy = await Proxy.start(() => server.port);
+  t.after(() => proxy.stop());
+  const publisher = new PushIt({ endpoint: `${server.url}/push` });
+  t.after(() => publisher.close());
+  for (const text of ['one', 'two']) await publisher.channel('news').publish(text);
+  const browser = await startBrowser();
+  t.after(() => browser.close());
+  const page = await browser.open(`${proxy.url}/index.html`);
+  await page.evaluate(() => (window.loadedOnce = true)); // a gap would load it again
+  await waitForLine(page, '#news', 'two');
+  proxy.cut();
+  await publisher.channel('news').publish('while it was away');
+  await waitForLine(page, '#news', 'while it was away');
+  await publisher.channel('news').publish('live');
+  await waitForLine(page, '#news', 'live');
+  assert.deepEqual(await lines(page, '#news'), ['one', 'two', 'while it was away', 'live']);
+  assert.equal(await page.evaluate(() => window.loadedOnce), true);
 });

@@ -1,0 +1,130 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package pushit
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/push-it/pushit/guards"
+	"github.com/push-it/pushit/hub"
+)
+
+// History says what the server keeps of the messages of a channel, in memory, so that an
+// agent that was away gets what it has missed.
+type History struct {
+	// How many messages of each channel are kept. Between 1 and 100000. Required.
+	Count int `json:"count,omitempty"`
+
+	// How long a message is kept. Between 1s and 30d. Required.
+	TTL caddy.Duration `json:"ttl,omitempty"`
+}
+
+// The ranges of a History.
+const (
+	maxHistoryCount = 100_000
+	minHistoryTTL   = time.Second
+	maxHistoryTTL   = 30 * 24 * time.Hour
+)
+
+func (h *History) check() error {
+	if h == nil {
+		return nil
+	}
+	if err := checkHistoryCount(h.Count); err != nil {
+		return err
+	}
+	return checkRange("the time of history", h.TTL, minHistoryTTL, maxHistoryTTL)
+}
+
+// checkHistories says what is wrong with the histories of h.
+func (h *Handler) checkHistories() error {
+	errs := []error{h.History.check()}
+	for i, b := range h.Channels {
+		if err := b.History.check(); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", blockPath(i), err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func checkHistoryCount(n int) error {
+	if n < 1 || n > maxHistoryCount {
+		return fmt.Errorf("history: the number of messages must be between 1 and %d, not %d", maxHistoryCount, n)
+	}
+	return nil
+}
+
+// histories finds the history of a channel.
+type histories struct {
+	blocks []historyBlock
+	others hub.HistoryRule // of channels that no block is about
+}
+
+type historyBlock struct {
+	match guards.Match
+	rule  hub.HistoryRule
+}
+
+// histories returns what h says of histories; nil if it keeps nothing.
+func (h *Handler) histories() (hub.Histories, error) {
+	var all histories
+	if h.History != nil {
+		all.others = h.History.rule()
+	}
+	for i, b := range h.Channels {
+		if b.History == nil {
+			continue
+		}
+		match, err := guards.ParseMatch(b.Match)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", blockPath(i), err)
+		}
+		all.blocks = append(all.blocks, historyBlock{match, b.History.rule()})
+	}
+	if h.History == nil && len(all.blocks) == 0 {
+		return nil, nil
+	}
+	return &all, nil
+}
+
+func (h *History) rule() hub.HistoryRule {
+	return hub.HistoryRule{Count: h.Count, TTL: time.Duration(h.TTL)}
+}
+
+// History implements hub.Histories.
+func (all *histories) History(channel string) hub.HistoryRule {
+	for i := range all.blocks {
+		if all.blocks[i].match.Matches(channel) {
+			return all.blocks[i].rule
+		}
+	}
+	return all.others
+}
+
+// history reads `history <count> <time>`.
+func (p *parser) history(to **History) error {
+	const example = "history 100 1h"
+	if p.CountRemainingArgs() != 2 {
+		return p.Errf("history takes how many messages are kept, and for how long: write %s", example)
+	}
+	p.NextArg()
+	n, err := strconv.Atoi(p.Val())
+	if err != nil {
+		return p.Errf("history: %q is not a whole number: write how many messages are kept, and for how long, as %s", p.Val(), example)
+	}
+	if err := checkHistoryCount(n); err != nil {
+		return p.WrapErr(err)
+	}
+	h := &History{Count: n}
+	if err := p.durationOf("the time of history", &h.TTL, "1h", minHistoryTTL, maxHistoryTTL); err != nil {
+		return err
+	}
+	*to = h
+	return nil
+}

@@ -1,0 +1,83 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package test
+
+import (
+	"fmt"
+	"testing"
+)
+
+const historyConfig = `
+	http://site.test {
+		pushit /push {
+			default allow
+			history 3 1h
+			channel scores/* {
+				history 1 1m
+				subscribe allow
+				patterns
+			}
+			api bearer "` + apiSecret + `"
+		}
+	}`
+
+// subscribeFrom subscribes from somewhere on, and returns the answer.
+func (a *agent) subscribeFrom(channel string, from object) object {
+	a.t.Helper()
+	data := object{"channel": channel}
+	for name, value := range from {
+		data[name] = value
+	}
+	answer := a.ask("/meta/subscribe", data)
+	a.wantAllowed(answer)
+	return answer
+}
+
+// An agent that was away gets what it has missed, over a reload too, and is told when not
+// all of it is there. Each channel block has a history of its own.
+func TestAgentsGetWhatTheyMissed(t *testing.T) {
+	server := serve(t, historyConfig)
+	s := server.site("site.test")
+	say := func(channel string, data any) {
+		t.Helper()
+		if status, _, body := s.post("/push/publish", "application/json", fmt.Sprintf(`{"channel":%q,"data":%v}`, channel, data), asBackend()); status != 200 {
+			t.Fatalf("status %d, %s", status, body)
+		}
+	}
+	reader, _ := s.open("/push/websocket", nil, nil)
+	reader.subscribe("news")
+	say("news", 1)
+	last := reader.receive()["position"]
+	if last == nil {
+		t.Fatal("a message of a channel with a history has no position")
+	}
+	for n := 2; n < 5; n++ {
+		say("news", n)
+		say("scores/1", n)
+	}
+	if err := server.load(historyConfig + "\n# again\n"); err != nil {
+		t.Fatal(err)
+	}
+	again, _ := s.open("/push/websocket", nil, nil)
+	if answer := again.subscribeFrom("news", object{"position": last}); answer["recovered"] != true || answer["position"] == nil {
+		t.Errorf("answer %v", answer)
+	}
+	for n := 2; n < 5; n++ {
+		again.wantMessage("news", float64(n))
+	}
+	if answer := again.subscribeFrom("scores/*", object{"since": 10}); answer["recovered"] != true {
+		t.Errorf("answer %v", answer)
+	}
+	again.wantMessage("scores/1", 4.0)
+	say("news", 5)
+	again.wantMessage("news", 5.0)
+
+	late, _ := s.open("/push/websocket", nil, nil)
+	if answer := late.subscribeFrom("news", object{"position": last}); answer["recovered"] != false || answer["reason"] != "count" {
+		t.Errorf("answer %v", answer)
+	}
+	for n := 3; n < 6; n++ {
+		late.wantMessage("news", float64(n))
+	}
+}

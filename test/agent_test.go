@@ -30,6 +30,20 @@ type agent struct {
 	kept []object // what came, but was not asked for yet
 }
 
+// A patientConn bounds each Read and each Write: how long all that a test does may take
+// depends on the machine.
+type patientConn struct{ net.Conn }
+
+func (c patientConn) Read(p []byte) (int, error) {
+	_ = c.SetReadDeadline(time.Now().Add(3 * patience)) // if it fails, reading fails too
+	return c.Conn.Read(p)
+}
+
+func (c patientConn) Write(p []byte) (int, error) {
+	_ = c.SetWriteDeadline(time.Now().Add(3 * patience)) // likewise
+	return c.Conn.Write(p)
+}
+
 // uuids counts the frames of all agents, so that none is taken for a repeated one.
 var uuids atomic.Int64
 
@@ -42,8 +56,7 @@ func (s site) upgrade(path string, header http.Header) (*agent, *http.Response) 
 		s.t.Fatal(err)
 	}
 	s.t.Cleanup(func() { _ = conn.Close() }) // it may be closed already
-	_ = conn.SetDeadline(time.Now().Add(patience))
-
+	conn = patientConn{conn}
 	ws, resp, err := wireclient.Open(conn, &wireclient.Upgrade{Host: s.host, Path: path, Header: header})
 	switch {
 	case resp == nil:

@@ -295,7 +295,6 @@ type numberStream struct {
 func (s site) count(path, channel string, every time.Duration) *numberStream {
 	s.t.Helper()
 	a := s.connect(path, nil)
-	_ = a.conn.SetDeadline(time.Now().Add(2 * time.Minute))
 	c := &numberStream{stopping: make(chan struct{}), done: make(chan struct{})}
 	go func() {
 		defer close(c.done)

@@ -105,7 +105,6 @@ func TestReloadOverHTTP3(t *testing.T) {
 	s := serveStill(t, config("0"), true)
 	s.tls = true
 	publisher := s.connect("/push/websocket", nil)
-	_ = publisher.conn.SetDeadline(time.Now().Add(time.Minute))
 	clients := map[string]*fallbackClient{}
 	for _, transport := range everyFallback {
 		clients[transport] = s.fallback(s.client("h3"), "/push", transport).connect("numbers")

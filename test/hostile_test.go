@@ -170,7 +170,6 @@ func TestProxyThatCutsSilentConnections(t *testing.T) {
 	}
 	defer func() { _ = mute.Close() }()
 	a := through.connect("/push/websocket", nil).subscribe("ws")
-	_ = a.conn.SetDeadline(time.Now().Add(2 * fallbackPatience))
 	concurrently(append([]string{"websocket"}, everyFallback...), func(transport string) {
 		if transport == "websocket" {
 			for end := time.Now().Add(long); time.Now().Before(end); {

@@ -98,7 +98,7 @@ func TestWebSocketOverHTTP2And3(t *testing.T) {
 		want   string
 	}{
 		"extended CONNECT": {append(pseudo(http.MethodConnect), ":protocol", "websocket"), "reset: PROTOCOL_ERROR"},
-		"GET":              {append(pseudo(http.MethodGet), upgrade...), "400 A WebSocket is opened with GET over HTTP/1.1 here.\n"},
+		"GET":              {append(pseudo(http.MethodGet), upgrade...), "400 Open a WebSocket with GET over HTTP/1.1.\n"},
 		"GET with Upgrade": {append(pseudo(http.MethodGet), append(upgrade, "upgrade", "websocket", "connection", "Upgrade")...), "400 request header \"Connection\" is not valid in HTTP/2\n"},
 	} {
 		if got, offered := askRawHTTP2(t, s, tc.fields); got != tc.want || offered {

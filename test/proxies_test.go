@@ -251,7 +251,6 @@ func checkTalk(t *testing.T, s site) through {
 	talk(t, s, "/push", own)
 	listener := s.connect("/push/websocket", own).subscribe("room")
 	listener.subscribe("from/fallbacks")
-	_ = listener.conn.SetDeadline(time.Now().Add(2 * fallbackPatience))
 	var sessions []*fallbackClient
 	for _, version := range []string{"h1", "h2"} {
 		by := s.client(version)

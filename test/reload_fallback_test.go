@@ -104,11 +104,10 @@ func TestReloadOfStreams(t *testing.T) {
 	config := func(global, block string) string {
 		return global + "\nhttps://localhost {\n\ttls " + cert + " " + key + "\n\tpushit {\n\t\tdefault allow\n\t\t" + block + "\n\t}\n}\n"
 	}
-	const graceful = "{\n\tgrace_period 200ms\n}"
+	const graceful = "{\n\tgrace_period 1s\n}"
 	s := serveAt(t, addr, config(graceful, "")).site("localhost")
 	s.tls = true
 	ws := s.connect("/push/websocket", nil)
-	_ = ws.conn.SetDeadline(time.Now().Add(fallbackPatience))
 	var readers sync.WaitGroup
 	for _, version := range []string{"h1", "h2", "h3"} {
 		for _, transport := range []string{"xhr_streaming", "eventsource"} {

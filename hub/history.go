@@ -263,6 +263,9 @@ func (h *history) recover(req recoveryRequest, key string, pattern bool, skip fu
 	case req.last == 0 && req.since.IsZero():
 		return out
 	}
+	if pattern && req.position == "" { // do not look at all there is
+		after = h.beginLocked(req, key)
+	}
 	entries, floor, why := h.matchingLocked(key, pattern, after)
 	switch {
 	case req.position != "" && floor > after:
@@ -274,7 +277,7 @@ func (h *history) recover(req recoveryRequest, key string, pattern bool, skip fu
 		for n < len(entries) && entries[n].at.Before(req.since) {
 			n++
 		}
-		if n == 0 && floor > 0 {
+		if n == 0 && floor > after {
 			out.whole, out.why = false, why // older ones were dropped, and may have been younger than that
 		}
 		entries = entries[n:]
@@ -298,6 +301,30 @@ func (h *history) recover(req recoveryRequest, key string, pattern bool, skip fu
 	return out
 }
 
+// beginLocked returns a number after which all entries below a prefix come that a request
+// without a position is about.
+func (h *history) beginLocked(req recoveryRequest, prefix string) uint64 {
+	i := len(h.log)
+	if req.last > 0 {
+		for n := 0; n < req.last && i > 0; i-- {
+			if e := h.log[i-1]; e.msg != nil && isBelow(e.key, prefix) {
+				n++
+			}
+		}
+	} else {
+		i, _ = slices.BinarySearchFunc(h.log, req.since, func(e *entry, t time.Time) int { return e.at.Compare(t) })
+	}
+	if i == 0 {
+		return 0
+	}
+	return h.log[i-1].seq
+}
+
+// isBelow reports whether a key is of a channel below a prefix, in the same namespace.
+func isBelow(key, prefix string) bool {
+	return strings.HasPrefix(key, prefix) && strings.Contains(key, "\x00") == strings.Contains(prefix, "\x00")
+}
+
 // matchingLocked returns the entries after a number of a channel, or of all channels below
 // a prefix, and the highest number that was dropped of them, and why.
 func (h *history) matchingLocked(key string, pattern bool, after uint64) (entries []*entry, floor uint64, why string) {
@@ -314,8 +341,8 @@ func (h *history) matchingLocked(key string, pattern bool, after uint64) (entrie
 	floor, why = h.first, "count"
 	i, _ := slices.BinarySearchFunc(h.log, after+1, func(e *entry, seq uint64) int { return compareSeq(e.seq, seq) })
 	for _, e := range h.log[i:] {
-		if !strings.HasPrefix(e.key, key) || strings.Contains(e.key, "\x00") != strings.Contains(key, "\x00") {
-			continue // of other channels, or of another namespace
+		if !isBelow(e.key, key) {
+			continue
 		}
 		if r := h.rings[e.key]; e.msg != nil && r != nil && now.Sub(e.at) >= r.rule.TTL {
 			h.trimLocked(r, now)

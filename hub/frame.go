@@ -47,37 +47,27 @@ func decodeFrame(frame []byte) (inbound, *Refusal) {
 	s := jsontext.Scan(frame)
 	defer s.Release()
 
-	i := s.Begin()
-	if i >= 0 && i < len(frame) && frame[i] != '{' {
-		return inbound{}, refuse(CodeInvalid, "a frame must be one JSON object")
-	}
 	var channel, uuid, agentID, data []byte // as JSON, nil where absent
 	var space bool                          // in data
 	var fault *Refusal                      // of the first unknown key
-	if i >= 0 {
-		i = s.Members(i, func(key []byte, from, to int) {
-			value := frame[from:to:to]
-			switch string(key) {
-			case "channel":
-				channel = value
-			case "uuid":
-				uuid = value
-			case "agentId":
-				agentID = value
-			case "data":
-				data, space = value, s.SkippedSpace()
-			default:
-				if fault == nil {
-					fault = refuse(CodeInvalid, "a frame has no "+jsontext.Excerpt(key)+": its keys are channel, uuid, agentId and data")
-				}
+	if wrong := scanObject(s, frame, "a frame must be one JSON object", func(key []byte, from, to int) {
+		value := frame[from:to:to]
+		switch string(key) {
+		case "channel":
+			channel = value
+		case "uuid":
+			uuid = value
+		case "agentId":
+			agentID = value
+		case "data":
+			data, space = value, s.SkippedSpace()
+		default:
+			if fault == nil {
+				fault = refuse(CodeInvalid, "a frame has no "+jsontext.Excerpt(key)+": its keys are channel, uuid, agentId and data")
 			}
-		})
-	}
-	if i >= 0 {
-		i = s.End(i)
-	}
-	if i < 0 {
-		fault = refuse(CodeInvalid, s.Fault())
+		}
+	}); wrong != nil {
+		fault = wrong
 	}
 
 	// Collect the strings one after the other, to copy them in one allocation.
@@ -109,6 +99,25 @@ func decodeFrame(frame []byte) (inbound, *Refusal) {
 		hasAgentID: agentID != nil,
 		data:       data,
 	}, nil
+}
+
+// scanObject calls member for each member of the JSON object that text must be. Otherwise
+// it returns a Refusal: notObject if text is another JSON value.
+func scanObject(s *jsontext.Scanner, text []byte, notObject string, member func(key []byte, from, to int)) *Refusal {
+	i := s.Begin()
+	if i >= 0 && i < len(text) && text[i] != '{' {
+		return refuse(CodeInvalid, notObject)
+	}
+	if i >= 0 {
+		i = s.Members(i, member)
+	}
+	if i >= 0 {
+		i = s.End(i)
+	}
+	if i < 0 {
+		return refuse(CodeInvalid, s.Fault())
+	}
+	return nil
 }
 
 // frameID appends the id in value, a JSON value, to dst. If value is no id, it returns
@@ -182,11 +191,15 @@ const maxSince = 100_000
 // metaRecovery returns from where on a subscribe wants messages. Data is that of a decoded
 // frame.
 func metaRecovery(data []byte) (req recoveryRequest, r *Refusal) {
-	position, r := frameMember(data, "position")
-	if r != nil {
-		return req, r
-	}
-	since, r := frameMember(data, "since")
+	var position, since []byte
+	r = frameMembers(data, func(key, value []byte) {
+		switch string(key) {
+		case "position":
+			position = value
+		case "since":
+			since = value
+		}
+	})
 	switch {
 	case r != nil:
 		return req, r
@@ -195,7 +208,6 @@ func metaRecovery(data []byte) (req recoveryRequest, r *Refusal) {
 	case position != nil && since != nil:
 		return req, refuse(CodeInvalid, "data has position or since, not both")
 	}
-	req.asked = true
 	if position != nil {
 		text, whole := frameText(nil, position)
 		if !whole || len(text) == 0 {
@@ -228,25 +240,29 @@ func metaCredentials(data []byte) ([]byte, *Refusal) {
 
 // frameMember returns the JSON value of a key of data, which must be an object, or nil if
 // it has no such key. Missing data and null count as an object without keys.
-func frameMember(data []byte, name string) ([]byte, *Refusal) {
+func frameMember(data []byte, name string) (found []byte, r *Refusal) {
+	r = frameMembers(data, func(key, value []byte) {
+		if string(key) == name {
+			found = value
+		}
+	})
+	return found, r
+}
+
+// frameMembers calls member for each member of the object in a frame's data.
+func frameMembers(data []byte, member func(key, value []byte)) *Refusal {
 	if data == nil || string(data) == "null" {
-		return nil, nil
+		return nil
 	}
 	if data[0] != '{' {
-		return nil, refuse(CodeInvalid, "data must be an object")
+		return refuse(CodeInvalid, "data must be an object")
 	}
 	s := jsontext.Scan(data)
 	defer s.Release()
-	var found []byte
-	end := s.Members(0, func(key []byte, from, to int) {
-		if string(key) == name {
-			found = data[from:to:to]
-		}
-	})
-	if end < 0 {
-		return found, refuse(CodeInvalid, s.Fault())
+	if s.Members(0, func(key []byte, from, to int) { member(key, data[from:to:to]) }) < 0 {
+		return refuse(CodeInvalid, s.Fault())
 	}
-	return found, nil
+	return nil
 }
 
 // The following functions append the frames that agents get, each one JSON object

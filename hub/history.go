@@ -4,6 +4,7 @@
 package hub
 
 import (
+	"cmp"
 	"container/list"
 	"crypto/rand"
 	"encoding/hex"
@@ -28,13 +29,13 @@ type Histories interface {
 	History(channel string) HistoryRule
 }
 
-// sweepEvery is how often messages are looked for that are too old.
+// sweepEvery is how often the history drops messages that are too old.
 const sweepEvery = 5 * time.Second
 
-// A history keeps messages of channels that have a HistoryRule, in memory, so that an
-// agent that was away gets what it has missed. It is a log: each message has a number, and
-// they go to the subscribers in the order of their numbers. So one position says what a
-// subscription has got, of a pattern too.
+// A history keeps messages of channels that have a HistoryRule, in memory, for agents that
+// come back. It is a log: it numbers the messages, and subscribers get them in the order of
+// their numbers. So one position says which messages a subscription got, even if it is to
+// a pattern.
 //
 // A position is "<epoch>.<number>". The epoch is new for each process: positions of
 // another one say nothing here.
@@ -48,9 +49,8 @@ type history struct {
 	last   uint64     // the number of the newest message
 	rings  map[string]*ring
 	recent *list.List // of *ring: the front was published on least recently
-	log    []*entry   // all entries in their order, also dropped ones, from first on
-	first  uint64     // the number of log[0] is first+1
-	live   int        // entries in log that are not dropped
+	log    []*entry   // all entries in their order, without gaps; dropped ones stay for a while
+	live   int        // entries of all rings
 	bytes  int
 	lost   uint64 // the highest number that was dropped with its whole ring
 	why    string // why that was
@@ -101,7 +101,7 @@ func (r *ring) size() int { return sizeOfEntry + len(r.key) }
 
 func (e *entry) size() int { return len(e.msg.object) + sizeOfEntry }
 
-// keep gives m its number, and keeps it. most is the most bytes of all messages.
+// keep numbers m, and keeps it. most limits the bytes of all messages.
 func (h *history) keep(m *Message, rule HistoryRule, most int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -110,7 +110,7 @@ func (h *history) keep(m *Message, rule HistoryRule, most int) {
 	r := h.rings[m.key]
 	if r == nil {
 		r = &ring{key: m.key}
-		if h.lost > 0 { // its older messages may have been among those
+		if h.lost > 0 { // a ring of this channel may have been dropped
 			r.floor, r.why = h.lost, h.why
 		}
 		r.place = h.recent.PushBack(r)
@@ -121,24 +121,16 @@ func (h *history) keep(m *Message, rule HistoryRule, most int) {
 	}
 	r.rule = rule
 	e := &entry{seq: h.last, key: m.key, msg: m, at: time.Now()}
-	if len(h.log) == 0 {
-		h.first = e.seq - 1
-	}
 	h.log = append(h.log, e)
 	r.entries = append(r.entries, e)
 	h.live++
 	h.bytes += e.size()
 	h.trimLocked(r, e.at)
-	for h.bytes > most && h.recent.Len() > 0 {
-		oldest := h.recent.Front().Value.(*ring)
-		if oldest == r && len(r.entries) == 1 {
-			break // one message is always kept
-		}
-		if oldest == r {
-			h.dropLocked(r, 1, "bytes")
-			continue
-		}
-		h.forgetLocked(oldest, "bytes")
+	for h.bytes > most && h.recent.Front() != r.place {
+		h.forgetLocked(h.recent.Front().Value.(*ring), "bytes")
+	}
+	for h.bytes > most && len(r.entries) > 1 { // one message is always kept
+		h.dropLocked(r, 1, "bytes")
 	}
 	h.trimLogLocked()
 	if h.sweep == nil && !h.closed {
@@ -161,7 +153,17 @@ func (h *history) dropLocked(r *ring, n int, why string) {
 		r.floor, r.why = e.seq, why
 		e.msg = nil
 	}
-	r.entries = slices.Delete(r.entries, 0, n)
+	r.entries = withoutFirst(r.entries, n)
+}
+
+// withoutFirst returns entries without the first n. It moves none of the others: entries
+// that are added later get a new array in time.
+func withoutFirst(entries []*entry, n int) []*entry {
+	if n == len(entries) {
+		return nil
+	}
+	clear(entries[:n])
+	return entries[n:]
 }
 
 // forgetLocked drops r whole.
@@ -189,18 +191,14 @@ func (h *history) trimLocked(r *ring, now time.Time) {
 	}
 }
 
-// trimLogLocked takes dropped entries out of the front of the log. If those behind a
-// live one become many, that one goes out of the log too; its ring still has it.
+// trimLogLocked removes dropped entries from the front of the log. If many dropped entries
+// stand behind a live one, the live one goes too: its ring still has it.
 func (h *history) trimLogLocked() {
 	n := 0
 	for n < len(h.log) && (h.log[n].msg == nil || len(h.log)-n > 2*h.live+1024) {
 		n++
 	}
-	if n == 0 || n < len(h.log)/4 && n < 1024 && len(h.log) > n {
-		return // not each time
-	}
-	h.first = h.log[n-1].seq
-	h.log = slices.Delete(h.log, 0, n)
+	h.log = withoutFirst(h.log, n)
 }
 
 // sweepNow drops messages that are too old.
@@ -222,12 +220,16 @@ func (h *history) positionLocked(seq uint64) string {
 	return h.epoch + "." + strconv.FormatUint(seq, 10)
 }
 
-// A recoveryRequest is from where on an agent wants the messages of a subscription.
+// A recoveryRequest says which kept messages a subscription begins with. At most one of
+// its fields is set.
 type recoveryRequest struct {
-	asked    bool      // there is one
-	position string    // after this one; empty: see the others
-	last     int       // so many; 0: see the next
-	since    time.Time // published since; zero: none, only a position
+	position string    // those that follow this position
+	last     int       // the newest ones of this number
+	since    time.Time // those published since then
+}
+
+func (req recoveryRequest) isSet() bool {
+	return req.position != "" || req.last > 0 || !req.since.IsZero()
 }
 
 // A recovery is what a subscription begins with.
@@ -240,11 +242,11 @@ type recovery struct {
 	why      string     // else why: epoch, count, age, bytes or limit
 }
 
-// recover returns the messages that match, after what the request says, and a position
-// that live messages follow. The caller holds the mu of the node of the subscription, and
-// adds it before releasing that, so that no message is lost or doubled between the two.
-// skip tells which messages the agent has got by another subscription; room is how many
-// messages and bytes there is room for.
+// recover returns the kept messages that a subscription begins with. The caller holds the
+// mu of the subscription's node, and adds the subscription before it releases it. So no
+// message is lost or doubled between the kept messages and the live ones. skip reports
+// whether the agent got a message through another subscription. room and roomBytes limit
+// the messages.
 func (h *history) recover(req recoveryRequest, key string, pattern bool, skip func(*Message) bool, room, roomBytes int) (out recovery) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -260,10 +262,10 @@ func (h *history) recover(req recoveryRequest, key string, pattern bool, skip fu
 			return out
 		}
 		after = seq
-	case req.last == 0 && req.since.IsZero():
+	case !req.isSet():
 		return out
 	}
-	if pattern && req.position == "" { // do not look at all there is
+	if pattern && req.position == "" { // do not search the whole log
 		after = h.beginLocked(req, key)
 	}
 	entries, floor, why := h.matchingLocked(key, pattern, after)
@@ -278,7 +280,7 @@ func (h *history) recover(req recoveryRequest, key string, pattern bool, skip fu
 			n++
 		}
 		if n == 0 && floor > after {
-			out.whole, out.why = false, why // older ones were dropped, and may have been younger than that
+			out.whole, out.why = false, why // dropped messages may have been published since then
 		}
 		entries = entries[n:]
 	}
@@ -301,8 +303,8 @@ func (h *history) recover(req recoveryRequest, key string, pattern bool, skip fu
 	return out
 }
 
-// beginLocked returns a number after which all entries below a prefix come that a request
-// without a position is about.
+// beginLocked returns a number for a request without a position: all entries below prefix
+// that the request asks for follow it.
 func (h *history) beginLocked(req recoveryRequest, prefix string) uint64 {
 	i := len(h.log)
 	if req.last > 0 {
@@ -335,12 +337,13 @@ func (h *history) matchingLocked(key string, pattern bool, after uint64) (entrie
 			return nil, h.lost, h.why
 		}
 		h.trimLocked(r, now)
-		i, _ := slices.BinarySearchFunc(r.entries, after+1, func(e *entry, seq uint64) int { return compareSeq(e.seq, seq) })
-		return r.entries[i:], r.floor, r.why
+		return following(r.entries, after), r.floor, r.why
 	}
-	floor, why = h.first, "count"
-	i, _ := slices.BinarySearchFunc(h.log, after+1, func(e *entry, seq uint64) int { return compareSeq(e.seq, seq) })
-	for _, e := range h.log[i:] {
+	floor, why = h.last, "count"
+	if len(h.log) > 0 {
+		floor = h.log[0].seq - 1
+	}
+	for _, e := range following(h.log, after) {
 		if !isBelow(e.key, key) {
 			continue
 		}
@@ -358,12 +361,8 @@ func (h *history) matchingLocked(key string, pattern bool, after uint64) (entrie
 	return entries, floor, why
 }
 
-func compareSeq(a, b uint64) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
+// following returns the entries whose numbers are higher than after.
+func following(entries []*entry, after uint64) []*entry {
+	i, _ := slices.BinarySearchFunc(entries, after+1, func(e *entry, seq uint64) int { return cmp.Compare(e.seq, seq) })
+	return entries[i:]
 }

@@ -57,7 +57,7 @@ func TestHistoryModel(t *testing.T) {
 						key, pattern = []string{"a/", ""}[random.IntN(2)], true
 					}
 					after := uint64(random.IntN(len(all) + 1))
-					got := h.recover(recoveryRequest{asked: true, position: h.positionLocked(after)}, key, pattern, noneGot, noLimit, noLimit)
+					got := h.recover(recoveryRequest{position: h.positionLocked(after)}, key, pattern, noneGot, noLimit, noLimit)
 					var want strings.Builder
 					missing := false
 					kept := make(map[uint64]bool)
@@ -136,7 +136,7 @@ func TestHistoryGivesMemoryBack(t *testing.T) {
 		if h.rings["quiet/0"] != nil || h.rings["quiet/99"] == nil {
 			t.Error("the channels that were published on least recently are not those that went")
 		}
-		r := h.recover(recoveryRequest{asked: true, position: h.positionLocked(0)}, "quiet/0", false, noneGot, noLimit, noLimit)
+		r := h.recover(recoveryRequest{position: h.positionLocked(0)}, "quiet/0", false, noneGot, noLimit, noLimit)
 		if r.whole || r.why != "bytes" {
 			t.Errorf("a channel that was forgotten: %+v", r)
 		}
@@ -148,12 +148,12 @@ func TestHistoryGivesMemoryBack(t *testing.T) {
 		}
 		h.mu.Unlock()
 		// A channel that has none left still proves that nothing was missed.
-		if r := h.recover(recoveryRequest{asked: true, position: h.positionLocked(h.last)}, "busy", false, noneGot, noLimit, noLimit); !r.whole {
+		if r := h.recover(recoveryRequest{position: h.positionLocked(h.last)}, "busy", false, noneGot, noLimit, noLimit); !r.whole {
 			t.Errorf("a channel without messages: %+v", r)
 		}
 		// A large message is kept even if it alone is over the limit.
 		keep("large", 10)
-		if r := h.recover(recoveryRequest{asked: true, last: 5}, "large", false, noneGot, noLimit, noLimit); len(r.messages) != 1 {
+		if r := h.recover(recoveryRequest{last: 5}, "large", false, noneGot, noLimit, noLimit); len(r.messages) != 1 {
 			t.Errorf("%d messages", len(r.messages))
 		}
 	})
@@ -171,10 +171,10 @@ func TestHistoryLogIsBounded(t *testing.T) {
 	if len(h.log) > 5_000 {
 		t.Errorf("the log has %d entries, of which 2 are kept", len(h.log))
 	}
-	if r := h.recover(recoveryRequest{asked: true, position: h.positionLocked(0)}, "old", false, noneGot, noLimit, noLimit); len(r.messages) != 1 || !r.whole {
+	if r := h.recover(recoveryRequest{position: h.positionLocked(0)}, "old", false, noneGot, noLimit, noLimit); len(r.messages) != 1 || !r.whole {
 		t.Errorf("the old one is lost: %+v", r)
 	}
-	if r := h.recover(recoveryRequest{asked: true, position: h.positionLocked(0)}, "", true, noneGot, noLimit, noLimit); r.whole {
+	if r := h.recover(recoveryRequest{position: h.positionLocked(0)}, "", true, noneGot, noLimit, noLimit); r.whole {
 		t.Error("50,000 messages are missing, and nothing says so")
 	}
 }
@@ -227,4 +227,22 @@ func TestRecoveryRequests(t *testing.T) {
 			}
 		}
 	})
+}
+
+// BenchmarkHistoryKeep keeps messages of a channel whose ring is full.
+func BenchmarkHistoryKeep(b *testing.B) {
+	for _, count := range []int{1, 100, 10_000} {
+		b.Run(fmt.Sprint("count=", count), func(b *testing.B) {
+			h := newHistory()
+			defer h.close()
+			keep := func() { h.keep(NewMessage("news", "u", []byte("1")), HistoryRule{count, time.Hour}, noLimit) }
+			for range 2 * count {
+				keep()
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				keep()
+			}
+		})
+	}
 }

@@ -131,17 +131,9 @@ func (h *Hub) open(p *Policy, o Opening) (*Agent, *Refusal) {
 	if r := h.quota.enter(key, p.Limits); r != nil {
 		return nil, r
 	}
-	a := &Agent{
-		hub:     h,
-		id:      uuid.New(),
-		opening: o,
-		address: key,
-		shard:   uint16(h.nextShard.Add(1) % uint32(len(h.flushers))),
-		opened:  h.timers.now(),
-	}
-	a.cond.L = &a.mu
-	a.in.agent, a.out.agent, a.leases.agent = a, a, a
-	a.identity.Store(noIdentity)
+	a := h.newAgent(o)
+	a.address, a.opened = key, h.timers.now()
+	a.shard = uint16(h.nextShard.Add(1) % uint32(len(h.flushers)))
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed || h.going {
@@ -160,6 +152,15 @@ func (h *Hub) open(p *Policy, o Opening) (*Agent, *Refusal) {
 	h.agents[a] = struct{}{}
 	h.counts.openedLocked(o.Transport)
 	return a, nil
+}
+
+// newAgent makes an agent that the hub does not list, and that has no policy yet.
+func (h *Hub) newAgent(o Opening) *Agent {
+	a := &Agent{hub: h, id: uuid.New(), opening: o}
+	a.cond.L = &a.mu
+	a.in.agent, a.out.agent, a.leases.agent = a, a, a
+	a.identity.Store(noIdentity)
+	return a
 }
 
 // Close closes every agent with CloseUnavailable and waits for the flushers and writers.

@@ -24,8 +24,8 @@ const MaxPublicationChannels = 16
 type Publication struct {
 	// Channels are where it goes: 1 to MaxPublicationChannels names, each once.
 	Channels []string
-	// UUID names it; a message with the same UUID, of the same program, is published
-	// once within two minutes. The server makes one if it is empty.
+	// UUID identifies it. Within two minutes, the server publishes a message with the same
+	// UUID of the same program once. If UUID is empty, the server makes one.
 	UUID string
 	// Data is one JSON value.
 	Data []byte
@@ -44,41 +44,31 @@ type Receipt struct {
 }
 
 // DecodePublication decodes a JSON object with channel or channels, data, and maybe
-// uuid. Any other key is an error. If there is a Refusal, the Publication has the uuid,
-// if that could be read.
+// uuid. Any other key is an error. With a Refusal, the Publication has the uuid if that
+// could be read.
 func DecodePublication(object []byte) (p Publication, r *Refusal) {
 	s := jsontext.Scan(object)
 	defer s.Release()
 	var channel, channels, id, data []byte
 	var space bool // in data
-	i := s.Begin()
-	if i >= 0 && i < len(object) && object[i] != '{' {
-		return p, refuse(CodeInvalid, `a message must be an object, like {"channel":"news","data":1}`)
-	}
-	if i >= 0 {
-		i = s.Members(i, func(key []byte, from, to int) {
-			value := object[from:to:to]
-			switch string(key) {
-			case "channel":
-				channel = value
-			case "channels":
-				channels = value
-			case "uuid":
-				id = value
-			case "data":
-				data, space = value, s.SkippedSpace()
-			default:
-				if r == nil {
-					r = refuse(CodeInvalid, "a message has no "+jsontext.Excerpt(key)+": its keys are channel or channels, data and uuid")
-				}
+	if wrong := scanObject(s, object, `a message must be an object, like {"channel":"news","data":1}`, func(key []byte, from, to int) {
+		value := object[from:to:to]
+		switch string(key) {
+		case "channel":
+			channel = value
+		case "channels":
+			channels = value
+		case "uuid":
+			id = value
+		case "data":
+			data, space = value, s.SkippedSpace()
+		default:
+			if r == nil {
+				r = refuse(CodeInvalid, "a message has no "+jsontext.Excerpt(key)+": its keys are channel or channels, data and uuid")
 			}
-		})
-	}
-	if i >= 0 {
-		i = s.End(i)
-	}
-	if i < 0 {
-		return p, refuse(CodeInvalid, s.Fault())
+		}
+	}); wrong != nil {
+		return p, wrong
 	}
 	if id != nil {
 		text, wrong := frameID(nil, "uuid", id)
@@ -100,7 +90,7 @@ func DecodePublication(object []byte) (p Publication, r *Refusal) {
 	return p, r
 }
 
-// publicationChannels reads channel, or channels, of which there must be one.
+// publicationChannels reads channel or channels. One of them must be there.
 func publicationChannels(channel, channels []byte) ([]string, *Refusal) {
 	var list []json.RawMessage
 	switch {
@@ -130,7 +120,7 @@ func publicationChannels(channel, channels []byte) ([]string, *Refusal) {
 // A Program is a backend that publishes with HTTP requests, without a session. One
 // goroutine at a time may use it.
 type Program struct {
-	agent *Agent // without a Conn, and not one of the hub's: it is what gates are asked about
+	agent *Agent // whom gates are asked about. It has no Conn, and the hub does not list it
 	lease lease
 }
 
@@ -146,10 +136,7 @@ func (h *Hub) Authorize(ctx context.Context, p *Policy, o Opening) (*Program, *R
 	if going {
 		return nil, goingAway
 	}
-	a := &Agent{hub: h, id: uuid.New(), opening: o}
-	a.cond.L = &a.mu
-	a.in.agent, a.out.agent, a.leases.agent = a, a, a
-	a.identity.Store(noIdentity)
+	a := h.newAgent(o)
 	a.policy.Store(p)
 	pr := &Program{agent: a}
 	return pr, pr.authorize(ctx)
@@ -177,8 +164,8 @@ func (pr *Program) authorize(ctx context.Context) *Refusal {
 	return nil
 }
 
-// isCurrent reports whether the program may go on without asking its gate again: a request
-// can last for hours.
+// isCurrent reports whether the gate's last answer still holds. A request can last for
+// hours, and its gate can change or its lease can end meanwhile.
 func (pr *Program) isCurrent() bool {
 	a := pr.agent
 	p, now := a.hub.newest(a.policy.Load().Mount), a.hub.timers.now()
@@ -243,8 +230,8 @@ func (pr *Program) Publish(ctx context.Context, p Publication) (Receipt, *Refusa
 	return receipt, nil
 }
 
-// withoutRepeats returns the channels that p was not published on before, and the notes of
-// it. A message without a uuid is no repeat of anything: it gets one, and no note.
+// withoutRepeats returns the channels that p was not published on before, and what repeats
+// noted for them. A message without a uuid repeats nothing: it gets a uuid and no note.
 func (pr *Program) withoutRepeats(p *Publication) (fresh []string, notes []publishKey, r *Refusal) {
 	if p.UUID == "" {
 		p.UUID = uuid.NewString()

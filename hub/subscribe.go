@@ -102,7 +102,7 @@ func (o *op) beginLocked(n *node, in *inbound) (b beginning) {
 	if p.Histories == nil || !pattern && p.Histories.History(o.channel).Count == 0 {
 		b.from = a.hub.history.newest() // a reload may keep messages from now on
 		b.answer = appendSubscribed(nil, in, nil)
-		if o.recover.asked {
+		if o.recover.isSet() {
 			b.answer = appendRecovered(b.answer, false, "none")
 		}
 		return b
@@ -115,7 +115,7 @@ func (o *op) beginLocked(n *node, in *inbound) (b beginning) {
 	room, roomBytes := l.QueueMessages/2-a.out.queue.count, l.QueueBytes/2-a.out.queue.bytes
 	b.recovery = a.hub.history.recover(o.recover, n.key, pattern, got, room, roomBytes)
 	b.answer = appendPosition(appendSubscribed(nil, in, nil), b.position)
-	if o.recover.asked {
+	if o.recover.isSet() {
 		b.answer = appendRecovered(b.answer, b.whole, b.why)
 	}
 	return b

@@ -332,16 +332,23 @@ func refuseOpening(w http.ResponseWriter, err error) {
 		seconds := (refusal.Retry + time.Second - 1) / time.Second
 		w.Header().Set("Retry-After", strconv.Itoa(int(seconds)))
 	}
-	status := http.StatusServiceUnavailable
-	switch refusal.Code {
-	case hub.CodeLimit:
-		status = http.StatusTooManyRequests
-	case hub.CodeDenied, hub.CodeExpired:
-		status = http.StatusForbidden
+	fail(w, &httpError{statusOf(refusal.Code), sentence(refusal.Reason)})
+}
+
+// statusOf returns the HTTP status of a Refusal.
+func statusOf(code hub.Code) int {
+	switch code {
 	case hub.CodeInvalid:
-		status = http.StatusBadRequest
+		return http.StatusBadRequest
+	case hub.CodeDenied, hub.CodeExpired:
+		return http.StatusForbidden
+	case hub.CodeTooLarge:
+		return http.StatusRequestEntityTooLarge
+	case hub.CodeLimit:
+		return http.StatusTooManyRequests
+	default:
+		return http.StatusServiceUnavailable
 	}
-	fail(w, &httpError{status, sentence(refusal.Reason)})
 }
 
 // sentence turns a reason into a sentence.

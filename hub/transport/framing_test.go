@@ -194,7 +194,7 @@ func TestFramingsAreThoseOfSockJSGo(t *testing.T) {
 // and HTML treat in their own ways.
 func everyCharacter() string {
 	var all strings.Builder
-	for r := rune(0); r < 0x2100; r++ {
+	for r := range rune(0x2100) {
 		all.WriteRune(r)
 	}
 	return all.String() + "\uD7FF\uE000\uFEFF\uFFFD\uFFFF\U00010000\U0010FFFF"

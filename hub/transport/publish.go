@@ -6,6 +6,7 @@ package transport
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -34,10 +35,10 @@ var (
 	errNoAPI       = &httpError{http.StatusNotFound, "Programs cannot publish here: the configuration has no api gate."}
 	errPublishers  = &httpError{http.StatusServiceUnavailable, "Too many publish requests at once."}
 	errPublishType = &httpError{http.StatusUnsupportedMediaType, "Send application/json, or application/x-ndjson with a message in each line."}
-	errPublishMany = &httpError{http.StatusRequestEntityTooLarge, "An array holds at most " + strconv.Itoa(maxPublications) + " messages: send several, or a stream of application/x-ndjson."}
-	errPublishSize = &httpError{http.StatusRequestEntityTooLarge, "A body has at most " + strconv.Itoa(maxPublishBody) + " bytes: send several, or a stream of application/x-ndjson."}
-	errPublishNone = &httpError{http.StatusBadRequest, "The body is empty: send a message, as {\"channel\":\"news\",\"data\":1}, or an array of them."}
-	errPublishJSON = &httpError{http.StatusBadRequest, "The body is not JSON: send a message, as {\"channel\":\"news\",\"data\":1}, or an array of them."}
+	errPublishMany = &httpError{http.StatusRequestEntityTooLarge, "An array holds at most " + strconv.Itoa(maxPublications) + " messages: send several arrays, or a stream of application/x-ndjson."}
+	errPublishSize = &httpError{http.StatusRequestEntityTooLarge, "A body has at most " + strconv.Itoa(maxPublishBody) + " bytes: send several requests, or a stream of application/x-ndjson."}
+	errPublishNone = &httpError{http.StatusBadRequest, "The body is empty: send a message, such as {\"channel\":\"news\",\"data\":1}, or an array of messages."}
+	errPublishJSON = &httpError{http.StatusBadRequest, "The body is not JSON: send a message, such as {\"channel\":\"news\",\"data\":1}, or an array of messages."}
 )
 
 // A published is the answer for one message.
@@ -173,7 +174,7 @@ func (e *Endpoint) publishBody(w http.ResponseWriter, r *http.Request, program *
 	answers := make([]published, len(list))
 	status := http.StatusOK
 	for i, p := range list {
-		if answers[i] = publish(r, program, p); answers[i].Error != "" && status == http.StatusOK {
+		if answers[i] = publish(r.Context(), program, p, false); answers[i].Error != "" && status == http.StatusOK {
 			status = answers[i].status
 		}
 	}
@@ -207,27 +208,32 @@ func splitBody(body []byte) (objects []json.RawMessage, array bool, wrong *httpE
 	return objects, true, nil
 }
 
-// publish publishes one message and returns the answer.
-func publish(r *http.Request, program *hub.Program, p hub.Publication) published {
-	receipt, refusal := program.Publish(r.Context(), p)
-	if refusal != nil {
-		return refused(p.UUID, refusal)
+// publish publishes one message and returns the answer. If wait is set, it waits while the
+// rate limit is exceeded.
+func publish(ctx context.Context, program *hub.Program, p hub.Publication, wait bool) published {
+	for {
+		receipt, refusal := program.Publish(ctx, p)
+		switch {
+		case refusal == nil:
+			return published{UUID: receipt.UUID, Subscriptions: &receipt.Subscriptions, Repeated: receipt.Repeated}
+		case !wait || refusal.Code != hub.CodeLimit || refusal.Retry <= 0:
+			return refused(p.UUID, refusal)
+		}
+		timer := time.NewTimer(refusal.Retry)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return refused(p.UUID, refusal)
+		}
 	}
-	return published{UUID: receipt.UUID, Subscriptions: &receipt.Subscriptions, Repeated: receipt.Repeated}
 }
 
 // refused returns the answer for a message that was not published.
 func refused(uuid string, r *hub.Refusal) published {
-	p := published{UUID: uuid, Error: r.Reason, Code: r.Code, status: http.StatusServiceUnavailable}
-	switch r.Code {
-	case hub.CodeInvalid:
-		p.status = http.StatusBadRequest
-	case hub.CodeDenied, hub.CodeExpired:
-		p.status = http.StatusForbidden
-	case hub.CodeTooLarge:
-		p.Code, p.status = hub.CodeLimit, http.StatusRequestEntityTooLarge
-	case hub.CodeLimit:
-		p.status = http.StatusTooManyRequests
+	p := published{UUID: uuid, Error: r.Reason, Code: r.Code, status: statusOf(r.Code)}
+	if r.Code == hub.CodeTooLarge {
+		p.Code = hub.CodeLimit
 	}
 	if r.Retry > 0 {
 		ms := r.Retry.Milliseconds()
@@ -272,10 +278,10 @@ func (e *Endpoint) publishStream(w http.ResponseWriter, r *http.Request, program
 		end := errors.Is(err, io.EOF)
 		switch {
 		case errors.Is(err, errLineTooLong):
-			_ = answers.Encode(refused("", &hub.Refusal{Code: hub.CodeTooLarge, Reason: "this line is too long; " + strconv.Itoa(longest) + " bytes are the most"}))
+			_ = answers.Encode(refused("", &hub.Refusal{Code: hub.CodeTooLarge, Reason: "the line is too long; at most " + strconv.Itoa(longest) + " bytes are allowed"}))
 			return
 		case err != nil && !end:
-			_ = answers.Encode(refused("", &hub.Refusal{Code: hub.CodeUnavailable, Reason: "the stream did not go on; messages up to here are answered"}))
+			_ = answers.Encode(refused("", &hub.Refusal{Code: hub.CodeUnavailable, Reason: "the stream ended early; every message before this answer has its own"}))
 			return
 		case len(object) == 0 && end:
 			return
@@ -288,7 +294,7 @@ func (e *Endpoint) publishStream(w http.ResponseWriter, r *http.Request, program
 			if !json.Valid(object) {
 				return
 			}
-		} else if answers.Encode(publishSlowly(r, program, p)) != nil {
+		} else if answers.Encode(publish(r.Context(), program, p, true)) != nil {
 			return
 		}
 		if lines.Buffered() == 0 || end {
@@ -302,26 +308,6 @@ func (e *Endpoint) publishStream(w http.ResponseWriter, r *http.Request, program
 
 // streamPatience is how long a stream may be silent. Blank lines keep it open.
 const streamPatience = 5 * time.Minute
-
-// publishSlowly is like publish, but waits when the rate limit is exceeded.
-func publishSlowly(r *http.Request, program *hub.Program, p hub.Publication) published {
-	for {
-		receipt, refusal := program.Publish(r.Context(), p)
-		switch {
-		case refusal == nil:
-			return published{UUID: receipt.UUID, Subscriptions: &receipt.Subscriptions, Repeated: receipt.Repeated}
-		case refusal.Code != hub.CodeLimit || refusal.Retry <= 0:
-			return refused(p.UUID, refusal)
-		}
-		timer := time.NewTimer(refusal.Retry)
-		select {
-		case <-timer.C:
-		case <-r.Context().Done():
-			timer.Stop()
-			return refused(p.UUID, refusal)
-		}
-	}
-}
 
 var errLineTooLong = errors.New("line too long")
 

@@ -5,7 +5,6 @@ package test
 
 import (
 	"bytes"
-	"encoding/json"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -51,38 +50,13 @@ func judge(t *testing.T, config string) (v verdict) {
 // what stands around pushits.
 func validated(t *testing.T, adapted []byte) (failed string, warnings []string) {
 	t.Helper()
-	var c caddy.Config
-	if err := json.Unmarshal(adapted, &c); err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(t.TempDir(), "log")
-	writer, err := json.Marshal(object{"output": "file", "filename": file, "roll": false})
+	logged, err := validate(t, adapted)
 	if err != nil {
-		t.Fatal(err)
-	}
-	storage, err := json.Marshal(object{"module": "file_system", "root": t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.Admin, c.StorageRaw = &caddy.AdminConfig{Disabled: true}, storage
-	c.Logging = &caddy.Logging{Logs: map[string]*caddy.CustomLog{"default": {BaseLog: caddy.BaseLog{Level: "WARN", WriterRaw: writer}}}}
-	if err := caddy.Validate(&c); err != nil {
 		failed = err.Error()
 	}
-	log, err := os.ReadFile(file)
-	if err != nil && !os.IsNotExist(err) {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(log)) {
-		var entry struct {
-			Logger, Msg string
-			ToDo        string `json:"to_do"`
-		}
-		if err := json.Unmarshal([]byte(line), &entry); err != nil {
-			t.Fatal(err)
-		}
-		if entry.Logger == "http.handlers.pushit" && strings.HasPrefix(entry.Msg, "pushit /") {
-			warnings = append(warnings, entry.Msg+" | "+entry.ToDo)
+	for _, w := range logged {
+		if strings.HasPrefix(w.Msg, "pushit /") {
+			warnings = append(warnings, w.Msg+" | "+w.ToDo)
 		}
 	}
 	slices.Sort(warnings)

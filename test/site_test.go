@@ -15,13 +15,15 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 )
 
-// warnings validates a Caddyfile, and returns how pushit's warnings begin.
-func warnings(t *testing.T, config string) (begin []string) {
+// A warning is a line that pushit logs.
+type warning struct {
+	Logger, Msg string
+	ToDo        string `json:"to_do"`
+}
+
+// validate validates a configuration. It returns pushit's warnings and the error.
+func validate(t *testing.T, adapted []byte) (warnings []warning, failed error) {
 	t.Helper()
-	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var c caddy.Config
 	if err := json.Unmarshal(adapted, &c); err != nil {
 		t.Fatal(err)
@@ -31,24 +33,43 @@ func warnings(t *testing.T, config string) (begin []string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.Admin = &caddy.AdminConfig{Disabled: true}
-	c.Logging = &caddy.Logging{Logs: map[string]*caddy.CustomLog{"default": {BaseLog: caddy.BaseLog{Level: "WARN", WriterRaw: writer}}}}
-	if err := caddy.Validate(&c); err != nil {
-		t.Fatal(err)
-	}
-	log, err := os.ReadFile(file)
+	storage, err := json.Marshal(object{"module": "file_system", "root": t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.Admin, c.StorageRaw = &caddy.AdminConfig{Disabled: true}, storage
+	c.Logging = &caddy.Logging{Logs: map[string]*caddy.CustomLog{"default": {BaseLog: caddy.BaseLog{Level: "WARN", WriterRaw: writer}}}}
+	failed = caddy.Validate(&c)
+	log, err := os.ReadFile(file)
+	if err != nil && (failed == nil || !os.IsNotExist(err)) {
+		t.Fatal(err)
+	}
 	for line := range strings.Lines(string(log)) {
-		var entry struct{ Logger, Level, Msg string }
-		if err := json.Unmarshal([]byte(line), &entry); err != nil {
+		var w warning
+		if err := json.Unmarshal([]byte(line), &w); err != nil {
 			t.Fatal(err)
 		}
-		if entry.Logger == "http.handlers.pushit" {
-			about, _, _ := strings.Cut(entry.Msg, " ")
-			begin = append(begin, about)
+		if w.Logger == "http.handlers.pushit" {
+			warnings = append(warnings, w)
 		}
+	}
+	return warnings, failed
+}
+
+// warnings validates a Caddyfile, and returns how pushit's warnings begin.
+func warnings(t *testing.T, config string) (begin []string) {
+	t.Helper()
+	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	logged, err := validate(t, adapted)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range logged {
+		about, _, _ := strings.Cut(w.Msg, " ")
+		begin = append(begin, about)
 	}
 	slices.Sort(begin)
 	return begin

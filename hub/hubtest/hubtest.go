@@ -53,7 +53,7 @@ func NewConn() *Conn {
 // Form implements hub.Conn.
 func (c *Conn) Form() *hub.Form { return Form }
 
-// Stall(true) makes the Conn take no more bytes; Stall(false) makes it take them again.
+// Stall makes the Conn take no more bytes if stuck is set, or take them again.
 func (c *Conn) Stall(stuck bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

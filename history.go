@@ -15,8 +15,8 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// History says what the server keeps of the messages of a channel, in memory, so that an
-// agent that was away gets what it has missed.
+// History says which messages of a channel the server keeps, in memory, for agents that
+// come back.
 type History struct {
 	// How many messages of each channel are kept. Between 1 and 100000. Required.
 	Count int `json:"count,omitempty"`
@@ -42,7 +42,7 @@ func (h *History) check() error {
 	return checkRange("the time of history", h.TTL, minHistoryTTL, maxHistoryTTL)
 }
 
-// checkHistories says what is wrong with the histories of h.
+// checkHistories returns what is wrong with the histories of h.
 func (h *Handler) checkHistories() error {
 	errs := []error{h.History.check()}
 	for i, b := range h.Channels {
@@ -71,7 +71,7 @@ type historyBlock struct {
 	rule  hub.HistoryRule
 }
 
-// histories returns what h says of histories; nil if it keeps nothing.
+// histories returns the history rules of h, or nil if h keeps nothing.
 func (h *Handler) histories() (hub.Histories, error) {
 	var all histories
 	if h.History != nil {
@@ -111,12 +111,12 @@ func (all *histories) History(channel string) hub.HistoryRule {
 func (p *parser) history(to **History) error {
 	const example = "history 100 1h"
 	if p.CountRemainingArgs() != 2 {
-		return p.Errf("history takes how many messages are kept, and for how long: write %s", example)
+		return p.Errf("history needs a number of messages and a time: write %s", example)
 	}
 	p.NextArg()
 	n, err := strconv.Atoi(p.Val())
 	if err != nil {
-		return p.Errf("history: %q is not a whole number: write how many messages are kept, and for how long, as %s", p.Val(), example)
+		return p.Errf("history: %q is not a whole number: write a number of messages and a time, such as %s", p.Val(), example)
 	}
 	if err := checkHistoryCount(n); err != nil {
 		return p.WrapErr(err)

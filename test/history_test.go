@@ -5,6 +5,7 @@ package test
 
 import (
 	"fmt"
+	"maps"
 	"testing"
 )
 
@@ -26,9 +27,7 @@ const historyConfig = `
 func (a *agent) subscribeFrom(channel string, from object) object {
 	a.t.Helper()
 	data := object{"channel": channel}
-	for name, value := range from {
-		data[name] = value
-	}
+	maps.Copy(data, from)
 	answer := a.ask("/meta/subscribe", data)
 	a.wantAllowed(answer)
 	return answer

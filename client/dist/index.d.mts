@@ -132,11 +132,11 @@ export interface State {
 /** A subscription that has begun. */
 export interface Begun extends Answer {
   readonly channel: string;
-  /** Where a channel with a history is read from: messages that follow it come. */
+  /** The position that the messages follow. Only of channels with a history. */
   readonly position?: string;
-  /** Whether all messages that were asked for are there. Only if some were: `since`, or after a loss. */
+  /** Whether all messages come that the client asked for: with `since`, or after a loss. */
   readonly recovered?: boolean;
-  /** Why not: epoch (the server has started again), count, age, bytes, limit, or none (no history). */
+  /** Why not: epoch (the server was restarted), count, age, bytes, limit, or none (no history). */
   readonly reason?: string;
 }
 
@@ -191,7 +191,7 @@ export interface Options<C extends Channels = {}> {
   transports?: readonly ('websocket' | 'xhr_streaming' | 'xhr')[];
   /** When aborted, closes the connection. Default: none. */
   signal?: AbortSignal;
-  /** What a subscription begins with, of channels with a history: so many messages, or those since a time (RFC 3339). Default: none. */
+  /** Subscriptions to channels with a history begin with this many messages, or with those since this time (RFC 3339). Default: none. */
   since?: number | string;
   /** Whether to connect when it is made, in a moment; else `connect()` does. Default: `true`. */
   connect?: boolean;

@@ -4,8 +4,10 @@
 package needs
 
 import (
+	"errors"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -101,5 +103,29 @@ func TestNothingElseIsSkipped(t *testing.T) {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// CI judges a change by the exit status of .ci/run, and an empty script exits with 0.
+func TestCIRunsTheTests(t *testing.T) {
+	dir := t.TempDir()
+	said := filepath.Join(dir, "said")
+	script := "#!/bin/sh\necho \"$CI make $*\" >" + said + "\nexit 7\n"
+	if err := os.WriteFile(filepath.Join(dir, "make"), []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+string(os.PathListSeparator)+os.Getenv("PATH"))
+	t.Setenv("CI", "")
+	err := exec.Command(filepath.Join("..", "..", ".ci", "run")).Run()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 7 {
+		t.Errorf(".ci/run ended with %v; want make's exit status 7", err)
+	}
+	b, err := os.ReadFile(said)
+	if err != nil {
+		t.Fatalf(".ci/run did not call make: %v", err)
+	}
+	if got := strings.TrimSpace(string(b)); got != "true make test" {
+		t.Errorf(".ci/run called %q; want CI=true and make test", got)
 	}
 }

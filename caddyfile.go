@@ -24,11 +24,12 @@ import (
 )
 
 func init() {
-	// not RegisterHandlerDirective, which would read the matcher and drop it:
-	// the path in it is what the handler has to know
+	// RegisterHandlerDirective would drop the path of the matcher, and the handler must
+	// know it.
 	httpcaddyfile.RegisterDirective("pushit", parseCaddyfile)
-	// after whatever authenticates and rewrites, and after encode, so that the
-	// answers to plain requests are compressed; before handle and all that responds
+	// Handlers that authenticate or rewrite come before pushit. So does encode, which
+	// compresses answers to plain requests. handle and all handlers that respond come
+	// after it.
 	httpcaddyfile.RegisterDirectiveOrder("pushit", httpcaddyfile.After, "encode")
 }
 
@@ -45,24 +46,27 @@ func init() {
 //	    drain     <duration>
 //	    grace     <duration>
 //	    limits {
-//	        message_size         <size>
-//	        credentials_size     <size>
-//	        name_length          <count>
-//	        channels_per_agent   <count>
-//	        channels             <count>|unlimited
-//	        agents               <count>|unlimited
-//	        agents_per_ip        <count>|unlimited
-//	        unconnected_per_ip   <count>|unlimited
-//	        queue_messages       <count>
-//	        queue_bytes          <size>
-//	        frames_per_second    <count>|unlimited
-//	        publishes_per_second <count>|unlimited
+//	        message_size             <size>
+//	        credentials_size         <size>
+//	        name_length              <count>
+//	        channels_per_agent       <count>
+//	        channels                 <count>|unlimited
+//	        agents                   <count>|unlimited
+//	        agents_per_ip            <count>|unlimited
+//	        unconnected_per_ip       <count>|unlimited
+//	        queue_messages           <count>
+//	        queue_bytes              <size>
+//	        history_bytes            <size>
+//	        frames_per_second        <count>|unlimited
+//	        publishes_per_second     <count>|unlimited
+//	        api_publishes_per_second <count>|unlimited
 //	    }
 //	    namespace <placeholder>
 //	    default   allow|deny
 //	    timeout   <gate> <duration>
-//	    connect|subscribe|unsubscribe|publish|deliver|disconnect <guard>
-//	    connect|subscribe|unsubscribe|publish|deliver|disconnect {
+//	    history   <count> <duration>
+//	    connect|subscribe|unsubscribe|publish|deliver|disconnect|api <guard>
+//	    connect|subscribe|unsubscribe|publish|deliver|disconnect|api {
 //	        <guards...>
 //	        to        <channel...>
 //	        transform <expression>
@@ -75,24 +79,25 @@ func init() {
 //	        subscribe|unsubscribe|publish|deliver {
 //	            ...
 //	        }
+//	        history <count> <duration>
 //	        patterns
 //	    }
 //	    @<name> <matcher>
 //	}
 //
-// The matcher is a path, as /push, which covers everything below it and may be
-// written /push* or /push/* as well, or it is *, or a named one. With the latter
-// two, and without any, the path is said in the block; it is /push when nothing
-// says it. Behind handle_path, which strips the path, it is /.
+// The matcher is a path, *, or a named matcher. A path such as /push covers everything
+// below it, and may also be written /push* or /push/*. With *, a named matcher or no
+// matcher, the block gives the path; the default is /push. After handle_path, which
+// strips the path, it is /.
 //
-// Handlers of one name share a hub, also across sites. One handler in a Caddyfile
-// may be without a name; in a named route none may.
+// Handlers with the same name share a hub, also across sites. One handler in a Caddyfile
+// may have no name. In a named route each handler needs one.
 //
-// A guard is a module of the namespace http.pushit.guards, and written as that
-// says; it may have a block of its own. Guards know the matchers of the site and
-// those that are defined in the block of pushit.
+// A guard is a module of the namespace http.pushit.guards. The module reads its
+// arguments, and its block if it has one. Guards know the matchers of the site and those
+// that the block of pushit defines.
 func parseCaddyfile(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
-	h.Next() // the directive itself, which is there
+	h.Next() // the name of the directive
 	if matchers, ok := h.BlockState[matchersKey].(*httpcaddyfile.Helper); ok {
 		*matchers = h
 		return nil, nil
@@ -117,7 +122,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 	if err := p.checkPlace(); err != nil {
 		return nil, err
 	}
-	p.tell()
+	p.notePlaces()
 	return h.NewRoute(p.route(matcher), &p.handler), nil
 }
 
@@ -126,11 +131,11 @@ type parser struct {
 	httpcaddyfile.Helper
 	handler   Handler
 	directive caddyfile.Token
-	// seen has where each subdirective was given, and "matcher" where the matcher
-	// gave the path; a limit is in it as "limits <name>".
+	// seen has the place of each subdirective, by name; of limits, as "limits <name>". If
+	// the matcher gave the path, "matcher" has its place.
 	seen map[string]caddyfile.Token
-	// places has where the gates and channel blocks are written, by where they are
-	// in the JSON of the handler.
+	// places has where gates, guards and channel blocks are written, by their path in the
+	// JSON of the handler.
 	places map[string]caddyfile.Token
 }
 
@@ -141,7 +146,7 @@ type subdirective struct {
 	repeats bool // it may be given more than once
 }
 
-// subdirectives are what the block of pushit is made of.
+// subdirectives returns the subdirectives of pushit.
 func subdirectives() []subdirective {
 	return append([]subdirective{
 		{name: "path", parse: (*parser).path},
@@ -161,7 +166,7 @@ func subdirectives() []subdirective {
 	}, append(transportSubdirectives(), gateSubdirectives()...)...)
 }
 
-// limitSubdirectives are what a limits block is made of.
+// limitSubdirectives returns the subdirectives of limits.
 func limitSubdirectives() []subdirective {
 	all := make([]subdirective, len(limitTable))
 	for i := range limitTable {
@@ -171,8 +176,8 @@ func limitSubdirectives() []subdirective {
 	return all
 }
 
-// matcher reads the matcher token. A path goes to the handler; what a named
-// matcher stands for is returned.
+// matcher reads the matcher token. It stores a path in the handler, and returns the
+// matchers of a name.
 func (p *parser) matcher() (set caddy.ModuleMap, err error) {
 	if !p.NextArg() {
 		return nil, nil
@@ -186,7 +191,7 @@ func (p *parser) matcher() (set caddy.ModuleMap, err error) {
 		p.seen["matcher"] = p.Token()
 
 	case text == "*", strings.HasPrefix(text, "@"):
-		p.Prev() // MatcherToken goes to it
+		p.Prev() // MatcherToken reads the next token
 		if set, _, err = p.MatcherToken(); err != nil {
 			return nil, p.WrapErr(err)
 		}
@@ -207,8 +212,8 @@ func (p *parser) matcher() (set caddy.ModuleMap, err error) {
 	return set, nil
 }
 
-// block reads a block of subdirectives of what is called parent, each at most
-// once, but for those that repeat. There need not be one.
+// block reads a block, if there is one. Its subdirectives may be given once, or more
+// often if they repeat. parent names the block in errors.
 func (p *parser) block(parent string, known []subdirective) error {
 	for nesting := p.Nesting(); p.NextBlock(nesting); {
 		word := p.Val()
@@ -231,7 +236,7 @@ func (p *parser) block(parent string, known []subdirective) error {
 	return nil
 }
 
-// once reads a subdirective, unless it was given before under that key.
+// once reads a subdirective, or fails if seen has the key already.
 func (p *parser) once(sub *subdirective, key string) error {
 	if first, ok := p.seen[key]; ok && !sub.repeats {
 		return p.Errf("%s is given twice, first at %s: keep one", key, place(first))
@@ -240,8 +245,8 @@ func (p *parser) once(sub *subdirective, key string) error {
 	return sub.parse(p)
 }
 
-// checkBraces sees to it that what closes a block stands alone: else Caddy takes
-// it for a word in the block, and what follows for a part of it.
+// checkBraces requires that a closing brace ends its line. Otherwise Caddy takes the
+// brace for a word of the block, and the block goes on.
 func (p *parser) checkBraces() error {
 	defer p.reset()
 	for p.Next() {
@@ -262,7 +267,7 @@ func find(known []subdirective, word string) *subdirective {
 	return nil
 }
 
-// proposal says what could be written in place of a word that is not known.
+// proposal suggests what to write instead of an unknown word.
 func proposal(word string, known []subdirective) string {
 	names := make([]string, len(known))
 	for i, k := range known {
@@ -341,7 +346,7 @@ func (p *parser) duration(to *caddy.Duration, example string, least, most time.D
 	return p.durationOf(p.Val(), to, example, least, most)
 }
 
-// durationOf reads the duration of what is called name.
+// durationOf reads a duration. Errors call it name.
 func (p *parser) durationOf(name string, to *caddy.Duration, example string, least, most time.Duration) error {
 	text, err := p.argumentOf(name, example)
 	if err != nil {
@@ -358,8 +363,8 @@ func (p *parser) durationOf(name string, to *caddy.Duration, example string, lea
 	return p.noBlock(name)
 }
 
-// drain reads how long stopping may take, and looks at the global option that ends
-// it.
+// drain reads the time that stopping may take. It must be shorter than Caddy's
+// grace_period, which ends it.
 func (p *parser) drain() error {
 	at := p.Token()
 	if err := p.duration(&p.handler.Drain, "5s", minDrain, maxDrain); err != nil {
@@ -405,10 +410,10 @@ func (p *parser) limit(l *limit) error {
 	return p.noBlock(l.name)
 }
 
-// argument returns the one argument of the subdirective that the parser is at.
+// argument returns the only argument of the current subdirective.
 func (p *parser) argument(example string) (string, error) { return p.argumentOf(p.Val(), example) }
 
-// argumentOf returns the one argument of what is called word.
+// argumentOf returns the only argument of what errors call word.
 func (p *parser) argumentOf(word, example string) (string, error) {
 	if !p.NextArg() {
 		return "", p.missing(word, example)
@@ -431,8 +436,8 @@ func (p *parser) empty(what string) error {
 	return p.Errf("%s is empty; is an environment variable not set?", what)
 }
 
-// noBlock sees to it that no block follows the arguments of word: what a
-// directive leaves unread, Caddy ignores silently.
+// noBlock fails if a block follows the arguments of word, because Caddy silently ignores
+// what a directive does not read.
 func (p *parser) noBlock(word string) error {
 	last := p.Val()
 	if p.NextBlock(p.Nesting()) || p.Val() != last {
@@ -441,7 +446,7 @@ func (p *parser) noBlock(word string) error {
 	return nil
 }
 
-// finish looks at what the directive says as a whole, and beside the others.
+// finish checks the directive as a whole, and compares it with the other ones.
 func (p *parser) finish() error {
 	if p.handler.Path == "" {
 		p.handler.Path = routing.DefaultPath
@@ -450,7 +455,7 @@ func (p *parser) finish() error {
 		return err
 	}
 	a := p.adaptation()
-	if err := a.settleName(p); err != nil {
+	if err := a.chooseName(p); err != nil {
 		return errorAt(p.directive, err)
 	}
 	if err := a.addEndpoint(p); err != nil {
@@ -459,9 +464,9 @@ func (p *parser) finish() error {
 	return nil
 }
 
-// route returns the matchers of the route: those of the set that the directive
-// names, and the path, in the one form by which Caddy sorts longer paths first. A
-// set with paths of its own stays as it is; the handler looks at the path anyway.
+// route returns the matchers of the route: those of set, and the path. Only in this form
+// does Caddy sort longer paths first. A set that has a path matcher stays as it is,
+// because the handler compares the path itself.
 func (p *parser) route(set caddy.ModuleMap) caddy.ModuleMap {
 	if _, ok := set["path"]; ok {
 		return set
@@ -473,14 +478,14 @@ func (p *parser) route(set caddy.ModuleMap) caddy.ModuleMap {
 	return matchers
 }
 
-// An adaptation is what the pushit directives of one Caddyfile know of each
-// other. Named routes are adapted apart from the sites and have one of their own.
+// An adaptation is what the pushit directives of one Caddyfile share. Caddy adapts named
+// routes separately from the sites, so they have another one.
 type adaptation struct {
-	unnamed   *caddyfile.Token           // the one without a name
-	named     map[string]caddyfile.Token // the first of each name
-	endpoints map[string]adapted         // the first of each name and path
-	whole     *routing.File              // nil until a directive looks around
-	written   explain.Places             // where it has which pushit, likewise
+	unnamed   *caddyfile.Token           // the directive without a name
+	named     map[string]caddyfile.Token // the first directive with each name
+	endpoints map[string]adapted         // the first directive with each name and path
+	whole     *routing.File              // the whole Caddyfile; nil until a directive needs it
+	places    explain.Places             // where whole has each pushit; likewise nil
 }
 
 type adapted struct {
@@ -488,7 +493,7 @@ type adapted struct {
 	handler   *Handler
 }
 
-// adaptation returns that of the Caddyfile that is being adapted.
+// adaptation returns the adaptation of the current Caddyfile.
 func (p *parser) adaptation() *adaptation {
 	const key = "http.handlers.pushit"
 	a, ok := p.State[key].(*adaptation)
@@ -499,9 +504,9 @@ func (p *parser) adaptation() *adaptation {
 	return a
 }
 
-// settleName gives the handler its name, when it has none. Sites share nothing
-// unless they say so, so only one can be without.
-func (a *adaptation) settleName(p *parser) error {
+// chooseName gives a name to a handler without one. Only one handler may have no name,
+// because sites share a hub only if the Caddyfile says so.
+func (a *adaptation) chooseName(p *parser) error {
 	name := p.handler.Name
 	proposed := a.freeName(p.handler.Path)
 	if p.IsNamedRoute() {
@@ -535,7 +540,7 @@ func (a *adaptation) settleName(p *parser) error {
 	return nil
 }
 
-// freeName makes of a path a name that no pushit has yet.
+// freeName makes a name from a path. No pushit before this one has the name.
 func (a *adaptation) freeName(path string) string {
 	base := strings.Map(func(c rune) rune {
 		if c == '/' || !nameChar(c) {
@@ -555,7 +560,7 @@ func (a *adaptation) freeName(path string) string {
 	}
 }
 
-// addEndpoint compares the handler with the first of its name and path.
+// addEndpoint requires that handlers with the same name and path have equal settings.
 func (a *adaptation) addEndpoint(p *parser) error {
 	first, ok := a.endpoints[p.handler.mount()]
 	if !ok {
@@ -569,17 +574,17 @@ func (a *adaptation) addEndpoint(p *parser) error {
 	return nil
 }
 
-// place tells where a token stands, as Caddy's errors do.
+// place returns the position of a token as Caddy's errors write it.
 func place(t caddyfile.Token) string { return fmt.Sprintf("%s:%d", t.File, t.Line) }
 
-// placeAndImports is place, and tells too how a token has come there that is of a
-// snippet or file that was imported.
+// placeAndImports is like place, and adds the imports if the token comes from a snippet
+// or an imported file.
 func placeAndImports(t caddyfile.Token) string {
 	_, text, _ := strings.Cut(errorAt(t, errors.New("it")).Error(), ", at ")
 	return text
 }
 
-// errorAt adds to err where t stands.
+// errorAt adds the position of t to err.
 func errorAt(t caddyfile.Token, err error) error {
 	d := caddyfile.NewDispenser([]caddyfile.Token{t})
 	d.Next()

@@ -18,7 +18,8 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// gateSubdirectives are those of the block of pushit that are about gates.
+// gateSubdirectives returns the subdirectives of pushit that are about gates and
+// channels.
 func gateSubdirectives() []subdirective {
 	subs := []subdirective{
 		{name: "namespace", parse: (*parser).namespace},
@@ -33,8 +34,8 @@ func gateSubdirectives() []subdirective {
 	return subs
 }
 
-// channelSubdirectives are what the block of a channel, in JSON at that path, is
-// made of.
+// channelSubdirectives returns the subdirectives of a channel block. path is the block's
+// path in the JSON.
 func channelSubdirectives(path string, b *ChannelBlock) []subdirective {
 	subs := []subdirective{{name: "patterns", parse: func(p *parser) error {
 		b.Patterns = true
@@ -48,7 +49,7 @@ func channelSubdirectives(path string, b *ChannelBlock) []subdirective {
 	return subs
 }
 
-// verbs are the words of the block of the gate of that name that are not guards.
+// verbs returns the words in the block of a gate that are not guards.
 func verbs(name string, g *Gate) []subdirective {
 	return []subdirective{
 		{name: "to", parse: func(p *parser) error { return p.to(g) }},
@@ -74,10 +75,9 @@ func verbNames() (names []string) {
 	return names
 }
 
-// defineMatchers makes the matchers that the block of the directive defines known
-// to everything in it, wherever they stand, like those of a site. They are read
-// by Caddy, as a block of directives of which the only one is this one: what it
-// is handed then knows them.
+// defineMatchers makes the matchers that the block defines known everywhere in the block.
+// Caddy parses them: defineMatchers gives it a block with one definition and this
+// directive. Caddy then calls parseCaddyfile with a Helper that knows the matcher.
 func (p *parser) defineMatchers() error {
 	segment := p.NewFromNextSegment()
 	defer p.reset()
@@ -95,7 +95,7 @@ func (p *parser) defineMatchers() error {
 		}
 		line := definition[len(definition)-1].Line
 		around := slices.Concat(caddyfile.Segment{p.directive, brace("{")}, definition, caddyfile.Segment{p.directive, brace("}")})
-		// each on a line of its own, whatever the lines of what is defined
+		// Give each part a line of its own, because Caddy parses by lines.
 		around[1].Line, around[0].Line = definition[0].Line-1, definition[0].Line-1
 		around[len(around)-2].Line, around[len(around)-1].Line = line+1, line+2
 		var knowing httpcaddyfile.Helper
@@ -110,19 +110,17 @@ func (p *parser) defineMatchers() error {
 	return nil
 }
 
-// matchersKey is where in a BlockState defineMatchers wants to be handed what the
-// directive is.
+// matchersKey is the key in a BlockState under which defineMatchers expects the Helper.
 const matchersKey = "http.handlers.pushit.matchers"
 
-// reset goes back to the beginning of the directive.
+// reset goes back to the start of the directive.
 func (p *parser) reset() {
 	p.Reset()
 	p.Next()
 }
 
-// gate reads a gate: a guard on the line, or guards and verbs in a block. Its
-// word, which the parser is at, is where in gates it goes; parent is where these
-// are in the JSON.
+// gate reads a gate: a guard on the line, or guards and verbs in a block. It adds the
+// gate to gates, by the current word. parent is the path of gates in the JSON.
 func (p *parser) gate(parent string, gates *map[string]*Gate) error {
 	name, at, g := p.Val(), p.Token(), new(Gate)
 	if *gates == nil {
@@ -155,14 +153,14 @@ func (p *parser) gate(parent string, gates *map[string]*Gate) error {
 	return nil
 }
 
-// gateOf returns the name of the gate that in JSON is at path.
+// gateOf returns the name of the gate at a path of the JSON.
 func gateOf(path string) hub.GateName { return hub.GateName(path[strings.LastIndexByte(path, '.')+1:]) }
 
-// guardPath is where a guard is in the JSON, of the gate that is at path.
+// guardPath returns the path of a guard in the JSON. path is the path of its gate.
 func guardPath(path string, i int) string { return fmt.Sprintf("%s.guards[%d]", path, i) }
 
-// guard reads the guard whose word the parser is at, of the gate that in JSON is
-// at path.
+// guard reads the guard that the current word names. path is the path of its gate in the
+// JSON.
 func (p *parser) guard(path string, g *Gate) error {
 	word := p.Val()
 	p.places[guardPath(path, len(g.GuardsRaw))] = p.Token()
@@ -188,8 +186,8 @@ func (p *parser) guard(path string, g *Gate) error {
 	return nil
 }
 
-// definesMatcher reports whether the word that the parser is at begins a line,
-// and more follows it.
+// definesMatcher reports whether the current word begins a line and has arguments. A
+// matcher as a guard has none.
 func (p *parser) definesMatcher() bool {
 	line := p.Line()
 	p.Prev()
@@ -227,7 +225,7 @@ func (p *parser) transform(gate string, g *Gate) error {
 	return p.noBlock("transform")
 }
 
-// alone sees to it that word, which is all there is to say, has nothing after it.
+// alone fails if anything follows word, which takes no arguments.
 func (p *parser) alone(word string) error {
 	if p.NextArg() {
 		return p.Errf("unexpected %q after %s, which takes no value", p.Val(), word)
@@ -312,7 +310,7 @@ func (p *parser) channel() error {
 	return nil
 }
 
-// checkHabits says when a pattern is written as other programs have them.
+// checkHabits explains pattern syntax of other programs that pushit does not have.
 func checkHabits(pattern string) error {
 	if rest := strings.TrimLeft(pattern, "/"); rest != pattern && !strings.HasPrefix(pattern, "/meta/") {
 		return fmt.Errorf("channel pattern %q: names of channels do not begin with a slash; write %s", pattern, rest)
@@ -329,8 +327,8 @@ func checkHabits(pattern string) error {
 	return nil
 }
 
-// checkPolicy finds what is wrong with the gates as a whole: whatever Provision
-// would find too, but here it can be told where.
+// checkPolicy checks all gates together. Provision finds the same mistakes, but cannot
+// say at which line they are.
 func (p *parser) checkPolicy() error {
 	h := &p.handler
 	if !h.hasGates() {
@@ -357,7 +355,7 @@ func (p *parser) checkPolicy() error {
 	return err
 }
 
-// isGuard reports whether there is a guard of that name.
+// isGuard reports whether a guard has this name.
 func isGuard(word string) bool {
 	_, err := caddy.GetModule(guards.Namespace + "." + word)
 	return err == nil && word != ""

@@ -10,10 +10,10 @@ import (
 	"github.com/push-it/pushit/internal/routing"
 )
 
-// checkPlace finds what is wrong with where the directive stands. A directive is not
-// told what else is in the site, so the file is adapted once more, as a whole. Where
-// there is no file, or it is not this one, as for a configuration that comes over the
-// admin API, the mistakes are found when the handler is provisioned.
+// checkPlace finds mistakes in where the directive stands in the site. Caddy does not
+// tell a directive about its neighbours, so checkPlace adapts the whole file once more. A
+// configuration that comes over the admin API has no file. Then Provision finds the
+// mistakes.
 func (p *parser) checkPlace() error {
 	filename, _ := p.Option("filename").(string)
 	if filename == "" || p.Option(routing.ProbingOption) != nil {
@@ -21,10 +21,10 @@ func (p *parser) checkPlace() error {
 	}
 	a := p.adaptation()
 	if a.whole == nil {
-		a.written = make(explain.Places)
-		a.whole = routing.AdaptFile(filename, map[string]any{explain.PlacesOption: a.written})
+		a.places = make(explain.Places)
+		a.whole = routing.AdaptFile(filename, map[string]any{explain.PlacesOption: a.places})
 	}
-	if a.written[p.handler.mount()][""] != place(p.directive) {
+	if a.places[p.handler.mount()][""] != place(p.directive) {
 		return nil
 	}
 	for _, server := range a.whole.Servers {
@@ -41,9 +41,9 @@ func (p *parser) checkPlace() error {
 	return nil
 }
 
-// tell notes where p's handler is written, for whom that concerns: the check of what
-// stands around it when it is provisioned, and explain.
-func (p *parser) tell() {
+// notePlaces notes where p's handler is written. Provision needs the place for its errors and
+// warnings about the routes around the handler. explain needs it for its answer.
+func (p *parser) notePlaces() {
 	if p.Option(routing.ProbingOption) == nil {
 		_, inMatcher := p.seen["matcher"]
 		_, inBlock := p.seen["path"]

@@ -14,13 +14,13 @@ import (
 )
 
 const (
-	// maxSessionCookies bounds what is looked at in each request.
+	// maxSessionCookies bounds the work for each request.
 	maxSessionCookies = 16
-	// maxCookieName is longer than the names of cookies are.
+	// maxCookieName exceeds the length of usual names.
 	maxCookieName = 128
 )
 
-// transportSubdirectives are those of the ways in.
+// transportSubdirectives returns the subdirectives of pushit that are about transports.
 func transportSubdirectives() []subdirective {
 	return []subdirective{
 		{name: "transports", parse: func(p *parser) error {
@@ -38,7 +38,7 @@ func transportSubdirectives() []subdirective {
 	}
 }
 
-// list reads the arguments of a subdirective, what each of which is called.
+// list reads the arguments of a subdirective. Errors call each argument what.
 func (p *parser) list(to *[]string, example, what string, check func(string) error) error {
 	word := p.Val()
 	if p.CountRemainingArgs() == 0 {
@@ -60,7 +60,7 @@ func (p *parser) list(to *[]string, example, what string, check func(string) err
 	return p.noBlock(word)
 }
 
-// checkTransports sees to it that each is one, and is there once.
+// checkTransports requires that each name is a transport, and is given once.
 func checkTransports(names []string) error {
 	for i, name := range names {
 		if err := checkTransport(name); err != nil {
@@ -96,7 +96,7 @@ func checkSessionCookies(names []string) error {
 	return nil
 }
 
-// checkCookieName goes by RFC 6265, section 4.1.1: a token of RFC 9110.
+// checkCookieName requires a token of RFC 9110, as RFC 6265, section 4.1.1, says.
 func checkCookieName(name string) error {
 	if name == "" {
 		return errors.New("session_cookies: a cookie's name is empty")
@@ -116,7 +116,7 @@ func checkCookieName(name string) error {
 	return nil
 }
 
-// servesFallbacks reports whether there are sessions that are made of many
+// servesFallbacks reports whether h serves fallbacks, whose sessions consist of many
 // requests.
 func (h *Handler) servesFallbacks() bool {
 	return h.Transports == nil || slices.ContainsFunc(h.Transports, func(name string) bool { return name != "websocket" })

@@ -45,7 +45,7 @@ The agent is described by what opened its session (--site, --query, --header,
 --ip, --user) and by what its connect gate learned: either --connect asks that gate
 first, with --credentials, or --claims, --attributes and --grant say it.`
 
-// explainCommand is pushit explain.
+// explainCommand makes the command caddy pushit explain.
 func explainCommand() *cobra.Command {
 	var o explain.Options
 	cmd := &cobra.Command{
@@ -61,7 +61,7 @@ func explainCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVarP(&o.Config, "config", "c", "Caddyfile", "the configuration file")
 	f.StringVarP(&o.Adapter, "adapter", "a", "", "the config adapter, if the file is neither a Caddyfile nor JSON")
-	f.StringVar(&o.Gate, "gate", "", "the gate: connect, subscribe, unsubscribe, publish, deliver, disconnect")
+	f.StringVar(&o.Gate, "gate", "", "the gate: connect, subscribe, unsubscribe, publish, deliver, disconnect, api")
 	f.StringVar(&o.Channel, "channel", "", "the channel; for subscribe also a pattern")
 	f.StringVar(&o.Data, "data", "null", "the data of the message, as JSON; for publish and deliver")
 	f.StringVar(&o.From, "from", "", "the user who published the message; for deliver")
@@ -92,15 +92,15 @@ func explainCommand() *cobra.Command {
 			return notAsked(cmd, err)
 		}
 		if !allowed {
-			cmd.SilenceErrors, cmd.SilenceUsage = true, true // it was told already
-			return errRefused                                // which makes Caddy's exit status 1
+			cmd.SilenceErrors, cmd.SilenceUsage = true, true // the answer has told the reason
+			return errRefused                                // makes Caddy's exit status 1
 		}
 		return nil
 	}
 	return cmd
 }
 
-// explained returns what explain needs to know of the endpoints of a configuration.
+// explained returns the endpoints of a configuration as explain needs them.
 func explained(generation <-chan struct{}) (all []*explain.Endpoint) {
 	for _, e := range hubpool.Endpoints(generation) {
 		h := e.Handler.(*Handler)
@@ -124,13 +124,14 @@ func explained(generation <-chan struct{}) (all []*explain.Endpoint) {
 	return all
 }
 
-// exitNotAsked is the exit status when the question could not be asked. It is not
-// that of a refusal, so that a test is not passed by a mistake in it.
+// exitNotAsked is the exit status if the question could not be asked. It differs from
+// that of a refusal, so a test that expects a refusal does not pass because of a mistake.
 const exitNotAsked = 2
 
 var errRefused = errors.New("refused")
 
-// notAsked logs err, if it is one, and makes it one with that exit status.
+// notAsked logs err, and returns an error with the exit status exitNotAsked. It returns
+// nil for nil.
 func notAsked(cmd *cobra.Command, err error) error {
 	if err == nil {
 		return nil

@@ -16,7 +16,7 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// The defaults of Handler. The name is the adapter's: JSON has to say it.
+// defaultName is the name that the Caddyfile adapter writes. JSON has no default name.
 const defaultName = "default"
 
 // maxNameLength bounds the name of a hub, which becomes a label of metrics.
@@ -24,13 +24,13 @@ const maxNameLength = 64
 
 // The ranges of Handler's durations.
 const (
-	minHeartbeat = time.Second // below it heartbeats would be the traffic
+	minHeartbeat = time.Second // more frequent heartbeats would be most of the traffic
 	maxHeartbeat = 10 * time.Minute
-	minHandshake = time.Second // a slow phone needs as long for its first frame
+	minHandshake = time.Second // a slow phone needs this long to send its first frame
 	maxHandshake = 5 * time.Minute
-	minDrain     = time.Second // below it a distant client has no time to answer
+	minDrain     = time.Second // a distant client needs this long to answer
 	maxDrain     = time.Minute
-	minGrace     = time.Second // below it a question could not be answered
+	minGrace     = time.Second // a backend needs this long to answer
 	maxGrace     = 10 * time.Minute
 )
 
@@ -43,31 +43,32 @@ type Limits struct {
 	// ends the session. Default: 65536 (64KiB).
 	MessageSize int `json:"message_size,omitempty"`
 
-	// The most bytes of the credentials that an agent connects with, as JSON.
-	// Between 256 and 1048576. Default: 16384 (16KiB).
+	// The maximum size of the credentials that an agent connects with, as JSON. Between
+	// 256 and 1048576. Default: 16384 (16KiB).
 	CredentialsSize int `json:"credentials_size,omitempty"`
 
-	// The most bytes of a channel's name. Between 1 and 255. Default: 255.
+	// The maximum number of bytes in the name of a channel. Between 1 and 255. Default:
+	// 255.
 	NameLength int `json:"name_length,omitempty"`
 
-	// The most channels and patterns that one agent subscribes to at a time.
+	// The maximum number of channels and patterns that one agent is subscribed to.
 	// Between 1 and 100000. Default: 128.
 	ChannelsPerAgent int `json:"channels_per_agent,omitempty"`
 
-	// The most channels and patterns of the hub that have subscribers at a time;
-	// -1 for no limit. Default: 1000000.
+	// The maximum number of channels and patterns of the hub that have subscribers; -1
+	// for no limit. Default: 1000000.
 	Channels int `json:"channels,omitempty"`
 
-	// The most sessions of the hub at a time; -1 for no limit. Default: 100000.
+	// The maximum number of sessions of the hub; -1 for no limit. Default: 100000.
 	Agents int `json:"agents,omitempty"`
 
-	// The most sessions of one address (IPv6: one /64) at a time; -1 for no
-	// limit. Default: 2000: more than an office has behind one address, and less
-	// than a script that opens session after session. Visitors behind a proxy that
-	// trusted_proxies does not name all have its address.
+	// The maximum number of sessions from one address (IPv6: one /64); -1 for no limit.
+	// Default: 2000. An office behind one address needs fewer; a script that opens
+	// sessions in a loop soon has more. All visitors behind a proxy share its address,
+	// unless trusted_proxies lists the proxy.
 	AgentsPerIP int `json:"agents_per_ip,omitempty"`
 
-	// The most sessions of one address (IPv6: one /64) that are open, but have
+	// The maximum number of sessions from one address (IPv6: one /64) that are open, but
 	// not connected yet; -1 for no limit. Default: 256.
 	UnconnectedPerIP int `json:"unconnected_per_ip,omitempty"`
 
@@ -80,9 +81,9 @@ type Limits struct {
 	// 1073741824, and at least twice message_size. Default: 1048576 (1MiB).
 	QueueBytes int `json:"queue_bytes,omitempty"`
 
-	// The most memory, about, of all messages that the hub keeps for `history`, in
-	// bytes. Over it, the channels go first that were published on least recently.
-	// Between 65536 and 1073741824. Default: 67108864 (64MiB).
+	// The approximate maximum memory for the messages that the hub keeps for `history`,
+	// in bytes. When it is exceeded, the hub forgets the history of channels with the
+	// oldest publishes first. Between 65536 and 1073741824. Default: 67108864 (64MiB).
 	HistoryBytes int `json:"history_bytes,omitempty"`
 
 	// How many frames of any kind an agent may send in a second; -1 for no limit. A
@@ -94,9 +95,9 @@ type Limits struct {
 	// have five seconds' worth. Further messages are refused. Default: 50.
 	PublishesPerSecond int `json:"publishes_per_second,omitempty"`
 
-	// How many messages all programs publish with requests in a second; -1 for no
-	// limit. Bursts of five seconds' worth are let through, over that a message is
-	// refused with 429, and a stream is slowed down. Default: 10000.
+	// How many messages all programs together may publish in a second with requests; -1
+	// for no limit. A burst may have five seconds' worth. Further messages are refused
+	// with status 429, and streams are slowed down. Default: 10000.
 	APIPublishesPerSecond int `json:"api_publishes_per_second,omitempty"`
 }
 
@@ -104,16 +105,16 @@ type Limits struct {
 type limit struct {
 	name      string
 	field     func(*Limits) *int
-	size      bool // a number of bytes; else a count
+	size      bool // a number of bytes instead of a count
 	min, max  int
-	unlimited bool // may be hub.Unlimited
+	unlimited bool // hub.Unlimited is allowed
 }
 
-// maxCount is the most of a count that has no bound of its own; it fits the int
-// of 32-bit machines.
+// maxCount is the maximum of counts without a lower one. It fits into the int of 32-bit
+// machines.
 const maxCount = 1_000_000_000
 
-// maxHistoryBytes fits the int of 32-bit machines.
+// maxHistoryBytes fits into the int of 32-bit machines.
 const maxHistoryBytes = 1 << 30
 
 var limitTable = []limit{
@@ -133,7 +134,7 @@ var limitTable = []limit{
 	{name: "api_publishes_per_second", field: func(l *Limits) *int { return &l.APIPublishesPerSecond }, min: 1, max: 10_000_000, unlimited: true},
 }
 
-// check says what is wrong with v as a value of l.
+// check returns an error if l does not allow the value v.
 func (l *limit) check(v int) error {
 	if v == hub.Unlimited && l.unlimited || v >= l.min && v <= l.max {
 		return nil
@@ -144,7 +145,7 @@ func (l *limit) check(v int) error {
 	return fmt.Errorf("%s must be %s, not %d", l.name, l.ranges(), v)
 }
 
-// ranges describes the values that l takes.
+// ranges describes the values that l allows.
 func (l *limit) ranges() string {
 	switch {
 	case l.size:
@@ -156,7 +157,7 @@ func (l *limit) ranges() string {
 	}
 }
 
-// example is a value of l that people may want.
+// example returns a typical value of l for errors.
 func (l *limit) example() string {
 	defaults := Limits(hub.DefaultLimits)
 	switch v := *l.field(&defaults); {
@@ -169,7 +170,7 @@ func (l *limit) example() string {
 	}
 }
 
-// parse reads a value of l as the Caddyfile has it.
+// parse reads a value of l from the Caddyfile.
 func (l *limit) parse(text string) (int, error) {
 	switch {
 	case text == "unlimited" && l.unlimited:
@@ -201,13 +202,13 @@ func (l *limit) number(text string) (int, error) {
 	return v, nil
 }
 
-// formatSize writes a size as the Caddyfile takes it: 64KiB.
+// formatSize writes a size in the Caddyfile's syntax, such as 64KiB.
 func formatSize(n int) string {
 	number, unit, _ := strings.Cut(humanize.IBytes(uint64(n)), " ")
 	return strings.TrimSuffix(number, ".0") + unit
 }
 
-// check says what is wrong with l as a whole or in one of its fields.
+// check returns the first error of a field of l, or of the fields together.
 func (l *Limits) check() error {
 	for i := range limitTable {
 		if v := *limitTable[i].field(l); v != 0 {
@@ -219,8 +220,8 @@ func (l *Limits) check() error {
 	return l.checkQueue()
 }
 
-// checkQueue sees to it that the longest message can be queued at all: SockJS
-// carries JSON in JSON strings, which can double it.
+// checkQueue requires that the longest message fits into the queue. SockJS carries JSON
+// in JSON strings, which can double its size.
 func (l *Limits) checkQueue() error {
 	all := hub.Limits(*l).WithDefaults()
 	if all.QueueBytes < 2*all.MessageSize {
@@ -230,7 +231,8 @@ func (l *Limits) checkQueue() error {
 	return nil
 }
 
-// checkRange says when the duration called name is not between least and most.
+// checkRange returns an error if a duration is not between least and most. The error
+// calls it name.
 func checkRange(name string, d caddy.Duration, least, most time.Duration) error {
 	if v := time.Duration(d); v < least || v > most {
 		return fmt.Errorf("%s must be between %s and %s, not %s", name, shortDuration(least), shortDuration(most), shortDuration(v))
@@ -238,7 +240,7 @@ func checkRange(name string, d caddy.Duration, least, most time.Duration) error 
 	return nil
 }
 
-// shortDuration writes whole hours and minutes as people do: 5m, not 5m0s.
+// shortDuration writes whole hours and minutes without the zeros: 5m, not 5m0s.
 func shortDuration(d time.Duration) string {
 	s := d.String()
 	for _, zero := range []string{"m0s", "h0m"} {
@@ -249,7 +251,7 @@ func shortDuration(d time.Duration) string {
 	return s
 }
 
-// checkName says what is wrong with the name of a hub.
+// checkName returns an error if name cannot be the name of a hub.
 func checkName(name string) error {
 	switch {
 	case name == "":
@@ -271,9 +273,9 @@ func nameChar(c rune) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_' || c == '.'
 }
 
-// settleDrain sets how long the drain of h may take: less than Caddy's grace period, which
-// ends all requests. written says that the configuration has the drain.
-func (h *Handler) settleDrain(written bool) error {
+// setDrain sets how long h may drain: less than Caddy's grace period, which ends all
+// requests. written means that the configuration has a drain.
+func (h *Handler) setDrain(written bool) error {
 	h.drain = time.Duration(h.Drain)
 	if h.site.app == nil || h.site.app.GracePeriod <= 0 {
 		return nil
@@ -286,7 +288,7 @@ func (h *Handler) settleDrain(written bool) error {
 	return checkDrain(h.drain, grace)
 }
 
-// checkDrain says when a drain does not fit into Caddy's grace period.
+// checkDrain returns an error if the drain does not fit into Caddy's grace period.
 func checkDrain(drain, grace time.Duration) error {
 	if grace <= 0 || drain < grace {
 		return nil

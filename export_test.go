@@ -16,11 +16,11 @@ import (
 	"github.com/push-it/pushit/hub/transport"
 )
 
-// Opening is what a session at the endpoint of h would keep of r, or why there
-// would be none.
+// Opening returns what a session at the endpoint of h would keep of r, or why it is
+// refused.
 func (h *Handler) Opening(r *http.Request) (hub.Opening, *hub.Refusal) { return h.opening(r) }
 
-// Subdirectives are the names of all options of the directive, sorted.
+// Subdirectives returns the names of all options of the directive, sorted.
 func Subdirectives() (names []string) {
 	for _, s := range subdirectives() {
 		names = append(names, s.name)
@@ -29,14 +29,14 @@ func Subdirectives() (names []string) {
 	return names
 }
 
-// Verbs are what the block of a gate has beside guards, sorted.
+// Verbs returns the words in the block of a gate that are not guards, sorted.
 func Verbs() []string {
 	names := verbNames()
 	slices.Sort(names)
 	return names
 }
 
-// JSONFields are the names of the fields of a Handler in JSON.
+// JSONFields returns the names of the fields of a Handler in JSON.
 func JSONFields() (names []string) {
 	for field := range reflect.TypeFor[Handler]().Fields() {
 		if name, _, _ := strings.Cut(field.Tag.Get("json"), ","); name != "" {
@@ -46,7 +46,7 @@ func JSONFields() (names []string) {
 	return names
 }
 
-// DefaultOptions are the defaults of options, as the Caddyfile has them.
+// DefaultOptions returns the defaults of options, as the Caddyfile writes them.
 func DefaultOptions() map[string]string {
 	var h Handler
 	h.withDefaults()
@@ -56,12 +56,12 @@ func DefaultOptions() map[string]string {
 		"transports": strings.Join(transport.DefaultTransports, " "),
 		"heartbeat":  shortDuration(time.Duration(h.Heartbeat)),
 		"handshake":  shortDuration(time.Duration(h.Handshake)),
-		"grace":      fmt.Sprintf("%ds", int(time.Duration(h.Grace).Seconds())), // as it is written everywhere
+		"grace":      fmt.Sprintf("%ds", int(time.Duration(h.Grace).Seconds())), // the documentation writes seconds
 		"drain":      shortDuration(time.Duration(h.Drain)),
 	}
 }
 
-// LimitRows are the limits as rows of a table: name, default, and what is allowed.
+// LimitRows returns the limits as rows of a table: name, default, allowed values.
 func LimitRows() (rows []string) {
 	defaults := Limits(hub.DefaultLimits)
 	for i := range limitTable {

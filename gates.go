@@ -31,73 +31,70 @@ type Gate struct {
 	// delivers everything.
 	GuardsRaw []json.RawMessage `json:"guards,omitempty" caddy:"namespace=http.pushit.guards inline_key=guard"`
 
-	// How long the guards may take for one answer. After that the agent is refused,
-	// and told that it may try again. The time in the queue of a guard with
-	// `in_flight` does not count. Between 10ms and 5m; not for `deliver`, which asks
-	// no backend. Default: the handler's `timeouts`, else 10s for `connect` and 1s for
-	// the others.
+	// How long the guards may take for one answer. After that the agent is refused, and
+	// told that it may try again. The time in the queue of a guard with `in_flight` does
+	// not count. Between 10ms and 5m; not for `deliver`, which asks no backend. Default:
+	// the handler's `timeouts`, else 10s for `connect` and 1s for the others.
 	Timeout caddy.Duration `json:"timeout,omitempty"`
 
-	// How old an answer of `connect` or `subscribe` may get before the gate is
-	// asked again. Between 1s and 24h. Default: as old as the session.
+	// How long an answer of `connect` or `subscribe` is valid. Then the gate is asked
+	// again. Between 1s and 24h. Default: until the session ends.
 	Recheck caddy.Duration `json:"recheck,omitempty"`
 
-	// Of `publish`: the channels that the message goes to in place of its own, at
-	// most 16. No other gate is asked about them.
+	// For `publish`: the channels that the message goes to instead of its own, at most
+	// 16. The gates of these channels are not asked.
 	To []string `json:"to,omitempty"`
 
-	// Of `publish` and `deliver`: an expression (CEL) whose value takes the place
-	// of the message's data.
+	// For `publish` and `deliver`: a CEL expression. Its value replaces the data of the
+	// message.
 	Transform string `json:"transform,omitempty"`
 
-	// Of `publish`: the message goes nowhere, though who published it is told that
-	// it succeeded.
+	// For `publish`: the message goes nowhere. Its publisher is told that it succeeded.
 	Discard bool `json:"discard,omitempty"`
 }
 
-// A ChannelBlock has gates for some of the channels, in place of the handler's.
+// A ChannelBlock has gates for some channels, which replace those of the handler.
 type ChannelBlock struct {
-	// The channels it is about: names, in which `*` stands for any one segment,
-	// or as the last for everything below. Required.
+	// The names of the channels. In a name `*` stands for one segment; as the last
+	// segment it stands for everything below. Required.
 	Match []string `json:"match,omitempty"`
 
-	// The gates that hold for these channels: `subscribe`, `unsubscribe`,
-	// `publish`, `deliver`. Those that are missing are looked for in later blocks,
-	// and then at the handler.
+	// The gates of these channels: `subscribe`, `unsubscribe`, `publish`, `deliver`. If a
+	// gate is missing, later blocks are searched, and then the handler.
 	Gates map[string]*Gate `json:"gates,omitempty"`
 
-	// Whether one subscription may cover many of these channels, as `stories/*`
-	// does. Its `subscribe` gate is asked once then, about the pattern. Patterns
-	// that reach into another block that has a `subscribe` gate are refused in any
-	// case. Default: false.
+	// Whether one subscription may cover many of these channels, as `stories/*` does. The
+	// `subscribe` gate is then asked once, about the pattern. A pattern is always refused
+	// if it includes channels of another block that has a `subscribe` gate. Default:
+	// false.
 	Patterns bool `json:"patterns,omitempty"`
 
-	// What is kept of the messages of these channels. Of several blocks that match a
-	// channel, the first that has a history counts. Default: what the handler says.
+	// The history of these channels. If several blocks match a channel, the first one
+	// with a history applies. Default: the `history` of the handler.
 	History *History `json:"history,omitempty"`
 }
 
-// gateNames are the names of all gates.
+// gateNames lists all gates.
 var gateNames = []string{
 	string(hub.GateConnect), string(hub.GateSubscribe), string(hub.GateUnsubscribe),
 	string(hub.GatePublish), string(hub.GateDeliver), string(hub.GateDisconnect), string(hub.GateAPI),
 }
 
-// The ranges of the durations of gates.
+// The allowed durations of gates.
 const (
-	minTimeout = 10 * time.Millisecond // below it a backend in the same room does not answer
+	minTimeout = 10 * time.Millisecond // a backend in the same room needs this long to answer
 	maxTimeout = 5 * time.Minute
 	minRecheck = time.Second
 	maxRecheck = 24 * time.Hour
 )
 
-// hasGates reports whether any gate is written.
+// hasGates reports whether the configuration has any gate. A default counts, too.
 func (h *Handler) hasGates() bool {
 	return len(h.Gates) > 0 || h.Default != "" || len(h.Channels) > 0
 }
 
-// checkGates says what is wrong with the gates of h, but for what needs its
-// guards: that guards.Compile finds.
+// checkGates returns what is wrong with the gates of h. It does not look at the guards;
+// guards.Compile does.
 func (h *Handler) checkGates() error {
 	errs := []error{checkNamespace(h.Namespace), checkDefault(h.Default)}
 	for _, name := range slices.Sorted(maps.Keys(h.Timeouts)) {
@@ -122,8 +119,8 @@ func (h *Handler) checkGates() error {
 	return errors.Join(errs...)
 }
 
-// eachGate calls f for each gate, in a fixed order, with where it is in the JSON
-// of h.
+// eachGate calls f for each gate of h in a fixed order. where is the path of the gate in
+// the JSON.
 func (h *Handler) eachGate(f func(where, name string, g *Gate) error) error {
 	var errs []error
 	each := func(parent string, gates map[string]*Gate) {
@@ -138,7 +135,7 @@ func (h *Handler) eachGate(f func(where, name string, g *Gate) error) error {
 	return errors.Join(errs...)
 }
 
-// blockPath is where a channel block is in the JSON of a Handler.
+// blockPath returns the path of a channel block in the JSON of a Handler.
 func blockPath(i int) string { return fmt.Sprintf("channels[%d]", i) }
 
 func checkGateName(name string) error {
@@ -151,7 +148,7 @@ func checkGateName(name string) error {
 	return fmt.Errorf("there is no gate %q; the gates are %s", name, strings.Join(gateNames, ", "))
 }
 
-// checkTimeoutOf says when a gate has no timeout.
+// checkTimeoutOf returns an error if a gate cannot have a timeout.
 func checkTimeoutOf(gate string) error {
 	if gate == string(hub.GateDeliver) {
 		return errors.New("deliver has no timeout, because it never asks a backend")
@@ -167,7 +164,7 @@ func checkDefault(value string) error {
 	return fmt.Errorf("default must be allow or deny, not %q: it decides connect, subscribe and publish where there is no gate", value)
 }
 
-// checkNamespace says what is wrong with a namespace: it is one placeholder.
+// checkNamespace requires one placeholder, or nothing.
 func checkNamespace(text string) error {
 	inner := strings.TrimSuffix(strings.TrimPrefix(text, "{"), "}")
 	if text == "" {
@@ -180,8 +177,8 @@ func checkNamespace(text string) error {
 		"(in JSON {http.request.host.labels.2}), which is acme in acme.example.com", text)
 }
 
-// checkNamespacePlaceholder says when a placeholder cannot have a value when a session
-// opens.
+// checkNamespacePlaceholder returns an error if a placeholder has no value yet when a
+// session opens.
 func checkNamespacePlaceholder(name string) error {
 	for prefix, when := range map[string]string{
 		"pushit.":         "no gate has been asked yet",
@@ -216,14 +213,13 @@ func checkNamespacePlaceholder(name string) error {
 	return nil
 }
 
-// shorthands are the words that begin placeholders which are short for others in a
-// Caddyfile.
+// shorthands are the first words of the placeholders that the Caddyfile abbreviates.
 var shorthands = []string{"labels", "header", "cookie", "path", "query", "vars"}
 
-// policy loads the guards of h and makes its policy of them; nil when no gate is
-// written, which allows everything.
+// policy loads the guards of h and compiles its policy. If h has no gate, it returns nil,
+// which allows everything.
 func (h *Handler) policy(ctx caddy.Context, env *guards.Env) (*guards.Policy, error) {
-	// A reload has to find out in what namespace a session would be now.
+	// A reload needs the placeholder's value for sessions that are open.
 	tenant := strings.Trim(h.Namespace, "{}")
 	if need, _ := guards.NeedsSnapshot(tenant); need {
 		env.Snapshot = append(env.Snapshot, tenant)
@@ -250,8 +246,8 @@ func (h *Handler) policy(ctx caddy.Context, env *guards.Env) (*guards.Policy, er
 	return guards.Compile(c, env)
 }
 
-// policyConfig is what h says of its gates. load returns the guards of a gate,
-// place tells people where something in the JSON of h is written.
+// policyConfig returns the configuration of h's policy. load returns the guards of a
+// gate, and place names the position of a path in the JSON for errors.
 func (h *Handler) policyConfig(load func(where string, g *Gate) ([]guards.NamedGuard, error), place func(where string) string) (guards.PolicyConfig, error) {
 	c := guards.PolicyConfig{
 		Gates:    make(map[hub.GateName]*guards.GateConfig),
@@ -287,8 +283,7 @@ func (h *Handler) policyConfig(load func(where string, g *Gate) ([]guards.NamedG
 	})
 }
 
-// learnedHeaders are the header fields that guards of a policy set, in canonical
-// form.
+// learnedHeaders returns the header fields that guards of c set, in canonical form.
 func learnedHeaders(c guards.PolicyConfig) (names []string) {
 	for _, name := range ofGuards(c, guards.LearnedHeaders) {
 		names = append(names, http.CanonicalHeaderKey(name))
@@ -297,7 +292,7 @@ func learnedHeaders(c guards.PolicyConfig) (names []string) {
 	return slices.Compact(names)
 }
 
-// ofGuards collects what f returns of the guards of each gate.
+// ofGuards collects what f returns for the guards of each gate.
 func ofGuards(c guards.PolicyConfig, f func([]guards.NamedGuard) []string) (all []string) {
 	for _, g := range c.Gates {
 		all = append(all, f(g.Guards)...)

@@ -16,10 +16,9 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// parseGuard makes a guard for the gate of that name of its JSON. It is not
-// provisioned, since a configuration may be adapted where it could not run: it
-// cannot be asked anything, but it can be looked at. What can be found wrong with
-// it so is an error.
+// parseGuard decodes a guard of a gate from JSON. It does not provision the guard,
+// because a configuration may be adapted on a machine that cannot run it. So the guard
+// answers no questions. parseGuard returns the errors that it can find without them.
 func parseGuard(raw json.RawMessage, gate hub.GateName) (g guards.NamedGuard, err error) {
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(raw, &fields); err != nil {
@@ -56,8 +55,8 @@ func parseGuard(raw json.RawMessage, gate hub.GateName) (g guards.NamedGuard, er
 	return g, err
 }
 
-// lookInto looks at what a guard is made of. It returns the guard, or one like it
-// that shows the guards in it.
+// lookInto checks a guard by its contents. It returns the guard, or a wrapper that shows
+// the guards in it.
 func lookInto(g guards.Guard, gate hub.GateName) (guards.Guard, error) {
 	switch g := g.(type) {
 	case *guards.Any:
@@ -84,14 +83,14 @@ func lookInto(g guards.Guard, gate hub.GateName) (guards.Guard, error) {
 	return g, nil
 }
 
-// A wrapper shows the guards that another is made of, which that can do itself
-// when it is provisioned.
+// A wrapper shows the guards inside another guard. That guard can show them itself only
+// after it is provisioned.
 type wrapper struct {
 	guards.Guard
 	inner []guards.NamedGuard
 }
 
-// Local implements guards.Local: it asks nothing but those it is made of.
+// Local implements guards.Local: a wrapper asks only the guards inside it.
 func (*wrapper) Local() {}
 
 // Unwrap implements guards.Wrapper.
@@ -109,8 +108,8 @@ func wrap(g guards.Guard, gate hub.GateName, raw ...json.RawMessage) (w *wrapper
 	return w, nil
 }
 
-// checkKeyFiles looks into those of the files that are there. The others may be
-// on the machine that will have the configuration.
+// checkKeyFiles checks the files that exist. The others may exist on the machine that
+// will run the configuration.
 func checkKeyFiles(files []string) error {
 	for _, file := range files {
 		if strings.Contains(file, "{") { // a placeholder is expanded later

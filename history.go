@@ -63,7 +63,7 @@ func checkHistoryCount(n int) error {
 // histories finds the history of a channel.
 type histories struct {
 	blocks []historyBlock
-	others hub.HistoryRule // of channels that no block is about
+	others hub.HistoryRule // of channels without a block
 }
 
 type historyBlock struct {

@@ -10,11 +10,12 @@ import (
 	"testing"
 )
 
-// module is the path that this module's packages begin with.
+// module is the prefix of this module's packages.
 const module = "github.com/push-it/pushit"
 
-// layers are the packages from top to bottom. A path stands for all below it too, unless
-// another one is more exact. Imports point down, or to another package below the same path.
+// layers lists the packages from top to bottom. A path stands for all packages below it,
+// unless a longer path matches. Imports point down, or to another package below the same
+// path.
 var layers = [][]string{
 	{"/cmd/caddy"}, // a Caddy with the module in it
 	{""},           // the handler, which wires the rest together
@@ -25,10 +26,10 @@ var layers = [][]string{
 	{"/internal/jsontext", "/internal/sampler"},
 }
 
-// onlyTests are the packages that no server has in it.
+// onlyTests are packages that no server contains.
 var onlyTests = []string{"/internal/wireclient", "/internal/needs", "/hub/hubtest"}
 
-// layerOf returns the layer of a package and the path there that stands for it.
+// layerOf returns the layer of a package, and the path that matches it.
 func layerOf(pkg string) (layer int, path string) {
 	layer = -1
 	for i, paths := range layers {
@@ -68,12 +69,12 @@ func TestImportsPointDown(t *testing.T) {
 	}
 }
 
-// A dependencyRule says what a package, and what it imports in turn, may not import. A
-// path stands for all below it too.
+// A dependencyRule lists what a package must not import, directly or indirectly. A path
+// stands for all packages below it.
 type dependencyRule struct {
 	pkg  string
 	bad  map[string]string // path -> why not
-	only []string          // of what is not the standard library; nil for anything
+	only []string          // allowed besides the standard library; nil allows anything
 }
 
 const (
@@ -107,7 +108,7 @@ var dependencyRules = []dependencyRule{
 	},
 }
 
-// goList returns what go list prints, word by word.
+// goList returns the output of go list, split into words.
 func goList(t *testing.T, args ...string) []string {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), "go", append([]string{"list"}, args...)...).Output()

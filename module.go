@@ -43,10 +43,10 @@ func init() {
 // and its gates allow it. Gates that have changed are asked again about each agent
 // and each of its subscriptions.
 type Handler struct {
-	// The hub that this endpoint belongs to. Required. Endpoints with the same name,
-	// also on different sites, share their agents and channels; others share
-	// nothing. Letters, digits and - _ . , at most 64. The Caddyfile writes
-	// `default` here if it has no name.
+	// The hub that this endpoint belongs to. Required. Endpoints with the same name share
+	// their agents and channels, also on different sites. Others share nothing. Letters,
+	// digits and - _ . , at most 64. The Caddyfile writes `default` here if it has no
+	// name.
 	Name string `json:"name,omitempty"`
 
 	// The path of the endpoint, which includes everything below it. The handler
@@ -112,41 +112,42 @@ type Handler struct {
 	// Without any gate everything is allowed, and the log has a warning.
 	Default string `json:"default,omitempty"`
 
-	// The gates, by name: `connect`, `subscribe`, `unsubscribe`, `publish`,
-	// `deliver`, `disconnect`. The gates of `channels` take precedence.
+	// The gates, by name: `connect`, `subscribe`, `unsubscribe`, `publish`, `deliver`,
+	// `disconnect`, and `api` for programs that publish with requests. The gates of
+	// `channels` take precedence.
 	Gates map[string]*Gate `json:"gates,omitempty"`
 
-	// How long the guards of a gate may take, by the name of the gate, where it
-	// says nothing itself. Between 10ms and 5m.
+	// How long the guards of a gate may take, by the name of the gate. The `timeout` of a
+	// gate takes precedence. Between 10ms and 5m.
 	Timeouts map[string]caddy.Duration `json:"timeouts,omitempty"`
 
 	// Gates for some of the channels. For each operation, the first block decides that
 	// matches the channel and has the gate.
 	Channels []ChannelBlock `json:"channels,omitempty"`
 
-	// What is kept of the messages of channels, for agents that were away. The
-	// `history` of `channels` goes before it. Default: nothing.
+	// Which messages the server keeps for agents that were away. The `history` of
+	// `channels` takes precedence. Default: none.
 	History *History `json:"history,omitempty"`
 
 	gates    *guards.Policy      // nil: everything is allowed
-	asksWho  bool                // the connect gate wants to know who somebody is
-	env      *guards.Env         // of gates
+	asksWho  bool                // the connect gate asks for credentials
+	env      *guards.Env         // the environment of gates
 	site     servedAt            // immutable after Provision
 	drain    time.Duration       // immutable after Provision
 	endpoint *transport.Endpoint // immutable after Provision
 	membership
 }
 
-// A membership is what connects a Handler with its hub, from Provision to Cleanup.
+// A membership connects a Handler with its hub, from Provision to Cleanup.
 type membership struct {
 	hub   *hubpool.Hub
-	stage *telemetry.Stage  // where the hub's events go
+	stage *telemetry.Stage  // receives the hub's events
 	entry *hubpool.Endpoint // the Handler, as the hub knows it
-	use   *hubpool.Use      // the endpoints that the hub compares entry with
+	use   *hubpool.Use      // all endpoints of the hub in this configuration
 	used  *hub.Policy       // what Provision gave to the hub
 }
 
-// CaddyModule returns the Caddy module information. Events ask for it at any time.
+// CaddyModule returns the Caddy module information. Events call it at any time.
 func (*Handler) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "http.handlers.pushit",
@@ -154,9 +155,9 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision checks h, joins the hub of its name and gives it the policy of this
-// configuration, which agents come under when the old configuration goes. It
-// checks first, and not in a Validate: what is wrong must not reach the hub.
+// Provision checks h, joins the hub of its name and gives the hub the policy of this
+// configuration. The agents get this policy when the old configuration ends. There is no
+// Validate, because a mistake must be found before the hub gets the policy.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	drainWritten := h.Drain != 0
 	h.withDefaults()
@@ -165,9 +166,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	log := ctx.Slogger().With("hub", h.Name, "path", h.Path)
-	settings := h.settings() // before its guards are loaded, which leaves nothing of them to compare
+	settings := h.settings() // before the guards are loaded, because loading clears their JSON
 	h.site = whereServed(ctx)
-	if err := h.settleDrain(drainWritten); err != nil {
+	if err := h.setDrain(drainWritten); err != nil {
 		return err
 	}
 	h.env = &guards.Env{Generation: guards.NextGeneration(), Mount: h.mount(), Server: h.site.server, Log: log}
@@ -200,7 +201,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		Admission: &hubpool.Admission{Listed: h.Origins, Origins: origins, Transports: h.transports(), Namespace: h.Namespace, Env: h.env},
 		Log:       log,
 	}
-	if h.gates != nil { // an interface with a nil pointer in it would not be nil
+	if h.gates != nil { // a nil pointer in an interface is not nil
 		p.Gates = h.gates
 	}
 	if p.Histories, err = h.histories(); err != nil {
@@ -225,8 +226,8 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-// observe has what happens in the hub of h told to whoever wants to know, and the
-// hub be told when the server goes.
+// observe reports what happens in the hub to metrics and events, and tells the hub when
+// the server stops.
 func (h *Handler) observe(ctx caddy.Context) error {
 	if err := telemetry.Register(ctx, hubpool.Each); err != nil {
 		return fmt.Errorf("registering metrics: %w", err)
@@ -242,7 +243,7 @@ func (h *Handler) observe(ctx caddy.Context) error {
 	return h.use.DrainAtStop(events, h.site.server, h.site.app != nil && h.site.app.ShutdownDelay > 0)
 }
 
-// withDefaults fills in what h leaves out, but the name, which has to be said.
+// withDefaults fills in the settings that h leaves out, except the name.
 func (h *Handler) withDefaults() {
 	if h.Path == "" {
 		h.Path = routing.DefaultPath
@@ -261,7 +262,7 @@ func (h *Handler) withDefaults() {
 	}
 }
 
-// check says what is wrong with h, and otherwise returns its origins.
+// check returns the origins of h, or what is wrong with h.
 func (h *Handler) check() (*transport.Origins, error) {
 	if h.Name == "" {
 		return nil, fmt.Errorf(`the endpoint needs a name: write "name": %q; endpoints with the same name share a hub`, defaultName)
@@ -287,7 +288,7 @@ func (h *Handler) check() (*transport.Origins, error) {
 	)
 }
 
-// transports are those that h serves.
+// transports returns the transports that h serves.
 func (h *Handler) transports() []string {
 	if h.Transports == nil {
 		return transport.DefaultTransports
@@ -295,11 +296,11 @@ func (h *Handler) transports() []string {
 	return h.Transports
 }
 
-// mount names the endpoint over all generations of the configuration.
+// mount identifies the endpoint across reloads.
 func (h *Handler) mount() string { return h.Name + " " + h.Path }
 
-// settings is all that h is configured with, defaults filled in, for comparing:
-// hashes, because there are secrets among it, and they are kept.
+// settings returns the settings of h with defaults, for comparison. It returns hashes,
+// because the settings include secrets and are kept.
 func (h *Handler) settings() hubpool.Settings {
 	all := Handler{
 		Name: h.Name, Path: h.Path, Origins: h.Origins, Transports: h.Transports, SessionCookies: h.SessionCookies,
@@ -323,14 +324,14 @@ func (h *Handler) settings() hubpool.Settings {
 	return hashes
 }
 
-// Cleanup hands the agents of h to the newest configuration that has their
-// endpoint, or closes them when none has. It copes with whatever Provision left.
+// Cleanup moves the agents of h to the newest configuration that has their endpoint. If
+// there is none, it closes them. Cleanup also works after Provision failed.
 func (h *Handler) Cleanup() error {
 	if h.hub == nil {
 		return nil
 	}
-	// When the whole server goes, everybody is sent away and told to come back,
-	// other than when only this endpoint is gone.
+	// If the whole server stops, agents are told when to come back. If only this endpoint
+	// is removed, they are closed.
 	var reload *hub.Reload
 	if h.used != nil && !hubpool.Leaving() {
 		reload = h.hub.Drop(h.used)
@@ -350,8 +351,8 @@ func (h *Handler) Cleanup() error {
 	return left.Release()
 }
 
-// ServeHTTP answers what is pushit's. After a session was opened the connection
-// is no longer the server's, so there is never an error to report.
+// ServeHTTP answers requests that are for pushit. The transport reports errors itself,
+// and may have taken the connection from the server. So only next returns errors.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	rest, ok := routing.Below(h.Path, r.URL.Path)
 	if ok && client.Version(strings.TrimPrefix(rest, "/")) != "" {

@@ -14,8 +14,8 @@ import (
 	"github.com/push-it/pushit/guards"
 )
 
-// TestOptionsAreDocumented compares the tables of docs/caddyfile.md with what the
-// directive and its JSON have.
+// TestOptionsAreDocumented compares the tables of docs/caddyfile.md with the options of
+// the directive and of its JSON.
 func TestOptionsAreDocumented(t *testing.T) {
 	const path = "docs/caddyfile.md"
 	var got []string
@@ -57,8 +57,8 @@ func TestOptionsAreDocumented(t *testing.T) {
 	}
 }
 
-// tableRows returns the rows of the tables below a heading of a document whose
-// first cell is code, split into cells.
+// tableRows returns the rows of the tables below a heading, split into cells. It skips
+// rows whose first cell is not code.
 func tableRows(t *testing.T, path, heading string) (rows [][]string) {
 	t.Helper()
 	text, err := os.ReadFile(path)
@@ -84,7 +84,7 @@ func tableRows(t *testing.T, path, heading string) (rows [][]string) {
 	return rows
 }
 
-// codesOf returns what is marked as code in a cell.
+// codesOf returns the code in a cell.
 func codesOf(cell string) (codes []string) {
 	for _, m := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(cell, -1) {
 		codes = append(codes, m[1])

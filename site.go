@@ -20,24 +20,24 @@ import (
 	"github.com/push-it/pushit/internal/routing"
 )
 
-// A servedAt is what can be known, when a handler is provisioned, of where it is
-// served.
+// A servedAt says where a handler is served, as far as it is known when the handler is
+// provisioned.
 type servedAt struct {
-	// app is Caddy's of HTTP; nil outside of it.
+	// app is Caddy's HTTP app; nil outside of it.
 	app *caddyhttp.App
-	// server is the handler's; nil outside of one.
+	// server is the handler's server; nil outside of one.
 	server *caddyhttp.Server
-	// routed says that the routes around the handler are known. Those of a named
-	// route, which many may invoke, are not.
+	// routed means that the routes around the handler are known. They are unknown in a
+	// named route, because many routes may invoke it.
 	routed bool
-	// hosts are, for each route around it that is for certain hosts alone, these.
+	// hosts has the hosts of each route around the handler that is limited to hosts.
 	hosts []caddyhttp.MatchHost
-	// inClear says that it has a listener without TLS, exposed that one of these
-	// can be reached from other machines.
+	// inClear means that the server has a listener without TLS. exposed means that other
+	// machines can reach such a listener.
 	inClear, exposed bool
 }
 
-// whereServed looks around in the configuration of which ctx provisions a module.
+// whereServed looks at the configuration around the module that ctx provisions.
 func whereServed(ctx caddy.Context) (s servedAt) {
 	srv, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if !ok || srv == nil {
@@ -73,9 +73,8 @@ func whereServed(ctx caddy.Context) (s servedAt) {
 	return s
 }
 
-// beingProvisioned returns the one of routes whose handlers are being loaded now:
-// they are loaded in order, and the raw form goes when that is done. It returns
-// nil when there is none.
+// beingProvisioned returns the route whose handlers are being loaded, or nil. Caddy loads
+// them in order, and clears a route's raw handlers afterwards.
 func beingProvisioned(routes caddyhttp.RouteList) *caddyhttp.Route {
 	for i := range routes {
 		if routes[i].HandlersRaw != nil {
@@ -85,7 +84,7 @@ func beingProvisioned(routes caddyhttp.RouteList) *caddyhttp.Route {
 	return nil
 }
 
-// hostsOf returns the hosts that a route is for; nil when it is for any.
+// hostsOf returns the hosts that a route is limited to, or nil if it accepts any host.
 func hostsOf(route *caddyhttp.Route) (hosts caddyhttp.MatchHost) {
 	for _, set := range route.MatcherSets {
 		var of caddyhttp.MatchHost
@@ -102,8 +101,8 @@ func hostsOf(route *caddyhttp.Route) (hosts caddyhttp.MatchHost) {
 	return hosts
 }
 
-// lookAtListeners finds out whether there is one without TLS: Caddy speaks none
-// on its HTTP port, nor where it has no policy for it.
+// lookAtListeners looks for listeners without TLS. Caddy uses no TLS on its HTTP port,
+// nor on servers without a TLS policy.
 func (s *servedAt) lookAtListeners(httpPort int) {
 	for _, listen := range s.server.Listen {
 		addr, err := caddy.ParseNetworkAddress(listen)
@@ -126,15 +125,15 @@ func isLoopback(host string) bool {
 	return err == nil && addr.IsLoopback()
 }
 
-// forThisMachine reports whether only names that lead to the machine itself lead
-// to the handler.
+// forThisMachine reports whether the handler's site has only names of the machine itself,
+// such as localhost.
 func (s *servedAt) forThisMachine() bool {
 	return slices.ContainsFunc(s.hosts, func(hosts caddyhttp.MatchHost) bool {
 		return !slices.ContainsFunc(hosts, func(host string) bool { return !isLoopback(host) })
 	})
 }
 
-// place tells people where in the configuration it is.
+// place describes where in the configuration the handler is.
 func (s *servedAt) place() string {
 	switch {
 	case s.server == nil:
@@ -149,8 +148,8 @@ func (s *servedAt) place() string {
 	return strings.Join(place, " for ")
 }
 
-// responseTime is how long a response may last; 0 is no limit. A tenth of what the
-// server allows is left for ending it.
+// responseTime returns how long a response may last; 0 means no limit. It leaves a tenth
+// of the server's limit for ending the response.
 func (s *servedAt) responseTime() time.Duration {
 	if s.server == nil {
 		return 0
@@ -158,8 +157,7 @@ func (s *servedAt) responseTime() time.Duration {
 	return time.Duration(s.server.WriteTimeout) * 9 / 10
 }
 
-// serves reports whether requests like r come to the handler, as far as that
-// depends on their host.
+// serves reports whether the handler gets requests with the host of r.
 func (s *servedAt) serves(r *http.Request) bool {
 	for i := range s.hosts {
 		if ok, err := s.hosts[i].MatchWithError(r); err != nil || !ok {
@@ -169,8 +167,8 @@ func (s *servedAt) serves(r *http.Request) bool {
 	return true
 }
 
-// lookAround finds mistakes in where h stands among other handlers. It returns what
-// may be one, and an error about what certainly is.
+// lookAround finds mistakes in the routes around h. It returns doubts about what may be a
+// mistake, and an error about what certainly is one.
 func (h *Handler) lookAround(ctx caddy.Context) (doubts []string, err error) {
 	from := routing.Noted(ctx, h.mount())
 	if h.site.server == nil {
@@ -190,24 +188,24 @@ func (h *Handler) lookAround(ctx caddy.Context) (doubts []string, err error) {
 	return doubts, nil
 }
 
-// warn tells the operator what may not be meant as it is written, and what to do
-// about it, beginning with doubts of what stands around h. Another server may have
-// the same endpoint: each is told once.
+// warn tells the operator what may be a mistake, and what to do about it. It begins with
+// doubts about the routes around h. It gives each warning once, even if several servers
+// have the endpoint.
 func (h *Handler) warn(log *slog.Logger, doubts []string) {
 	once := func(about string) bool { return h.use.Once(about) }
 	for _, doubt := range doubts {
 		if once(doubt) {
 			problem, lines, _ := strings.Cut(doubt, ". Write\n\n")
-			log.Warn(problem, "to_do", "write\n\n"+lines) //nolint:sloglint // the same text as an error has, one for each mistake
+			log.Warn(problem, "to_do", "write\n\n"+lines) //nolint:sloglint // each mistake has a text of its own, which is also an error's
 		}
 	}
 	if h.gates == nil && once("no gate") {
 		log.Warn("there is no gate: everybody can subscribe to every channel and publish on it",
 			"to_do", "write connect, subscribe and publish in the block of pushit, or write default allow if you want this")
 	}
-	// A browser tells the page's host by its name. When any name will do, a page
-	// of any site whose name leads here passes for one of this site's. Over TLS
-	// the certificate would have to name it.
+	// A browser names the page's host in the request. If the site accepts any host, a
+	// page of another site passes as one of this site's if its name leads here. With TLS,
+	// the certificate must have the name, which prevents this.
 	if h.site.routed && h.site.hosts == nil && h.site.inClear && once("any host") {
 		log.Warn("this site accepts any host name, so pages of other sites can pass its origin check",
 			"to_do", "write the host names of the site in its address")
@@ -227,8 +225,8 @@ func (h *Handler) warn(log *slog.Logger, doubts []string) {
 	}
 }
 
-// asksElsewhere reports whether the connect gate asks outside this process: a
-// backend, which most likely knows its users by a cookie.
+// asksElsewhere reports whether the connect gate asks a backend. A backend usually knows
+// its users by a cookie.
 func (h *Handler) asksElsewhere() bool {
 	if h.gates == nil {
 		return false
@@ -237,8 +235,8 @@ func (h *Handler) asksElsewhere() bool {
 	return ok && !local.Local()
 }
 
-// asksWho reports whether the connect gate wants to know who somebody is, and not
-// just where the request comes from.
+// asksWho reports whether the connect gate asks for credentials, and does not only look
+// at where the request comes from.
 func asksWho(c guards.PolicyConfig) bool {
 	connect := c.Gates[hub.GateConnect]
 	return connect != nil && slices.ContainsFunc(connect.Guards, func(g guards.NamedGuard) bool {

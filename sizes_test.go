@@ -15,9 +15,9 @@ import (
 	"testing"
 )
 
-// The sizes above which code is hard to read. Tests may exceed them. So may a package, a
-// type or a function whose comment says why, in a sentence with "more than 25 fields
-// because" or "larger than 3,500 lines because".
+// Larger code is hard to read. Tests may be larger. So may a package, a type or a
+// function whose comment says why, in a sentence with "more than 25 fields because" or
+// "larger than 3,500 lines because".
 const (
 	maxPackageLines  = 3500
 	maxTypeFields    = 25
@@ -25,7 +25,7 @@ const (
 	maxFunctionLines = 80
 )
 
-// A sized is something whose size has a limit.
+// A sized is a part of the code whose size has a limit.
 type sized struct {
 	name      string // with its position
 	size, max int
@@ -36,7 +36,7 @@ type sized struct {
 // excused reports whether the comment says why the limit is exceeded.
 func (s *sized) excused() bool { return strings.Contains(s.comment, s.excuse()) }
 
-// excuse returns what the comment has to say before the reason.
+// excuse returns the words that must precede the reason.
 func (s *sized) excuse() string { return fmt.Sprintf("than %s %s because ", grouped(s.max), s.unit) }
 
 // grouped writes a number below a million as English does: 3,500.
@@ -85,8 +85,8 @@ func receiverOf(f *ast.FuncDecl) string {
 	}
 }
 
-// fieldsOf returns how many fields a type declares; those of embedded types count for
-// their own.
+// fieldsOf counts the fields that a type declares. An embedded type counts as one; its
+// fields count for itself.
 func fieldsOf(e ast.Expr) (n int) {
 	s, ok := e.(*ast.StructType)
 	if !ok {

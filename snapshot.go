@@ -23,13 +23,13 @@ import (
 	"github.com/push-it/pushit/internal/telemetry"
 )
 
-// caller tells who makes a request.
+// caller identifies the client of a request.
 func caller(r *http.Request) transport.Caller {
 	scheme, host := site(r)
 	return transport.Caller{Scheme: scheme, Host: host, User: user(r), Certificate: certificate(r)}
 }
 
-// certificate is a hash of the certificate that the client of r has shown.
+// certificate returns a hash of the client's certificate, or "".
 func certificate(r *http.Request) string {
 	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
 		return ""
@@ -38,8 +38,8 @@ func certificate(r *http.Request) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// opening takes down what a session keeps of the request that opens it. The
-// Refusal says why there can be none.
+// opening returns what a session keeps of the request that opens it. If it returns a
+// Refusal, the request opens no session.
 func (h *Handler) opening(r *http.Request) (hub.Opening, *hub.Refusal) {
 	scheme, host := site(r)
 	namespace, refusal := h.namespace(r)
@@ -69,14 +69,13 @@ func (h *Handler) opening(r *http.Request) (hub.Opening, *hub.Refusal) {
 	}, refusal
 }
 
-// errSnapshot is what a session is refused with of which too much would have to be
-// kept.
+// errSnapshot refuses a session that would have to keep too much.
 var errSnapshot = &hub.Refusal{Code: hub.CodeInvalid, Reason: "the request is too large to open a session with"}
 
-// errNamespace is what a session is refused with whose namespace is none.
+// errNamespace refuses a session without a valid namespace.
 var errNamespace = &hub.Refusal{Code: hub.CodeInvalid, Reason: "the tenant cannot be determined from this address"}
 
-// namespace is that of the session that r opens.
+// namespace returns the namespace of the session that r opens.
 func (h *Handler) namespace(r *http.Request) (string, *hub.Refusal) {
 	if h.Namespace == "" {
 		return "", nil
@@ -92,8 +91,8 @@ func (h *Handler) namespace(r *http.Request) (string, *hub.Refusal) {
 	return strings.Clone(value), nil
 }
 
-// clientIP is the address that Caddy found out, behind trusted proxies too. It
-// is invalid where there is none, as on a unix socket.
+// clientIP returns the address that Caddy determined, also behind trusted proxies. The
+// address is invalid if there is none, as on a unix socket.
 func clientIP(r *http.Request) netip.Addr {
 	text, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
 	addr, err := netip.ParseAddr(text)
@@ -103,7 +102,7 @@ func clientIP(r *http.Request) netip.Addr {
 	return addr.Unmap()
 }
 
-// user is who a handler before this one, as basic_auth, has authenticated.
+// user returns the user that an earlier handler, such as basic_auth, authenticated.
 func user(r *http.Request) string {
 	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	if !ok {
@@ -113,8 +112,8 @@ func user(r *http.Request) string {
 	return id
 }
 
-// site is the scheme and host that the client asked for. What a proxy says of
-// them is believed when it is a trusted one, as Caddy's reverse_proxy does.
+// site returns the scheme and host that the client asked for. It trusts the header fields
+// of trusted proxies, as Caddy's reverse_proxy does.
 func site(r *http.Request) (scheme, host string) {
 	scheme, host = "http", r.Host
 	if r.TLS != nil {
@@ -135,8 +134,8 @@ func site(r *http.Request) (scheme, host string) {
 	return scheme, host
 }
 
-// forwarded is the value that the nearest proxy sent in its field of that name,
-// and in a list the first element, which is what the client came with.
+// forwarded returns the value that the nearest proxy sent in a field. Of a list it
+// returns the first element, which the client sent to the first proxy.
 func forwarded(r *http.Request, name string) string {
 	values := r.Header.Values(name)
 	if len(values) == 0 {
@@ -146,8 +145,8 @@ func forwarded(r *http.Request, name string) string {
 	return strings.TrimSpace(first)
 }
 
-// uri is the path of the endpoint as the client wrote it, so with the prefix that
-// a handler before this one has stripped, and the query.
+// uri returns the path of the endpoint as the client wrote it, with the query. The path
+// includes a prefix that an earlier handler has stripped.
 func (h *Handler) uri(r *http.Request) string {
 	asked := r.URL
 	if original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok && original.URL != nil {
@@ -163,23 +162,23 @@ func (h *Handler) uri(r *http.Request) string {
 		path = "/"
 	}
 	uri := url.URL{Path: path, RawQuery: asked.RawQuery}
-	return strings.Clone(uri.RequestURI()) // which may be part of the request's
+	return strings.Clone(uri.RequestURI()) // the string may share memory with the request
 }
 
-// notKept are the header fields that are about the one connection or body that
-// they came with (RFC 9110, section 7.6.1), not about who asks.
+// notKept lists header fields about the connection or the body (RFC 9110, section 7.6.1).
+// They do not identify the client.
 var notKept = []string{
 	"Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization",
 	"Te", "Trailer", "Transfer-Encoding", "Upgrade", "Http2-Settings", "Expect",
 }
 
-// notKeptPrefixes begin the names of more of them. Pushit-* is what the server
-// says of an agent, never what a client says of itself.
+// notKeptPrefixes are prefixes of further such fields. The server itself sets Pushit-*; a
+// client must not.
 var notKeptPrefixes = []string{"Sec-Websocket-", "Content-", "Pushit-", ":"}
 
-// endToEnd yields the header fields that tell who asks and how, by name, so that
-// equal headers give equal snapshots. It does not drop what Connection names: a
-// client could have it drop what handlers before this one have set.
+// endToEnd yields the header fields that identify the client, by name, so that equal
+// headers give equal snapshots. It keeps fields that Connection names. Otherwise a client
+// could remove fields that earlier handlers have set.
 func endToEnd(header http.Header) func(yield func(name, value string) bool) {
 	return func(yield func(name, value string) bool) {
 		for _, name := range slices.Sorted(maps.Keys(header)) {
@@ -195,7 +194,7 @@ func endToEnd(header http.Header) func(yield func(name, value string) bool) {
 	}
 }
 
-// only yields those of the fields whose names are ok.
+// only yields the fields whose names satisfy ok.
 func only(fields func(yield func(name, value string) bool), ok func(name string) bool) func(yield func(name, value string) bool) {
 	return func(yield func(name, value string) bool) {
 		for name, value := range fields {

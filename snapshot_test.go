@@ -25,7 +25,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	_ "github.com/caddyserver/caddy/v2/modules/standard" // what the Caddyfiles of the tests are made of
+	_ "github.com/caddyserver/caddy/v2/modules/standard" // the Caddyfiles of the tests use them
 
 	"github.com/push-it/pushit"
 )
@@ -41,7 +41,7 @@ func init() {
 	httpcaddyfile.RegisterDirectiveOrder("opening", httpcaddyfile.After, "encode")
 }
 
-// A probe stands where pushit would, and tells what a session would keep of the
+// A probe takes the place of pushit, and answers with what a session would keep of the
 // request.
 type probe struct {
 	Path string `json:"path"`
@@ -61,14 +61,14 @@ func (p *probe) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Ha
 	return json.NewEncoder(w).Encode(opening{far, o.RemoteIP.String(), o.Scheme, o.Host, o.URI, o.User, header})
 }
 
-// An opening is a hub.Opening as the probe tells it.
+// An opening is a hub.Opening in the answer of a probe.
 type opening struct {
 	Far, IP, Scheme, Host, URI, User string // Far is the address without the port
 	Header                           map[string][]string
 }
 
-// served runs Caddy with a Caddyfile until the test ends, and returns a client that
-// reaches its site whatever the address.
+// served runs Caddy with a Caddyfile until the test ends. It returns a client that
+// reaches the site under any address.
 func served(t *testing.T, config string) *http.Client {
 	t.Helper()
 	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), nil)
@@ -136,7 +136,7 @@ func TestOpening(t *testing.T) {
 		path   string
 		header http.Header
 	}
-	// what the test's HTTP client adds to each request
+	// The test's HTTP client adds these fields to each request.
 	ordinary := map[string][]string{"Accept-Encoding": {"gzip"}, "User-Agent": {"Go-http-client/1.1"}}
 	const trusting = "{\n\tservers {\n\t\ttrusted_proxies static 127.0.0.1/32 ::1/128\n\t}\n}\n"
 	forwarded := http.Header{

@@ -30,7 +30,7 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// Options are a question to a gate of a configuration.
+// Options are a question to a gate of a configuration: the flags of the command.
 type Options struct {
 	Config, Adapter                   string
 	Gate, Channel, Data, From         string
@@ -41,22 +41,22 @@ type Options struct {
 	Grants                            []string
 }
 
-// An Endpoint is what has to be known of a handler to explain its gates.
+// An Endpoint is a handler as explain needs it.
 type Endpoint struct {
 	Name, Path string
-	Mount      string // its key in Places
+	Mount      string // the key of the handler in Places
 
-	// Of the site around it.
-	Server *caddyhttp.Server // nil for none
+	// The site of the handler.
+	Server *caddyhttp.Server // nil if there is none
 	Hosts  []caddyhttp.MatchHost
-	HTTP   bool // it is reached without TLS
+	HTTP   bool // the site is served without TLS
 	Serves func(*http.Request) bool
 
-	// Of its gates.
+	// The gates of the handler.
 	Policy  *guards.Policy // nil: everything is allowed
 	Env     *guards.Env
 	Default string            // "", "allow" or "deny"
-	Gates   map[string]string // the written ones: the expression of transform, by JSON path
+	Gates   map[string]string // the transform of each gate in the configuration, by JSON path; "" without one
 	Blocks  map[string]string // the patterns of channel blocks, by JSON path
 
 	Opening func(*http.Request) (hub.Opening, *hub.Refusal)
@@ -64,16 +64,16 @@ type Endpoint struct {
 	Cleanup func() error
 }
 
-// Places tells where things are written, as file:line: by mount, and by their path in
-// the JSON of the handler, "" for the directive. The Caddyfile adapter fills it in when
-// its options have one.
+// Places has the file and line of each directive, gate, guard and channel block. Its keys
+// are the mount, and the path in the JSON of the handler; "" stands for the directive.
+// The Caddyfile adapter fills in the Places in its options.
 type Places map[string]map[string]string
 
-// PlacesOption is the option of the Caddyfile adapter that has Places.
+// PlacesOption is the option of the Caddyfile adapter for Places.
 const PlacesOption = "http.handlers.pushit.places"
 
-// of returns where something is written. Without a Caddyfile that is its path in the
-// JSON.
+// of returns where something is written. If there is no Caddyfile, it returns the path in
+// the JSON.
 func (p Places) of(e *Endpoint, path string) string {
 	if place, ok := p[e.Mount][path]; ok {
 		return place
@@ -84,8 +84,8 @@ func (p Places) of(e *Endpoint, path string) string {
 	return path
 }
 
-// Run loads the configuration, asks the gate and writes the answer to out. endpoints
-// returns the endpoints of a configuration that was provisioned.
+// Run loads the configuration, asks the gate and writes the answer to out. endpoints must
+// return the endpoints of a provisioned configuration.
 func (o *Options) Run(ctx context.Context, out io.Writer, endpoints func(generation <-chan struct{}) []*Endpoint) (allowed bool, err error) {
 	q, err := o.question()
 	if err != nil {
@@ -97,7 +97,7 @@ func (o *Options) Run(ctx context.Context, out io.Writer, endpoints func(generat
 	}
 	defer func() {
 		for _, e := range all {
-			_ = e.Cleanup() // the process ends; only its tests go on
+			_ = e.Cleanup() // the process ends anyway, except in tests
 		}
 	}()
 	at, r, err := o.choose(all, places)
@@ -135,13 +135,12 @@ func (o *Options) Run(ctx context.Context, out io.Writer, endpoints func(generat
 	return v.Refusal == nil, e.err
 }
 
-// asksConnect reports whether the connect gate is asked before the one that is
-// meant.
+// asksConnect reports whether the connect gate must be asked before the gate of o.
 func (o *Options) asksConnect() bool {
 	return o.Gate != string(hub.GateConnect) && (o.Connect || o.Credentials != "")
 }
 
-// question is what the gate is asked, but for who asks.
+// question returns the question to the gate. It has no agent yet.
 func (o *Options) question() (*hub.Question, error) {
 	q := &hub.Question{Gate: hub.GateName(o.Gate), Channel: o.Channel, Credentials: []byte("null")}
 	id := &hub.Identity{Grants: o.Grants}
@@ -163,7 +162,7 @@ func (o *Options) question() (*hub.Question, error) {
 	return q, o.aboutChannel(q)
 }
 
-// aboutChannel completes q with what it asks about the channel.
+// aboutChannel adds the channel and the message to q.
 func (o *Options) aboutChannel(q *hub.Question) error {
 	ofChannel := q.Gate != hub.GateConnect && q.Gate != hub.GateDisconnect && q.Gate != hub.GateAPI
 	switch {
@@ -192,7 +191,7 @@ func (o *Options) aboutChannel(q *hub.Question) error {
 	return nil
 }
 
-// load provisions the configuration and returns its endpoints, which the caller cleans
+// load provisions the configuration. It returns the endpoints, which the caller cleans
 // up, and where they are written.
 func (o *Options) load(endpoints func(generation <-chan struct{}) []*Endpoint) ([]*Endpoint, Places, error) {
 	text, err := os.ReadFile(o.Config)
@@ -213,7 +212,7 @@ func (o *Options) load(endpoints func(generation <-chan struct{}) []*Endpoint) (
 	if err := caddy.StrictUnmarshalJSON(caddy.RemoveMetaFields(text), &config); err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", o.Config, err)
 	}
-	// The command shows no log of the server, and listens nowhere.
+	// The command writes no server log and opens no listener.
 	config.Admin = &caddy.AdminConfig{Disabled: true}
 	config.Logging = &caddy.Logging{Logs: map[string]*caddy.CustomLog{"default": {BaseLog: caddy.BaseLog{Level: "ERROR"}}}}
 	ctx, err := caddy.ProvisionContext(&config)
@@ -223,8 +222,8 @@ func (o *Options) load(endpoints func(generation <-chan struct{}) []*Endpoint) (
 	return endpoints(ctx.Done()), places, nil
 }
 
-// adapterName is the adapter for the file, "" for none: the one that was named,
-// else what the file's name tells, as with Caddy's own commands.
+// adapterName returns the name of the adapter, or "" for JSON. It uses --adapter, or the
+// extension of the file, as Caddy's own commands do.
 func (o *Options) adapterName() string {
 	switch {
 	case o.Adapter == "json" || o.Adapter == "" && strings.EqualFold(filepath.Ext(o.Config), ".json"):
@@ -236,7 +235,7 @@ func (o *Options) adapterName() string {
 	}
 }
 
-// choose returns the one endpoint that is meant, and the request that opens the
+// choose returns the endpoint that the flags select, and the request that opens the
 // session there.
 func (o *Options) choose(all []*Endpoint, places Places) (*Endpoint, *http.Request, error) {
 	var fit []*Endpoint
@@ -252,7 +251,7 @@ func (o *Options) choose(all []*Endpoint, places Places) (*Endpoint, *http.Reque
 		case o.Name != "" && o.Name != e.Name, o.Path != "" && o.Path != e.Path, o.Site != "" && !e.Serves(r):
 			continue
 		case len(fit) > 0 && fit[0].Mount == e.Mount:
-			continue // the same on another server
+			continue // the same endpoint on another server
 		case len(fit) == 0:
 			opens = r
 		}
@@ -269,7 +268,7 @@ func (o *Options) choose(all []*Endpoint, places Places) (*Endpoint, *http.Reque
 	return fit[0], opens, nil
 }
 
-// request returns the one that opens the session at e.
+// request returns the request that opens the session at e.
 func (o *Options) request(e *Endpoint) (*http.Request, error) {
 	ip, err := netip.ParseAddr(o.IP)
 	if err != nil {
@@ -333,7 +332,7 @@ func (o *Options) url(e *Endpoint) (*url.URL, error) {
 	return &url.URL{Scheme: u.Scheme, Host: u.Host, Path: e.Path, RawQuery: strings.TrimPrefix(o.Query, "?")}, nil
 }
 
-// An explanation writes what a gate of its endpoint says.
+// An explanation writes what a gate of its endpoint answers.
 type explanation struct {
 	*Endpoint
 	out    io.Writer
@@ -341,14 +340,14 @@ type explanation struct {
 	err    error
 }
 
-// line writes one line, unless writing has failed before.
+// line writes one line. After a write has failed, it does nothing.
 func (e *explanation) line(what, text string) {
 	if e.err == nil {
 		_, e.err = fmt.Fprintf(e.out, "%-10s %s\n", what, text)
 	}
 }
 
-// ask asks the gate that q is for, and writes what happens.
+// ask asks the gate about q, and writes the steps and the verdict.
 func (e *explanation) ask(ctx context.Context, q *hub.Question) hub.Verdict {
 	about := string(q.Gate)
 	if q.Channel != "" {
@@ -393,7 +392,7 @@ func (e *explanation) ask(ctx context.Context, q *hub.Question) hub.Verdict {
 	return v
 }
 
-// transformed is what the agent of q is delivered in place of the message's data.
+// transformed returns the data that the agent of q gets instead of the message's data.
 func (e *explanation) transformed(ctx context.Context, q *hub.Question, expression string) ([]byte, error) {
 	program, err := guards.CompileValue(expression, guards.ScopeOf(q.Gate))
 	if err != nil {
@@ -405,8 +404,8 @@ func (e *explanation) transformed(ctx context.Context, q *hub.Question, expressi
 	}})
 }
 
-// find returns the guards that q goes to, nil for none, and the block that has
-// them; or the Refusal that stands already.
+// find returns the guards that decide q, or nil if there are none, and their channel
+// block. If q is refused before any guard is asked, it returns the Refusal.
 func (e *explanation) find(q *hub.Question) (chain *guards.Chain, block string, _ *hub.Refusal) {
 	if e.Policy == nil {
 		return nil, "", nil
@@ -418,13 +417,13 @@ func (e *explanation) find(q *hub.Question) (chain *guards.Chain, block string, 
 	if _, refusal := e.Policy.Pattern(q.Channel); refusal != nil {
 		return nil, "", refusal
 	}
-	// one block governs all that the pattern covers
+	// One block decides about all channels of the pattern, so any of them will do.
 	chain, block = e.Policy.Explain(q.Gate, strings.TrimSuffix(q.Channel, "*")+"x")
 	return chain, block, nil
 }
 
-// written tells where the gate that governs is written. block is the JSON path of
-// its channel block, "" outside of any.
+// written returns where the gate for q is written. block is the JSON path of its channel
+// block, or "".
 func (e *explanation) written(q *hub.Question, block string) string {
 	name := string(q.Gate)
 	if patterns, ok := e.Blocks[block]; ok {
@@ -443,7 +442,7 @@ func (e *explanation) written(q *hub.Question, block string) string {
 	}
 }
 
-// answer tells what a guard answered.
+// answer describes a guard's answer.
 func answer(a *guards.Answer) string {
 	text := a.Kind.String()
 	if a.Reason != "" {
@@ -462,7 +461,7 @@ func verdict(r *hub.Refusal) string {
 	return fmt.Sprintf("refused, %s: %s", r.Code, r.Reason)
 }
 
-// consequences writes what follows from a verdict that allows.
+// consequences writes what an allowing verdict changes.
 func (e *explanation) consequences(q *hub.Question, v *hub.Verdict) {
 	if id := v.Identity; id != nil {
 		e.value("user", id.User, id.User != "" && q.Agent.Opening().User == "")
@@ -486,7 +485,7 @@ func (e *explanation) consequences(q *hub.Question, v *hub.Verdict) {
 	}
 }
 
-// value writes a value as JSON, if there is one.
+// value writes a value as JSON, if ok is set.
 func (e *explanation) value(what string, v any, ok bool) {
 	if !ok {
 		return

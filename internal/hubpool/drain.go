@@ -17,26 +17,28 @@ import (
 	"github.com/push-it/pushit/internal/telemetry"
 )
 
-// How a hub learns that the server stops: Caddy emits "stopping" before it stops
-// anything, at a reload too, and waits for the subscribers of the event. Only then does
-// it close the listeners and wait for open requests. Some requests of streaming
-// transports end only with their sessions. So the drain takes place at "stopping": the
-// server still serves everything else, new sessions are told why they are refused, and
-// events, logs and backends of disconnect gates are there until all agents are gone.
-// With a shutdown_delay Caddy serves as usual during the delay, and the drain takes
-// place after it: a hook of the server tells.
+// How a hub learns that the server stops: Caddy emits the event "stopping" before it
+// stops anything, and waits for the subscribers. Then it closes the listeners and waits
+// for open requests. Some requests of streaming transports end only with their sessions.
+// So the drain happens during "stopping". At that time the server still serves everything
+// else. New sessions are refused with a reason. Events, logs and backends of disconnect
+// gates still work until all agents are gone.
+//
+// With a shutdown_delay Caddy serves as usual during the delay, and the drain happens
+// after it. Then a hook of the server starts the drain. Caddy emits "stopping" and runs
+// the hooks during a reload, too, so each of them checks Leaving.
 
 // DefaultDrain is how long a drain may take by default.
 const DefaultDrain = 5 * time.Second
 
-// A farewell is the drain of a hub, which has one at most.
+// A farewell is the drain of a hub. A hub has only one.
 type farewell struct {
 	begun atomic.Bool
-	over  chan struct{} // closed when it is over; never sent on
+	over  chan struct{} // closed when the drain is over; never sent on
 }
 
-// BeginDrain begins to close all sessions, once, and does not wait. The endpoint with
-// the longest drain decides how long it may take.
+// BeginDrain starts to close all sessions, and does not wait. Later calls do nothing. The
+// endpoint with the longest drain decides how long it may take.
 func (h *Hub) BeginDrain() {
 	if h.farewell.begun.Swap(true) {
 		return
@@ -53,9 +55,9 @@ func (h *Hub) BeginDrain() {
 	}()
 }
 
-// DrainAll begins the drain of all hubs of a configuration, so that none waits for the
-// others. It leaves hubs of another configuration alone: a program may have stopped
-// Caddy and started it again before net/http runs the last hook.
+// DrainAll begins the drain of all hubs of a configuration at once, so that no hub waits
+// for another. It ignores hubs of other configurations, because a program may stop Caddy
+// and start it again before net/http has run the last hook.
 func DrainAll(generation <-chan struct{}) {
 	for _, h := range all() {
 		if h.isIn(generation) {
@@ -88,7 +90,7 @@ func (h *Hub) drainTime() (within time.Duration, log *slog.Logger) {
 			}
 		}
 	}
-	if within == 0 { // no configuration has it any more
+	if within == 0 { // no configuration has the hub now
 		within = DefaultDrain
 	}
 	return within, log
@@ -126,7 +128,7 @@ func (u *Use) DrainAtStop(events *caddyevents.App, server *caddyhttp.Server, del
 	if server == nil {
 		return nil
 	}
-	server.RegisterOnShutdown(func() { // of a reload too
+	server.RegisterOnShutdown(func() { // runs during a reload, too
 		if Leaving() {
 			DrainAll(generation)
 		}

@@ -1,9 +1,8 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package hubpool keeps hubs while configurations come and go: it gives handlers the hub
-// of a name, has agents take over the policy of a new configuration, and drains the hubs
-// when the server stops.
+// Package hubpool keeps hubs across reloads. It gives handlers the hub of a name,
+// compares the endpoints of configurations, and drains the hubs when the server stops.
 package hubpool
 
 import (
@@ -26,8 +25,8 @@ import (
 	"github.com/push-it/pushit/internal/telemetry"
 )
 
-// pool holds the hubs by name, never by configuration. So a hub outlives a reload: the
-// new configuration takes its references before the old one returns its own.
+// pool holds the hubs by name, so a hub outlives a reload: the new configuration acquires
+// its references before the old one releases its own.
 var pool = caddy.NewUsagePool()
 
 // Each calls yield with each hub.
@@ -39,7 +38,7 @@ func Each(yield func(name string, h *hub.Hub) bool) {
 	}
 }
 
-// all returns the hubs of the pool, so that its lock is not held while they are used.
+// all returns the hubs, so that the lock of the pool is not held while they are used.
 func all() (hubs []*Hub) {
 	pool.Range(func(_, v any) bool {
 		hubs = append(hubs, v.(*Hub))
@@ -48,32 +47,32 @@ func all() (hubs []*Hub) {
 	return hubs
 }
 
-// References returns how many handlers hold the hub of that name.
+// References returns how many handlers have acquired the hub of that name.
 func References(name string) int {
 	n, _ := pool.References(name)
 	return n
 }
 
-// A Hub is a hub and the endpoints that configurations have of it: those of one
-// configuration, or, during a reload, of two.
+// A Hub is a hub with its endpoints. During a reload it has the endpoints of two
+// configurations.
 type Hub struct {
 	*hub.Hub
 	Announcer *telemetry.Announcer
-	Sessions  *transport.Sessions // over fallback transports
+	Sessions  *transport.Sessions // sessions over fallback transports
 	farewell  farewell
 
-	mu    sync.Mutex      // guards the following and what is in uses
-	uses  map[useKey]*Use // an entry lives while handlers hold it
-	count int             // of uses so far
+	mu    sync.Mutex      // guards the following and the fields of uses
+	uses  map[useKey]*Use // an entry lives while it has endpoints
+	count int             // of uses that were ever made
 }
 
 // An Endpoint is what the pool knows of one handler.
 type Endpoint struct {
-	Generation <-chan struct{} // the configuration's Done, which no two share
+	Generation <-chan struct{} // the Done channel of the configuration, which identifies it
 	Path       string
-	Place      string // where the configuration has it, for people
+	Place      string // where the configuration has it, for errors
 	Settings   Settings
-	Gates      *guards.Policy // nil for none
+	Gates      *guards.Policy // nil if there are none
 	Drain      time.Duration
 	Log        *slog.Logger
 	Handler    any // the handler itself
@@ -84,19 +83,19 @@ type useKey struct {
 	path       string
 }
 
-// A Use is what the handlers of one hub and one path in one configuration share.
+// A Use is shared by all handlers with the same hub, path and configuration.
 type Use struct {
 	hub       *Hub
 	key       useKey
-	order     int             // later configurations have greater ones
-	first     *Endpoint       // whose settings and place count
-	endpoints []*Endpoint     // in the order in which they came
-	said      map[string]bool // what warnings were about
-	reloads   []*hub.Reload   // of the agents of endpoints that are gone
+	order     int             // later configurations have a higher order
+	first     *Endpoint       // its settings and place are used in errors
+	endpoints []*Endpoint     // in the order of registration
+	said      map[string]bool // the warnings that were given
+	reloads   []*hub.Reload   // of endpoints that were unregistered
 }
 
-// Acquire takes a reference to the hub of that name, and makes the hub if there is none.
-// The caller gives the reference back with Release.
+// Acquire adds a reference to the hub of that name, and makes the hub if there is none.
+// The caller must call Release.
 func Acquire(name string) (*Hub, error) {
 	v, _, err := pool.LoadOrNew(name, func() (caddy.Destructor, error) {
 		inner, err := hub.New(name, nil)
@@ -114,7 +113,7 @@ func Acquire(name string) (*Hub, error) {
 	return v.(*Hub), nil
 }
 
-// Release gives a reference back. The last one closes the hub.
+// Release drops a reference. The last one closes the hub.
 func (h *Hub) Release() error {
 	_, err := pool.Delete(h.Name())
 	return err
@@ -131,8 +130,8 @@ func (h *Hub) Destruct() error {
 	return nil
 }
 
-// Register adds an endpoint to its configuration. A site on two servers has the same
-// endpoint on each: an error says in what they differ.
+// Register adds an endpoint to its configuration. A site on two servers registers the
+// same endpoint twice; Register fails if they differ.
 func (h *Hub) Register(e *Endpoint) (*Use, error) {
 	key := useKey{generation: e.Generation, path: e.Path}
 	h.mu.Lock()
@@ -145,14 +144,14 @@ func (h *Hub) Register(e *Endpoint) (*Use, error) {
 	} else if differ := Difference(u.first.Settings, e.Settings); differ != "" {
 		one, other := u.first.Place, e.Place
 		return nil, fmt.Errorf("two endpoints, in %s and in %s, have the name %q and the path %s, but differ in %s: "+
-			"make them equal, or give one of them another name or path", min(one, other), max(one, other), h.Name(), e.Path, differ) // Caddy takes servers in any order
+			"make them equal, or give one of them another name or path", min(one, other), max(one, other), h.Name(), e.Path, differ) // Caddy starts servers in any order
 	}
 	u.endpoints = append(u.endpoints, e)
 	return u, nil
 }
 
-// Unregister removes e from u. reload has the agents that e leaves, nil for none. The
-// last endpoint of u logs what became of them all.
+// Unregister removes e from u. reload is the reload of e's agents, or nil. The last
+// endpoint of u logs the effects on the agents of all its endpoints.
 func (u *Use) Unregister(e *Endpoint, reload *hub.Reload) {
 	u.hub.mu.Lock()
 	defer u.hub.mu.Unlock()
@@ -172,8 +171,8 @@ func (u *Use) Unregister(e *Endpoint, reload *hub.Reload) {
 	}
 }
 
-// Once reports whether it is the first call about that for the endpoints of u. A warning
-// that concerns them all is then logged once.
+// Once reports whether this is the first call with about, so that a warning is logged
+// once for all endpoints of u.
 func (u *Use) Once(about string) bool {
 	u.hub.mu.Lock()
 	defer u.hub.mu.Unlock()
@@ -184,7 +183,7 @@ func (u *Use) Once(about string) bool {
 	return true
 }
 
-// Endpoints returns the endpoints of a configuration, by hub and path.
+// Endpoints returns the endpoints of a configuration, sorted by hub and path.
 func Endpoints(generation <-chan struct{}) (found []*Endpoint) {
 	hubs := all()
 	slices.SortFunc(hubs, func(a, b *Hub) int { return strings.Compare(a.Name(), b.Name()) })
@@ -201,7 +200,7 @@ func Endpoints(generation <-chan struct{}) (found []*Endpoint) {
 	return found
 }
 
-// Settings are hashes of what an endpoint is configured with, by JSON name.
+// Settings are hashes of an endpoint's settings, by JSON name.
 type Settings map[string][sha256.Size]byte
 
 // Difference names the settings in which a and b differ.

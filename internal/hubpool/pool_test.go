@@ -15,7 +15,7 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// acquired returns a hub with a reference, which the test gives back.
+// acquired returns a hub with a reference, which the test must release.
 func acquired(t *testing.T, name string) *Hub {
 	t.Helper()
 	h, err := Acquire(name)
@@ -112,7 +112,7 @@ func TestRegister(t *testing.T) {
 	}
 }
 
-// A notifier is told of each line that is written.
+// A notifier sends each line that is written to it.
 type notifier chan []byte
 
 func (n notifier) Write(p []byte) (int, error) {
@@ -120,8 +120,8 @@ func (n notifier) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// What a reload has done is logged by the configuration that has come, unless that has
-// failed to load.
+// The new configuration logs the effects of a reload. If it has failed to load, nothing
+// is logged.
 func TestReloadIsLogged(t *testing.T) {
 	h := acquired(t, "chat")
 	defer release(t, h)
@@ -169,7 +169,7 @@ func TestReloadIsLogged(t *testing.T) {
 	}
 }
 
-// The longest drain of a hub's endpoints counts.
+// The longest drain of a hub's endpoints applies.
 func TestDrainTime(t *testing.T) {
 	h := acquired(t, "chat")
 	defer release(t, h)

@@ -15,13 +15,13 @@ import (
 	"github.com/push-it/pushit/hub/transport"
 )
 
-// An Admission is what an endpoint checks of the request that opens a session, besides
-// the gates. It implements hub.Admission. It is immutable.
+// An Admission has the settings that decide about the request that opens a session,
+// besides the gates. It implements hub.Admission. It is immutable.
 type Admission struct {
-	Listed     []string           // origins, as configured
+	Listed     []string           // origins as they are configured
 	Origins    *transport.Origins // parsed from Listed
-	Transports []string           // that are served
-	Namespace  string             // a placeholder, "" for none
+	Transports []string           // the transports that are served
+	Namespace  string             // a placeholder, or ""
 	Env        *guards.Env
 }
 
@@ -33,8 +33,8 @@ var (
 	errMoved   = &hub.Refusal{Code: hub.CodeUnavailable, Reason: "this session would have another namespace now; open a new session"}
 )
 
-// Stays implements hub.Admission: it checks again what the settings before decided
-// otherwise.
+// Stays implements hub.Admission. It checks settings that differ from those before, and that
+// the session stores what the new guards need.
 func (ad *Admission) Stays(a *hub.Agent, before hub.Admission) *hub.Refusal {
 	old, ok := before.(*Admission)
 	if !ok {
@@ -55,8 +55,8 @@ func (ad *Admission) Stays(a *hub.Agent, before hub.Admission) *hub.Refusal {
 	return nil
 }
 
-// isIn reports whether the request that opened a's session would get the same namespace
-// now. If the session does not keep what the placeholder needs, it would not.
+// isIn reports whether the session of a still belongs to its namespace. It does not if
+// the session did not store the placeholder's value.
 func (ad *Admission) isIn(a *hub.Agent) bool {
 	var now string
 	if ad.Namespace != "" {
@@ -69,18 +69,18 @@ func (ad *Admission) isIn(a *hub.Agent) bool {
 	return now == a.Opening().Namespace
 }
 
-// A reloaded is what becomes of the agents of one use when its configuration is gone.
+// A reloaded describes the effects of a reload on the agents of one Use.
 type reloaded struct {
-	gone    bool     // no configuration has the endpoint any more
-	changed []string // settings
+	gone    bool     // the new configuration does not have the endpoint
+	changed []string // names of settings
 	gates   []string
 	reloads []*hub.Reload
-	to      *slog.Logger // of the new configuration
+	to      *slog.Logger // the log of the new configuration
 }
 
-// reloadedLocked compares u, whose last endpoint was e, with the newest use of the same
-// path. It returns nil when u is the newer one: then its configuration has failed to
-// load, and nothing has changed. The caller holds the hub's mu.
+// reloadedLocked compares u with the newest Use of the same path. e is the last endpoint
+// of u. If u is newer, it returns nil: then the configuration of u failed to load, and
+// nothing has changed. The caller holds the hub's mu.
 func (u *Use) reloadedLocked(e *Endpoint) *reloaded {
 	r := &reloaded{reloads: u.reloads, to: e.Log}
 	var next *Use
@@ -101,7 +101,7 @@ func (u *Use) reloadedLocked(e *Endpoint) *reloaded {
 	return r
 }
 
-// log waits for the reload and logs what it has done.
+// log waits for the reload and logs its effects.
 func (r *reloaded) log() {
 	began := time.Now()
 	var sum hub.Effects

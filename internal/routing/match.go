@@ -16,17 +16,17 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/rewrite"
 )
 
-// Whether a matcher matches a request of the client.
+// A certainty says whether a matcher matches a request of the client.
 type certainty int
 
 const (
 	no    certainty = iota
-	maybe           // it depends on what the configuration does not tell
+	maybe           // the configuration does not tell
 	yes
-	fails // it ends the request with an error
+	fails // the matcher ends the request with an error
 )
 
-// match tells whether one of the sets of the route matches.
+// match reports whether one of the matcher sets of a route matches.
 func (w *walk) match(n *routeNode) certainty {
 	if len(n.sets) == 0 {
 		return yes
@@ -71,7 +71,7 @@ func (w *walk) matcher(m any) certainty {
 	case *caddyhttp.MatchPathRE, *caddyhttp.MatchMethod:
 		return w.ask(m.(caddyhttp.RequestMatcherWithError)) //nolint:forcetypeassert // both are
 	case *caddyhttp.MatchQuery:
-		return w.ask(m) // the client writes no query that means anything
+		return w.ask(m) // the client sends no query that matters
 	case *caddyhttp.MatchHost:
 		if w.host == "" || hasPlaceholder(*m...) {
 			return maybe
@@ -110,7 +110,7 @@ func hasPlaceholder(texts ...string) bool {
 	return slices.ContainsFunc(texts, func(text string) bool { return strings.Contains(text, "{") })
 }
 
-// ask asks the matcher itself.
+// ask runs the matcher itself.
 func (w *walk) ask(m caddyhttp.RequestMatcherWithError) certainty {
 	switch ok, err := m.MatchWithError(w.r); {
 	case err != nil:
@@ -122,7 +122,7 @@ func (w *walk) ask(m caddyhttp.RequestMatcherWithError) certainty {
 	}
 }
 
-// knownHeaders are the header fields that are the same whoever makes the request.
+// knownHeaders are header fields that are the same for all clients.
 var knownHeaders = []string{"Accept", "Connection", "Sec-Fetch-Dest", "Sec-Fetch-Mode", "Upgrade"}
 
 func (w *walk) header(m caddyhttp.MatchHeader) certainty {
@@ -140,15 +140,15 @@ func (w *walk) header(m caddyhttp.MatchHeader) certainty {
 	return result
 }
 
-// rewritesToFile reports whether a handler rewrites to what a file matcher has found.
+// rewritesToFile reports whether a handler rewrites to the file that a matcher found.
 func rewritesToFile(h *handlerNode) bool {
 	rewrites, ok := h.module.(*rewrite.Rewrite)
 	return ok && strings.HasPrefix(rewrites.URI, "{http.matchers.file.relative}")
 }
 
-// file tells what becomes of a request for which there is no file. What is tried when
-// there is none, as /index.html, is there. A file that is looked for alone may be a
-// sign for something, as that the site is being maintained.
+// file decides a file matcher for a request without a file. It assumes that a fallback
+// such as /index.html exists. It does not know whether a file exists that is tried alone:
+// such a file may be a sign, for example that the site is under maintenance.
 func (w *walk) file(m *fileserver.MatchFile) certainty {
 	result, fallback := no, w.rewritesToFile
 	for i, file := range m.TryFiles {
@@ -173,14 +173,14 @@ var (
 	celWord = regexp.MustCompile(`\{[^}]*\}|[A-Za-z_][A-Za-z0-9_]*`)
 )
 
-// celAboutPath are the words of expressions that are about nothing but a request's
-// path and method.
+// celAboutPath are the words of expressions that depend only on a request's path and
+// method.
 var celAboutPath = []string{
 	"path", "path_regexp", "method", "startsWith", "endsWith", "contains", "matches", "lowerAscii", "upperAscii", "size", "in", "true", "false",
 	"{http.request.uri}", "{http.request.uri.path}", "{http.request.method}", "{http.request.orig_uri}", "{http.request.orig_uri.path}",
 }
 
-// onlyPath reports whether an expression depends on nothing else.
+// onlyPath reports whether an expression depends only on the path and the method.
 func onlyPath(expression string) bool {
 	for _, word := range celWord.FindAllString(celText.ReplaceAllString(expression, ""), -1) {
 		if !slices.Contains(celAboutPath, word) {
@@ -215,7 +215,7 @@ func matcherNames(n *routeNode) (names []string) {
 	return names
 }
 
-// pathsOf returns the paths that a route is for.
+// pathsOf returns the paths in the matchers of a route.
 func pathsOf(n *routeNode) (paths []string) {
 	for _, set := range n.sets {
 		for _, m := range set {
@@ -227,8 +227,8 @@ func pathsOf(n *routeNode) (paths []string) {
 	return paths
 }
 
-// unmarshal is json.Unmarshal into a new T; what does not fit is left out.
+// unmarshal is json.Unmarshal into a new T. It ignores values that do not fit.
 func unmarshal[T any](raw json.RawMessage) (v T) {
-	_ = json.Unmarshal(raw, &v) // Caddy tells what is wrong with it
+	_ = json.Unmarshal(raw, &v) // Caddy reports the error
 	return v
 }

@@ -11,12 +11,12 @@ import (
 	"unicode/utf8"
 )
 
-// DefaultPath is the path of an endpoint that says none.
+// DefaultPath is the path of an endpoint without a path.
 const DefaultPath = "/push"
 
-// CheckPath says what is wrong with the path of an endpoint. It has to be plain,
-// because two parties read it: Caddy's path matcher, in which *, % and { mean
-// something, and the handler.
+// CheckPath returns what is wrong with the path of an endpoint. Caddy's path matcher and
+// the handler both read the path, so it must not contain what the matcher treats
+// specially: *, % and {.
 func CheckPath(path string) error {
 	switch {
 	case path == "":
@@ -47,8 +47,8 @@ func CheckPath(path string) error {
 	return nil
 }
 
-// TrimWildcard reduces a path that covers what is below it, however that is
-// written (/push, /push/, /push*, /push/*), to the path itself.
+// TrimWildcard returns the path without the wildcard or the slash at its end: /push for
+// /push/, /push* and /push/*.
 func TrimWildcard(path string) string {
 	path = strings.TrimRight(strings.TrimSuffix(path, "*"), "/")
 	if path == "" {
@@ -57,8 +57,8 @@ func TrimWildcard(path string) string {
 	return path
 }
 
-// Below returns what of path lies below mount, "" or beginning with a slash, and
-// whether path is mount or below it: /push/a is below /push, /pushover is not.
+// Below reports whether path is mount or below it, and returns the rest: "", or text that
+// begins with a slash. /push/a is below /push, /pushover is not.
 func Below(mount, path string) (rest string, ok bool) {
 	rest, ok = strings.CutPrefix(path, strings.TrimSuffix(mount, "/"))
 	return rest, ok && (rest == "" || rest[0] == '/')

@@ -1,11 +1,11 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package routing finds what stands before a pushit and takes its requests without anybody
-// noticing: Caddy finds nothing wrong with a try_files that makes /index.html of
-// /push/pushit.mjs. So requests like those of the client are sent through a model of the
-// routes, and it is seen whether they arrive. Where the configuration does not tell
-// whether a matcher matches, they are taken to pass it by, with a doubt.
+// Package routing finds handlers around a pushit that take its requests. Caddy does not
+// report them: a try_files may turn /push/pushit.mjs into /index.html, for example. The
+// package makes a model of the routes, and sends requests like those of the client
+// through it. Whether a matcher matches may be unknown. Then the package assumes that it
+// does not, and notes a doubt.
 package routing
 
 import (
@@ -21,8 +21,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/rewrite"
 )
 
-// An Endpoint is what a pushit says of itself, as far as routes are concerned. It is part
-// of the JSON of the handler.
+// An Endpoint has the settings of a pushit that matter for routes. Its fields are part of
+// the handler's JSON.
 type Endpoint struct {
 	Name       string   `json:"name"`
 	Path       string   `json:"path"`
@@ -30,17 +30,17 @@ type Endpoint struct {
 	Transports []string `json:"transports"`
 }
 
-// mount names an endpoint over all configurations.
+// mount identifies an endpoint across configurations.
 func (e *Endpoint) mount() string { return e.Name + " " + cmp.Or(e.Path, DefaultPath) }
 
-// servesFallbacks reports whether clients make requests other than for a WebSocket.
+// servesFallbacks reports whether clients make other requests than those for a WebSocket.
 func (e *Endpoint) servesFallbacks() bool {
 	return e.Transports == nil || slices.ContainsFunc(e.Transports, func(name string) bool { return name != "websocket" })
 }
 
-// Check returns what is wrong with where the endpoint of a mount, its name and path with
-// a space between, stands on a server. defaulted says that the Caddyfile is known not to
-// have its path.
+// Check returns the mistakes in how a server routes requests to an endpoint. mount is the
+// endpoint's name and path with a space between. defaulted means that the Caddyfile does
+// not give the path.
 func Check(server *caddyhttp.Server, mount string, defaulted bool) (all []Trap) {
 	for _, o := range occurrences(routesOf(server), mount) {
 		o.defaulted = defaulted
@@ -49,10 +49,10 @@ func Check(server *caddyhttp.Server, mount string, defaulted bool) (all []Trap) 
 	return all
 }
 
-// A routeNode is a route in the model. Its tree has the routes of a server, with
-// those of subroutes and of named routes in their places.
+// A routeNode is a route in the model. The tree of a server has the routes of subroutes
+// and named routes in the places where they run.
 type routeNode struct {
-	sets     [][]any // matchers, all of one set must match; no set matches everything
+	sets     [][]any // all matchers of one set must match; no set matches everything
 	group    string
 	terminal bool
 	handlers []*handlerNode
@@ -61,17 +61,17 @@ type routeNode struct {
 // A handlerNode is a handler in the model.
 type handlerNode struct {
 	name   string          // of the module, without its namespace
-	module any             // only of those that the model runs
-	raw    json.RawMessage // what it is configured with, if that is of interest
-	routes []*routeNode    // of a subroute, or of the named route that is invoked
+	module any             // set only if the model runs it
+	raw    json.RawMessage // its configuration, if the model needs it
+	routes []*routeNode    // of a subroute, or of the invoked named route
 }
 
-// A treeBuilder makes the model of the routes of a server. They may be provisioned,
-// or not yet, or some of them: what has been loaded is no longer there as JSON.
+// A treeBuilder makes the model of a server's routes. Caddy may have provisioned all,
+// some or none of them. Caddy clears the JSON of a module when it provisions it.
 type treeBuilder struct {
 	ctx      caddy.Context
 	named    map[string]*caddyhttp.Route
-	invoking []string // the named routes that are around
+	invoking []string // the named routes around the current one
 }
 
 // routesOf returns the model of a server.
@@ -99,12 +99,12 @@ func (b *treeBuilder) route(r *caddyhttp.Route) *routeNode {
 		return n
 	}
 	for _, raw := range r.HandlersRaw {
-		n.handlers = append(n.handlers, b.written(raw))
+		n.handlers = append(n.handlers, b.unprovisioned(raw))
 	}
 	return n
 }
 
-// provisioned is the model of a handler that has been loaded.
+// provisioned returns the model of a handler that Caddy has provisioned.
 func (b *treeBuilder) provisioned(h caddyhttp.MiddlewareHandler) *handlerNode {
 	n := &handlerNode{module: h}
 	if m, ok := h.(caddy.Module); ok {
@@ -123,8 +123,8 @@ func (b *treeBuilder) provisioned(h caddyhttp.MiddlewareHandler) *handlerNode {
 	return n
 }
 
-// written is the model of a handler that is JSON.
-func (b *treeBuilder) written(raw json.RawMessage) *handlerNode {
+// unprovisioned returns the model of a handler in JSON.
+func (b *treeBuilder) unprovisioned(raw json.RawMessage) *handlerNode {
 	var inline struct{ Handler, Name string }
 	if json.Unmarshal(raw, &inline) != nil {
 		return new(handlerNode)
@@ -147,7 +147,7 @@ func (b *treeBuilder) written(raw json.RawMessage) *handlerNode {
 	return n
 }
 
-// invoked returns what the named route of that name consists of.
+// invoked returns the routes of a named route.
 func (b *treeBuilder) invoked(name string) []*routeNode {
 	route := b.named[name]
 	if route == nil || slices.Contains(b.invoking, name) {
@@ -158,8 +158,8 @@ func (b *treeBuilder) invoked(name string) []*routeNode {
 	return []*routeNode{b.route(route)}
 }
 
-// sets returns the matchers of a route: those that are loaded, else those that are
-// JSON.
+// sets returns the matchers of a route. It uses loaded if Caddy has provisioned the
+// route, and raw otherwise.
 func (b *treeBuilder) sets(loaded caddyhttp.MatcherSets, raw caddyhttp.RawMatcherSets) (sets [][]any) {
 	for _, set := range loaded {
 		sets = append(sets, set)
@@ -177,13 +177,13 @@ func (b *treeBuilder) sets(loaded caddyhttp.MatcherSets, raw caddyhttp.RawMatche
 	return sets
 }
 
-// An unknownMatcher is one of which nothing can be told.
+// An unknownMatcher is a matcher that the model cannot run.
 type unknownMatcher struct{ name string }
 
-// A negation is Caddy's not matcher: none of the sets must match.
+// A negation is Caddy's not matcher: it matches if no set matches.
 type negation [][]any
 
-// matcher makes a matcher of its JSON. It is ready to run if the model runs it.
+// matcher makes a matcher from JSON. It is provisioned if the model runs it.
 func (b *treeBuilder) matcher(name string, raw json.RawMessage) any {
 	info, err := caddy.GetModule("http.matchers." + name)
 	if err != nil {
@@ -204,8 +204,8 @@ func (b *treeBuilder) matcher(name string, raw json.RawMessage) any {
 	return m
 }
 
-// handlersOfCaddy are the handlers that come with Caddy. Of others nothing is known:
-// they may answer, and may set placeholders.
+// handlersOfCaddy are the handlers that come with Caddy. Other handlers may answer, and
+// may set placeholders: the model does not know.
 var handlersOfCaddy = []string{
 	"acme_server", "authentication", "copy_response", "copy_response_headers", "encode", "error", "file_server", "headers",
 	"intercept", "invoke", "log_append", "map", "metrics", "push", "pushit", "request_body", "reverse_proxy", "rewrite",
@@ -214,26 +214,27 @@ var handlersOfCaddy = []string{
 
 func isOfCaddy(handler string) bool { return slices.Contains(handlersOfCaddy, handler) }
 
-// mount is that of a pushit.
+// mount returns the mount of a pushit.
 func (n *handlerNode) mount() string {
 	e := unmarshal[Endpoint](n.raw)
 	return e.mount()
 }
 
-// An occurrence is a pushit in the model. A named route has one for each invoke.
+// An occurrence is a pushit in the model. In a named route it occurs once for each
+// invoke.
 type occurrence struct {
 	handler   Endpoint
-	defaulted bool // it is known that its path was not written
+	defaulted bool // the Caddyfile does not give its path
 	node      *handlerNode
 	routes    []*routeNode     // of the server
-	around    []*routeNode     // the routes that lead to it, from the outside
-	through   []*handlerNode   // the handlers in them that do
-	lists     [][]*routeNode   // the lists that they are in
-	on        map[any]bool     // these routes and handlers
-	before    [][]*handlerNode // for each of around: what stands before in the same list
+	around    []*routeNode     // the routes that lead to it, the outermost first
+	through   []*handlerNode   // the handlers in around that lead to it
+	lists     [][]*routeNode   // the lists that contain the routes of around
+	on        map[any]bool     // these routes and handlers, as a set
+	before    [][]*handlerNode // for each of around: the handlers before it in its list
 }
 
-// occurrences returns the pushits of a mount in the routes.
+// occurrences returns the occurrences of a mount in the routes.
 func occurrences(routes []*routeNode, mount string) (found []*occurrence) {
 	var visit func(list []*routeNode, o occurrence)
 	visit = func(list []*routeNode, o occurrence) {
@@ -266,20 +267,20 @@ func occurrences(routes []*routeNode, mount string) (found []*occurrence) {
 	return found
 }
 
-// below returns the path of a request to o that is rest below where o is.
+// below returns the path of the endpoint with rest appended.
 func (o *occurrence) below(rest string) string {
 	return strings.TrimSuffix(o.handler.Path, "/") + rest
 }
 
-// level returns how deep in the blocks around o a handler stands, 0 for the outermost;
-// -1 if it stands elsewhere.
+// level returns the index in before of the list that has the handler, or a block with it;
+// 0 is the outermost. It returns -1 if no list has it.
 func (o *occurrence) level(h *handlerNode) int {
 	return slices.IndexFunc(o.before, func(list []*handlerNode) bool {
 		return slices.ContainsFunc(list, func(in *handlerNode) bool { return in.has(h) })
 	})
 }
 
-// has reports whether h is n or in it.
+// has reports whether h is n, or is inside n.
 func (n *handlerNode) has(h *handlerNode) bool {
 	return n == h || slices.ContainsFunc(n.routes, func(r *routeNode) bool {
 		return slices.ContainsFunc(r.handlers, func(in *handlerNode) bool { return in.has(h) })
@@ -291,8 +292,8 @@ func (n *routeNode) isBlock() bool {
 	return slices.ContainsFunc(n.handlers, func(h *handlerNode) bool { return h.name == "subroute" }) && (n.group != "" || len(n.sets) > 0)
 }
 
-// hosts returns the hosts that the routes around are for, "" if they are for any.
-// For each wildcard there is one host that it matches.
+// hosts returns the hosts in the matchers around o, or "" if they allow any host. For
+// each wildcard it returns one host that matches.
 func (o *occurrence) hosts() []string {
 	var all []string
 	eachHostMatcher(o.around, func(hosts caddyhttp.MatchHost) {
@@ -313,7 +314,7 @@ func (o *occurrence) hosts() []string {
 	return all[:min(len(all), maxHosts)]
 }
 
-// maxHosts bounds how many hosts of a site are tried.
+// maxHosts bounds how many hosts of a site are checked.
 const maxHosts = 32
 
 func eachHostMatcher(routes []*routeNode, f func(caddyhttp.MatchHost)) {
@@ -328,7 +329,7 @@ func eachHostMatcher(routes []*routeNode, f func(caddyhttp.MatchHost)) {
 	}
 }
 
-// isForHost reports whether one of the sets of a route is for that host, or any.
+// isForHost reports whether a route is for that host, or for any.
 func isForHost(n *routeNode, host string) bool {
 	w := walk{host: host}
 	w.prepare(RequestTo(host, http.MethodGet, "/", http.Header{}))
@@ -340,8 +341,8 @@ func isForHost(n *routeNode, host string) bool {
 	})
 }
 
-// strips returns the prefixes that are stripped on the way, from the outside, and
-// whether the path is changed otherwise too.
+// strips returns the prefixes that handlers before o strip, the outermost first, and
+// whether handlers change the path in other ways.
 func (o *occurrence) strips() (prefixes []string, otherwise bool) {
 	for _, list := range o.before {
 		for _, h := range list {

@@ -19,20 +19,20 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/rewrite"
 )
 
-// ProbingOption is the option of the Caddyfile adapter that says that a Caddyfile is
-// adapted only to see what stands around a pushit.
+// ProbingOption is the option of the Caddyfile adapter for a second adaptation, which
+// only checks the routes around a pushit.
 const ProbingOption = "http.handlers.pushit.probing"
 
-// A File is what a Caddyfile as a whole says.
+// A File is a whole Caddyfile.
 type File struct {
 	Servers map[string]*caddyhttp.Server
 	blocks  []caddyfile.ServerBlock
 }
 
-// AdaptFile adapts a Caddyfile with those options of the adapter. If something is wrong
-// with it, the File is empty: the adaptation that is under way will tell.
+// AdaptFile adapts a Caddyfile. The options are those of the adapter. If the file has an
+// error, AdaptFile returns an empty File, because the first adaptation reports the error.
 func AdaptFile(filename string, options map[string]any) *File {
-	body, err := os.ReadFile(filename) //nolint:gosec // G304: the Caddyfile that is being adapted
+	body, err := os.ReadFile(filename) //nolint:gosec // G304: the Caddyfile that Caddy adapts
 	if err != nil {
 		return new(File)
 	}
@@ -50,23 +50,22 @@ func AdaptFile(filename string, options map[string]any) *File {
 	return f
 }
 
-// place tells where a token stands, as Caddy's errors do.
+// place returns the position of a token as Caddy's errors write it.
 func place(t caddyfile.Token) string { return fmt.Sprintf("%s:%d", t.File, t.Line) }
 
-// A Source is the part of a Caddyfile that is around a pushit. A nil *Source is
-// unknown.
+// A Source is the site around a pushit in a Caddyfile. A nil *Source is unknown.
 type Source struct {
-	lines []sourceLine // of the site
+	lines []sourceLine // the lines of the site
 	at    int          // the line of the pushit
 }
 
-// A sourceLine is a directive, or a line in the block of one.
+// A sourceLine is a directive, or a line in a directive's block.
 type sourceLine struct {
 	tokens []caddyfile.Token
-	in     []int // the lines whose blocks it is in, from the outside
+	in     []int // the lines whose blocks contain it, the outermost first
 }
 
-// Around returns what is around that directive, nil if it is not in the file.
+// Around returns the site around a directive, or nil if it is not in the file.
 func (f *File) Around(directive caddyfile.Token) *Source {
 	for _, block := range f.blocks {
 		s := &Source{}
@@ -83,7 +82,7 @@ func (f *File) Around(directive caddyfile.Token) *Source {
 	return nil
 }
 
-// read adds the lines of a directive and its block.
+// read adds the lines of a directive and of its block.
 func (s *Source) read(segment caddyfile.Segment) {
 	var in []int
 	for i := 0; i < len(segment); {
@@ -106,8 +105,8 @@ func (s *Source) read(segment caddyfile.Segment) {
 	}
 }
 
-// directive returns the one directive of the site that has the first of the names of
-// which there is any, as it is written, and where.
+// directive returns the site's directive with the first of the names that occurs, and its
+// position. If several directives have this name, it returns nothing.
 func (s *Source) directive(names []string) (line, where string) {
 	if s == nil {
 		return "", ""
@@ -129,7 +128,7 @@ func (s *Source) directive(names []string) (line, where string) {
 	return "", ""
 }
 
-// opener returns the line whose block the pushit is in.
+// opener returns the line that opens the block around the pushit.
 func (s *Source) opener() string {
 	if s == nil || len(s.lines[s.at].in) == 0 {
 		return ""
@@ -153,7 +152,7 @@ func (l *sourceLine) text() string {
 	return strings.Join(words, " ")
 }
 
-// reconstructed is a directive as it may be written.
+// reconstructed returns a directive as a Caddyfile may have it.
 func reconstructed(name string, h *handlerNode, n *routeNode) string {
 	rewrites, ok := h.module.(*rewrite.Rewrite)
 	matcher := "*"
@@ -187,7 +186,7 @@ func reconstructed(name string, h *handlerNode, n *routeNode) string {
 	return name + " …"
 }
 
-// tried returns the file matcher of a route, nil if it has none.
+// tried returns the file matcher of a route, or nil.
 func tried(n *routeNode) *fileserver.MatchFile {
 	for _, set := range n.sets {
 		for _, m := range set {
@@ -199,26 +198,26 @@ func tried(n *routeNode) *fileserver.MatchFile {
 	return nil
 }
 
-// short turns placeholders into what is short for them in a Caddyfile.
+// short replaces placeholders by their short forms in a Caddyfile.
 var short = strings.NewReplacer(
 	"{http.request.uri.path}", "{path}", "{http.request.uri}", "{uri}", "{http.request.uri.query}", "{query}",
 	"{http.request.host}", "{host}", "{http.request.method}", "{method}", "{http.request.scheme}", "{scheme}",
 	"{http.matchers.file.relative}", "{file_match.relative}",
 )
 
-// directives are those that this process has adapted last, for the configuration that it
-// loads next: JSON does not tell where it is from.
+// directives are the pushit directives that this process adapted last. They belong to the
+// configuration that it loads next, because JSON does not say where it comes from.
 var directives struct {
 	sync.Mutex
 	of map[string]Directive // by mount
-	by <-chan struct{}      // the Done of the configuration that was loaded; nil before
+	by <-chan struct{}      // the Done channel of the configuration that was loaded; nil before
 }
 
-// A Directive is where an endpoint comes from. The zero Directive is unknown.
+// A Directive is a pushit in a Caddyfile. The zero Directive is unknown.
 type Directive struct {
 	Place  string  // file:line
-	Source *Source // what is around it, nil if unknown
-	Bare   bool    // no path is written
+	Source *Source // the site around it; nil if it is unknown
+	Bare   bool    // it gives no path
 }
 
 // Note remembers the directive of a mount.
@@ -231,7 +230,7 @@ func Note(mount string, d Directive) {
 	directives.of[mount] = d
 }
 
-// Noted returns the directive that the endpoint of a mount comes from.
+// Noted returns the directive of the endpoint of a mount.
 func Noted(ctx caddy.Context, mount string) Directive {
 	directives.Lock()
 	defer directives.Unlock()

@@ -15,32 +15,32 @@ import (
 	"github.com/push-it/pushit/guards"
 )
 
-// What is wrong with where a pushit stands.
+// A trapKind is a kind of mistake.
 type trapKind int
 
 const (
-	trapTaken     trapKind = iota // something before it takes its requests
-	trapExcluded                  // what is around it does not let them in
-	trapSkipped                   // another block of handle has them
-	trapStripped                  // the prefix that it looks for has been stripped
-	trapDefaulted                 // likewise, and it does not say which path it is at
-	trapUnset                     // nothing before it sets the placeholder of its namespace
+	trapTaken     trapKind = iota // a handler before the pushit takes its requests
+	trapExcluded                  // matchers around the pushit exclude its requests
+	trapSkipped                   // another handle block gets its requests
+	trapStripped                  // a handler strips the prefix that is in the pushit's path
+	trapDefaulted                 // likewise, and the pushit gives no path
+	trapUnset                     // no handler before the pushit sets the placeholder of its namespace
 )
 
 // A Trap is a mistake that Caddy does not find.
 type Trap struct {
 	kind    trapKind
-	Certain bool // else it depends on the request
+	Certain bool // otherwise it depends on the request
 	by      *handlerNode
 	on      *routeNode
-	asks    string // the path of a request
-	becomes string // what becomes of it; empty if it is answered
-	prefix  string // what is stripped, and
-	at      string // where the pushit is for that
+	asks    string // the path of a request that fails
+	becomes string // what the request becomes; "" if it is answered
+	prefix  string // the prefix that is stripped
+	at      string // the address of the pushit because of that
 	o       *occurrence
 }
 
-// traps finds what is wrong with where o stands.
+// traps returns the mistakes in the routes around o.
 func (o *occurrence) traps() (found []Trap) {
 	arrived, failed := o.send(o.handler.Path)
 	bases := []string{o.handler.Path}
@@ -60,7 +60,7 @@ func (o *occurrence) traps() (found []Trap) {
 	}
 	if len(arrived) == 0 {
 		t, ok := o.diagnose(failed[0])
-		if !ok || t.kind == trapExcluded && otherwise { // which may lead other requests to it
+		if !ok || t.kind == trapExcluded && otherwise { // another path may pass the matcher after the change
 			return nil
 		}
 		t.Certain = true
@@ -98,7 +98,7 @@ func (o *occurrence) send(base string) (arrived, failed []*walk) {
 	return arrived, failed
 }
 
-// diagnose tells what became of a request that did not arrive.
+// diagnose says why a request did not arrive.
 func (o *occurrence) diagnose(w *walk) (t Trap, ok bool) {
 	t = Trap{asks: w.asked, o: o}
 	inGroup := w.sibling != nil && w.sibling.group != "" && slices.ContainsFunc(o.around, func(n *routeNode) bool { return n.group == w.sibling.group })
@@ -119,22 +119,23 @@ func (o *occurrence) diagnose(w *walk) (t Trap, ok bool) {
 	return t, t.by != nil || t.kind != trapTaken
 }
 
-// isMeant reports whether a route is for paths of this endpoint, by name.
+// isMeant reports whether a route has a matcher for paths of this endpoint.
 func (o *occurrence) isMeant(n *routeNode) bool {
 	return slices.ContainsFunc(pathsOf(n), func(path string) bool {
 		return o.handler.Path != "/" && strings.HasPrefix(strings.ToLower(path), strings.ToLower(o.handler.Path))
 	})
 }
 
-// arrivesElsewhere reports whether the request that failed for one host arrives for
-// another: then the site treats its hosts differently on purpose.
+// arrivesElsewhere reports whether a request that failed for one host arrived for
+// another. Then the site treats its hosts differently on purpose.
 func (*occurrence) arrivesElsewhere(failed *walk, arrived []*walk) bool {
 	return slices.ContainsFunc(arrived, func(w *walk) bool { return w.want == failed.want })
 }
 
-// isDeliberate reports whether a doubt is about a rule for some of the clients, as
-// against those of an address, or for some of the time, that is most likely meant for
-// pushit too. Rewriting for some clients is never meant: no other path is pushit's.
+// isDeliberate reports whether a doubt is about a rule that is probably meant for pushit
+// too: a rule for some of the time (with a file matcher), a redirect for some clients or
+// hosts, or any other answer. A rewrite for some clients is never meant, because pushit
+// has no other path.
 func isDeliberate(d doubt) bool {
 	meant := []string{"file"}
 	switch {
@@ -147,8 +148,7 @@ func isDeliberate(d doubt) bool {
 	return slices.ContainsFunc(matcherNames(d.on), func(name string) bool { return slices.Contains(meant, name) })
 }
 
-// distinct leaves one trap for each handler: who moves it out of the way has moved it
-// for all requests.
+// distinct keeps one trap for each handler: moving the handler helps all requests.
 func distinct(traps []Trap) (kept []Trap) {
 	for _, t := range traps {
 		if !slices.ContainsFunc(kept, func(k Trap) bool { return k.kind == t.kind && k.by == t.by }) {
@@ -158,7 +158,7 @@ func distinct(traps []Trap) (kept []Trap) {
 	return kept
 }
 
-// directiveOf returns what a handler may be in a Caddyfile, the likeliest first.
+// directiveOf returns the directives that a handler may come from, the likeliest first.
 func directiveOf(h *handlerNode, n *routeNode) []string {
 	switch h.name {
 	case "rewrite":
@@ -205,15 +205,14 @@ func rewriteDirective(h *handlerNode, n *routeNode) []string {
 	return []string{"uri"}
 }
 
-// isAlwaysSet reports whether a placeholder has a value, or none, without a handler
-// that sets it.
+// isAlwaysSet reports whether a placeholder needs no handler that sets it.
 func isAlwaysSet(name string) bool {
 	need, err := guards.NeedsSnapshot(name)
 	switch {
 	case strings.HasPrefix(name, "http.reverse_proxy."):
 		return false
 	case err != nil, strings.HasPrefix(name, "http.request."):
-		return true // which checkNamespace has looked at
+		return true // checkNamespace has checked it
 	case !need:
 		return !strings.HasPrefix(name, "http.auth.user.")
 	}
@@ -223,8 +222,8 @@ func isAlwaysSet(name string) bool {
 // IsAboutNamespace reports whether the mistake is the namespace.
 func (t *Trap) IsAboutNamespace() bool { return t.kind == trapUnset }
 
-// Text says what is wrong and what to write, in the words of the Caddyfile from which it
-// comes; from may be nil.
+// Text says what is wrong and what to write instead. It quotes the Caddyfile if from is
+// not nil.
 func (t *Trap) Text(from *Source) string {
 	pushit := t.o.written()
 	switch t.kind {
@@ -245,7 +244,7 @@ func (t *Trap) Text(from *Source) string {
 	}
 }
 
-// written is the line that the pushit is, or comes from.
+// written returns the line that puts the pushit into the site.
 func (o *occurrence) written() string {
 	for _, h := range o.through {
 		if invoke, ok := h.module.(*caddyhttp.Invoke); ok {
@@ -274,17 +273,17 @@ func (t *Trap) taken(from *Source, pushit string) string {
 	level, inner := t.o.level(t.by), len(t.o.lists)-1
 	lines, why := "route {\n\t\t"+pushit+"\n\t\t"+line+"\n\t}", "in a route, directives run in the order in which they are written"
 	switch {
-	case level >= 0 && level < inner && t.o.around[inner-1].isBlock(): // outside of the block that pushit is in
+	case level >= 0 && level < inner && t.o.around[inner-1].isBlock(): // the handler is outside of the block around pushit
 		lines = fmt.Sprintf("handle %s {\n\t\t%s\n\t}\n\thandle {\n\t\t%s\n\t}", t.o.below("/*"), pushit, line)
 		why = "of handle blocks, only one gets a request"
-	case level == inner && slices.ContainsFunc(t.o.lists[inner], (*routeNode).isBlock): // which would run before a route
+	case level == inner && slices.ContainsFunc(t.o.lists[inner], (*routeNode).isBlock): // a route would run after the handle blocks
 		lines = fmt.Sprintf("%s\n\thandle {\n\t\t%s\n\t}", pushit, line)
 		why = "pushit runs before handle blocks"
 	}
 	return fmt.Sprintf("%s%s %s%s %s. Write\n\n\t%s\n\nin place of both, and keep their blocks: %s", names[0], where, takes, t.asks, cmp.Or(t.becomes, "does not arrive"), lines, why)
 }
 
-// doubled tells of a pushit that looks for a prefix which has been stripped.
+// doubled describes a pushit with a path that begins with a stripped prefix.
 func (t *Trap) doubled(from *Source) string {
 	problem := fmt.Sprintf("%s is stripped from the path before a request comes to this pushit, so its address is %s", t.prefix, t.at)
 	lines := "pushit {\n\t\tpath /\n\t}"
@@ -294,8 +293,8 @@ func (t *Trap) doubled(from *Source) string {
 	return fmt.Sprintf("%s. Write\n\n\t%s\n\nto have it at %s", problem, lines, t.prefix)
 }
 
-// excluded tells of a pushit whose requests the block around it, or its matcher, does
-// not let in.
+// excluded describes a pushit whose requests are excluded by the block around it, or by
+// its own matcher.
 func (t *Trap) excluded(from *Source, pushit string) string {
 	h := &t.o.handler
 	paths := pathsOf(t.on)
@@ -340,7 +339,7 @@ func forPaths(n *routeNode) string {
 	return ""
 }
 
-// unset tells how to set the placeholder of the namespace.
+// unset describes how to set the placeholder of the namespace.
 func (t *Trap) unset() string {
 	name := strings.Trim(t.o.handler.Namespace, "{}")
 	problem := fmt.Sprintf("nothing before this pushit sets the placeholder of its namespace, {%s}, so it would refuse every session. ", name)

@@ -16,7 +16,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/rewrite"
 )
 
-// A probe is a request as the client makes it, rest below the endpoint's path.
+// A probe is a request that the client makes. rest is its path below the endpoint.
 type probe struct {
 	method, rest string
 	header       http.Header
@@ -29,7 +29,7 @@ var (
 	probeXHR    = probe{http.MethodPost, "/0/session/xhr", http.Header{"Accept": {"*/*"}, "Sec-Fetch-Dest": {"empty"}, "Sec-Fetch-Mode": {"cors"}}}
 )
 
-// probesOf returns the requests that h has to get.
+// probesOf returns the requests that h must get.
 func probesOf(h *Endpoint) []probe {
 	if h.servesFallbacks() {
 		return []probe{probeClient, probeInfo, probeSocket, probeXHR}
@@ -37,29 +37,29 @@ func probesOf(h *Endpoint) []probe {
 	return []probe{probeClient, probeInfo, probeSocket}
 }
 
-// What becomes of a request in a list of routes.
+// An outcome says what happened to a request in a list of routes.
 type outcome int
 
 const (
-	passes  outcome = iota // it goes on to what comes after the list
-	reaches                // it has come to the pushit
-	ended                  // something else has answered it
-	strays                 // it is where the pushit is, or should be, but not as one of its own
+	passes  outcome = iota // it goes on after the list
+	reaches                // it has reached the pushit
+	ended                  // another handler has answered it
+	strays                 // it cannot reach the pushit any more, or has a wrong path or method there
 )
 
-// A change is what a handler has made of a request.
+// A change is what a handler changed in a request.
 type change struct {
 	by         *handlerNode
 	on         *routeNode
-	becomes    string // what the request is now, in words that follow the path asked for
-	keepsAsked bool   // it took from the path what has to be taken
+	becomes    string // the change, in words that follow the original path
+	keepsAsked bool   // it only stripped what must be stripped
 }
 
-// A doubt is a handler that takes the request if its route's matchers match.
+// A doubt is a handler that takes the request if the matchers of its route match.
 type doubt struct {
 	by      *handlerNode
-	on      *routeNode // whose matchers are in doubt
-	becomes string     // as in a change; empty if the handler answers
+	on      *routeNode // the route whose matchers are in doubt
+	becomes string     // as in a change; "" if the handler answers
 }
 
 // A walk sends one request through the routes.
@@ -67,38 +67,38 @@ type walk struct {
 	to             *occurrence
 	host           string // "" for any
 	asked          string // the path that the client asks for
-	want           string // the path that the pushit has to see
+	want           string // the path that the pushit must see
 	method         string
 	r              *http.Request
 	repl           *caddy.Replacer
-	rewritesToFile bool // the route whose matchers are looked at goes to the file that they find
+	rewritesToFile bool // the current route rewrites to the file that its matcher finds
 	groups         map[string]bool
 
 	changes  []change
-	by       *handlerNode // what has answered
-	byRoute  *routeNode   // and the route that it is in
-	sibling  *routeNode   // that, or the route around it that stands beside one around the pushit
-	excluded *routeNode   // around the pushit, and not for this request
-	skipped  *routeNode   // around the pushit, and another of its group came first
+	by       *handlerNode // the handler that has answered
+	byRoute  *routeNode   // its route
+	sibling  *routeNode   // byRoute, or the route around it that is in the same list as a route around the pushit
+	excluded *routeNode   // a route around the pushit whose matchers exclude the request
+	skipped  *routeNode   // a route around the pushit that does not run, because another one of its group did
 	doubts   []doubt
 	set      *setters
 }
 
-// setters are the placeholders that what stands before the pushit sets.
+// setters are the placeholders that handlers and matchers before the pushit set.
 type setters struct {
 	names    map[string]bool
 	prefixes []string
-	foreign  bool // modules of others were there, which may set any
+	foreign  bool // unknown modules may set any placeholder
 }
 
-// newWalk makes the request p to o, whose path begins with base.
+// newWalk returns a walk with the request p to o. The path of o is base.
 func newWalk(o *occurrence, base, host string, p probe) *walk {
 	w := &walk{to: o, host: host, asked: strings.TrimSuffix(base, "/") + p.rest, want: o.below(p.rest), method: p.method, groups: make(map[string]bool), set: &setters{names: make(map[string]bool)}}
 	w.prepare(RequestTo(host, p.method, w.asked, p.header))
 	return w
 }
 
-// RequestTo is a request for a path to a host, "" for any.
+// RequestTo makes a request. An empty host stands for any host.
 func RequestTo(host, method, path string, header http.Header) *http.Request {
 	if host == "" {
 		host = "localhost"
@@ -115,7 +115,7 @@ func (w *walk) prepare(r *http.Request) {
 	w.r = caddyhttp.PrepareRequest(r, w.repl, nil, new(caddyhttp.Server))
 }
 
-// run reports whether the request arrives.
+// run reports whether the request reaches the pushit.
 func (w *walk) run() bool { return w.routes(w.to.routes) == reaches }
 
 func (w *walk) routes(list []*routeNode) outcome {
@@ -168,7 +168,7 @@ func (w *walk) routes(list []*routeNode) outcome {
 	return passes
 }
 
-// consider looks at what a route does that may match.
+// consider notes a doubt if a route would take the request. Its matchers may match.
 func (w *walk) consider(n *routeNode) {
 	alone := *w
 	alone.prepare(w.r.Clone(context.Background()))
@@ -197,7 +197,7 @@ func (w *walk) handler(h *handlerNode, n *routeNode) outcome {
 	case "subroute", "invoke":
 		return w.routes(h.routes)
 	case "pushit":
-		if h != w.to.node && h.mount() != w.to.node.mount() { // an equal one is as good
+		if h != w.to.node && h.mount() != w.to.node.mount() { // one with the same name and path will do
 			return passes
 		}
 		if w.r.URL.Path == w.want && w.r.Method == w.method {
@@ -229,8 +229,7 @@ func (w *walk) rewrite(h *handlerNode, n *routeNode) {
 	}
 }
 
-// diverted returns the first change that led the request astray, nil if there is
-// none.
+// diverted returns the first change that led the request away from the pushit, or nil.
 func (w *walk) diverted() *change {
 	for i := range w.changes {
 		if !w.changes[i].keepsAsked {
@@ -240,7 +239,7 @@ func (w *walk) diverted() *change {
 	return nil
 }
 
-// answers reports whether a handler answers whatever comes to it.
+// answers reports whether a handler answers each request.
 func answers(h *handlerNode) bool {
 	switch h.name {
 	case "static_response", "error", "metrics":
@@ -249,7 +248,7 @@ func answers(h *handlerNode) bool {
 		return !unmarshal[struct {
 			PassThru bool `json:"pass_thru"`
 		}](h.raw).PassThru
-	case "reverse_proxy": // as forward_auth, it goes on
+	case "reverse_proxy": // with handle_response, as in forward_auth, the request may go on
 		return len(unmarshal[struct {
 			HandleResponse []any `json:"handle_response"`
 		}](h.raw).HandleResponse) == 0

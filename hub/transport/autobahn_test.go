@@ -345,6 +345,7 @@ func (c *rfcCase) sizes() []int {
 // TestAutobahn plays the cases to a wsReader without deadlines: if it waited for a peer that has
 // closed, or has broken a rule, it would wait for ever.
 func TestAutobahn(t *testing.T) {
+	t.Parallel()
 	for name, pair := range map[string]func(*testing.T) (net.Conn, net.Conn){
 		"tcp": func(t *testing.T) (net.Conn, net.Conn) { return socketPair(t, "tcp") },
 		"tls": tlsPair,
@@ -372,6 +373,7 @@ func TestAutobahn(t *testing.T) {
 
 // TestAutobahnOverHTTP plays the cases to a server. Its hub answers each message.
 func TestAutobahnOverHTTP(t *testing.T) {
+	t.Parallel()
 	for name, start := range map[string]func(*httptest.Server){"http": (*httptest.Server).Start, "https": (*httptest.Server).StartTLS} {
 		t.Run(name, func(t *testing.T) {
 			s := httptest.NewUnstartedServer(handler(newEndpoint(t, hub.Limits{})))

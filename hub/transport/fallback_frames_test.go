@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/push-it/pushit/hub"
@@ -46,13 +47,14 @@ func (e *Endpoint) waitsFor(t *testing.T, other *sockJSClient) {
 // patientEndpoint makes attach wait for the end of another response as long as the test does.
 func patientEndpoint(e *Endpoint) {
 	long := *defaultTimes
-	long.abandoned = patience
+	long.abandoned, long.goodbye = patience, patience
 	e.times = &long
 }
 
 // TestPollRightAfterAnAbort makes the next request before the server knows that the first one
 // was cancelled. The client gets 1002, not 2010.
 func TestPollRightAfterAnAbort(t *testing.T) {
+	t.Parallel()
 	s, e := newFallbackServer(t, &hub.Policy{}, patientEndpoint)
 	for _, name := range fallbackNames {
 		for _, second := range fallbackNames {
@@ -93,6 +95,7 @@ func TestPollRightAfterAnAbort(t *testing.T) {
 // TestRequestThatComesEarlyIsNext: a second request to receive waits until the first one has
 // ended in order.
 func TestRequestThatComesEarlyIsNext(t *testing.T) {
+	t.Parallel()
 	s, e := newFallbackServer(t, &hub.Policy{}, patientEndpoint)
 	for _, name := range []string{"xhr", "jsonp"} {
 		for _, second := range fallbackNames {
@@ -124,6 +127,48 @@ func TestRequestThatComesEarlyIsNext(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestRequestThatWaitsSeesTheLastFrame: while a request to receive waits for another response,
+// that one gets its last frame. Its end may still take as long as if the request had just come.
+func TestRequestThatWaitsSeesTheLastFrame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newEndpoint(t, hub.Limits{})
+		a, err := e.Hub.Open(e.Policy, hub.Opening{Transport: "xhr"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		times := *defaultTimes
+		times.abandoned = time.Minute
+		f := e.Sessions.newSession(sessionKey{"test", "s"}, owner{}, nil, a, &times)
+		a.Start(f)
+		first := newResponse(httptest.NewRecorder(), framings["xhr"], "", 1, &times)
+		if bye := f.attach(first); bye != "" {
+			t.Fatalf("the first got %q", bye)
+		}
+		said := make(chan string)
+		second := newResponse(httptest.NewRecorder(), framings["xhr"], "", 1, &times)
+		go func() { said <- f.attach(second) }()
+		time.Sleep(2 * times.goodbye)
+		first.open() // it carries the o frame alone
+		f.ready(first)
+		time.Sleep(times.goodbye / 2)
+		f.detach(first, true)
+		if bye := <-said; bye != "" {
+			t.Errorf("the second got %q, though the first has ended", bye)
+		}
+
+		// It is not waited for longer than that.
+		second.open()
+		_ = second.putLast(`a[]`)
+		began := time.Now()
+		third := newResponse(httptest.NewRecorder(), framings["xhr"], "", 1, &times)
+		if bye := f.attach(third); !strings.Contains(bye, "2010") || time.Since(began) != times.goodbye {
+			t.Errorf("the third got %q after %v", bye, time.Since(began))
+		}
+		f.detach(second, true)
+		f.end(sayInterrupted, "the test is over")
+	})
 }
 
 // framesOf returns the SockJS frames in a response.
@@ -186,6 +231,7 @@ func TestEndBeforeAResponseIsReady(t *testing.T) {
 // TestPollHasOneFrame ends sessions while messages wait, and while they are written. Each
 // poll gets one SockJS frame, and the client gets all messages before the close frame.
 func TestPollHasOneFrame(t *testing.T) {
+	t.Parallel()
 	s, e := newFallbackServer(t, &hub.Policy{}, nil)
 	for _, name := range []string{"xhr", "jsonp"} {
 		t.Run(name, func(t *testing.T) {
@@ -279,6 +325,7 @@ func TestIdleStreamTakesNoGoroutine(t *testing.T) {
 // TestSpentResponseTakesNoMore puts frames from several goroutines at once, some of them last
 // frames. A frame that comes too late is refused, and not lost in the response.
 func TestSpentResponseTakesNoMore(t *testing.T) {
+	t.Parallel()
 	_, e := newFallbackServer(t, &hub.Policy{}, nil)
 	for _, name := range fallbackNames {
 		t.Run(name, func(t *testing.T) {

@@ -83,6 +83,7 @@ func TestBodies(t *testing.T) {
 
 // TestChunkedAndSlowBodies: a body may come in pieces, but not for ever.
 func TestChunkedAndSlowBodies(t *testing.T) {
+	t.Parallel()
 	s, _ := newFallbackServer(t, &hub.Policy{Limits: smallLimits}, func(e *Endpoint) {
 		hasty := *defaultTimes
 		hasty.message = 100 * time.Millisecond
@@ -122,6 +123,7 @@ func TestChunkedAndSlowBodies(t *testing.T) {
 
 // TestFallbackAnswers checks the rules for methods, unknown sessions and other sites' pages.
 func TestFallbackAnswers(t *testing.T) {
+	t.Parallel()
 	s, e := newFallbackServer(t, &hub.Policy{}, nil)
 	all := map[string]string{"xhr_send": http.MethodPost, "jsonp_send": http.MethodPost}
 	for name, kind := range framings {
@@ -200,6 +202,7 @@ func TestFallbackAnswers(t *testing.T) {
 // TestScriptsAndFramesOfOtherPages: browsers send no Origin for scripts and frames, and over
 // plain HTTP only the Referer shows which page asks.
 func TestScriptsAndFramesOfOtherPages(t *testing.T) {
+	t.Parallel()
 	s, _ := newFallbackServer(t, &hub.Policy{}, nil)
 	for _, name := range []string{"jsonp", "htmlfile"} {
 		for referer, want := range map[string]int{
@@ -242,6 +245,7 @@ func TestScriptsAndFramesOfOtherPages(t *testing.T) {
 // TestTransportsAreWhatIsListed: /info lists the transports of the configuration, and requests
 // to others are refused with a sentence.
 func TestTransportsAreWhatIsListed(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		served Transports
 		off    string // with what is to be used instead
@@ -286,6 +290,7 @@ func TestTransportsAreWhatIsListed(t *testing.T) {
 
 // TestSessionBelongsToItsOwner: another client that knows a session's name cannot use it.
 func TestSessionBelongsToItsOwner(t *testing.T) {
+	t.Parallel()
 	cookies := []string{"login", "JSESSIONID"}
 	s, _ := newFallbackServer(t, &hub.Policy{}, func(e *Endpoint) { e.SessionCookies = cookies })
 	own := http.Header{"Test-User": {"ann"}, "Test-Certificate": {"hash"}, "Authorization": {"Basic x"}, "Cookie": {"login=1; other=2"}}
@@ -350,6 +355,7 @@ func TestSessionBelongsToItsOwner(t *testing.T) {
 
 // TestStickyCookie: the cookie is set if the configuration wants it, and keeps its value.
 func TestStickyCookie(t *testing.T) {
+	t.Parallel()
 	s, _ := newFallbackServer(t, &hub.Policy{}, func(e *Endpoint) { e.SessionCookies = []string{"JSESSIONID"} })
 	for _, tc := range []struct{ sent, want string }{{"", "JSESSIONID=dummy; Path=/"}, {"JSESSIONID=abc", "JSESSIONID=abc; Path=/"}} {
 		c := newSockJSClient(t, s)
@@ -372,6 +378,7 @@ func TestStickyCookie(t *testing.T) {
 
 // TestSessionFlood: one address cannot open more sessions than the limit.
 func TestSessionFlood(t *testing.T) {
+	t.Parallel()
 	s, e := newFallbackServer(t, &hub.Policy{Limits: hub.Limits{UnconnectedPerIP: 5}}, nil)
 	refused := 0
 	for i := range 50 {
@@ -382,7 +389,7 @@ func TestSessionFlood(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.Header.Set("Referer", s.URL)
-		resp, err := http.DefaultClient.Do(r)
+		resp, err := s.Client().Do(r)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -464,6 +471,7 @@ func TestFramesAfterTheEndAreNotTaken(t *testing.T) {
 
 // TestResponsesEndBeforeTheServerCutsThem.
 func TestResponsesEndBeforeTheServerCutsThem(t *testing.T) {
+	t.Parallel()
 	s, _ := newFallbackServer(t, &hub.Policy{}, func(e *Endpoint) { e.ResponseTime = 200 * time.Millisecond })
 	for _, name := range fallbackNames {
 		c := newSockJSClient(t, s)
@@ -489,6 +497,7 @@ func TestResponsesEndBeforeTheServerCutsThem(t *testing.T) {
 // TestHTTP2 uses all transports over one HTTP/2 connection. Retire does not touch it: the
 // server only cuts HTTP/3.
 func TestHTTP2(t *testing.T) {
+	t.Parallel()
 	e := newEndpoint(t, hub.Limits{})
 	e.Transports = AllTransports
 	s := httptest.NewUnstartedServer(handler(e))
@@ -533,6 +542,7 @@ func stalledReader(t *testing.T, s *httptest.Server, name string) *sockJSClient 
 // TestStalledReaders: a client that does not read is closed when it exceeds the limits. Other
 // clients do not wait for it, nor for requests with its session's name.
 func TestStalledReaders(t *testing.T) {
+	t.Parallel()
 	limits := hub.Limits{QueueMessages: 64, QueueBytes: 256 << 10, PublishesPerSecond: hub.Unlimited, FramesPerSecond: hub.Unlimited}
 	s, e := newFallbackServer(t, &hub.Policy{Limits: limits}, func(e *Endpoint) {
 		hasty := *defaultTimes
@@ -569,6 +579,7 @@ func TestStalledReaders(t *testing.T) {
 
 // TestWhoNeverReceivesIsForgotten.
 func TestWhoNeverReceivesIsForgotten(t *testing.T) {
+	t.Parallel()
 	s, e := newFallbackServer(t, &hub.Policy{Limits: hub.Limits{PublishesPerSecond: hub.Unlimited, FramesPerSecond: hub.Unlimited, QueueMessages: 20}}, func(e *Endpoint) {
 		hasty := *defaultTimes
 		hasty.disconnect = 300 * time.Millisecond

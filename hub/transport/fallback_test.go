@@ -68,6 +68,7 @@ func dressed(transport, frame string) string {
 // TestFallbackOpens checks the prelude, the o frame and the header fields of each
 // transport (SockJS protocol, test_transport of each).
 func TestFallbackOpens(t *testing.T) {
+	t.Parallel()
 	s, _ := newFallbackServer(t, &hub.Policy{}, nil)
 	types := map[string]string{
 		"xhr": "application/javascript; charset=UTF-8", "xhr_streaming": "application/javascript; charset=UTF-8",
@@ -124,6 +125,7 @@ func jsonString(s string) string {
 // TestFallbackTalks sends messages with awkward contents over each transport, one by one and
 // many at once.
 func TestFallbackTalks(t *testing.T) {
+	t.Parallel()
 	s, _ := newFallbackServer(t, &hub.Policy{}, nil)
 	awkward := []any{
 		"plain", "", "quote \" and \\ backslash", "line\nfeed\rreturn\ttab", "\u2028\u2029\u200c\ufeff", "100% %41 %0A", "</script><script>alert(1)</script>",
@@ -169,6 +171,7 @@ func sameJSON(a, b string) bool {
 
 // TestWhatWaitsComesInOneFrame publishes messages between two polls.
 func TestWhatWaitsComesInOneFrame(t *testing.T) {
+	t.Parallel()
 	s, _ := newFallbackServer(t, &hub.Policy{}, nil)
 	for _, name := range []string{"xhr", "jsonp"} {
 		t.Run(name, func(t *testing.T) {
@@ -300,6 +303,7 @@ func TestFallbackHeartbeats(t *testing.T) {
 // TestStreamEndsAtItsLimit publishes more than one response may carry (SockJS protocol,
 // test_response_limit). All messages arrive, in several responses.
 func TestStreamEndsAtItsLimit(t *testing.T) {
+	t.Parallel()
 	s, _ := newFallbackServer(t, &hub.Policy{Limits: hub.Limits{PublishesPerSecond: hub.Unlimited, FramesPerSecond: hub.Unlimited}}, nil)
 	for _, name := range []string{"xhr_streaming", "eventsource", "htmlfile"} {
 		t.Run(name, func(t *testing.T) {
@@ -346,6 +350,7 @@ func TestStreamEndsAtItsLimit(t *testing.T) {
 // TestSecondReceiverIsTurnedAway: a second request to receive gets 2010, and does not disturb
 // the first (SockJS protocol, test_abort_xhr_streaming, test_abort_xhr_polling).
 func TestSecondReceiverIsTurnedAway(t *testing.T) {
+	t.Parallel()
 	s, e := newFallbackServer(t, &hub.Policy{}, func(e *Endpoint) {
 		hasty := *defaultTimes
 		hasty.abandoned = 20 * time.Millisecond
@@ -430,6 +435,7 @@ func TestAbortEndsTheSession(t *testing.T) {
 
 // TestSessionMovesBetweenTransports, as SockJS allows.
 func TestSessionMovesBetweenTransports(t *testing.T) {
+	t.Parallel()
 	s, _ := newFallbackServer(t, &hub.Policy{}, nil)
 	c := newSockJSClient(t, s)
 	c.connect("xhr")
@@ -444,6 +450,7 @@ func TestSessionMovesBetweenTransports(t *testing.T) {
 
 // TestJSONPSends (SockJS protocol, JsonPolling).
 func TestJSONPSends(t *testing.T) {
+	t.Parallel()
 	s, _ := newFallbackServer(t, &hub.Policy{}, nil)
 	c := newSockJSClient(t, s)
 	c.receiveOver("jsonp")
@@ -486,6 +493,7 @@ func jsonArray(list ...string) string {
 }
 
 func TestCallbacks(t *testing.T) {
+	t.Parallel()
 	s, _ := newFallbackServer(t, &hub.Policy{}, nil)
 	for _, name := range []string{"htmlfile", "jsonp"} {
 		for _, query := range []string{"", "?c=", "?c=a(b)", "?c=%3Cscript%3E", "?c=a%20b", "?c=a;b", "?c=" + strings.Repeat("a", 65)} {

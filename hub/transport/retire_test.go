@@ -23,6 +23,7 @@ func overHTTP3(h http.Handler) http.Handler {
 // TestRetire: Retire completes the responses over HTTP/3, including later ones. Between two
 // responses the client misses nothing.
 func TestRetire(t *testing.T) {
+	t.Parallel()
 	e := newEndpoint(t, hub.Limits{})
 	e.Transports = AllTransports
 	s := httptest.NewServer(overHTTP3(handler(e)))
@@ -62,6 +63,7 @@ func TestRetire(t *testing.T) {
 
 // TestRetireLeavesOthersAlone: Retire does not touch the responses of the hub's other endpoints.
 func TestRetireLeavesOthersAlone(t *testing.T) {
+	t.Parallel()
 	e := newEndpoint(t, hub.Limits{})
 	other := &Endpoint{Hub: e.Hub, Policy: e.Hub.Use(&hub.Policy{Mount: "other"}), Sessions: e.Sessions, Caller: e.Caller, Opening: e.Opening}
 	s := httptest.NewServer(overHTTP3(handler(other)))

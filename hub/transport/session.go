@@ -308,9 +308,11 @@ func (s *session) isRepeated(number int64) bool {
 
 // attach makes r the session's response. If that is not possible, it returns the close
 // frame for r. If another response is attached, attach waits for a while: the client may
-// have cancelled that one, and the server may not know it yet.
+// have cancelled that one, and the server may not know it yet. If that one has its last
+// frame, or gets it meanwhile, attach waits anew for its end.
 func (s *session) attach(r *response) (bye string) {
-	began := time.Now()
+	by := time.Now().Add(s.times.abandoned)
+	complete := false // the other response has its last frame
 	for {
 		s.mu.Lock()
 		switch before := s.response; {
@@ -323,11 +325,11 @@ func (s *session) attach(r *response) (bye string) {
 				s.expiry.Stop()
 			}
 		default:
-			patience := s.times.abandoned
-			if before.isComplete() { // the client did not wait for its end after the last frame
-				patience = s.times.goodbye
+			if !complete && before.isComplete() { // the client did not wait for its end
+				complete = true
+				by = time.Now().Add(s.times.goodbye)
 			}
-			if by := began.Add(patience); time.Now().Before(by) {
+			if time.Now().Before(by) {
 				changed := s.changedLocked()
 				s.mu.Unlock()
 				waitUntil(changed, by)

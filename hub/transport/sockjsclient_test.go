@@ -32,7 +32,7 @@ type sockJSClient struct {
 // newSockJSClient returns the client of a session of its own, at the endpoint /push.
 func newSockJSClient(t *testing.T, s *httptest.Server) *sockJSClient {
 	return &sockJSClient{t: t, Fallback: wireclient.Fallback{
-		HTTP: http.DefaultClient, URL: wireclient.NewSession(s.URL + "/push"),
+		HTTP: s.Client(), URL: wireclient.NewSession(s.URL + "/push"),
 		Header: http.Header{}, Page: "/page?x=1", Patience: patience,
 	}}
 }

@@ -226,6 +226,7 @@ type connPair func(*testing.T) (ours, theirs net.Conn)
 
 // TestSessionsOnRealConns: each kind of conn carries a session.
 func TestSessionsOnRealConns(t *testing.T) {
+	t.Parallel()
 	for name, pair := range map[string]connPair{
 		"tcp":  func(t *testing.T) (net.Conn, net.Conn) { return socketPair(t, "tcp") },
 		"unix": func(t *testing.T) (net.Conn, net.Conn) { return socketPair(t, "unix") },

@@ -334,6 +334,7 @@ func TestAMessageHasItsTime(t *testing.T) {
 }
 
 func TestHubCloses(t *testing.T) {
+	t.Parallel()
 	t.Run("and the peer answers", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			a := newFakeAgent(smallLimits)
@@ -460,6 +461,7 @@ func TestPeerClosesWhileTheHubWrites(t *testing.T) {
 // TestPeerClosesWhileAFrameIsWritten: the peer gets the whole frame, and then the answer to its
 // close frame.
 func TestPeerClosesWhileAFrameIsWritten(t *testing.T) {
+	t.Parallel()
 	for name, pair := range map[string]func(*testing.T) (net.Conn, net.Conn){
 		"tcp": func(t *testing.T) (net.Conn, net.Conn) { return socketPair(t, "tcp") },
 		"tls": tlsPair,
@@ -497,6 +499,7 @@ func TestPeerClosesWhileAFrameIsWritten(t *testing.T) {
 // TestPeerClosesAndDoesNotRead: if a peer does not read the frame, the write ends in time, and
 // the connection is closed. TLS cannot announce the end inside a record.
 func TestPeerClosesAndDoesNotRead(t *testing.T) {
+	t.Parallel()
 	for name, pair := range map[string]func(*testing.T) (net.Conn, net.Conn){
 		"tcp": func(t *testing.T) (net.Conn, net.Conn) { return socketPair(t, "tcp") },
 		"tls": tlsPair,

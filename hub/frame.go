@@ -344,10 +344,15 @@ func frameAppendOutcome(dst []byte, r *Refusal) []byte {
 	return frameAppendRefusal(append(dst, `,"successful":false`...), r)
 }
 
-// appendPublished appends the acknowledgement of a publish.
-func appendPublished(dst []byte, uuid string) []byte {
+// appendPublished appends the acknowledgement of a publish. position is that of the
+// message, or empty.
+func appendPublished(dst []byte, uuid, position string) []byte {
 	dst = append(dst, `{"channel":"/meta/successful","uuid":`...)
-	return append(jsontext.AppendString(dst, uuid), '}')
+	dst = append(jsontext.AppendString(dst, uuid), '}')
+	if position != "" {
+		dst = appendPosition(dst, position)
+	}
+	return dst
 }
 
 // appendError appends the answer to a refused frame that has no kind of answer of its

@@ -410,7 +410,7 @@ func checkFrameAnswers(t *testing.T, in *inbound) {
 		data = decodeJSON(t, in.data)
 	}
 	checkAnswer(t, appendMessage(nil, in.channel, in.uuid, in.data), map[string]any{"channel": in.channel, "uuid": in.uuid, "data": data})
-	checkAnswer(t, appendPublished(nil, in.uuid), map[string]any{"channel": "/meta/successful", "uuid": in.uuid})
+	checkAnswer(t, appendPublished(nil, in.uuid, ""), map[string]any{"channel": "/meta/successful", "uuid": in.uuid})
 	checkAnswer(t, appendError(nil, in.uuid, refusal), map[string]any{"channel": "/meta/error", "uuid": in.uuid, "error": reason, "code": "limit", "retry": json.Number("2")})
 	checkAnswer(t, appendClose(nil, CloseCut, reason, 0), map[string]any{"channel": "/meta/close", "code": json.Number("4403"), "error": reason, "retry": json.Number("0")})
 

@@ -216,6 +216,14 @@ func (h *history) sweepNow() {
 	}
 }
 
+// position returns the position of m, or nothing if m was not kept. m has been published.
+func (h *history) position(m *Message) string {
+	if m.seq == 0 {
+		return ""
+	}
+	return h.positionLocked(m.seq)
+}
+
 func (h *history) positionLocked(seq uint64) string {
 	return h.epoch + "." + strconv.FormatUint(seq, 10)
 }

@@ -29,6 +29,8 @@ type Publication struct {
 	UUID string
 	// Data is one JSON value.
 	Data []byte
+
+	several bool // the program wrote channels, so the answer names them
 }
 
 // programPrefix begins the names under which repeats remembers programs.
@@ -39,8 +41,26 @@ type Receipt struct {
 	UUID string
 	// Subscriptions is how many subscriptions of this machine it was queued for.
 	Subscriptions int
+	// Position is that of the message, if its channel has a history. If the program wrote
+	// channels, Positions has those of all channels with a history instead.
+	Position  string
+	Positions map[string]string
 	// Repeated says that it was published before on each of its channels, and not again.
 	Repeated bool
+}
+
+// placed notes the position that p got on a channel.
+func (r *Receipt) placed(p *Publication, channel, position string) {
+	switch {
+	case position == "":
+	case !p.several:
+		r.Position = position
+	default:
+		if r.Positions == nil {
+			r.Positions = make(map[string]string, len(p.Channels))
+		}
+		r.Positions[channel] = position
+	}
 }
 
 // DecodePublication decodes a JSON object with channel or channels, data, and maybe
@@ -78,6 +98,7 @@ func DecodePublication(object []byte) (p Publication, r *Refusal) {
 		p.UUID = string(text)
 	}
 	if r == nil {
+		p.several = channels != nil
 		p.Channels, r = publicationChannels(channel, channels)
 	}
 	if r == nil && data == nil {
@@ -209,11 +230,12 @@ func (pr *Program) Publish(ctx context.Context, p Publication) (Receipt, *Refusa
 		r.Retry = wait
 		return Receipt{}, r
 	}
-	fresh, notes, r := pr.withoutRepeats(&p)
+	var receipt Receipt
+	fresh, notes, r := pr.withoutRepeats(&p, &receipt)
 	if r != nil {
 		return Receipt{}, r
 	}
-	receipt := Receipt{UUID: p.UUID, Repeated: len(fresh) == 0}
+	receipt.UUID, receipt.Repeated = p.UUID, len(fresh) == 0
 	for i, ch := range fresh {
 		m := NewMessage(ch, p.UUID, p.Data).in(a.opening.Namespace).remember(a.policy.Load())
 		m.From = &Sender{User: a.User()}
@@ -225,14 +247,20 @@ func (pr *Program) Publish(ctx context.Context, p Publication) (Receipt, *Refusa
 			return Receipt{}, &Refusal{CodeUnavailable, "the server could not publish the message; try again with the same uuid", time.Second}
 		}
 		receipt.Subscriptions += int(m.queued.Load())
+		position := a.hub.history.position(m)
+		receipt.placed(&p, ch, position)
+		if len(notes) > 0 {
+			a.hub.repeats.published(notes[i], position)
+		}
 	}
 	a.hub.keepUp(limits)
 	return receipt, nil
 }
 
 // withoutRepeats returns the channels that p was not published on before, and what repeats
-// noted for them. A message without a uuid repeats nothing: it gets a uuid and no note.
-func (pr *Program) withoutRepeats(p *Publication) (fresh []string, notes []publishKey, r *Refusal) {
+// noted for them. It adds the positions of the others to receipt. A message without a uuid
+// repeats nothing: it gets a uuid and no note.
+func (pr *Program) withoutRepeats(p *Publication, receipt *Receipt) (fresh []string, notes []publishKey, r *Refusal) {
 	if p.UUID == "" {
 		p.UUID = uuid.NewString()
 		return p.Channels, nil, nil
@@ -240,13 +268,14 @@ func (pr *Program) withoutRepeats(p *Publication) (fresh []string, notes []publi
 	a := pr.agent
 	who := programPrefix + a.User()
 	for _, ch := range p.Channels {
-		key, kind := a.hub.repeats.note(time.Now(), who, keyOf(a.opening.Namespace, ch), p.UUID, p.Data)
+		key, kind, position := a.hub.repeats.note(time.Now(), who, keyOf(a.opening.Namespace, ch), p.UUID, p.Data)
 		switch kind {
 		case repeatConflict:
 			a.hub.repeats.forget(notes...)
 			return nil, nil, refuse(CodeInvalid, "this uuid was already used for other data on "+ch)
 		case repeatSame:
 			a.hub.counts.drop(DropRepeated, 1)
+			receipt.placed(p, ch, position)
 		default:
 			fresh, notes = append(fresh, ch), append(notes, key)
 		}

@@ -35,6 +35,7 @@ type fixture struct {
 	// to agent
 	Made struct {
 		By, Channel, UUID, To string
+		Position              string
 		AgentID               string `json:"agentId"`
 		Data                  *string
 		CloseCode             CloseCode
@@ -220,7 +221,7 @@ func (f *fixture) toAgent(t *testing.T) {
 	case "message":
 		got = appendMessage(nil, m.Channel, m.UUID, []byte(*m.Data))
 	case "published":
-		got = appendPublished(nil, m.UUID)
+		got = appendPublished(nil, m.UUID, m.Position)
 	case "error":
 		got = appendError(nil, m.UUID, r)
 	case "connected":

@@ -13,11 +13,11 @@ func (o *op) publish() AnswerName {
 	if len(who) == len("user\x00") {
 		who = "agent\x00" + a.AgentID()
 	}
-	key, kind := a.hub.repeats.note(time.Now(), who, keyOf(a.opening.Namespace, o.msg.Channel), o.msg.UUID, o.msg.Data)
+	key, kind, position := a.hub.repeats.note(time.Now(), who, keyOf(a.opening.Namespace, o.msg.Channel), o.msg.UUID, o.msg.Data)
 	switch kind {
 	case repeatSame:
 		a.hub.counts.drop(DropRepeated, 1)
-		a.answer(&o.in, nil)
+		a.reply(appendPublished(nil, o.in.uuid, position))
 		return Allowed
 	case repeatConflict:
 		a.answer(&o.in, refuse(CodeInvalid, "this uuid was already used for other data on this channel"))
@@ -26,6 +26,9 @@ func (o *op) publish() AnswerName {
 	for i, m := range o.publications() {
 		err := a.hub.Publish(o.context(), m)
 		if err == nil {
+			if m.Channel == o.msg.Channel { // the gate's other channels are not the client's business
+				position = a.hub.history.position(m)
+			}
 			continue
 		}
 		a.policy.Load().Log.Error("publishing failed", "channel", m.Channel, "agent", a.UUID(), "error", err)
@@ -37,7 +40,8 @@ func (o *op) publish() AnswerName {
 		return AnswerName(CodeUnavailable)
 	}
 	a.hub.keepUp(a.policy.Load().Limits)
-	a.answer(&o.in, nil)
+	a.hub.repeats.published(key, position)
+	a.reply(appendPublished(nil, o.in.uuid, position))
 	return Allowed
 }
 

@@ -127,7 +127,7 @@ func answerTo(in *inbound, r *Refusal) []byte {
 	case r != nil:
 		return appendError(nil, in.uuid, r)
 	default:
-		return appendPublished(nil, in.uuid)
+		return appendPublished(nil, in.uuid, "")
 	}
 }
 

@@ -56,8 +56,9 @@ func TestSubscribersGetWhatTheyMissed(t *testing.T) {
 		publisher := b.join()
 		say := func(channel string, n int) {
 			publisher.Send(publish(channel, fmt.Sprint("m", n), fmt.Sprint(n)))
-			synctest.Wait()
-			b.want(publisher, published(fmt.Sprint("m", n)))
+			if got := b.frames(publisher); len(got) != 1 || got[0].Channel != "/meta/successful" {
+				b.Fatalf("%+v", got)
+			}
 		}
 		a := b.join()
 		a.Send(subscribe("news"))
@@ -115,6 +116,96 @@ func TestSubscribersGetWhatTheyMissed(t *testing.T) {
 			p.Leave()
 		}
 	})
+}
+
+// The answer to a publish has the position of the message, as the message has, and so has
+// the answer to a repeat. It says nothing about other channels that a gate sends it to.
+func TestAnswersToPublishesHavePositions(t *testing.T) {
+	rules := &gates{ask: asked{hub.GateAPI: allowAPI, hub.GatePublish: func(_ context.Context, q *hub.Question) hub.Verdict {
+		switch q.Channel {
+		case "copied":
+			return hub.Verdict{Publish: &hub.Publishing{Channels: []string{"news", "copied", "other"}}}
+		case "moved":
+			return hub.Verdict{Publish: &hub.Publishing{Channels: []string{"news"}}}
+		}
+		return hub.Allow
+	}}}
+	inBubble(t, hub.Policy{Gates: rules, Histories: notOf("live")}, func(b *bubble) {
+		reader, publisher := b.join(), b.join()
+		reader.Send(subscribe("*"))
+		b.frames(reader)
+		positions := func(channel, uuid string) (answered string, sent map[string]string) {
+			b.Helper()
+			publisher.Send(publish(channel, uuid, "1"))
+			answers := b.frames(publisher)
+			if len(answers) != 1 || answers[0].Channel != "/meta/successful" {
+				b.Fatalf("%+v", answers)
+			}
+			sent = make(map[string]string)
+			for _, m := range b.frames(reader) {
+				sent[m.Channel] = m.Position
+			}
+			return answers[0].Position, sent
+		}
+		first, sent := positions("news", "u1")
+		if first == "" || first != sent["news"] {
+			b.Errorf("%q, want %q", first, sent["news"])
+		}
+		if again, sent := positions("news", "u1"); again != first || len(sent) != 0 {
+			b.Errorf("a repeat: %q, want %q", again, first)
+		}
+		if none, sent := positions("live", "u2"); none != "" || len(sent) != 1 {
+			b.Errorf("a channel without a history: %q", none)
+		}
+		if own, sent := positions("copied", "u3"); own == "" || own != sent["copied"] || len(sent) != 3 {
+			b.Errorf("%q, want that of the channel in the frame: %v", own, sent)
+		}
+		if none, sent := positions("moved", "u4"); none != "" || len(sent) != 1 {
+			b.Errorf("sent to another channel only: %q", none)
+		}
+
+		program, r := b.hub.Authorize(b.Context(), b.policy, hub.Opening{})
+		if r != nil {
+			b.Fatal(r)
+		}
+		byProgram := func(text string) hub.Receipt {
+			b.Helper()
+			p, r := hub.DecodePublication([]byte(text))
+			if r != nil {
+				b.Fatal(r)
+			}
+			receipt, r := program.Publish(b.Context(), p)
+			if r != nil {
+				b.Fatal(r)
+			}
+			return receipt
+		}
+		one := byProgram(`{"channel":"news","uuid":"p1","data":1}`)
+		if m := b.frames(reader); one.Position == "" || one.Positions != nil || one.Position != m[0].Position {
+			b.Errorf("%+v", one)
+		}
+		if again := byProgram(`{"channel":"news","uuid":"p1","data":1}`); !again.Repeated || again.Position != one.Position {
+			b.Errorf("%+v, want the position of %+v", again, one)
+		}
+		// One of the two is a repeat, one is new, and one has no history.
+		several := byProgram(`{"channels":["live","news","stories"],"uuid":"p1","data":1}`)
+		if p := several.Positions; several.Position != "" || len(p) != 2 || p["news"] != one.Position || p["stories"] <= p["news"] {
+			b.Errorf("%+v", several)
+		}
+		if none := byProgram(`{"channel":"live","data":1}`); none.Position != "" || none.Positions != nil {
+			b.Errorf("%+v", none)
+		}
+	})
+}
+
+// notOf is Histories that keep messages of all channels but one.
+type notOf string
+
+func (n notOf) History(channel string) hub.HistoryRule {
+	if channel == string(n) {
+		return hub.HistoryRule{}
+	}
+	return hub.HistoryRule{Count: 9, TTL: time.Hour}
 }
 
 // A message that two subscriptions of an agent recover comes once.

@@ -41,6 +41,8 @@ type remembered struct {
 	who  uint64
 	data uint64
 	at   time.Time
+	// position is that of its message in the history, or empty.
+	position string
 	// its elements in the two lists that hold it
 	inAll, inOwn *list.Element
 }
@@ -64,10 +66,11 @@ func newRepeats() *repeats {
 	}
 }
 
-// note remembers a publish and reports whether it is new. The caller publishes a new one.
-// If that fails, it calls forget, so that the client can try again.
-func (r *repeats) note(now time.Time, who, channel, uuid string, data []byte) (publishKey, repeatKind) {
-	key := publishKey{r.sum(0, who, channel, uuid), r.sum(1, who, channel, uuid)}
+// note remembers a publish and reports whether it is new. The caller publishes a new one
+// and calls published. If that fails, it calls forget, so that the client can try again.
+// Of one that is not new, note returns the position, if published has noted it.
+func (r *repeats) note(now time.Time, who, channel, uuid string, data []byte) (key publishKey, kind repeatKind, position string) {
+	key = publishKey{r.sum(0, who, channel, uuid), r.sum(1, who, channel, uuid)}
 	owner := maphash.String(r.seeds[0], who)
 	content := maphash.Bytes(r.seeds[1], data)
 
@@ -76,9 +79,9 @@ func (r *repeats) note(now time.Time, who, channel, uuid string, data []byte) (p
 	r.expireLocked(now)
 	if seen := r.byKey[key]; seen != nil {
 		if seen.data == content {
-			return key, repeatSame
+			return key, repeatSame, seen.position
 		}
-		return key, repeatConflict
+		return key, repeatConflict, ""
 	}
 	own := r.byWho[owner]
 	if own == nil {
@@ -99,7 +102,19 @@ func (r *repeats) note(now time.Time, who, channel, uuid string, data []byte) (p
 	e := &remembered{key: key, who: owner, data: content, at: now}
 	e.inAll, e.inOwn = r.all.PushBack(e), own.PushBack(e)
 	r.byKey[key] = e
-	return key, repeatNew
+	return key, repeatNew, ""
+}
+
+// published notes the position that a message got in the history.
+func (r *repeats) published(key publishKey, position string) {
+	if position == "" {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if e := r.byKey[key]; e != nil {
+		e.position = position
+	}
 }
 
 // forget undoes note.

@@ -4,6 +4,7 @@
 package test
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"testing"
@@ -50,6 +51,18 @@ func TestAgentsGetWhatTheyMissed(t *testing.T) {
 	last := reader.receive()["position"]
 	if last == nil {
 		t.Fatal("a message of a channel with a history has no position")
+	}
+	// A publisher learns it too: the one with a session, and the one without.
+	var answers []struct {
+		Position  any
+		Positions object
+	}
+	_, _, body := s.post("/push/publish", "application/json", `[{"channel":"other","data":1}, {"channels":["other","other/2"],"data":1}]`, asBackend())
+	if err := json.Unmarshal([]byte(body), &answers); err != nil || len(answers) != 2 || answers[0].Position == nil || len(answers[1].Positions) != 2 {
+		t.Errorf("%s", body)
+	}
+	if answer := reader.ask("other", 1); answer["channel"] != "/meta/successful" || answer["position"] == nil {
+		t.Errorf("%v", answer)
 	}
 	for n := 2; n < 5; n++ {
 		say("news", n)

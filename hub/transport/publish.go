@@ -43,12 +43,14 @@ var (
 
 // A published is the answer for one message.
 type published struct {
-	UUID          string   `json:"uuid,omitempty"`
-	Subscriptions *int     `json:"subscriptions,omitempty"`
-	Repeated      bool     `json:"repeated,omitempty"`
-	Error         string   `json:"error,omitempty"`
-	Code          hub.Code `json:"code,omitempty"`
-	Retry         *int64   `json:"retry,omitempty"` // ms
+	UUID          string            `json:"uuid,omitempty"`
+	Subscriptions *int              `json:"subscriptions,omitempty"`
+	Position      string            `json:"position,omitempty"`
+	Positions     map[string]string `json:"positions,omitempty"` // by channel
+	Repeated      bool              `json:"repeated,omitempty"`
+	Error         string            `json:"error,omitempty"`
+	Code          hub.Code          `json:"code,omitempty"`
+	Retry         *int64            `json:"retry,omitempty"` // ms
 
 	status int
 }
@@ -215,7 +217,10 @@ func publish(ctx context.Context, program *hub.Program, p hub.Publication, wait 
 		receipt, refusal := program.Publish(ctx, p)
 		switch {
 		case refusal == nil:
-			return published{UUID: receipt.UUID, Subscriptions: &receipt.Subscriptions, Repeated: receipt.Repeated}
+			return published{
+				UUID: receipt.UUID, Subscriptions: &receipt.Subscriptions,
+				Position: receipt.Position, Positions: receipt.Positions, Repeated: receipt.Repeated,
+			}
 		case !wait || refusal.Code != hub.CodeLimit || refusal.Retry <= 0:
 			return refused(p.UUID, refusal)
 		}

@@ -37,6 +37,13 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	if len(os.Args) == 3 && os.Args[1] == comebackCommand {
+		if err := serveComeback(context.Background(), os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(2)
+		}
+		return
+	}
 	dir, err := os.MkdirTemp("", "pushit-bench-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -154,6 +161,49 @@ func TestAllGetInThroughAStorm(t *testing.T) {
 			}
 			if load.away > 0 && res.counts.unavailable == 0 {
 				t.Error("nobody noticed that the backend was away")
+			}
+		})
+	}
+}
+
+func TestAllRecoverWhatTheyMissed(t *testing.T) {
+	ctx, caddy := bounded(t)
+	res, err := measureRecover(ctx, caddy, recoverShort)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if back := res.returned; back.Recovered != recoverShort.Agents || back.FaultCount > 0 {
+		t.Errorf("%d of %d recovered everything, %d faults:\n%s", back.Recovered, recoverShort.Agents, back.FaultCount, strings.Join(back.Faults, "\n"))
+	}
+	if res.lost != 0 {
+		t.Errorf("%d agents that stayed were closed", res.lost)
+	}
+}
+
+// A returning crowd that finds nothing must be one that can.
+func TestReturnersFindFaults(t *testing.T) {
+	for _, test := range []struct {
+		name         string
+		got          []int
+		faults, done int
+	}{
+		{"all well", []int{1, 2, 3}, 0, 1},
+		{"lost at first", []int{2, 3}, 1, 1},
+		{"lost in the middle", []int{1, 3}, 1, 1},
+		{"lost at the end", []int{1, 2}, 0, 0},
+		{"doubled", []int{1, 2, 2, 3}, 1, 1},
+		{"out of order", []int{2, 1, 3}, 3, 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			re := &returning{load: recoverLoad{Behind: 2}, last: []int{3}}
+			r := &returner{crowd: re, next: 1}
+			for _, n := range test.got {
+				if err := r.take(fmt.Appendf(nil, `{"channel":"rooms/0","uuid":"u","data":{"n":%d},"position":"p"}`, n)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if re.res.FaultCount != test.faults || re.done != test.done {
+				t.Errorf("%d faults and %d with everything, want %d and %d: %q", re.res.FaultCount, re.done, test.faults, test.done, re.res.Faults)
 			}
 		})
 	}
@@ -395,11 +445,32 @@ func TestReportCountsFailures(t *testing.T) {
 // What programs publish arrives, over a stream and with many requests at once.
 func TestProgramsPublish(t *testing.T) {
 	ctx, caddy := bounded(t)
-	var out strings.Builder
-	if err := runPrograms(ctx, newReport(&out), options{caddy: caddy, short: true}); err != nil {
+	res, err := measurePrograms(ctx, caddy, 2_000, 100, 1)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(out.String(), "over one stream") {
-		t.Errorf("no figure: %s", out.String())
+	if res[0].cpu <= 0 || res[1].cpu <= 0 {
+		t.Errorf("no figures: %+v", res)
+	}
+}
+
+// What programs publish again after a cut arrives once.
+func TestProgramsRepeatAfterACut(t *testing.T) {
+	ctx, caddy := bounded(t)
+	res, err := measureCut(ctx, caddy, cutShort)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name string
+		n    int
+		got  cutOutcome
+	}{{"stream", cutShort.messages, res.stream}, {"requests", cutShort.requests, res.requests}} {
+		if c.got.published != c.n || c.got.faultCount > 0 {
+			t.Errorf("%s: %d of %d came, %d faults:\n%s", c.name, c.got.published, c.n, c.got.faultCount, strings.Join(c.got.faults, "\n"))
+		}
+		if c.got.early == 0 || c.got.early == c.n || c.got.early != c.got.repeated {
+			t.Errorf("%s: of %d messages %d came before they were published again, and %d were answered as repeated", c.name, c.n, c.got.early, c.got.repeated)
+		}
 	}
 }

@@ -5,7 +5,7 @@
 // with a Caddyfile of its own on a free port of the loopback, and puts a load on
 // it that is bounded and stops by itself.
 //
-//	go run -C bench . [-n agents] [-short] idle|slow|fanout|receive|programs|storm|streams|stop|all
+//	go run -C bench . [-n agents] [-short] idle|slow|fanout|receive|programs|recover|storm|streams|stop|all
 //	go run -C bench . [-short] polls
 //	go run -C bench . [-duration 5m] [-short] soak
 //	go run -C bench . [-n agents] [-short] reload
@@ -49,6 +49,7 @@ var measurements = []measurement{
 	{"fanout", runFanout, true},
 	{"receive", runReceive, true},
 	{"programs", runPrograms, true},
+	{"recover", runRecover, true},
 	{"storm", runStorm, true},
 	{"streams", runStreams, true},
 	{"polls", runPolls, false},
@@ -79,7 +80,7 @@ func mainStatus() int {
 	defer stop()
 
 	what := flag.Arg(0)
-	if what == floorCommand || what == backendCommand || what == busyCommand {
+	if what == floorCommand || what == backendCommand || what == busyCommand || what == comebackCommand {
 		if err := serveOther(ctx, what); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)
 			return 2
@@ -119,6 +120,8 @@ func serveOther(ctx context.Context, what string) error {
 	case busyCommand:
 		beBusy(ctx)
 		return nil
+	case comebackCommand:
+		return serveComeback(ctx, flag.Arg(1))
 	default:
 		return serveBackend(ctx, flag.Arg(1))
 	}

@@ -43,18 +43,41 @@ func raiseFiles(need int) error {
 }
 
 // residentMemory returns the bytes of a process that are in memory.
-func residentMemory(pid int) (int64, error) {
+func residentMemory(pid int) (int64, error) { return statusBytes(pid, "VmRSS:") }
+
+// peakMemory returns the most that residentMemory was since resetPeak.
+func peakMemory(pid int) (int64, error) { return statusBytes(pid, "VmHWM:") }
+
+// resetPeak begins to look for the peak anew, see proc_pid_clear_refs(5).
+func resetPeak(pid int) error {
+	return os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0)
+}
+
+// statusBytes returns a line of a process's status that is in bytes.
+func statusBytes(pid int, name string) (int64, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0, err
 	}
 	for line := range strings.Lines(string(text)) {
-		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+		if rest, ok := strings.CutPrefix(line, name); ok {
 			kib, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 10, 64)
 			return kib << 10, err
 		}
 	}
 	return 0, fmt.Errorf("process %d has ended", pid)
+}
+
+// lowerPriority lets other processes have the processor first. Linux has a priority for each
+// thread; new threads inherit it.
+func lowerPriority() {
+	const nice = 5
+	threads, _ := os.ReadDir("/proc/self/task")
+	for _, thread := range threads {
+		if id, err := strconv.Atoi(thread.Name()); err == nil {
+			_ = syscall.Setpriority(syscall.PRIO_PROCESS, id, nice) // if it fails, others are disturbed more
+		}
+	}
 }
 
 // openFiles returns how many files a process has open.

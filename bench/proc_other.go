@@ -17,3 +17,6 @@ func residentMemory(int) (int64, error)                   { return 0, errNoProc 
 func openFiles(int) (int, error)                          { return 0, errNoProc }
 func cpuTime(int) (user, system time.Duration, err error) { return 0, 0, errNoProc }
 func busyTime() (time.Duration, error)                    { return 0, errNoProc }
+func peakMemory(int) (int64, error)                       { return 0, errNoProc }
+func resetPeak(int) error                                 { return errNoProc }
+func lowerPriority()                                      {}

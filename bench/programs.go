@@ -17,56 +17,59 @@ import (
 const (
 	programMessages = 50_000
 	programRequests = 1_000 // at the same time
+	mostProgramCost = 25.0  // us of processor time for a message over one stream
 )
 
 // programSecret is what the programs of this measurement present.
 const programSecret = "the programs of bench"
 
 // runPrograms measures what a message costs the server that a program publishes with a
-// request: over one stream, and with many requests at once.
+// request: over one stream, and with many requests at once; and whether anything is lost or
+// doubled when such a connection is cut.
 func runPrograms(ctx context.Context, r *report, o options) error {
 	messages, requests, runs := programMessages, programRequests, fanoutRuns
 	if o.short {
 		messages, requests, runs = 2_000, 100, 1
 	}
-	if err := raiseFiles(requests + 200); err != nil {
-		return err
-	}
-	s, err := startServer(ctx, o.caddy)
+	costs, err := measurePrograms(ctx, o.caddy, messages, requests, runs)
 	if err != nil {
 		return err
+	}
+	r.atMost(mostProgramCost, "us", microseconds(costs[0].cpu), "a message of 200 bytes, over one stream")
+	r.info("us", microseconds(costs[1].cpu), "a message of 200 bytes, with a request each, %d at a time", requests)
+	return runCut(ctx, r, o)
+}
+
+// measurePrograms returns what a message costs over one stream, and with a request each.
+func measurePrograms(ctx context.Context, caddy string, messages, requests, runs int) (costs [2]cost, err error) {
+	if err := raiseFiles(requests + 200); err != nil {
+		return costs, err
+	}
+	s, err := startServer(ctx, caddy)
+	if err != nil {
+		return costs, err
 	}
 	defer s.stop()
 	client := &http.Client{Timeout: startTimeout, Transport: &http.Transport{MaxIdleConnsPerHost: requests, MaxConnsPerHost: requests}}
 	defer client.CloseIdleConnections()
-	stream := func() error { return s.publishStream(ctx, client, messages) }
-	parallel := func() error { return s.publishAtOnce(ctx, client, requests) }
-	for _, c := range []struct {
-		what  string
-		n     int
-		limit float64 // us; 0 is none
-		work  func() error
+	for way, c := range []struct {
+		n    int
+		work func() error
 	}{
-		{"over one stream", messages, 25, stream},
-		{fmt.Sprintf("with a request each, %d at a time", requests), requests, 0, parallel},
+		{messages, func() error { return s.publishStream(ctx, client, messages) }},
+		{requests, func() error { return s.publishAtOnce(ctx, client, requests) }},
 	} {
-		var best cost
 		for i := range runs + 1 { // the first is to warm up
 			got, err := weighWork(s.pid(), float64(c.n), nil, c.work)
 			if err != nil {
-				return errors.Join(err, s.alive())
+				return costs, errors.Join(err, s.alive())
 			}
 			if i > 0 {
-				best = got.better(best)
+				costs[way] = got.better(costs[way])
 			}
 		}
-		if c.limit > 0 {
-			r.atMost(c.limit, "us", microseconds(best.cpu), "a message of 200 bytes, %s", c.what)
-		} else {
-			r.info("us", microseconds(best.cpu), "a message of 200 bytes, %s", c.what)
-		}
 	}
-	return nil
+	return costs, nil
 }
 
 func (s *server) publishRequest(ctx context.Context, contentType string, body io.Reader) (*http.Request, error) {

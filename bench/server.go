@@ -234,6 +234,24 @@ func (s *server) reload(ctx context.Context, heartbeat string) error {
 	return err
 }
 
+// serve gives the server another configuration, with these arguments behind the directory
+// and the address, and returns where that is served: at an address of its own, for where
+// another configuration has been served, Caddy still closes a listener, and what it has
+// not accepted.
+func (s *server) serve(ctx context.Context, format string, arguments ...any) (at target, err error) {
+	if at.addr, _, err = freeAddresses(); err != nil {
+		return at, err
+	}
+	text := fmt.Appendf(nil, format, append([]any{s.dir, at.addr}, arguments...)...)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://admin/load", bytes.NewReader(text))
+	if err != nil {
+		return at, err
+	}
+	req.Header.Set("Content-Type", "text/caddyfile")
+	_, err = s.do(req)
+	return at, err
+}
+
 // get asks the admin endpoint. It asks again when there is no answer: at a reload
 // the endpoint is replaced by a new one.
 func (s *server) get(ctx context.Context, path string) ([]byte, error) {

@@ -4,13 +4,11 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	mathrand "math/rand/v2"
-	"net/http"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -217,25 +215,14 @@ func measureStorm(ctx context.Context, caddy string, load stormLoad) (res stormR
 	return res, nil
 }
 
-// configure gives the server the configuration with the gate, and returns where
-// that is served: at an address of its own, for where another configuration has
-// been served, Caddy still closes a listener, and what it has not accepted.
+// configure gives the server the configuration with the gate, and returns where that is
+// served.
 func (l stormLoad) configure(ctx context.Context, s *server, b *backend) (at target, err error) {
-	if at.addr, _, err = freeAddresses(); err != nil {
-		return at, err
-	}
 	options := ""
 	if l.cached {
 		options = "cache " + stormCache.String()
 	}
-	text := fmt.Appendf(nil, stormCaddyfile, s.dir, at.addr, b.addr, options)
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://admin/load", bytes.NewReader(text))
-	if err != nil {
-		return at, err
-	}
-	req.Header.Set("Content-Type", "text/caddyfile")
-	_, err = s.do(req)
-	return at, err
+	return s.serve(ctx, stormCaddyfile, b.addr, options)
 }
 
 // await has the backend come back in time, and waits until all are in, or will

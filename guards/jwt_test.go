@@ -24,6 +24,7 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 
+	"github.com/push-it/pushit/guards/internal/token"
 	"github.com/push-it/pushit/guards/internal/token/tokentest"
 	"github.com/push-it/pushit/hub"
 )
@@ -518,5 +519,20 @@ func BenchmarkJWT(b *testing.B) {
 		"EdDSA": {jwtConfig("keys", []string{k.EdPEM}), tokentest.Make(tokentest.Object{"alg": "EdDSA"}, tokentest.ValidClaims(), "EdDSA", k.Ed)},
 	} {
 		b.Run(name+"/cached", func(b *testing.B) { benchmarkGuard(b, c.config, present(b, c.token), Pass) })
+		b.Run(name+"/not cached", func(b *testing.B) {
+			g := mustLoad(b, c.config).(*JWT)
+			q, ctx := present(b, c.token), b.Context()
+			b.ReportAllocs()
+			for b.Loop() {
+				v := &g.verifier
+				g.verifier = token.Verifier{ // has verified nothing yet
+					Keys: v.Keys, Source: v.Source, Issuers: v.Issuers, Audiences: v.Audiences, Require: v.Require,
+					Leeway: v.Leeway, UserClaim: v.UserClaim, GrantClaim: v.GrantClaim,
+				}
+				if a := g.Decide(ctx, q); a.Kind != Pass {
+					b.Fatal(a)
+				}
+			}
+		})
 	}
 }

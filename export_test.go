@@ -61,6 +61,9 @@ func DefaultOptions() map[string]string {
 	}
 }
 
+// ResponseTime returns when a response has to end on a server with that limit.
+var ResponseTime = responseTime
+
 // LimitRows returns the limits as rows of a table: name, default, allowed values.
 func LimitRows() (rows []string) {
 	defaults := Limits(hub.DefaultLimits)

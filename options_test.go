@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/push-it/pushit"
 	"github.com/push-it/pushit/guards"
@@ -101,6 +102,19 @@ func TestNearest(t *testing.T) {
 	} {
 		if got := guards.Nearest(word, known); got != want {
 			t.Errorf("nearest to %q: %q, want %q", word, got, want)
+		}
+	}
+}
+
+func TestResponsesEndBeforeTheServerCutsThem(t *testing.T) {
+	for limit, want := range map[time.Duration]time.Duration{
+		0:                      0, // no limit
+		500 * time.Millisecond: 250 * time.Millisecond,
+		3 * time.Second:        2 * time.Second,
+		time.Minute:            54 * time.Second,
+	} {
+		if got := pushit.ResponseTime(limit); got != want {
+			t.Errorf("limit %v: responses end after %v, want %v", limit, got, want)
 		}
 	}
 }

@@ -148,13 +148,19 @@ func (s *servedAt) place() string {
 	return strings.Join(place, " for ")
 }
 
-// responseTime returns how long a response may last; 0 means no limit. It leaves a tenth
-// of the server's limit for ending the response.
+// responseTime returns how long a response may last; 0 means no limit.
 func (s *servedAt) responseTime() time.Duration {
 	if s.server == nil {
 		return 0
 	}
-	return time.Duration(s.server.WriteTimeout) * 9 / 10
+	return responseTime(time.Duration(s.server.WriteTimeout))
+}
+
+// responseTime returns when a response has to end on a server with that limit. A tenth of
+// the limit is left for ending it, but at least a second, or half of the limit: a busy
+// server is late by more than a tenth of a short limit.
+func responseTime(limit time.Duration) time.Duration {
+	return limit - max(limit/10, min(time.Second, limit/2))
 }
 
 // serves reports whether the handler gets requests with the host of r.

@@ -62,6 +62,7 @@ func TestHalfSentBodiesAreNotWaitedFor(t *testing.T) {
 		for _, half := range []struct{ name, fields, body string }{{"length", long, "x"}, {"chunked", chunked, "5\r\nx"}} {
 			path := fmt.Sprintf(request.path, fmt.Sprint("s", i, half.name))
 			t.Run(request.method+" "+path, func(t *testing.T) {
+				t.Parallel() // the server waits before it closes a connection
 				_, r := s.halfSent(request.method, path, half.fields, half.body)
 				resp, err := http.ReadResponse(r, &http.Request{Method: request.method})
 				if err != nil {

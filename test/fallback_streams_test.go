@@ -121,12 +121,12 @@ func TestFallbacksOutliveTimeouts(t *testing.T) {
 	s := serve(t, `{
 	servers {
 		timeouts {
-			read_header 2s
-			read_body 2s
-			read_body_idle 1s
-			write 3s
-			write_idle 1s
-			idle 1s
+			read_header 5s
+			read_body 5s
+			read_body_idle 2s
+			write 5s
+			write_idle 2s
+			idle 2s
 		}
 	}
 }
@@ -140,7 +140,7 @@ https://localhost {
 }
 `).site("localhost")
 	s.tls = true
-	const long = 7 * time.Second // two of the longest timeouts, and more
+	const long = 9 * time.Second // two responses, which end after 4 s, and more
 	var sessions []string
 	for _, version := range []string{"h1", "h2"} {
 		for _, transport := range everyFallback {
@@ -164,7 +164,7 @@ https://localhost {
 			}
 		}
 		if c.Ended < 2 {
-			t.Errorf("%s: %d responses have ended in %v, want one every 3 s at least", name, c.Ended, long)
+			t.Errorf("%s: %d responses have ended in %v, want one every 4 s at least", name, c.Ended, long)
 		}
 	})
 	numbers.stop()

@@ -9,6 +9,8 @@ import (
 	"encoding/json"
 	"errors"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -129,10 +131,14 @@ func TestReloadDeniesWhatWaitsForAStalledPeer(t *testing.T) {
 				}
 				s.reload(config(denies, "1"))
 
-				received := 0.0
+				// All at once: a session ends 5 s after the end of its response.
+				var read atomic.Int64
+				var readers sync.WaitGroup
 				for _, a := range agents {
-					received += float64(a.readAfter(t, gate, messages))
+					readers.Go(func() { read.Add(int64(a.readAfter(t, gate, messages))) })
 				}
+				readers.Wait()
+				received := float64(read.Load())
 				dropped := "reason=revoked"
 				if gate == "deliver" {
 					dropped = "reason=gate"

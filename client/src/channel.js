@@ -1,7 +1,7 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { call, onAbort } from './emitter.js';
+import { call, stoppable } from './emitter.js';
 import { Refusal } from './refusal.js';
 
 /**
@@ -28,12 +28,7 @@ export function makeChannel(push, name, whole) {
 
     on(type, fn, { signal = whole } = {}) {
       if (type !== 'message') throw new TypeError(`no event ${type}`);
-      const stop = use({ _message: (message) => call(fn, message) });
-      const forget = onAbort(signal, stop);
-      return () => {
-        forget();
-        stop();
-      };
+      return stoppable(signal, use({ _message: (message) => call(fn, message) }));
     },
 
     [Symbol.asyncIterator]() {
@@ -43,13 +38,14 @@ export function makeChannel(push, name, whole) {
       let failure;
       const look = () => readers.splice(0).forEach((reader) => reader());
       const end = (refusal) => {
+        if (over) return;
         over = true;
-        failure ??= refusal;
+        failure = refusal;
+        leave();
         stop();
-        forget?.();
         look();
       };
-      const stop = use({
+      const leave = use({
         _end: end,
         _message(message) {
           if (messages.length < push._options.buffer) messages.push(message);
@@ -57,8 +53,8 @@ export function makeChannel(push, name, whole) {
           look();
         },
       });
-      let forget;
-      forget = onAbort(whole, () => end());
+      let stop = leave;
+      stop = stoppable(whole, () => end());
       return {
         async next() {
           while (!messages.length) {

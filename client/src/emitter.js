@@ -15,11 +15,20 @@ export function call(fn, ...args) {
   }
 }
 
-/** Does something when a signal is aborted, or at once if it is. Returns its undo. */
-export function onAbort(signal, fn) {
-  if (signal?.aborted) fn();
-  signal?.addEventListener('abort', fn);
-  return () => signal?.removeEventListener('abort', fn);
+/**
+ * Has a signal stop something, at once if it is aborted already.
+ *
+ * @param {AbortSignal | undefined} signal
+ * @param {() => void} stop  may be called more than once
+ * @returns {() => void} stops it, too
+ */
+export function stoppable(signal, stop) {
+  if (signal?.aborted) stop();
+  signal?.addEventListener('abort', stop);
+  return () => {
+    signal?.removeEventListener('abort', stop);
+    stop();
+  };
 }
 
 /** Calls all of them. */
@@ -45,12 +54,7 @@ export class Emitter {
     if (!listeners) throw new TypeError(`no event ${type}`);
     const entry = [fn];
     listeners.add(entry);
-    const off = () => {
-      listeners.delete(entry);
-      forget?.();
-    };
-    const forget = signal && onAbort(signal, () => listeners.delete(entry));
-    return off;
+    return stoppable(signal, () => listeners.delete(entry));
   }
 
   /** @returns {number} how many were there to listen */

@@ -35,8 +35,10 @@ export const defaults = {
  * @returns {typeof defaults} with what was not given filled in
  */
 export function withDefaults(given = {}) {
-  for (const name in given) if (!(name in defaults)) throw new TypeError(`no option ${name}`);
   const options = { ...defaults };
-  for (const name in defaults) if (given[name] !== undefined) options[name] = given[name];
+  for (const name in given) {
+    if (!(name in defaults)) throw new TypeError(`no option ${name}`);
+    if (given[name] !== undefined) options[name] = given[name];
+  }
   return options;
 }

@@ -2,19 +2,19 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { after } from './clock.js';
-import { all, call, onAbort } from './emitter.js';
+import { all, call, stoppable } from './emitter.js';
 import { id } from './id.js';
 import { closed, Refusal } from './refusal.js';
 
 /** The server knows a repetition for two minutes (R33); what is older must not be sent again. */
 const OLDEST = 110_000;
 
-/** Of these JSON would keep nothing. */
-const LOST = ['Blob', 'File', 'Map', 'Set', 'WeakMap', 'WeakSet', 'ArrayBuffer', 'SharedArrayBuffer', 'DataView'];
+/** These may be empty. Of other objects without properties, such as a Map, JSON would keep nothing. */
+const PLAIN = /^(Object|Array|Null|String|Number|Boolean)$/;
 
 function json(key, value) {
   const kind = Object.prototype.toString.call(value).slice(8, -1);
-  if (LOST.includes(kind) || ArrayBuffer.isView(value)) throw new TypeError(`a ${kind} is no JSON`);
+  if (ArrayBuffer.isView(value) || (typeof value === 'object' && !PLAIN.test(kind) && !Object.keys(value)[0])) throw new TypeError(`a ${kind} is no JSON`);
   return value;
 }
 
@@ -69,7 +69,7 @@ export function makeOutbox(push) {
             bytes -= size;
           },
           after(env, age, () => fail('no answer in time', 'timeout')),
-          onAbort(signal, () => queueMicrotask(() => end(signal.reason || new Refusal('aborted')))),
+          stoppable(signal, () => over || queueMicrotask(() => end(signal.reason || new Refusal('aborted')))),
         );
       }
       return entry;

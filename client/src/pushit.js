@@ -3,13 +3,13 @@
 
 import { makeChannel, quiet } from './channel.js';
 import { makeConnection } from './connection.js';
-import { call, Emitter, onAbort } from './emitter.js';
+import { call, Emitter, stoppable } from './emitter.js';
 import { endpointOf } from './endpoint.js';
 import { isMeta } from './frames.js';
 import { id } from './id.js';
 import { withDefaults } from './options.js';
 import { makeOutbox } from './outbox.js';
-import { closed, Refusal } from './refusal.js';
+import { closed, Refusal, told } from './refusal.js';
 import { makeSubscriptions } from './subscriptions.js';
 
 /** A connection to pushit that stays. pushit.d.ts says what each part of it does. */
@@ -23,13 +23,13 @@ export class PushIt extends Emitter {
     this.agentId = id();
     this.state = { name: options.connect ? 'connecting' : 'disconnected' };
     /** Tells of a refusal that nobody else is told of: whoever listens, else the console. */
-    this._error = (refusal) => refusal._told || this._emit('error', refusal) || (this._closed() && refusal.code === 'closed') || console.warn('pushit:', refusal);
+    this._error = (refusal) => told.has(refusal) || this._emit('error', refusal) || (this._closed() && refusal.code === 'closed') || console.warn('pushit:', refusal);
     this._session = undefined; // the one that is connected
     this._outbox = makeOutbox(this);
     this._subscriptions = makeSubscriptions(this);
     this._connection = makeConnection(this);
     for (const channel of options.channels) this.subscribe(channel);
-    onAbort(options.signal, () => this.close());
+    stoppable(options.signal, () => this.close());
     // Later, so that the page can set its callbacks before anything happens.
     if (options.connect) queueMicrotask(() => this._closed() || this.connect());
   }

@@ -1,6 +1,9 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
+/** The refusals that the page has been told of already. */
+export const told = new WeakSet();
+
 /** Why the server, or the connection itself, did not do what it was asked (PROTOCOL.md, R7 and R8). */
 export class Refusal extends Error {
   /**
@@ -30,7 +33,6 @@ export class Refusal extends Error {
  */
 export function closed({ state, _denied: denied }, channel, uuid) {
   const refusal = new Refusal(state.reason, denied?.code ?? 'closed', channel, uuid, denied && false);
-  // All have been told of a denial already, once.
-  if (denied) Object.defineProperty(refusal, '_told', { value: true });
+  if (denied) told.add(refusal); // all have been told of the denial, once
   return refusal;
 }

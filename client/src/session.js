@@ -39,12 +39,13 @@ export function makeSession(push, onOpen, onClose) {
   const now = () => env.Date.now();
   const fixed = typeof push._options.credentials !== 'function'; // the same would be refused again
 
-  const session = { _start, _send, _ask, _limit, _refused, _watch, _wake, _end, _over: false, _blame: false };
+  /** It has `_over`, too: it has ended; and `_blame`: if it ends now, the transport is the reason. */
+  const session = { _start, _send, _ask, _limit, _refused, _watch, _wake, _end };
   return session;
 
   /** Opens a transport, which has that many ms for it. */
   function _start(transport, ms) {
-    session._blame = true; // it is the transport's, if the session ends before it is open
+    session._blame = true;
     _limit(ms, 'no connection in time');
     const events = {
       _open: guarded(() => {

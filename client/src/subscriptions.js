@@ -12,13 +12,12 @@ import { closed, Refusal } from './refusal.js';
  * with the session.
  *
  * A subscription has `_name`; `_held`; `_users`, who listen; `_on`, as the server's last
- * answer has it; `_flight`, the frames without an answer, in order, each with whether it
- * turns the subscription `_on` and whom it tells (`_waiting`); `_waiting`, whom the next
- * one tells; `_via`, the session that they go by; `_leaving`, the page's last wish was to
- * be rid of it; `_position`, up to where it has been read; `_was`, it has been on before.
+ * answer has it; `_leaving`, the page's last wish was to be rid of it; `_asked`, a frame
+ * about it has no answer yet; `_waiting` and `_leavers`, whom to tell when it is on, and
+ * when it is not; `_position`, up to where it has been read; `_was`, it has been on before.
  *
- * The last wish wins: each wish that differs from what the frames in flight lead to sends
- * another frame, and the server answers those of one channel in order (R31).
+ * The last wish wins. One frame at a time is under way; after its answer comes the next
+ * one, if the wish is another by then.
  *
  * @typedef {(refusal?: Error, answer?: object) => void} Done  called once
  *
@@ -35,7 +34,8 @@ export function makeSubscriptions(push) {
     _subscribe(name, done) {
       const sub = of(name);
       sub._held = true;
-      want(sub, done);
+      sub._waiting.push(done);
+      want(sub);
     },
 
     /**
@@ -50,15 +50,20 @@ export function makeSubscriptions(push) {
       want(sub);
       if (push._closed()) queueMicrotask(() => sub._users.has(user) && user._end?.(closed(push, name)));
       return () => {
-        if (sub._users.delete(user) && !wanted(sub) && has(sub)) unsubscribe(name);
+        if (sub._users.delete(user) && !wanted(sub) && has(sub)) leave(sub);
       };
     },
 
-    _unsubscribe: unsubscribe,
+    /** The page does not want it, nor what listens to it here. @param {Done} done */
+    _unsubscribe(name, done) {
+      const sub = of(name);
+      sub._leavers.push(done);
+      leave(sub);
+    },
 
     /** Asks for what this session has not been asked for, at most so many. */
     _resubscribe(session, most = Infinity) {
-      for (const sub of subs.values()) if (!sub._flight.length && !sub._on && !sub._leaving && most-- > 0) send(session, sub, true);
+      for (const sub of subs.values()) if (!sub._asked && !sub._on && !sub._leaving && most-- > 0) ask(session, sub);
     },
 
     _begun: begun,
@@ -69,7 +74,7 @@ export function makeSubscriptions(push) {
       if (!sub) return;
       sub._on = false;
       push._emit('unsubscribe', { ...frame, channel: sub._name });
-      if (!sub._flight.length) lacks(push._session, sub, new Refusal(frame.error, frame.code, sub._name, '', frame.retry));
+      if (!sub._asked) lacks(push._session, sub, new Refusal(frame.error, frame.code, sub._name, '', frame.retry));
     },
 
     /** A message for who listens. */
@@ -83,16 +88,9 @@ export function makeSubscriptions(push) {
 
     /** The session has ended, and with it what it was subscribed to. */
     _lost() {
-      for (const sub of [...subs.values()]) {
-        const last = sub._flight.at(-1);
-        for (const frame of sub._flight.splice(0)) {
-          const told = frame._waiting;
-          if (frame === last && frame._on) sub._waiting.unshift(...told);
-          // Who is told may do anything, and this is no time for it.
-          else queueMicrotask(() => tell(told, sub, frame._on && unsubscribed(sub)));
-        }
-        sub._on = false;
-        if (sub._leaving) queueMicrotask(() => sub._leaving && has(sub) && drop(sub));
+      for (const sub of subs.values()) {
+        sub._asked = sub._on = false;
+        if (sub._leaving) next(sub);
         else if (!wanted(sub)) subs.delete(sub._name);
       }
     },
@@ -103,12 +101,8 @@ export function makeSubscriptions(push) {
     },
   };
 
-  function unsubscribed(sub) {
-    return new Refusal('unsubscribed', 'closed', sub._name);
-  }
-
   function of(name) {
-    if (!subs.has(name)) subs.set(name, { _name: name, _users: new Set(), _waiting: [], _flight: [] });
+    if (!subs.has(name)) subs.set(name, { _name: name, _users: new Set(), _waiting: [], _leavers: [] });
     return subs.get(name);
   }
 
@@ -120,56 +114,51 @@ export function makeSubscriptions(push) {
     return sub._held || sub._users.size;
   }
 
-  /** What the subscription will be when the frames in flight are answered. */
-  function willBe(sub) {
-    return (sub._flight.at(-1) ?? sub)._on;
+  function want(sub) {
+    sub._leaving = false;
+    next(sub);
   }
 
-  /** The session to ask: before it is connected, the one that has been asked already. */
-  function sessionOf(sub) {
-    return sub._flight.length ? sub._via : push._session;
+  function leave(sub) {
+    sub._leaving = true;
+    next(sub);
+  }
+
+  /** Asks for what the page wants, or if it has that, tells so, but not before the caller has returned. */
+  function next(sub, session = push._session) {
+    if (sub._asked) return;
+    if (session && !sub._on === !sub._leaving) return ask(session, sub);
+    queueMicrotask(() => {
+      if (sub._asked || !has(sub)) return;
+      if (sub._leaving) return drop(sub);
+      tell(sub, sub._leavers); // another wish has overtaken theirs
+      if (sub._on) tell(sub, sub._waiting);
+    });
   }
 
   /** @param {Done[]} waiting */
-  function tell(waiting, sub, refusal, frame = { data: { channel: sub._name } }) {
+  function tell(sub, waiting, refusal, frame = { data: { channel: sub._name } }) {
     for (const done of waiting.splice(0)) refusal ? done(refusal) : done(undefined, frame);
   }
 
-  /** @param {Done} [done] */
-  function want(sub, done) {
-    const session = sessionOf(sub);
-    sub._leaving = false;
-    const waiting = (willBe(sub) && sub._flight.at(-1)?._waiting) || sub._waiting;
-    if (done) waiting.push(done);
-    if (sub._on && !sub._flight.length) queueMicrotask(() => tell(waiting, sub));
-    else if (session && !willBe(sub)) send(session, sub, true);
-  }
-
-  function send(session, sub, on, done) {
-    const channel = sub._name;
-    const sent = { _on: on, _waiting: on ? sub._waiting.splice(0) : [] };
-    if (done) sent._waiting.push(done);
-    sub._via = session;
-    sub._flight.push(sent);
-    session._ask(`/meta/${on ? '' : 'un'}subscribe`, { channel, ...(on && (sub._position ? { position: sub._position } : { since: push._options.since })) }, (frame, refusal) => {
-      sub._flight.shift();
-      if (on) {
-        if (refusal && !sub._on) {
-          if (sub._flight.length) return tell(sent._waiting, sub, refusal);
-          sub._waiting.unshift(...sent._waiting);
-          return lacks(session, sub, refusal);
-        }
+  function ask(session, sub) {
+    const { _name: channel, _on: on, _position: position } = sub;
+    sub._asked = true;
+    session._ask(`/meta/${on ? 'un' : ''}subscribe`, { channel, ...(!on && (position ? { position } : { since: push._options.since })) }, (frame, refusal) => {
+      sub._asked = false;
+      if (!on) {
+        if (refusal && !sub._on) return lacks(session, sub, refusal);
         if (!refusal) begun(frame);
-        tell(sent._waiting, sub, undefined, frame);
+        tell(sub, sub._waiting, undefined, frame);
       } else if (refusal) {
-        if (!sub._flight.length) sub._leaving = false;
-        if (sent._waiting.length) tell(sent._waiting, sub, refusal);
+        sub._leaving = false;
+        if (sub._leavers[0]) tell(sub, sub._leavers, refusal);
         else push._error(refusal);
       } else {
         sub._on = sub._was = false;
-        if (sub._leaving && !sub._flight.length) drop(sub);
-        tell(sent._waiting, sub);
+        tell(sub, sub._leavers);
       }
+      next(sub, session);
     });
   }
 
@@ -189,7 +178,7 @@ export function makeSubscriptions(push) {
     if (refusal.final || sub._leaving || !wanted(sub)) return drop(sub, refusal);
     push._error(refusal);
     sub._backoff ??= makeBackoff(push._options);
-    push._options.global.setTimeout(() => has(sub) && !session._over && want(sub), (refusal.retry || 0) + sub._backoff._next());
+    push._options.global.setTimeout(() => has(sub) && !session._over && next(sub, session), (refusal.retry || 0) + sub._backoff._next());
   }
 
   /** Nobody has it any more, and all who care are told: why, where it was not their wish. */
@@ -197,25 +186,13 @@ export function makeSubscriptions(push) {
     subs.delete(sub._name);
     if (!end(sub, refusal) && refusal && sub._users.size) push._error(refusal);
     sub._users.clear();
+    tell(sub, sub._leavers);
   }
 
   /** @returns {number} how many were told */
   function end(sub, refusal) {
     const told = [...sub._users].map((user) => user._end).filter(Boolean);
-    for (const done of sub._waiting.splice(0)) told.push(() => done(refusal ?? unsubscribed(sub)));
+    for (const done of sub._waiting.splice(0)) told.push(() => done(refusal ?? new Refusal('unsubscribed', 'closed', sub._name)));
     return told.map((each) => each(refusal)).length;
-  }
-
-  /** @param {Done} [done] */
-  function unsubscribe(name, done) {
-    const sub = subs.get(name);
-    const session = sub && sessionOf(sub);
-    if (sub) sub._leaving = true;
-    if (session && willBe(sub)) return send(session, sub, false, done);
-    if (session && sub._flight.length) return done && sub._flight.at(-1)._waiting.push(done);
-    queueMicrotask(() => {
-      if (sub?._leaving && has(sub) && !sub._flight.length) drop(sub);
-      done?.(undefined, { data: { channel: name } });
-    });
   }
 }

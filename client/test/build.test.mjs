@@ -45,6 +45,10 @@ describe('what is built', () => {
       assert.ok(size <= MOST, `${size} bytes`);
     });
 
+    test(`${name} names nothing internal as text, which the build does not shorten`, async () => {
+      assert.doesNotMatch(await readFile(join(dist, name), 'utf8'), /["'`]_\w/);
+    });
+
     test(`${name} has a source map that fits`, async () => {
       assert.match(await readFile(join(dist, name), 'utf8'), new RegExp(`\n//# sourceMappingURL=${name}\\.map\n$`));
       const map = JSON.parse(await readFile(join(dist, `${name}.map`), 'utf8'));

@@ -156,6 +156,8 @@ class Held {
   /** What to call the client's uuids, by those of the fixture. */
   #uuids = new Map();
   #wanted = new Set();
+  /** The subscriptions that a frame without an answer is about, and the frames that wait for that answer. */
+  #asked = new Map();
   #sockets = 0;
   #matched = 0;
 
@@ -185,13 +187,29 @@ class Held {
     return this.world.socket.sent.slice(this.#matched).filter(({ channel }) => channel !== '/meta/ping');
   }
 
-  /** Has the client send a frame, if it has not done so by itself. */
-  async send({ channel, uuid, data }) {
+  /** Has the client send a frame, if it has not done so by itself. About one subscription it sends one at a time. */
+  async send(frame) {
+    const { channel, data } = frame;
+    const waiting = this.#asked.get(data?.channel);
+    if (!/^\/meta\/(un)?subscribe$/.test(channel)) return this.#sends(frame);
+    if (!waiting) {
+      this.#asked.set(data.channel, []);
+      return this.#sends(frame);
+    }
+    assert.equal(channel, '/meta/unsubscribe');
+    this.push.unsubscribe(data.channel);
+    await settle();
+    assert.deepEqual(this.#sent(), []);
+    waiting.push(frame);
+  }
+
+  async #sends({ channel, uuid, data }) {
     const { push, told, world } = this;
     if (channel === '/meta/connect' && !(this.#sockets === world.sockets.length && push.state.name === 'connected')) {
       await this.until(() => world.sockets.length > this.#sockets);
       this.#sockets = world.sockets.length;
       this.#matched = 0;
+      this.#asked.clear();
       await world.socket.raw('o');
     } else if (channel === '/meta/connect' || this.#sent().length > 0) {
       // it refreshes when it is time, or has sent it already
@@ -212,6 +230,10 @@ class Held {
   async receive(frame) {
     const uuid = frame.uuid === '*' ? id() : (this.#uuids.get(frame.uuid) ?? frame.uuid);
     await this.world.socket.receive(frame.uuid === undefined ? frame : { ...frame, uuid });
+    const waiting = this.#uuids.has(frame.uuid) && this.#asked.get(frame.data?.channel);
+    if (!waiting) return;
+    this.#asked.delete(frame.data.channel);
+    for (const next of waiting) await this.send(next);
   }
 }
 

@@ -44,15 +44,16 @@ const over = (path) => (env, url, on) => {
 
   async function send(texts) {
     const response = await request(`xhr_send?n=${++sent}`, JSON.stringify(texts));
-    if (response.ok) return;
-    if (response.status === 400 || response.status === 413 || response.status === 415) {
+    const { ok, status } = response;
+    if (ok) return;
+    if ([400, 413, 415].includes(status)) {
       // It is about these frames: they fail, and nothing else.
       const error = await sentence(response);
-      for (const text of texts) on._frame({ channel: '/meta/error', uuid: JSON.parse(text).uuid, error, code: response.status === 413 ? 'limit' : 'invalid', retry: false });
+      for (const text of texts) on._frame({ channel: '/meta/error', uuid: JSON.parse(text).uuid, error, code: status === 413 ? 'limit' : 'invalid', retry: false });
       return;
     }
     // What the stream says comes before what a POST says: it knows why.
-    if (response.status === 404) await new Promise((over) => after(env, SAYS_WITHIN, over));
+    if (status === 404) await new Promise((over) => after(env, SAYS_WITHIN, over));
     await fail(response);
   }
 
@@ -65,13 +66,13 @@ const over = (path) => (env, url, on) => {
     const reader = body.pipeThrough(new TextDecoderStream()).getReader();
     let line = '';
     let empty = true;
-    for (;;) {
-      const { done, value } = await reader.read();
-      if (done) break;
-      const lines = (line + value).split('\n');
+    for (let read; !(read = await reader.read()).done; ) {
+      const lines = (line + read.value).split('\n');
       line = lines.pop();
-      for (const each of lines) on._line(each);
-      empty &&= lines.length < 1;
+      for (const each of lines) {
+        on._line(each);
+        empty = false;
+      }
     }
     if (empty) throw body; // or it would ask again and again
   }

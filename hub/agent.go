@@ -205,6 +205,9 @@ func (a *Agent) closeLocked(code CloseCode, reason string, retry time.Duration) 
 	a.closeCode, a.closeReason, a.closeRetry = code, reason, retry
 	a.leftBecause = reason
 	a.stateChangedLocked()
+	if code == CloseCut || code == CloseEndpoint || code == CloseDenied {
+		a.leases.vacateLocked() // it has lost the right: it does not linger
+	}
 	if a.out.conn == nil {
 		return false // Start queues the notice
 	}

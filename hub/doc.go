@@ -15,6 +15,8 @@
 //   - Reloads: [Hub.Drop] in reload.go says what a reload does to sessions and
 //     subscriptions; migrate.go does it for one agent. To ask a gate again later is in
 //     reauthorize.go; how a right ends is in lease.go.
+//   - Who is in a channel: presence.go seats subscribers and tells those who watch.
+//     Package presence below it works out what has changed.
 //   - Guards, such as forward_auth and ask: package guards. The hub sees them as Gates.
 //
 // # The model
@@ -74,6 +76,7 @@
 //	shard         the agents that one flusher serves
 //	flusher       writes for a shard, and never blocks
 //	writer        writes for one agent, and may block
+//	member        a user who has agents in a channel, or one such agent
 //	fan-out       enqueueing a message in the outboxes of all subscribers
 //	quota         the count of sessions, in all and by address
 //	drain         sending all agents away because the server stops
@@ -89,6 +92,7 @@
 //	reauthorizing  leases.reauthorize    nothing: it waits to ask             all is asked, the agent closes  nothing
 //	reauthorizer   reauthorizers.add     nothing: it waits for answers        no agent waits                  nothing
 //	Reload         Hub.Drop              nothing: it migrates agents          all agents are migrated         Reload.Done
+//	roster         roster.armLocked      nothing: it enqueues for watchers    all are told                    nothing: a closed agent takes nothing
 //	events         HandleEvents          the calls of Events.Handle           Close, when all are handled     Close, for a second: handlers may hang
 //
 // At most one goroutine writes for an agent, and none while its queue is empty. The
@@ -101,10 +105,11 @@
 //
 // Locks are taken in this order:
 //
-//	Hub.mu, then node.mu (a channel's before its patterns', longer prefixes first), then Agent.mu, then a leaf
+//	Hub.mu, then roster.delivering, then node.mu (a channel's before its patterns', longer prefixes first), then Agent.mu, then a leaf
 //
-// No other lock is taken under a leaf. The leaves are the locks of directory shards,
-// timers, flusher, writers, quota, repeats, reauthorizers, Reload, eventQueue and samplers.
+// No other lock is taken under a leaf, except roster.mu under presences.mu. The leaves are
+// the locks of directory shards, timers, flusher, writers, quota, repeats, presences,
+// roster, reauthorizers, Reload, eventQueue and samplers.
 // A Broker may hold a lock of its own around a delivery. No lock is held during a call of a
 // gate, the Broker, the log, a Tracer, Events.Handle or a write to a Conn.
 // Conn.SetWriteDeadline and Events.Wants are called with Agent.mu held, so they must not

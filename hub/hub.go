@@ -35,6 +35,7 @@ type Hub struct {
 	patterns      *directory // by the prefix that a pattern stands for
 	repeats       *repeats
 	history       *history
+	presences     presences
 	quota         *quota
 	writers       writers
 	fanouts       sync.Pool // of *fanout
@@ -187,6 +188,7 @@ func (h *Hub) Close() {
 	h.writers.wait()
 	h.events.close()
 	h.history.close()
+	h.presences.close()
 	_ = h.broker.Close() // all agents are closed: nothing could use the error
 }
 
@@ -283,9 +285,13 @@ func (h *Hub) enqueue(f *fanout, m *Message, s *subscription, before []*node) {
 	if queued {
 		f.queued++
 	}
-	if !notify {
-		return
+	if notify {
+		h.wake(f, a)
 	}
+}
+
+// wake notifies the flusher of a, together with other agents of its shard.
+func (h *Hub) wake(f *fanout, a *Agent) {
 	batch := append(f.batches[a.shard], a)
 	if len(batch) == fanoutBatch {
 		h.flushers[a.shard].add(batch...)

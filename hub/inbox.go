@@ -13,6 +13,9 @@ const (
 	// refreshesPerSecond limits refreshes of the connect, with a burst of five. The limit
 	// is low because each refresh asks the gates of all subscriptions again.
 	refreshesPerSecond = 1
+	// pagesPerSecond limits the frames that ask for members, with a burst of five seconds'
+	// worth. A short frame can ask for a page of 32 KiB.
+	pagesPerSecond = 10
 )
 
 // An inbox counts an agent's frames, limits their rates, and holds them while the agent
@@ -22,8 +25,8 @@ type inbox struct {
 
 	// Owned by the goroutine that handles frames: the one that calls Receive, or while
 	// frames are held, the one that applies the verdict on the connect.
-	frames, publishes, refreshes bucket
-	bytes                        int64
+	frames, publishes, refreshes, pages bucket
+	bytes                               int64
 
 	held *heldFrames // nil unless the agent waits for the answer to /meta/connect; guarded by Agent.mu
 }

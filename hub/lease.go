@@ -166,6 +166,7 @@ func (ls *leases) hasAny(nodes []*node) bool {
 // drop removes the subscription with index i. The caller holds its node's mu too.
 func (ls *leases) drop(i int) {
 	s := ls.subs[i]
+	s.vacateLocked(false)
 	s.node.removeLocked(s)
 	ls.subs = slices.Delete(ls.subs, i, i+1)
 }
@@ -177,17 +178,32 @@ func (ls *leases) cover(m *Message) bool {
 
 // covers reports whether the subscription is to what m was published on.
 func (s *subscription) covers(m *Message) bool {
+	if m.presence && s.watchLease() == nil {
+		return false
+	}
 	if IsPattern(s.channel) {
 		return strings.HasPrefix(m.Channel, patternPrefix(s.channel))
 	}
 	return s.channel == m.Channel
 }
 
+// each yields the leases of all subscriptions, and of the lists of members.
+func (ls *leases) each(yield func(l *lease, s *subscription) bool) {
+	for _, s := range ls.subs {
+		if !yield(&s.lease, s) {
+			return
+		}
+		if l := s.watchLease(); l != nil && !yield(l, s) {
+			return
+		}
+	}
+}
+
 // next returns when the first lease is due; 0 is never.
 func (ls *leases) next() time.Duration {
 	next := ls.connect.next()
-	for _, s := range ls.subs {
-		if t := s.lease.next(); t != 0 && (next == 0 || t < next) {
+	for l := range ls.each {
+		if t := l.next(); t != 0 && (next == 0 || t < next) {
 			next = t
 		}
 	}
@@ -197,6 +213,7 @@ func (ls *leases) next() time.Duration {
 // A review is what has to be done about an agent's leases.
 type review struct {
 	ended  []*subscription // subscriptions whose leases have ended
+	blind  []*subscription // subscriptions whose right to the list of members has ended
 	reload bool            // a gate must be asked because of a reload
 	other  bool            // a gate must be asked for another reason
 }
@@ -209,11 +226,14 @@ func (ls *leases) look(now time.Duration) (due review) {
 		due.other = due.other || why == byTime
 	}
 	note(ls.connect.look(now))
-	for _, s := range ls.subs {
-		if s.lease.hasEnded(now) {
+	for l, s := range ls.each {
+		switch {
+		case !l.hasEnded(now):
+			note(l.look(now))
+		case l == &s.lease:
 			due.ended = append(due.ended, s)
-		} else {
-			note(s.lease.look(now))
+		default:
+			due.blind = append(due.blind, s)
 		}
 	}
 	return due
@@ -222,25 +242,35 @@ func (ls *leases) look(now time.Duration) (due review) {
 // take returns the next lease whose gate must be asked now, and why; see lease.take. The
 // connect's lease comes first, because its gate decides who the agent is. s is nil for
 // that lease. why is byFrame if there is none.
-func (ls *leases) take(reload bool) (s *subscription, why reason) {
+func (ls *leases) take(reload bool) (l *lease, s *subscription, why reason) {
 	if why := ls.connect.take(reload); why != byFrame {
-		return nil, why
+		return &ls.connect, nil, why
 	}
-	for _, s := range ls.subs {
-		if why := s.lease.take(reload); why != byFrame {
-			return s, why
+	for l, s := range ls.each {
+		if why := l.take(reload); why != byFrame {
+			return l, s, why
 		}
 	}
-	return nil, byFrame
+	return nil, nil, byFrame
 }
 
 // isUndecided reports whether one of the leases is in a grace period.
 func (ls *leases) isUndecided() bool {
-	return ls.connect.grace || slices.ContainsFunc(ls.subs, func(s *subscription) bool { return s.lease.grace })
+	return ls.connect.grace || ls.any(func(l *lease) bool { return l.grace })
 }
 
 // isWaiting reports whether a gate must be asked now, for a reason other than a reload.
 func (ls *leases) isWaiting() bool {
 	waits := func(l *lease) bool { return !l.asked && (l.wants == byTime || l.wants == byConnect) }
-	return waits(&ls.connect) || slices.ContainsFunc(ls.subs, func(s *subscription) bool { return waits(&s.lease) })
+	return waits(&ls.connect) || ls.any(waits)
+}
+
+// any reports whether a lease other than the connect's is so.
+func (ls *leases) any(is func(*lease) bool) bool {
+	for l := range ls.each {
+		if is(l) {
+			return true
+		}
+	}
+	return false
 }

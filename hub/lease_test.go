@@ -111,18 +111,18 @@ func TestLeasesAreTakenOneAfterTheOther(t *testing.T) {
 	if len(due.ended) != 1 || due.ended[0] != c || !due.reload || !due.other {
 		t.Errorf("due is %+v", due)
 	}
-	if s, why := ls.take(true); s != b || why != byReload {
+	if _, s, why := ls.take(true); s != b || why != byReload {
 		t.Errorf("because of a reload: %v for %d, want b", s, why)
 	}
 	if !ls.isWaiting() || !ls.isUndecided() {
 		t.Error("the connect and a wait, and b is undecided")
 	}
 	for i, want := range []*subscription{nil, a} {
-		if s, why := ls.take(false); s != want || why != byTime {
+		if _, s, why := ls.take(false); s != want || why != byTime {
 			t.Errorf("%d: %v for %d, want %v", i, s, why, want)
 		}
 	}
-	if _, why := ls.take(false); why != byFrame || ls.isWaiting() {
+	if _, _, why := ls.take(false); why != byFrame || ls.isWaiting() {
 		t.Error("there is one more")
 	}
 	a.lease.again = 6

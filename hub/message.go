@@ -24,6 +24,8 @@ type Message struct {
 	most   int          // of all channels, in bytes
 	seq    uint64       // its number in the history; 0 for a message that is not kept
 	queued atomic.Int32 // subscriptions of this machine that it was queued for
+
+	presence bool // it is no message, but a frame about the members of its channel
 }
 
 // NewMessage makes a Message. channel must be a valid name, uuid a valid id and data one

@@ -84,7 +84,7 @@ var (
 		Allowed, AnswerName(CodeDenied), AnswerName(CodeUnavailable), AnswerName(CodeExpired),
 		AnswerName(CodeLimit), AnswerName(CodeInvalid), Abandoned,
 	}
-	timedGates = [...]GateName{GateConnect, GateSubscribe, GateUnsubscribe, GatePublish, GateDisconnect, GateAPI}
+	timedGates = [...]GateName{GateConnect, GateSubscribe, GateUnsubscribe, GatePublish, GateDisconnect, GateAPI, GatePresence}
 	codes      = [...]Code{CodeDenied, CodeUnavailable, CodeInvalid, CodeLimit, CodeExpired}
 )
 
@@ -95,7 +95,10 @@ type Stats struct {
 	// and patterns that have subscribers; questions to gates that do not answer at once.
 	Agents                            map[string]int
 	Subscriptions, Channels, Patterns int
-	Questions                         map[GateName]int
+	// Members counts the members that channels tell of, once in each channel. Watchers
+	// counts the subscriptions that are told.
+	Members, Watchers int
+	Questions         map[GateName]int
 
 	// Published counts the messages that agents and Hub.Publish gave to the broker.
 	// Delivered counts messages written to agents, once for each agent.
@@ -300,6 +303,8 @@ func (h *Hub) Stats() Stats {
 		Subscriptions: int(h.channels.members.Load() + h.patterns.members.Load()),
 		Channels:      int(h.channels.count.Load()),
 		Patterns:      int(h.patterns.count.Load()),
+		Members:       int(h.presences.members.Load()),
+		Watchers:      int(h.presences.watchers.Load()),
 		Questions:     make(map[GateName]int),
 		Published:     c.published.Load(),
 		Dropped:       readAll[DropReason](c.dropped[:]),

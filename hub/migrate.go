@@ -200,27 +200,45 @@ func (m *migration) subscriptions(all bool, made []string) {
 	subs := slices.Clone(a.leases.subs)
 	a.mu.Unlock()
 	for _, s := range subs {
-		for !m.subscription(s, all, made) {
+		for !m.reauthorize(GateSubscribe, s, all, made) {
+		}
+		if all || m.from == nil || !m.from.presence(s.channel).is(m.to.presence(s.channel)) {
+			a.present(s)
+		}
+		for !m.reauthorize(GatePresence, s, all, made) {
 		}
 	}
 	a.leases.planReview()
 }
 
-// subscription does that for one subscription. It returns false if the caller must call
-// it again, because the agent's identity has changed meanwhile.
-func (m *migration) subscription(s *subscription, all bool, made []string) (done bool) {
+// reauthorize does that for one subscription, or with GatePresence for the right to its
+// list of members. It returns false if the caller must call it again, because the agent's
+// identity has changed meanwhile.
+func (m *migration) reauthorize(gate GateName, s *subscription, all bool, made []string) (done bool) {
 	a := m.agent
-	o := &op{agent: a, gate: GateSubscribe, channel: s.channel, sub: s, why: byReload}
+	o := &op{agent: a, gate: gate, channel: s.channel, sub: s, why: byReload}
+	a.mu.Lock()
+	absent := o.leaseLocked() == nil
+	a.mu.Unlock()
+	if absent {
+		return true
+	}
 	g, q := o.resolveGate()
 	if o.policy != m.to {
 		return true // there was another reload: migrate runs again
 	}
 	a.mu.Lock()
-	granted := s.byConnect && (made == nil || slices.Contains(made, s.channel))
-	changed := all || s.lease.grace || s.byConnect || !s.lease.by.is(o.by)
+	l := o.leaseLocked()
+	if l == nil {
+		a.mu.Unlock()
+		return true
+	}
+	byConnect := s.byConnect && gate == GateSubscribe
+	granted := byConnect && (made == nil || slices.Contains(made, s.channel))
+	changed := all || l.grace || byConnect || !l.by.is(o.by)
 	connectWaits := a.leases.connect.grace
 	if !granted && changed && !o.local {
-		m.startGraceLocked(&s.lease)
+		m.startGraceLocked(l)
 	}
 	a.mu.Unlock()
 	switch {
@@ -234,8 +252,10 @@ func (m *migration) subscription(s *subscription, all bool, made []string) (done
 		// The refusal may come from an identity that is out of date. Keep the
 		// subscription until the connect gate has answered; its answer asks again.
 		a.mu.Lock()
-		m.startGraceLocked(&s.lease)
-		s.lease.again = 0
+		if l = o.leaseLocked(); l != nil {
+			m.startGraceLocked(l)
+			l.again = 0
+		}
 		a.mu.Unlock()
 		return true
 	}

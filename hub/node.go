@@ -16,6 +16,7 @@ type subscription struct {
 	channel string // or pattern
 	index   int    // in node.members; guarded by node.mu
 	after   uint64 // kept messages up to this number are not live for it; guarded by node.mu
+	seat    *seat  // nil: its channel has no presence; written with node.mu and agent.mu held, read with either
 
 	// Guarded by agent.mu.
 	lease     lease
@@ -50,6 +51,7 @@ func (n *node) addLocked(s *subscription) {
 // removeLocked removes s. The caller holds n.mu.
 func (n *node) removeLocked(s *subscription) {
 	n.home.members.Add(-1)
+	s.unwatchLocked()
 	last := len(n.members) - 1
 	moved := n.members[last]
 	n.members[s.index], moved.index = moved, s.index

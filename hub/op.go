@@ -26,6 +26,8 @@ type op struct {
 	in      inbound         // the frame, if why is byFrame
 	msg     *Message        // of a publish
 	recover recoveryRequest // of a subscribe
+	members presenceRequest // of a subscribe, or a frame about members
+	holds   bool            // the agent has the right already: no gate is asked
 	refused *Refusal        // if not nil, the answer; no gate is asked
 	taken   *lease          // the lease that notes the question under way; guarded by the agent's mu
 	done    chan struct{}   // if not nil, finish closes it; never closed if the agent leaves before
@@ -41,6 +43,57 @@ type op struct {
 	policy   *Policy     // whose gate was asked
 	by       Fingerprint // of that gate
 	identity *Identity   // that the gate was asked about
+	further  []further   // gates that are asked when that gate has allowed
+	asked    int         // how many of them have answered
+}
+
+// A further is a gate that decides about a part of an operation. If it refuses, the rest
+// goes on.
+type further struct {
+	gate    GateName
+	by      Fingerprint
+	verdict Verdict
+}
+
+// furtherVerdict returns the answer of a further gate.
+func (o *op) furtherVerdict(gate GateName) *further {
+	for i := range o.further {
+		if o.further[i].gate == gate {
+			return &o.further[i]
+		}
+	}
+	return nil
+}
+
+// note notes the verdict on q. The caller holds the agent's mu while o is pending.
+func (o *op) note(q *Question, v Verdict) {
+	if q.Gate == o.gate {
+		o.verdict = v
+		return
+	}
+	o.further[o.asked].verdict = v
+	o.asked++
+}
+
+// nextGate returns the further gate to ask next; nil if there is none, or the operation is
+// refused.
+func (o *op) nextGate() (Gate, *Question) {
+	if o.asked == len(o.further) {
+		return nil, nil
+	}
+	a := o.agent
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for o.verdict.Refusal == nil && o.asked < len(o.further) {
+		f := &o.further[o.asked]
+		g := o.policy.gate(f.gate, o.channel)
+		f.by, f.verdict = fingerprintOf(g), Allow
+		if g != nil && (f.gate != GatePresence || o.policy.presence(o.channel) != nil) {
+			return g, &Question{Gate: f.gate, Agent: a, Channel: o.channel, Credentials: a.credentials, Identity: o.identity, within: o.ctx}
+		}
+		o.asked++
+	}
+	return nil, nil
 }
 
 // ops are an agent's operations that wait for gates. The first two fields are immutable;
@@ -122,10 +175,13 @@ func abandon(ops []*op) {
 }
 
 // leaseLocked returns the lease that o is about, and notes on it that its gate has
-// answered.
+// answered. It returns nil if that is a right to a list of members which has ended.
 func (o *op) leaseLocked() *lease {
 	if o.taken != nil {
 		o.taken.asked, o.taken = false, nil
+	}
+	if o.sub != nil && o.gate == GatePresence {
+		return o.sub.watchLease()
 	}
 	if o.sub != nil {
 		return &o.sub.lease
@@ -210,12 +266,15 @@ func (o *op) do() {
 func (o *op) tryNow() (done bool, g Gate, q *Question) {
 	for {
 		g, q = o.resolveGate()
-		switch {
-		case g == nil:
-		case o.local:
-			o.verdict = q.askLocal(o.context(), g)
-		default:
-			return false, g, q
+		if g == nil {
+			g, q = o.nextGate()
+		}
+		for g != nil {
+			if !isLocal(g) {
+				return false, g, q
+			}
+			o.note(q, q.askLocal(o.context(), g))
+			g, q = o.nextGate()
 		}
 		if o.agent.currently() != stateConnected {
 			o.endSpan(Abandoned)
@@ -236,7 +295,7 @@ func (o *op) resolveGate() (Gate, *Question) {
 	defer a.mu.Unlock()
 	o.policy, o.identity = a.policy.Load(), a.identity.Load()
 	g, r := o.policy.gateOf(o)
-	o.verdict, o.decided, o.by = Verdict{Refusal: r}, false, ""
+	o.verdict, o.decided, o.by, o.asked = Verdict{Refusal: r}, false, "", 0
 	if r == nil {
 		o.by = fingerprintOf(g)
 	}
@@ -251,26 +310,36 @@ func (o *op) resolveGate() (Gate, *Question) {
 	return g, q
 }
 
-// ask asks the gate g of o, which is pending. If g is nil, the verdict is already set.
+// ask asks the gate g of o, which is pending, and then its further gates. If g is nil, the
+// verdict of the first one is already set.
 func (o *op) ask(g Gate, q *Question) {
 	a := o.agent
-	decided := func(v Verdict) {
-		a.mu.Lock()
-		o.verdict, o.decided = v, true
-		a.mu.Unlock()
-		a.applyReady()
-	}
 	a.mu.Lock()
 	ctx := a.opsLocked().ctx
 	a.mu.Unlock()
-	switch {
-	case g == nil:
-		decided(o.verdict)
-	case o.local:
-		decided(q.askLocal(ctx, g))
-	default:
-		q.askRemote(ctx, g, decided)
+	note := func(v Verdict) {
+		a.mu.Lock()
+		o.note(q, v)
+		a.mu.Unlock()
 	}
+	if g == nil {
+		g, q = o.nextGate()
+	}
+	for g != nil {
+		if !isLocal(g) {
+			q.askRemote(ctx, g, func(v Verdict) {
+				note(v)
+				o.ask(nil, nil)
+			})
+			return
+		}
+		note(q.askLocal(ctx, g))
+		g, q = o.nextGate()
+	}
+	a.mu.Lock()
+	o.decided = true
+	a.mu.Unlock()
+	a.applyReady()
 }
 
 // isStale reports whether o was decided under a policy, or about an identity, that is no
@@ -288,6 +357,12 @@ func (o *op) stillHolds() bool {
 	g, r := p.gateOf(o)
 	if r != nil || !fingerprintOf(g).is(o.by) || o.verdict.Refusal != nil && o.verdict.Refusal.Code == CodeUnavailable {
 		return false // the reload itself may be why the old gate could not decide
+	}
+	for i := range o.further {
+		f := &o.further[i]
+		if o.verdict.Refusal == nil && (!fingerprintOf(p.gate(f.gate, o.channel)).is(f.by) || f.verdict.Refusal != nil && f.verdict.Refusal.Code == CodeUnavailable) {
+			return false
+		}
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -367,6 +442,8 @@ func (o *op) apply() (done bool) {
 			a.answer(&o.in, r)
 		}
 		return !stale
+	case o.gate == GatePresence:
+		return a.hub.tellMembers(o)
 	case o.gate == GateUnsubscribe:
 		a.hub.unsubscribe(a, o.channel, answerTo(&o.in, nil))
 	default:

@@ -14,8 +14,11 @@ import (
 // An item waits to be written to one agent.
 type item struct {
 	bytes []byte   // in the encoding of the agent's Form; shared, read-only
-	msg   *Message // the message that bytes encodes; nil for any other frame
+	msg   *Message // what bytes encodes, if it is about a channel; nil for any other frame
 }
+
+// isMessage reports whether the item is a message, and not another frame.
+func (it *item) isMessage() bool { return it.msg != nil && !it.msg.presence }
 
 // Lists of items are pooled, because an agent holds one only while something waits.
 var itemsPool = sync.Pool{New: func() any { q := make([]item, 0, 8); return &q }}
@@ -109,7 +112,7 @@ func (q *queue) drop(keep func(*Message) bool) (messages int) {
 			return false
 		}
 		q.release(1, len(it.bytes))
-		if it.msg != nil {
+		if it.isMessage() {
 			messages++
 		}
 		return true
@@ -184,7 +187,7 @@ func (o *outbox) acceptLocked(it item) (notify bool) {
 	if !o.queue.fits(len(it.bytes)) {
 		counts := o.agent.hub.counts
 		counts.overflow[QueueAgent].Add(1)
-		if it.msg != nil {
+		if it.isMessage() {
 			counts.drop(DropSlow, 1)
 		}
 		return o.agent.closeLocked(CloseSlow, "you read slower than messages arrive on your channels", time.Second)

@@ -33,6 +33,8 @@ type Policy struct {
 	Admission Admission
 	// Histories says what is kept of the messages of channels; nil keeps none.
 	Histories Histories
+	// Presences says which channels tell who is in them; nil for none.
+	Presences Presences
 	// Log is the endpoint's log, or nil.
 	Log *slog.Logger
 }
@@ -74,6 +76,9 @@ func (p *Policy) gate(name GateName, channel string) Gate {
 
 // gateOf returns the gate to ask about o, or a Refusal that answers without a gate.
 func (p *Policy) gateOf(o *op) (Gate, *Refusal) {
+	if o.holds {
+		return nil, nil
+	}
 	if p.Gates != nil && o.gate == GateSubscribe && IsPattern(o.channel) {
 		return p.Gates.Pattern(o.channel)
 	}
@@ -199,6 +204,7 @@ const (
 	GateDeliver     GateName = "deliver"
 	GateDisconnect  GateName = "disconnect"
 	GateAPI         GateName = "api"
+	GatePresence    GateName = "presence"
 )
 
 // Gates finds the gate for an operation. The hub calls its methods often, concurrently
@@ -286,10 +292,10 @@ type Verdict struct {
 	// Publish says how a publish gate changed the message; nil leaves it as it is.
 	Publish *Publishing
 	// Expires is when the lease ends; zero is never. The gate is asked again before. Only
-	// connect and subscribe use it.
+	// connect, subscribe and presence use it.
 	Expires time.Time
-	// Recheck is how long until the gate is asked again; 0 is never. Only connect and
-	// subscribe use it.
+	// Recheck is how long until the gate is asked again; 0 is never. Only connect,
+	// subscribe and presence use it.
 	Recheck time.Duration
 }
 

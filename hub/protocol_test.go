@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -170,6 +171,18 @@ func frameMeaning(frame []byte) (m meaning, r *Refusal) {
 			return m, r
 		}
 		return m, CheckPattern(m.to, MaxNameLength)
+	case metaPresence:
+		m.kind = "presence"
+		if m.to, r = metaChannel(in.data); r != nil {
+			return m, r
+		}
+		if IsPattern(m.to) {
+			return m, noPatternPresence
+		}
+		if _, r = metaPresenceRequest(in.data); r != nil {
+			return m, r
+		}
+		return m, CheckName(m.to, MaxNameLength)
 	case metaPing:
 		m.kind = "ping"
 		return m, nil
@@ -274,10 +287,13 @@ var (
 // Rules keep their numbers: other texts refer to them.
 func TestRulesAreNumberedAndFound(t *testing.T) {
 	protocol := readProtocol(t)
-	for i, m := range protocolRule.FindAllStringSubmatch(protocol, -1) {
-		if want := fmt.Sprint(i + 1); m[1] != want {
-			t.Errorf("rule R%s stands where R%s should", m[1], want)
+	last := 0
+	for _, m := range protocolRule.FindAllStringSubmatch(protocol, -1) {
+		n, err := strconv.Atoi(m[1])
+		if err != nil || n <= last {
+			t.Errorf("rule R%s stands after R%d", m[1], last)
 		}
+		last = n
 	}
 	for _, m := range protocolMention.FindAllString(protocol, -1) {
 		if !strings.Contains(protocol, anchor(m)) {

@@ -101,14 +101,16 @@ func (ls *leases) nextOp(reload bool) *op {
 	if a.state != stateConnected {
 		return nil
 	}
-	s, why := a.leases.take(reload)
+	l, s, why := a.leases.take(reload)
 	switch {
 	case why == byFrame:
 		return nil
 	case s == nil:
-		return &op{agent: a, gate: GateConnect, why: why, taken: &a.leases.connect}
+		return &op{agent: a, gate: GateConnect, why: why, taken: l}
+	case l == &s.lease:
+		return &op{agent: a, gate: GateSubscribe, channel: s.channel, why: why, sub: s, taken: l}
 	default:
-		return &op{agent: a, gate: GateSubscribe, channel: s.channel, why: why, sub: s, taken: &s.lease}
+		return &op{agent: a, gate: GatePresence, channel: s.channel, why: why, sub: s, taken: l}
 	}
 }
 
@@ -158,6 +160,9 @@ func (ls *leases) reauthorizeSubscriptions(made []string) {
 		if !slices.Contains(made, s.channel) && !s.lease.asked {
 			s.lease.wants = byConnect
 		}
+		if l := s.watchLease(); l != nil && !l.asked {
+			l.wants = byConnect
+		}
 	}
 	a.mu.Unlock()
 	a.leases.reauthorize()
@@ -197,6 +202,17 @@ func (ls *leases) seeTo(due *review) {
 			}
 		}
 	}
+	for _, s := range due.blind {
+		a.mu.Lock()
+		l := s.watchLease()
+		late := l != nil && l.grace
+		a.mu.Unlock()
+		if late {
+			a.unwatch(s, tooLate(), nil)
+		} else {
+			a.unwatch(s, expiredPresence, nil)
+		}
+	}
 	if due.other {
 		a.leases.reauthorize()
 	}
@@ -208,8 +224,9 @@ func (ls *leases) seeTo(due *review) {
 
 // Why a lease has ended.
 var (
-	expired        = refuse(CodeExpired, "your permission to receive this channel has expired")
-	expiredConnect = &Refusal{CodeExpired, "your permission to be connected has expired", time.Second}
+	expired         = refuse(CodeExpired, "your permission to receive this channel has expired")
+	expiredPresence = refuse(CodeExpired, "your permission to see who is in this channel has expired")
+	expiredConnect  = &Refusal{CodeExpired, "your permission to be connected has expired", time.Second}
 )
 
 // tooLate is why a lease ends when its gate did not answer after a reload. The retry is
@@ -235,12 +252,16 @@ func (ls *leases) planReview() {
 // that a reload has changed and that answers at once: it would not know more later.
 func (o *op) isFinal() bool { return o.why == byReload && o.local }
 
-// applyLease applies the verdict on the reauthorization of a subscription. It returns
-// false and changes nothing if o is stale.
+// applyLease applies the verdict on the reauthorization of a subscription, or of the right
+// to its list of members. It returns false and changes nothing if o is stale.
 func (o *op) applyLease() (done bool) {
 	a, r := o.agent, o.verdict.Refusal
 	unknown := r != nil && r.Code == CodeUnavailable && !o.isFinal()
-	if r != nil && !unknown && a.revoke(o.sub, r, o) {
+	end := a.revoke
+	if o.gate == GatePresence {
+		end = a.unwatch
+	}
+	if r != nil && !unknown && end(o.sub, r, o) && o.gate == GateSubscribe {
 		if reload := a.reload.Load(); o.why == byReload && reload != nil {
 			reload.ended.Add(1)
 		}
@@ -252,11 +273,12 @@ func (o *op) applyLease() (done bool) {
 	}
 	l := o.leaseLocked()
 	switch {
+	case l == nil: // it has ended meanwhile
 	case unknown:
 		a.postponeLocked(l, r)
 	case r == nil && slices.Contains(a.leases.subs, o.sub):
 		l.renew(&o.verdict, o.by, a.hub.timers.now())
-		o.sub.byConnect = false
+		o.sub.byConnect = o.sub.byConnect && o.gate == GatePresence
 	}
 	a.mu.Unlock()
 	a.leases.planReview()
@@ -317,6 +339,7 @@ func (o *op) applyConnect() (done bool) {
 	if o.why == byFrame {
 		a.reply(appendConnected(nil, o.in.uuid, o.in.agentID, v.Expires, nil))
 	}
+	a.presentAll()
 	a.leases.subscribeAll(v.Subscribe)
 	if reload {
 		(&migration{agent: a, to: o.policy}).subscriptions(!same, append([]string{}, v.Subscribe...))
@@ -388,4 +411,30 @@ func (a *Agent) revoke(s *subscription, r *Refusal, o *op) (revoked bool) {
 		a.notify()
 	}
 	return revoked
+}
+
+// unwatch ends the right to the list of members of a subscription's channel, and tells the
+// agent why. o is as in revoke.
+func (a *Agent) unwatch(s *subscription, r *Refusal, o *op) (ended bool) {
+	n := s.node
+	n.mu.Lock()
+	a.mu.Lock()
+	var notify bool
+	if slices.Contains(a.leases.subs, s) && a.state == stateConnected && (o == nil || !o.isStale()) && s.unwatchLocked() {
+		ended = true
+		notify = a.tellUnwatchedLocked(s, r)
+	}
+	a.mu.Unlock()
+	n.unlock()
+	if notify {
+		a.notify()
+	}
+	return ended
+}
+
+// tellUnwatchedLocked tells the agent that its right to a list of members has ended, and
+// drops what waits of the list. The caller holds a.mu.
+func (a *Agent) tellUnwatchedLocked(s *subscription, r *Refusal) (notify bool) {
+	a.out.revokeLocked(a.leases.cover)
+	return a.out.acceptLocked(item{bytes: a.out.conn.Form().encode(appendUnwatched(nil, s.channel, r))})
 }

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -77,7 +78,7 @@ func (box *inbox) handle(frame []byte) {
 	}
 	if r := a.in.mayAct(p, &in, len(frame)); r != nil {
 		channel := in.channel
-		if about, r := metaChannel(in.data); r == nil && (channel == metaSubscribe || channel == metaUnsubscribe) {
+		if about, r := metaChannel(in.data); r == nil && (channel == metaSubscribe || channel == metaUnsubscribe || channel == metaPresence) {
 			channel = about
 		}
 		a.in.refuseInTurn(GatePublish, channel, &in, r)
@@ -88,6 +89,8 @@ func (box *inbox) handle(frame []byte) {
 		a.in.subscription(p, GateSubscribe, &in)
 	case metaUnsubscribe:
 		a.in.subscription(p, GateUnsubscribe, &in)
+	case metaPresence:
+		a.in.members(p, &in)
 	case metaPing:
 		a.answer(&in, nil)
 	default:
@@ -122,7 +125,7 @@ func answerTo(in *inbound, r *Refusal) []byte {
 	switch {
 	case in.channel == metaConnect:
 		return appendConnected(nil, in.uuid, in.agentID, time.Time{}, r)
-	case in.channel == metaSubscribe || in.channel == metaUnsubscribe:
+	case in.channel == metaSubscribe || in.channel == metaUnsubscribe || in.channel == metaPresence:
 		return appendSubscribed(nil, in, r)
 	case r != nil:
 		return appendError(nil, in.uuid, r)
@@ -321,8 +324,50 @@ func (box *inbox) subscription(p *Policy, gate GateName, in *inbound) {
 			a.answer(in, r)
 			return
 		}
+		if o.members.asked, r = metaWatches(in.data); r != nil {
+			a.answer(in, r)
+			return
+		}
+		if o.members.asked && !IsPattern(channel) {
+			o.further = append(o.further, further{gate: GatePresence})
+		}
 	}
 	o.do()
+}
+
+// members handles /meta/presence.
+func (box *inbox) members(p *Policy, in *inbound) {
+	a := box.agent
+	channel, r := metaChannel(in.data)
+	if r == nil {
+		r = CheckPattern(channel, p.Limits.NameLength)
+	}
+	if r == nil && IsPattern(channel) {
+		r = noPatternPresence
+	}
+	o := &op{agent: a, gate: GatePresence, channel: channel, in: *in}
+	if r == nil {
+		o.members, r = metaPresenceRequest(in.data)
+	}
+	if r != nil {
+		a.answer(in, r)
+		return
+	}
+	if wait, ok := a.in.pages.take(a.hub.timers.now(), pagesPerSecond); !ok {
+		r := refuse(CodeLimit, fmt.Sprintf("more than %d pages of members a second", pagesPerSecond))
+		r.Retry = wait
+		a.in.refuseInTurn(GatePresence, channel, in, r)
+		return
+	}
+	o.holds = o.members.stop || o.members.after > 0 || a.watches(channel)
+	o.do()
+}
+
+// watches reports whether the agent is told who is in a channel.
+func (a *Agent) watches(channel string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.ContainsFunc(a.leases.subs, func(s *subscription) bool { return s.channel == channel && s.watchLease() != nil })
 }
 
 // publish handles a frame for any channel that is not under /meta/. It enforces the

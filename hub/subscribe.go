@@ -28,6 +28,7 @@ func (h *Hub) subscribe(o *op, in *inbound) (r *Refusal, stale bool) {
 	fits := func() bool { return limits.Channels < 0 || h.Channels() <= limits.Channels }
 	d, key := a.nodeOf(o.channel)
 	v := &o.verdict
+	pr := a.presentation(o.policy, o.identity, o.channel)
 	for {
 		n := d.obtain(key, fits)
 		if n == nil {
@@ -38,12 +39,12 @@ func (h *Hub) subscribe(o *op, in *inbound) (r *Refusal, stale bool) {
 			n.mu.Unlock()
 			continue // its last member has just left: obtain a new one
 		}
-		notify, stale, r := o.subscribeLocked(n, in, limits)
+		notify, stale, r := o.subscribeLocked(n, in, limits, &pr)
 		n.unlock()
 		if notify {
 			a.notify()
 		}
-		if v.Recheck != 0 || !v.Expires.IsZero() {
+		if v.Recheck != 0 || !v.Expires.IsZero() || len(o.further) > 0 {
 			a.leases.planReview()
 		}
 		return r, stale
@@ -51,14 +52,14 @@ func (h *Hub) subscribe(o *op, in *inbound) (r *Refusal, stale bool) {
 }
 
 // subscribeLocked makes the agent a member of n. The caller holds n.mu.
-func (o *op) subscribeLocked(n *node, in *inbound, limits Limits) (notify, stale bool, r *Refusal) {
+func (o *op) subscribeLocked(n *node, in *inbound, limits Limits, pr *presentation) (notify, stale bool, r *Refusal) {
 	a := o.agent
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch {
 	case a.state != stateConnected:
 		return false, false, nil
-	case o.isStale():
+	case o.isStale(), pr.rule != nil && pr.identity != a.identity.Load():
 		return false, true, nil
 	}
 	// After this point a refresh finds the subscription, and reauthorizes it.
@@ -69,15 +70,20 @@ func (o *op) subscribeLocked(n *node, in *inbound, limits Limits) (notify, stale
 		return false, false, refuse(CodeLimit, fmt.Sprintf("more than %d channels for one agent", limits.ChannelsPerAgent))
 	}
 	began := o.beginLocked(n, in)
+	var s *subscription
 	if i >= 0 {
-		s := a.leases.subs[i]
+		s = a.leases.subs[i]
 		s.lease = newLease(v, o.by, now)
 		s.byConnect = s.byConnect || o.gate == GateConnect
 		s.from = min(s.from, began.from)
 	} else {
-		s := &subscription{agent: a, node: n, channel: strings.Clone(o.channel), lease: newLease(v, o.by, now), byConnect: o.gate == GateConnect, after: began.head, from: began.from}
+		s = &subscription{agent: a, node: n, channel: strings.Clone(o.channel), lease: newLease(v, o.by, now), byConnect: o.gate == GateConnect, after: began.head, from: began.from}
 		n.addLocked(s)
 		a.leases.subs = append(a.leases.subs, s)
+	}
+	s.seatLocked(pr)
+	if o.members.asked {
+		began.answer = o.membersLocked(s, began.answer)
 	}
 	form := a.out.conn.Form()
 	notify = a.out.acceptLocked(item{bytes: form.encode(began.answer)})
@@ -148,7 +154,14 @@ func (h *Hub) unsubscribe(a *Agent, channel string, answer []byte) {
 func (h *Hub) leave(s *subscription) {
 	n := s.node
 	n.mu.Lock()
-	n.removeLocked(s)
+	if s.seat == nil {
+		n.removeLocked(s)
+	} else {
+		s.agent.mu.Lock()
+		s.vacateLocked(true)
+		n.removeLocked(s)
+		s.agent.mu.Unlock()
+	}
 	n.unlock()
 }
 
@@ -165,7 +178,7 @@ func (ls *leases) subscribeAll(channels []string) {
 		o := &op{agent: a, gate: GateConnect, channel: ch}
 		r, stale := (*Refusal)(nil), true
 		for stale {
-			o.policy = a.policy.Load()
+			o.policy, o.identity = a.policy.Load(), a.identity.Load()
 			r, stale = a.hub.subscribe(o, in)
 		}
 		if r != nil {

@@ -198,7 +198,7 @@ func (o *outbox) writeItems(items []item, r rules, join *joinBuffer, write func(
 	}
 	for i, it := range items {
 		b := it.bytes
-		if gates != nil && it.msg != nil {
+		if gates != nil && it.isMessage() {
 			if g := gates.DeliverGate(it.msg.Channel); g != nil {
 				if flusher {
 					if len(join.bytes) > 0 {
@@ -280,7 +280,7 @@ func (o *outbox) putBack(items *[]item, done int, r rules) {
 	rest := make([]item, 0, len(*items)-done+8)
 	drop := func(it item, why DropReason) {
 		o.queue.release(1, len(it.bytes))
-		if it.msg != nil && it.msg != withheld {
+		if it.isMessage() && it.msg != withheld {
 			a.hub.counts.drop(why, 1)
 		}
 	}
@@ -305,7 +305,7 @@ func (o *outbox) putBack(items *[]item, done int, r rules) {
 func tallyOf(items []item) (count, size, messages int) {
 	for _, it := range items {
 		size += len(it.bytes)
-		if it.msg != nil && it.msg != withheld {
+		if it.isMessage() && it.msg != withheld {
 			messages++
 		}
 	}

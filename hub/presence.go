@@ -1,0 +1,559 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package hub
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/push-it/pushit/hub/internal/presence"
+)
+
+// A PresenceRule says who is told who is in a channel. Each agent that subscribes to the
+// channel is a member of it; agents of one user are one member.
+type PresenceRule struct {
+	// Linger is how long a member stays listed after its last agent is gone.
+	Linger time.Duration
+	// Members is the most that are listed. A channel with more is only counted.
+	Members int
+	// Count says that members are only counted.
+	Count bool
+	// Info returns what others see of an agent, as JSON; nil shows nothing. Question has
+	// the agent, its identity and the channel. It is called with no lock held.
+	Info func(*Question) ([]byte, error)
+	// By is different for a rule that differs in anything.
+	By Fingerprint
+}
+
+// Presences finds the rule of a channel; nil if nobody is told who is there. It is called
+// concurrently and must not block.
+type Presences interface {
+	Presence(channel string) *PresenceRule
+}
+
+// MaxPresenceInfo is the most bytes of what PresenceRule.Info returns.
+const MaxPresenceInfo = 1 << 10
+
+// thisNode is this server among the nodes of a cluster.
+const thisNode presence.Node = 0
+
+// presence returns the rule of a channel or pattern. Patterns have none: an agent that
+// subscribes to one is not in each of its channels.
+func (p *Policy) presence(channel string) *PresenceRule {
+	if p.Presences == nil || IsPattern(channel) {
+		return nil
+	}
+	return p.Presences.Presence(channel)
+}
+
+// is reports whether r and o are the same rule. Either may be nil.
+func (r *PresenceRule) is(o *PresenceRule) bool {
+	return r == o || r != nil && o != nil && r.By.is(o.By)
+}
+
+// A roster knows who is in one channel, and tells the agents that watch it. It is there
+// while the channel has members, or members linger.
+type roster struct {
+	// Immutable.
+	hub          *Hub
+	key, channel string
+	born         time.Duration // on the hub's clock
+
+	delivering sync.Mutex // held by run, so that batches keep their order; taken before node.mu
+
+	watchers []*subscription // guarded by the mu of the channel's node
+
+	mu       sync.Mutex // guards the following; a leaf
+	state    *presence.Channel
+	timer    *time.Timer   // calls run
+	due      time.Duration // when; 0: it does not
+	last     time.Duration // when run last ran
+	watching int           // watchers
+	counted  int           // of the hub's count of members
+	behind   bool          // an agent has missed a batch, and must be told
+}
+
+// A seat makes a subscriber a member of its channel.
+type seat struct {
+	roster *roster
+	member *presence.Member // nil once it has left; guarded by the agent's mu
+	watch  *watch           // nil: the agent is not told who is there
+}
+
+// A watch is the right to be told who is in a channel.
+type watch struct {
+	lease  lease // guarded by the agent's mu
+	index  int   // in roster.watchers; guarded by the node's mu
+	behind bool  // it has missed a batch; guarded by roster.delivering, or node.mu to begin
+}
+
+// presences are the rosters of a hub.
+type presences struct {
+	closed            atomic.Bool
+	members, watchers atomic.Int64
+
+	mu      sync.Mutex // guards rosters; roster.mu is taken under it
+	rosters map[string]*roster
+}
+
+// close stops all timers.
+func (ps *presences) close() {
+	ps.closed.Store(true)
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	for _, r := range ps.rosters {
+		r.mu.Lock()
+		if r.timer != nil {
+			r.timer.Stop()
+		}
+		r.mu.Unlock()
+	}
+}
+
+// now returns the time on the hub's clock; it is never 0.
+func (r *roster) now() time.Duration { return max(r.hub.timers.now(), 1) }
+
+// join adds a tab of a member to the channel of n. The caller holds n.mu.
+func (ps *presences) join(h *Hub, n *node, channel string, p *presentation) (*roster, *presence.Member) {
+	rule := presence.Rule{Linger: p.rule.Linger, Members: p.rule.Members, Count: p.rule.Count}
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	r := ps.rosters[n.key]
+	if r == nil {
+		r = &roster{hub: h, key: n.key, channel: channel, born: h.timers.now(), state: presence.New(rule)}
+		if ps.rosters == nil {
+			ps.rosters = make(map[string]*roster)
+		}
+		ps.rosters[n.key] = r
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.state.SetRule(rule)
+	m := r.state.Join(thisNode, p.id, p.info, time.Now().UnixNano())
+	r.armLocked()
+	return r, m
+}
+
+// drop forgets r if nobody is in it any more.
+func (ps *presences) drop(r *roster) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.state.IsEmpty() && r.watching == 0 && ps.rosters[r.key] == r {
+		delete(ps.rosters, r.key)
+	}
+}
+
+// leave removes a tab of a member. Without linger, the member leaves at once.
+func (r *roster) leave(m *presence.Member, linger bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.state.Leave(r.now(), thisNode, m, linger)
+	r.armLocked()
+}
+
+// restate replaces what is shown of a member.
+func (r *roster) restate(m *presence.Member, p *presentation) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.state.SetRule(presence.Rule{Linger: p.rule.Linger, Members: p.rule.Members, Count: p.rule.Count})
+	r.state.Restate(thisNode, m, p.info, time.Now().UnixNano())
+	r.armLocked()
+}
+
+// behindRetry is how soon an agent that has missed a batch is told, if it reads again.
+const behindRetry = time.Second
+
+// armLocked sets the timer to when there is something to do, at least Interval after the
+// last time.
+func (r *roster) armLocked() {
+	now := r.now()
+	at := r.state.Next(now)
+	if at != 0 {
+		if at <= now {
+			at = now + presence.Interval
+		}
+		at = max(at, r.last+presence.Interval)
+	}
+	if behind := now + behindRetry; r.behind && (at == 0 || behind < at) {
+		at = behind
+	}
+	if at == 0 || r.due != 0 && r.due <= at || r.hub.presences.closed.Load() {
+		return
+	}
+	r.due = at
+	if r.timer == nil {
+		r.timer = time.AfterFunc(at-now, r.run)
+	} else {
+		r.timer.Reset(at - now)
+	}
+}
+
+// run tells the watchers what has changed.
+func (r *roster) run() {
+	r.delivering.Lock()
+	defer r.delivering.Unlock()
+	var n *node
+	for {
+		n = r.hub.channels.find(r.key)
+		if n != nil {
+			// No subscription begins or ends between the batch and its delivery. So an agent
+			// gets the batches that follow its snapshot, and no other.
+			n.mu.RLock()
+			if n.dead {
+				n.mu.RUnlock()
+				continue
+			}
+		}
+		r.mu.Lock()
+		if n != nil || r.watching == 0 {
+			break
+		}
+		r.mu.Unlock() // somebody has just begun to watch
+	}
+	r.due, r.last = 0, r.now()
+	b, ok := r.state.Take(r.last)
+	r.countLocked()
+	behind := r.behind
+	r.behind = false
+	empty := r.state.IsEmpty()
+	r.armLocked()
+	r.mu.Unlock()
+	if n != nil {
+		if (ok || behind) && r.deliver(&b, ok) {
+			r.mu.Lock()
+			r.behind = true
+			r.armLocked()
+			r.mu.Unlock()
+		}
+		n.mu.RUnlock()
+	}
+	if empty {
+		r.hub.presences.drop(r)
+	}
+}
+
+// countLocked keeps the hub's count of members.
+func (r *roster) countLocked() {
+	r.hub.presences.members.Add(int64(r.state.Count() - r.counted))
+	r.counted = r.state.Count()
+}
+
+// deliver queues a batch for all watchers. A watcher whose queue is crowded misses it, and
+// is told later to ask for the list again. deliver reports whether there is such a one. The
+// caller holds the mu of the node.
+func (r *roster) deliver(b *presence.Batch, ok bool) (behind bool) {
+	h := r.hub
+	f := h.fanouts.Get().(*fanout)
+	defer h.putFanout(f)
+	var m, reset *Message
+	if ok {
+		m = r.message(appendPresence(nil, r.channel, b))
+	}
+	for _, s := range r.watchers {
+		a, w := s.agent, s.seat.watch
+		each := m
+		if w.behind {
+			if reset == nil {
+				reset = r.message(appendPresence(nil, r.channel, &presence.Batch{Number: b.Number, Count: b.Count, Listed: b.Listed, Reset: b.Listed}))
+			}
+			each = reset
+		}
+		if each == nil {
+			continue
+		}
+		queued, notify := a.enqueuePresence(each)
+		w.behind = !queued
+		behind = behind || !queued
+		if notify {
+			h.wake(f, a)
+		}
+	}
+	return behind
+}
+
+func (r *roster) message(frame []byte) *Message {
+	return &Message{Channel: r.channel, key: r.key, object: frame, presence: true}
+}
+
+// enqueuePresence queues a frame about members, unless much waits already: a list can be
+// asked for again. An agent that is being closed counts as one that has got it.
+func (a *Agent) enqueuePresence(m *Message) (queued, notify bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case a.state != stateConnected:
+		return true, false
+	case a.out.queue.isCrowded():
+		return false, false
+	}
+	return true, a.out.acceptLocked(item{bytes: m.encoded(a.out.conn.Form()), msg: m})
+}
+
+// A presentation is what others see of an agent in a channel.
+type presentation struct {
+	rule     *PresenceRule // nil: the channel has no presence
+	policy   *Policy       // whose rule it is
+	identity *Identity     // of the agent
+	id       presence.ID
+	info     string
+}
+
+// presentation works out what others see of the agent in a channel. The caller holds no
+// lock.
+func (a *Agent) presentation(p *Policy, i *Identity, channel string) (out presentation) {
+	out.policy, out.identity, out.rule = p, i, p.presence(channel)
+	if out.rule == nil {
+		return out
+	}
+	user := a.opening.User
+	if user == "" {
+		user = i.User
+	}
+	out.id = presence.ID{Name: user}
+	if user == "" {
+		out.id = presence.ID{Name: string(a.id[:]), Anonymous: true}
+	}
+	if out.rule.Info == nil {
+		return out
+	}
+	info, err := a.presenceInfo(out.rule, i, channel)
+	if err != nil {
+		p.Log.Error("the info of a member could not be made, so the member is listed without it", "channel", channel, "agent", a.UUID(), "error", err)
+		return out
+	}
+	out.info = string(info)
+	return out
+}
+
+func (a *Agent) presenceInfo(rule *PresenceRule, i *Identity, channel string) (info []byte, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			info, err = nil, fmt.Errorf("panic: %v", v)
+		}
+	}()
+	info, err = rule.Info(&Question{Gate: GatePresence, Agent: a, Channel: channel, Identity: i})
+	if err == nil && len(info) > MaxPresenceInfo {
+		return nil, fmt.Errorf("it has %d bytes; at most %d are allowed", len(info), MaxPresenceInfo)
+	}
+	return info, err
+}
+
+// seatLocked makes the subscriber a member, as p presents it; or no member any more if the
+// channel has no presence. The caller holds the node's mu and the agent's.
+func (s *subscription) seatLocked(p *presentation) {
+	t := s.seat
+	switch {
+	case p.rule == nil && t == nil:
+	case p.rule == nil:
+		s.vacateLocked(false)
+		s.unwatchLocked()
+		s.seat = nil
+	case t == nil:
+		s.seat = new(seat)
+		s.seat.roster, s.seat.member = s.agent.hub.presences.join(s.agent.hub, s.node, s.channel, p)
+	case t.member != nil && t.member.ID() == p.id:
+		t.roster.restate(t.member, p)
+	default: // a reload has made somebody else of the agent
+		_, m := s.agent.hub.presences.join(s.agent.hub, s.node, s.channel, p) // first, so that the roster stays
+		s.vacateLocked(false)
+		t.member = m
+	}
+}
+
+// vacateLocked ends the membership. The caller holds the agent's mu.
+func (s *subscription) vacateLocked(linger bool) {
+	if t := s.seat; t != nil && t.member != nil {
+		t.roster.leave(t.member, linger)
+		t.member = nil
+	}
+}
+
+// vacateLocked ends all memberships at once. The caller holds the agent's mu.
+func (ls *leases) vacateLocked() {
+	for _, s := range ls.subs {
+		s.vacateLocked(false)
+	}
+}
+
+// watchLocked has the agent told who is in the channel. The caller holds the node's mu and
+// the agent's.
+func (s *subscription) watchLocked(l lease) {
+	t := s.seat
+	if t.watch != nil {
+		t.watch.lease, t.watch.behind = l, false
+		return
+	}
+	t.watch = &watch{lease: l, index: len(t.roster.watchers)}
+	t.roster.watchers = append(t.roster.watchers, s)
+	s.agent.hub.presences.watchers.Add(1)
+	t.roster.mu.Lock()
+	t.roster.watching++
+	t.roster.mu.Unlock()
+}
+
+// unwatchLocked undoes watchLocked. The caller holds the node's mu, and the agent's unless
+// the agent is gone. It reports whether the agent watched.
+func (s *subscription) unwatchLocked() bool {
+	t := s.seat
+	if t == nil || t.watch == nil {
+		return false
+	}
+	r := t.roster
+	last := len(r.watchers) - 1
+	moved := r.watchers[last]
+	r.watchers[t.watch.index], moved.seat.watch.index = moved, t.watch.index
+	r.watchers[last] = nil
+	r.watchers = r.watchers[:last]
+	t.watch = nil
+	s.agent.hub.presences.watchers.Add(-1)
+	r.mu.Lock()
+	r.watching--
+	r.mu.Unlock()
+	return true
+}
+
+// watchLease returns the right to be told who is in the channel; nil if there is none.
+func (s *subscription) watchLease() *lease {
+	if s.seat == nil || s.seat.watch == nil {
+		return nil
+	}
+	return &s.seat.watch.lease
+}
+
+// snapshotLocked adds a page of members to an answer to a watcher. If no other agent
+// watches, the newest changes come with it, so that the first one who asks is in the list.
+// The caller holds the node's mu.
+func (r *roster) snapshotLocked(answer []byte, after uint64) []byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := r.now()
+	if r.watching <= 1 && after == 0 {
+		r.state.Take(now)
+		r.countLocked()
+	}
+	var settles time.Duration
+	if linger := r.state.Linger(); now-r.born < linger {
+		settles = linger - (now - r.born)
+	}
+	return appendSnapshot(answer, r.state, after, settles)
+}
+
+// present brings the agent's membership of a channel up to its present policy and
+// identity. The caller holds no lock.
+func (a *Agent) present(s *subscription) {
+	for {
+		a.mu.Lock()
+		seated := s.seat != nil
+		a.mu.Unlock()
+		p, i := a.policy.Load(), a.identity.Load()
+		if !seated && p.presence(s.channel) == nil {
+			return
+		}
+		pr := a.presentation(p, i, s.channel)
+		s.node.mu.Lock()
+		a.mu.Lock()
+		current := pr.policy == a.policy.Load() && pr.identity == a.identity.Load()
+		var notify bool
+		if current && a.state == stateConnected && a.leases.find(s.node) >= 0 {
+			watched := s.watchLease() != nil
+			if s.seatLocked(&pr); watched && s.seat == nil {
+				notify = a.tellUnwatchedLocked(s, noPresence)
+			}
+		}
+		a.mu.Unlock()
+		s.node.unlock()
+		if notify {
+			a.notify()
+		}
+		if current {
+			return
+		}
+	}
+}
+
+// presentAll does that for all subscriptions.
+func (a *Agent) presentAll() {
+	a.mu.Lock()
+	var subs []*subscription
+	for _, s := range a.leases.subs {
+		if s.seat != nil {
+			subs = append(subs, s)
+		}
+	}
+	a.mu.Unlock()
+	for _, s := range subs {
+		a.present(s)
+	}
+}
+
+// membersLocked adds the members of the channel to the answer to a subscribe, or why there
+// are none. The caller holds the node's mu and the agent's.
+func (o *op) membersLocked(s *subscription, answer []byte) []byte {
+	f := o.furtherVerdict(GatePresence)
+	switch {
+	case IsPattern(s.channel):
+		return appendNoPresence(answer, noPatternPresence)
+	case s.seat == nil || f == nil:
+		return appendNoPresence(answer, noPresence)
+	case f.verdict.Refusal != nil:
+		s.unwatchLocked()
+		return appendNoPresence(answer, f.verdict.Refusal)
+	}
+	s.watchLocked(newLease(&f.verdict, f.by, o.agent.hub.timers.now()))
+	return s.seat.roster.snapshotLocked(answer, 0)
+}
+
+// tellMembers answers a frame on /meta/presence that is allowed. It does nothing if o is
+// stale, and then returns false.
+func (h *Hub) tellMembers(o *op) (done bool) {
+	a := o.agent
+	n := h.channels.find(keyOf(a.opening.Namespace, o.channel))
+	if n == nil {
+		a.answer(&o.in, notSubscribed)
+		return true
+	}
+	n.mu.Lock()
+	a.mu.Lock()
+	done = a.state != stateConnected || !o.isStale()
+	var notify bool
+	if done && a.state == stateConnected {
+		notify = a.out.acceptLocked(item{bytes: a.out.conn.Form().encode(o.memberAnswerLocked(n))})
+	}
+	a.mu.Unlock()
+	n.unlock()
+	if notify {
+		a.notify()
+	}
+	a.leases.planReview()
+	return done
+}
+
+// memberAnswerLocked returns the answer to a frame on /meta/presence. The caller holds n.mu
+// and the agent's mu.
+func (o *op) memberAnswerLocked(n *node) []byte {
+	a := o.agent
+	i := a.leases.find(n)
+	if i < 0 {
+		return answerTo(&o.in, notSubscribed)
+	}
+	s := a.leases.subs[i]
+	switch {
+	case o.members.stop:
+		s.unwatchLocked()
+		return answerTo(&o.in, nil)
+	case s.seat == nil:
+		return answerTo(&o.in, noPresence)
+	case o.holds && s.watchLease() == nil && o.members.after > 0:
+		return answerTo(&o.in, notWatching)
+	case o.holds && s.watchLease() == nil: // it has just ended: the client may ask again
+		return answerTo(&o.in, expiredPresence)
+	case !o.holds:
+		s.watchLocked(newLease(&o.verdict, o.by, a.hub.timers.now()))
+	}
+	return s.seat.roster.snapshotLocked(answerTo(&o.in, nil), o.members.after)
+}

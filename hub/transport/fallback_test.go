@@ -22,11 +22,18 @@ import (
 var fallbackNames = []string{"xhr", "xhr_streaming", "eventsource", "htmlfile", "jsonp"}
 
 // newFallbackServer serves an endpoint with all transports at /push, after change,
-// if it is not nil, has changed it.
+// if it is not nil, has changed it. If the test does not say how long a client may take, it
+// may take as long as the test: a client on a busy machine has not gone.
 func newFallbackServer(t *testing.T, p *hub.Policy, change func(*Endpoint)) (*httptest.Server, *Endpoint) {
 	t.Helper()
 	e := newEndpoint(t, hub.Limits{}, "https://friend.example", "null")
 	p.Mount = "fallback"
+	if p.Handshake == 0 {
+		p.Handshake = time.Hour
+	}
+	slow := *defaultTimes
+	slow.disconnect = patience
+	e.times = &slow
 	e.Policy = e.Hub.Use(p)
 	e.Transports = AllTransports
 	if change != nil {

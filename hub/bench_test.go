@@ -81,7 +81,7 @@ func benchmarkFanout(b *testing.B, n int, g hub.Gates) {
 	b.ReportAllocs()
 	var done int64
 	for b.Loop() {
-		if err := h.Publish(b.Context(), hub.NewMessage("news", "u", data)); err != nil {
+		if _, err := h.Publish(b.Context(), hub.NewMessage("news", "u", data)); err != nil {
 			b.Fatal(err)
 		}
 		done += int64(n) * size
@@ -102,7 +102,7 @@ func TestDeliveryAllocatesNothing(t *testing.T) {
 	size := int64(len(message("news", "u", string(data))) + 1)
 	var done int64
 	allocs := testing.AllocsPerRun(50, func() {
-		if err := h.Publish(t.Context(), hub.NewMessage("news", "u", data)); err != nil {
+		if _, err := h.Publish(t.Context(), hub.NewMessage("news", "u", data)); err != nil {
 			t.Fatal(err)
 		}
 		done += subscribers * size
@@ -187,7 +187,7 @@ func TestBlockedWritersAllocLittle(t *testing.T) {
 	for _, c := range conns {
 		c.Stall(true)
 	}
-	if err := h.Publish(t.Context(), hub.NewMessage("news", "1", []byte(`"`+strings.Repeat("x", 200)+`"`))); err != nil {
+	if _, err := h.Publish(t.Context(), hub.NewMessage("news", "1", []byte(`"`+strings.Repeat("x", 200)+`"`))); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range conns {

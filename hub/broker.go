@@ -5,60 +5,200 @@ package hub
 
 import (
 	"context"
+	"errors"
 	"hash/maphash"
 	"sync"
+	"sync/atomic"
+	"time"
 )
 
-// A Broker carries messages between hubs that have the same name and may run on
-// different machines. It decides the order of the messages of each channel.
+// A Broker is the log of a hub: it puts messages in one order, and gives them to the hub in
+// that order. The hub is a replica of the log. It keeps the messages of channels with a
+// history, and hands all of them to subscribers. With several machines, each has a Broker
+// for the same log, and a hub that applies all of it.
+//
+// Package hub/brokertest tests whether a Broker does what is written here.
 type Broker interface {
-	// Start sets the function that takes messages for this machine. The hub calls Start
-	// before any other method. deliver only enqueues, so it does not block; the Broker
-	// may call it from any goroutine.
-	Start(deliver func(*Message)) error
+	// Start begins to apply the log to s. It calls s.Reset, applies what the log still
+	// holds, and returns. From then on s gets new entries until Close. The hub calls Start
+	// once, before any other method. ctx ends when the hub ends.
+	Start(ctx context.Context, s Sink) error
 
-	// Publish takes m. If it returns nil, the Broker delivers m once on every machine,
-	// this one too, in the same order as all other messages of its channel. Messages
-	// that one caller publishes one after the other keep that order. An error means
-	// that m will not be delivered anywhere. The hub calls Publish concurrently. It may
-	// block for a few seconds, but not after ctx ends.
-	Publish(ctx context.Context, m *Message) error
+	// Publish appends m to the log. It returns when m is as durable as the Broker
+	// promises, and, if the Broker is in this process alone, was applied. Messages that
+	// one caller publishes one after the other keep that order. The hub calls Publish
+	// concurrently. It may block for a few seconds, but not long after ctx ends.
+	//
+	// If it returns ErrUnknown, m may be in the log or come into it. Any other error means
+	// that it is not, and never will be. In both cases the same message may be published
+	// again: a Broker that returns ErrUnknown must recognize it by its ID, and then
+	// returns the position of the first one. It remembers IDs for at least two minutes.
+	// ErrConflict means that the log has other data under that ID.
+	//
+	// A Broker need not put messages into the log that are not kept (see Message.Kept).
+	// Their Position is then zero.
+	Publish(ctx context.Context, m *Message) (Position, error)
 
-	// Close stops deliveries and releases the Broker's resources.
+	// Bus connects the machines of the hub. It is nil if there is only this one.
+	Bus() Bus
+
+	// Close ends the Broker. Publishes that wait return ErrUnknown, or a better answer.
+	// After Close returns, s gets no more entries, and publishes fail.
 	Close() error
 }
 
-// brokerStripes is how many channels can be published on at the same moment. More than
-// a few times the number of cores would gain nothing.
-const brokerStripes = 64
+// Errors of Broker.Publish.
+var (
+	ErrUnknown  = errors.New("the message may or may not have been published")
+	ErrConflict = errors.New("the same uuid was used for other data")
+	// ErrClosed is the error of publishes that begin after Close.
+	ErrClosed = errors.New("the broker is closed")
+)
 
-// memoryBroker is the Broker of one machine: Publish delivers.
+// A Sink is what a Broker applies its log to: a hub. None of its methods blocks.
+type Sink interface {
+	// Reset begins another log: positions of an earlier one are void. first is the number
+	// of the oldest entry that the log still holds. Entries up to head are history: they
+	// are kept, and handed to nobody.
+	Reset(epoch Epoch, first, head uint64)
+
+	// Entry applies an entry. There is one call at a time, in rising seq, each seq once.
+	// seq is below 2^63. There may be gaps, for what is no message or was dropped.
+	//
+	// A message that is not in the log has seq 0. Such calls may be concurrent, but not
+	// those about one channel.
+	Entry(seq uint64, at time.Time, m *Message)
+
+	// Floor says that the log has no longer the entries up to seq of the channel with that
+	// key, and why. Key "" stands for all channels that have neither a floor of their own
+	// nor an entry. Only a Keeper calls it, between Reset and the first Entry.
+	Floor(key string, seq uint64, why string)
+
+	// Lost says that the entries from one number to another are gone: they were dropped
+	// from the log before they were applied here.
+	Lost(from, to uint64)
+
+	// Behind says whether the log may have entries that were not applied here yet, for
+	// longer than it takes to hand them over.
+	Behind(behind bool)
+}
+
+// A Keeper is a Broker with a log of this hub alone, which holds an entry for as long as
+// the hub keeps it. The hub calls its methods with locks held, so they must not block.
+type Keeper interface {
+	Broker
+	// Dropped says that the hub no longer keeps entry seq of the channel with that key,
+	// and why. It keeps none that is older.
+	Dropped(key string, seq uint64, why string)
+	// Forgotten says that the hub keeps nothing of that channel, and forgets that it
+	// dropped entries up to seq. From now on that holds for all channels without entries.
+	Forgotten(key string, seq uint64, why string)
+}
+
+// A NodeID names one process of one machine: the incarnation is random.
+type NodeID struct {
+	Name        string
+	Incarnation string
+}
+
+// ErrNoNode is the error of Bus.Request if there is no such node.
+var ErrNoNode = errors.New("there is no such node")
+
+// A Bus carries messages between the machines of a hub, each at most once. It is for what
+// can be sent again, such as presence.
+type Bus interface {
+	// Self returns this node.
+	Self() NodeID
+	// Watch has f called when another node is up or down. A node whose heartbeats are
+	// missing for 3 seconds is down.
+	Watch(f func(node NodeID, up bool))
+	// Broadcast sends b to all other nodes.
+	Broadcast(topic string, b []byte) error
+	// Request sends b to one node and returns its answer. It returns ErrNoNode at once if
+	// that node is down.
+	Request(ctx context.Context, to NodeID, topic string, b []byte) ([]byte, error)
+	// Ask sends b to all other nodes. answer gets each answer, and reports whether it
+	// wants more.
+	Ask(ctx context.Context, topic string, b []byte, answer func(from NodeID, b []byte) (more bool)) error
+	// Handle sets what answers requests about a topic. f returns nil for no answer.
+	Handle(topic string, f func(ctx context.Context, from NodeID, b []byte) []byte)
+}
+
+// memoryBroker is the Broker of one machine: Publish applies. The entries of the log are
+// the messages that the hub keeps, so the Broker keeps none itself.
 type memoryBroker struct {
+	unlogged Unlogged
+	sink     Sink
+	epoch    Epoch
+	closed   atomic.Bool
+
+	order sync.Mutex // guards seq; held while an entry is applied
+	seq   uint64
+}
+
+// NewMemoryBroker returns a Broker for one process: it connects the hub to no other
+// machine, and its log ends with the process.
+func NewMemoryBroker() Broker { return &memoryBroker{epoch: NewEpoch()} }
+
+func (b *memoryBroker) Start(_ context.Context, s Sink) error {
+	b.sink = s
+	b.unlogged.Start(s)
+	s.Reset(b.epoch, 1, 0)
+	return nil
+}
+
+func (b *memoryBroker) Publish(_ context.Context, m *Message) (Position, error) {
+	if !m.Kept() {
+		if b.closed.Load() {
+			return Position{}, ErrClosed
+		}
+		b.unlogged.Publish(m)
+		return Position{}, nil
+	}
+	b.order.Lock()
+	defer b.order.Unlock()
+	if b.closed.Load() {
+		return Position{}, ErrClosed
+	}
+	b.seq++
+	at := time.Now()
+	b.sink.Entry(b.seq, at, m)
+	return Position{Epoch: b.epoch, Seq: b.seq, Check: CheckOf(at)}, nil
+}
+
+func (b *memoryBroker) Bus() Bus { return nil }
+
+func (b *memoryBroker) Close() error {
+	b.order.Lock()
+	defer b.order.Unlock()
+	b.closed.Store(true)
+	return nil
+}
+
+// unloggedStripes is how many channels can be published on at the same moment. More than
+// a few times the number of cores would gain nothing.
+const unloggedStripes = 64
+
+// Unlogged is the part of a Broker of one machine that applies messages which are not kept.
+// They need no log, so different channels do not wait for each other. Call Start first.
+type Unlogged struct {
+	sink    Sink
 	seed    maphash.Seed
-	deliver func(*Message)
-	stripes [brokerStripes]struct {
-		sync.Mutex // held while a message of these channels is delivered: it gives them their order
+	stripes [unloggedStripes]struct {
+		sync.Mutex // held while a message of these channels is applied: it gives them their order
 		_          [56]byte
 	}
 }
 
-// NewMemoryBroker returns a Broker for one process: it connects the hub to no other
-// machine.
-func NewMemoryBroker() Broker { return &memoryBroker{seed: maphash.MakeSeed()} }
+// Start sets the Sink.
+func (u *Unlogged) Start(s Sink) { u.sink, u.seed = s, maphash.MakeSeed() }
 
-func (b *memoryBroker) Start(deliver func(*Message)) error {
-	b.deliver = deliver
-	return nil
-}
-
-func (b *memoryBroker) Publish(_ context.Context, m *Message) error {
-	s := &b.stripes[maphash.String(b.seed, m.Channel)%brokerStripes]
+// Publish applies m. It may be called concurrently.
+func (u *Unlogged) Publish(m *Message) {
+	s := &u.stripes[maphash.String(u.seed, m.Channel)%unloggedStripes]
 	s.Lock()
 	defer s.Unlock()
-	b.deliver(m)
-	return nil
+	u.sink.Entry(0, time.Time{}, m)
 }
-
-func (b *memoryBroker) Close() error { return nil }
 
 var _ Broker = (*memoryBroker)(nil)

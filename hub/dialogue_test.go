@@ -135,7 +135,7 @@ func (d *dialogue) publish(frame string) {
 	if json.Unmarshal([]byte(frame), &m) != nil || strings.HasPrefix(m.Channel, "/meta/") {
 		return
 	}
-	if err := d.hub.Publish(context.Background(), hub.NewMessage(m.Channel, m.UUID, m.Data)); err != nil {
+	if _, err := d.hub.Publish(context.Background(), hub.NewMessage(m.Channel, m.UUID, m.Data)); err != nil {
 		d.Error(err)
 	}
 }

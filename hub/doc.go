@@ -27,10 +27,15 @@
 // the agent's [Policy] may have a [Gate] that decides.
 //
 // A channel exists while it has subscribers. It is a node in a directory; its name is the
-// key. A pattern is a node too; its prefix is the key. A publisher gives a [Message] to the
-// [Broker], which decides the order of the messages of each channel. The Broker delivers
-// the message to the matching nodes, which put it into the queue of each of their agents.
-// The message is encoded once for each [Form], and the agents share the bytes.
+// key. A pattern is a node too; its prefix is the key.
+//
+// A publisher gives a [Message] to the [Broker], which is the log of the hub. The hub is a
+// replica of that log: the Broker applies each entry to it, in order, by [Sink].Entry. The
+// hub keeps the message if its channel has a history, and then finds the matching nodes and
+// puts the message into the queue of each of their agents. The message is encoded once for
+// each [Form], and the agents share the bytes. What an agent has missed comes from the
+// history, in memory, whatever the Broker is. Messages that are not kept need no log, and a
+// Broker of one machine applies those of different channels at the same time.
 //
 // # What is promised
 //
@@ -78,6 +83,7 @@
 //	writer        writes for one agent, and may block
 //	member        a user who has agents in a channel, or one such agent
 //	fan-out       enqueueing a message in the outboxes of all subscribers
+//	log           the kept messages of a hub as numbered entries; a Broker has it
 //	quota         the count of sessions, in all and by address
 //	drain         sending all agents away because the server stops
 //
@@ -109,11 +115,12 @@
 //
 // No other lock is taken under a leaf, except roster.mu under presences.mu. The leaves are
 // the locks of directory shards, timers, flusher, writers, quota, repeats, presences,
-// roster, reauthorizers, Reload, eventQueue and samplers.
-// A Broker may hold a lock of its own around a delivery. No lock is held during a call of a
-// gate, the Broker, the log, a Tracer, Events.Handle or a write to a Conn.
-// Conn.SetWriteDeadline and Events.Wants are called with Agent.mu held, so they must not
-// block.
+// roster, reauthorizers, Reload, eventQueue, samplers, and the history, which calls a
+// [Keeper] with its lock held: a Keeper takes no lock there but a leaf of its own. A Broker
+// may hold a lock while it applies an entry. It is taken before all others except Hub.mu.
+// No lock is held during a call of a gate, the Broker, the log, a Tracer, Events.Handle or a
+// write to a Conn. Conn.SetWriteDeadline and Events.Wants are called with Agent.mu held, so
+// they must not block.
 //
 // # Metrics, events, traces, logs
 //

@@ -6,10 +6,7 @@ package hub
 import (
 	"cmp"
 	"container/list"
-	"crypto/rand"
-	"encoding/hex"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -33,37 +30,41 @@ type Histories interface {
 const sweepEvery = 5 * time.Second
 
 // A history keeps messages of channels that have a HistoryRule, in memory, for agents that
-// come back. It is a log: it numbers the messages, and subscribers get them in the order of
-// their numbers. So one position says which messages a subscription got, even if it is to
-// a pattern.
+// come back. It is what this machine has of the hub's log: entries are added in the order
+// of their numbers, and subscribers get them in that order. So one position says which
+// messages a subscription got, even if it is to a pattern.
 //
-// A position is "<epoch>.<number>". The epoch is new for each process: positions of
-// another one say nothing here.
+// Numbers here rise for as long as the hub lives. If the log is replaced by another one,
+// its first number follows the last one of the old log: the difference to the number in the
+// log is base.
 type history struct {
-	epoch string
-	// order is held while one message is kept and handed to the subscribers. It is taken
-	// before node.mu.
-	order sync.Mutex
+	keeper Keeper // is told what is dropped, nil for nothing; immutable after New
 
 	mu     sync.Mutex // guards the following; a leaf, taken under node.mu and Agent.mu
-	last   uint64     // the number of the newest message
+	epoch  Epoch
+	base   uint64
+	last   uint64 // the number of the newest entry
+	head   uint64 // entries up to this number were in the log when it was begun
+	replay bool   // not all of these have come yet
+	behind bool   // the log may have entries that have not come yet
 	rings  map[string]*ring
 	recent *list.List // of *ring: the front was published on least recently
-	log    []*entry   // all entries in their order, without gaps; dropped ones stay for a while
+	log    []*entry   // all entries in their order; dropped ones stay for a while
 	live   int        // entries of all rings
 	bytes  int
-	lost   uint64 // the highest number that was dropped with its whole ring
+	most   int    // of bytes; 0 for no limit
+	lost   uint64 // the highest number that was dropped of channels without a ring
 	why    string // why that was
 	sweep  *time.Timer
 	closed bool
 }
 
-// An entry is a message that is kept.
+// An entry is a message that is kept, or was.
 type entry struct {
 	seq uint64
-	key string
-	msg *Message // nil: it was dropped
-	at  time.Time
+	key string    // "" for all channels, if msg is nil
+	msg *Message  // nil: it was dropped
+	at  time.Time // zero: unknown, because it was dropped before it came here
 }
 
 // A ring is what is kept of one channel. It stays when it has no entries left: it proves
@@ -78,9 +79,7 @@ type ring struct {
 }
 
 func newHistory() *history {
-	var epoch [6]byte
-	_, _ = rand.Read(epoch[:]) // it never fails
-	return &history{epoch: hex.EncodeToString(epoch[:]), rings: make(map[string]*ring), recent: list.New()}
+	return &history{rings: make(map[string]*ring), recent: list.New()}
 }
 
 // close stops the sweeping.
@@ -101,40 +100,168 @@ func (r *ring) size() int { return sizeOfEntry + len(r.key) }
 
 func (e *entry) size() int { return len(e.msg.object) + sizeOfEntry }
 
-// keep numbers m, and keeps it. most limits the bytes of all messages.
-func (h *history) keep(m *Message, rule HistoryRule, most int) {
+// reset begins another log. Entries up to head only fill the history.
+func (h *history) reset(epoch Epoch, first, head uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.last++
-	m.stamp(h.last, h.positionLocked(h.last))
+	for _, e := range h.log {
+		e.msg = nil
+	}
+	clear(h.rings)
+	h.recent.Init()
+	h.log, h.live, h.bytes = nil, 0, 0
+	h.base = h.last
+	h.epoch, h.head, h.replay = epoch, h.base+head, true
+	h.lost, h.why = h.base, "age"
+	if first > 1 {
+		h.lost += first - 1
+	}
+}
+
+// add adds an entry if it is kept, and reports whether it is new: then subscribers must
+// get it.
+func (h *history) add(seq uint64, at time.Time, m *Message) (fresh bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := h.base + seq
+	now := at
+	if fresh = n > h.head; !fresh {
+		now = time.Now()
+	} else if h.replay {
+		h.replayedLocked()
+	}
+	h.last = n
+	if !m.Kept() {
+		return fresh
+	}
+	m.stamp(n, Position{h.epoch, seq, CheckOf(at)})
 	r := h.rings[m.key]
 	if r == nil {
-		r = &ring{key: m.key}
-		if h.lost > 0 { // a ring of this channel may have been dropped
-			r.floor, r.why = h.lost, h.why
-		}
-		r.place = h.recent.PushBack(r)
-		h.rings[m.key] = r
-		h.bytes += r.size()
+		r = h.newRingLocked(m.key, min(h.lost, n-1), h.why) // a ring of this channel may have been dropped
 	} else {
 		h.recent.MoveToBack(r.place)
 	}
-	r.rule = rule
-	e := &entry{seq: h.last, key: m.key, msg: m, at: time.Now()}
+	r.rule = m.keep.rule()
+	e := &entry{seq: n, key: m.key, msg: m, at: at}
 	h.log = append(h.log, e)
 	r.entries = append(r.entries, e)
 	h.live++
 	h.bytes += e.size()
-	h.trimLocked(r, e.at)
-	for h.bytes > most && h.recent.Front() != r.place {
-		h.forgetLocked(h.recent.Front().Value.(*ring), "bytes")
-	}
-	for h.bytes > most && len(r.entries) > 1 { // one message is always kept
-		h.dropLocked(r, 1, "bytes")
-	}
+	h.trimLocked(r, now)
+	h.shrinkLocked(r)
 	h.trimLogLocked()
 	if h.sweep == nil && !h.closed {
 		h.sweep = time.AfterFunc(sweepEvery, h.sweepNow)
+	}
+	return fresh
+}
+
+func (h *history) newRingLocked(key string, floor uint64, why string) *ring {
+	r := &ring{key: key, floor: floor, why: why}
+	r.place = h.recent.PushBack(r)
+	h.rings[key] = r
+	h.bytes += r.size()
+	return r
+}
+
+// replayed says that all entries have come that were in the log when it was begun.
+func (h *history) replayed() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.replay {
+		h.replayedLocked()
+	}
+}
+
+// replayedLocked sets the floors that the entries do not tell of by themselves.
+func (h *history) replayedLocked() {
+	h.replay = false
+	h.last = max(h.last, h.head)
+	known := len(h.log)
+	// Subscriptions to patterns look at dropped entries, not at floors.
+	note := func(key string, floor uint64) {
+		if known > 0 && floor >= h.log[0].seq && h.entryLocked(floor, known) == nil {
+			h.log = append(h.log, &entry{seq: floor, key: key})
+		}
+	}
+	note("", h.lost)
+	for _, r := range h.rings {
+		// The log may have dropped entries of a channel of which it has as many as it may
+		// have. A Keeper drops only what it is told to.
+		if n := len(r.entries); h.keeper == nil && n > 0 && n >= r.rule.Count && r.entries[0].seq-1 > r.floor {
+			r.floor, r.why = r.entries[0].seq-1, "count"
+		}
+		note(r.key, r.floor)
+	}
+	slices.SortStableFunc(h.log, func(a, b *entry) int { return cmp.Compare(a.seq, b.seq) })
+}
+
+// entryLocked returns the entry with a number among the first n of the log, or nil.
+func (h *history) entryLocked(seq uint64, n int) *entry {
+	i, ok := slices.BinarySearchFunc(h.log[:n], seq, func(e *entry, seq uint64) int { return cmp.Compare(e.seq, seq) })
+	if !ok {
+		return nil
+	}
+	return h.log[i]
+}
+
+// setFloor notes that entries of a channel were dropped before they could come here.
+func (h *history) setFloor(key string, seq uint64, why string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := h.base + seq
+	if key == "" {
+		h.lost, h.why = max(h.lost, n), why
+		return
+	}
+	r := h.rings[key]
+	if r == nil {
+		r = h.newRingLocked(key, 0, "")
+	}
+	r.floor, r.why = max(r.floor, n), why
+}
+
+// loseUpTo notes that no entry up to a number will come, of whatever channel.
+func (h *history) loseUpTo(seq uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := h.base + seq
+	if n <= h.last {
+		return
+	}
+	h.last, h.lost, h.why = n, n, "age"
+	for _, r := range h.rings {
+		r.floor, r.why = n, h.why
+	}
+	h.log = append(h.log, &entry{seq: n})
+}
+
+func (h *history) setBehind(behind bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.behind = behind
+}
+
+// limit limits the bytes of all messages.
+func (h *history) limit(most int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.most = most
+	h.shrinkLocked(nil)
+	h.trimLogLocked()
+}
+
+// shrinkLocked drops messages until there is room. The newest message of the ring last goes
+// in no case.
+func (h *history) shrinkLocked(last *ring) {
+	if h.most == 0 {
+		return
+	}
+	for h.bytes > h.most && h.recent.Len() > 0 && (last == nil || h.recent.Front() != last.place) {
+		h.forgetLocked(h.recent.Front().Value.(*ring), "bytes")
+	}
+	for last != nil && h.bytes > h.most && len(last.entries) > 1 {
+		h.dropLocked(last, 1, "bytes")
 	}
 }
 
@@ -152,6 +279,9 @@ func (h *history) dropLocked(r *ring, n int, why string) {
 		h.live--
 		r.floor, r.why = e.seq, why
 		e.msg = nil
+		if h.keeper != nil {
+			h.keeper.Dropped(r.key, e.seq-h.base, why)
+		}
 	}
 	r.entries = withoutFirst(r.entries, n)
 }
@@ -175,6 +305,9 @@ func (h *history) forgetLocked(r *ring, why string) {
 	h.recent.Remove(r.place)
 	delete(h.rings, r.key)
 	h.bytes -= r.size()
+	if h.keeper != nil {
+		h.keeper.Forgotten(r.key, max(r.floor, h.base)-h.base, r.why)
+	}
 }
 
 // trimLocked drops what r has too many of, or for too long.
@@ -216,16 +349,28 @@ func (h *history) sweepNow() {
 	}
 }
 
-// position returns the position of m, or nothing if m was not kept. m has been published.
-func (h *history) position(m *Message) string {
-	if m.seq == 0 {
-		return ""
+// positionLocked returns the position of a number of this log.
+func (h *history) positionLocked(seq uint64) Position {
+	p := Position{Epoch: h.epoch, Seq: seq - h.base}
+	if e := h.entryLocked(seq, len(h.log)); e != nil && !e.at.IsZero() {
+		p.Check = CheckOf(e.at)
 	}
-	return h.positionLocked(m.seq)
+	return p
 }
 
-func (h *history) positionLocked(seq uint64) string {
-	return h.epoch + "." + strconv.FormatUint(seq, 10)
+// findLocked returns the number that a position stands for. It must be one of this log,
+// and must not be ahead, unless this machine is behind.
+func (h *history) findLocked(text string) (seq uint64, ok bool) {
+	p, ok := ParsePosition(text)
+	if !ok || p.Epoch != h.epoch || p.Seq > h.last-h.base && !h.behind {
+		return 0, false
+	}
+	seq = h.base + p.Seq
+	if p.Check == 0 || seq > h.last {
+		return seq, true
+	}
+	now := h.positionLocked(seq).Check
+	return seq, now == 0 || now == p.Check
 }
 
 // A recoveryRequest says which kept messages a subscription begins with. At most one of
@@ -245,7 +390,7 @@ type recovery struct {
 	messages []*Message // in their order
 	head     uint64     // the subscription gets live what has a higher number
 	from     uint64     // messages, and what is live, are all that follow this number
-	position string     // of from
+	position Position   // of from
 	whole    bool       // nothing is missing
 	why      string     // else why: epoch, count, age, bytes or limit
 }
@@ -263,13 +408,16 @@ func (h *history) recover(req recoveryRequest, key string, pattern bool, skip fu
 	var after uint64
 	switch {
 	case req.position != "":
-		epoch, number, _ := strings.Cut(req.position, ".")
-		seq, err := strconv.ParseUint(number, 10, 64)
-		if epoch != h.epoch || err != nil || seq > h.last {
+		seq, ok := h.findLocked(req.position)
+		if !ok {
 			out.whole, out.why = false, "epoch"
 			return out
 		}
 		after = seq
+		if seq > h.last { // what the agent has got comes here later
+			out.head, out.from = seq, seq
+			return out
+		}
 	case !req.isSet():
 		return out
 	}
@@ -352,7 +500,7 @@ func (h *history) matchingLocked(key string, pattern bool, after uint64) (entrie
 		floor = h.log[0].seq - 1
 	}
 	for _, e := range following(h.log, after) {
-		if !isBelow(e.key, key) {
+		if e.key != "" && !isBelow(e.key, key) {
 			continue
 		}
 		if r := h.rings[e.key]; e.msg != nil && r != nil && now.Sub(e.at) >= r.rule.TTL {

@@ -27,6 +27,22 @@ func textOfRecovery(r recovery) string {
 	return b.String()
 }
 
+// keep adds a message as a memory Broker does.
+func (h *history) keep(m *Message, rule HistoryRule) {
+	h.add(h.newest()+1, time.Now(), m.Keep(rule))
+}
+
+// started returns a history whose log is empty.
+func started() *history {
+	h := newHistory()
+	h.reset("e", 1, 0)
+	h.replayed()
+	return h
+}
+
+// at returns the text of a position.
+func (h *history) at(seq uint64) string { return h.positionLocked(seq).String() }
+
 func noneGot(*Message) bool { return false }
 
 const noLimit = 1 << 30
@@ -39,7 +55,7 @@ func TestHistoryModel(t *testing.T) {
 	for seed := range uint64(200) {
 		synctest.Test(t, func(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, 7))
-			h := newHistory()
+			h := started()
 			defer h.close()
 			var all []modelEntry // everything that was ever published
 			for range 150 {
@@ -49,7 +65,7 @@ func TestHistoryModel(t *testing.T) {
 				case 1, 2:
 					ch := channels[random.IntN(len(channels))]
 					m := NewMessage(ch, "u", []byte("1"))
-					h.keep(m, rules[ch], noLimit)
+					h.keep(m, rules[ch])
 					all = append(all, modelEntry{m.seq, ch, time.Now()})
 				default:
 					key, pattern := channels[random.IntN(len(channels))], false
@@ -57,7 +73,7 @@ func TestHistoryModel(t *testing.T) {
 						key, pattern = []string{"a/", ""}[random.IntN(2)], true
 					}
 					after := uint64(random.IntN(len(all) + 1))
-					got := h.recover(recoveryRequest{position: h.positionLocked(after)}, key, pattern, noneGot, noLimit, noLimit)
+					got := h.recover(recoveryRequest{position: h.at(after)}, key, pattern, noneGot, noLimit, noLimit)
 					var want strings.Builder
 					missing := false
 					kept := make(map[uint64]bool)
@@ -116,11 +132,12 @@ func TestHistoryModel(t *testing.T) {
 // recently, and what is too old goes by itself.
 func TestHistoryGivesMemoryBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newHistory()
+		h := started()
 		defer h.close()
 		rule := HistoryRule{Count: 10, TTL: time.Minute}
 		keep := func(ch string, most int) {
-			h.keep(NewMessage(ch, "u", []byte(`"`+strings.Repeat("x", 800)+`"`)), rule, most)
+			h.limit(most)
+			h.keep(NewMessage(ch, "u", []byte(`"`+strings.Repeat("x", 800)+`"`)), rule)
 		}
 		for n := range 100 {
 			keep(fmt.Sprint("quiet/", n), noLimit)
@@ -136,7 +153,7 @@ func TestHistoryGivesMemoryBack(t *testing.T) {
 		if h.rings["quiet/0"] != nil || h.rings["quiet/99"] == nil {
 			t.Error("the channels that were published on least recently are not those that went")
 		}
-		r := h.recover(recoveryRequest{position: h.positionLocked(0)}, "quiet/0", false, noneGot, noLimit, noLimit)
+		r := h.recover(recoveryRequest{position: h.at(0)}, "quiet/0", false, noneGot, noLimit, noLimit)
 		if r.whole || r.why != "bytes" {
 			t.Errorf("a channel that was forgotten: %+v", r)
 		}
@@ -148,7 +165,7 @@ func TestHistoryGivesMemoryBack(t *testing.T) {
 		}
 		h.mu.Unlock()
 		// A channel that has none left still proves that nothing was missed.
-		if r := h.recover(recoveryRequest{position: h.positionLocked(h.last)}, "busy", false, noneGot, noLimit, noLimit); !r.whole {
+		if r := h.recover(recoveryRequest{position: h.at(h.last)}, "busy", false, noneGot, noLimit, noLimit); !r.whole {
 			t.Errorf("a channel without messages: %+v", r)
 		}
 		// A large message is kept even if it alone is over the limit.
@@ -162,35 +179,35 @@ func TestHistoryGivesMemoryBack(t *testing.T) {
 // A channel that keeps one message, published on again and again, does not make the log of
 // all channels grow behind one old message of another.
 func TestHistoryLogIsBounded(t *testing.T) {
-	h := newHistory()
+	h := started()
 	defer h.close()
-	h.keep(NewMessage("old", "u", nil), HistoryRule{1, time.Hour}, noLimit)
+	h.keep(NewMessage("old", "u", nil), HistoryRule{1, time.Hour})
 	for range 50_000 {
-		h.keep(NewMessage("new", "u", nil), HistoryRule{1, time.Hour}, noLimit)
+		h.keep(NewMessage("new", "u", nil), HistoryRule{1, time.Hour})
 	}
 	if len(h.log) > 5_000 {
 		t.Errorf("the log has %d entries, of which 2 are kept", len(h.log))
 	}
-	if r := h.recover(recoveryRequest{position: h.positionLocked(0)}, "old", false, noneGot, noLimit, noLimit); len(r.messages) != 1 || !r.whole {
+	if r := h.recover(recoveryRequest{position: h.at(0)}, "old", false, noneGot, noLimit, noLimit); len(r.messages) != 1 || !r.whole {
 		t.Errorf("the old one is lost: %+v", r)
 	}
-	if r := h.recover(recoveryRequest{position: h.positionLocked(0)}, "", true, noneGot, noLimit, noLimit); r.whole {
+	if r := h.recover(recoveryRequest{position: h.at(0)}, "", true, noneGot, noLimit, noLimit); r.whole {
 		t.Error("50,000 messages are missing, and nothing says so")
 	}
 }
 
 func TestRecoveryRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newHistory()
+		h := started()
 		defer h.close()
 		begin := time.Now()
 		for n := range 10 {
 			time.Sleep(time.Second)
 			m := NewMessage("a", fmt.Sprint(n), nil)
-			h.keep(m, HistoryRule{8, time.Hour}, noLimit)
+			h.keep(m, HistoryRule{8, time.Hour})
 		}
 		tenant := NewMessage("a", "tenant", nil).in("acme")
-		h.keep(tenant, HistoryRule{8, time.Hour}, noLimit)
+		h.keep(tenant, HistoryRule{8, time.Hour})
 		for name, c := range map[string]struct {
 			req     recoveryRequest
 			room    int
@@ -204,16 +221,16 @@ func TestRecoveryRequests(t *testing.T) {
 			"more than there are":    {req: recoveryRequest{last: 30}, room: 100, n: 8, whole: true},
 			"since a time":           {req: recoveryRequest{since: begin.Add(8 * time.Second)}, room: 100, n: 3, whole: true},
 			"since long":             {req: recoveryRequest{since: begin}, room: 100, n: 8, why: "count"},
-			"position":               {req: recoveryRequest{position: h.positionLocked(7)}, room: 100, n: 3, whole: true},
-			"too old":                {req: recoveryRequest{position: h.positionLocked(1)}, room: 100, n: 8, why: "count"},
-			"the newest":             {req: recoveryRequest{position: h.positionLocked(10)}, room: 100, whole: true},
-			"of the future":          {req: recoveryRequest{position: h.positionLocked(12)}, room: 100, why: "epoch"},
+			"position":               {req: recoveryRequest{position: h.at(7)}, room: 100, n: 3, whole: true},
+			"too old":                {req: recoveryRequest{position: h.at(1)}, room: 100, n: 8, why: "count"},
+			"the newest":             {req: recoveryRequest{position: h.at(10)}, room: 100, whole: true},
+			"of the future":          {req: recoveryRequest{position: h.at(12)}, room: 100, why: "epoch"},
 			"of another process":     {req: recoveryRequest{position: "abc.5"}, room: 100, why: "epoch"},
 			"no position":            {req: recoveryRequest{position: "x"}, room: 100, why: "epoch"},
-			"negative":               {req: recoveryRequest{position: h.epoch + ".-1"}, room: 100, why: "epoch"},
+			"negative":               {req: recoveryRequest{position: string(h.epoch) + ".-1"}, room: 100, why: "epoch"},
 			"no room":                {req: recoveryRequest{last: 8}, room: 2, n: 2, why: "limit"},
-			"a pattern":              {req: recoveryRequest{position: h.positionLocked(7)}, room: 100, n: 3, whole: true, pattern: true},
-			"a pattern, too old":     {req: recoveryRequest{position: h.positionLocked(1)}, room: 100, n: 8, why: "count", pattern: true},
+			"a pattern":              {req: recoveryRequest{position: h.at(7)}, room: 100, n: 3, whole: true, pattern: true},
+			"a pattern, too old":     {req: recoveryRequest{position: h.at(1)}, room: 100, n: 8, why: "count", pattern: true},
 			"a pattern since a time": {req: recoveryRequest{since: begin.Add(8 * time.Second)}, room: 100, n: 3, whole: true, pattern: true},
 			"a pattern, the last 3":  {req: recoveryRequest{last: 3}, room: 100, n: 3, whole: true, pattern: true},
 		} {
@@ -233,9 +250,9 @@ func TestRecoveryRequests(t *testing.T) {
 func BenchmarkHistoryKeep(b *testing.B) {
 	for _, count := range []int{1, 100, 10_000} {
 		b.Run(fmt.Sprint("count=", count), func(b *testing.B) {
-			h := newHistory()
+			h := started()
 			defer h.close()
-			keep := func() { h.keep(NewMessage("news", "u", []byte("1")), HistoryRule{count, time.Hour}, noLimit) }
+			keep := func() { h.keep(NewMessage("news", "u", []byte("1")), HistoryRule{count, time.Hour}) }
 			for range 2 * count {
 				keep()
 			}

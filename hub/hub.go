@@ -77,15 +77,18 @@ func New(name string, broker Broker) (*Hub, error) {
 		agents:   make(map[*Agent]struct{}),
 	}
 	h.life, h.end = context.WithCancel(context.Background())
-	if err := broker.Start(h.deliver); err != nil {
-		return nil, fmt.Errorf("starting the broker of hub %q: %w", name, err)
-	}
 	h.timers = newTimers()
 	for range runtime.GOMAXPROCS(0) {
 		h.flushers = append(h.flushers, newFlusher())
 	}
 	h.counts = newCounts(len(h.flushers))
 	h.fanouts.New = func() any { return &fanout{batches: make([][]*Agent, len(h.flushers))} }
+	h.history.keeper, _ = broker.(Keeper)
+	if err := broker.Start(h.life, (*replica)(h)); err != nil {
+		h.Close()
+		return nil, fmt.Errorf("starting the broker of hub %q: %w", name, err)
+	}
+	h.history.replayed()
 	return h, nil
 }
 
@@ -112,6 +115,7 @@ func (h *Hub) Use(p *Policy) *Policy {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.policies[p.Mount] = append(h.policies[p.Mount], p)
+	h.limitHistoryLocked()
 	return p
 }
 
@@ -187,24 +191,39 @@ func (h *Hub) Close() {
 	}
 	h.writers.wait()
 	h.events.close()
-	h.history.close()
 	h.presences.close()
 	_ = h.broker.Close() // all agents are closed: nothing could use the error
+	h.history.close()
 }
 
 // OnEnd calls f, in a goroutine of its own, when Drain or Close is called, or at once if
 // one was. stop takes that back, and reports whether f will not be called.
 func (h *Hub) OnEnd(f func()) (stop func() bool) { return context.AfterFunc(h.life, f) }
 
-// Publish gives m to the Broker, and counts it.
-func (h *Hub) Publish(ctx context.Context, m *Message) error {
-	err := h.broker.Publish(ctx, m)
+// Publish gives m to the Broker, and counts it. It returns the position of m if the log
+// has it. See Broker.Publish for the errors.
+func (h *Hub) Publish(ctx context.Context, m *Message) (Position, error) {
+	at, err := h.broker.Publish(ctx, m)
 	if err != nil {
 		h.counts.drop(DropFailed, 1)
-		return err
+		return Position{}, err
 	}
 	h.counts.published.Add(1)
-	return nil
+	return at, nil
+}
+
+// limitHistoryLocked gives the history the highest limit of all policies. The caller holds
+// h.mu.
+func (h *Hub) limitHistoryLocked() {
+	most := 0
+	for _, policies := range h.policies {
+		for _, p := range policies {
+			most = max(most, p.Limits.HistoryBytes)
+		}
+	}
+	if most > 0 { // else there is no endpoint, or the next configuration has not come yet
+		h.history.limit(most)
+	}
 }
 
 // forget removes a from the hub and counts its end. code is 0 if the server did not close
@@ -226,22 +245,36 @@ type fanout struct {
 	queued  int32 // for how many subscriptions
 }
 
-// deliver queues m for every agent that subscribed to its channel or to a pattern that
-// matches it, once for each agent. It waits only for the locks of those nodes. The Broker
-// calls it, one message of a channel at a time.
-func (h *Hub) deliver(m *Message) {
-	begun := h.timers.now()
-	if m.rule.Count > 0 {
-		h.history.order.Lock()
-		h.history.keep(m, m.rule, m.most)
-		h.fanOut(m)
-		h.history.order.Unlock()
-	} else {
-		h.fanOut(m)
+// A replica is a Hub as its Broker sees it.
+type replica Hub
+
+// Entry implements Sink: it keeps m if its channel has a history, and hands it to all
+// subscribers.
+func (r *replica) Entry(seq uint64, at time.Time, m *Message) {
+	h := (*Hub)(r)
+	if seq != 0 && !h.history.add(seq, at, m) {
+		return
 	}
+	begun := h.timers.now()
+	h.fanOut(m)
 	h.counts.fanOut.observe(h.timers.now() - begun)
 }
 
+// Reset implements Sink.
+func (r *replica) Reset(epoch Epoch, first, head uint64) { r.history.reset(epoch, first, head) }
+
+// Floor implements Sink.
+func (r *replica) Floor(key string, seq uint64, why string) { r.history.setFloor(key, seq, why) }
+
+// Lost implements Sink.
+func (r *replica) Lost(_, to uint64) { r.history.loseUpTo(to) }
+
+// Behind implements Sink.
+func (r *replica) Behind(behind bool) { r.history.setBehind(behind) }
+
+// fanOut queues m for every agent that subscribed to its channel or to a pattern that
+// matches it, once for each agent. It waits only for the locks of those nodes. There is one
+// call at a time about one channel.
 func (h *Hub) fanOut(m *Message) {
 	f := h.fanouts.Get().(*fanout)
 	defer h.putFanout(f)

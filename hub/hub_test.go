@@ -622,9 +622,9 @@ type failingBroker struct {
 	fail bool
 }
 
-func (f *failingBroker) Publish(ctx context.Context, m *hub.Message) error {
+func (f *failingBroker) Publish(ctx context.Context, m *hub.Message) (hub.Position, error) {
 	if f.fail {
-		return errors.New("away: 10.0.0.7:4222 refused")
+		return hub.Position{}, errors.New("away: 10.0.0.7:4222 refused")
 	}
 	return f.Broker.Publish(ctx, m)
 }

@@ -3,7 +3,14 @@
 
 package hub
 
-import "sync/atomic"
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"math"
+	"strings"
+	"sync/atomic"
+	"time"
+)
 
 // A Message was published on a channel. It is immutable. All agents share it, and it is
 // encoded once for each Form that they use.
@@ -20,8 +27,8 @@ type Message struct {
 	key    string // namespace and channel: the key of its node
 	object []byte // the frame as a JSON object; Data is a part of it
 	forms  [maxForms]atomic.Pointer[[]byte]
-	rule   HistoryRule  // what is kept of its channel, and
-	most   int          // of all channels, in bytes
+	who    string       // who published it, see By
+	keep   packedRule   // what is kept of its channel
 	seq    uint64       // its number in the history; 0 for a message that is not kept
 	queued atomic.Int32 // subscriptions of this machine that it was queued for
 
@@ -48,19 +55,62 @@ func (m *Message) in(namespace string) *Message {
 	return m
 }
 
-// remember notes what p keeps of the message's channel; it has not been published yet.
-func (m *Message) remember(p *Policy) *Message {
+// By notes who published m, and returns m. who and the UUID identify the message: see ID.
+// Call it before m is published.
+func (m *Message) By(who string) *Message {
+	m.who = who
+	return m
+}
+
+// Keep notes what is kept of the message's channel, and returns m. Call it before m is
+// published.
+func (m *Message) Keep(rule HistoryRule) *Message {
+	m.keep = packRule(rule)
+	return m
+}
+
+// A packedRule is a HistoryRule in 8 bytes, because each message has one.
+type packedRule struct{ count, milliseconds uint32 }
+
+func packRule(r HistoryRule) packedRule {
+	return packedRule{uint32(min(max(r.Count, 0), math.MaxInt32)), uint32(min(max(r.TTL/time.Millisecond, 0), math.MaxUint32))}
+}
+
+func (p packedRule) rule() HistoryRule {
+	return HistoryRule{Count: int(p.count), TTL: time.Duration(p.milliseconds) * time.Millisecond}
+}
+
+// Kept reports whether the history keeps m.
+func (m *Message) Kept() bool { return m.keep.count > 0 }
+
+// Key returns the namespace and the channel of m as one string.
+func (m *Message) Key() string { return m.key }
+
+// keepBy notes what p keeps of the message's channel.
+func (m *Message) keepBy(p *Policy) *Message {
 	if p.Histories != nil {
-		m.rule, m.most = p.Histories.History(m.Channel), p.Limits.HistoryBytes
+		m.Keep(p.Histories.History(m.Channel))
 	}
 	return m
 }
 
+// ID identifies m: no other message has the same publisher, channel and UUID. It is the
+// same in each process.
+func (m *Message) ID() [16]byte {
+	var b []byte
+	for _, part := range []string{m.key, m.who, m.UUID} {
+		b = append(binary.AppendUvarint(b, uint64(len(part))), part...)
+	}
+	sum := sha256.Sum256(b)
+	return [16]byte(sum[:16])
+}
+
 // stamp gives the message its number, and puts its position into the frame.
-func (m *Message) stamp(seq uint64, position string) {
+func (m *Message) stamp(seq uint64, position Position) {
 	m.seq = seq
-	m.object = append(m.object[:len(m.object)-1:len(m.object)-1], `,"position":"`...)
-	m.object = append(append(m.object, position...), `"}`...)
+	object := make([]byte, 0, len(m.object)+len(position.Epoch)+48)
+	object = append(append(object, m.object[:len(m.object)-1]...), `,"position":"`...)
+	m.object = append(position.Append(object), `"}`...)
 }
 
 // keyOf returns the key of a channel in a namespace. Keys of different namespaces are
@@ -70,6 +120,14 @@ func keyOf(namespace, channel string) string {
 		return channel
 	}
 	return namespace + "\x00" + channel
+}
+
+// cutKey undoes keyOf. found says that there is a namespace.
+func cutKey(key string) (namespace, channel string, found bool) {
+	if namespace, channel, found = strings.Cut(key, "\x00"); !found {
+		return "", key, false
+	}
+	return namespace, channel, true
 }
 
 // encoded returns the message in the encoding f. The result is shared: do not change it.

@@ -147,7 +147,9 @@ func TestStatsAccountForWhatAReloadDrops(t *testing.T) {
 // A brokenBroker takes no message.
 type brokenBroker struct{ hub.Broker }
 
-func (brokenBroker) Publish(context.Context, *hub.Message) error { return errors.New("away") }
+func (brokenBroker) Publish(context.Context, *hub.Message) (hub.Position, error) {
+	return hub.Position{}, errors.New("away")
+}
 
 func TestStatsCountPublishesThatGoNowhere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

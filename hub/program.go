@@ -6,6 +6,7 @@ package hub
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -237,17 +238,21 @@ func (pr *Program) Publish(ctx context.Context, p Publication) (Receipt, *Refusa
 	}
 	receipt.UUID, receipt.Repeated = p.UUID, len(fresh) == 0
 	for i, ch := range fresh {
-		m := NewMessage(ch, p.UUID, p.Data).in(a.opening.Namespace).remember(a.policy.Load())
+		m := NewMessage(ch, p.UUID, p.Data).in(a.opening.Namespace).keepBy(a.policy.Load()).By(programPrefix + a.User())
 		m.From = &Sender{User: a.User()}
-		if err := a.hub.Publish(ctx, m); err != nil {
-			a.policy.Load().Log.Error("publishing failed", "channel", ch, "error", err)
+		at, err := a.hub.Publish(ctx, m)
+		if err != nil {
 			if len(notes) > 0 {
 				a.hub.repeats.forget(notes[i:]...)
 			}
+			if errors.Is(err, ErrConflict) {
+				return Receipt{}, uuidUsed(ch)
+			}
+			a.policy.Load().Log.Error("publishing failed", "channel", ch, "error", err)
 			return Receipt{}, &Refusal{CodeUnavailable, "the server could not publish the message; try again with the same uuid", time.Second}
 		}
 		receipt.Subscriptions += int(m.queued.Load())
-		position := a.hub.history.position(m)
+		position := at.ofKept(m)
 		receipt.placed(&p, ch, position)
 		if len(notes) > 0 {
 			a.hub.repeats.published(notes[i], position)
@@ -272,7 +277,7 @@ func (pr *Program) withoutRepeats(p *Publication, receipt *Receipt) (fresh []str
 		switch kind {
 		case repeatConflict:
 			a.hub.repeats.forget(notes...)
-			return nil, nil, refuse(CodeInvalid, "this uuid was already used for other data on "+ch)
+			return nil, nil, uuidUsed(ch)
 		case repeatSame:
 			a.hub.counts.drop(DropRepeated, 1)
 			receipt.placed(p, ch, position)
@@ -281,6 +286,10 @@ func (pr *Program) withoutRepeats(p *Publication, receipt *Receipt) (fresh []str
 		}
 	}
 	return fresh, notes, nil
+}
+
+func uuidUsed(channel string) *Refusal {
+	return refuse(CodeInvalid, "this uuid was already used for other data on "+channel)
 }
 
 // keepUp waits until the flushers have looked at a burst, see flusher.keepUp.

@@ -94,9 +94,9 @@ type flakyBroker struct {
 	published []string
 }
 
-func (f *flakyBroker) Publish(ctx context.Context, m *hub.Message) error {
+func (f *flakyBroker) Publish(ctx context.Context, m *hub.Message) (hub.Position, error) {
 	if f.after--; f.after < 0 {
-		return f.err
+		return hub.Position{}, f.err
 	}
 	f.published = append(f.published, m.Channel)
 	return f.Broker.Publish(ctx, m)

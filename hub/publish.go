@@ -3,7 +3,12 @@
 
 package hub
 
-import "time"
+import (
+	"errors"
+	"time"
+)
+
+var errUUIDUsed = refuse(CodeInvalid, "this uuid was already used for other data on this channel")
 
 // publish publishes the message of o, which the gate allowed, unless it is a repeat. It
 // answers the frame, and returns the outcome for the span.
@@ -20,16 +25,23 @@ func (o *op) publish() AnswerName {
 		a.reply(appendPublished(nil, o.in.uuid, position))
 		return Allowed
 	case repeatConflict:
-		a.answer(&o.in, refuse(CodeInvalid, "this uuid was already used for other data on this channel"))
+		a.answer(&o.in, errUUIDUsed)
 		return AnswerName(CodeInvalid)
 	}
-	for i, m := range o.publications() {
-		err := a.hub.Publish(o.context(), m)
-		if err == nil {
+	for i, m := range o.publications(who) {
+		at, err := a.hub.Publish(o.context(), m)
+		switch {
+		case err == nil:
 			if m.Channel == o.msg.Channel { // the gate's other channels are not the client's business
-				position = a.hub.history.position(m)
+				position = at.ofKept(m)
 			}
 			continue
+		case errors.Is(err, ErrConflict) && (i > 0 || o.setsData()):
+			continue // it was published before; a gate may set other data each time
+		case errors.Is(err, ErrConflict):
+			a.hub.repeats.forget(key)
+			a.answer(&o.in, errUUIDUsed)
+			return AnswerName(CodeInvalid)
 		}
 		a.policy.Load().Log.Error("publishing failed", "channel", m.Channel, "agent", a.UUID(), "error", err)
 		if i > 0 {
@@ -45,9 +57,12 @@ func (o *op) publish() AnswerName {
 	return Allowed
 }
 
+// setsData reports whether the gate has set the data of the message.
+func (o *op) setsData() bool { return o.verdict.Publish != nil && o.verdict.Publish.Data != nil }
+
 // publications returns the messages to publish after the gate has set channels, data or
-// discard.
-func (o *op) publications() []*Message {
+// discard. who is the publisher.
+func (o *op) publications(who string) []*Message {
 	a := o.agent
 	v := o.verdict.Publish
 	if v == nil {
@@ -75,7 +90,7 @@ func (o *op) publications() []*Message {
 			m = NewMessage(ch, o.msg.UUID, data)
 		}
 		m.From = from
-		out[i] = m.in(a.opening.Namespace).remember(a.policy.Load())
+		out[i] = m.in(a.opening.Namespace).keepBy(a.policy.Load()).By(who)
 	}
 	return out
 }

@@ -157,6 +157,7 @@ func (h *Hub) Drop(p *Policy) *Reload {
 		r.to = left[len(left)-1]
 		r.spread = min(time.Duration(len(h.agents))*reloadPace, r.to.Grace/2)
 	}
+	h.limitHistoryLocked()
 	var agents []*Agent
 	for a := range h.agents {
 		if a.policy.Load() != p {

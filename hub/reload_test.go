@@ -190,7 +190,7 @@ func TestReloadHoldsAtOnce(t *testing.T) {
 		}}
 		r := b.reload(hub.Policy{Gates: gatesOf(byName{hub.GateSubscribe: no})})
 		for i, ch := range []string{"news", "other", "news/1"} {
-			if err := b.hub.Publish(b.Context(), hub.NewMessage(ch, fmt.Sprint(i), []byte("0"))); err != nil {
+			if _, err := b.hub.Publish(b.Context(), hub.NewMessage(ch, fmt.Sprint(i), []byte("0"))); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -215,7 +215,7 @@ func TestReloadHoldsForWhatWaits(t *testing.T) {
 		p := b.join("news", "other")
 		p.Conn.Stall(true)
 		say := func(ch, uuid string) {
-			if err := b.hub.Publish(b.Context(), hub.NewMessage(ch, uuid, []byte("0"))); err != nil {
+			if _, err := b.hub.Publish(b.Context(), hub.NewMessage(ch, uuid, []byte("0"))); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -251,7 +251,7 @@ func TestReloadCutsWhoMayNotConnect(t *testing.T) {
 		}}})})
 		// Neither is it heard any more, nor does it hear.
 		who.Receive([]byte(publish("news", "1", "1")))
-		if err := b.hub.Publish(b.Context(), hub.NewMessage("news", "2", []byte("2"))); err != nil {
+		if _, err := b.hub.Publish(b.Context(), hub.NewMessage("news", "2", []byte("2"))); err != nil {
 			b.Fatal(err)
 		}
 		b.wantCut(one, "members only")
@@ -632,13 +632,13 @@ func TestReloadLowersLimits(t *testing.T) {
 		p, publisher := b.join("a", "b", "c"), b.join()
 		p.Conn.Stall(true)
 		for i := range 100 {
-			if err := b.hub.Publish(b.Context(), hub.NewMessage("a", strconv.Itoa(i), []byte("0"))); err != nil {
+			if _, err := b.hub.Publish(b.Context(), hub.NewMessage("a", strconv.Itoa(i), []byte("0"))); err != nil {
 				b.Fatal(err)
 			}
 		}
 		synctest.Wait()
 		b.reload(hub.Policy{Limits: hub.Limits{ChannelsPerAgent: 2, Agents: 1, AgentsPerIP: 1, Channels: 1, NameLength: 1, QueueMessages: 16, QueueBytes: 1 << 10, MessageSize: 256}})
-		if err := b.hub.Publish(b.Context(), hub.NewMessage("a", "100", []byte("0"))); err != nil {
+		if _, err := b.hub.Publish(b.Context(), hub.NewMessage("a", "100", []byte("0"))); err != nil {
 			b.Fatal(err)
 		}
 		synctest.Wait()
@@ -657,7 +657,7 @@ func TestReloadLowersLimits(t *testing.T) {
 		// Now that it is not over it any more, the new limit is its own.
 		p.Conn.Stall(true)
 		for i := range 20 {
-			if err := b.hub.Publish(b.Context(), hub.NewMessage("a", "x"+strconv.Itoa(i), []byte("0"))); err != nil {
+			if _, err := b.hub.Publish(b.Context(), hub.NewMessage("a", "x"+strconv.Itoa(i), []byte("0"))); err != nil {
 				b.Fatal(err)
 			}
 			synctest.Wait()
@@ -819,7 +819,7 @@ func TestReloadsLoseNothing(t *testing.T) {
 					return
 				case <-time.After(time.Millisecond):
 				}
-				if err := b.hub.Publish(b.Context(), hub.NewMessage("news", strconv.Itoa(sent), []byte("0"))); err != nil {
+				if _, err := b.hub.Publish(b.Context(), hub.NewMessage("news", strconv.Itoa(sent), []byte("0"))); err != nil {
 					b.Error(err)
 				}
 				sent++
@@ -977,7 +977,7 @@ func TestLowerLimitsCloseNoAgentDuringTheReload(t *testing.T) {
 		}
 		synctest.Wait()
 		meanwhile := sync.OnceFunc(func() {
-			if err := b.hub.Publish(t.Context(), hub.NewMessage("news", "meanwhile", []byte("1"))); err != nil {
+			if _, err := b.hub.Publish(t.Context(), hub.NewMessage("news", "meanwhile", []byte("1"))); err != nil {
 				t.Error(err)
 			}
 		})
@@ -1076,7 +1076,7 @@ func TestReloadDropsWhatIsBeingWritten(t *testing.T) {
 		a.Receive([]byte(subscribe("news")))
 		synctest.Wait()
 		c.Lines()
-		if err := b.hub.Publish(b.Context(), hub.NewMessage("news", "1", []byte("1"))); err != nil {
+		if _, err := b.hub.Publish(b.Context(), hub.NewMessage("news", "1", []byte("1"))); err != nil {
 			b.Fatal(err)
 		}
 		synctest.Wait() // it is being written
@@ -1198,7 +1198,7 @@ func TestReloadOfSubscriptionsByBoth(t *testing.T) {
 		b.want(p, subscribed("inbox"))
 		<-b.reload(hub.Policy{Gates: gatesOf(byName{hub.GateConnect: connects(), hub.GateSubscribe: local("new", denied("no"))})}).Done()
 		b.want(p)
-		if err := b.hub.Publish(b.Context(), hub.NewMessage("inbox", "1", []byte("1"))); err != nil {
+		if _, err := b.hub.Publish(b.Context(), hub.NewMessage("inbox", "1", []byte("1"))); err != nil {
 			b.Fatal(err)
 		}
 		b.want(p, message("inbox", "1", "1"))

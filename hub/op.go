@@ -28,6 +28,7 @@ type op struct {
 	recover recoveryRequest // of a subscribe
 	members presenceRequest // of a subscribe, or a frame about members
 	holds   bool            // the agent has the right already: no gate is asked
+	page    *pageRequest    // if not nil, the messages that a /meta/history asks for
 	refused *Refusal        // if not nil, the answer; no gate is asked
 	taken   *lease          // the lease that notes the question under way; guarded by the agent's mu
 	done    chan struct{}   // if not nil, finish closes it; never closed if the agent leaves before
@@ -436,6 +437,8 @@ func (o *op) apply() (done bool) {
 	case r != nil:
 		o.endSpan(AnswerName(r.Code))
 		a.answer(&o.in, r)
+	case o.page != nil:
+		return o.applyPage()
 	case o.gate == GateSubscribe:
 		r, stale := a.hub.subscribe(o, &o.in)
 		if r != nil {

@@ -36,7 +36,7 @@ type fixture struct {
 	// to agent
 	Made struct {
 		By, Channel, UUID, To string
-		Position              string
+		Position, Before      string
 		AgentID               string `json:"agentId"`
 		Data                  *string
 		CloseCode             CloseCode
@@ -183,6 +183,15 @@ func frameMeaning(frame []byte) (m meaning, r *Refusal) {
 			return m, r
 		}
 		return m, CheckName(m.to, MaxNameLength)
+	case metaHistory:
+		m.kind, m.data = "history", string(in.data)
+		if m.to, r = metaChannel(in.data); r != nil {
+			return m, r
+		}
+		if _, r = metaPage(in.data); r != nil {
+			return m, r
+		}
+		return m, CheckPattern(m.to, MaxNameLength)
 	case metaPing:
 		m.kind = "ping"
 		return m, nil
@@ -245,6 +254,12 @@ func (f *fixture) toAgent(t *testing.T) {
 			t.Fatal(invalid)
 		}
 		got = appendSubscribed(nil, &in, r)
+	case "history":
+		in, invalid := decodeFrame([]byte(m.To))
+		if invalid != nil {
+			t.Fatal(invalid)
+		}
+		got = appendPage(nil, &in, page{messages: []*Message{NewMessage(m.Channel, m.UUID, []byte(*m.Data))}, before: m.Before, position: m.Position})
 	case "close":
 		got = appendClose(nil, m.CloseCode, r.Reason, r.Retry)
 	default:

@@ -78,7 +78,7 @@ func (box *inbox) handle(frame []byte) {
 	}
 	if r := a.in.mayAct(p, &in, len(frame)); r != nil {
 		channel := in.channel
-		if about, r := metaChannel(in.data); r == nil && (channel == metaSubscribe || channel == metaUnsubscribe || channel == metaPresence) {
+		if about, r := metaChannel(in.data); r == nil && isAboutChannel(channel) {
 			channel = about
 		}
 		a.in.refuseInTurn(GatePublish, channel, &in, r)
@@ -91,6 +91,8 @@ func (box *inbox) handle(frame []byte) {
 		a.in.subscription(p, GateUnsubscribe, &in)
 	case metaPresence:
 		a.in.members(p, &in)
+	case metaHistory:
+		a.in.subscription(p, GateSubscribe, &in)
 	case metaPing:
 		a.answer(&in, nil)
 	default:
@@ -118,6 +120,11 @@ func (box *inbox) mayAct(p *Policy, in *inbound, size int) *Refusal {
 	return nil
 }
 
+// isAboutChannel reports whether frames with this channel name another one in their data.
+func isAboutChannel(channel string) bool {
+	return channel == metaSubscribe || channel == metaUnsubscribe || channel == metaHistory || channel == metaPresence
+}
+
 // answer answers a frame; a nil r is success.
 func (a *Agent) answer(in *inbound, r *Refusal) { a.reply(answerTo(in, r)) }
 
@@ -125,7 +132,7 @@ func answerTo(in *inbound, r *Refusal) []byte {
 	switch {
 	case in.channel == metaConnect:
 		return appendConnected(nil, in.uuid, in.agentID, time.Time{}, r)
-	case in.channel == metaSubscribe || in.channel == metaUnsubscribe || in.channel == metaPresence:
+	case isAboutChannel(in.channel):
 		return appendSubscribed(nil, in, r)
 	case r != nil:
 		return appendError(nil, in.uuid, r)
@@ -307,7 +314,7 @@ func (box *inbox) refresh(in *inbound, id string, credentials []byte) {
 	(&op{agent: a, gate: GateConnect, in: *in}).do()
 }
 
-// subscription handles /meta/subscribe and /meta/unsubscribe.
+// subscription handles /meta/subscribe, /meta/unsubscribe and /meta/history.
 func (box *inbox) subscription(p *Policy, gate GateName, in *inbound) {
 	a := box.agent
 	channel, r := metaChannel(in.data)
@@ -319,18 +326,20 @@ func (box *inbox) subscription(p *Policy, gate GateName, in *inbound) {
 		return
 	}
 	o := &op{agent: a, gate: gate, channel: channel, in: *in}
-	if gate == GateSubscribe {
-		if o.recover, r = metaRecovery(in.data); r != nil {
-			a.answer(in, r)
-			return
-		}
-		if o.members.asked, r = metaWatches(in.data); r != nil {
-			a.answer(in, r)
-			return
+	switch in.channel {
+	case metaSubscribe:
+		if o.recover, r = metaRecovery(in.data); r == nil {
+			o.members.asked, r = metaWatches(in.data)
 		}
 		if o.members.asked && !IsPattern(channel) {
 			o.further = append(o.further, further{gate: GatePresence})
 		}
+	case metaHistory:
+		o.page, r = metaPage(in.data)
+	}
+	if r != nil {
+		a.answer(in, r)
+		return
 	}
 	o.do()
 }

@@ -77,7 +77,7 @@ export interface Message<Data = any, Name extends string = string> {
   /** The same: it is called so on the wire. */
   readonly data: Data;
   /** Where it stands in its channel's history, where the server keeps one. Only the server can read it. */
-  readonly position?: unknown;
+  readonly position?: string;
 }
 
 export type Publication<D = any, Name extends string = string> = Data<D> & {
@@ -92,7 +92,7 @@ export type Publication<D = any, Name extends string = string> = Data<D> & {
 export interface Answer {
   readonly uuid?: string;
   readonly data?: any;
-  readonly position?: unknown;
+  readonly position?: string;
   readonly recovered?: boolean;
 }
 
@@ -129,6 +129,41 @@ export interface State {
   readonly retryAt?: number;
 }
 
+/**
+ * Why messages are missing: `epoch`, the server was restarted; `count`, `age`, `bytes`, it
+ * has dropped them; `limit`, they are more than it sends at once; `none`, the channel has no history.
+ */
+export type Missing = 'epoch' | 'count' | 'age' | 'bytes' | 'limit' | 'none' | (string & {});
+
+/** Which messages of a history to get. */
+export interface HistoryOptions {
+  /** How many of the newest messages, from 1 to 1,000. Default: 100. */
+  last?: number;
+  /** Only messages that are older than this position: `before` of the page that came last, or the `position` of a message. */
+  before?: string;
+  /** When aborted, the promise fails with the signal's reason. */
+  signal?: AbortSignal;
+}
+
+/** Messages that the server keeps. */
+export interface Page<M = Message> {
+  /** The oldest first. */
+  readonly messages: M[];
+  /** If the server keeps older ones: `before` for the next page. */
+  readonly before?: string;
+  /** Why the server looked for no messages: the channel has no history (`none`), or the server was restarted (`epoch`). */
+  readonly reason?: Missing;
+  /** Where the newest message of all channels stands. */
+  readonly position?: string;
+}
+
+/** Messages may be missing. */
+export interface Gap {
+  readonly channel: string;
+  /** Why; `undefined` if the channel has no history. */
+  readonly reason?: Missing;
+}
+
 /** A subscription that has begun. */
 export interface Begun extends Answer {
   readonly channel: string;
@@ -136,8 +171,8 @@ export interface Begun extends Answer {
   readonly position?: string;
   /** Whether all messages come that the client asked for: with `since`, or after a loss. */
   readonly recovered?: boolean;
-  /** Why not: epoch (the server was restarted), count, age, bytes, limit, or none (no history). */
-  readonly reason?: string;
+  /** Why not. */
+  readonly reason?: Missing;
 }
 
 /** A subscription that the server has ended. */
@@ -156,7 +191,7 @@ export interface Events<C extends Channels = {}> {
   subscribe: Begun;
   unsubscribe: Ended;
   /** A channel is subscribed again after its session was lost, and not all that was missed came from its history. */
-  gap: { readonly channel: string };
+  gap: Gap;
 }
 
 /** What SockJS and WebSocket have in common, as far as it is needed here. */
@@ -269,6 +304,12 @@ export declare class PushIt<C extends Channels = {}> {
   /** Ends a subscription, and whatever listens to it here. The server may refuse; then all stays as it is. */
   unsubscribe(channel: ChannelPattern<C>, onError?: OnError, onSuccess?: OnSuccess): Promise<Answer>;
 
+  /**
+   * Gets messages that the server keeps of a channel, or of all that match a pattern. No
+   * subscription is needed. Without a connection it waits for one, as a publish does.
+   */
+  history<Name extends ChannelPattern<C>>(channel: Name, options?: HistoryOptions): Promise<Page<MessageOn<C, Name>>>;
+
   /** A handle for one channel or pattern. `signal` ends all that is begun with it. */
   channel<Name extends ChannelPattern<C>>(name: Name, options?: { signal?: AbortSignal }): Channel<Payload<C, Name>, MessageOn<C, Name>>;
 
@@ -286,6 +327,8 @@ export interface Channel<D = any, M = Message<D>> extends AsyncIterable<M> {
   readonly name: string;
   subscribe(onError?: OnError, onSuccess?: OnSuccess): Promise<Answer>;
   unsubscribe(onError?: OnError, onSuccess?: OnSuccess): Promise<Answer>;
+  /** Gets messages that the server keeps. */
+  history(options?: HistoryOptions): Promise<Page<M>>;
   /** Publishes, and resolves with the uuid when the server has taken it; the promise has the `uuid` before. */
   publish(...data: DataFirst<D, [options?: { uuid?: string; signal?: AbortSignal }]>): Promise<string> & { readonly uuid: string };
   /** Listens, and subscribes for as long as somebody does. Returns what stops it. */

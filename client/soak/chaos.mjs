@@ -14,8 +14,8 @@ import { Proxy } from '../test/proxy.mjs';
 import { randomFrom } from './report.mjs';
 import { until } from './storm.mjs';
 
-const CHANNELS = ['chaos/0', 'chaos/1', 'chaos/2', 'chaos/3'];
-const QUICK = { firstWait: 50, longestWait: 500, silence: 1000, answerWithin: 1000, openWithin: 2000, connectWithin: 5000 };
+export const CHANNELS = ['chaos/0', 'chaos/1', 'chaos/2', 'chaos/3'];
+export const QUICK = { firstWait: 50, longestWait: 500, silence: 1000, answerWithin: 1000, openWithin: 2000, connectWithin: 5000 };
 
 /**
  * @param {import('../test/harness.mjs').Server} server
@@ -40,17 +40,7 @@ export async function chaos(server, { publishers, subscribers, cuts, between, se
     await until('all are subscribed', () => all.every((each) => each.subscribed));
     for (const writer of writers) writer.start();
 
-    for (let n = 0; n < cuts; n++) {
-      await new Promise((resolve) => setTimeout(resolve, random() * 2 * between));
-      const kind = random();
-      if (kind < 0.7) proxy.cutOne(random);
-      else if (kind < 0.9) proxy.halfOpen(random);
-      else if (kind < 0.95) proxy.cut();
-      else {
-        proxy.stalled = true;
-        setTimeout(() => (proxy.stalled = false), 300);
-      }
-    }
+    await cutAtRandom(proxy, random, cuts, between);
 
     for (const writer of writers) writer.stop();
     await until('each publish has ended', () => writers.every((writer) => writer.waiting === 0));
@@ -74,14 +64,30 @@ export async function chaos(server, { publishers, subscribers, cuts, between, se
   }
 }
 
-class Publisher {
+/** Cuts connections: one, or all, or on the server's side only; or holds back what is on its way. */
+export async function cutAtRandom(proxy, random, cuts, between) {
+  for (let n = 0; n < cuts; n++) {
+    await new Promise((resolve) => setTimeout(resolve, random() * 2 * between));
+    const kind = random();
+    if (kind < 0.7) proxy.cutOne(random);
+    else if (kind < 0.9) proxy.halfOpen(random);
+    else if (kind < 0.95) proxy.cut();
+    else {
+      proxy.stalled = true;
+      setTimeout(() => (proxy.stalled = false), 300);
+    }
+  }
+}
+
+export class Publisher {
   sent = new Map(); // by name: channel, when, how often it ended, and whether it was accepted
   waiting = 0;
   #n = 0;
   #timer;
 
-  constructor(id, push, random) {
-    Object.assign(this, { id, push, random });
+  /** @param {number} [pause]  how many ms lie between two messages at most */
+  constructor(id, push, random, pause = 200) {
+    Object.assign(this, { id, push, random, pause });
   }
 
   publish(channel) {
@@ -100,7 +106,7 @@ class Publisher {
   start() {
     const next = () => {
       this.publish(CHANNELS[Math.floor(this.random() * CHANNELS.length)]);
-      this.#timer = setTimeout(next, this.random() * 200);
+      this.#timer = setTimeout(next, this.random() * this.pause);
     };
     next();
   }

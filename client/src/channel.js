@@ -17,6 +17,7 @@ export function makeChannel(push, name, whole) {
     name,
     subscribe: (...callbacks) => push.subscribe(name, ...callbacks),
     unsubscribe: (...callbacks) => push.unsubscribe(name, ...callbacks),
+    history: (options) => push.history(name, { signal: whole, ...options }),
 
     publish(data, { uuid, signal = whole } = {}) {
       let msgId;

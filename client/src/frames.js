@@ -10,6 +10,9 @@ export const isMeta = (channel) => channel.startsWith('/meta/');
 export const matches = (pattern, channel) =>
   pattern === channel || pattern === '*' || (pattern.endsWith('/*') && channel.startsWith(pattern.slice(0, -1)));
 
+/** A message's data are its payload, for who reads it. */
+export const unwrap = (message) => (message.payload = message.data);
+
 /**
  * Reads a frame.
  *

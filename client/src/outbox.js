@@ -19,7 +19,7 @@ function json(key, value) {
 }
 
 /**
- * The publishes without an answer, in their order. Each is sent in each session,
+ * The publishes, and questions for history, without an answer, in their order. Each is sent in each session,
  * with the same uuid, until one answers it, and ends exactly once.
  *
  * @param {import('./pushit.js').PushIt} push
@@ -33,12 +33,12 @@ export function makeOutbox(push) {
 
   return {
     /**
-     * @param {{channel: string, data: any, uuid?: string, signal?: AbortSignal}} message
+     * @param {{channel: string, data: any, uuid?: string, signal?: AbortSignal, _about?: string}} message  `_about`: the channel that a refusal names
      * @param {(refusal: Error) => void} [onError]
      * @param {(answer: object) => void} [onSuccess]
      * @returns {{_uuid: string, _later: (error: string, code: string) => void}} the entry; `_later` ends it, but not before the caller has returned
      */
-    _add({ channel, data, uuid = id(), signal }, onError, onSuccess) {
+    _add({ channel, data, uuid = id(), signal, _about: about = channel }, onError, onSuccess) {
       const undo = [];
       let over = false;
       const end = (refusal, answer) => {
@@ -48,7 +48,7 @@ export function makeOutbox(push) {
         if (refusal) call(onError ?? push._error, refusal);
         else call(onSuccess, answer);
       };
-      const fail = (error, code) => end(new Refusal(error, code, channel, uuid));
+      const fail = (error, code) => end(new Refusal(error, code, about, uuid));
       const later = (error, code) => queueMicrotask(() => (code ? fail(error, code) : end(error)));
       let text = '';
       try {
@@ -56,7 +56,7 @@ export function makeOutbox(push) {
       } catch (error) {
         later(error.message, 'invalid');
       }
-      const entry = { _uuid: uuid, _channel: channel, _text: text, _until: env.Date.now() + age, _end: end, _fail: fail, _later: later };
+      const entry = { _uuid: uuid, _channel: about, _text: text, _until: env.Date.now() + age, _end: end, _fail: fail, _later: later };
       const size = text.length;
       if (entries.has(uuid)) later('this uuid waits for an answer', 'invalid');
       else if (entries.size >= outboxMessages || bytes + size > outboxBytes) later('too much waits for an answer', 'limit');

@@ -5,7 +5,7 @@ import { makeChannel, quiet } from './channel.js';
 import { makeConnection } from './connection.js';
 import { call, Emitter, stoppable } from './emitter.js';
 import { endpointOf } from './endpoint.js';
-import { isMeta } from './frames.js';
+import { isMeta, unwrap } from './frames.js';
 import { id } from './id.js';
 import { withDefaults } from './options.js';
 import { makeOutbox } from './outbox.js';
@@ -40,13 +40,18 @@ export class PushIt extends Emitter {
 
   publish(message, ...rest) {
     if (typeof message === 'string') message = { channel: message, data: rest.shift() };
-    const entry = this._outbox._add(message, ...rest);
-    if (this._closed()) entry._later(closed(this, entry._channel, entry._uuid));
-    else {
-      this._flush();
-      this._connection._hurry();
-    }
-    return entry._uuid;
+    return this._post(message, ...rest);
+  }
+
+  history(channel, { last, before, signal } = {}) {
+    return quiet(
+      new Promise((resolve, reject) => {
+        this._post({ channel: '/meta/history', data: { channel, last, before }, signal, _about: channel }, reject, (page) => {
+          page.messages.forEach(unwrap);
+          resolve(page);
+        });
+      }),
+    );
   }
 
   subscribe(channel, onError, onSuccess) {
@@ -80,10 +85,21 @@ export class PushIt extends Emitter {
     if (this._session) this._outbox._flush(this._session);
   }
 
+  /** Puts a frame that must find an answer into the outbox. Returns its uuid. */
+  _post(...frame) {
+    const entry = this._outbox._add(...frame);
+    if (this._closed()) entry._later(closed(this, entry._channel, entry._uuid));
+    else {
+      this._flush();
+      this._connection._hurry();
+    }
+    return entry._uuid;
+  }
+
   _receive(frame, refusal) {
-    const { channel, data } = frame;
+    const { channel } = frame;
     if (!isMeta(channel)) {
-      frame.payload = data;
+      unwrap(frame);
       this._subscriptions._message(frame);
       call(this.onMessageReceived, channel, frame);
       this._emit('message', frame);

@@ -61,9 +61,12 @@ export function makeSubscriptions(push) {
       leave(sub);
     },
 
-    /** Asks for what this session has not been asked for, at most so many. */
+    /**
+     * Asks for what this session has not been asked for, at most so many. What matches the
+     * most comes last: the server leaves out what the others have got.
+     */
     _resubscribe(session, most = Infinity) {
-      for (const sub of subs.values()) if (!sub._asked && !sub._on && !sub._leaving && most-- > 0) ask(session, sub);
+      for (const sub of [...subs.values()].sort((a, b) => breadth(a) - breadth(b))) if (!sub._asked && !sub._on && !sub._leaving && most-- > 0) ask(session, sub);
     },
 
     _begun: begun,
@@ -81,7 +84,7 @@ export function makeSubscriptions(push) {
     _message(message) {
       for (const sub of [...subs.values()]) {
         if (!matches(sub._name, message.channel)) continue;
-        sub._position = message.position ?? sub._position;
+        if (sub._on) sub._position = message.position ?? sub._position;
         for (const user of [...sub._users]) if (sub._users.has(user)) user._message(message);
       }
     },
@@ -104,6 +107,11 @@ export function makeSubscriptions(push) {
   function of(name) {
     if (!subs.has(name)) subs.set(name, { _name: name, _users: new Set(), _waiting: [], _leavers: [] });
     return subs.get(name);
+  }
+
+  /** Names come before patterns, and long patterns before those that match more. */
+  function breadth({ _name: name }) {
+    return name.endsWith('*') && 999 - name.length;
   }
 
   function has(sub) {
@@ -169,7 +177,7 @@ export function makeSubscriptions(push) {
     sub._backoff?._reset();
     sub._position = frame.position ?? sub._position;
     push._emit('subscribe', { ...frame, channel: sub._name });
-    if (sub._was && !frame.recovered) push._emit('gap', { channel: sub._name });
+    if (sub._was && !frame.recovered) push._emit('gap', { channel: sub._name, reason: frame.reason });
     sub._was = true;
   }
 

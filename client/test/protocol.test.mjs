@@ -33,7 +33,8 @@ async function asked(channel, uuid, data) {
     await settle();
     await world.socket.subscribed();
     push.unsubscribe(data.channel, ...tell);
-  } else push.publish({ channel, uuid, data }, ...tell);
+  } else if (channel === '/meta/history') push.history(data.channel, data).then(tell[1], tell[0]);
+  else push.publish({ channel, uuid, data }, ...tell);
   await settle();
   return { world, push, ended, sent: world.socket.sent.at(-1) };
 }
@@ -90,6 +91,15 @@ describe('what the server says is understood', () => {
           else assert.equal(ended[0].data.channel, to.data.channel);
           break;
         }
+        case 'history': {
+          const to = JSON.parse(made.to);
+          const { world, ended, sent } = await asked(to.channel, to.uuid, to.data);
+          await world.socket.receive({ ...frame, uuid: sent.uuid });
+          const [{ messages, before, position }] = ended;
+          const data = JSON.parse(made.data);
+          assert.deepEqual({ messages, before, position }, { messages: [{ channel: made.channel, uuid: made.uuid, data, payload: data }], before: made.before, position: made.position });
+          break;
+        }
         case 'close': {
           const world = new World();
           const push = await world.connected();
@@ -109,7 +119,7 @@ describe('what the server says is understood', () => {
 
 describe('what the client says is in the protocol', () => {
   const accepted = of('to server').filter(({ expect }) => expect.kind);
-  const kinds = { subscribe: '/meta/subscribe', unsubscribe: '/meta/unsubscribe' };
+  const kinds = { subscribe: '/meta/subscribe', unsubscribe: '/meta/unsubscribe', history: '/meta/history' };
 
   for (const { rule, name, expect } of accepted) {
     test(`${rule} ${name}`, async () => {
@@ -128,8 +138,9 @@ describe('what the client says is in the protocol', () => {
         assert.deepEqual(Object.keys(world.socket.sent[1]), ['channel', 'uuid']);
         assert.equal(world.socket.sent[1].channel, '/meta/ping');
       } else if (kinds[kind]) {
-        const { sent } = await asked(kinds[kind], uuid, { channel: to });
-        assert.deepEqual({ channel: sent.channel, data: sent.data }, { channel: kinds[kind], data: { channel: to } });
+        const want = kind === 'history' ? JSON.parse(data) : { channel: to };
+        const { sent } = await asked(kinds[kind], uuid, want);
+        assert.deepEqual({ channel: sent.channel, data: sent.data }, { channel: kinds[kind], data: want });
       } else {
         const { sent } = await asked(to, uuid, JSON.parse(data));
         assert.deepEqual(sent, { channel: to, uuid, data: JSON.parse(data) });

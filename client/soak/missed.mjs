@@ -1,0 +1,155 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+/**
+ * Subscribers of channels with a history whose connections fail, again and again:
+ * each of them gets every message, once, and in the order that all others see.
+ *
+ * @module
+ */
+
+import { PushIt } from '../src/pushit.js';
+import { Proxy } from '../test/proxy.mjs';
+import { CHANNELS, cutAtRandom, Publisher, QUICK } from './chaos.mjs';
+import { randomFrom } from './report.mjs';
+import { until } from './storm.mjs';
+
+const TRANSPORTS = ['websocket', 'xhr_streaming', 'xhr'];
+/** Names, a pattern, and both. */
+const WANTED = [CHANNELS, ['chaos/*'], ['chaos/*', ...CHANNELS]];
+
+/** Has a server keep what these runs publish. */
+export function withHistory(handler) {
+  handler.history = { count: 10_000, ttl: '10m' };
+  handler.limits = { ...handler.limits, history_bytes: 256 << 20 };
+}
+
+/** Keeps what a client was told: the messages of each channel. */
+class Reader {
+  heard = new Map(CHANNELS.map((channel) => [channel, []]));
+  /** What a listener of its own was told of each channel or pattern. */
+  listeners = new Map();
+  gaps = 0;
+
+  constructor(push, wanted) {
+    Object.assign(this, { push, wanted });
+    push.on('gap', () => this.gaps++);
+    push.onMessageReceived = (channel, { payload }) => this.heard.get(channel).push(payload);
+    for (const name of wanted) {
+      const got = new Map(CHANNELS.map((channel) => [channel, []]));
+      this.listeners.set(name, got);
+      push.channel(name).on('message', ({ channel, payload }) => got.get(channel).push(payload));
+    }
+  }
+
+  get subscribed() {
+    return this.push.channels.length === this.wanted.length;
+  }
+}
+
+/**
+ * Publishers and subscribers over connections that `disturb` breaks.
+ *
+ * @param {import('../test/harness.mjs').Server} server  with a history
+ * @param {{publishers: number, subscribers: number, pause: number, seed: number, options?: object}} run
+ *   `pause` is how many ms a publisher waits at most between two messages
+ * @param {(proxy: Proxy, random: () => number) => Promise<void>} disturb
+ */
+async function run(server, { publishers, subscribers, pause, seed, options = QUICK }, disturb) {
+  const random = randomFrom(seed);
+  const proxy = await Proxy.start(() => server.port);
+  const pushes = [];
+  const client = (given) => {
+    pushes.push(new PushIt({ endpoint: `${proxy.url}/push`, outboxMessages: 10_000, outboxBytes: 10e6, ...options, ...given }));
+    return pushes.at(-1);
+  };
+  const by = (n) => ({ transports: [TRANSPORTS[n % 3]] });
+  try {
+    const witness = new Reader(client({ endpoint: `${server.url}/push` }), ['chaos/*']);
+    const readers = Array.from({ length: subscribers }, (_, n) => new Reader(client(by(n)), WANTED[Math.floor(n / 3) % 3]));
+    const writers = Array.from({ length: publishers }, (_, n) => new Publisher(n, client(by(n)), random, pause));
+    const all = [witness, ...readers];
+    await until('all are subscribed', () => all.every((each) => each.subscribed));
+    for (const writer of writers) writer.start();
+    await disturb(proxy, random);
+    for (const writer of writers) writer.stop();
+    await until('each publish has ended', () => writers.every((writer) => writer.waiting === 0));
+    const last = new Publisher('last', client({ endpoint: `${server.url}/push` }), random);
+    for (const channel of CHANNELS) last.publish(channel);
+    await until('the last one is published', () => last.waiting === 0);
+    const ends = (heard) => CHANNELS.every((channel) => heard.get(channel).at(-1)?.startsWith('last-'));
+    // Who sits on a connection that is half open finds out in a while.
+    await until('all have heard the last', () => all.every((each) => ends(each.heard) && [...each.listeners].every(([name, heard]) => (name === 'chaos/*' ? ends(heard) : heard.get(name).at(-1)?.startsWith('last-')))));
+    return verdict(witness, readers, [...writers, last]);
+  } finally {
+    for (const push of pushes) push.close();
+    await proxy.stop();
+  }
+}
+
+function verdict(witness, readers, writers) {
+  const result = { published: 0, accepted: 0, delivered: 0, wanted: 0, endedOtherwise: 0, unheard: 0, missed: 0, doubled: 0, reordered: 0, gaps: witness.gaps };
+  const sent = new Map(writers.flatMap((writer) => [...writer.sent]));
+  for (const { ends, accepted } of sent.values()) {
+    result.published++;
+    if (accepted) result.accepted++;
+    if (ends !== 1) result.endedOtherwise++;
+  }
+  /** Compares what somebody heard with what there was. */
+  const compare = (got, order) => {
+    const heard = new Set(got);
+    const missed = order.filter((name) => !heard.has(name)).length;
+    result.wanted += order.length;
+    result.delivered += order.length - missed;
+    result.missed += missed;
+    result.doubled += got.length - heard.size;
+    // Without those that came twice, and those that did not come, it is the same list.
+    const rest = order.filter((name) => heard.has(name));
+    result.reordered += [...heard].filter((name, n) => name !== rest[n]).length;
+  };
+  for (const channel of CHANNELS) {
+    const order = witness.heard.get(channel);
+    const all = new Set(order);
+    result.doubled += order.length - all.size;
+    for (const [name, message] of sent) if (message.accepted && message.channel === channel && !all.has(name)) result.unheard++;
+    for (const reader of readers) {
+      compare(reader.heard.get(channel), order);
+      for (const [name, heard] of reader.listeners) if (name === channel || name === 'chaos/*') compare(heard.get(channel), order);
+    }
+  }
+  for (const reader of readers) result.gaps += reader.gaps;
+  return result;
+}
+
+/** Connections are cut at random. @param {{publishers: number, subscribers: number, cuts: number, between: number, seed: number}} options */
+export const cutsWithHistory = (server, { cuts, between, ...rest }) => run(server, { pause: 200, ...rest }, (proxy, random) => cutAtRandom(proxy, random, cuts, between));
+
+/**
+ * The network is gone at random, for `away` ms each time: nothing gets through, or
+ * connections break, and no new ones open.
+ *
+ * @param {{publishers: number, subscribers: number, lasts: number, away: number, between: number, seed: number, options?: object}} run
+ *   `lasts` is how many ms all of it takes; `between`, how many lie between two drops, on average
+ * @returns also `drops`, how many there were
+ */
+export async function jitter(server, { lasts, away, between, ...rest }) {
+  let drops = 0;
+  const pass = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+  const result = await run(server, { pause: 500, ...rest }, async (proxy, random) => {
+    const end = performance.now() + lasts;
+    while (performance.now() < end) {
+      await pass(random() * 2 * between);
+      drops++;
+      if (random() < 0.3) {
+        proxy.stalled = true;
+        await pass(away);
+        proxy.stalled = false;
+      } else {
+        await proxy.down();
+        await pass(away);
+        await proxy.up();
+      }
+    }
+  });
+  return { drops, ...result };
+}

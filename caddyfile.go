@@ -39,7 +39,7 @@ func init() {
 //	    path      <path>
 //	    name      <hub>
 //	    origins   <origin...>
-//	    transports      websocket|xhr_streaming|xhr|eventsource|htmlfile|jsonp...
+//	    transports      websocket|xhr_streaming|xhr|eventsource|htmlfile|jsonp|sse...
 //	    session_cookies <name...>
 //	    heartbeat <duration>
 //	    handshake <duration>

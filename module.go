@@ -61,7 +61,9 @@ type Handler struct {
 
 	// The transports: `websocket`, and SockJS's fallbacks for pages that cannot use
 	// WebSocket: `xhr_streaming`, `xhr` (polling), `eventsource`, `htmlfile`, `jsonp`.
-	// The last two are for browsers from before 2012. Default: all but these two.
+	// `htmlfile` and `jsonp` are for browsers from before 2012. `sse` serves streams of
+	// Server-Sent Events, for anything that only listens. Default: all but `htmlfile` and
+	// `jsonp`.
 	Transports []string `json:"transports,omitempty"`
 
 	// The names of your login cookies. A session over a fallback transport consists of

@@ -75,6 +75,7 @@ type ending struct {
 	closeCode   CloseCode
 	closeReason string
 	closeRetry  time.Duration
+	closeAbout  string // the channel of a listener whose subscription has ended
 	leftBecause string // for the log
 }
 
@@ -140,7 +141,7 @@ func (a *Agent) Start(c Conn) {
 	} else if opening := c.Form().Opening; opening != nil {
 		a.out.queue.add(item{bytes: opening})
 	}
-	notify := a.out.wakeLocked()
+	notify := !a.out.queue.isEmpty() && a.out.wakeLocked()
 	a.mu.Unlock()
 	a.Touch()
 	if !closing {
@@ -222,7 +223,11 @@ func (a *Agent) closeLocked(code CloseCode, reason string, retry time.Duration) 
 
 // noticeLocked returns the /meta/close frame.
 func (a *Agent) noticeLocked() []byte {
-	return a.out.conn.Form().encode(appendClose(nil, a.closeCode, a.closeReason, a.closeRetry))
+	notice := appendClose(nil, a.closeCode, a.closeReason, a.closeRetry)
+	if a.closeAbout != "" {
+		notice = appendAbout(notice, a.closeAbout)
+	}
+	return a.out.conn.Form().encode(notice)
 }
 
 // stateChangedLocked cancels pending questions and wakes every goroutine that waits for
@@ -308,8 +313,8 @@ func (a *Agent) tick() time.Duration {
 		notify = a.closeLocked(CloseTimeout, "/meta/connect did not arrive in time", time.Second)
 	case now < a.beat:
 		due, notify = a.leases.tickLocked(now)
-	case silence >= 2*p.Heartbeat-p.Heartbeat/4 && !a.receiving.Load():
-		// A quarter less than two intervals, because an answer to the ping before the
+	case silence >= 2*p.Heartbeat-p.Heartbeat/4 && !a.receiving.Load() && a.in.listener == nil:
+		// A listener sends nothing: it is there while the network takes its heartbeats. A quarter less than two intervals, because an answer to the ping before the
 		// last one came a little later than that ping.
 		notify = a.closeLocked(CloseTimeout, "the server heard nothing from you for two heartbeats", time.Second)
 	default:

@@ -5,7 +5,6 @@ package hub
 
 import (
 	"errors"
-	"sync/atomic"
 	"time"
 )
 
@@ -51,11 +50,6 @@ type Waiter interface {
 	Await()
 }
 
-// maxForms bounds the encodings a Message caches.
-const maxForms = 8
-
-var formCount atomic.Int32
-
 // A Form is an encoding of frames for one kind of Conn. A message is encoded once for
 // each Form, not once for each agent. Transports make their Forms when their packages
 // are initialized.
@@ -65,17 +59,19 @@ type Form struct {
 	// Heartbeat is sent at each heartbeat.
 	Heartbeat []byte
 
-	slot int
-	wrap func(dst, object []byte) []byte
+	wrap    func(dst, object []byte) []byte
+	message func(dst []byte, m *Message) []byte // nil: wrap encodes messages too
 }
 
 // NewForm makes a Form. wrap appends the encoding of one JSON object to dst. The hub
 // joins the encodings of several objects in one write, so they must stay valid when
-// joined, and it calls wrap concurrently. NewForm panics when there are too many Forms.
+// joined, and it calls wrap concurrently.
 func NewForm(wrap func(dst, object []byte) []byte, opening, heartbeat []byte) *Form {
-	slot := int(formCount.Add(1)) - 1
-	if slot >= maxForms {
-		panic("hub: too many forms")
-	}
-	return &Form{Opening: opening, Heartbeat: heartbeat, slot: slot, wrap: wrap}
+	return &Form{Opening: opening, Heartbeat: heartbeat, wrap: wrap}
+}
+
+// NewMessageForm makes a Form that encodes messages with message, and all other frames with
+// notice, under the same rules as NewForm. notice may append nothing.
+func NewMessageForm(message func(dst []byte, m *Message) []byte, notice func(dst, object []byte) []byte, heartbeat []byte) *Form {
+	return &Form{Heartbeat: heartbeat, wrap: notice, message: message}
 }

@@ -74,6 +74,7 @@
 //	reauthorize   ask the gate of a lease again
 //	grace period  how long a lease goes on while its gate does not answer
 //	migrate       put the policy of a reload into effect for one agent
+//	listener      an agent that only listens, and sends no frames
 //	cut           close a session that the new policy does not allow
 //	revoke        end a subscription that is no longer allowed
 //	inbox         counts an agent's frames, and holds them while it connects

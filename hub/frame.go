@@ -397,6 +397,12 @@ func appendClose(dst []byte, code CloseCode, reason string, retry time.Duration)
 	return append(dst, '}')
 }
 
+// appendAbout adds to a notice the channel that it is about.
+func appendAbout(notice []byte, channel string) []byte {
+	notice = append(notice[:len(notice)-1], `,"data":`...)
+	return append(append(notice, channelData(channel)...), '}')
+}
+
 // frameAppendRefusal appends the members that say why something was not done. There is no
 // retry member if the Refusal gives no advice.
 func frameAppendRefusal(dst []byte, r *Refusal) []byte {

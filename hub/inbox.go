@@ -29,6 +29,8 @@ type inbox struct {
 	bytes                               int64
 
 	held *heldFrames // nil unless the agent waits for the answer to /meta/connect; guarded by Agent.mu
+
+	listener *Listener // set by Listen, else nil; guarded by Agent.mu
 }
 
 // heldFrames are the frames that wait, in order.

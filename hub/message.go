@@ -4,9 +4,11 @@
 package hub
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"math"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -24,13 +26,13 @@ type Message struct {
 	// From is the publisher. It is nil if there are no deliver gates to ask for it.
 	From *Sender
 
-	key    string // namespace and channel: the key of its node
-	object []byte // the frame as a JSON object; Data is a part of it
-	forms  [maxForms]atomic.Pointer[[]byte]
-	who    string       // who published it, see By
-	keep   packedRule   // what is kept of its channel
-	seq    uint64       // its number in the history; 0 for a message that is not kept
-	queued atomic.Int32 // subscriptions of this machine that it was queued for
+	key    string                   // namespace and channel: the key of its node
+	object []byte                   // the frame as a JSON object; Data is a part of it
+	forms  atomic.Pointer[encoding] // its encodings so far; the newest is first
+	who    string                   // who published it, see By
+	keep   packedRule               // what is kept of its channel
+	seq    uint64                   // its number in the history; 0 for a message that is not kept
+	queued atomic.Int32             // subscriptions of this machine that it was queued for
 
 	presence bool // it is no message, but a frame about the members of its channel
 }
@@ -105,12 +107,26 @@ func (m *Message) ID() [16]byte {
 	return [16]byte(sum[:16])
 }
 
+// positionKey precedes the position in the frame, which ends with it.
+const positionKey = `,"position":"`
+
 // stamp gives the message its number, and puts its position into the frame.
 func (m *Message) stamp(seq uint64, position Position) {
 	m.seq = seq
 	object := make([]byte, 0, len(m.object)+len(position.Epoch)+48)
-	object = append(append(object, m.object[:len(m.object)-1]...), `,"position":"`...)
+	object = append(append(object, m.object[:len(m.object)-1]...), positionKey...)
 	m.object = append(position.Append(object), `"}`...)
+}
+
+// at returns the message with the position of original, of which it is a changed copy.
+func (m *Message) at(original *Message) *Message {
+	if original.seq == 0 {
+		return m
+	}
+	c := NewMessage(m.Channel, m.UUID, m.Data)
+	c.seq = original.seq
+	c.object = slices.Concat(c.object[:len(c.object)-1], []byte(positionKey), original.Position(), []byte(`"}`))
+	return c
 }
 
 // keyOf returns the key of a channel in a namespace. Keys of different namespaces are
@@ -130,15 +146,52 @@ func cutKey(key string) (namespace, channel string, found bool) {
 	return namespace, channel, true
 }
 
+// An encoding is a message in one Form. A message has few: most hubs use one or two Forms.
+type encoding struct {
+	form  *Form
+	bytes []byte
+	next  *encoding
+}
+
 // encoded returns the message in the encoding f. The result is shared: do not change it.
 func (m *Message) encoded(f *Form) []byte {
-	if b := m.forms[f.slot].Load(); b != nil {
-		return *b
+	var made *encoding
+	for {
+		first := m.forms.Load()
+		for e := first; e != nil; e = e.next {
+			if e.form == f {
+				return e.bytes
+			}
+		}
+		if made == nil {
+			made = &encoding{form: f, bytes: f.encodeMessage(m)}
+		}
+		// Two goroutines may get here at once: keep what the other one has added.
+		made.next = first
+		if m.forms.CompareAndSwap(first, made) {
+			return made.bytes
+		}
 	}
-	b := f.encode(m.object)
-	// Two goroutines may get here at once. Both made the same bytes; keep one.
-	m.forms[f.slot].CompareAndSwap(nil, &b)
-	return b
+}
+
+// Object returns the message as a JSON object (PROTOCOL.md, R29). Do not change it.
+func (m *Message) Object() []byte { return m.object }
+
+// Position returns the position of a message that is kept in a history (PROTOCOL.md, R58),
+// else nil.
+func (m *Message) Position() []byte {
+	i := bytes.LastIndex(m.object, []byte(positionKey))
+	if m.seq == 0 || i < 0 {
+		return nil
+	}
+	return m.object[i+len(positionKey) : len(m.object)-len(`"}`)]
+}
+
+func (f *Form) encodeMessage(m *Message) []byte {
+	if f.message == nil || m.presence {
+		return f.encode(m.object)
+	}
+	return f.message(make([]byte, 0, len(m.object)+len(m.object)/4+16), m)
 }
 
 func (f *Form) encode(object []byte) []byte {

@@ -436,13 +436,17 @@ func (o *op) apply() (done bool) {
 		return o.applyLease()
 	case r != nil:
 		o.endSpan(AnswerName(r.Code))
-		a.answer(&o.in, r)
+		if o.gate == GateSubscribe {
+			o.refuseSubscribe(r)
+		} else {
+			a.answer(&o.in, r)
+		}
 	case o.page != nil:
 		return o.applyPage()
 	case o.gate == GateSubscribe:
 		r, stale := a.hub.subscribe(o, &o.in)
 		if r != nil {
-			a.answer(&o.in, r)
+			o.refuseSubscribe(r)
 		}
 		return !stale
 	case o.gate == GatePresence:

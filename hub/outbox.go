@@ -40,6 +40,11 @@ type queue struct {
 	bytes  int     // and their size
 	limits *Limits
 	former *Limits // the limits before a reload, while the queue exceeds the new ones
+
+	// backlog are kept messages for a listener (see listen.go). They precede items. They do
+	// not count until they are taken, so that they leave room for live messages.
+	backlog     []item
+	fromBacklog bool // the items that were taken last were of the backlog
 }
 
 // fits reports whether n more bytes may be added. One item always fits an empty queue.
@@ -60,6 +65,9 @@ func (q *queue) add(it item) {
 // take removes and returns the first items, up to most bytes, but at least one. It returns
 // nil if there is none. The items still count until release.
 func (q *queue) take(most int) *[]item {
+	if q.fromBacklog = len(q.backlog) > 0; q.fromBacklog {
+		return q.takeBacklog(most)
+	}
 	all := q.items
 	if all == nil {
 		return nil
@@ -83,6 +91,32 @@ func (q *queue) take(most int) *[]item {
 	return part
 }
 
+// backlogRoom is how many times a queue's limits the backlog may have.
+const backlogRoom = 4
+
+// takeBacklog removes, counts and returns the first items of the backlog: few enough to leave
+// room for live messages.
+func (q *queue) takeBacklog(most int) *[]item {
+	l := q.currentLimits()
+	most = min(most, l.QueueBytes/4)
+	n, size := 1, len(q.backlog[0].bytes)
+	for n < len(q.backlog) && n < l.QueueMessages/4 && size+len(q.backlog[n].bytes) <= most {
+		size += len(q.backlog[n].bytes)
+		n++
+	}
+	part := itemsPool.Get().(*[]item)
+	*part = append(*part, q.backlog[:n]...)
+	clear(q.backlog[:n])
+	if q.backlog = q.backlog[n:]; len(q.backlog) == 0 {
+		q.backlog = nil
+	}
+	q.count += n
+	q.bytes += size
+	return part
+}
+
+func (q *queue) isEmpty() bool { return q.items == nil && q.backlog == nil }
+
 // release stops counting items that take returned, once they are written or dropped.
 func (q *queue) release(count, bytes int) {
 	q.count -= count
@@ -92,6 +126,13 @@ func (q *queue) release(count, bytes int) {
 // putBack puts items that were taken in front again. The queue then owns the slice.
 func (q *queue) putBack(items []item) {
 	if len(items) == 0 {
+		return
+	}
+	if q.fromBacklog {
+		for _, it := range items {
+			q.release(1, len(it.bytes))
+		}
+		q.backlog = append(items, q.backlog...)
 		return
 	}
 	if q.items != nil {
@@ -104,8 +145,18 @@ func (q *queue) putBack(items []item) {
 // drop drops the waiting messages for which keep returns false. If keep is nil, it drops
 // every item. It returns how many messages it dropped.
 func (q *queue) drop(keep func(*Message) bool) (messages int) {
+	q.backlog = slices.DeleteFunc(q.backlog, func(it item) bool {
+		gone := keep == nil || !keep(it.msg)
+		if gone {
+			messages++
+		}
+		return gone
+	})
+	if len(q.backlog) == 0 {
+		q.backlog = nil
+	}
 	if q.items == nil {
-		return 0
+		return messages
 	}
 	*q.items = slices.DeleteFunc(*q.items, func(it item) bool {
 		if keep != nil && (it.msg == nil || keep(it.msg)) {
@@ -173,6 +224,7 @@ type outbox struct {
 	queue    queue
 	writing  bool          // a flusher has the agent on its list, a writer runs, or the outbox is parked
 	parked   bool          // nothing is written until the migration is complete
+	held     bool          // nothing is written until Listener.Release
 	silenced bool          // no message goes out any more: the agent was cut, or is too slow
 	closed   bool          // conn.Close was called
 	full     bool          // the agent's reader waits until the queue is half empty
@@ -200,7 +252,7 @@ func (o *outbox) acceptLocked(it item) (notify bool) {
 // the caller must call Agent.notify after it has released the agent's mu.
 func (o *outbox) wakeLocked() bool {
 	switch {
-	case o.conn == nil:
+	case o.conn == nil, o.held:
 		return false
 	case o.parked && o.agent.isCurrentLocked():
 		o.parked = false

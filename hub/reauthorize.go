@@ -402,8 +402,12 @@ func (a *Agent) revoke(s *subscription, r *Refusal, o *op) (revoked bool) {
 		if o != nil && o.why == byReload {
 			a.out.revokeLocked(a.leases.cover)
 		}
-		notice := appendEnded(nil, uuid.NewString(), s.channel, r)
-		notify = a.out.acceptLocked(item{bytes: a.out.conn.Form().encode(notice)})
+		if l := a.in.listener; l != nil {
+			notify = l.endLocked(s.channel, r)
+		} else {
+			notice := appendEnded(nil, uuid.NewString(), s.channel, r)
+			notify = a.out.acceptLocked(item{bytes: a.out.conn.Form().encode(notice)})
+		}
 	}
 	a.mu.Unlock()
 	n.unlock()

@@ -279,6 +279,7 @@ func (box *inbox) refuseConnect(answer []byte, r *Refusal, p *Policy) bool {
 		a.mu.Unlock()
 		return gone
 	}
+	a.in.listener.refuseLocked("", r)
 	notify := a.out.acceptLocked(item{bytes: answer})
 	if a.in.held != nil {
 		for _, frame := range a.in.held.frames {

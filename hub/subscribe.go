@@ -67,7 +67,7 @@ func (o *op) subscribeLocked(n *node, in *inbound, limits Limits, pr *presentati
 	now := a.hub.timers.now()
 	i := a.leases.find(n)
 	if i < 0 && len(a.leases.subs) >= limits.ChannelsPerAgent {
-		return false, false, refuse(CodeLimit, fmt.Sprintf("more than %d channels for one agent", limits.ChannelsPerAgent))
+		return false, false, tooManyChannels(limits)
 	}
 	began := o.beginLocked(n, in)
 	var s *subscription
@@ -86,8 +86,16 @@ func (o *op) subscribeLocked(n *node, in *inbound, limits Limits, pr *presentati
 		began.answer = o.membersLocked(s, began.answer)
 	}
 	form := a.out.conn.Form()
-	notify = a.out.acceptLocked(item{bytes: form.encode(began.answer)})
+	if l := a.in.listener; l.opensLocked() {
+		l.beginsLocked(o.channel, &began)
+	} else {
+		notify = a.out.acceptLocked(item{bytes: form.encode(began.answer)})
+	}
 	for _, m := range began.messages {
+		if a.in.listener.opensLocked() {
+			a.out.queue.backlog = append(a.out.queue.backlog, item{bytes: m.encoded(form), msg: m})
+			continue
+		}
 		notify = a.out.acceptLocked(item{bytes: m.encoded(form), msg: m}) || notify
 	}
 	return notify, false, nil
@@ -109,7 +117,8 @@ func (o *op) beginLocked(n *node, in *inbound) (b beginning) {
 		b.from = a.hub.history.newest() // a reload may keep messages from now on
 		b.answer = appendSubscribed(nil, in, nil)
 		if o.recover.isSet() {
-			b.answer = appendRecovered(b.answer, false, "none")
+			b.why = "none"
+			b.answer = appendRecovered(b.answer, false, b.why)
 		}
 		return b
 	}
@@ -119,6 +128,13 @@ func (o *op) beginLocked(n *node, in *inbound) (b beginning) {
 	// No more than half of the queue: live messages need room too.
 	l := a.out.queue.currentLimits()
 	room, roomBytes := l.QueueMessages/2-a.out.queue.count, l.QueueBytes/2-a.out.queue.bytes
+	if a.in.listener.opensLocked() {
+		room, roomBytes = backlogRoom*l.QueueMessages, backlogRoom*l.QueueBytes
+		for _, it := range a.out.queue.backlog {
+			room--
+			roomBytes -= len(it.msg.object)
+		}
+	}
 	b.recovery = a.hub.history.recover(o.recover, n.key, pattern, got, room, roomBytes)
 	b.answer = appendPosition(appendSubscribed(nil, in, nil), b.position.String())
 	if o.recover.isSet() {
@@ -169,13 +185,19 @@ func (h *Hub) leave(s *subscription) {
 // no other gate, because the operator's connect gate has already decided.
 func (ls *leases) subscribeAll(channels []string) {
 	a := ls.agent
+	var recover recoveryRequest
+	a.mu.Lock()
+	if l := a.in.listener; l.opensLocked() {
+		recover = l.request
+	}
+	a.mu.Unlock()
 	for _, ch := range channels {
 		if r := CheckPattern(ch, MaxNameLength); r != nil {
 			a.policy.Load().Log.Error("the connect gate named an invalid channel", "channel", ch, "agent", a.UUID(), "error", r)
 			continue
 		}
 		in := &inbound{channel: metaSubscribe, uuid: uuid.NewString(), data: channelData(ch)}
-		o := &op{agent: a, gate: GateConnect, channel: ch}
+		o := &op{agent: a, gate: GateConnect, channel: ch, recover: recover}
 		r, stale := (*Refusal)(nil), true
 		for stale {
 			o.policy, o.identity = a.policy.Load(), a.identity.Load()

@@ -147,7 +147,7 @@ func (o *outbox) take(most int, wait bool) (*[]item, rules) {
 		a.migrate(true)
 		a.mu.Lock()
 	}
-	if o.queue.items == nil || a.state == stateGone {
+	if o.queue.isEmpty() || a.state == stateGone {
 		o.endLocked()
 		return nil, rules{}
 	}
@@ -240,7 +240,7 @@ func (o *outbox) gated(g DeliverGate, it item) []byte {
 	case it.msg:
 		return it.bytes
 	default:
-		return m.encoded(o.conn.Form())
+		return m.at(it.msg).encoded(o.conn.Form())
 	}
 }
 
@@ -330,7 +330,7 @@ func (o *outbox) wrote(items *[]item, err error) bool {
 		o.failLocked(err, messages)
 	}
 	o.roomLocked()
-	if o.queue.items != nil && a.state != stateGone {
+	if !o.queue.isEmpty() && a.state != stateGone {
 		a.mu.Unlock()
 		return true
 	}

@@ -24,7 +24,7 @@ const run = promisify(execFile);
 const skip = without('chrome');
 
 /** Each example that a browser or Node.js runs has a test here, by its document and language. */
-const examples = { 'README.md html': 1, 'docs/getting-started.md html': 3, 'docs/client.md html': 1, 'docs/client.md js': 1, 'docs/history.md html': 1 };
+const examples = { 'README.md html': 1, 'docs/getting-started.md html': 3, 'docs/client.md html': 1, 'docs/client.md js': 1, 'docs/history.md html': 1, 'docs/sse.md html': 1, 'docs/sse.md js': 1 };
 
 const read = (document) => readFile(join(top, document), 'utf8');
 
@@ -61,7 +61,7 @@ const waitForLine = (page, list, text) =>
 
 test('each example of a page or program is known here', async () => {
   const found = {};
-  for (const document of ['README.md', ...['caddyfile', 'client', 'deployment', 'gates', 'getting-started', 'history', 'migrating', 'operations', 'performance', 'publishing'].map((name) => `docs/${name}.md`)]) {
+  for (const document of ['README.md', ...['caddyfile', 'client', 'deployment', 'gates', 'getting-started', 'history', 'migrating', 'operations', 'performance', 'publishing', 'sse'].map((name) => `docs/${name}.md`)]) {
     for (const [, language] of (await read(document)).matchAll(/^```(html|js)\b/gm)) {
       found[`${document} ${language}`] = (found[`${document} ${language}`] ?? 0) + 1;
     }

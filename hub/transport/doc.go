@@ -4,7 +4,7 @@
 // Package transport carries agents' frames over HTTP: net/http in, hub.Conn out.
 //
 // An [Endpoint] answers the requests below its path: the greeting, /info, WebSockets and
-// SockJS's fallbacks.
+// SockJS's fallbacks, Server-Sent Events, and programs that publish.
 //
 //	endpoint.go, transports.go  which request gets which answer
 //	origin.go, owner.go         which pages may use the endpoint; which requests may use a session
@@ -14,6 +14,7 @@
 //	fallback_http.go            the requests of a fallback
 //	session.go                  a session over a fallback, which joins its requests
 //	response.go, framing.go     a response that carries frames, and the bytes SockJS wants in it
+//	sse.go                      streams of Server-Sent Events
 //	publish.go                  requests of programs that publish
 //	sockjs.go, legacy.go        what SockJS clients send, today's and those of 2011
 //
@@ -44,7 +45,7 @@
 // bytes, and the state of an incomplete frame. Plain TCP and unix sockets need no buffer
 // while they wait. TLS and the connections of listener wrappers need a small one.
 //
-// For a fallback, net/http keeps the request, its buffers and two goroutines. This package
+// For a fallback or a stream of Server-Sent Events, net/http keeps the request, its buffers and two goroutines. This package
 // adds none.
 //
 // # Goroutines

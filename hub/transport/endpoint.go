@@ -101,6 +101,8 @@ func (e *Endpoint) Serve(w http.ResponseWriter, r *http.Request, rest string) bo
 		e.serveInfo(w, r, cross)
 	case t.kind == publishing:
 		e.servePublish(w, r)
+	case t.kind == streaming:
+		e.serveStream(w, r, cross)
 	case t.kind == bareWebSocket:
 		e.serveWebSocket(w, r, false)
 	case t.transport == webSocket:
@@ -127,9 +129,12 @@ func (e *Endpoint) refuseOrigin(r *http.Request, c Caller) {
 
 // Retire completes the responses of fallback sessions over HTTP/3, because the server may
 // cut them when it loads another configuration. Their clients make another request, and
-// miss nothing.
+// miss nothing that a history keeps.
 func (e *Endpoint) Retire() {
 	e.retired.Store(true)
+	for _, s := range e.Sessions.streamsOf(e.Policy.Mount) {
+		s.end()
+	}
 	for _, s := range e.Sessions.all() {
 		s.mu.Lock()
 		r := s.response
@@ -156,6 +161,7 @@ const (
 	info
 	bareWebSocket
 	publishing // by programs
+	streaming  // of Server-Sent Events
 	sockJS     // /<server>/<session>/<transport>
 	iframe
 )
@@ -174,6 +180,8 @@ func routeOf(rest string) target {
 		return target{kind: info}
 	case "/websocket":
 		return target{kind: bareWebSocket, transport: webSocket}
+	case "/sse":
+		return target{kind: streaming, transport: eventStream}
 	case "/publish":
 		return target{kind: publishing}
 	}
@@ -283,7 +291,7 @@ func (e *Endpoint) serveInfo(w http.ResponseWriter, r *http.Request, cross strin
 	allowOrigin(h, cross)
 	switch r.Method {
 	case http.MethodOptions:
-		servePreflight(w, cross, "GET, HEAD")
+		servePreflight(w, cross, "GET, HEAD", "Content-Type")
 	case http.MethodGet, http.MethodHead:
 		var entropy [4]byte
 		_, _ = rand.Read(entropy[:]) // it never fails

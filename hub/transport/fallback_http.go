@@ -61,7 +61,7 @@ func (e *Endpoint) serveFallback(w http.ResponseWriter, r *http.Request, t targe
 	}
 	switch r.Method {
 	case http.MethodOptions:
-		servePreflight(w, cross, method)
+		servePreflight(w, cross, method, "Content-Type")
 		return
 	case method:
 	default:
@@ -92,8 +92,8 @@ func allowOrigin(h http.Header, cross string) {
 	}
 }
 
-// servePreflight answers OPTIONS.
-func servePreflight(w http.ResponseWriter, cross, methods string) {
+// servePreflight answers OPTIONS. fields are the header fields that pages may set.
+func servePreflight(w http.ResponseWriter, cross, methods, fields string) {
 	h := w.Header()
 	h.Set("Allow", "OPTIONS, "+methods)
 	age := strconv.Itoa(int(corsAge / time.Second))
@@ -101,7 +101,7 @@ func servePreflight(w http.ResponseWriter, cross, methods string) {
 	h.Set("Expires", time.Now().Add(corsAge).UTC().Format(http.TimeFormat))
 	if cross != "" {
 		h.Set("Access-Control-Allow-Methods", "OPTIONS, "+methods)
-		h.Set("Access-Control-Allow-Headers", "Content-Type")
+		h.Set("Access-Control-Allow-Headers", fields)
 		h.Set("Access-Control-Max-Age", age)
 	}
 	w.WriteHeader(http.StatusNoContent)

@@ -70,7 +70,8 @@ type framing struct {
 
 	// prelude appends the bytes before the first frame; nil if there are none.
 	prelude func(dst []byte, callback string) []byte
-	// wrap appends a frame as it is on the wire.
+	// wrap appends a frame as it is on the wire; nil leaves it as it is. Such a response has
+	// no limit of its size.
 	wrap func(dst, frame []byte, callback string) []byte
 }
 

@@ -28,9 +28,10 @@ type response struct {
 	times    *times
 
 	// Set by session.attach, before serve.
-	session *session // nil: the response carries only bye
-	fresh   bool     // the response carries the o frame
-	bye     string   // a close frame
+	carrier carrier // told when the response takes frames; nil: the response carries only bye
+	fresh   bool    // the response carries the o frame
+	first   []byte  // what a stream begins with
+	bye     string  // a close frame
 
 	endNext atomic.Bool // the next frame is the last
 
@@ -78,8 +79,8 @@ func innermost(w http.ResponseWriter) http.ResponseWriter {
 // all frames that were put.
 func (r *response) serve(client context.Context) (inOrder bool) {
 	r.open()
-	if r.session != nil {
-		r.session.ready(r)
+	if r.carrier != nil {
+		r.carrier.ready(r)
 	} else {
 		_ = r.putLast(r.bye) // a client that does not get it is gone
 	}
@@ -110,9 +111,23 @@ func (r *response) open() {
 			return // reason returns the error
 		}
 	}
+	if r.first != nil {
+		_ = r.write(r.first, false) // likewise
+	}
 	if r.fresh {
 		_ = r.write(r.framing.wrap(nil, []byte("o"), r.callback), r.framing.poll) // likewise
 	}
+}
+
+// A carrier is told when its response takes frames.
+type carrier interface{ ready(r *response) }
+
+// finish completes the response in order.
+func (r *response) finish() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.isSpent = true
+	r.endLocked()
 }
 
 // errSpent means that a frame was not written, because the response had its last frame.
@@ -142,6 +157,9 @@ func (r *response) putNext(frame []byte, last bool) error {
 		return err
 	case spent:
 		return errSpent
+	}
+	if r.framing.wrap == nil {
+		return r.write(frame, last)
 	}
 	p := r.framing.wrap(make([]byte, 0, len(frame)+wrapRoom), frame, r.callback)
 	r.size += len(p)

@@ -42,6 +42,8 @@ const interrupted = "Connection interrupted"
 type Sessions struct {
 	mu   sync.Mutex // guards the following; no other lock is taken under it
 	byID map[sessionKey]*session
+	// streams are those of Server-Sent Events over HTTP/3, by mount.
+	streams map[*stream]string
 }
 
 // A sessionKey identifies a session. Clients choose the id.
@@ -49,7 +51,7 @@ type sessionKey struct{ mount, id string }
 
 // NewSessions returns an empty Sessions.
 func NewSessions() *Sessions {
-	return &Sessions{byID: make(map[sessionKey]*session)}
+	return &Sessions{byID: make(map[sessionKey]*session), streams: make(map[*stream]string)}
 }
 
 // find returns the session with that key, or nil.
@@ -320,7 +322,7 @@ func (s *session) attach(r *response) (bye string) {
 			bye = s.bye
 		case before == nil:
 			s.response = r
-			r.session, r.fresh, s.greeted = s, !s.greeted, true
+			r.carrier, r.fresh, s.greeted = s, !s.greeted, true
 			if s.expiry != nil {
 				s.expiry.Stop()
 			}

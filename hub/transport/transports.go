@@ -11,18 +11,20 @@ import (
 
 // The last segments of paths to transports that framings does not have.
 const (
-	webSocket = "websocket"
-	xhrSend   = "xhr_send"
-	jsonpSend = "jsonp_send"
+	webSocket   = "websocket"
+	xhrSend     = "xhr_send"
+	jsonpSend   = "jsonp_send"
+	eventStream = "sse"
 )
 
-// AllTransports are the names of all transports. A client should try them in this order.
-var AllTransports = []string{webSocket, "xhr_streaming", "xhr", "eventsource", "htmlfile", "jsonp"}
+// AllTransports are the names of all transports. A client should try those that carry frames
+// in both directions in this order. The last one, sse, only carries messages to agents.
+var AllTransports = []string{webSocket, "xhr_streaming", "xhr", "eventsource", "htmlfile", "jsonp", eventStream}
 
 // DefaultTransports are the transports that an Endpoint serves by default. htmlfile and
 // jsonp are not among them: they are for browsers from before 2012, and let a client choose
 // which function a script from this site calls.
-var DefaultTransports = Transports{webSocket, "xhr_streaming", "xhr", "eventsource"}
+var DefaultTransports = Transports{webSocket, "xhr_streaming", "xhr", "eventsource", eventStream}
 
 // Transports are the names of transports that an Endpoint serves, from AllTransports.
 type Transports []string
@@ -42,18 +44,18 @@ func (t Transports) serves(name string) bool {
 	case "":
 		return true
 	case xhrSend:
-		return slices.ContainsFunc(t, func(name string) bool { return name != webSocket && name != "jsonp" })
+		return slices.ContainsFunc(t, func(name string) bool { return name != webSocket && name != "jsonp" && name != eventStream })
 	case jsonpSend:
 		return slices.Contains(t, "jsonp")
 	}
 	return slices.Contains(t, name)
 }
 
-// list returns them in the order of AllTransports.
+// list returns those that carry frames in both directions, in the order of AllTransports.
 func (t Transports) list() []string {
 	list := make([]string, 0, len(t))
 	for _, name := range AllTransports {
-		if slices.Contains(t, name) {
+		if name != eventStream && slices.Contains(t, name) {
 			list = append(list, name)
 		}
 	}
@@ -63,6 +65,9 @@ func (t Transports) list() []string {
 // instead says which transports to use in place of one that is not served.
 func (t Transports) instead() *httpError {
 	list := t.list()
+	if len(list) == 0 {
+		list = []string{eventStream}
+	}
 	last := len(list) - 1
 	names := list[last]
 	if last > 0 {

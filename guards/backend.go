@@ -31,8 +31,8 @@ const (
 	defaultInFlight = 64
 	// fullRetry is when an agent should try again that found no place in the queue.
 	fullRetry = 5 * time.Second
-	// denialTTL is the longest that a denial is cached: somebody who has just been
-	// given rights must not be refused for long.
+	// denialTTL is the longest that a denial is cached, so that users who have just got
+	// a right are not refused for long.
 	denialTTL = time.Second
 )
 

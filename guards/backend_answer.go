@@ -15,9 +15,9 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// kindOf returns what a status means that does not approve. A redirect denies, because it
-// leads to a login page. A 2xx denies, because it answers something other than the
-// question.
+// kindOf returns the meaning of a status that does not approve. A redirect denies, because
+// it leads to a login page. So does a 2xx, because the caller has not accepted it as an
+// answer to the question.
 func kindOf(status int) Kind {
 	switch {
 	case status == http.StatusRequestTimeout, status == http.StatusTooEarly, status == http.StatusTooManyRequests, status == 499:
@@ -45,16 +45,16 @@ func refusalOf(x *upstream.Exchange) Answer {
 	return a
 }
 
-// refused returns the outcome of such an exchange.
+// refused returns the outcome of an exchange that does not approve.
 func refused(x *upstream.Exchange) outcome {
 	return outcome{Answer: refusalOf(x), noStore: x.NoStore(), size: 64}
 }
 
-// unavailable returns the outcome where a guard could not find out.
+// unavailable returns the outcome if a guard cannot decide.
 func unavailable(err error) outcome { return outcome{Answer: Answer{Kind: Unavailable, Err: err}} }
 
 // fieldsOf returns the named header fields of a request as guards learn them. A field
-// without a value is learned as empty, so that nobody believes the client's.
+// without a value is learned as empty, so that the client's value does not count.
 func fieldsOf(header http.Header, names []string) (fields []hub.HeaderField, size int) {
 	for _, name := range names {
 		f := hub.HeaderField{Name: name, Value: strings.Join(header.Values(name), ", ")}

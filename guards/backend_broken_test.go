@@ -150,7 +150,7 @@ func TestBrokenBackends(t *testing.T) {
 	wantKind(t, "half of a yes", a, Unavailable)
 }
 
-// A backend that hangs costs at most the gate's time, and notices when nobody waits any
+// A backend that hangs costs at most the gate's time. It notices when no agent waits any
 // longer.
 func TestHangingBackend(t *testing.T) {
 	arrived, gone := make(chan struct{}, 10), make(chan struct{}, 10)

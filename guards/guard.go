@@ -22,7 +22,7 @@ const (
 	Pass                    // approves; ask the next guard
 	Allow                   // allow, and ask no further guard
 	Deny                    // refuse, and ask no further guard
-	Unavailable             // the guard could not find out: refuse, but only for now
+	Unavailable             // the guard cannot decide: refuse, but only for now
 )
 
 // String returns the word for k in logs and explanations.
@@ -64,9 +64,9 @@ type Answer struct {
 // Learned is what a guard found out. What the connect gate learns is stored with the
 // agent. What another gate learns holds only for the guards behind, in that gate.
 type Learned struct {
-	// User is who the agent is, "" if the guard does not know. If several guards know,
-	// the one with the greatest UserBy counts, and the first among equals. None counts if
-	// the site itself has authenticated a user.
+	// User is the agent's user, "" if the guard does not know it. If several guards know
+	// one, the one with the greatest UserBy counts, and the first among equals. If the
+	// site itself has authenticated a user, that one counts instead.
 	User string
 	// UserBy says how the guard knows.
 	UserBy UserSource

@@ -31,8 +31,8 @@ const (
 
 // JWT passes if the agent presents a JSON Web Token that one of the keys has signed and
 // that is valid now. Otherwise it denies. What the token says is stored with the agent:
-// its claims, its subject as the user (if the site itself has authenticated nobody), and
-// its expiry, before which the agent must present a new token.
+// its claims, its subject as the user (unless the site itself has authenticated a user),
+// and its expiry, before which the agent must present a new token.
 //
 // The token is taken from the credentials of /meta/connect (a JSON string, or an object
 // with "token"), else from the header field, else from the cookie, else from the query.

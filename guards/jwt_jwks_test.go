@@ -27,7 +27,7 @@ func wantAnswer(t *testing.T, a Answer, kind Kind, err string) {
 	}
 }
 
-// A reload while the endpoint does not answer locks nobody out.
+// If the endpoint does not answer during a reload, agents stay connected.
 func TestKeySetOutlivesAReload(t *testing.T) {
 	text, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: &tokentest.Keys().RSA.PublicKey, KeyID: "k1"}}})
 	if err != nil {

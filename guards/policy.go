@@ -43,8 +43,8 @@ type GateConfig struct {
 	Guards []NamedGuard
 	// Timeout is the time for asking. 0 is that of the policy, or the default.
 	Timeout time.Duration
-	// Recheck is how long an answer holds until the gate is asked again; 0 is for good.
-	// It is for connect and subscribe.
+	// Recheck is how long an answer is valid before the gate is asked again; 0 means until
+	// the session ends. It is for connect and subscribe.
 	Recheck time.Duration
 	// To, Transform and Discard are the verbs.
 	To        []string
@@ -62,7 +62,7 @@ type BlockConfig struct {
 	Where    string
 }
 
-// A Policy finds the gate that governs. It implements hub.Gates.
+// A Policy finds the gate of an operation on a channel. It implements hub.Gates.
 type Policy struct {
 	handler map[hub.GateName]*Chain
 	blocks  []block
@@ -344,7 +344,7 @@ func (p *Policy) Pattern(text string) (hub.Gate, *hub.Refusal) {
 	return nil, nil
 }
 
-// find returns the gate that governs a channel, and its place in the configuration.
+// find returns the gate of a channel, and its place in the configuration.
 func (p *Policy) find(name hub.GateName, channel string) (*Chain, string) {
 	if channel != "" {
 		for i := range p.blocks {
@@ -376,9 +376,8 @@ func (c *Chain) open() bool {
 	return fixed && (kind == Allow || kind == Pass)
 }
 
-// Explain returns the gate that governs a channel and its place in the configuration,
-// which is "" outside of channel blocks. The Chain is nil if no gate is asked. It is for
-// operators.
+// Explain returns the gate of a channel and its place in the configuration, which is ""
+// outside of channel blocks. The Chain is nil if no gate is asked. It is for operators.
 func (p *Policy) Explain(name hub.GateName, channel string) (*Chain, string) {
 	return p.find(name, channel)
 }

@@ -8,16 +8,18 @@
 // # Where to find what
 //
 //   - Publish rate: inbox.publish in receive.go takes a token for
-//     Limits.PublishesPerSecond and refuses with CodeLimit. rate.go has the token bucket.
-//     The frame rate is enforced before, by inbox.admits.
+//     Limits.PublishesPerSecond and refuses with CodeLimit. Program.Publish in program.go
+//     does it for requests of programs, with Limits.APIPublishesPerSecond. rate.go has the
+//     token bucket. The frame rate is enforced before, by inbox.admits.
 //   - Queue limits: outbox.acceptLocked in outbox.go closes an agent with CloseSlow when
 //     its queue would exceed Limits.QueueMessages or Limits.QueueBytes.
 //   - Reloads: [Hub.Drop] in reload.go says what a reload does to sessions and
-//     subscriptions; migrate.go does it for one agent. To ask a gate again later is in
-//     reauthorize.go; how a right ends is in lease.go.
-//   - Who is in a channel: presence.go seats subscribers and tells those who watch.
-//     Package presence below it works out what has changed.
-//   - Guards, such as forward_auth and ask: package guards. The hub sees them as Gates.
+//     subscriptions, and migrate.go does it for one agent. reauthorize.go asks a gate again
+//     later, and lease.go ends a right.
+//   - Presence: presence.go enters subscribers, and tells agents that watch a channel.
+//     hub/internal/presence finds out what has changed.
+//   - Guards, such as forward_auth and ask: the hub sees them as Gates. The documentation of
+//     package guards says where a backend's status becomes a verdict.
 //
 // # The model
 //

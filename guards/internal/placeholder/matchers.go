@@ -24,7 +24,7 @@ import (
 
 // A session does not store everything that its request had. A matcher of what is missing
 // would match never, or always. This file finds such matchers when the configuration is
-// read, so that nobody relies on them. Matchers of other packages are not checked.
+// read, so that no policy relies on them. Matchers of other packages are not checked.
 
 // CheckMatchers returns what the matchers read that some sessions lack. The error is
 // about what all sessions lack.

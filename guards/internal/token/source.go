@@ -211,8 +211,8 @@ func (s *Source) awaitLocked(ctx context.Context, over <-chan struct{}) error {
 	}
 }
 
-// Sources has the sources of addresses. They outlive reloads, so that an address that
-// does not answer then locks nobody out.
+// Sources has the sources of addresses. They outlive reloads, so that users stay connected
+// if an address does not answer during a reload.
 var Sources = caddy.NewUsagePool()
 
 // AddressSource returns the source of an address. Release it with Sources.Delete.

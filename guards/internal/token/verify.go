@@ -183,8 +183,8 @@ func parseHeader(token string) (alg jose.SignatureAlgorithm, id string, err erro
 	return alg, header.Kid, nil
 }
 
-// verifyWith tries the keys that fit and returns the payload, or nil if none of them has
-// signed it.
+// verifyWith tries the keys that fit. It returns the payload, or nil if no key has signed
+// it.
 func verifyWith(keys []Key, token string, alg jose.SignatureAlgorithm, id string) (payload []byte, err error) {
 	err = fmt.Errorf("no key fits its algorithm, %s, and key id, %.64q", alg, id)
 	var signed *jose.JSONWebSignature

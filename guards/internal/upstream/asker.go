@@ -67,7 +67,7 @@ func NewAsker[A any](inFlight int) *Asker[A] {
 var states = caddy.NewUsagePool()
 
 // Destruct implements caddy.Destructor: it drops the cached answers. Calls in flight
-// end by themselves, because nobody waits for them any longer.
+// end because no agent waits for them any longer.
 func (s *state[A]) Destruct() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -107,7 +107,7 @@ func (a *Asker[A]) Release() error {
 }
 
 // A Key is a hash of everything that makes two questions equal. Clients choose much of
-// that, so it must be a hash for which nobody can find a collision.
+// that, so the hash must be safe against collisions.
 type Key [sha256.Size]byte
 
 // KeyOf returns the key of fields that AppendField wrote.
@@ -265,7 +265,7 @@ func (c *call[A]) outcome() (out Outcome[A]) {
 	return c.ask(c.ctx)
 }
 
-// forgetLocked makes sure that nobody else joins c.
+// forgetLocked makes sure that no further agent joins c.
 func (a *Asker[A]) forgetLocked(c *call[A]) {
 	if a.calls[c.key] == c {
 		delete(a.calls, c.key)

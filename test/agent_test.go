@@ -21,17 +21,17 @@ import (
 	"github.com/push-it/pushit/internal/wireclient"
 )
 
-// An agent is a WebSocket client as the tests need one: it fails its test when
-// something else comes than it expects, and when nothing comes.
+// An agent is a WebSocket client. It fails its test if it gets something unexpected, or
+// nothing.
 type agent struct {
 	t    *testing.T
 	ws   *wireclient.WebSocket
-	conn net.Conn // of ws
-	kept []object // what came, but was not asked for yet
+	conn net.Conn // the connection of ws
+	kept []object // received, but not asked for yet
 }
 
-// A patientConn bounds each Read and each Write: how long all that a test does may take
-// depends on the machine.
+// A patientConn bounds each Read and Write, not all of them together: how long a test
+// takes depends on the machine.
 type patientConn struct{ net.Conn }
 
 func (c patientConn) Read(p []byte) (int, error) {
@@ -40,15 +40,15 @@ func (c patientConn) Read(p []byte) (int, error) {
 }
 
 func (c patientConn) Write(p []byte) (int, error) {
-	_ = c.SetWriteDeadline(time.Now().Add(3 * patience)) // likewise
+	_ = c.SetWriteDeadline(time.Now().Add(3 * patience)) // if it fails, writing fails too
 	return c.Conn.Write(p)
 }
 
-// uuids counts the frames of all agents, so that none is taken for a repeated one.
+// uuids counts the frames of all agents, so that no two frames have the same uuid.
 var uuids atomic.Int64
 
-// upgrade asks for a WebSocket at path. It returns the agent when it gets one,
-// and otherwise the response, whose body it has closed.
+// upgrade asks for a WebSocket at path. It returns the agent, or, if there is none, the
+// response, whose body it has closed.
 func (s site) upgrade(path string, header http.Header) (*agent, *http.Response) {
 	s.t.Helper()
 	conn, err := s.dial(s.t.Context())
@@ -62,7 +62,7 @@ func (s site) upgrade(path string, header http.Header) (*agent, *http.Response) 
 	case resp == nil:
 		s.t.Fatal(err)
 	case ws == nil:
-		_ = resp.Body.Close() // the status says enough
+		_ = resp.Body.Close() // the test needs only the status
 		if resp.StatusCode == http.StatusSwitchingProtocols {
 			s.t.Fatal(err)
 		}
@@ -71,7 +71,7 @@ func (s site) upgrade(path string, header http.Header) (*agent, *http.Response) 
 	return &agent{t: s.t, ws: ws, conn: conn}, resp
 }
 
-// connect opens a session at path, of bare JSON, and connects.
+// connect opens a session of bare JSON at path, and connects.
 func (s site) connect(path string, header http.Header) *agent {
 	s.t.Helper()
 	a, resp := s.upgrade(path, header)
@@ -82,8 +82,8 @@ func (s site) connect(path string, header http.Header) *agent {
 	return a
 }
 
-// open opens a session at path, of bare JSON, and connects with the credentials.
-// It returns the answer too.
+// open opens a session of bare JSON at path, and connects with the credentials. It also
+// returns the answer.
 func (s site) open(path string, header http.Header, credentials any) (*agent, object) {
 	s.t.Helper()
 	a, resp := s.upgrade(path, header)
@@ -93,8 +93,8 @@ func (s site) open(path string, header http.Header, credentials any) (*agent, ob
 	return a, a.ask("/meta/connect", object{"credentials": credentials})
 }
 
-// ask sends a frame and returns its answer. A message that comes before, the
-// agent's own perhaps, is kept for receive.
+// ask sends a frame and returns its answer. It keeps messages that come first for
+// receive.
 func (a *agent) ask(channel string, data any) object {
 	a.t.Helper()
 	uuid := a.send(channel, data)
@@ -109,7 +109,7 @@ func (a *agent) ask(channel string, data any) object {
 	}
 }
 
-// wantAllowed wants the subscription or publication to be allowed.
+// wantAllowed checks that the subscription or publication is allowed.
 func (a *agent) wantAllowed(f object) {
 	a.t.Helper()
 	if f["successful"] != true && f["channel"] != "/meta/successful" {
@@ -117,7 +117,7 @@ func (a *agent) wantAllowed(f object) {
 	}
 }
 
-// wantRefused wants it to be refused with that code.
+// wantRefused checks that it is refused with that code.
 func (a *agent) wantRefused(f object, code hub.Code) {
 	a.t.Helper()
 	if f["successful"] == true || f["channel"] == "/meta/successful" || f["code"] != string(code) {
@@ -138,7 +138,7 @@ func (a *agent) subscribe(channel string) *agent {
 	return a
 }
 
-// request sends a frame of a /meta/ channel and wants it to be successful.
+// request sends a frame to a /meta/ channel, which must succeed.
 func (a *agent) request(channel string, data any) {
 	a.t.Helper()
 	uuid := a.send(channel, data)
@@ -160,8 +160,8 @@ func (a *agent) send(channel string, data any) (uuid string) {
 	return uuid
 }
 
-// publish publishes and wants that to be acknowledged. A message that comes before
-// the acknowledgement, the agent's own perhaps, is kept for receive.
+// publish publishes, and waits until it is acknowledged. It keeps messages that come
+// first for receive.
 func (a *agent) publish(channel string, data any) {
 	a.t.Helper()
 	uuid := a.send(channel, data)
@@ -179,19 +179,19 @@ func (a *agent) publish(channel string, data any) {
 	}
 }
 
-// wantMessage wants the next frame to be that message.
+// wantMessage checks that the next frame is that message.
 func (a *agent) wantMessage(channel string, data any) {
 	a.t.Helper()
 	a.wantInAnyOrder(isMessage(channel, data))
 }
 
-// wantEnded wants the next frame to tell that the server has ended a subscription.
+// wantEnded checks that the next frame says that the server has ended a subscription.
 func (a *agent) wantEnded(channel string, code hub.Code) {
 	a.t.Helper()
 	a.wantInAnyOrder(isEnded(channel, code))
 }
 
-// An expectation is what a frame is to be.
+// An expectation describes a frame.
 type expectation struct {
 	text string
 	is   func(object) bool
@@ -214,8 +214,7 @@ func isEnded(channel string, code hub.Code) expectation {
 	}
 }
 
-// wantInAnyOrder wants the next frames to be these, in any order, and no other
-// between them.
+// wantInAnyOrder checks that the next frames are these, in any order.
 func (a *agent) wantInAnyOrder(want ...expectation) {
 	a.t.Helper()
 	for len(want) > 0 {
@@ -228,7 +227,7 @@ func (a *agent) wantInAnyOrder(want ...expectation) {
 	}
 }
 
-// wantCut wants the session to be ended by policy, and the page told to come back.
+// wantCut checks that a policy ends the session, and that the page is told to come back.
 func (a *agent) wantCut() (reason string) {
 	a.t.Helper()
 	f := a.receive()
@@ -240,8 +239,8 @@ func (a *agent) wantCut() (reason string) {
 	return reason
 }
 
-// wantClose wants the session to be ended by the server, with that code in its
-// notice and in the close frame.
+// wantClose checks that the server ends the session, with that code in the notice and in
+// the close frame.
 func (a *agent) wantClose(code int) {
 	a.t.Helper()
 	if f := a.receive(); f["channel"] != "/meta/close" || f["code"] != float64(code) {
@@ -278,8 +277,8 @@ func (a *agent) receive() object {
 	return f
 }
 
-// receiveText returns the next text message, valid until the next call, and answers
-// pings before it.
+// receiveText returns the next text message, and answers pings that come first. The text
+// is valid until the next call.
 func (a *agent) receiveText() []byte {
 	a.t.Helper()
 	text, err := a.ws.Read()
@@ -289,7 +288,7 @@ func (a *agent) receiveText() []byte {
 	return text
 }
 
-// read reads one WebSocket frame, and answers none. The payload is valid until the
+// read reads one WebSocket frame, and answers nothing. The payload is valid until the
 // next call.
 func (a *agent) read() (op byte, payload []byte) {
 	a.t.Helper()

@@ -68,7 +68,7 @@ func (s site) postBody(path, contentType string, body io.Reader, header http.Hea
 
 func asBackend() http.Header { return http.Header{"Authorization": {"Bearer " + apiSecret}} }
 
-// A backend publishes one message, an array, and to several channels, with one request.
+// A backend publishes one message, an array, and a message for several channels.
 func TestProgramsPublish(t *testing.T) {
 	s := serve(t, apiConfig).site("site.test")
 	a, _ := s.open("/push/websocket", nil, nil)
@@ -104,7 +104,7 @@ func TestProgramsPublish(t *testing.T) {
 	a.wantMessage("stories/5", "both")
 	b.wantMessage("news", "both")
 
-	// The same uuid again publishes nothing, and says so.
+	// A repeated uuid publishes nothing, and the answer says so.
 	status, _, body = s.post("/push/publish", "application/json", `{"channel":"news","uuid":"u1","data":{"n":1}}`, asBackend())
 	if want := `{"uuid":"u1","subscriptions":0,"repeated":true}` + "\n"; status != http.StatusOK || body != want {
 		t.Errorf("a repeat: status %d, %q; want %q", status, body, want)
@@ -121,7 +121,7 @@ func TestProgramsPublish(t *testing.T) {
 	b.wantMessage("news", "last")
 }
 
-// What is wrong is told with a status and a sentence, and nothing of it is published.
+// A mistake is answered with a status and a sentence, and nothing is published.
 func TestMistakesOfPrograms(t *testing.T) {
 	s := serve(t, apiConfig).site("site.test")
 	a, _ := s.open("/push/websocket", nil, nil)
@@ -187,7 +187,8 @@ func TestNoAPIWithoutItsGate(t *testing.T) {
 	}
 }
 
-// The rate limit refuses a message with 429 and when to try again, and slows a stream down.
+// The rate limit refuses a message with 429 and a time to try again. It slows a stream
+// down.
 func TestRateOfPrograms(t *testing.T) {
 	s := serve(t, strings.Replace(apiConfig, "message_size 1KiB", "api_publishes_per_second 10", 1)).site("site.test")
 	var last int
@@ -210,7 +211,7 @@ func TestRateOfPrograms(t *testing.T) {
 	}
 }
 
-// A stream publishes each line as it comes, in order, and answers each.
+// A stream publishes each line when it comes, in order, and answers each.
 func TestProgramsStream(t *testing.T) {
 	s := serve(t, apiConfig).site("site.test")
 	a, _ := s.open("/push/websocket", nil, nil)
@@ -254,7 +255,7 @@ func TestProgramsStream(t *testing.T) {
 	a.wantMessage("answer", "still here")
 }
 
-// Ten thousand messages over one stream, and many requests at once: all arrive, in order.
+// Ten thousand messages over one stream, and many requests at once, all arrive in order.
 func TestProgramsPublishALot(t *testing.T) {
 	config := strings.Replace(apiConfig, "message_size 1KiB", "api_publishes_per_second unlimited\nqueue_messages 100000\nqueue_bytes 64MiB", 1)
 	s := serve(t, config).site("site.test")
@@ -295,7 +296,7 @@ func TestProgramsPublishALot(t *testing.T) {
 	}
 }
 
-// The gate is asked again in the middle of a stream when a reload has changed it.
+// If a reload changes the gate, it is asked again in the middle of a stream.
 func TestReloadEndsTheRightOfAStream(t *testing.T) {
 	server := serve(t, apiConfig)
 	s := server.site("site.test")
@@ -324,11 +325,11 @@ func TestReloadEndsTheRightOfAStream(t *testing.T) {
 	_ = to.Close()
 }
 
-// A request whose body does not come does not hold up a server that stops.
+// A request whose body never comes does not delay a server that stops.
 func TestStopDoesNotWaitForHalfSentPublishes(t *testing.T) {
 	config := strings.Replace(apiConfig, "site.test", "localhost", 1)
 	s := serve(t, strings.Replace(config, "default allow", "default allow\n\t\t\tdrain 1s", 1)).site("localhost")
-	s.elsewhere = s.addr(s.name) // which is not known any more when Caddy stops
+	s.elsewhere = s.addr(s.name) // unknown after Caddy has stopped
 	for _, header := range []string{"Content-Type: application/json\r\nExpect: 100-continue\r\n", "Content-Type: application/x-ndjson\r\n"} {
 		_, r := s.halfSent("POST", "/push/publish", "Authorization: Bearer "+apiSecret+"\r\nContent-Length: 1000\r\n"+header, "{")
 		if _, err := r.ReadByte(); err != nil { // the body is being read

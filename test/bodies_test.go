@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// halfSent sends the head of a request over HTTP/1.1, and a part of its body.
+// halfSent sends the header of an HTTP/1.1 request and a part of its body.
 func (s site) halfSent(method, path, fields, body string) (net.Conn, *bufio.Reader) {
 	s.t.Helper()
 	conn, err := s.dial(s.t.Context())
@@ -29,8 +29,8 @@ func (s site) halfSent(method, path, fields, body string) (net.Conn, *bufio.Read
 	return conn, bufio.NewReader(conn)
 }
 
-// A body that nobody asked for is not waited for, whatever the request is, and neither
-// is one for a session that does not exist.
+// The server does not wait for a body that it does not need. This holds for each request,
+// also for one of a session that does not exist.
 func TestHalfSentBodiesAreNotWaitedFor(t *testing.T) {
 	const long, chunked = "Referer: http://localhost/\r\nContent-Length: 100000\r\n", "Referer: http://localhost/\r\nTransfer-Encoding: chunked\r\n"
 	s := serve(t, "http://localhost {\n\tpushit {\n\t\t"+allTransports+"\n\t}\n}\n").site("localhost")
@@ -79,7 +79,7 @@ func TestHalfSentBodiesAreNotWaitedFor(t *testing.T) {
 	}
 }
 
-// The same for what is refused before anything else is looked at, and for upgrades.
+// The same holds for upgrades, and for requests that are refused early.
 func TestHalfSentBodiesOfRefusedRequests(t *testing.T) {
 	s := serve(t, "http://localhost {\n\tpushit\n}\n").site("localhost")
 	const upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
@@ -110,7 +110,7 @@ func TestHalfSentBodiesOfRefusedRequests(t *testing.T) {
 	}
 }
 
-// A body that is there whole costs no connection.
+// A complete body does not cost the connection.
 func TestBodiesThatAreThereLeaveTheConnection(t *testing.T) {
 	s := serve(t, "http://localhost {\n\tpushit\n}\n").site("localhost")
 	conn, r := s.halfSent("POST", "/push/0/whole/xhr", "Content-Length: 2\r\n", "{}")
@@ -129,10 +129,10 @@ func TestBodiesThatAreThereLeaveTheConnection(t *testing.T) {
 	}
 }
 
-// Requests that send half of what they announce must not hold up a server that stops.
+// Requests that send half of their bodies do not delay a server that stops.
 func TestStopDoesNotWaitForHalfSentBodies(t *testing.T) {
 	s := serve(t, "http://localhost {\n\tpushit {\n\t\tdrain 1s\n\t}\n}\n").site("localhost")
-	s.elsewhere = s.addr(s.name) // which is not known any more when Caddy stops
+	s.elsewhere = s.addr(s.name) // unknown after Caddy has stopped
 	c := s.fallback(s.client("h1"), "/push", "xhr_streaming").connect("room")
 	session := c.URL[strings.Index(c.URL, "/push"):]
 	for _, path := range []string{session + "/xhr_send", session + "/xhr_send", "/push/0/unknown/xhr_send", "/push/0/half/xhr", "/push/0/half/xhr_streaming", "/push/websocket", "/push/0/a.b/xhr_send", "/push/pushit.mjs"} {

@@ -18,10 +18,10 @@ import (
 
 var update = flag.Bool("update", false, "write what the adapter says now into testdata")
 
-// goldenBorder parts the Caddyfile of a golden file from what it adapts to.
+// goldenBorder separates the Caddyfile of a golden file from the expected result.
 const goldenBorder = "----------\n"
 
-// goldenFiles returns those files in testdata/adapt whose names match.
+// goldenFiles returns the files in testdata/adapt whose names match.
 func goldenFiles(t *testing.T, pattern string) []string {
 	t.Helper()
 	files, err := filepath.Glob("test/testdata/adapt/" + pattern + ".caddyfiletest")
@@ -31,9 +31,10 @@ func goldenFiles(t *testing.T, pattern string) []string {
 	return files
 }
 
-// TestAdapt adapts each file in testdata/adapt. One in valid adapts to the JSON below the
-// border, and is as caddy fmt would write it; one in invalid fails with the error below
-// the border, which tells where. TestTraps looks at what begins with trap_.
+// TestAdapt adapts each file in testdata/adapt. A file in valid must be formatted as by
+// caddy fmt, and adapt to the JSON below the border. A file in invalid must fail with the
+// error below the border, which names a line. TestTraps tests the files that begin with
+// trap_.
 func TestAdapt(t *testing.T) {
 	t.Setenv("PUSHIT_TEST_PATH", "/live")
 	t.Setenv("PUSHIT_TEST_ORIGINS", "https://a.example.com https://b.example.com")

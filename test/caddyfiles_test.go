@@ -16,9 +16,9 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
 
-// TestCaddyfilesOfTheRepository looks at every file that is called Caddyfile, or
-// Caddyfile.something, and at every block of a Markdown file that is marked as
-// one: it is as caddy fmt writes it, adapts without a warning, and is valid.
+// TestCaddyfilesOfTheRepository checks each file called Caddyfile or Caddyfile.something,
+// and each Markdown block marked as a Caddyfile: it must be formatted, adapt without a
+// warning, and be valid.
 func TestCaddyfilesOfTheRepository(t *testing.T) {
 	t.Setenv("JWT_SECRET", "a secret of some length, for these tests alone")
 	devices, _ := certificate(t, "an authority")
@@ -56,8 +56,8 @@ func TestCaddyfilesOfTheRepository(t *testing.T) {
 	}
 }
 
-// caddyfileBlocks returns the fenced blocks of a Markdown text that are marked as
-// Caddyfiles, by the lines they begin in.
+// caddyfileBlocks returns the blocks of a Markdown text that are marked as Caddyfiles, by
+// their first lines.
 func caddyfileBlocks(text string) map[int]string {
 	blocks := make(map[int]string)
 	begun, block := 0, strings.Builder{}
@@ -85,7 +85,7 @@ func checkCaddyfile(t *testing.T, path string, text []byte) {
 	options := map[string]any{"filename": path}
 	adapted, warnings, err := adapter.Adapt(text, options)
 	if err != nil && strings.Contains(err.Error(), "but it is a known directive") {
-		// what a text shows may be the inside of a site
+		// The block may be the inside of a site.
 		site := "http://localhost {\n\t" + strings.ReplaceAll(strings.TrimSpace(string(text)), "\n", "\n\t") + "\n}\n"
 		adapted, warnings, err = adapter.Adapt(caddyfile.Format([]byte(site)), options)
 	}

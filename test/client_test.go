@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// TestServesTheClient asks for the client's files wherever an endpoint may be, as
-// pages of any site may: the rule about origins is not for them.
+// TestServesTheClient gets the client's files at all kinds of endpoints, also as a page
+// of another site: the files are public.
 func TestServesTheClient(t *testing.T) {
 	want, err := os.ReadFile("client/dist/pushit.mjs")
 	if err != nil {

@@ -27,8 +27,8 @@ import (
 	"github.com/push-it/pushit/guards"
 )
 
-// maxReadmeLines keeps the README a page that people read to its end. What does not
-// fit belongs into docs/.
+// maxReadmeLines keeps the README short enough to be read to its end. Details belong in
+// docs/.
 const maxReadmeLines = 200
 
 func TestReadmeIsShort(t *testing.T) {
@@ -75,8 +75,8 @@ var (
 	markdownAnchor = regexp.MustCompile(`<a id="([^"]+)">`)
 )
 
-// TestLinksOfTheDocuments follows each link of a Markdown file that leads to
-// another file of the repository, and to a heading in it.
+// TestLinksOfTheDocuments checks each link of a Markdown file to another file of the
+// repository, or to a heading in it.
 func TestLinksOfTheDocuments(t *testing.T) {
 	followed := 0
 	for _, path := range documents(t) {
@@ -110,8 +110,8 @@ func TestLinksOfTheDocuments(t *testing.T) {
 	}
 }
 
-// anchors returns the names by which the headings of a Markdown text can be linked
-// to, as GitHub makes them, and those that it gives itself.
+// anchors returns the anchors of a Markdown text: those that GitHub makes from headings,
+// and those in the text.
 func anchors(text string) (names []string) {
 	text = markdownFence.ReplaceAllString(text, "")
 	for _, m := range markdownAnchor.FindAllStringSubmatch(text, -1) {
@@ -139,7 +139,7 @@ func anchors(text string) (names []string) {
 // A fence is a fenced block of a Markdown file.
 type fence struct {
 	path string
-	kind string // what stands behind the opening fence
+	kind string // the words after the opening fence
 	text string
 }
 
@@ -162,8 +162,8 @@ func fences(t *testing.T) (all []fence) {
 	return all
 }
 
-// runBy tells which test runs the examples of a language: in all documents, or in
-// the one that stands behind the language. That of html and js has a list of its own.
+// runBy names the tests that run the examples of a language: in all documents, or in the
+// document whose name follows the language. html and js have their own list.
 var runBy = map[string]string{
 	"caddyfile":                     "TestCaddyfilesOfTheRepository",
 	"json":                          "TestJSONOfTheDocuments",
@@ -180,8 +180,8 @@ var runBy = map[string]string{
 	"haproxy docs/deployment.md":    "TestDeploymentHaproxy",
 }
 
-// TestEachExampleIsRun sees to it that no example of a document is of a language
-// that no test runs.
+// TestEachExampleIsRun checks that a test runs the examples of each language in a
+// document.
 func TestEachExampleIsRun(t *testing.T) {
 	all := fences(t)
 	for _, f := range all {
@@ -194,8 +194,8 @@ func TestEachExampleIsRun(t *testing.T) {
 	}
 }
 
-// TestJSONOfTheDocuments parses each JSON example. One that is a configuration is
-// loaded, as far as that goes without serving it.
+// TestJSONOfTheDocuments parses each JSON example. If it is a configuration, the test
+// loads it as far as possible without serving it.
 func TestJSONOfTheDocuments(t *testing.T) {
 	configurations := 0
 	for _, f := range fences(t) {
@@ -223,8 +223,8 @@ func TestJSONOfTheDocuments(t *testing.T) {
 	}
 }
 
-// TestCommandsOfTheDocuments looks at each command line: the program, target or
-// file that it names has to be there, and so do its flags.
+// TestCommandsOfTheDocuments checks each command line: its program, target or file must
+// exist, and so must its flags.
 func TestCommandsOfTheDocuments(t *testing.T) {
 	commands := 0
 	for _, f := range fences(t) {
@@ -234,7 +234,7 @@ func TestCommandsOfTheDocuments(t *testing.T) {
 		prompts := strings.Contains("\n"+f.text, "\n$ ")
 		for line := range strings.Lines(strings.ReplaceAll(f.text, "\\\n", " ")) {
 			line = strings.TrimSpace(line)
-			if prompts { // what does not follow a prompt is what the command prints
+			if prompts { // lines without a prompt are output
 				var ok bool
 				if line, ok = strings.CutPrefix(line, "$ "); !ok {
 					continue
@@ -256,7 +256,7 @@ func TestCommandsOfTheDocuments(t *testing.T) {
 
 var inQuotes = regexp.MustCompile(`'([^']*)'|"([^"]*)"|(\S+)`)
 
-// words parts a command line as a shell does, as far as the documents need it.
+// words splits a command line like a shell, as far as the documents need it.
 func words(line string) (all []string) {
 	for _, m := range inQuotes.FindAllStringSubmatch(line, -1) {
 		all = append(all, m[1]+m[2]+m[3])
@@ -264,7 +264,7 @@ func words(line string) (all []string) {
 	return all
 }
 
-// checkCommand tells what is wrong with a command line of a document.
+// checkCommand returns what is wrong with a command line of a document.
 func checkCommand(t *testing.T, line string) error {
 	t.Helper()
 	line, _, _ = strings.Cut(line, " | ")
@@ -292,8 +292,8 @@ func checkCommand(t *testing.T, line string) error {
 	return fmt.Errorf("no test knows the program %s", args[0])
 }
 
-// checkCaddyCommand looks for a command of Caddy's, its flags, and the
-// configuration file that it names.
+// checkCaddyCommand checks the name of a Caddy command, its flags, and the configuration
+// file in it.
 func checkCaddyCommand(args []string) error {
 	command, ok := caddycmd.Commands()[args[0]]
 	if !ok {
@@ -332,8 +332,8 @@ func checkXcaddy(t *testing.T, line string) error {
 	return nil
 }
 
-// documentedRows returns the rows of the tables below a heading of a document whose
-// first cell is code, split into cells.
+// documentedRows returns the rows of the tables below a heading, split into cells. It
+// skips rows whose first cell is not code.
 func documentedRows(t *testing.T, path, heading string) (rows [][]string) {
 	t.Helper()
 	_, section, ok := strings.Cut(readDocument(t, path), "\n"+heading+"\n")
@@ -357,8 +357,8 @@ func documentedRows(t *testing.T, path, heading string) (rows [][]string) {
 	return rows
 }
 
-// TestGuardsAreDocumented looks for each guard, and each of its fields in
-// JSON, in docs/gates.md.
+// TestGuardsAreDocumented checks that docs/gates.md has each guard and each of its JSON
+// fields.
 func TestGuardsAreDocumented(t *testing.T) {
 	gates := readDocument(t, "docs/gates.md")
 	_, settings, _ := strings.Cut(gates, "\n## Settings of the guards\n")
@@ -380,7 +380,7 @@ func TestGuardsAreDocumented(t *testing.T) {
 	}
 }
 
-// jsonFields returns the names that the fields of a struct have in JSON.
+// jsonFields returns the JSON names of a struct's fields.
 func jsonFields(s reflect.Type) (names []string) {
 	for field := range s.Fields() {
 		if field.Anonymous && field.Type.Kind() == reflect.Struct {
@@ -393,8 +393,8 @@ func jsonFields(s reflect.Type) (names []string) {
 	return names
 }
 
-// TestMistakesOfTheDocuments writes what docs/caddyfile.md calls wrong into a
-// Caddyfile, which is an error with a line, and what it calls right, which is none.
+// TestMistakesOfTheDocuments adapts the mistakes in docs/caddyfile.md, which must fail
+// with a line, and the corrections, which must not.
 func TestMistakesOfTheDocuments(t *testing.T) {
 	t.Setenv("JWT_SECRET", "a secret of some length, for these tests alone")
 	rows := documentedRows(t, "docs/caddyfile.md", "## Errors")
@@ -403,7 +403,7 @@ func TestMistakesOfTheDocuments(t *testing.T) {
 	}
 	site := func(cell string) []byte {
 		inner := strings.TrimSpace(strings.Trim(cell, "`"))
-		if strings.Contains(inner, " cel ") && strings.HasPrefix(cell, "``") { // the backquotes were the expression's
+		if strings.Contains(inner, " cel ") && strings.HasPrefix(cell, "``") { // the backquotes belong to the expression
 			inner = strings.TrimSpace(strings.TrimSuffix(strings.TrimPrefix(cell, "``"), "``"))
 		}
 		inner = strings.NewReplacer("; ", "\n", " { ", " {\n", " }", "\n}").Replace(inner)
@@ -431,7 +431,7 @@ func TestMistakesOfTheDocuments(t *testing.T) {
 	}
 }
 
-// validateJSON tells what is wrong with a configuration.
+// validateJSON returns what is wrong with a configuration.
 func validateJSON(t *testing.T, text []byte) error {
 	t.Helper()
 	var config caddy.Config

@@ -18,8 +18,8 @@ import (
 
 func init() { caddy.RegisterModule(new(eventNotes)) }
 
-// eventNotes is a handler of events that notes what it hears, with the name that
-// its configuration gives it. It waits for hold, if there is one.
+// eventNotes is a handler of events that notes what it gets, under the name in its
+// configuration. If hold is not nil, it waits for it.
 type eventNotes struct {
 	Name string `json:"name"`
 }
@@ -62,7 +62,7 @@ func (n *eventNotes) Handle(_ context.Context, e caddy.Event) error {
 
 var _ caddyevents.Handler = (*eventNotes)(nil)
 
-// eventsSite is a Caddyfile whose events are heard under that name.
+// eventsSite is a Caddyfile with a handler of that name for all events.
 func eventsSite(name, directives string) string {
 	var on strings.Builder
 	for _, event := range []string{"agent_connected", "agent_disconnected", "channel_occupied", "channel_vacated"} {
@@ -112,7 +112,8 @@ func TestEventsReachTheirHandlers(t *testing.T) {
 	wantNothingHeard(t)
 }
 
-// TestEventsGoToTheConfigurationThatIsLive reloads, also in vain, and stops.
+// TestEventsGoToTheConfigurationThatIsLive reloads, also with a configuration that fails,
+// and stops.
 func TestEventsGoToTheConfigurationThatIsLive(t *testing.T) {
 	s := serve(t, eventsSite("one", "pushit")).site("localhost")
 	a := s.connect("/push/websocket", nil)
@@ -131,7 +132,7 @@ func TestEventsGoToTheConfigurationThatIsLive(t *testing.T) {
 		t.Fatal("it loaded")
 	}
 	occupy("two", "c")
-	// one that nobody listens in, and back
+	// A configuration without a handler, and back.
 	if err := s.load(reloadSite("pushit")); err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +154,8 @@ func TestEventsGoToTheConfigurationThatIsLive(t *testing.T) {
 	}
 }
 
-// TestEventHandlerThatHangsHoldsUpNobody has agents come, talk and go meanwhile.
+// TestEventHandlerThatHangsHoldsUpNobody: agents connect, publish and leave while a
+// handler hangs.
 func TestEventHandlerThatHangsHoldsUpNobody(t *testing.T) {
 	wait := make(chan struct{})
 	setHold := func(c chan struct{}) {

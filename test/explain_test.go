@@ -19,8 +19,8 @@ import (
 	"github.com/push-it/pushit/internal/hubpool"
 )
 
-// explain runs pushit explain with these arguments. It returns what that printed and the
-// exit status.
+// explain runs pushit explain with these arguments. It returns the output and the exit
+// status.
 func explain(args ...string) (out string, status int, err error) {
 	var text strings.Builder
 	cmd := new(cobra.Command)
@@ -33,7 +33,7 @@ func explain(args ...string) (out string, status int, err error) {
 		return text.String(), 0, nil
 	case err.Error() == "refused":
 		return text.String(), 1, nil
-	case strings.HasSuffix(fmt.Sprintf("%T", err), ".exitError"): // Caddy's own, with the status in it
+	case strings.HasSuffix(fmt.Sprintf("%T", err), ".exitError"): // Caddy's own type, with the exit status
 		return text.String(), 2, err
 	default:
 		return text.String(), -1, err
@@ -170,7 +170,7 @@ func TestExplainOfJSON(t *testing.T) {
 	}
 }
 
-// TestExplainAsksTheBackend has the one guard ask what is served elsewhere.
+// TestExplainAsksTheBackend: a guard that asks a backend asks it.
 func TestExplainAsksTheBackend(t *testing.T) {
 	address := backend(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Cookie") != "session=1" {
@@ -223,8 +223,9 @@ func TestExplainSaysWhatItCannotAsk(t *testing.T) {
 	}
 }
 
-// TestExplainAsTheDocumentsShow runs each explain command of a document on a Caddyfile
-// there. Behind a prompt stands what it prints; else ! is in front of what refuses.
+// TestExplainAsTheDocumentsShow runs each explain command of a document on a Caddyfile of
+// that document. The output must be the one shown, or, if none is shown, the exit status
+// must be as shown by a ! in front.
 func TestExplainAsTheDocumentsShow(t *testing.T) {
 	t.Setenv("JWT_SECRET", "a secret of some length, for these tests alone")
 	for path, has := range map[string]string{
@@ -235,8 +236,7 @@ func TestExplainAsTheDocumentsShow(t *testing.T) {
 	}
 }
 
-// explainAsShown runs the explain commands of a document on the Caddyfile in it that
-// has this text.
+// explainAsShown runs the explain commands of a document on its Caddyfile with this text.
 func explainAsShown(t *testing.T, document, has string) {
 	t.Helper()
 	for _, block := range caddyfileBlocks(document) {
@@ -277,7 +277,7 @@ func explainAsShown(t *testing.T, document, has string) {
 }
 
 // TestRecipeOfTheToken runs recipe 11 of docs/gates.md: a token lists the channels.
-// Recipes 1 to 10 are run in guards, 12 in client/test/documents.test.mjs.
+// Package guards tests recipes 1 to 10, client/test/documents.test.mjs tests recipe 12.
 func TestRecipeOfTheToken(t *testing.T) {
 	gates := readDocument(t, "docs/gates.md")
 	_, recipes, _ := strings.Cut(gates, "\n## Recipes\n")

@@ -23,16 +23,15 @@ import (
 	"github.com/push-it/pushit/internal/wireclient"
 )
 
-// fallbackPatience is how long a request of a fallback may take: longer than any
-// test wants one to.
+// fallbackPatience bounds a request of a fallback. It is longer than any test needs.
 const fallbackPatience = 3 * patience
 
-// streams are those whose responses hold more than one frame.
+// streams are the transports whose responses have more than one frame.
 var streams = []string{"xhr_streaming", "eventsource", "htmlfile"}
 
-// client returns an HTTP client that finds the site, by that version of HTTP.
+// client returns an HTTP client that reaches the site with that version of HTTP.
 //
-//nolint:staticcheck // SA1019: net/http takes no connections for HTTP/2 that others have made
+//nolint:staticcheck // SA1019: net/http accepts no HTTP/2 connections made by others
 func (s site) client(version string) *http.Client {
 	insecure := &tls.Config{ServerName: s.host, InsecureSkipVerify: true}
 	var by interface {
@@ -66,22 +65,21 @@ func (s site) client(version string) *http.Client {
 	s.t.Cleanup(func() {
 		by.CloseIdleConnections()
 		if c, ok := by.(io.Closer); ok { // HTTP/3's has goroutines
-			_ = c.Close() // whatever it says, it is over
+			_ = c.Close() // the test is over, so errors do not matter
 		}
 	})
 	return &http.Client{Transport: by}
 }
 
-// A fallbackClient is one session over a SockJS fallback, as a client sees it. It
-// fails its test when something else comes than it expects, and when nothing
-// comes. One goroutine uses it.
+// A fallbackClient is one session over a SockJS fallback. It fails its test if it gets
+// something unexpected, or nothing. Use it in one goroutine.
 type fallbackClient struct {
 	wireclient.Fallback
 	t    *testing.T
-	kept []object // what came with others, but was not asked for yet
+	kept []object // received together with others, but not asked for yet
 }
 
-// fallback returns the client of a session of its own at the endpoint.
+// fallback returns the client of a new session at the endpoint.
 func (s site) fallback(by *http.Client, endpoint, transport string) *fallbackClient {
 	return newFallbackClient(s.t, by, s.origin()+endpoint, transport)
 }
@@ -89,8 +87,8 @@ func (s site) fallback(by *http.Client, endpoint, transport string) *fallbackCli
 func newFallbackClient(t *testing.T, by *http.Client, endpoint, transport string) *fallbackClient {
 	return &fallbackClient{t: t, Fallback: wireclient.Fallback{
 		HTTP: by, URL: wireclient.NewSession(endpoint), Transport: transport, Page: "/", Patience: fallbackPatience,
-		// A reload resets the connections that the old listener has not accepted yet. Had the
-		// server read the request all the same, what it answers next would tell.
+		// A reload resets connections that the old listener has not accepted yet. If the
+		// server has read the request anyway, its next answer shows it.
 		OnUnread: func(reused bool) {
 			t.Logf("%s: a request was not read; its connection had been used: %t", transport, reused)
 		},
@@ -114,17 +112,18 @@ func (c *fallbackClient) ask(method, path, body string) (status int, answer stri
 	return resp.StatusCode, string(text)
 }
 
-// life is the context of requests that receive: they end with the server at the latest.
+// life is the context of requests to receive. They end when the server ends, at the
+// latest.
 func (c *fallbackClient) life() context.Context { return context.WithoutCancel(c.t.Context()) }
 
-// begin begins a request that receives, if there is none.
+// begin begins a request to receive, unless one is under way.
 func (c *fallbackClient) begin() {
 	if !c.Receiving() {
 		c.Begin(c.life())
 	}
 }
 
-// response waits for the response that receives.
+// response waits for the response to the request to receive.
 func (c *fallbackClient) response() *http.Response {
 	c.t.Helper()
 	c.begin()
@@ -135,8 +134,8 @@ func (c *fallbackClient) response() *http.Response {
 	return resp
 }
 
-// frame returns the next frame, "o", "h", "a[…]", "c[…]", of the request that
-// receives, which it begins if there is none. It is empty when that has ended.
+// frame returns the next frame, "o", "h", "a[…]", "c[…]", of the request to receive. It
+// begins one if necessary. It returns "" at the end of the response.
 func (c *fallbackClient) frame() string {
 	c.t.Helper()
 	frame, err := c.Next(c.life())
@@ -146,7 +145,7 @@ func (c *fallbackClient) frame() string {
 	return frame
 }
 
-// receive returns the next object, over as many requests as it takes.
+// receive returns the next object. It makes as many requests as necessary.
 func (c *fallbackClient) receive() object {
 	c.t.Helper()
 	end := time.Now().Add(fallbackPatience)
@@ -197,11 +196,11 @@ func (c *fallbackClient) send(channel string, data any) (id string) {
 	return id
 }
 
-// connect opens the session, connects and subscribes to the channels.
+// connect opens the session, connects, and subscribes to the channels.
 func (c *fallbackClient) connect(channels ...string) *fallbackClient {
 	c.t.Helper()
 	c.t.Cleanup(func() {
-		// Where no request receives when it stops, the server waits for one.
+		// If no request receives when the server stops, it waits for one.
 		last := *c
 		last.Transport = "xhr_streaming"
 		select {
@@ -226,8 +225,8 @@ func (c *fallbackClient) connect(channels ...string) *fallbackClient {
 	return c
 }
 
-// publish publishes and returns when that was acknowledged. Messages that come
-// before are kept for receive.
+// publish publishes, and waits for the acknowledgement. It keeps messages that come first
+// for receive.
 func (c *fallbackClient) publish(channel string, data any) {
 	c.t.Helper()
 	id := c.send(channel, data)
@@ -245,7 +244,7 @@ func (c *fallbackClient) publish(channel string, data any) {
 	}
 }
 
-// wantMessage wants the next object to be that message.
+// wantMessage checks that the next object is that message.
 func (c *fallbackClient) wantMessage(channel string, data any) {
 	c.t.Helper()
 	if f := c.receive(); f["channel"] != channel || f["data"] != data {
@@ -253,7 +252,7 @@ func (c *fallbackClient) wantMessage(channel string, data any) {
 	}
 }
 
-// finish reads what is left of the request that receives, until it ends.
+// finish reads the rest of the response to the request to receive.
 func (c *fallbackClient) finish() {
 	c.t.Helper()
 	for c.Receiving() {
@@ -263,8 +262,8 @@ func (c *fallbackClient) finish() {
 	}
 }
 
-// idle goes on receiving, over as many requests as it takes, and wants nothing to
-// come but heartbeats.
+// idle receives for some time, with as many requests as necessary, and accepts only
+// heartbeats.
 func (c *fallbackClient) idle(long time.Duration) {
 	c.t.Helper()
 	for end := time.Now().Add(long); time.Now().Before(end); {
@@ -274,7 +273,7 @@ func (c *fallbackClient) idle(long time.Duration) {
 	}
 }
 
-// echo has the session publish to itself.
+// echo publishes a message to the session itself.
 func (c *fallbackClient) echo(channel string, count int) {
 	c.t.Helper()
 	for n := range count {
@@ -283,15 +282,14 @@ func (c *fallbackClient) echo(channel string, count int) {
 	}
 }
 
-// A numberStream publishes numbers on a channel, one after the other, until it is
-// stopped.
+// A numberStream publishes the numbers 0, 1, 2, … on a channel until it is stopped.
 type numberStream struct {
 	stopping chan struct{}
 	done     chan struct{}
 	last     float64
 }
 
-// count begins to publish 0, 1, 2, … on the channel, over a WebSocket.
+// count starts a numberStream over a WebSocket.
 func (s site) count(path, channel string, every time.Duration) *numberStream {
 	s.t.Helper()
 	a := s.connect(path, nil)
@@ -314,7 +312,7 @@ func (s site) count(path, channel string, every time.Duration) *numberStream {
 	return c
 }
 
-// stop ends it and returns the last number.
+// stop stops it and returns the last number.
 func (c *numberStream) stop() float64 {
 	select {
 	case <-c.done:
@@ -325,8 +323,8 @@ func (c *numberStream) stop() float64 {
 	return c.last
 }
 
-// concurrently runs fn for each of the names, all at once, and waits. An fn that
-// fails the test ends there.
+// concurrently calls fn with each of the names at the same time, and waits. If fn fails
+// the test, only its own call ends.
 func concurrently(names []string, fn func(name string)) {
 	var all sync.WaitGroup
 	for _, name := range names {
@@ -335,7 +333,7 @@ func concurrently(names []string, fn func(name string)) {
 	all.Wait()
 }
 
-// everyFallback are all transports but WebSocket.
+// everyFallback are all transports except WebSocket.
 var everyFallback = []string{"xhr", "xhr_streaming", "eventsource", "htmlfile", "jsonp"}
 
 const allTransports = "transports websocket xhr_streaming xhr eventsource htmlfile jsonp"

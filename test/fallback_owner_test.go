@@ -13,11 +13,11 @@ import (
 	"github.com/push-it/pushit/internal/wireclient"
 )
 
-// bobHash is what basic_auth has in place of the password "secret of alice": it is
-// the same as hers.
+// bobHash is the password "secret of alice" as basic_auth stores it. Bob has the same
+// password as alice.
 const bobHash = aliceHash
 
-// headers joins some.
+// headers merges headers.
 func headers(all ...http.Header) http.Header {
 	joined := http.Header{}
 	for _, h := range all {
@@ -26,8 +26,8 @@ func headers(all ...http.Header) http.Header {
 	return joined
 }
 
-// TestLeakedSessionName has others know the name of a session, which is in its
-// addresses and so in logs: nobody but who opened it gets in.
+// TestLeakedSessionName: the name of a session is in addresses, and so in logs. Other
+// clients that know it get nothing.
 func TestLeakedSessionName(t *testing.T) {
 	alice := basicAuth("alice", "secret of alice")
 	const password = "basic_auth {\n\t\talice " + aliceHash + "\n\t\tbob " + bobHash + "\n\t}"
@@ -35,7 +35,7 @@ func TestLeakedSessionName(t *testing.T) {
 		name, around, options string
 		owner                 http.Header
 		others                map[string]http.Header
-		statuses              map[string]int // 404 where nothing else is said
+		statuses              map[string]int // default: 404
 	}{
 		{
 			name: "another user of basic_auth", around: password, owner: alice,
@@ -80,7 +80,7 @@ func TestLeakedSessionName(t *testing.T) {
 				if n := hubAgents("default"); n != agents {
 					t.Errorf("%s: there are %d agents after others tried, and were %d", opened, n, agents)
 				}
-				c.echo("room", 1) // which nothing else came to
+				c.echo("room", 1) // nothing else was received in between
 				if tc.name == "another login" {
 					c.Header = header("Cookie", "login=alice; theme=light")
 					c.echo("room", 1) // other cookies may change
@@ -90,8 +90,8 @@ func TestLeakedSessionName(t *testing.T) {
 	}
 }
 
-// wantNoWay tries every transport with the session's name, and wants each to be
-// refused with that status.
+// wantNoWay tries each transport with the session's name. Each must be refused with that
+// status.
 func (c *fallbackClient) wantNoWay(who string, status int) {
 	c.t.Helper()
 	publication := `["{\"channel\":\"room\",\"uuid\":\"x\",\"agentId\":\"tester\",\"data\":\"not mine\"}"]`
@@ -115,8 +115,8 @@ func (c *fallbackClient) wantNoWay(who string, status int) {
 	}
 }
 
-// TestSessionNamesOfOtherSites has two hosts and two endpoints of one hub: the name
-// of a session of one is nothing at another.
+// TestSessionNamesOfOtherSites has two hosts and two endpoints of one hub. The name of
+// one endpoint's session is unknown at the other.
 func TestSessionNamesOfOtherSites(t *testing.T) {
 	one := strings.Replace(fallbackSite("http://localhost", "pushit /live {\n\t\tname chat\n\t}"), "pushit {", "pushit {\n\t\tname chat", 1)
 	s := serve(t, one+strings.ReplaceAll(one, "//localhost", "//other.localhost")).site("localhost")

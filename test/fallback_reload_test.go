@@ -11,8 +11,7 @@ import (
 	"time"
 )
 
-// generation is a Caddyfile that differs with the value of a header, so that to
-// load it is a reload.
+// generation is a Caddyfile with a header of that value, so that loading it is a reload.
 func generation(options, value string) string {
 	return fallbackReloadSite("http://localhost", options, value)
 }
@@ -22,7 +21,7 @@ func fallbackReloadSite(address, options, value string) string {
 		"\n\tpushit {\n\t\t" + allTransports + "\n\t\t" + options + "\n\t}\n}\n"
 }
 
-// serveStill is serve for a server that stays where it is over reloads.
+// serveStill is serve for a server that keeps its address during reloads.
 func serveStill(t *testing.T, config string, http3 bool) site {
 	t.Helper()
 	srv := &server{t: t, listen: freeUDP(t), http3: http3}
@@ -30,8 +29,7 @@ func serveStill(t *testing.T, config string, http3 bool) site {
 	return srv.site("localhost")
 }
 
-// TestReloadBetweenPolls has a session be without a request while the
-// configuration changes.
+// TestReloadBetweenPolls reloads while a session has no request under way.
 func TestReloadBetweenPolls(t *testing.T) {
 	for _, transport := range []string{"xhr", "jsonp"} {
 		t.Run(transport, func(t *testing.T) {
@@ -55,8 +53,8 @@ func TestReloadBetweenPolls(t *testing.T) {
 	}
 }
 
-// TestReloadDuringAResponse has a request receive while the configuration
-// changes: over HTTP/1.1 and 2 it goes on as if nothing were.
+// TestReloadDuringAResponse reloads while a request receives. Over HTTP/1.1 and HTTP/2 it
+// continues.
 func TestReloadDuringAResponse(t *testing.T) {
 	cert, key := certificate(t, "localhost")
 	config := func(value string) string {
@@ -94,9 +92,8 @@ func TestReloadDuringAResponse(t *testing.T) {
 	}
 }
 
-// TestReloadOverHTTP3 has messages be published all the time while the
-// configuration changes: Caddy ends the streams of HTTP/3, sessions go on with
-// another request, and miss nothing.
+// TestReloadOverHTTP3 reloads while messages are published. Caddy ends the streams of
+// HTTP/3. Sessions continue with another request, and miss nothing.
 func TestReloadOverHTTP3(t *testing.T) {
 	cert, key := certificate(t, "localhost")
 	config := func(value string) string {
@@ -109,7 +106,7 @@ func TestReloadOverHTTP3(t *testing.T) {
 	for _, transport := range everyFallback {
 		clients[transport] = s.fallback(s.client("h3"), "/push", transport).connect("numbers")
 	}
-	// Caddy cuts the old generation's streams when the grace period is over.
+	// Caddy ends the streams of the old configuration after the grace period.
 	const reloads, between = 2, 1500 * time.Millisecond
 	go func() {
 		published := 0.0
@@ -145,8 +142,7 @@ func TestReloadOverHTTP3(t *testing.T) {
 	})
 }
 
-// TestReloadChangesOrigins has a page of another site that is listed, and then not
-// any more.
+// TestReloadChangesOrigins has a page of another site whose origin a reload removes.
 func TestReloadChangesOrigins(t *testing.T) {
 	s := serveStill(t, generation("origins https://other.example", "0"), false)
 	c := s.fallback(s.client("h1"), "/push", "xhr")
@@ -163,7 +159,7 @@ func TestReloadChangesOrigins(t *testing.T) {
 	}
 }
 
-// TestReloadChangesTheHeartbeat has sessions under a reload that brings another.
+// TestReloadChangesTheHeartbeat reloads with another heartbeat while sessions are open.
 func TestReloadChangesTheHeartbeat(t *testing.T) {
 	s := serveStill(t, generation("heartbeat 10m", "0"), false)
 	clients := map[string]*fallbackClient{}
@@ -178,7 +174,7 @@ func TestReloadChangesTheHeartbeat(t *testing.T) {
 	concurrently(everyFallback, func(transport string) {
 		c := clients[transport]
 		f := c.frame()
-		for f == "" { // the end of one that had its frame already
+		for f == "" { // the end of a response that had its frame
 			f = c.frame()
 		}
 		if f != "h" {
@@ -188,8 +184,8 @@ func TestReloadChangesTheHeartbeat(t *testing.T) {
 	})
 }
 
-// TestReloadDeniesWhatWaitsForAPoll has messages wait for a session that is between
-// two polls, and a reload deny them: none may come, whichever gate denies it.
+// TestReloadDeniesWhatWaitsForAPoll: messages wait between two polls, and a reload denies
+// them. They must not be sent, no matter which gate denies them.
 func TestReloadDeniesWhatWaitsForAPoll(t *testing.T) {
 	for _, transport := range []string{"xhr", "jsonp"} {
 		for _, denies := range []string{"connect deny", "subscribe deny", "deliver {\n\t\t\tdeny\n\t\t}"} {

@@ -13,14 +13,14 @@ import (
 	"time"
 )
 
-// fallbackSite is a Caddyfile with a site of all transports. A heartbeat is far
-// away: it would push along what something holds back.
+// fallbackSite is a Caddyfile with a site of all transports. Its heartbeat is rare,
+// because a heartbeat could push out what a proxy holds back.
 func fallbackSite(address, around string) string {
 	return address + " {\n\tlog\n\t" + around + "\n\tpushit {\n\t\t" + allTransports + "\n\t\theartbeat 10m\n\t}\n\trespond next 404\n}\n"
 }
 
-// TestFallbacksOverEveryHTTP has sessions over each transport and each version of
-// HTTP talk to themselves and to a WebSocket.
+// TestFallbacksOverEveryHTTP: sessions over each transport and each version of HTTP
+// exchange messages with each other and with a WebSocket.
 func TestFallbacksOverEveryHTTP(t *testing.T) {
 	cert, key := certificate(t, "localhost")
 	srv := &server{t: t, listen: freeUDP(t), http3: true}
@@ -51,10 +51,10 @@ func TestFallbacksOverEveryHTTP(t *testing.T) {
 	}
 }
 
-// TestFallbacksAmongOtherDirectives has sessions go through what may stand before
-// pushit, or around it.
+// TestFallbacksAmongOtherDirectives: sessions work with other directives before pushit,
+// and around it.
 func TestFallbacksAmongOtherDirectives(t *testing.T) {
-	dir, err := os.MkdirTemp("", "pushit-") // a socket's path is short
+	dir, err := os.MkdirTemp("", "pushit-") // the path of a socket must be short
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,8 +79,8 @@ func TestFallbacksAmongOtherDirectives(t *testing.T) {
 	}
 }
 
-// TestEncodeLeavesStreamsAlone has clients take compressed responses, and Caddy
-// compress: not what is to be read at once.
+// TestEncodeLeavesStreamsAlone: clients accept compressed responses and Caddy compresses.
+// It must not compress streams.
 func TestEncodeLeavesStreamsAlone(t *testing.T) {
 	cert, key := certificate(t, "localhost")
 	s := serve(t, "https://localhost {\n\ttls "+cert+" "+key+"\n\tlog\n\tencode zstd gzip {\n\t\tminimum_length 1\n\t\tmatch header Content-Type *\n\t}\n\tpushit {\n\t\t"+
@@ -101,7 +101,7 @@ func TestEncodeLeavesStreamsAlone(t *testing.T) {
 			c.connect("own/" + transport)
 			c.publish("own/"+transport, strings.Repeat("compressible ", 200))
 			c.wantMessage("own/"+transport, strings.Repeat("compressible ", 200))
-			c.send("own/"+transport, "once more") // the answer comes over a response that is looked at
+			c.send("own/"+transport, "once more") // the answer comes over a response that the test checks
 			c.begin()
 			h := c.response().Header
 			if got := h.Get("Content-Encoding"); got != "" {
@@ -114,8 +114,8 @@ func TestEncodeLeavesStreamsAlone(t *testing.T) {
 	}
 }
 
-// TestFallbacksOutliveTimeouts has sessions go on where Caddy's timeouts are short:
-// a response ends before the server would cut it, and the next misses nothing.
+// TestFallbacksOutliveTimeouts: Caddy's timeouts are short. A response ends before the
+// server cuts it, and the next one misses nothing.
 func TestFallbacksOutliveTimeouts(t *testing.T) {
 	cert, key := certificate(t, "localhost")
 	s := serve(t, `{

@@ -20,18 +20,17 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// gated is a site on localhost whose pushit has that block.
+// gated returns a site on localhost whose pushit has that block.
 func gated(t *testing.T, block string) site {
 	t.Helper()
 	return serve(t, "http://localhost {\n\tpushit {\n"+block+"\n\t}\n}\n").site("localhost")
 }
 
-// asUser is the header of a login that the sites of these tests believe: it is
-// what their policy takes the user from.
+// asUser is the header of a login. The policies of these tests take the user from it.
 func asUser(name string) http.Header { return basicAuth(name, "secret of "+name) }
 
-// logins is a connect gate for alice, who logs in with asUser, and for others, who
-// are nobody in particular.
+// logins is a connect gate that identifies alice by asUser, and lets others connect
+// without a user.
 const logins = `
 	connect {
 		allow @anonymous
@@ -44,7 +43,7 @@ const logins = `
 	@anonymous not header Authorization *
 `
 
-// backend is an HTTP server, of which it returns the address.
+// backend starts an HTTP server, and returns its address.
 func backend(t *testing.T, answer http.HandlerFunc) (address string) {
 	t.Helper()
 	srv := httptest.NewServer(answer)
@@ -52,7 +51,7 @@ func backend(t *testing.T, answer http.HandlerFunc) (address string) {
 	return srv.Listener.Addr().String()
 }
 
-// token is a JWT signed with HS256.
+// token returns a JWT signed with HS256.
 func token(t *testing.T, key string, claims object) string {
 	t.Helper()
 	part := func(v any) string {
@@ -133,7 +132,7 @@ func TestForwardAuthIsAskedChannelByChannel(t *testing.T) {
 }
 
 func TestClientsCannotSendWhatABackendSays(t *testing.T) {
-	address := backend(t, func(http.ResponseWriter, *http.Request) {}) // says yes, and no more
+	address := backend(t, func(http.ResponseWriter, *http.Request) {}) // passes, and says nothing else
 	s := gated(t, `
 		connect forward_auth `+address+` {
 			uri /
@@ -180,7 +179,7 @@ func TestJWTInTheConnectGate(t *testing.T) {
 	editor.wantRefused(editor.ask("users/bob", "hello"), hub.CodeDenied)
 }
 
-// TestOwnInbox has an inbox for each user, and names that could pass for another.
+// TestOwnInbox: each user has an inbox. Some names look like those of other users.
 func TestOwnInbox(t *testing.T) {
 	s := gated(t, logins+`
 		publish allow
@@ -222,8 +221,7 @@ func TestOwnInbox(t *testing.T) {
 	alice.wantMessage("users/alice/inbox", "for alice")
 }
 
-// TestPatternsDoNotOpenWhatBlocksClose subscribes to patterns where some block
-// allows them.
+// TestPatternsDoNotOpenWhatBlocksClose subscribes to patterns that some block allows.
 func TestPatternsDoNotOpenWhatBlocksClose(t *testing.T) {
 	s := gated(t, logins+`
 		publish allow
@@ -243,11 +241,11 @@ func TestPatternsDoNotOpenWhatBlocksClose(t *testing.T) {
 	alice := s.connect("/push/websocket", asUser("alice"))
 	for pattern, allowed := range map[string]struct{ nobody, alice bool }{
 		"*":                {false, false},
-		"stories/*":        {false, false}, // reaches into stories/secret
+		"stories/*":        {false, false}, // includes channels of stories/secret
 		"stories/open/*":   {true, true},
-		"stories/secret/*": {false, false}, // that block does not say patterns
-		"news/*":           {false, false}, // news is a name, not what is below
-		"open/*":           {false, false}, // no block governs it
+		"stories/secret/*": {false, false}, // the block does not say patterns
+		"news/*":           {false, false}, // news is a name without channels below it
+		"open/*":           {false, false}, // no block matches it
 		"live/*":           {false, true},
 		"live/a/*":         {false, true},
 		"live/a":           {true, false},
@@ -262,7 +260,7 @@ func TestPatternsDoNotOpenWhatBlocksClose(t *testing.T) {
 	}
 }
 
-// TestGrants has a backend say what each agent may have.
+// TestGrants: a backend says what each agent may do.
 func TestGrants(t *testing.T) {
 	address := backend(t, func(w http.ResponseWriter, r *http.Request) {
 		var question struct {
@@ -314,7 +312,7 @@ func TestTransformStampsTheSender(t *testing.T) {
 	if data, _ := f["data"].(object); f["channel"] != "chat" || data["text"] != "hello" || data["from"] != "alice" || len(data) != 2 {
 		t.Errorf("got %v", f)
 	}
-	// data that the expression cannot read is not let through
+	// A message is not delivered if the expression cannot read its data.
 	if f := alice.ask("chat", "text"); f["channel"] != "/meta/error" {
 		t.Errorf("got %v, want an error", f)
 	}
@@ -390,13 +388,13 @@ func TestNobodyPublishesWhereTheProtocolSpeaks(t *testing.T) {
 	}
 }
 
-// TestAnAgentIDProvesNothing has two programs call themselves the same.
+// TestAnAgentIDProvesNothing: two programs use the same agentId.
 func TestAnAgentIDProvesNothing(t *testing.T) {
 	s := gated(t, logins+`
 		subscribe cel `+"`parts[0] == agent.user`"+`
 		publish user`)
 	alice := s.connect("/push/websocket", asUser("alice")).subscribe("alice/box")
-	eve := s.connect("/push/websocket", nil) // with the same agentId, as all agents of the tests
+	eve := s.connect("/push/websocket", nil) // with the same agentId as all agents of the tests
 	eve.wantRefused(eve.askToSubscribe("alice/box"), hub.CodeDenied)
 	eve.wantRefused(eve.ask("alice/box", "hello"), hub.CodeDenied)
 	alice.publish("alice/box", "to myself")
@@ -429,7 +427,7 @@ func TestReloadTightensPolicy(t *testing.T) {
 	a.wantAllowed(a.askToSubscribe("three"))
 }
 
-// TestReloadWithABadGateChangesNothing loads what adapts but cannot be
+// TestReloadWithABadGateChangesNothing loads a configuration that can be adapted, but not
 // provisioned.
 func TestReloadWithABadGateChangesNothing(t *testing.T) {
 	s := gated(t, "default deny\nconnect allow")
@@ -475,8 +473,8 @@ func TestSessionWithoutANamespaceIsRefused(t *testing.T) {
 	}
 }
 
-// TestGatesNeverLogCredentials sends a secret in every way that there is, past
-// guards of every kind, with the log at level debug.
+// TestGatesNeverLogCredentials sends a secret in every possible way to guards of every
+// kind. The log has the level debug.
 func TestGatesNeverLogCredentials(t *testing.T) {
 	const secret = "correct-horse-battery-staple"
 	down := backend(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -517,8 +515,7 @@ func TestGatesNeverLogCredentials(t *testing.T) {
 	}
 }
 
-// TestDenialsAreLogged wants the operator to see who was refused what, by which
-// guard.
+// TestDenialsAreLogged: the log says who was refused what, and by which guard.
 func TestDenialsAreLogged(t *testing.T) {
 	s := gated(t, "connect allow\nsubscribe deny \"not for you\"\npublish allow")
 	a := s.connect("/push/websocket", nil)

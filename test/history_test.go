@@ -24,7 +24,7 @@ const historyConfig = `
 		}
 	}`
 
-// subscribeFrom subscribes from somewhere on, and returns the answer.
+// subscribeFrom subscribes from a position on, and returns the answer.
 func (a *agent) subscribeFrom(channel string, from object) object {
 	a.t.Helper()
 	data := object{"channel": channel}
@@ -34,8 +34,8 @@ func (a *agent) subscribeFrom(channel string, from object) object {
 	return answer
 }
 
-// An agent that was away gets what it has missed, over a reload too, and is told when not
-// all of it is there. Each channel block has a history of its own.
+// An agent that was away gets what it missed, also after a reload. If messages are
+// missing, the answer says so. Each channel block has its own history.
 func TestAgentsGetWhatTheyMissed(t *testing.T) {
 	server := serve(t, historyConfig)
 	s := server.site("site.test")

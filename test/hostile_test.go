@@ -17,13 +17,13 @@ import (
 	"github.com/push-it/pushit/internal/wireclient"
 )
 
-// hostileSite is a Caddyfile with heartbeats as short as they can be: what boxes on
-// the way do to sessions shows with them.
+// hostileSite is a Caddyfile with the shortest heartbeats, because they show what proxies
+// do to sessions.
 const hostileSite = "http://localhost {\n\tpushit {\n\t\t" + allTransports + "\n\t\theartbeat 1s\n\t\thandshake 3s\n\t}\n}\n"
 
-// holding serves a proxy before s that holds a response back until it is complete,
-// and takes Upgrade out of requests. refuse, if it is not 0, is what it answers
-// to those instead.
+// holding serves a proxy before s. It holds each response back until it is complete, and
+// removes Upgrade from requests. If refuse is not 0, it answers upgrades with that
+// status.
 func holding(t *testing.T, s *server, refuse int) site {
 	t.Helper()
 	upstream := &http.Transport{}
@@ -50,7 +50,7 @@ func holding(t *testing.T, s *server, refuse int) site {
 		}
 		maps.Copy(w.Header(), resp.Header)
 		w.WriteHeader(resp.StatusCode)
-		_, _ = w.Write(text) // who does not take it does not get it
+		_, _ = w.Write(text) // the client may have left
 	}))
 	t.Cleanup(func() {
 		proxy.CloseClientConnections()
@@ -61,8 +61,8 @@ func holding(t *testing.T, s *server, refuse int) site {
 	return through
 }
 
-// TestProxyThatHoldsResponsesBack has sessions through one: what is written to a
-// stream arrives when the stream ends, which it does at a heartbeat.
+// TestProxyThatHoldsResponsesBack: a stream's frames arrive when the stream ends. It ends
+// at a heartbeat.
 func TestProxyThatHoldsResponsesBack(t *testing.T) {
 	s := serve(t, hostileSite)
 	through := holding(t, s, 0)
@@ -85,8 +85,8 @@ func TestProxyThatHoldsResponsesBack(t *testing.T) {
 	published.Wait()
 }
 
-// TestProxyThatRefusesWebSockets has one answer them itself, and one make them
-// plain requests: what a client sees is no WebSocket, and not one that hangs.
+// TestProxyThatRefusesWebSockets: one proxy answers upgrades itself, another one makes
+// plain requests of them. The client sees at once that it cannot use WebSocket.
 func TestProxyThatRefusesWebSockets(t *testing.T) {
 	s := serve(t, hostileSite)
 	for name, refuse := range map[string]int{"answers": http.StatusForbidden, "takes Upgrade out": 0} {
@@ -104,8 +104,8 @@ func TestProxyThatRefusesWebSockets(t *testing.T) {
 	}
 }
 
-// cutting serves a proxy before s that cuts connections over which nothing comes
-// from the server for so long. cuts counts them.
+// cutting serves a proxy before s. It cuts connections over which the server sends
+// nothing for some time. cuts counts them.
 func cutting(t *testing.T, s *server, silence time.Duration, cuts *atomic.Int64) site {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -128,7 +128,7 @@ func cutting(t *testing.T, s *server, silence time.Duration, cuts *atomic.Int64)
 		for {
 			_ = server.SetReadDeadline(time.Now().Add(silence))
 			n, err := server.Read(buffer)
-			if ne, ok := err.(net.Error); ok && ne.Timeout() { //nolint:errorlint // a connection's own
+			if ne, ok := err.(net.Error); ok && ne.Timeout() { //nolint:errorlint // an error of the connection itself
 				cuts.Add(1)
 			}
 			if err != nil {
@@ -156,14 +156,14 @@ func cutting(t *testing.T, s *server, silence time.Duration, cuts *atomic.Int64)
 	return through
 }
 
-// TestProxyThatCutsSilentConnections has one with less patience than most: a
-// heartbeat comes before, whatever a session is made of.
+// TestProxyThatCutsSilentConnections: the proxy's patience is short, but each transport
+// sends a heartbeat earlier.
 func TestProxyThatCutsSilentConnections(t *testing.T) {
 	const silence, long = 3 * time.Second, 7 * time.Second
 	s := serve(t, hostileSite)
 	var cuts atomic.Int64
 	through := cutting(t, s, silence, &cuts)
-	// One that says nothing is cut, so that there is something to outlive.
+	// A silent connection is cut, so the proxy works.
 	mute, err := through.dial(t.Context())
 	if err != nil {
 		t.Fatal(err)

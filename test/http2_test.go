@@ -20,8 +20,8 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// TestHTTP2 runs itself again in a process in which HTTP/2 servers offer extended
-// CONNECT (RFC 8441): whether they do is read from the environment at the start.
+// TestHTTP2 runs itself again in a process whose HTTP/2 servers offer extended CONNECT
+// (RFC 8441). Go reads from the environment at the start whether they do.
 //
 //nolint:staticcheck // SA1019: net/http has no extended CONNECT for clients
 func TestHTTP2(t *testing.T) {
@@ -79,8 +79,8 @@ func TestHTTP2(t *testing.T) {
 	}
 }
 
-// TestWebSocketOverHTTP2And3 asks for a WebSocket over the versions of HTTP that it is
-// not served over, in both ways that there are: R5 of PROTOCOL.md says what comes.
+// TestWebSocketOverHTTP2And3 asks for a WebSocket over HTTP/2 and HTTP/3, in both
+// possible ways. Rule R5 of PROTOCOL.md says how the server refuses.
 func TestWebSocketOverHTTP2And3(t *testing.T) {
 	if os.Getenv("GODEBUG") != "" {
 		t.Skip("GODEBUG may make the server offer extended CONNECT")
@@ -136,8 +136,8 @@ func TestWebSocketOverHTTP2And3(t *testing.T) {
 	}
 }
 
-// askRawHTTP2 makes a request of just those fields, and returns what comes: a status and
-// the body, or how the stream was reset; and whether the server offers extended CONNECT.
+// askRawHTTP2 makes a request with only those fields. It returns the status and the body,
+// or how the stream was reset, and whether the server offers extended CONNECT.
 func askRawHTTP2(t *testing.T, s site, fields []string) (got string, offered bool) {
 	t.Helper()
 	nc, err := tls.Dial("tcp", s.address(), &tls.Config{ServerName: s.host, InsecureSkipVerify: true, NextProtos: []string{"h2"}})
@@ -154,7 +154,7 @@ func askRawHTTP2(t *testing.T, s site, fields []string) (got string, offered boo
 	var block bytes.Buffer
 	encoder := hpack.NewEncoder(&block)
 	for i := 0; i < len(fields); i += 2 {
-		_ = encoder.WriteField(hpack.HeaderField{Name: fields[i], Value: fields[i+1]}) // a bytes.Buffer takes it
+		_ = encoder.WriteField(hpack.HeaderField{Name: fields[i], Value: fields[i+1]}) // a bytes.Buffer takes all bytes
 	}
 	if err := framer.WriteSettings(); err != nil {
 		t.Fatal(err)

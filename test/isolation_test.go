@@ -11,8 +11,8 @@ import (
 	"github.com/push-it/pushit/internal/wireclient"
 )
 
-// Sites share nothing that they do not name alike: no channel, whatever their
-// endpoints are configured with, be it word for word the same.
+// Sites share nothing unless they use the same name: no channel, even if their endpoints
+// have the same settings.
 func TestSitesAreApart(t *testing.T) {
 	const block = "\t\tdefault allow\n\t\tsubscribe user alice\n\t\tconnect route {\n\t\t\tbasic_auth {\n\t\t\t\talice " + aliceHash + "\n\t\t\t}\n\t\t}\n"
 	s := serve(t, "http://a.localhost {\n\tpushit {\n\t\tname a\n"+block+"\t}\n}\nhttp://b.localhost {\n\tpushit {\n\t\tname b\n"+block+"\t}\n}\n")
@@ -25,13 +25,14 @@ func TestSitesAreApart(t *testing.T) {
 			a.publish("news", float64(i))
 		}
 		for i, a := range agents {
-			a.wantMessage("news", float64(i)) // and nothing of the other's before it
+			a.wantMessage("news", float64(i)) // and no message of the other site before it
 		}
 		s.reload("http://a.localhost {\n\tlog\n\tpushit {\n\t\tname a\n" + block + "\t}\n}\nhttp://b.localhost {\n\tpushit {\n\t\tname b\n" + block + "\t}\n}\n")
 	}
 }
 
-// A reload of one site is nothing to the other, and a repeated uuid no repetition.
+// A reload of one site does not affect the other. A uuid that the other site used is not
+// a repetition.
 func TestReloadOfOneSiteLeavesTheOtherAlone(t *testing.T) {
 	config := func(rule string) string {
 		return "http://a.localhost {\n\tpushit {\n\t\tname a\n\t\tdefault allow\n\t\tsubscribe " + rule + "\n\t}\n}\n" +
@@ -58,13 +59,13 @@ func TestReloadOfOneSiteLeavesTheOtherAlone(t *testing.T) {
 	}
 }
 
-// Sites that do share a hub must agree on its rules, wherever they are written.
+// Sites that share a hub must have the same gates and limits, wherever they are written.
 func TestSitesThatShareMustAgree(t *testing.T) {
 	const named = "&(live) {\n\tpushit {\n\t\tname live\n\t\theartbeat 20s\n\t}\n}\n\nhttp://a.localhost {\n\tinvoke live\n}\n\n"
 	s := &server{t: t, logFile: t.TempDir() + "/log"}
 	for name, tc := range map[string]struct {
 		config string
-		want   []string // of the error
+		want   []string // in the error
 	}{
 		"a named route and a site": {
 			named + "http://b.localhost {\n\tpushit {\n\t\tname live\n\t}\n}\n",
@@ -93,7 +94,7 @@ func TestSitesThatShareMustAgree(t *testing.T) {
 	}
 }
 
-// Sites may share a hub and differ in how one comes to it.
+// Sites may share a hub although they are reached in different ways.
 func TestSitesThatShareByPath(t *testing.T) {
 	s := serve(t, "http://a.localhost {\n\tpushit {\n\t\tname live\n\t\tdefault allow\n\t}\n}\n\nhttp://b.localhost {\n\tpushit /read {\n\t\tname live\n\t\tdefault deny\n\t\tconnect allow\n\t\tsubscribe allow\n\t}\n}\n")
 	a, b := s.site("a.localhost").connect("/push/websocket", nil), s.site("b.localhost").connect("/read/websocket", nil).subscribe("news")

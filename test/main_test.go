@@ -1,9 +1,9 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package test has the end-to-end tests: a whole Caddy with pushit, as its clients, its
-// configuration and its documents meet it. It is a module of its own, so that who builds
-// pushit does not need what only these tests do.
+// Package test has the end-to-end tests. They use a whole Caddy with pushit, its clients,
+// its configurations and its documents. It is a module of its own, so that users who
+// build pushit do not need the dependencies of these tests.
 package test
 
 import (
@@ -11,13 +11,13 @@ import (
 	"os"
 	"testing"
 
-	_ "github.com/push-it/pushit" // what is tested
+	_ "github.com/push-it/pushit" // the module under test
 )
 
-// TestMain runs the tests at the top of the checkout, where the examples of the
-// documents run too.
+// TestMain runs the tests in the root of the repository, as the documents' examples
+// expect.
 func TestMain(m *testing.M) {
-	if _, err := os.Stat("main_test.go"); err == nil { // not in a process that a test has started
+	if _, err := os.Stat("main_test.go"); err == nil { // a process that a test has started is there already
 		if err := os.Chdir(".."); err != nil {
 			log.Fatal(err)
 		}

@@ -24,13 +24,13 @@ import (
 	"github.com/push-it/pushit/internal/telemetry"
 )
 
-// metricsSite is a Caddyfile with a site that tells its metrics, and the
+// metricsSite is a Caddyfile with a site that serves its metrics, and with these
 // directives.
 func metricsSite(directives string) string {
 	return "http://localhost {\n\tmetrics /metrics\n\t" + directives + "\n}\n"
 }
 
-// A scrape is what metrics are told, by name and labels.
+// A scrape has the values of metrics, by name and labels.
 type scrape map[string]float64
 
 // scrape reads the metrics of pushit.
@@ -55,8 +55,8 @@ func (s site) scrape() scrape {
 	return out
 }
 
-// awaitMetrics scrapes until the metrics are as they are to be: what is written is
-// counted a moment after it has arrived.
+// awaitMetrics scrapes until the metrics have the expected values. The hub counts a
+// message a moment after it has arrived.
 func (s site) awaitMetrics(want scrape) scrape {
 	s.t.Helper()
 	var got scrape
@@ -82,7 +82,7 @@ func (s site) awaitMetrics(want scrape) scrape {
 	return got
 }
 
-// of names a metric of the hub called default, or another, with its labels.
+// of names a metric of the hub called default, or of another one, with its labels.
 func of(name string, labels ...string) string {
 	hub := "default"
 	var all []string
@@ -95,13 +95,13 @@ func of(name string, labels ...string) string {
 		all = append(all, fmt.Sprintf("%s=%q", key, value))
 	}
 	all = append(all, fmt.Sprintf("hub=%q", hub))
-	slices.Sort(all) // as the labels are told
+	slices.Sort(all) // in the order in which Prometheus writes them
 	return "caddy_pushit_" + name + "{" + strings.Join(all, ",") + "}"
 }
 
-// TestMetricsAgreeWithWhatWasSentOverReloads counts what agents do, and compares:
-// before a reload, right after it, when more was done, with another hub beside, and
-// when one is gone.
+// TestMetricsAgreeWithWhatWasSentOverReloads counts what agents do, and compares: before
+// a reload, right after it, after further messages, with another hub, and after a hub has
+// ended.
 func TestMetricsAgreeWithWhatWasSentOverReloads(t *testing.T) {
 	const gates = "subscribe cel `channel != \"secret\"`\n\t\tconnect allow\n\t\tpublish allow"
 	s := serve(t, metricsSite("pushit {\n\t\t"+gates+"\n\t}")).site("localhost")
@@ -162,7 +162,7 @@ func TestMetricsAgreeWithWhatWasSentOverReloads(t *testing.T) {
 		}
 	}
 
-	// the other goes, and its series with it
+	// The other hub ends, and its series disappear.
 	if err := s.load(metricsSite("pushit {\n\t\t" + gates + "\n\t}")); err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +173,7 @@ func TestMetricsAgreeWithWhatWasSentOverReloads(t *testing.T) {
 	}
 }
 
-// TestMetricsOfReloadsThatTighten ends a subscription, then a session.
+// TestMetricsOfReloadsThatTighten: reloads end a subscription, then a session.
 func TestMetricsOfReloadsThatTighten(t *testing.T) {
 	rules := func(connect, subscribe string) string {
 		return metricsSite("pushit {\n\t\tconnect " + connect + "\n\t\tsubscribe " + subscribe + "\n\t\tpublish deny\n\t}")
@@ -207,7 +207,7 @@ func TestMetricsOfReloadsThatTighten(t *testing.T) {
 	})
 }
 
-// A configuration that fails leaves the metrics as they are.
+// A configuration that fails does not change the metrics.
 func TestMetricsOverAReloadThatFails(t *testing.T) {
 	s := serve(t, metricsSite("pushit")).site("localhost")
 	a := s.connect("/push/websocket", nil)
@@ -276,7 +276,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 	}
 }
 
-// TestMetricsAreInCaddysRegistry looks into what its admin endpoint serves.
+// TestMetricsAreInCaddysRegistry reads the metrics from the admin endpoint.
 func TestMetricsAreInCaddysRegistry(t *testing.T) {
 	s := serve(t, reloadSite("pushit")).site("localhost")
 	s.connect("/push/websocket", nil)

@@ -23,7 +23,7 @@ import (
 	"github.com/push-it/pushit/internal/wireclient"
 )
 
-// talk has two agents of a site talk to each other.
+// talk makes two agents of a site exchange messages.
 func talk(t *testing.T, s site, endpoint string, header http.Header) {
 	t.Helper()
 	one := s.connect(endpoint+"/websocket", header).subscribe("chat")
@@ -36,7 +36,7 @@ func talk(t *testing.T, s site, endpoint string, header http.Header) {
 	two.wantMessage("chat", "hello yourself")
 }
 
-// aliceHash is what basic_auth has in place of the password "secret of alice".
+// aliceHash is the password "secret of alice" as basic_auth stores it.
 const aliceHash = "$2a$04$abZPgQ4cUuEJ6Gt.lRvpiuDRiPiwEO.i01SdIm4ltsWq6IJdvAGpW"
 
 func basicAuth(user, password string) http.Header {
@@ -45,8 +45,8 @@ func basicAuth(user, password string) http.Header {
 	return r.Header
 }
 
-// TestWorksAmongOtherDirectives has agents talk through whatever may stand before
-// pushit, or around it.
+// TestWorksAmongOtherDirectives: agents exchange messages with other directives before
+// pushit, and around it.
 func TestWorksAmongOtherDirectives(t *testing.T) {
 	cert, key := certificate(t, "localhost")
 	for _, tc := range []struct {
@@ -98,8 +98,8 @@ func TestWorksAmongOtherDirectives(t *testing.T) {
 func TestAccessLogShows101(t *testing.T) {
 	s := serve(t, "http://localhost {\n\tlog\n\tpushit\n}\n").site("localhost")
 	s.connect("/push/websocket", nil)
-	// The line is written when the handler has returned, which the session does not
-	// wait for.
+	// Caddy writes the line when the handler has returned, which may be after the session
+	// works.
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); runtime.Gosched() {
 		for line := range strings.Lines(s.log()) {
 			if strings.Contains(line, "http.log.access") && strings.Contains(line, `"status":101`) {
@@ -165,7 +165,7 @@ func TestWhatIsNotPushitsGoesToTheNextHandler(t *testing.T) {
 }
 
 func TestLongerPathsAreAskedFirst(t *testing.T) {
-	// /push/admin/x/websocket is a SockJS session of /push as well
+	// /push/admin/x/websocket is also a SockJS session of /push.
 	s := serve(t, `http://localhost {
 		pushit /push {
 			name all
@@ -221,7 +221,7 @@ func TestHubsAreApartUnlessNamedAlike(t *testing.T) {
 	for i, from := range []*agent{sharedA, ownA, ownB, sharedB} {
 		from.publish("chat", float64(i))
 	}
-	// a message that leaked would come before the last of those that belong there
+	// A message of another namespace would arrive before the last one of the agent's own.
 	for name, tc := range map[string]struct {
 		agent *agent
 		want  []float64
@@ -239,7 +239,7 @@ func TestHubsAreApartUnlessNamedAlike(t *testing.T) {
 	}
 }
 
-// TestCredentialsAreNeverLogged looks for a secret in all that Caddy logs, with
+// TestCredentialsAreNeverLogged searches everything that Caddy logs for a secret, with
 // the access log on and every level.
 func TestCredentialsAreNeverLogged(t *testing.T) {
 	const secret = "correct horse battery staple"
@@ -258,27 +258,27 @@ func TestCredentialsAreNeverLogged(t *testing.T) {
 	broken, _ := s.upgrade("/push/websocket", nil)
 	broken.write(wireclient.OpText, []byte(`{"channel":"/meta/connect","uuid":"1","agentId":"a","data":{"credentials":"`+secret))
 	broken.receive()
-	s.stop() // so that all is logged
+	s.stop() // the log is complete then
 	if log := s.log(); strings.Contains(log, "correct horse") || !strings.Contains(log, `"status":101`) {
 		t.Error("the log has the secret in it, or nothing")
 	}
 }
 
-// endpoint is the JSON of a pushit handler.
+// endpoint returns the JSON of a pushit handler.
 func endpoint(fields object) object {
 	h := object{"handler": "pushit"}
 	maps.Copy(h, fields)
 	return h
 }
 
-// gate is the JSON of a gate with one guard.
+// gate returns the JSON of a gate with one guard.
 func gate(guard, fields object) object {
 	g := object{"guards": []any{guard}}
 	maps.Copy(g, fields)
 	return g
 }
 
-// servers is a configuration with servers of one route each.
+// servers returns a configuration with servers of one route each.
 func servers(handlers ...object) object {
 	all := object{}
 	for i, h := range handlers {
@@ -293,7 +293,7 @@ func TestJSONIsChecked(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
 		config object
-		want   []string // parts of the error; none when it is right
+		want   []string // parts of the error; none if the configuration is valid
 	}{
 		{"name alone", servers(endpoint(object{"name": "a"})), nil},
 		{"limits", servers(endpoint(object{"name": "a", "limits": object{"agents": -1, "message_size": 1 << 20, "queue_bytes": 2 << 20}})), nil},
@@ -392,7 +392,8 @@ func TestJSONIsChecked(t *testing.T) {
 	}
 }
 
-// Endpoints of one name and path have to agree in every setting there is.
+// Endpoints with the same name and path must have the same settings. This tests each
+// setting.
 func TestEverySettingHasToAgree(t *testing.T) {
 	s := &server{t: t, logFile: filepath.Join(t.TempDir(), "log")}
 	t.Cleanup(func() { _ = caddy.Stop() })
@@ -405,7 +406,7 @@ func TestEverySettingHasToAgree(t *testing.T) {
 	}
 	for field := range reflect.TypeFor[pushit.Handler]().Fields() {
 		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
-		if name == "" || name == "name" || name == "path" { // by which others are found
+		if name == "" || name == "name" || name == "path" { // they identify the endpoint
 			continue
 		}
 		other, known := others[name]
@@ -420,8 +421,8 @@ func TestEverySettingHasToAgree(t *testing.T) {
 	}
 }
 
-// TestHandlerJSON sees to it that no field of the configuration has a name that
-// differs from the Caddyfile's.
+// TestHandlerJSON checks that each field of the JSON has the same name as in the
+// Caddyfile.
 func TestHandlerJSON(t *testing.T) {
 	var limits pushit.Limits
 	text := `{"message_size":1,"credentials_size":2,"name_length":3,"channels_per_agent":4,"channels":5,"agents":6,"agents_per_ip":7,` +

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// A page of another origin is refused, and the operator learns what it asked, what this
-// site is, and what is probably wrong.
+// A page of another origin is refused. The log has its origin, the site's own, and the
+// probable mistake.
 func TestForeignOriginsAreLoggedAndCounted(t *testing.T) {
 	s := serve(t, metricsSite("pushit")).site("localhost")
 	for origin, cause := range map[string]string{

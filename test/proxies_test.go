@@ -23,7 +23,7 @@ import (
 	"github.com/push-it/pushit/internal/wireclient"
 )
 
-// deploymentBlock is the nth block of that language below a heading of
+// deploymentBlock returns the nth block of a language below a heading of
 // docs/deployment.md.
 func deploymentBlock(t *testing.T, heading, language string, n int) string {
 	t.Helper()
@@ -43,7 +43,7 @@ func deploymentBlock(t *testing.T, heading, language string, n int) string {
 	return blocks[n][1]
 }
 
-// replaced is text with each of the pairs replaced, which has to be in it.
+// replaced replaces each of the pairs in text. Each must occur.
 func replaced(t *testing.T, text string, pairs ...string) string {
 	t.Helper()
 	for i := 0; i < len(pairs); i += 2 {
@@ -69,12 +69,12 @@ func (p *program) Write(text []byte) (int, error) {
 	return p.out.Write(text)
 }
 
-// startProgram runs a program that listens at address.
+// startProgram runs a program that listens on address.
 func startProgram(t *testing.T, address, name string, args ...string) *program {
 	t.Helper()
 	p := &program{t: t, cmd: exec.CommandContext(context.WithoutCancel(t.Context()), name, args...)}
 	p.cmd.Stdout, p.cmd.Stderr = p, p
-	p.cmd.WaitDelay = time.Second // should it leave a child behind
+	p.cmd.WaitDelay = time.Second // the program may leave a child
 	home := t.TempDir()
 	p.cmd.Env = append(os.Environ(), "HOME="+home, "XDG_CONFIG_HOME="+home, "XDG_DATA_HOME="+home)
 	if err := p.cmd.Start(); err != nil {
@@ -83,7 +83,7 @@ func startProgram(t *testing.T, address, name string, args ...string) *program {
 	exited := make(chan struct{})
 	go func() {
 		defer close(exited)
-		_ = p.cmd.Wait() // how it ends is of no interest
+		_ = p.cmd.Wait() // the exit status does not matter
 	}()
 	t.Cleanup(func() {
 		_ = p.cmd.Process.Kill() // it may be gone
@@ -95,7 +95,7 @@ func startProgram(t *testing.T, address, name string, args ...string) *program {
 	for end := time.Now().Add(fallbackPatience); ; {
 		conn, err := net.Dial("tcp", address)
 		if err == nil {
-			_ = conn.Close() // it is only to be there
+			_ = conn.Close() // the program listens; that is all
 			return p
 		}
 		select {
@@ -109,12 +109,12 @@ func startProgram(t *testing.T, address, name string, args ...string) *program {
 	}
 }
 
-// behind is a site that is served behind a proxy at address, which ends TLS.
+// behind returns a site that a proxy serves at address. The proxy terminates TLS.
 func (s *server) behind(address string) site {
 	return site{server: s, name: "srv0", host: "example.com", tls: true, elsewhere: address}
 }
 
-// fixedServer is a Caddy that stays where it is, with a Caddyfile of the page.
+// fixedServer runs a Caddy that keeps its address, with a Caddyfile of the page.
 func fixedServer(t *testing.T, config string) *server {
 	t.Helper()
 	s := &server{t: t, listen: freeUDP(t)}
@@ -122,7 +122,7 @@ func fixedServer(t *testing.T, config string) *server {
 	return s
 }
 
-// startNginx runs nginx with a configuration of the page, before a server.
+// startNginx runs nginx with a configuration of the page, as a proxy of a server.
 func startNginx(t *testing.T, config, upstream string) (address string) {
 	t.Helper()
 	address = freeUDP(t)
@@ -131,7 +131,7 @@ func startNginx(t *testing.T, config, upstream string) (address string) {
 	config = replaced(t, config, "listen 443 ", "listen "+address+" ", "/etc/ssl/example.com.pem", cert, "/etc/ssl/example.com.key", key, "127.0.0.1:8080", upstream)
 	global := "daemon off;\nmaster_process off;\npid " + dir + "/pid;\nerror_log stderr;\nevents {\n\tworker_connections 512;\n}\n"
 	if os.Getuid() == 0 {
-		global = "user root;\n" + global // another could not read the test's folder
+		global = "user root;\n" + global // another user could not read the test's folder
 	}
 	temp := ""
 	for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
@@ -145,8 +145,8 @@ func startNginx(t *testing.T, config, upstream string) (address string) {
 	return address
 }
 
-// startHaproxy runs haproxy with a configuration of the page, before a server, or
-// two.
+// startHaproxy runs haproxy with a configuration of the page, as a proxy of one or two
+// servers.
 func startHaproxy(t *testing.T, config string, upstreams ...string) (address string) {
 	t.Helper()
 	address = freeUDP(t)
@@ -175,7 +175,7 @@ func startHaproxy(t *testing.T, config string, upstreams ...string) (address str
 	return address
 }
 
-// caddyBinary is a Caddy with pushit, for processes of its own.
+// caddyBinary builds a Caddy with pushit for processes of its own.
 func caddyBinary(t *testing.T) string {
 	t.Helper()
 	if path := os.Getenv("PUSHIT_CADDY"); path != "" {
@@ -188,8 +188,8 @@ func caddyBinary(t *testing.T) string {
 	return path
 }
 
-// startCaddy runs another Caddy with a configuration of the page, before a server.
-// reload has it load that again.
+// startCaddy runs another Caddy with a configuration of the page, as a proxy of a server.
+// reload makes it load the configuration again.
 func startCaddy(t *testing.T, config, upstream string) (address string, reload func()) {
 	t.Helper()
 	address = freeUDP(t)
@@ -198,7 +198,7 @@ func startCaddy(t *testing.T, config, upstream string) (address string, reload f
 		t.Fatal(err)
 	}
 	cert, key := certificate(t, "example.com")
-	dir, err := os.MkdirTemp("", "pushit-") // a socket's path is short
+	dir, err := os.MkdirTemp("", "pushit-") // the path of a socket must be short
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,30 +221,29 @@ func startCaddy(t *testing.T, config, upstream string) (address string, reload f
 	}
 }
 
-// deployed is the Caddyfile of the page for a Caddy behind a proxy, with an access
-// log.
+// deployed returns the page's Caddyfile for a Caddy behind a proxy, with an access log.
 func deployed(t *testing.T) string {
 	t.Helper()
 	return replaced(t, deploymentBlock(t, "Caddy behind a proxy", "caddyfile", 0), "\tpushit", "\tlog\n\tpushit")
 }
 
-// checkThrough has agents go through a proxy in every way that pushit has: what is
-// published comes at once, far sooner than a heartbeat would push it along, and
-// sessions live on over a reload of config, pushit's configuration.
+// checkThrough tests all transports through a proxy. Messages must arrive at once: long
+// before a heartbeat could push them out. Sessions must continue when config, pushit's
+// configuration, is reloaded.
 func checkThrough(t *testing.T, s site, config string) {
 	t.Helper()
 	checkReload(t, s, config, checkTalk(t, s))
 	checkWho(t, s)
 }
 
-// A through is what sessions over a proxy do: round has a message go to each of
-// them, and from each.
+// A through has sessions behind a proxy. round sends a message to each of them, and
+// receives one from each.
 type through struct {
 	sessions []*fallbackClient
 	round    func(data string)
 }
 
-// checkTalk has agents talk over WebSocket and the fallbacks.
+// checkTalk lets agents exchange messages over WebSocket and the fallbacks.
 func checkTalk(t *testing.T, s site) through {
 	t.Helper()
 	own := header("Origin", s.origin())
@@ -281,7 +280,7 @@ func checkTalk(t *testing.T, s site) through {
 	return through{sessions, round}
 }
 
-// checkReload has them go on over a reload.
+// checkReload lets them continue after a reload.
 func checkReload(t *testing.T, s site, config string, over through) {
 	t.Helper()
 	sessions := over.sessions
@@ -300,7 +299,7 @@ func checkReload(t *testing.T, s site, config string, over through) {
 	}
 }
 
-// checkWho looks at whether pushit learns who asks, and where.
+// checkWho checks that pushit knows the client's address and the site's.
 func checkWho(t *testing.T, s site) {
 	t.Helper()
 	own := header("Origin", s.origin())
@@ -314,13 +313,13 @@ func checkWho(t *testing.T, s site) {
 			t.Errorf("origin %s: xhr: status %d, want 403", origin, status)
 		}
 	}
-	// Whoever asks is not the proxy, nor who it claims to be.
+	// The client is not the proxy, and not the address that a forged header names.
 	s.from = "127.0.0.2"
 	if status, _ := s.get("/push/info?mine", headers(own, header("X-Forwarded-For", "203.0.113.9"))); status != http.StatusOK {
 		t.Errorf("from another address: status %d", status)
 	}
 	asked, line := regexp.MustCompile(`.*/push/info\?mine.*`), ""
-	for end := time.Now().Add(patience); line == "" && time.Now().Before(end); { // it is written behind the answer
+	for end := time.Now().Add(patience); line == "" && time.Now().Before(end); { // Caddy writes it after the answer
 		line = asked.FindString(s.log())
 	}
 	if !strings.Contains(line, `"client_ip":"127.0.0.2"`) {
@@ -376,7 +375,8 @@ func TestDeploymentCaddy(t *testing.T) {
 	}
 }
 
-// TestDeploymentCDN has one that cuts what is silent for longer than a heartbeat.
+// TestDeploymentCDN: the CDN cuts connections that are silent for longer than a
+// heartbeat.
 func TestDeploymentCDN(t *testing.T) {
 	cert, key := certificate(t, "example.com")
 	s := serve(t, replaced(t, deploymentBlock(t, "A CDN", "caddyfile", 0), "192.0.2.0/24", "127.0.0.0/8",
@@ -400,8 +400,8 @@ func TestDeploymentCDN(t *testing.T) {
 	}
 }
 
-// TestDeploymentSeveralServers has two, each with a hub of its own: only the
-// cookie leads the requests of a session to the one that has it.
+// TestDeploymentSeveralServers has two servers with a hub each. Only the cookie leads the
+// requests of a session to its server.
 func TestDeploymentSeveralServers(t *testing.T) {
 	config := deploymentBlock(t, "Several servers", "caddyfile", 0)
 	global, site, ok := strings.Cut(config, "\n\n")
@@ -427,7 +427,7 @@ func TestDeploymentSeveralServers(t *testing.T) {
 	}
 	lost := 0
 	for range 6 {
-		by := front.client("h1") // keeps no cookies
+		by := front.client("h1") // has no cookies
 		c := front.fallback(by, "/push", "xhr")
 		c.Header = header("Origin", front.origin())
 		c.frame()
@@ -442,8 +442,8 @@ func TestDeploymentSeveralServers(t *testing.T) {
 	}
 }
 
-// TestDeploymentTrying runs the commands by which the page has people look from
-// outside, until each has printed what it is to print.
+// TestDeploymentTrying runs the commands of the page that test a deployment, until each
+// has printed the expected output.
 func TestDeploymentTrying(t *testing.T) {
 	cert, key := certificate(t, "example.com")
 	curl := needs.Program(t, "curl")
@@ -459,7 +459,7 @@ func TestDeploymentTrying(t *testing.T) {
 		for _, origin := range []string{"", " -H 'Origin: https://example.com:" + port + "'"} {
 			line := strings.Replace(command, "https://example.com/", "https://example.com:"+port+"/", 1)
 			line = strings.Replace(line, "curl ", "exec "+curl+" --no-progress-meter --insecure --resolve example.com:"+port+":127.0.0.1 ", 1) + origin
-			if origin != "" { // a session of its own
+			if origin != "" { // each has its own session
 				line = strings.Replace(line, "trying-it", "trying-it-again", 1)
 			}
 			if got := printsUntil(t, line, shows[i]); !strings.Contains(strings.ReplaceAll(got, "\r", ""), shows[i]) {
@@ -469,8 +469,8 @@ func TestDeploymentTrying(t *testing.T) {
 	}
 }
 
-// printsUntil runs a command until it has printed want, or has ended, and returns
-// what it printed.
+// printsUntil runs a command until it has printed want, or has ended. It returns the
+// output.
 func printsUntil(t *testing.T, command, want string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), fallbackPatience)
@@ -493,6 +493,6 @@ func printsUntil(t *testing.T, command, want string) string {
 		got.Write(part[:n])
 	}
 	cancel()
-	_ = cmd.Wait() // it was stopped
+	_ = cmd.Wait() // the test has stopped it
 	return got.String() + stderr.String()
 }

@@ -14,7 +14,7 @@ import (
 )
 
 // TestPublishingFromEachLanguage runs the programs of docs/publishing.md against the
-// Caddyfile that stands there.
+// Caddyfile in it.
 func TestPublishingFromEachLanguage(t *testing.T) {
 	t.Setenv("PUBLISHER_SECRET", "a secret of the backend")
 	var config string
@@ -56,7 +56,7 @@ func TestPublishingFromEachLanguage(t *testing.T) {
 				if out, err := exec.CommandContext(t.Context(), c.run[0], append(c.run[1:], file)...).CombinedOutput(); err != nil {
 					t.Fatalf("%v: %s", err, out)
 				}
-				if i > 0 { // the stream
+				if i > 0 { // the request with a stream
 					reader.wantMessage("news", 1.0)
 					reader.wantMessage("news", 2.0)
 					continue

@@ -14,7 +14,7 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// Who polls, and has no request under way at that moment, misses nothing.
+// A client that polls, and has no request under way during a reload, misses nothing.
 func TestReloadBetweenTwoPolls(t *testing.T) {
 	s := serve(t, ruled("default allow")).site("localhost")
 	ws := s.connect("/push/websocket", nil)
@@ -59,8 +59,8 @@ func TestReloadBetweenTwoPolls(t *testing.T) {
 	}
 }
 
-// A poll that is under way is answered by the server that it came to, with what is
-// published under the new configuration.
+// A poll that is under way during a reload gets messages that are published under the new
+// configuration.
 func TestReloadDuringAPoll(t *testing.T) {
 	s := serve(t, ruled("default allow")).site("localhost")
 	a := s.fallback(s.client("h1"), "/push", "xhr").connect("news")
@@ -75,7 +75,7 @@ func TestReloadDuringAPoll(t *testing.T) {
 	}
 }
 
-// freeUDP returns an address on which there is room for TCP and UDP.
+// freeUDP returns an address that is free for TCP and UDP.
 func freeUDP(t *testing.T) string {
 	t.Helper()
 	for range 20 {
@@ -95,9 +95,8 @@ func freeUDP(t *testing.T) string {
 	return ""
 }
 
-// Streams go on over a reload, or end in order, and then the next one goes on: no
-// message is lost, and none comes twice. With grace_period, Caddy ends those of
-// HTTP/3.
+// During reloads streams continue, or end in order and the next one continues. No message
+// is lost, and none comes twice. With grace_period, Caddy ends the streams of HTTP/3.
 func TestReloadOfStreams(t *testing.T) {
 	cert, key := certificate(t, "localhost")
 	addr := freeUDP(t)
@@ -137,7 +136,7 @@ func TestReloadOfStreams(t *testing.T) {
 		publish()
 		s.reload(config(graceful, fmt.Sprintf("heartbeat %ds", 10+i)))
 		publish()
-		// What is cut after the grace period must not take anything with it.
+		// Messages in a stream that Caddy ends after the grace period are not lost.
 		grace := time.NewTimer(250 * time.Millisecond)
 		for wait := true; wait; {
 			select {
@@ -152,8 +151,7 @@ func TestReloadOfStreams(t *testing.T) {
 	readers.Wait()
 }
 
-// A session stays its owner's when the cookies are others by which owners are told
-// apart.
+// A session still belongs to its owner after a reload has changed session_cookies.
 func TestReloadOfSessionCookies(t *testing.T) {
 	s := serve(t, ruled("default allow")).site("localhost")
 	mine := http.Header{"Cookie": {"sid=mine; theme=dark"}}

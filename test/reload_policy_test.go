@@ -19,10 +19,10 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// ruled is a Caddyfile with a site on localhost whose pushit has that block.
+// ruled returns a Caddyfile with a site on localhost whose pushit has that block.
 func ruled(block string) string { return "http://localhost {\n\tpushit {\n" + block + "\n\t}\n}\n" }
 
-// reload loads another Caddyfile, which must be right.
+// reload loads another Caddyfile, which must be valid.
 func (s *server) reload(config string) {
 	s.t.Helper()
 	if err := s.load(config); err != nil {
@@ -30,7 +30,7 @@ func (s *server) reload(config string) {
 	}
 }
 
-// wantLog waits for a line of the log that has a message, and returns it.
+// wantLog waits for a log line with a message, and returns it.
 func (s *server) wantLog(message string, has func(object) bool) (line object) {
 	s.t.Helper()
 	often := time.NewTicker(5 * time.Millisecond)
@@ -48,7 +48,7 @@ func (s *server) wantLog(message string, has func(object) bool) (line object) {
 }
 
 // wantEffects waits until the reload that changed the gates, or the settings, is
-// done with, and returns what it is logged to have done.
+// complete. It returns the logged effects.
 func (s *server) wantEffects(changed ...string) object {
 	s.t.Helper()
 	return s.wantLog("agents moved to a new configuration", func(f object) bool {
@@ -56,7 +56,7 @@ func (s *server) wantEffects(changed ...string) object {
 	})
 }
 
-// as is who presents a token with those claims, from a page of that origin.
+// as connects with a token, from a page of that origin.
 func (s site) as(path, token, origin string) *agent {
 	s.t.Helper()
 	var header http.Header
@@ -68,7 +68,7 @@ func (s site) as(path, token, origin string) *agent {
 	return a
 }
 
-// Who is cut by a reload that is stricter, and of what, and who is not.
+// A stricter reload ends some sessions and subscriptions, and leaves the others.
 func TestReloadCutsOffThoseWhomItIsAbout(t *testing.T) {
 	const key = "0123456789abcdef0123456789abcdef"
 	role := func(role string) string {
@@ -93,19 +93,19 @@ func TestReloadCutsOffThoseWhomItIsAbout(t *testing.T) {
 	guest := s.as("/push/websocket", role("guest"), "").subscribe("news")
 
 	s.reload(rules("require role reader editor", "cel `agent.claims.role == \"editor\"`"))
-	// Not a word of it reaches who has no right to it any more.
+	// No message reaches an agent without a right to it.
 	editor.publish("staff/1", "among us")
 	editor.publish("news", "to all")
 	editor.wantMessage("staff/1", "among us")
 	editor.wantMessage("news", "to all")
-	// Between channels no order is promised: the message may come before the notices,
-	// or between them. What was said among staff may not come at all.
+	// Messages and notices of different channels may come in any order. Messages of staff
+	// must not come.
 	reader.wantInAnyOrder(isEnded("staff/*", hub.CodeDenied), isEnded("staff/1", hub.CodeDenied), isMessage("news", "to all"))
 	if reason := guest.wantCut(); reason == "" {
 		t.Error("the guest was given no reason")
 	}
 	f := s.wantEffects("connect", "channel staff/* subscribe")
-	// 3 connects, and 1 and 2 subscriptions: those to news are under the same gate.
+	// 3 connects and 2 of 3 subscriptions; the gate of news is the same.
 	want := object{"agents": 3.0, "asked": 6.0, "subscriptions_ended": 2.0, "agents_cut": 1.0, "unanswered": 0.0}
 	for name, n := range want {
 		if f[name] != n {
@@ -118,7 +118,7 @@ func TestReloadCutsOffThoseWhomItIsAbout(t *testing.T) {
 	reader.wantRefused(reader.askToSubscribe("staff/2"), hub.CodeDenied) // the next frame is this answer
 }
 
-// A reload that loosens the rules, or takes them away, is noticed by nobody.
+// Nobody notices a reload that removes rules or makes them less strict.
 func TestReloadThatLoosens(t *testing.T) {
 	const key = "0123456789abcdef0123456789abcdef"
 	s := serve(t, ruled("default deny\nconnect jwt {\nsecret "+key+"\n}\nsubscribe cel `agent.claims.role == \"editor\"`")).site("localhost")
@@ -133,7 +133,7 @@ func TestReloadThatLoosens(t *testing.T) {
 	}
 }
 
-// The same text, but the key in its file is another one.
+// The text is the same, but the file has another key.
 func TestReloadLooksIntoKeyFiles(t *testing.T) {
 	const one, two = "0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210"
 	file := filepath.Join(t.TempDir(), "secret")
@@ -159,7 +159,7 @@ func TestReloadLooksIntoKeyFiles(t *testing.T) {
 	}
 }
 
-// A counter is a backend that counts what it is asked.
+// A counter is a backend that counts its requests.
 type counter struct {
 	asked  atomic.Int64
 	answer atomic.Pointer[func(w http.ResponseWriter, r *http.Request)]
@@ -184,7 +184,7 @@ func (c *counter) saysStatus(status int) {
 	c.says(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) })
 }
 
-// A backend is asked again only if what governs has changed.
+// A backend is asked again only if the gate has changed.
 func TestReloadAsksBackendsOnlyAboutWhatChanged(t *testing.T) {
 	c, address := newCounter(t)
 	rules := func(more, uri string) string {
@@ -210,12 +210,12 @@ func TestReloadAsksBackendsOnlyAboutWhatChanged(t *testing.T) {
 
 func TestReloadWhileTheBackendIsAway(t *testing.T) {
 	c, address := newCounter(t)
-	const rules = "default allow\nlimits {\nframes_per_second unlimited\npublishes_per_second unlimited\n}" // it publishes as fast as it can
+	const rules = "default allow\nlimits {\nframes_per_second unlimited\npublishes_per_second unlimited\n}" // the publisher is as fast as possible
 	s := serve(t, ruled(rules)).site("localhost")
 	a, b := s.connect("/push/websocket", nil).subscribe("news"), s.connect("/push/websocket", nil)
 	c.saysStatus(http.StatusBadGateway)
 	s.reload(ruled(rules + "\ngrace 30s\nsubscribe ask " + address + " {\nuri /\n}\nconnect ask " + address + " {\nuri /\n}"))
-	for c.asked.Load() < 2 { // of two agents
+	for c.asked.Load() < 2 { // one question for each agent
 		b.publish("news", "away")
 		a.wantMessage("news", "away")
 	}
@@ -253,7 +253,8 @@ func TestReloadWhoseBackendStaysAway(t *testing.T) {
 	}
 }
 
-// A reload in the middle of questions: what old rules say late does not count.
+// If a reload comes while a question is open, a late answer to the old gate does not
+// count.
 func TestReloadInTheMiddleOfQuestions(t *testing.T) {
 	c, address := newCounter(t)
 	hold := make(chan struct{})
@@ -280,8 +281,8 @@ func TestReloadInTheMiddleOfQuestions(t *testing.T) {
 	}
 }
 
-// Two reloads at once, of which the one that comes last counts for everybody, and
-// a failing one between.
+// Of two reloads at once, the last one counts for all agents. A failing reload in between
+// does not count.
 func TestReloadsAtOnce(t *testing.T) {
 	s := serve(t, ruled("default allow")).site("localhost")
 	var agents []*agent
@@ -307,8 +308,8 @@ func TestReloadsAtOnce(t *testing.T) {
 		last, other = other, last
 	}
 	for _, a := range agents {
-		// An agent that comes under the last rules at once keeps what those before have
-		// closed.
+		// The last rules may apply to an agent before earlier ones did. Then it keeps what
+		// only the earlier ones forbade.
 		f := a.receive()
 		if isEnd(f, other) {
 			f = a.receive()
@@ -359,13 +360,13 @@ func TestReloadOfTheNamespace(t *testing.T) {
 	s.reload(config("namespace {header.Tenant}"))
 	one.wantCut()
 	tenant.wantCut()
-	same.subscribe("y") // is in the namespace that it was in
+	same.subscribe("y") // its namespace has not changed
 	s.reload(config(""))
 	same.wantCut()
 }
 
-// Whatever of the endpoint, the site or the server is edited: it loads, and nobody
-// is dropped, misses a message, or gets one twice.
+// The test edits all parts of the endpoint, the site and the server. Each edit loads. No
+// agent is closed, misses a message, or gets one twice.
 func TestReloadOfAnything(t *testing.T) {
 	cert, key := certificate(t, "localhost")
 	other, otherKey := certificate(t, "localhost")
@@ -402,7 +403,7 @@ func TestReloadOfAnything(t *testing.T) {
 	}
 	n := 0.0
 	for what, edited := range edits {
-		for range 2 { // the edit, and back
+		for range 2 { // once with the edit, and once without
 			if err := s.load(edited); err != nil {
 				t.Fatalf("%s: %v", what, err)
 			}
@@ -416,8 +417,7 @@ func TestReloadOfAnything(t *testing.T) {
 	}
 }
 
-// What a gate is made of elsewhere in the configuration is part of it: a named
-// route, and one that this invokes.
+// A named route that a gate invokes, also through another one, is a part of the gate.
 func TestReloadLooksIntoNamedRoutes(t *testing.T) {
 	rules := func(auth, inner, more string) string {
 		return "&(auth) {\n" + auth + "\n}\n&(inner) {\n" + inner + "\n}\n" +
@@ -444,8 +444,8 @@ func TestReloadLooksIntoNamedRoutes(t *testing.T) {
 	a.wantMessage("news", "goes on")
 }
 
-// How many questions are asked at once, and what was answered, is a matter of the
-// gate, not of the configuration.
+// in_flight and the cache belong to the gate: they continue over a reload that does not
+// change the gate.
 func TestReloadKeepsWhatWasAskedAndAnswered(t *testing.T) {
 	var mu sync.Mutex // guards the following
 	running, most := 0, 0
@@ -481,7 +481,7 @@ func TestReloadKeepsWhatWasAskedAndAnswered(t *testing.T) {
 			<-arrived
 			<-arrived
 		}
-		for n := range 5 { // what could be asked has been by then
+		for n := range 5 { // all questions that can be in flight are
 			probe.subscribe(fmt.Sprintf("probe/%d/%d", i, n))
 		}
 		s.reload(rules(fmt.Sprintf("heartbeat %ds", 20+i), "a"))
@@ -508,7 +508,7 @@ func TestReloadKeepsWhatWasAskedAndAnswered(t *testing.T) {
 	}
 }
 
-// Whom the server trusts decides what it tells backends of the addresses between.
+// trusted_proxies decides which addresses a backend gets.
 func TestReloadOfTrustedProxies(t *testing.T) {
 	c, address := newCounter(t)
 	rules := func(proxies, more string) string {

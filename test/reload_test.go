@@ -11,7 +11,7 @@ import (
 	"github.com/push-it/pushit/internal/hubpool"
 )
 
-// reloadSite is a Caddyfile with a site, for TestReload to edit.
+// reloadSite is a Caddyfile with a site, which TestReload edits.
 func reloadSite(directives string) string {
 	return "http://localhost {\n\tlog\n\t" + directives + "\n}\n"
 }
@@ -107,7 +107,7 @@ func TestReloadThatRemovesTheEndpointClosesIt(t *testing.T) {
 	}
 }
 
-// TestReloadClosesOnlyWhatIsGone has two endpoints on one hub, one of which goes.
+// TestReloadClosesOnlyWhatIsGone has two endpoints on one hub. A reload removes one.
 func TestReloadClosesOnlyWhatIsGone(t *testing.T) {
 	const both = "pushit /a {\n\t\tname chat\n\t}\n\tpushit /b {\n\t\tname chat\n\t}"
 	s := serve(t, reloadSite(both)).site("localhost")

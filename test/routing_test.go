@@ -20,14 +20,14 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// A verdict is what becomes of a Caddyfile.
+// A verdict is the result of adapting and validating a Caddyfile.
 type verdict struct {
 	adapt    string   // the error of adapting the file
-	validate string   // the error of validating what comes over the admin API, where there is no file
-	warnings []string // what is logged about other handlers
+	validate string   // the error of validating it without a file, as over the admin API
+	warnings []string // log lines about other handlers
 }
 
-// judge adapts a Caddyfile as a file, and as a text, and validates what comes of that.
+// judge adapts a Caddyfile with and without a file, and validates the results.
 func judge(t *testing.T, config string) (v verdict) {
 	t.Helper()
 	t.Chdir(t.TempDir())
@@ -46,8 +46,8 @@ func judge(t *testing.T, config string) (v verdict) {
 	return v
 }
 
-// validated validates a configuration, and returns the error and the warnings about
-// what stands around pushits.
+// validated validates a configuration. It returns the error and the warnings about routes
+// around pushits.
 func validated(t *testing.T, adapted []byte) (failed string, warnings []string) {
 	t.Helper()
 	logged, err := validate(t, adapted)
@@ -63,9 +63,10 @@ func validated(t *testing.T, adapted []byte) (failed string, warnings []string) 
 	return failed, warnings
 }
 
-// TestTraps adapts each testdata/adapt/invalid/trap_* as a file, which fails with the
-// error below the border: it says where, and what to write instead. What comes over the
-// admin API has no file, and fails when it is provisioned.
+// TestTraps adapts each testdata/adapt/invalid/trap_* as a file. This must fail with the
+// error below the border, which has a line and says what to write instead. A
+// configuration that comes over the admin API has no file, and must fail when it is
+// provisioned.
 func TestTraps(t *testing.T) {
 	for _, file := range goldenFiles(t, "invalid/trap_*") {
 		file, err := filepath.Abs(file)
@@ -89,7 +90,7 @@ func TestTraps(t *testing.T) {
 			if about == nil {
 				t.Fatal("the error does not say where the mistake is, or what to write")
 			}
-			problem := trapPlace.ReplaceAllString(about[1], "") // which is known of files alone
+			problem := trapPlace.ReplaceAllString(about[1], "") // only files have places
 			if !strings.Contains(v.validate, "pushit /") || !strings.Contains(v.validate, problem) {
 				t.Errorf("validating what has no file: %s\nwant in it: %s", v.validate, problem)
 			}
@@ -102,7 +103,7 @@ var (
 	trapPlace = regexp.MustCompile(` at Caddyfile:\d+`)
 )
 
-// TestFormsAreNoTraps adapts what is right as a file.
+// TestFormsAreNoTraps adapts valid Caddyfiles as files.
 func TestFormsAreNoTraps(t *testing.T) {
 	t.Setenv("PUSHIT_TEST_PATH", "/live")
 	t.Setenv("PUSHIT_TEST_ORIGINS", "https://a.example.com https://b.example.com")
@@ -118,8 +119,8 @@ func TestFormsAreNoTraps(t *testing.T) {
 	}
 }
 
-// TestNothingIsInTheWay has sites in which something stands before pushit that does it
-// no harm: nothing is said about it, and requests arrive.
+// TestNothingIsInTheWay has sites with harmless handlers before pushit. There is no
+// warning, and requests arrive.
 func TestNothingIsInTheWay(t *testing.T) {
 	const spa = "try_files {path} /index.html\n"
 	for _, tc := range []struct{ name, path, site string }{
@@ -190,8 +191,8 @@ func TestNothingIsInTheWay(t *testing.T) {
 	}
 }
 
-// TestDoubtsAboutWhatStandsBefore has sites in which something takes some of the
-// requests, or may: the log says so, where it is known with file and line.
+// TestDoubtsAboutWhatStandsBefore has sites with handlers that take some of the requests,
+// or may take them. The log has a warning, with file and line if they are known.
 func TestDoubtsAboutWhatStandsBefore(t *testing.T) {
 	for _, tc := range []struct{ name, site, want string }{
 		{"a rewrite for some browsers", "@mobile header User-Agent *Mobile*\nrewrite @mobile /m{uri}\npushit\n", "rewrite at Caddyfile:3 may take requests of this pushit before it runs: /push/pushit.mjs becomes /m/push/pushit.mjs | write\n\n\troute {\n\t\tpushit /push\n\t\trewrite @mobile /m{uri}\n\t}"},
@@ -217,7 +218,7 @@ func TestDoubtsAboutWhatStandsBefore(t *testing.T) {
 			if failed != "" || len(warnings) != 1 || !strings.Contains(warnings[0], tc.want) {
 				t.Errorf("error %q, warnings %q, want in one: %s", failed, warnings, tc.want)
 			}
-			// Where the configuration comes from is forgotten with the next one.
+			// The next configuration does not get the places of an earlier one.
 			if _, warnings := validated(t, adapted); strings.HasPrefix(tc.site, "handle_path") {
 				if len(warnings) > 0 {
 					t.Errorf("as JSON, where the path is always written: %q", warnings)
@@ -229,7 +230,7 @@ func TestDoubtsAboutWhatStandsBefore(t *testing.T) {
 	}
 }
 
-// setsSomething is a handler that is not Caddy's: nobody knows what it does.
+// setsSomething is a handler of another package. The model does not know what it does.
 type setsSomething struct{}
 
 func (setsSomething) CaddyModule() caddy.ModuleInfo {
@@ -247,7 +248,7 @@ func init() {
 	})
 }
 
-// TestHandlersOfOthers has handlers that are not Caddy's, and may set the placeholder of
+// TestHandlersOfOthers has handlers of another package, which may set the placeholder of
 // a namespace, and a named route that invokes itself.
 func TestHandlersOfOthers(t *testing.T) {
 	const pushit = "pushit {\nname live\nnamespace {tenant}\n}\n"

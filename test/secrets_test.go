@@ -8,8 +8,7 @@ import (
 	"testing"
 )
 
-// A secret that is not there, or too short, is told with where it is written and
-// what to do.
+// If a secret is missing or too short, the error says where it is written and what to do.
 func TestSecretsThatAreNotThere(t *testing.T) {
 	t.Setenv("PUSHIT_TEST_SHORT", "short")
 	t.Setenv("PUSHIT_TEST_EMPTY", "")

@@ -31,12 +31,12 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	_ "github.com/caddyserver/caddy/v2/modules/standard" // what the Caddyfiles of the tests are made of
+	_ "github.com/caddyserver/caddy/v2/modules/standard" // the Caddyfiles of the tests use them
 
 	"github.com/push-it/pushit/internal/hubpool"
 )
 
-// patience is how long the tests wait for what has to happen before they fail.
+// patience is how long the tests wait for an event before they fail.
 const patience = 10 * time.Second
 
 func init() {
@@ -64,18 +64,18 @@ func (failing) ServeHTTP(http.ResponseWriter, *http.Request, caddyhttp.Handler) 
 type server struct {
 	t       *testing.T
 	logFile string
-	listen  string // where it listens, if it is not to choose
-	http3   bool   // whether it serves HTTP/3, for which it must not choose
+	listen  string // its address; "" lets the system choose
+	http3   bool   // whether it serves HTTP/3, which needs a chosen address
 }
 
-// serve runs Caddy with a Caddyfile until the test ends. Whatever ports its sites
-// name, it listens on free ones of the loopback address; it logs all to a file.
+// serve runs Caddy with a Caddyfile until the test ends. It replaces all ports by free
+// ones on the loopback address, and logs everything to a file.
 func serve(t *testing.T, config string) *server {
 	t.Helper()
 	return serveAt(t, "", config)
 }
 
-// serveAt is serve, where HTTP/3 is served at an address too, if it is not empty.
+// serveAt is serve, but serves HTTP/3 at an address if it is not "".
 func serveAt(t *testing.T, http3, config string) *server {
 	t.Helper()
 	s := &server{t: t, listen: http3, http3: http3 != ""}
@@ -83,7 +83,7 @@ func serveAt(t *testing.T, http3, config string) *server {
 	return s
 }
 
-// start is serve for a server of which the test says more.
+// start is serve with more settings of the server.
 func (s *server) start(config string) {
 	t := s.t
 	t.Helper()
@@ -129,7 +129,7 @@ func (s *server) loadJSON(c map[string]any) error {
 		if strings.HasSuffix(fmt.Sprint(srv["listen"]), ":443]") && srv["tls_connection_policies"] == nil {
 			srv["tls_connection_policies"] = []any{object{}}
 		}
-		srv["listen"] = []any{[]string{"127.0.0.1:0", "localhost:0"}[i]} // two servers cannot have the same
+		srv["listen"] = []any{[]string{"127.0.0.1:0", "localhost:0"}[i]} // two servers cannot have the same address
 		srv["protocols"] = []any{"h1", "h2"}                             // h3 would need a port of the same number
 		if i == 0 && s.listen != "" {
 			srv["listen"] = []any{s.listen}
@@ -146,7 +146,7 @@ func (s *server) loadJSON(c map[string]any) error {
 	return caddy.Load(text, true)
 }
 
-// hubAgents is how many sessions the hub of that name has.
+// hubAgents returns the number of sessions of the hub of that name.
 func hubAgents(name string) (n int) {
 	for other, h := range hubpool.Each {
 		if other == name {
@@ -166,7 +166,7 @@ func (s *server) stop() {
 
 type object = map[string]any
 
-// at descends into a configuration.
+// at returns a part of a configuration.
 func at(c object, names ...string) object {
 	for _, name := range names {
 		c, _ = c[name].(object)
@@ -174,7 +174,7 @@ func at(c object, names ...string) object {
 	return c
 }
 
-// addr is where the server called name listens; the first is called srv0.
+// addr returns the address of the server called name; the first is called srv0.
 func (s *server) addr(name string) string {
 	s.t.Helper()
 	app, err := caddy.ActiveContext().App("http")
@@ -202,17 +202,17 @@ type site struct {
 	name string // of the server in the configuration
 	host string
 	tls  bool
-	// certificate is the client's, if it has one.
+	// certificate is the client's certificate, if it has one.
 	certificate *tls.Certificate
-	// elsewhere, if not empty, is the address of a site that is not Caddy's.
+	// elsewhere is the address of a proxy or of a stopped server, or "".
 	elsewhere string
-	// from, if not empty, is the address of the machine's that it is reached from.
+	// from is the client's own address, or "".
 	from string
-	// narrow is whether it is reached through sockets that narrow was asked about.
+	// narrow is whether it is reached through sockets with the small buffers of narrow.
 	narrow bool
 }
 
-// site is the site of that host on the first of the servers.
+// site returns the site of that host on the first server.
 func (s *server) site(host string) site { return site{server: s, name: "srv0", host: host} }
 
 func (s site) origin() string {
@@ -222,7 +222,7 @@ func (s site) origin() string {
 	return "http://" + s.host
 }
 
-// address is where the site is.
+// address returns the site's address.
 func (s site) address() string {
 	if s.elsewhere != "" {
 		return s.elsewhere
@@ -230,8 +230,8 @@ func (s site) address() string {
 	return s.addr(s.name)
 }
 
-// narrow makes a socket take little at a time, and the one at the other end hold little.
-// It is nil on systems where no test needs it.
+// narrow makes the buffers of a socket small. It is nil on systems where no test needs
+// it.
 var narrow func(network, address string, c syscall.RawConn) error
 
 // dial connects to the server of the site.
@@ -289,7 +289,7 @@ func (s site) get(path string, header http.Header) (status int, body string) {
 	return resp.StatusCode, string(text)
 }
 
-// certificate writes a certificate for host and its key, in PEM, into files.
+// certificate writes a certificate for host and its key, in PEM, to files.
 func certificate(t *testing.T, host string) (certFile, keyFile string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

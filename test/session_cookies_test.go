@@ -13,7 +13,7 @@ import (
 	"github.com/push-it/pushit/internal/sampler"
 )
 
-// logged returns the lines of the log with a message that begins so.
+// logged returns the log lines whose message begins with that text.
 func (s *server) logged(message string) (lines []map[string]any) {
 	s.t.Helper()
 	for line := range strings.Lines(s.log()) {
@@ -33,12 +33,12 @@ const (
 	cookiesDiffer  = "a request was refused, because session cookies differ"
 )
 
-// A site with session_cookies says at start what to check, once; others do not.
+// A site with session_cookies logs at start what to check, once. Others do not.
 func TestSessionCookiesAtStart(t *testing.T) {
 	for options, want := range map[string]int{
 		"session_cookies login sid":                       1,
 		"heartbeat 20s":                                   0,
-		"transports websocket\n\t\tsession_cookies login": 0, // which joins no requests
+		"transports websocket\n\t\tsession_cookies login": 0, // a WebSocket is one request
 	} {
 		s := serve(t, "http://localhost, http://localhost:8080 {\n\tpushit {\n\t\t"+options+"\n\t}\n}\n")
 		lines := s.logged(cookiesAtStart)
@@ -54,8 +54,8 @@ func TestSessionCookiesAtStart(t *testing.T) {
 	}
 }
 
-// A cookie that is renewed during a session is the likeliest mistake in
-// session_cookies: the log names it, and not its value, in ten lines a second at most.
+// A cookie that changes during a session is the likeliest mistake in session_cookies. The
+// log has its name, but not its value, in at most ten lines a second.
 func TestRenewedCookiesAreLogged(t *testing.T) {
 	config := strings.Replace(fallbackSite("http://localhost", ""), "heartbeat 10m", "heartbeat 10m\n\t\tsession_cookies sid login JSESSIONID\n\t\torigins https://listed.example", 1)
 	s := serve(t, config).site("localhost")
@@ -91,7 +91,7 @@ func TestRenewedCookiesAreLogged(t *testing.T) {
 				switch {
 				case tc.differ == nil && len(lines) == 0:
 				case tc.differ == nil || len(lines) != 1:
-					// A line may be left out when all this is within a second.
+					// A line may be left out if all this happens within a second.
 					if before < sampler.LinesPerSecond || tc.differ == nil {
 						t.Errorf("%s, %s: the log has %v", tc.name, path, lines)
 					}
@@ -105,7 +105,7 @@ func TestRenewedCookiesAreLogged(t *testing.T) {
 		c.echo("room", 1)
 	}
 
-	// A name that nobody has opened is no session of anybody's.
+	// A name that no client has opened a session with belongs to no session.
 	before := len(s.logged(cookiesDiffer))
 	stranger := s.fallback(by, "/push", "xhr")
 	stranger.Header = renewed
@@ -131,7 +131,7 @@ func TestRenewedCookiesAreLogged(t *testing.T) {
 	for _, line := range lines {
 		seconds[int64(line["ts"].(float64))] = true
 	}
-	// A line may get the time of the second after the one that it was counted in.
+	// The test may count a line one second, and the log write it in the next.
 	if most := sampler.LinesPerSecond * (len(seconds) + 1); len(lines) > most {
 		t.Errorf("%d lines in %d seconds", len(lines), len(seconds))
 	}

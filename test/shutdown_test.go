@@ -22,8 +22,8 @@ import (
 	"github.com/push-it/pushit/internal/wireclient"
 )
 
-// wantSentAway wants the session to be ended because the server goes, with a time
-// to come back in the window for so many agents, and answers the close frame.
+// wantSentAway checks that the session ends because the server stops, with a time to come
+// back in the window for so many agents. It answers the close frame.
 func (a *agent) wantSentAway(agents int) (retry time.Duration) {
 	a.t.Helper()
 	f := a.receive()
@@ -41,7 +41,7 @@ func (a *agent) wantSentAway(agents int) (retry time.Duration) {
 	return retry
 }
 
-// stopping stops Caddy meanwhile, and returns what is closed when it has.
+// stopping stops Caddy in the background. It returns a channel that is closed at the end.
 func (s *server) stopping() (stopped <-chan struct{}) {
 	done := make(chan struct{})
 	go func() {
@@ -88,14 +88,14 @@ func TestStopSendsEverybodyAway(t *testing.T) {
 	}
 }
 
-// TestStopEndsInTime has an agent that answers nothing.
+// TestStopEndsInTime has an agent that does not answer.
 func TestStopEndsInTime(t *testing.T) {
 	const grace = 2 * time.Second
 	s := serve(t, fmt.Sprintf("{\n\tgrace_period %s\n}\nhttp://localhost {\n\tpushit\n}\n", grace)).site("localhost")
 	s.connect("/push/websocket", nil)
 	begun := time.Now()
 	s.stop()
-	// three quarters of the grace period, and what a machine under load adds
+	// Three quarters of the grace period, and some time for a busy machine.
 	if took := time.Since(begun); took > grace*3/4+2*time.Second {
 		t.Errorf("stopping took %v, with a grace period of %v", took, grace)
 	}
@@ -104,12 +104,12 @@ func TestStopEndsInTime(t *testing.T) {
 	}
 }
 
-// TestShutdownDelayComesFirst has Caddy serve on for a while before it stops: until
-// then agents stay, and more come.
+// TestShutdownDelayComesFirst: during shutdown_delay Caddy serves as usual. Agents stay,
+// and others connect.
 func TestShutdownDelayComesFirst(t *testing.T) {
 	s := serve(t, strings.Replace(eventsSite("late", "pushit"), "{\n", "{\n\tshutdown_delay 500ms\n", 1)).site("localhost")
 	a := s.connect("/push/websocket", nil).subscribe("chat")
-	s.elsewhere = s.addr(s.name) // which is not known any more when Caddy stops
+	s.elsewhere = s.addr(s.name) // unknown after Caddy has stopped
 	stopped := s.stopping()
 	for deadline := time.Now().Add(patience); !strings.Contains(s.log(), "shutdown scheduled") && time.Now().Before(deadline); {
 		runtime.Gosched()
@@ -131,8 +131,8 @@ func TestShutdownDelayComesFirst(t *testing.T) {
 	}
 }
 
-// TestStopDoesNotWaitForWhoDoesNotAsk has a session over polling, whose client makes
-// no request any more, and one whose client gave up a stream.
+// TestStopDoesNotWaitForWhoDoesNotAsk has a session whose client polls no more, and one
+// whose client has cancelled its stream.
 func TestStopDoesNotWaitForWhoDoesNotAsk(t *testing.T) {
 	s := serve(t, "http://localhost {\n\tpushit\n}\n").site("localhost")
 	for _, session := range []string{"s3ss10n1/xhr", "s3ss10n2/xhr_streaming"} {
@@ -148,7 +148,7 @@ func TestStopDoesNotWaitForWhoDoesNotAsk(t *testing.T) {
 			t.Fatal(err)
 		}
 		lines := bufio.NewScanner(resp.Body)
-		for lines.Scan() && lines.Text() != "o" { // a prelude may stand before it
+		for lines.Scan() && lines.Text() != "o" { // a prelude may come first
 		}
 		if lines.Text() != "o" {
 			t.Fatalf("%s: status %d, %v", session, resp.StatusCode, lines.Err())
@@ -171,8 +171,8 @@ func TestStopDoesNotWaitForWhoDoesNotAsk(t *testing.T) {
 	}
 }
 
-// TestNoSessionWhileTheServerGoes has one that holds it up, and a connection that
-// was made before.
+// TestNoSessionWhileTheServerGoes has an agent that delays the stop, and a connection
+// from before the stop.
 func TestNoSessionWhileTheServerGoes(t *testing.T) {
 	s := serve(t, "http://localhost {\n\tpushit {\n\t\tdrain 5s\n\t}\n}\n").site("localhost")
 	a := s.connect("/push/websocket", nil)
@@ -182,7 +182,7 @@ func TestNoSessionWhileTheServerGoes(t *testing.T) {
 	}
 	defer func() { _ = conn.Close() }()
 	stopped := s.stopping()
-	if f := a.receive(); f["channel"] != "/meta/close" { // and does not answer the close frame yet
+	if f := a.receive(); f["channel"] != "/meta/close" { // it does not answer the close frame yet
 		t.Fatalf("got %v, want /meta/close", f)
 	}
 	resp := upgradeOn(t, conn)
@@ -193,7 +193,7 @@ func TestNoSessionWhileTheServerGoes(t *testing.T) {
 	<-stopped
 }
 
-// upgradeOn asks for a WebSocket on a connection, and returns the answer.
+// upgradeOn requests a WebSocket over a connection, and returns the answer.
 func upgradeOn(t *testing.T, conn net.Conn) *http.Response {
 	t.Helper()
 	_ = conn.SetDeadline(time.Now().Add(patience))
@@ -205,8 +205,8 @@ func upgradeOn(t *testing.T, conn net.Conn) *http.Response {
 	return resp
 }
 
-// TestReloadSendsNobodyAway is the other side: Caddy says "stopping" then too, and
-// shuts down servers.
+// TestReloadSendsNobodyAway: Caddy emits "stopping" and shuts down servers during a
+// reload, too.
 func TestReloadSendsNobodyAway(t *testing.T) {
 	s := serve(t, reloadSite("pushit")).site("localhost")
 	a := s.connect("/push/websocket", nil).subscribe("chat")
@@ -220,7 +220,7 @@ func TestReloadSendsNobodyAway(t *testing.T) {
 	s.connect("/push/websocket", nil)
 }
 
-// A hook of a configuration that is gone may run when there is another one.
+// A hook of an old configuration may run after a new one has started.
 func TestLateHookSendsNobodyAway(t *testing.T) {
 	s := serve(t, reloadSite("pushit")).site("localhost")
 	a := s.connect("/push/websocket", nil).subscribe("chat")
@@ -255,7 +255,7 @@ func TestDrainHasToFitIntoTheGracePeriod(t *testing.T) {
 	}
 }
 
-// TestAgentThatGoesIsLogged looks for the line, and for what must not be in it.
+// TestAgentThatGoesIsLogged checks the log line, and that it shows nothing secret.
 func TestAgentThatGoesIsLogged(t *testing.T) {
 	s := serve(t, reloadSite("pushit")).site("localhost")
 	a, _ := s.upgrade("/push/websocket?secret=q", http.Header{"Cookie": {"session=c00kie"}})

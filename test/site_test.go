@@ -15,7 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 )
 
-// A warning is a line that pushit logs.
+// A warning is a log line of pushit.
 type warning struct {
 	Logger, Msg string
 	ToDo        string `json:"to_do"`
@@ -56,7 +56,7 @@ func validate(t *testing.T, adapted []byte) (warnings []warning, failed error) {
 	return warnings, failed
 }
 
-// warnings validates a Caddyfile, and returns how pushit's warnings begin.
+// warnings validates a Caddyfile, and returns the first words of pushit's warnings.
 func warnings(t *testing.T, config string) (begin []string) {
 	t.Helper()
 	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), nil)

@@ -14,8 +14,8 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// clientCertificates makes certificates for clients of those names, and a file with
-// whom to trust.
+// clientCertificates makes certificates for clients of those names, and a file with their
+// authority.
 func clientCertificates(t *testing.T, names ...string) (trusted string, certificates []*tls.Certificate) {
 	t.Helper()
 	trusted = filepath.Join(t.TempDir(), "devices.pem")
@@ -48,7 +48,7 @@ func TestClientCertificates(t *testing.T) {
 	}
 	cert, key := certificate(t, "localhost")
 	text := replaced(t, string(config), "tls internal", "tls "+cert+" "+key)
-	text = strings.Replace(text, "subject} CN=operator", "serial} 2", 1) // that of no certificate here
+	text = strings.Replace(text, "subject} CN=operator", "serial} 2", 1) // the number of another certificate
 	s := serve(t, text).site("localhost")
 	s.tls = true
 
@@ -69,9 +69,9 @@ func TestClientCertificates(t *testing.T) {
 	if err := s.load(strings.Replace(text, "serial} 2", "serial} 1", 1)); err != nil {
 		t.Fatal(err)
 	}
-	two.subscribe("operators") // what is known of the session is enough
+	two.subscribe("operators") // the session stores enough
 
-	// The name of a session over a fallback opens nothing to another device.
+	// Another device cannot use the name of a session over a fallback.
 	s.certificate = devices[0]
 	opened := s.fallback(s.client("h1"), "/push", "xhr").connect("devices/sensor-1")
 	wantNoOther := func() {
@@ -85,15 +85,15 @@ func TestClientCertificates(t *testing.T) {
 		opened.echo("devices/sensor-1", 1)
 	}
 	wantNoOther()
-	// Whose it is, is known also when a reload tells owners apart by something else.
+	// The owner of a session is still known after a reload has changed session_cookies.
 	if err := s.load(replaced(t, text, "pushit /push {", "pushit /push {\n\t\tsession_cookies sid")); err != nil {
 		t.Fatal(err)
 	}
 	wantNoOther()
 }
 
-// What handlers before pushit find out reaches the backends; a session of before it
-// was asked for has to be opened again.
+// Backends get the values that handlers before pushit set. A session that was opened
+// before the policy needed them must be opened again.
 func TestGatesKnowWhatHandlersBeforeFoundOut(t *testing.T) {
 	tenants := func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("X-Tenant") == "acme" {

@@ -16,8 +16,8 @@ import (
 	"github.com/push-it/pushit/internal/wireclient"
 )
 
-// TestSpeaksSockJS has an endpoint and sockjs-go's server do the same things: what
-// a SockJS client relies on must not differ.
+// TestSpeaksSockJS does the same with an endpoint and with sockjs-go's server. The parts
+// that SockJS clients rely on must be equal.
 func TestSpeaksSockJS(t *testing.T) {
 	reference := httptest.NewServer(sockjs.NewHandler("/push", sockjs.DefaultOptions, func(session sockjs.Session) {
 		for {
@@ -55,13 +55,13 @@ func TestSpeaksSockJS(t *testing.T) {
 			t.Errorf("%s: status %d, want %d", path, got, want)
 		}
 	}
-	want := append(infoKeys(theirs), "transports") // which pushit adds
+	want := append(infoKeys(theirs), "transports") // pushit adds this key
 	slices.Sort(want)
 	if got := infoKeys(ours); !slices.Equal(got, want) {
 		t.Errorf("/info has %q, want %q", got, want)
 	}
 
-	var opened, answered, closed []string // frames, of both
+	var opened, answered, closed []string // frames of both servers
 	for _, site := range []site{ours, theirs} {
 		last := `not SockJS`
 		if site == theirs {
@@ -76,7 +76,7 @@ func TestSpeaksSockJS(t *testing.T) {
 		answered = append(answered, shape(t, string(a.receiveText())))
 		a.write(wireclient.OpText, []byte(last))
 		text := string(a.receiveText())
-		for strings.HasPrefix(text, "a") { // what ours says first
+		for strings.HasPrefix(text, "a") { // pushit sends these first
 			text = string(a.receiveText())
 		}
 		closed = append(closed, shape(t, text))
@@ -98,7 +98,7 @@ func infoKeys(s site) []string {
 	return slices.Sorted(maps.Keys(info))
 }
 
-// shape is a SockJS frame without what strings and numbers it carries.
+// shape is a SockJS frame without the values of its strings and numbers.
 func shape(t *testing.T, frame string) string {
 	t.Helper()
 	var values []any

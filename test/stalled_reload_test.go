@@ -23,7 +23,8 @@ func init() {
 		err := c.Control(func(fd uintptr) {
 			failed = errors.Join(
 				syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4<<10),
-				// A system sizes its buffers by the largest packet, which is 64 KiB on loopback.
+				// Systems size the buffers by the largest packet, which has 64 KiB on
+				// loopback.
 				syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_MAXSEG, 536),
 			)
 		})
@@ -31,12 +32,12 @@ func init() {
 	}
 }
 
-// A stalledAgent does not read before it is told to.
+// A stalledAgent reads only when next is called.
 type stalledAgent struct {
 	name  string
 	send  func(channel string, data any) (uuid string)
 	close func()
-	// next returns what comes next, and not ok when the session is over.
+	// next returns the next frame. ok is false if the session is over.
 	next func() (f object, ok bool)
 }
 
@@ -56,8 +57,8 @@ func (s site) stalledWebSocket() *stalledAgent {
 	}}
 }
 
-// stalledStream connects over a transport, by that version of HTTP, and subscribes to
-// room. Where the session ends while the server writes, its response may break off.
+// stalledStream connects over a transport and a version of HTTP, and subscribes to room.
+// If the session ends while the server writes, the response may break off.
 func (s site) stalledStream(version, transport string) *stalledAgent {
 	s.t.Helper()
 	c := s.fallback(s.client(version), "/push", transport).connect("room")
@@ -77,10 +78,10 @@ func (s site) stalledStream(version, transport string) *stalledAgent {
 	return a
 }
 
-// TestReloadDeniesWhatWaitsForAStalledPeer has agents that do not read, so that the
-// messages for them fill what the systems hold and then wait in the hub. What waits there
-// when a reload denies it never arrives, over no transport, whichever gate denies it; and
-// each message is accounted for.
+// TestReloadDeniesWhatWaitsForAStalledPeer has agents that do not read, so messages fill
+// the buffers of the system and then wait in the hub. If a reload denies the waiting
+// messages, they never arrive, over any transport, whichever gate denies them. Each
+// message is accounted for.
 func TestReloadDeniesWhatWaitsForAStalledPeer(t *testing.T) {
 	// 1 MiB: eight times what Linux holds. A response ends after 128 KiB, and its session 5 s
 	// later: all has to be published by then, on a busy machine too.
@@ -144,7 +145,7 @@ func TestReloadDeniesWhatWaitsForAStalledPeer(t *testing.T) {
 					dropped = "reason=gate"
 				}
 				total := float64(messages * len(agents))
-				if gate != "connect" { // an agent that is cut may go while it is written to
+				if gate != "connect" { // a write to an agent that is cut may continue
 					s.awaitMetrics(scrape{of("messages_delivered_total"): received, of("messages_dropped_total", dropped): total - received})
 				} else if got := s.awaitMetrics(scrape{of("agents", "transport=websocket"): 0}); got[of("messages_dropped_total", dropped)] < total/2 || got[of("messages_delivered_total")] < received {
 					t.Errorf("%v of %v were received, but %v delivered and %v dropped", received, total, got[of("messages_delivered_total")], got[of("messages_dropped_total", dropped)])
@@ -157,8 +158,8 @@ func TestReloadDeniesWhatWaitsForAStalledPeer(t *testing.T) {
 	}
 }
 
-// readAfter reads what comes after a reload, up to its notice, or to the answer to a
-// ping, and returns how many messages were among it. They are the first of all.
+// readAfter reads what comes after a reload, up to its notice or the answer to a ping. It
+// returns how many messages came. They must be the first ones.
 func (a *stalledAgent) readAfter(t *testing.T, gate string, messages int) (n int) {
 	t.Helper()
 	notice := map[string]string{"connect": "/meta/close", "subscribe": "/meta/unsubscribe"}[gate]

@@ -18,16 +18,16 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// spans is what Caddy sends its spans to: an OpenTelemetry collector of our own.
+// spans is an OpenTelemetry collector for the spans of Caddy.
 type spans struct {
 	t *testing.T
 
 	mu   sync.Mutex // guards the following
 	all  []*trace.Span
-	came chan struct{} // closed when more have
+	came chan struct{} // closed when more spans have come
 }
 
-// collect has Caddy send its spans to a new collector.
+// collect makes Caddy send its spans to a new collector.
 func collect(t *testing.T) *spans {
 	t.Helper()
 	s := &spans{t: t, came: make(chan struct{})}
@@ -63,7 +63,7 @@ func (s *spans) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.came = make(chan struct{})
 }
 
-// await returns the span of that name whose attributes are as given, as key=value.
+// await returns the span of that name with the given attributes, as key=value.
 func (s *spans) await(name string, attributes ...string) *trace.Span {
 	s.t.Helper()
 	late := time.After(patience)
@@ -117,7 +117,7 @@ func wantParent(t *testing.T, span, parent *trace.Span) {
 	}
 }
 
-// TestTraces has a site that is traced, with gates that ask here and elsewhere.
+// TestTraces has a traced site with local gates and with gates that ask a backend.
 func TestTraces(t *testing.T) {
 	s := collect(t)
 	var mu sync.Mutex
@@ -157,7 +157,7 @@ func TestTraces(t *testing.T) {
 	}
 	mu.Unlock()
 
-	// A question is not another one because the request is of another trace.
+	// Questions of different traces are equal, so the backend is asked once.
 	site.connect("/push/websocket", nil)
 	mu.Lock()
 	if n := len(asked["/connect"]); n != 1 {
@@ -165,8 +165,8 @@ func TestTraces(t *testing.T) {
 	}
 	mu.Unlock()
 
-	// After a reload the session is traced on, under the request that opened it,
-	// also when spans have been collected by another provider meanwhile.
+	// After a reload the session is still traced under the request that opened it, also
+	// if another provider has collected spans meanwhile.
 	if err := site.load(reloadSite(gates)); err != nil {
 		t.Fatal(err)
 	}
@@ -175,18 +175,18 @@ func TestTraces(t *testing.T) {
 	if err := site.load(reloadSite(strings.Replace(traced, "span opened", "span again", 1))); err != nil {
 		t.Fatal(err)
 	}
-	site.connect("/push/websocket", nil) // it makes the new provider known
+	site.connect("/push/websocket", nil) // makes the new provider known
 	s.await("again")
 	a.publish("later", "hello")
 	wantParent(t, s.await("pushit publish", "pushit.channel=later"), opened)
 	plain.publish("plain", "hello")
-	site.stop() // which flushes
+	site.stop() // Caddy then sends all spans
 	if strings.Contains(s.String(), `"plain"`) {
 		t.Errorf("a session that was opened without tracing has spans:\n%s", s)
 	}
 }
 
-// A request that says it is of a trace is of none where the site is not traced.
+// If the site is not traced, a request's own trace does not count.
 func TestNoTracesWithoutTracing(t *testing.T) {
 	s := collect(t)
 	site := serve(t, reloadSite("pushit")).site("localhost")

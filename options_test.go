@@ -4,8 +4,6 @@
 package pushit_test
 
 import (
-	"os"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +11,7 @@ import (
 
 	"github.com/push-it/pushit"
 	"github.com/push-it/pushit/guards"
+	"github.com/push-it/pushit/internal/doctable"
 )
 
 // TestOptionsAreDocumented compares the tables of docs/caddyfile.md with the options of
@@ -21,8 +20,8 @@ func TestOptionsAreDocumented(t *testing.T) {
 	const path = "docs/caddyfile.md"
 	var got []string
 	fields := make(map[string]bool)
-	for _, row := range tableRows(t, path, "## Options") {
-		options, inJSON := codesOf(row[0]), codesOf(row[1])
+	for _, row := range doctable.Rows(t, path, "## Options") {
+		options, inJSON := doctable.Codes(row[0]), doctable.Codes(row[1])
 		if len(row) != 5 || len(inJSON) != 1 {
 			t.Fatalf("a row of options is %q", row)
 		}
@@ -42,55 +41,20 @@ func TestOptionsAreDocumented(t *testing.T) {
 		}
 	}
 	got = nil
-	for _, row := range tableRows(t, path, "## Limits") {
+	for _, row := range doctable.Rows(t, path, "## Limits") {
 		got = append(got, strings.Join(row[:3], " | "))
 	}
 	if want := pushit.LimitRows(); !slices.Equal(got, want) {
 		t.Errorf("documented are the limits\n\t%s\nand there are\n\t%s", strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
 	}
 	got = nil
-	for _, row := range tableRows(t, path, "## Gates") {
-		got = append(got, codesOf(row[0])[0])
+	for _, row := range doctable.Rows(t, path, "## Gates") {
+		got = append(got, doctable.Codes(row[0])[0])
 	}
 	slices.Sort(got)
 	if want := pushit.Verbs(); !slices.Equal(got, want) {
 		t.Errorf("documented are in gates %q, and there are %q", got, want)
 	}
-}
-
-// tableRows returns the rows of the tables below a heading, split into cells. It skips
-// rows whose first cell is not code.
-func tableRows(t *testing.T, path, heading string) (rows [][]string) {
-	t.Helper()
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, section, ok := strings.Cut(strings.ReplaceAll(string(text), "\r\n", "\n"), "\n"+heading+"\n")
-	if !ok {
-		t.Fatalf("%s has no %q", path, heading)
-	}
-	section, _, _ = strings.Cut(section, "\n## ")
-	for line := range strings.Lines(section) {
-		if !strings.HasPrefix(line, "| `") {
-			continue
-		}
-		line = strings.ReplaceAll(strings.TrimSpace(line), "| |", "|  |") // a cell may be empty
-		cells := strings.Split(strings.Trim(line, "|"), " | ")
-		for i := range cells {
-			cells[i] = strings.TrimSpace(cells[i])
-		}
-		rows = append(rows, cells)
-	}
-	return rows
-}
-
-// codesOf returns the code in a cell.
-func codesOf(cell string) (codes []string) {
-	for _, m := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(cell, -1) {
-		codes = append(codes, m[1])
-	}
-	return codes
 }
 
 func TestNearest(t *testing.T) {

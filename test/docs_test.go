@@ -25,6 +25,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/push-it/pushit/guards"
+	"github.com/push-it/pushit/internal/doctable"
 )
 
 // maxReadmeLines keeps the README short enough to be read to its end. Details belong in
@@ -32,19 +33,9 @@ import (
 const maxReadmeLines = 200
 
 func TestReadmeIsShort(t *testing.T) {
-	if n := strings.Count(readDocument(t, "README.md"), "\n"); n > maxReadmeLines {
+	if n := strings.Count(doctable.Read(t, "README.md"), "\n"); n > maxReadmeLines {
 		t.Errorf("README.md has %d lines, %d are the most: move something to docs/", n, maxReadmeLines)
 	}
-}
-
-// readDocument returns the text of a file of the repository.
-func readDocument(t *testing.T, path string) string {
-	t.Helper()
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return strings.ReplaceAll(string(text), "\r\n", "\n")
 }
 
 // documents returns the Markdown files of the repository.
@@ -80,7 +71,7 @@ var (
 func TestLinksOfTheDocuments(t *testing.T) {
 	followed := 0
 	for _, path := range documents(t) {
-		text := markdownFence.ReplaceAllString(readDocument(t, path), "")
+		text := markdownFence.ReplaceAllString(doctable.Read(t, path), "")
 		text = markdownCode.ReplaceAllString(text, "code")
 		for _, m := range markdownLink.FindAllStringSubmatch(text, -1) {
 			link, err := url.Parse(m[1])
@@ -100,7 +91,7 @@ func TestLinksOfTheDocuments(t *testing.T) {
 				t.Errorf("%s: the link %s leads nowhere: %v", path, m[1], err)
 				continue
 			}
-			if link.Fragment != "" && !slices.Contains(anchors(readDocument(t, target)), link.Fragment) {
+			if link.Fragment != "" && !slices.Contains(anchors(doctable.Read(t, target)), link.Fragment) {
 				t.Errorf("%s: %s has no heading #%s", path, target, link.Fragment)
 			}
 		}
@@ -155,7 +146,7 @@ func fences(t *testing.T) (all []fence) {
 		if path != "README.md" && path != "xcaddy.md" && filepath.Dir(path) != "docs" {
 			continue
 		}
-		for _, m := range markdownFence.FindAllStringSubmatch(readDocument(t, path), -1) {
+		for _, m := range markdownFence.FindAllStringSubmatch(doctable.Read(t, path), -1) {
 			all = append(all, fence{path, m[1], m[2]})
 		}
 	}
@@ -279,7 +270,7 @@ func checkCommand(t *testing.T, line string) error {
 		return nil
 	case args[0] == "make":
 		for _, target := range args[1:] {
-			if !strings.Contains(readDocument(t, "Makefile"), "\n"+target+":") {
+			if !strings.Contains(doctable.Read(t, "Makefile"), "\n"+target+":") {
 				return fmt.Errorf("the Makefile has no target %s", target)
 			}
 		}
@@ -321,7 +312,7 @@ func checkCaddyCommand(args []string) error {
 // checkXcaddy compares a build command with go.mod.
 func checkXcaddy(t *testing.T, line string) error {
 	t.Helper()
-	mod := readDocument(t, "go.mod")
+	mod := doctable.Read(t, "go.mod")
 	module := regexp.MustCompile(`(?m)^module (\S+)$`).FindStringSubmatch(mod)[1]
 	version := regexp.MustCompile(`(?m)^\s*github.com/caddyserver/caddy/v2 (\S+)$`).FindStringSubmatch(mod)[1]
 	for _, part := range []string{"build " + version + " ", "--with " + module + "@"} {
@@ -332,35 +323,10 @@ func checkXcaddy(t *testing.T, line string) error {
 	return nil
 }
 
-// documentedRows returns the rows of the tables below a heading, split into cells. It
-// skips rows whose first cell is not code.
-func documentedRows(t *testing.T, path, heading string) (rows [][]string) {
-	t.Helper()
-	_, section, ok := strings.Cut(readDocument(t, path), "\n"+heading+"\n")
-	if !ok {
-		t.Fatalf("%s has no %q", path, heading)
-	}
-	if level, _, _ := strings.Cut(heading, " "); level != "" {
-		section, _, _ = strings.Cut(section, "\n"+level+" ")
-	}
-	for line := range strings.Lines(section) {
-		if !strings.HasPrefix(line, "| `") {
-			continue
-		}
-		line = strings.ReplaceAll(strings.TrimSpace(line), "| |", "|  |") // a cell may be empty
-		cells := strings.Split(strings.Trim(line, "|"), " | ")
-		for i := range cells {
-			cells[i] = strings.TrimSpace(cells[i])
-		}
-		rows = append(rows, cells)
-	}
-	return rows
-}
-
 // TestGuardsAreDocumented checks that docs/gates.md has each guard and each of its JSON
 // fields.
 func TestGuardsAreDocumented(t *testing.T) {
-	gates := readDocument(t, "docs/gates.md")
+	gates := doctable.Read(t, "docs/gates.md")
 	_, settings, _ := strings.Cut(gates, "\n## Settings of the guards\n")
 	settings, _, _ = strings.Cut(settings, "\n## ")
 	modules := caddy.GetModules(guards.Namespace)
@@ -397,7 +363,7 @@ func jsonFields(s reflect.Type) (names []string) {
 // with a line, and the corrections, which must not.
 func TestMistakesOfTheDocuments(t *testing.T) {
 	t.Setenv("JWT_SECRET", "a secret of some length, for these tests alone")
-	rows := documentedRows(t, "docs/caddyfile.md", "## Errors")
+	rows := doctable.Rows(t, "docs/caddyfile.md", "## Errors")
 	if len(rows) < 10 {
 		t.Errorf("only %d mistakes were found", len(rows))
 	}

@@ -16,6 +16,7 @@ import (
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
 
+	"github.com/push-it/pushit/internal/doctable"
 	"github.com/push-it/pushit/internal/hubpool"
 )
 
@@ -232,7 +233,7 @@ func TestExplainAsTheDocumentsShow(t *testing.T) {
 		"docs/gates.md":           "channel users/*/inbox {",
 		"docs/getting-started.md": "\ttemplates\n",
 	} {
-		t.Run(path, func(t *testing.T) { explainAsShown(t, readDocument(t, path), has) })
+		t.Run(path, func(t *testing.T) { explainAsShown(t, doctable.Read(t, path), has) })
 	}
 }
 
@@ -279,7 +280,7 @@ func explainAsShown(t *testing.T, document, has string) {
 // TestRecipeOfTheToken runs recipe 11 of docs/gates.md: a token lists the channels.
 // Package guards tests recipes 1 to 10, client/test/documents.test.mjs tests recipe 12.
 func TestRecipeOfTheToken(t *testing.T) {
-	gates := readDocument(t, "docs/gates.md")
+	gates := doctable.Read(t, "docs/gates.md")
 	_, recipes, _ := strings.Cut(gates, "\n## Recipes\n")
 	for n := 1; n <= 12; n++ {
 		if !strings.Contains(recipes, fmt.Sprintf("\n### %d. ", n)) {

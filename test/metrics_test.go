@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	"github.com/push-it/pushit/hub"
+	"github.com/push-it/pushit/internal/doctable"
 	"github.com/push-it/pushit/internal/hubpool"
 	"github.com/push-it/pushit/internal/telemetry"
 )
@@ -258,7 +259,7 @@ func TestMetricsAreNamedAsTheyShouldBe(t *testing.T) {
 
 // TestMetricsAreDocumented compares the table of docs/operations.md with what is registered.
 func TestMetricsAreDocumented(t *testing.T) {
-	text := readDocument(t, "docs/operations.md")
+	text := doctable.Read(t, "docs/operations.md")
 	row := regexp.MustCompile("(?m)^\\| `(caddy_pushit_[a-z_]+)` \\|([^|]*)\\|")
 	var listed []string
 	for _, m := range row.FindAllStringSubmatch(text, -1) {

@@ -16,7 +16,7 @@ import (
 	"github.com/push-it/pushit/hub/hubtest"
 )
 
-// A sink is a Conn that counts what it is given.
+// A sink is a Conn that counts bytes.
 type sink struct{ bytes atomic.Int64 }
 
 func (s *sink) Form() *hub.Form                  { return hubtest.Form }
@@ -25,16 +25,15 @@ func (s *sink) Write(p []byte) (int, error)      { return s.TryWrite(p) }
 func (s *sink) SetWriteDeadline(time.Time) error { return nil }
 func (s *sink) Close(hub.CloseCode, string)      {}
 
-// await spins until n bytes have come: a benchmark must not pay for signals that
-// the real thing does not send.
+// await spins until the sink has n bytes. A signal would cost time that a real Conn does
+// not.
 func (s *sink) await(n int64) {
 	for s.bytes.Load() < n {
 		runtime.Gosched()
 	}
 }
 
-// newFanout returns a hub whose subscribers of "news", n of them, all write to
-// one sink.
+// newFanout returns a hub with n subscribers of "news", which all write to one sink.
 func newFanout(tb testing.TB, n int, gates hub.Gates) (*hub.Hub, *sink) {
 	tb.Helper()
 	h, err := hub.New("bench", nil)
@@ -62,8 +61,8 @@ func newFanout(tb testing.TB, n int, gates hub.Gates) (*hub.Hub, *sink) {
 	return h, s
 }
 
-// A channel before whose deliveries no gate stands costs the same, whether or not
-// there are gates elsewhere: compare deliver=elsewhere with deliver=none.
+// A channel without a deliver gate costs the same if other channels have one: compare
+// deliver=elsewhere with deliver=none.
 func BenchmarkFanout(b *testing.B) {
 	for _, n := range []int{1, 100, 10_000} {
 		b.Run(fmt.Sprintf("deliver=none/subscribers=%d", n), func(b *testing.B) { benchmarkFanout(b, n, nil) })
@@ -90,7 +89,7 @@ func benchmarkFanout(b *testing.B, n int, g hub.Gates) {
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(n), "ns/delivery")
 }
 
-// A delivery allocates nothing: only the message does, and a flusher's turn.
+// A delivery allocates only the message and the work of a flusher.
 func TestDeliveryAllocatesNothing(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector makes pools forget on purpose")
@@ -115,8 +114,8 @@ func TestDeliveryAllocatesNothing(t *testing.T) {
 	}
 }
 
-// BenchmarkDrop is a reload with 50,000 agents, each on a channel: of which gates
-// are the same, and of which one that is local has changed.
+// BenchmarkDrop reloads with 50,000 agents on a channel each. The gates are the same, or
+// one local gate has changed.
 func BenchmarkDrop(b *testing.B) {
 	const agents = 50_000
 	for _, changed := range []bool{false, true} {
@@ -159,8 +158,8 @@ func BenchmarkDrop(b *testing.B) {
 	}
 }
 
-// TestBlockedWritersAllocLittle has many writers wait for their Conns, each with a short
-// message: a buffer is as large as what waits, not as large as buffers get.
+// TestBlockedWritersAllocLittle: many writers wait for their Conns with a short message
+// each. A buffer is as large as the message that waits.
 func TestBlockedWritersAllocLittle(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates too")
@@ -200,7 +199,7 @@ func TestBlockedWritersAllocLittle(t *testing.T) {
 	}
 }
 
-// liveHeap returns the bytes of the heap that are in use.
+// liveHeap returns the bytes of the heap in use.
 func liveHeap() uint64 {
 	var m runtime.MemStats
 	runtime.GC()

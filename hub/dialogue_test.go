@@ -17,7 +17,7 @@ import (
 	"github.com/push-it/pushit/hub/hubtest"
 )
 
-// The dialogues of PROTOCOL.md are held with a hub, word by word.
+// The test plays the dialogues of PROTOCOL.md with a hub, word by word.
 func TestDialoguesOfTheProtocol(t *testing.T) {
 	protocol, err := os.ReadFile("../PROTOCOL.md")
 	if err != nil {
@@ -40,14 +40,13 @@ func TestDialoguesOfTheProtocol(t *testing.T) {
 	}
 }
 
-// A dialogue is a session that is held as PROTOCOL.md has it, in a synctest
-// bubble.
+// A dialogue is a dialogue of PROTOCOL.md that is played in a synctest bubble.
 type dialogue struct {
 	*testing.T
 	hub    *hub.Hub
 	policy *hub.Policy
 	peer   *hubtest.Peer
-	got    []string // what the peer was sent and no line has shown yet
+	got    []string // received by the peer, and not compared yet
 }
 
 func newDialogue(t *testing.T) *dialogue {
@@ -104,7 +103,7 @@ func (d *dialogue) strings(text string) (frames []string) {
 	return frames
 }
 
-// receive waits until nothing moves and takes what has come.
+// receive waits until all goroutines are idle, and takes the received frames.
 func (d *dialogue) receive() {
 	time.Sleep(10 * dialogueThought)
 	synctest.Wait()
@@ -113,7 +112,7 @@ func (d *dialogue) receive() {
 
 func (d *dialogue) want(frame string) {
 	d.receive()
-	if len(d.got) > 0 && d.got[0] == "o" && frame != "o" { // the bare endpoint has none
+	if len(d.got) > 0 && d.got[0] == "o" && frame != "o" { // the bare endpoint sends no o frame
 		d.got = d.got[1:]
 	}
 	if len(d.got) == 0 {
@@ -126,7 +125,7 @@ func (d *dialogue) want(frame string) {
 	d.got = d.got[1:]
 }
 
-// publish publishes the message that frame is, if it is one: somebody else's.
+// publish publishes a message from another agent, if the frame is one.
 func (d *dialogue) publish(frame string) {
 	var m struct {
 		Channel, UUID string
@@ -140,10 +139,10 @@ func (d *dialogue) publish(frame string) {
 	}
 }
 
-// dialogueThought is how long the connect gate of dialogues takes.
+// dialogueThought is how long the connect gate of dialogues takes to answer.
 const dialogueThought = time.Millisecond
 
-// dialogueGates refuses an old token at connect.
+// dialogueGates refuses one token at connect.
 type dialogueGates struct{}
 
 func (g dialogueGates) Gate(name hub.GateName, _ string) hub.Gate {

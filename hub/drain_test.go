@@ -50,7 +50,7 @@ func TestComeBackWindowGrowsWithTheCrowd(t *testing.T) {
 	}
 }
 
-// Drain writes what is queued before the notice, and accepts nothing more.
+// Drain writes the queues, then the notice, and accepts no further messages.
 func TestDrainFlushes(t *testing.T) {
 	inBubble(t, hub.Policy{}, func(b *bubble) {
 		slow, publisher := b.join("news"), b.join()
@@ -83,7 +83,8 @@ func TestDrainFlushes(t *testing.T) {
 	})
 }
 
-// Agents that do not read, and agents that do not leave, cannot make Drain exceed its time.
+// Agents that do not read, and agents that do not leave, do not make Drain exceed its
+// time.
 func TestDrainEndsInTime(t *testing.T) {
 	for _, within := range []time.Duration{time.Second, 5 * time.Second} {
 		inBubble(t, hub.Policy{}, func(b *bubble) {
@@ -111,7 +112,7 @@ func TestDrainEndsInTime(t *testing.T) {
 	}
 }
 
-// A stayer does not end when it is closed.
+// A stayer does not end when the hub closes it.
 type stayer struct{ *hubtest.Conn }
 
 func (s *stayer) Close(hub.CloseCode, string) {}
@@ -130,7 +131,7 @@ func TestDrainWaitsForDisconnectGates(t *testing.T) {
 	})
 }
 
-// An agent that is already being closed gets the drain's time at most, and no more than it had.
+// An agent that is already closing keeps its deadline, unless the drain ends earlier.
 func TestDrainOfThoseWhoAreBeingClosed(t *testing.T) {
 	for within, most := range map[time.Duration]time.Duration{time.Second: time.Second, 20 * time.Second: 3 * time.Second} {
 		inBubble(t, hub.Policy{}, func(b *bubble) {

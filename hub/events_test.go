@@ -19,10 +19,10 @@ import (
 	"github.com/push-it/pushit/hub/hubtest"
 )
 
-// A listener is a hub.Events that notes what it hears.
+// A listener is a hub.Events that records events.
 type listener struct {
-	not   hub.EventName // does not want this
-	stall chan struct{} // if not nil, waits for it
+	not   hub.EventName // an event that it does not want
+	stall chan struct{} // if not nil, Handle waits for it
 
 	mu    sync.Mutex // guards the following
 	heard []hub.Event
@@ -75,7 +75,7 @@ func TestEvents(t *testing.T) {
 		two.Leave()
 		l.want(t, "channel_vacated stories/* pattern", "channel_vacated * pattern", "channel_vacated news", "agent_disconnected agent2")
 		fresh := b.open()
-		fresh.Leave() // was never an agent
+		fresh.Leave() // it has never connected
 		l.want(t)
 		tenant := hubtest.Open(t, b.hub, b.policy, hub.Opening{Namespace: "acme"}, hubtest.NewConn())
 		tenant.Send(connect("t"), subscribe("news"))
@@ -83,7 +83,7 @@ func TestEvents(t *testing.T) {
 	})
 }
 
-// A subscription that fails occupies nothing.
+// A subscription that fails does not occupy a channel.
 func TestEventsOfSubscriptionsThatFail(t *testing.T) {
 	inBubble(t, hub.Policy{Limits: hub.Limits{ChannelsPerAgent: 1}}, func(b *bubble) {
 		l := &listener{not: hub.AgentConnected}
@@ -143,7 +143,7 @@ func TestEventsOverflow(t *testing.T) {
 	})
 }
 
-// A hub whose events are handled by something that hangs still closes.
+// A hub closes even if its events handler hangs.
 func TestEventsThatHangDoNotHoldUpTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h, err := hub.New("test", nil)
@@ -167,7 +167,7 @@ func TestEventsThatHangDoNotHoldUpTheEnd(t *testing.T) {
 }
 
 func TestEndsAreLoggedSampled(t *testing.T) {
-	var log bytes.Buffer // written by one goroutine at a time: agents leave in turn
+	var log bytes.Buffer // written by one goroutine at a time: agents leave one after the other
 	policy := hub.Policy{Log: slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelInfo}))}
 	inBubble(t, policy, func(b *bubble) {
 		p := b.join("news")

@@ -62,7 +62,7 @@ func TestDecodeFrame(t *testing.T) {
 func TestDecodeFrameRefuses(t *testing.T) {
 	for _, tt := range []struct {
 		name, frame string
-		uuid        string // that can be told in the answer
+		uuid        string // the uuid in the answer
 		want        string
 	}{
 		{"nothing", ``, "", "cannot be empty"},
@@ -141,7 +141,7 @@ func TestDecodedFrameSurvivesItsBytes(t *testing.T) {
 		t.Fatal(r)
 	}
 	clear(frame)
-	for range 100 { // nor do scanners that are used again change it
+	for range 100 { // scanners that are reused do not change it
 		_, _ = decodeFrame([]byte(`{"channel":"\u0078","uuid":"\u0078","agentId":"\u0078"}`))
 	}
 	if in.channel != "c/d" || in.uuid != "u1" || in.agentID != "a1" {
@@ -209,7 +209,7 @@ func TestMetaCredentials(t *testing.T) {
 	}
 }
 
-// frameData is what a frame with this data is decoded to.
+// frameData decodes a frame with this data.
 func frameData(t *testing.T, data string) []byte {
 	t.Helper()
 	frame := `{"channel":"/meta/x","uuid":"u"}`
@@ -325,12 +325,12 @@ func orUnknown(uuid string) string {
 	return uuid
 }
 
-// isIDByTheBook is R12 of PROTOCOL.md.
+// isIDByTheBook implements R12 of PROTOCOL.md.
 func isIDByTheBook(id string) bool {
 	return 1 <= len(id) && len(id) <= 64 && strings.Trim(id, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") == ""
 }
 
-// frameIsGoodByTheBook is R14 of PROTOCOL.md, for strict JSON.
+// frameIsGoodByTheBook implements R14 of PROTOCOL.md, for strict JSON.
 func frameIsGoodByTheBook(frame map[string]json.RawMessage) bool {
 	for key, value := range frame {
 		text, isText := textOf(value)
@@ -358,8 +358,8 @@ func textOf(value json.RawMessage) (text string, ok bool) {
 	return text, json.Unmarshal(value, &text) == nil
 }
 
-// halfSurrogate reports whether a string has U+FFFD that is not in it as such:
-// encoding/json puts it where half a pair was.
+// halfSurrogate reports whether a string had half a surrogate pair, which encoding/json
+// replaces by U+FFFD.
 func halfSurrogate(value json.RawMessage) bool {
 	text, _ := textOf(value)
 	plain := strings.Count(string(value), "\uFFFD")
@@ -400,7 +400,7 @@ func checkDecoded(t *testing.T, in *inbound, want map[string]json.RawMessage) {
 	}
 }
 
-// checkFrameAnswers checks every frame that an agent can get for one of its own.
+// checkFrameAnswers checks each possible answer to a frame.
 func checkFrameAnswers(t *testing.T, in *inbound) {
 	t.Helper()
 	refusal := &Refusal{CodeLimit, "\"too\" much \x00\xff<\u2028>", 1500 * time.Microsecond}
@@ -432,7 +432,7 @@ func checkFrameAnswers(t *testing.T, in *inbound) {
 	checkMembers(t, in.data, data)
 }
 
-// checkMembers checks what is read from the data of a /meta/ frame.
+// checkMembers checks the decoded data of a /meta/ frame.
 func checkMembers(t *testing.T, data []byte, decoded any) {
 	t.Helper()
 	members, _ := decoded.(map[string]any)
@@ -452,8 +452,7 @@ func checkMembers(t *testing.T, data []byte, decoded any) {
 	}
 }
 
-// checkAnswer checks that a frame is strict JSON in one line that says what it
-// was made of.
+// checkAnswer checks that a frame is one line of strict JSON with the expected contents.
 func checkAnswer(t *testing.T, frame []byte, want map[string]any) {
 	t.Helper()
 	if r := jsontext.Check(frame); r != nil {
@@ -477,8 +476,7 @@ func decodeJSON(t *testing.T, text []byte) (v any) {
 	return v
 }
 
-// frameOfSize is a publish of about size bytes, of a kind that an application
-// sends.
+// frameOfSize returns a publish of about size bytes, as an application sends it.
 func frameOfSize(size int) []byte {
 	b := []byte(`{"channel":"stories/5","uuid":"0190f6ae-7d0c-7c5e-9f4e-3c1d2b0a9e8f","agentId":"tab-1","data":{"type":"comment","by":"Ann","at":1763900000000`)
 	if size > 250 {
@@ -532,8 +530,8 @@ func BenchmarkCheckName(b *testing.B) {
 	}
 }
 
-// checkReason checks what holds for every Refusal of this package's readers:
-// agents, close frames and logs get to see it.
+// checkReason checks a Refusal of this package's readers. Agents, close frames and logs
+// show it.
 func checkReason(t *testing.T, r *Refusal) {
 	t.Helper()
 	if r.Code != CodeInvalid || r.Retry != 0 {

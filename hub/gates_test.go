@@ -19,12 +19,12 @@ import (
 	"github.com/push-it/pushit/hub/hubtest"
 )
 
-// gates is a Gates made of functions.
+// gates are Gates made of functions.
 type gates struct {
 	ask     map[hub.GateName]func(ctx context.Context, q *hub.Question) hub.Verdict
 	deliver func(a *hub.Agent, m *hub.Message) *hub.Message
 	pattern func(pattern string) (hub.Gate, *hub.Refusal)
-	only    string // the channels whose name begins so; empty is all
+	only    string // the prefix of its channels; "" means all
 }
 
 type gateFunc func(ctx context.Context, q *hub.Question) hub.Verdict
@@ -64,7 +64,7 @@ func denied(reason string) hub.Verdict {
 	return hub.Verdict{Refusal: &hub.Refusal{Code: hub.CodeDenied, Reason: reason}}
 }
 
-// answers is a gate that waits to be told its answers, by channel.
+// answers is a gate whose answers the test gives, by channel.
 type answers struct {
 	mu      sync.Mutex
 	waiting map[string]chan hub.Verdict
@@ -135,7 +135,7 @@ func TestFramesBeforeConnect(t *testing.T) {
 		if !strings.HasPrefix(lines[3], `{"channel":"/meta/error","uuid":"???",`) || !strings.HasSuffix(lines[3], `"code":"invalid"}`) {
 			b.Errorf("rubbish was answered %s", lines[3])
 		}
-		p.Send(connect("a")) // none of it did harm
+		p.Send(connect("a")) // the session still works
 		b.want(p, connected("a"))
 	})
 }
@@ -145,7 +145,7 @@ func TestFramesDuringConnect(t *testing.T) {
 	inBubble(t, hub.Policy{Gates: &gates{ask: asked{hub.GateConnect: w.decide}}}, func(b *bubble) {
 		p := b.open()
 		p.Send(connect("a"), subscribe("x"), publish("x", "1", "1"))
-		b.want(p) // all waits
+		b.want(p) // all operations wait
 		w.answer("connect ", hub.Allow)
 		b.want(p, connected("a"), subscribed("x"), message("x", "1", "1"), published("1"))
 		p.Send(publish("x", "2", "2"))
@@ -222,7 +222,7 @@ func TestRefusedConnect(t *testing.T) {
 			}}}, func(b *bubble) {
 				p := b.open()
 				p.Send(connect("a"), subscribe("x"), publish("x", "1", "1"), "{}")
-				synctest.Wait() // frames that come behind the end have no answer
+				synctest.Wait() // frames after the end have no answer
 				w.answer("connect ", hub.Verdict{Refusal: &c.refusal})
 				synctest.Wait()
 				lines := p.Conn.Lines()
@@ -254,7 +254,7 @@ func TestRefusedConnect(t *testing.T) {
 func TestGateTimeoutAndPanic(t *testing.T) {
 	inBubble(t, hub.Policy{Gates: &gates{ask: asked{
 		hub.GatePublish: func(context.Context, *hub.Question) hub.Verdict {
-			time.Sleep(90 * time.Second) // it does not heed its context
+			time.Sleep(90 * time.Second) // it ignores its context
 			return hub.Allow
 		},
 		hub.GateSubscribe: func(context.Context, *hub.Question) hub.Verdict { panic("s3cret detail") },
@@ -275,16 +275,16 @@ func TestOutcomesInFrameOrderPerChannel(t *testing.T) {
 		p := b.join()
 		p.Send(publish("x", "1", "1"), publish("x", "2", "2"), publish("y", "3", "3"), unsubscribe("x"))
 		synctest.Wait()
-		w.answer("publish x 2", denied("no")) // the second first: it waits for the first
+		w.answer("publish x 2", denied("no")) // the second answer comes first, and waits for the first
 		b.want(p)
-		w.answer("publish y 3", hub.Allow) // another channel does not
+		w.answer("publish y 3", hub.Allow) // another channel does not wait
 		b.want(p, published("3"))
 		w.answer("publish x 1", hub.Allow)
 		b.want(p, published("1"), `{"channel":"/meta/error","uuid":"2","error":"no","code":"denied"}`, unsubscribed("x"))
 	})
 }
 
-// A frame that is refused without asking a gate is answered in its turn, too.
+// A frame that is refused without a gate is also answered in its turn.
 func TestRefusalsWaitForTheirTurn(t *testing.T) {
 	w := newAnswers()
 	limits := hub.Limits{MessageSize: 1000, PublishesPerSecond: 1}
@@ -296,7 +296,7 @@ func TestRefusalsWaitForTheirTurn(t *testing.T) {
 			`{"channel":"/meta/subscribe","uuid":"4","agentId":"another","data":{"channel":"x"}}`,
 			publish("y", "5", `"`+strings.Repeat("x", 1000)+`"`)) // another channel does not wait
 		for n := range 5 {
-			p.Send(publish("x", fmt.Sprint("6", n), "1")) // the last one is too many
+			p.Send(publish("x", fmt.Sprint("6", n), "1")) // the last one exceeds the limit
 		}
 		synctest.Wait()
 		uuids := func() (got []string) {
@@ -379,8 +379,7 @@ func TestLeavingCancelsQuestions(t *testing.T) {
 	})
 }
 
-// A reload in the middle of a question: what the old rules would say does not
-// count.
+// If a reload comes during a question, the answer of the old gate does not count.
 func TestReloadDuringQuestion(t *testing.T) {
 	w := newAnswers()
 	inBubble(t, hub.Policy{Gates: &gates{ask: asked{hub.GatePublish: w.decide, hub.GateConnect: w.decide}}}, func(b *bubble) {
@@ -487,6 +486,6 @@ func TestUnsubscribeDenied(t *testing.T) {
 		synctest.Wait()
 		b.want(p, `{"channel":"/meta/unsubscribe","uuid":"n","data":{"channel":"x"},"successful":false,"error":"you stay","code":"denied"}`,
 			message("x", "1", "1"), published("1"))
-		p.Leave() // closing always works
+		p.Leave() // an agent can always be closed
 	})
 }

@@ -29,7 +29,7 @@ type bubble struct {
 	peers  int
 }
 
-// inBubble runs f with a hub under policy; everything must have ended after it.
+// inBubble calls f with a hub under policy. At the end all goroutines must have ended.
 func inBubble(t *testing.T, policy hub.Policy, f func(b *bubble)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -50,7 +50,7 @@ func inBubble(t *testing.T, policy hub.Policy, f func(b *bubble)) {
 	})
 }
 
-// open opens a session, and forgets what the opening wrote.
+// open opens a session, and discards what the opening writes.
 func (b *bubble) open() *hubtest.Peer { return b.openOn(hubtest.NewConn()) }
 
 func (b *bubble) openOn(c *hubtest.Conn) *hubtest.Peer {
@@ -83,7 +83,7 @@ func (b *bubble) joinOn(c *hubtest.Conn, channels ...string) *hubtest.Peer {
 	return p
 }
 
-// want waits until nothing moves and compares what p was sent.
+// want waits until all goroutines are idle, and compares the frames that p got.
 func (b *bubble) want(p *hubtest.Peer, want ...string) {
 	b.Helper()
 	synctest.Wait()
@@ -92,8 +92,8 @@ func (b *bubble) want(p *hubtest.Peer, want ...string) {
 	}
 }
 
-// wantSentAway wants p to be closed because the server goes, and told to come back
-// in the window that is for so many agents.
+// wantSentAway checks that p is closed because the server stops, with a time to come back
+// in the window for so many agents.
 func (b *bubble) wantSentAway(p *hubtest.Peer, agents int) (retry time.Duration) {
 	b.Helper()
 	synctest.Wait()
@@ -127,7 +127,7 @@ func (b *bubble) wantClose(p *hubtest.Peer, code hub.CloseCode) {
 	}
 }
 
-// The frames of the protocol, as hubtest.Conn shows them.
+// The frames of the protocol, as hubtest.Conn returns them.
 
 func connect(id string) string {
 	return `{"channel":"/meta/connect","uuid":"c","agentId":"` + id + `","data":{"credentials":"s3cret"}}`
@@ -153,7 +153,7 @@ func unsubscribed(ch string) string {
 	return `{"channel":"/meta/unsubscribe","uuid":"n","data":{"channel":"` + ch + `"},"successful":true,"error":""}`
 }
 
-// publish is a publication, and message what subscribers get of it.
+// publish returns a publish frame, and message the frame that subscribers get.
 func publish(ch, uuid, data string) string {
 	return `{"channel":"` + ch + `","uuid":"` + uuid + `","data":` + data + `}`
 }
@@ -211,8 +211,8 @@ func TestUnsubscribe(t *testing.T) {
 	})
 }
 
-// Nothing of a channel follows the answer that a subscription has ended, nor
-// precedes the answer that it has begun, while others publish as fast as they can.
+// While other agents publish as fast as they can: no message of a channel comes before
+// the answer to the subscribe, or after the answer to the unsubscribe.
 func TestNothingOutsideASubscription(t *testing.T) {
 	h, err := hub.New("test", nil)
 	if err != nil {
@@ -272,8 +272,8 @@ func TestNothingOutsideASubscription(t *testing.T) {
 	t.Logf("%d messages got through", len(seen))
 }
 
-// What one agent publishes on a channel, every subscriber gets in that order,
-// and all subscribers get all messages of a channel in one order.
+// All subscribers get all messages of a channel in the same order. The messages of one
+// agent keep their order.
 func TestOrder(t *testing.T) {
 	h, err := hub.New("test", nil)
 	if err != nil {
@@ -330,7 +330,7 @@ func TestOrder(t *testing.T) {
 	}
 }
 
-// await waits for a frame with the given text, and forgets those before.
+// await waits for a frame with the given text, and discards the frames before it.
 func await(t *testing.T, p *hubtest.Peer, text string) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); p.Conn.AwaitWrite(time.Until(deadline)) {
@@ -341,7 +341,7 @@ func await(t *testing.T, p *hubtest.Peer, text string) {
 	t.Fatalf("no %s came", text)
 }
 
-// messagesOf waits for count messages of a peer, which it returns in order.
+// messagesOf waits for count messages of a peer, and returns them in order.
 func messagesOf(t *testing.T, p *hubtest.Peer, count int) (got []string) {
 	t.Helper()
 	deadline := time.Now().Add(time.Minute)
@@ -364,13 +364,13 @@ func TestStuckAgentIsClosedAndDelaysNoOther(t *testing.T) {
 		stuck, quick, publisher := b.join("news"), b.join("news"), b.join()
 		stuck.Conn.Stall(true)
 		var want []string
-		for i := range 6 { // one is being written, three wait, the fifth is too much
+		for i := range 6 { // one is being written, three wait, the fifth exceeds the limit
 			publisher.Send(publish("news", fmt.Sprint(i), "0"))
 			synctest.Wait()
 			want = append(want, message("news", fmt.Sprint(i), "0"))
 		}
 		b.want(quick, want...)
-		time.Sleep(3 * time.Second) // the time to read the close notice in
+		time.Sleep(3 * time.Second) // the agent has this time to read the close notice
 		b.wantClose(stuck, hub.CloseSlow)
 		b.want(stuck)
 		select {
@@ -381,8 +381,8 @@ func TestStuckAgentIsClosedAndDelaysNoOther(t *testing.T) {
 	})
 }
 
-// An agent that was too slow but reads again is told so, behind the message that
-// was half written.
+// An agent that was too slow, but reads again, gets the rest of the message that was half
+// written, and then the notice.
 func TestSlowAgentIsTold(t *testing.T) {
 	inBubble(t, hub.Policy{Limits: hub.Limits{QueueMessages: 4}}, func(b *bubble) {
 		slow, publisher := b.join("news"), b.join()
@@ -425,7 +425,8 @@ func TestQueueIsBoundedInBytes(t *testing.T) {
 		if stuck.Agent.IsConnected() {
 			t.Error("still connected over the limit")
 		}
-		// One message larger than the whole queue gets through, else it never could.
+		// A message that is larger than the whole queue gets through if the queue is
+		// empty.
 		roomy := b.join("news")
 		publisher.Send(publish("news", "4", `"`+strings.Repeat("y", 2000)+`"`))
 		synctest.Wait()
@@ -435,7 +436,7 @@ func TestQueueIsBoundedInBytes(t *testing.T) {
 	})
 }
 
-// Messages that are queued during a write leave in one write.
+// Messages that queue up during a write are joined in one write.
 func TestQueuedMessagesAreJoined(t *testing.T) {
 	for _, blocks := range []bool{false, true} {
 		t.Run(fmt.Sprintf("blocks=%v", blocks), func(t *testing.T) {
@@ -463,8 +464,8 @@ func TestQueuedMessagesAreJoined(t *testing.T) {
 	}
 }
 
-// A Conn that was stuck and recovered is written to without blocking again: the
-// deadline of its blocking writes is gone.
+// After a Conn was stuck and has recovered, writes do not block again, and the deadline
+// of the blocking writes is removed.
 func TestDeadlineDoesNotOutliveTheWrite(t *testing.T) {
 	inBubble(t, hub.Policy{}, func(b *bubble) {
 		p, publisher := b.join("news"), b.join()
@@ -577,7 +578,7 @@ func TestRepeatedPublishes(t *testing.T) {
 		b.openAs("other").Send(publish("a", "u", "1")) // another agent
 		b.want(s, message("a", "u", "1"))
 
-		p.Leave() // it comes back, and sends again what was not answered
+		p.Leave() // it comes back, and repeats what was not answered
 		p = b.openAs("same")
 		p.Send(publish("a", "u", "1"))
 		b.want(s)
@@ -591,7 +592,7 @@ func TestRepeatedPublishes(t *testing.T) {
 		synctest.Wait()
 		s.Conn.Lines()
 		p.Conn.Lines()
-		p.Send(publish("a", "u", "1")) // after two minutes it is new again
+		p.Send(publish("a", "u", "1")) // after two minutes it is not a repetition
 		b.want(s, message("a", "u", "1"))
 	})
 }
@@ -604,7 +605,7 @@ func (b *bubble) openAs(id string) *hubtest.Peer {
 	return p
 }
 
-// A logged-in user who comes back under another agentId is still the same.
+// A user who comes back under another agentId is still the same user.
 func TestRepeatedPublishOfAUser(t *testing.T) {
 	inBubble(t, hub.Policy{}, func(b *bubble) {
 		s := b.join("a")
@@ -642,7 +643,7 @@ func TestBrokerAway(t *testing.T) {
 		p.Send(publish("a", "u", "1"))
 		b.want(p, `{"channel":"/meta/error","uuid":"u","error":"the server could not publish the message; try again","code":"unavailable","retry":1000}`)
 		broker.fail = false
-		p.Send(publish("a", "u", "1")) // was not published: not a repetition
+		p.Send(publish("a", "u", "1")) // not published before, so not a repetition
 		b.want(p, message("a", "u", "1"), published("u"))
 	})
 }
@@ -652,7 +653,7 @@ func TestReloadMovesAgents(t *testing.T) {
 		p, publisher := b.join("news"), b.join()
 		elsewhere := b.hub.Use(&hub.Policy{Mount: "test /other"})
 		failed := b.hub.Use(&hub.Policy{Mount: b.policy.Mount})
-		b.hub.Drop(failed) // a configuration that did not load
+		b.hub.Drop(failed) // a configuration that failed to load
 		if got := p.Agent.Policy(); got != b.policy {
 			t.Error("a failed reload changed the policy")
 		}
@@ -690,7 +691,7 @@ func TestHubCloses(t *testing.T) {
 		if _, err := b.hub.Open(b.policy, hub.Opening{}); err == nil {
 			t.Error("a session was opened on a closed hub")
 		}
-		c := hubtest.NewConn() // its upgrade ended after the hub did
+		c := hubtest.NewConn() // its upgrade ended after the hub was closed
 		unstarted.Start(c)
 		synctest.Wait()
 		if code, _, times := c.Closed(); code != hub.CloseUnavailable || times != 1 {
@@ -716,26 +717,26 @@ func TestAdmission(t *testing.T) {
 		}
 		first := open("192.0.2.1")
 		second := open("192.0.2.1")
-		refused("192.0.2.1", hub.CodeLimit) // two that have not connected
+		refused("192.0.2.1", hub.CodeLimit) // two sessions that have not connected
 		refused("::ffff:192.0.2.1", hub.CodeLimit)
 		first.Send(connect("a"))
 		synctest.Wait()
 		third := open("192.0.2.1")
 		second.Send(connect("b"))
 		synctest.Wait()
-		refused("192.0.2.1", hub.CodeLimit) // three in all
+		refused("192.0.2.1", hub.CodeLimit) // three sessions
 		open("192.0.2.2")
 		open("2001:db8:0:1::1")
 		open("2001:db8:0:1:ffff::2")              // the same /64
-		refused("192.0.2.9", hub.CodeUnavailable) // six in all
+		refused("192.0.2.9", hub.CodeUnavailable) // six sessions
 		third.Leave()
 		refused("2001:db8:0:1::3", hub.CodeLimit)
 		open("2001:db8:0:2::3")
 	})
 }
 
-// Silence is noticed at the second heartbeat that nothing has come before: the first
-// one comes after half an interval to a whole one.
+// Silence is noticed at the second heartbeat without a frame in between. The first
+// heartbeat comes after half an interval to a whole one.
 func TestSilenceIsNoticedInTime(t *testing.T) {
 	const interval = 10 * time.Second
 	inBubble(t, hub.Policy{Heartbeat: interval, Limits: hub.Limits{UnconnectedPerIP: hub.Unlimited}}, func(b *bubble) {
@@ -757,7 +758,7 @@ func TestSilenceIsNoticedInTime(t *testing.T) {
 	})
 }
 
-// An agent that leaves is no longer counted, neither as connected nor as unconnected.
+// An agent that leaves is no longer counted, connected or not.
 func TestAdmissionOfThoseWhoLeave(t *testing.T) {
 	opening := hub.Opening{RemoteIP: netip.MustParseAddr("192.0.2.1")}
 	inBubble(t, hub.Policy{Limits: hub.Limits{AgentsPerIP: 4, UnconnectedPerIP: 2}}, func(b *bubble) {
@@ -770,7 +771,7 @@ func TestAdmissionOfThoseWhoLeave(t *testing.T) {
 			}
 			p.Leave()
 		}
-		open() // stays, and never connects
+		open() // it stays, and never connects
 		for range 5 {
 			open().Leave()
 		}

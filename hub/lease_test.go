@@ -39,7 +39,7 @@ func TestLeaseOfAVerdict(t *testing.T) {
 	})
 }
 
-// A gate that gives the same end again is not asked a third time before it.
+// If a gate gives the same end again, it is not asked a third time before it.
 func TestLeaseThatIsNotProlonged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v := Verdict{Expires: time.Now().Add(100 * time.Second)}
@@ -89,7 +89,7 @@ func TestLeaseInItsGracePeriod(t *testing.T) {
 	}
 }
 
-// A lease whose gate could not find out, and that had no end, gets one.
+// If the gate of a lease without an end cannot decide, the lease gets an end.
 func TestLeaseThatIsPostponedEnds(t *testing.T) {
 	var l lease
 	l.postpone(time.Hour, time.Second, time.Minute)

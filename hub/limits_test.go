@@ -13,8 +13,8 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// Too much of anything is answered with a code and a sentence, and nothing else
-// of the agent's suffers.
+// What exceeds a limit is answered with a code and a sentence. The agent's other
+// operations are not affected.
 func TestTooMuch(t *testing.T) {
 	limits := hub.Limits{MessageSize: 300, CredentialsSize: 100, NameLength: 20, ChannelsPerAgent: 2}
 	long := strings.Repeat("n", 21)
@@ -81,7 +81,7 @@ func TestTooMuch(t *testing.T) {
 	}
 }
 
-// A limit is what is allowed, and one more byte is too much.
+// Each limit allows exactly its value, and refuses one more.
 func TestLimitsAreWhatIsAllowed(t *testing.T) {
 	const size = 3000
 	sized := func(n int) string {
@@ -121,7 +121,7 @@ func TestTooManyChannels(t *testing.T) {
 		p := b.join("one", "two/*", "three")
 		p.Send(subscribe("four"))
 		b.want(p, `{"channel":"/meta/subscribe","uuid":"s","data":{"channel":"four"},"successful":false,"error":"the server has reached its limit of 3 channels","code":"limit"}`)
-		b.join("three") // it is there already
+		b.join("three") // it was subscribed already
 		p.Send(unsubscribe("one"), subscribe("four"))
 		b.want(p, unsubscribed("one"), subscribed("four"))
 	})

@@ -37,7 +37,7 @@ func TestStatsCountWhatThereIs(t *testing.T) {
 		want(t, "patterns", s.Patterns, 1)
 		one.Send(unsubscribe("news"))
 		two.Leave()
-		time.Sleep(5 * time.Minute) // for the first heartbeats there is some chance
+		time.Sleep(5 * time.Minute) // the time of the first heartbeat is random
 		synctest.Wait()
 		s = b.hub.Stats()
 		want(t, "agents", s.Agents["test"], 0) // one timed out, and one never connected
@@ -56,8 +56,8 @@ func TestStatsCountWhatThereIs(t *testing.T) {
 	})
 }
 
-// Whatever becomes of a message, it is counted once for each agent that it was
-// queued for: as delivered, or as dropped.
+// Each message is counted once for each agent whose queue it was in: as delivered or as
+// dropped.
 func TestStatsAccountForEachMessage(t *testing.T) {
 	g := &gates{only: "guarded", deliver: func(_ *hub.Agent, m *hub.Message) *hub.Message {
 		if string(m.Data) == "0" {
@@ -74,22 +74,22 @@ func TestStatsAccountForEachMessage(t *testing.T) {
 			publisher.Send(publish("news", "n"+n, n), publish("guarded/a", "g"+n, n))
 			synctest.Wait()
 		}
-		publisher.Send(publish("news", "n2", "2")) // again
+		publisher.Send(publish("news", "n2", "2")) // a repetition
 		leaves.Leave()
 		for _, n := range []string{"3", "4", "5"} {
 			publisher.Send(publish("news", "n"+n, n))
 			synctest.Wait()
 		}
-		time.Sleep(time.Minute) // the one that is stuck is given up
+		time.Sleep(time.Minute) // the stuck agent is given up
 		synctest.Wait()
 		s := b.hub.Stats()
 		want(t, "published", s.Published, 3+3+3)
-		// quick gets six news and two of three that are guarded
+		// quick gets six messages of news, and two of the three guarded ones.
 		want(t, "delivered", s.Delivered, 6+2)
 		want(t, "held back by the gate", s.Dropped[hub.DropGate], 1)
 		want(t, "repeated", s.Dropped[hub.DropRepeated], 1)
-		// stuck has a queue of four: one being written, three behind it; the fifth is
-		// too much, and all five are lost
+		// stuck has a queue of four: one message is being written, and three wait. The
+		// fifth exceeds the limit, and all five are lost.
 		want(t, "too slow", s.Dropped[hub.DropSlow], 5)
 		want(t, "gone", s.Dropped[hub.DropGone], 3)
 		want(t, "overflows", s.Overflow[hub.QueueAgent], 1)
@@ -101,8 +101,8 @@ func TestStatsAccountForEachMessage(t *testing.T) {
 	})
 }
 
-// A reload drops what it ends the right to, and counts that too: of whom it closes,
-// and of a subscription that it ends.
+// A reload counts the messages that it drops: those of agents that it closes, and those
+// of subscriptions that it revokes.
 func TestStatsAccountForWhatAReloadDrops(t *testing.T) {
 	inBubble(t, hub.Policy{Gates: gatesOf(nil)}, func(b *bubble) {
 		cut, ended := b.join("news"), b.join("news", "other")
@@ -110,7 +110,7 @@ func TestStatsAccountForWhatAReloadDrops(t *testing.T) {
 		for _, p := range []*hubtest.Peer{cut, ended} {
 			p.Conn.Stall(true)
 		}
-		publisher.Send(publish("news", "n0", "0")) // is being written when the rules change
+		publisher.Send(publish("news", "n0", "0")) // it is being written when the rules change
 		synctest.Wait()
 		publisher.Send(publish("news", "n1", "1"), publish("news", "n2", "2"), publish("other", "o", "3"))
 		synctest.Wait()
@@ -135,7 +135,7 @@ func TestStatsAccountForWhatAReloadDrops(t *testing.T) {
 		s := b.hub.Stats()
 		want(t, "published", s.Published, 4)
 		want(t, "dropped with the right to it", s.Dropped[hub.DropRevoked], 2+2)
-		want(t, "delivered", s.Delivered, 1+2) // what was being written, and other
+		want(t, "delivered", s.Delivered, 1+2) // the one being written, and those of other
 		for _, line := range append(cut.Conn.Lines(), ended.Conn.Lines()...) {
 			if strings.Contains(line, `"n1"`) || strings.Contains(line, `"n2"`) {
 				t.Errorf("%s went out though the new rules deny it", line)
@@ -144,7 +144,7 @@ func TestStatsAccountForWhatAReloadDrops(t *testing.T) {
 	})
 }
 
-// A brokenBroker takes no message.
+// A brokenBroker refuses each message.
 type brokenBroker struct{ hub.Broker }
 
 func (brokenBroker) Publish(context.Context, *hub.Message) (hub.Position, error) {
@@ -187,7 +187,7 @@ func TestStatsCountBytesAndFrames(t *testing.T) {
 	})
 }
 
-// Bytes that the Conn did not take at once are counted when it takes them.
+// Bytes that the Conn takes later are counted when it takes them.
 func TestStatsCountBytesOfAConnThatBlocks(t *testing.T) {
 	inBubble(t, hub.Policy{}, func(b *bubble) {
 		c := hubtest.NewConn()
@@ -213,7 +213,7 @@ func TestStatsCountGates(t *testing.T) {
 		w.answer("subscribe yes", hub.Allow)
 		w.answer("subscribe no", denied("no"))
 		w.answer("subscribe full", hub.Verdict{Refusal: &hub.Refusal{Code: hub.CodeUnavailable}, Overflow: true})
-		time.Sleep(2 * time.Second) // the third is late
+		time.Sleep(2 * time.Second) // the third comes too late
 		leaver := b.join()
 		leaver.Send(subscribe("abandoned"))
 		synctest.Wait()
@@ -251,8 +251,8 @@ func TestStatsCountRefusedSessionsAndReloads(t *testing.T) {
 	})
 }
 
-// A connection that fails is told, logged and counted as gone; one that does not take what
-// is written in time, as slow.
+// A connection that fails is reported, logged and counted as gone. If it does not take
+// data in time, it is counted as slow.
 func TestFailedWritesAreGoneOrSlow(t *testing.T) {
 	for _, blocks := range []bool{false, true} {
 		for name, c := range map[string]struct {

@@ -14,7 +14,7 @@ import (
 func TestCheckName(t *testing.T) {
 	for _, tt := range []struct {
 		name, channel string
-		want          string // a part of the reason, empty for a channel's name
+		want          string // a part of the reason; empty for the name of a channel
 	}{
 		{"one segment", "calendar", ""},
 		{"two segments", "stories/5", ""},
@@ -138,7 +138,7 @@ func TestPrefixesOf(t *testing.T) {
 		}
 	}
 	for range prefixesOf("a/b/c") {
-		break // a loop that ends early must be let go
+		break // the iterator must allow loops that end early
 	}
 }
 
@@ -199,7 +199,7 @@ func FuzzName(f *testing.F) {
 	})
 }
 
-// isNameByTheBook is R10 of PROTOCOL.md, word by word.
+// isNameByTheBook implements R10 of PROTOCOL.md, word by word.
 func isNameByTheBook(name string) bool {
 	if len(name) < 1 || len(name) > 255 || !utf8.ValidString(name) {
 		return false

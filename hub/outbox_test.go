@@ -55,7 +55,8 @@ func TestQueueLimits(t *testing.T) {
 	}
 }
 
-// A queue that exceeds lowered limits keeps the old ones until it is at half of the new.
+// If the limits are lowered below the queue's length, the old ones apply until the queue
+// is at half of the new ones.
 func TestQueueKeepsFormerLimits(t *testing.T) {
 	q := queue{limits: &Limits{QueueMessages: 8, QueueBytes: 100}}
 	for range 6 {
@@ -94,8 +95,8 @@ func TestQueueDropsWithoutReordering(t *testing.T) {
 	}
 }
 
-// TestQueueModel has random operations on a queue and on a list: nothing is lost, doubled
-// or out of order, and the counts are right.
+// TestQueueModel compares random operations on a queue with a list: no message is lost,
+// doubled or out of order, and the counts are right.
 func TestQueueModel(t *testing.T) {
 	for seed := range uint64(300) {
 		random := rand.New(rand.NewPCG(seed, 1))
@@ -140,8 +141,8 @@ func TestQueueModel(t *testing.T) {
 	}
 }
 
-// A join buffer knows what is done with, and keeps the rest of an item of which a part was
-// written: another one must not begin in the middle of it.
+// A join buffer knows which items are written. It keeps the rest of an item that is half
+// written, because the next item must not begin inside it.
 func TestJoinBufferAfterAWrite(t *testing.T) {
 	for n := range 10 {
 		b := getJoin(1)

@@ -19,8 +19,8 @@ import (
 	"github.com/push-it/pushit/internal/jsontext"
 )
 
-// A fixture is one entry of testdata/frames.json, as PROTOCOL.md describes it
-// under "Fixtures".
+// A fixture is one entry of testdata/frames.json. PROTOCOL.md describes them under
+// "Fixtures".
 type fixture struct {
 	Rule, Name, Direction string
 
@@ -299,7 +299,7 @@ var (
 	protocolCitation = regexp.MustCompile(`PROTOCOL\.md, (R\d+[^)]*)`)
 )
 
-// Rules keep their numbers: other texts refer to them.
+// Rules keep their numbers, because other texts refer to them.
 func TestRulesAreNumberedAndFound(t *testing.T) {
 	protocol := readProtocol(t)
 	last := 0
@@ -378,8 +378,8 @@ func sockJSStrings(t *testing.T, text string) (frames []string) {
 	return frames
 }
 
-// checkDialogue checks that the frames of both sides are frames, and that what
-// must be refused is, in the very words.
+// checkDialogue checks that both sides' frames are valid, or refused with the stated
+// words.
 func checkDialogue(t *testing.T, text string) {
 	t.Helper()
 	for line := range strings.Lines(text) {
@@ -406,7 +406,7 @@ func checkDialogue(t *testing.T, text string) {
 	}
 }
 
-// Tables that repeat what the code says must say the same.
+// Tables in PROTOCOL.md that repeat the code must agree with it.
 func TestProtocolTables(t *testing.T) {
 	protocol := readProtocol(t)
 	for _, code := range []Code{CodeDenied, CodeUnavailable, CodeInvalid, CodeLimit, CodeExpired} {

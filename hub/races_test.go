@@ -17,7 +17,7 @@ import (
 	"github.com/push-it/pushit/hub/hubtest"
 )
 
-// yielding lets other goroutines run before the gate answers, a few times that depend on
+// yielding lets other goroutines run before the gate answers, some times that depend on
 // the channel, so that answers come in any order.
 func yielding(v func(q *hub.Question) hub.Verdict) func(context.Context, *hub.Question) hub.Verdict {
 	return func(ctx context.Context, q *hub.Question) hub.Verdict {
@@ -32,8 +32,8 @@ func yielding(v func(q *hub.Question) hub.Verdict) func(context.Context, *hub.Qu
 }
 
 // Gates change their answers, agents refresh, connect and leave, and the policy is
-// replaced, all at once. Still a refused publish reaches no agent, no message of a channel
-// follows the end of its subscription, and nothing follows the close notice.
+// replaced, all at the same time. No refused publish reaches an agent, no message of a
+// channel follows the end of its subscription, and nothing follows the close notice.
 func TestRacesOfGatesPublishesAndEnds(t *testing.T) {
 	h, err := hub.New("test", nil)
 	if err != nil {
@@ -143,7 +143,7 @@ func TestRacesOfGatesPublishesAndEnds(t *testing.T) {
 	}
 }
 
-// checkTranscript checks what one agent was sent.
+// checkTranscript checks the frames that one agent got.
 func checkTranscript(t *testing.T, lines []string) (messages int64) {
 	t.Helper()
 	on := map[string]bool{}
@@ -178,7 +178,7 @@ func checkTranscript(t *testing.T, lines []string) (messages int64) {
 	return messages
 }
 
-// channelOf returns the channel that an answer about a subscription names.
+// channelOf returns the channel in an answer about a subscription.
 func channelOf(line string) string {
 	_, rest, _ := strings.Cut(line, `"data":{"channel":"`)
 	ch, _, _ := strings.Cut(rest, `"`)

@@ -44,7 +44,7 @@ func (l *fakeGates) Pattern(pattern string) (hub.Gate, *hub.Refusal) {
 
 func (*fakeGates) DeliverGate(string) hub.DeliverGate { return nil }
 
-// A fakeGate is a gate that counts its questions.
+// A fakeGate counts its questions.
 type fakeGate struct {
 	text   string // its fingerprint
 	local  bool
@@ -83,7 +83,7 @@ func remote(text string, decide func(ctx context.Context, q *hub.Question) hub.V
 	return &fakeGate{text: text, decide: decide}
 }
 
-// hangs is a backend that gives no answer.
+// hangs is a backend that never answers.
 func hangs(ctx context.Context, _ *hub.Question) hub.Verdict {
 	<-ctx.Done()
 	return denied("late")
@@ -97,7 +97,7 @@ func gatesOf(gates map[hub.GateName]*fakeGate) *fakeGates { return &fakeGates{ga
 
 type byName = map[hub.GateName]*fakeGate
 
-// reload has p take the place of the policy.
+// reload replaces the policy by p.
 func (b *bubble) reload(p hub.Policy) *hub.Reload {
 	b.Helper()
 	p.Mount = b.policy.Mount
@@ -106,7 +106,7 @@ func (b *bubble) reload(p hub.Policy) *hub.Reload {
 	return b.hub.Drop(old)
 }
 
-// wantEffects waits until a reload is done with, and compares what it has done.
+// wantEffects waits until a reload is complete, and compares its effects.
 func (b *bubble) wantEffects(r *hub.Reload, want hub.Effects) {
 	b.Helper()
 	<-r.Done()
@@ -115,7 +115,7 @@ func (b *bubble) wantEffects(r *hub.Reload, want hub.Effects) {
 	}
 }
 
-// wantCut wants p to be closed by a reload, to come back.
+// wantCut checks that a reload closes p, and that p is told to come back.
 func (b *bubble) wantCut(p *hubtest.Peer, reason string) {
 	b.Helper()
 	got := lines(p)
@@ -137,7 +137,7 @@ func (b *bubble) wantCut(p *hubtest.Peer, reason string) {
 	b.wantClose(p, hub.CloseCut)
 }
 
-// wantEnded wants p to be told that a subscription has ended, and nothing else.
+// wantEnded checks that p is told that a subscription has ended, and gets nothing else.
 func (b *bubble) wantEnded(p *hubtest.Peer, channel string, code hub.Code) {
 	b.Helper()
 	if got := lines(p); len(got) != 1 || !ended(got[0], channel, string(code)) {
@@ -174,8 +174,8 @@ func TestReloadAsksUnchangedGatesNothing(t *testing.T) {
 	}
 }
 
-// What is published after a reload reaches nobody whom the new rules keep from it,
-// though nobody has had the time yet to look at what they have.
+// After a reload, messages reach only agents that the new rules allow, even if no worker
+// has migrated them yet.
 func TestReloadHoldsAtOnce(t *testing.T) {
 	inBubble(t, hub.Policy{Gates: gatesOf(byName{hub.GateSubscribe: local("old", hub.Allow)})}, func(b *bubble) {
 		peers := make([]*hubtest.Peer, 50)
@@ -219,7 +219,7 @@ func TestReloadHoldsForWhatWaits(t *testing.T) {
 				b.Fatal(err)
 			}
 		}
-		say("news", "written") // is being written when the reload comes
+		say("news", "written") // it is being written during the reload
 		synctest.Wait()
 		say("news", "waits")
 		say("other", "waits too")
@@ -249,7 +249,7 @@ func TestReloadCutsWhoMayNotConnect(t *testing.T) {
 			}
 			return hub.Allow
 		}}})})
-		// Neither is it heard any more, nor does it hear.
+		// An agent that the new rules deny publishes and receives nothing.
 		who.Receive([]byte(publish("news", "1", "1")))
 		if _, err := b.hub.Publish(b.Context(), hub.NewMessage("news", "2", []byte("2"))); err != nil {
 			b.Fatal(err)
@@ -267,7 +267,7 @@ func TestReloadAsksRemoteGatesAgain(t *testing.T) {
 		gate := remote("new", w.decide)
 		r := b.reload(hub.Policy{Gates: gatesOf(byName{hub.GateSubscribe: gate})})
 		publisher.Send(publish("no", "1", "1"))
-		b.want(p, message("no", "1", "1")) // the old answer holds
+		b.want(p, message("no", "1", "1")) // the old answer is still valid
 		time.Sleep(200 * time.Millisecond)
 		publisher.Send(publish("no", "2", "2"))
 		b.want(p, message("no", "2", "2"))
@@ -314,7 +314,8 @@ func TestReloadWhileABackendIsAway(t *testing.T) {
 	})
 }
 
-// After the grace no answer is a no, but not one for good.
+// If a gate has not answered after the grace period, the agent is refused, but not for
+// good.
 func TestReloadGraceEnds(t *testing.T) {
 	for name, decide := range map[string]func(context.Context, *hub.Question) hub.Verdict{"away": away, "hangs": hangs} {
 		t.Run(name, func(t *testing.T) {
@@ -356,7 +357,7 @@ func TestReloadGraceEnds(t *testing.T) {
 	})
 }
 
-// The end that an answer had set itself still counts, though its gate is another.
+// If an answer has an end, it ends then, although a reload has replaced the gate.
 func TestReloadGraceIsNoProlongation(t *testing.T) {
 	first := &fakeGate{text: "old", decide: func(context.Context, *hub.Question) hub.Verdict {
 		return hub.Verdict{Expires: time.Now().Add(5 * time.Second)}
@@ -369,15 +370,15 @@ func TestReloadGraceIsNoProlongation(t *testing.T) {
 	})
 }
 
-// Reloads that follow each other do not prolong what the first has put in
-// question, and what has come back to its rule is not lost.
+// Later reloads do not extend the grace period of the first one. A lease continues if a
+// reload restores its gate.
 func TestReloadAfterReload(t *testing.T) {
 	inBubble(t, hub.Policy{Gates: gatesOf(byName{hub.GateSubscribe: remote("one", nil)})}, func(b *bubble) {
 		p := b.join("news")
 		first := b.reload(hub.Policy{Gates: gatesOf(byName{hub.GateSubscribe: remote("two", hangs)})})
 		b.stay(30*time.Second, p)
 		second := b.reload(hub.Policy{Gates: gatesOf(byName{hub.GateSubscribe: remote("three", hangs)})})
-		<-first.Done() // the agent is the second one's now
+		<-first.Done() // the agent belongs to the second reload now
 		b.stay(23*time.Second, p)
 		if got := lines(p); len(got) != 0 {
 			b.Errorf("got %q before the grace of the first reload was over", got)
@@ -386,7 +387,7 @@ func TestReloadAfterReload(t *testing.T) {
 		b.wantEnded(p, "news", hub.CodeUnavailable)
 		<-second.Done()
 
-		p.Send(subscribe("other")) // hangs: it is refused in the end
+		p.Send(subscribe("other")) // no answer: it is refused in the end
 		b.stay(2*time.Second, p)
 		lines(p)
 		b.reload(hub.Policy{Gates: gatesOf(byName{hub.GateSubscribe: remote("four", nil)})})
@@ -434,7 +435,7 @@ func TestReloadsAtOnce(t *testing.T) {
 	})
 }
 
-// A configuration that fails to load ends no lease and asks no gate.
+// A configuration that fails to load ends no lease, and asks no gate.
 func TestFailedReloadAsksNoGate(t *testing.T) {
 	inBubble(t, hub.Policy{}, func(b *bubble) {
 		p := b.join("news")
@@ -446,7 +447,7 @@ func TestFailedReloadAsksNoGate(t *testing.T) {
 		if got := lines(p); len(got) != 0 {
 			b.Errorf("got %q", got)
 		}
-		// Its server may have begun to serve before another part of it failed.
+		// Its server may have accepted sessions before another part failed.
 		failed = b.hub.Use(&hub.Policy{Mount: b.policy.Mount, Gates: gatesOf(byName{hub.GateConnect: local("yes", hub.Allow)})})
 		early := hubtest.Open(b, b.hub, failed, hub.Opening{}, hubtest.NewConn())
 		early.Send(connect("early"), subscribe("news"))
@@ -458,8 +459,8 @@ func TestFailedReloadAsksNoGate(t *testing.T) {
 	})
 }
 
-// In the middle of questions: an answer counts if the gate that governs now would
-// give the same, and is asked for again if not.
+// If a reload comes during a question, the answer counts if the new gate is the same.
+// Otherwise the new gate is asked.
 func TestReloadDuringQuestions(t *testing.T) {
 	w := newAnswers()
 	gates := func() byName {
@@ -486,7 +487,7 @@ func TestReloadDuringQuestions(t *testing.T) {
 		b.want(fresh, connected("f"), `{"channel":"/meta/error","uuid":"0","error":"new rules","code":"denied"}`)
 		synctest.Wait()
 		next[hub.GateConnect].want(b, 0)
-		next[hub.GateSubscribe].want(b, 1) // of b: the old one may have failed because it is gone
+		next[hub.GateSubscribe].want(b, 1) // about b: the old gate may have failed because its configuration has ended
 		w.answer("subscribe b", hub.Allow)
 		got := lines(p)
 		for _, want := range []string{subscribed("a"), subscribed("b"), `{"channel":"/meta/error","uuid":"1","error":"new rules","code":"denied"}`} {
@@ -497,14 +498,14 @@ func TestReloadDuringQuestions(t *testing.T) {
 	})
 }
 
-// Other gates are asked about the identity that the connect gate returned.
+// If the connect gate returns another identity, the other gates are asked about it.
 func TestReloadOfTheConnectGate(t *testing.T) {
 	bob := hub.Verdict{Identity: &hub.Identity{User: "bob", Claims: map[string]any{"role": "editor"}}}
 	for name, test := range map[string]struct {
 		before, after hub.Verdict
 		remote        bool
-		asked         int64  // the subscribe gate, which has not changed
-		cut           string // why
+		asked         int64  // questions to the subscribe gate, which has not changed
+		cut           string // the reason, if the agent is cut
 	}{
 		"the same":            {before: bob, after: hub.Verdict{Identity: &hub.Identity{User: "bob", Claims: map[string]any{"role": "editor"}}}},
 		"the same, remote":    {before: bob, after: bob, remote: true},
@@ -543,7 +544,7 @@ func TestReloadOfTheConnectGate(t *testing.T) {
 	}
 }
 
-// Who somebody is may be for the backend to say: what goes by that waits for it.
+// If a backend must say who the user is, gates that use the user wait for it.
 func TestReloadOfLocalGatesBehindARemoteOne(t *testing.T) {
 	inBubble(t, hub.Policy{}, func(b *bubble) {
 		p := b.join("mine", "closed/*")
@@ -559,7 +560,7 @@ func TestReloadOfLocalGatesBehindARemoteOne(t *testing.T) {
 		})
 		l.pattern = func(string) (hub.Gate, *hub.Refusal) { return nil, denied("no patterns").Refusal }
 		b.reload(hub.Policy{Gates: l})
-		b.wantEnded(p, "closed/*", hub.CodeDenied) // whoever it is
+		b.wantEnded(p, "closed/*", hub.CodeDenied) // for any user
 		b.stay(20*time.Second, p)                  // the backend does not answer
 		if got := lines(p); len(got) != 0 {
 			b.Errorf("got %q before anybody has said who it is", got)
@@ -593,8 +594,7 @@ func verdictOf(v hub.Verdict) func(context.Context, *hub.Question) hub.Verdict {
 	return func(context.Context, *hub.Question) hub.Verdict { return v }
 }
 
-// What the connect gate has subscribed an agent to is its word, as long as it
-// gives it.
+// Subscriptions that the connect gate made last as long as it returns them.
 func TestReloadOfSubscriptionsByTheConnectGate(t *testing.T) {
 	first := local("one", hub.Verdict{Subscribe: []string{"inbox", "team"}})
 	inBubble(t, hub.Policy{Gates: gatesOf(byName{hub.GateConnect: first, hub.GateSubscribe: local("old", hub.Allow)})}, func(b *bubble) {
@@ -626,7 +626,7 @@ func TestReloadOfPatterns(t *testing.T) {
 	})
 }
 
-// A limit that is lowered holds for what comes, not for what is there.
+// A lower limit applies to later operations. It does not end existing subscriptions.
 func TestReloadLowersLimits(t *testing.T) {
 	inBubble(t, hub.Policy{}, func(b *bubble) {
 		p, publisher := b.join("a", "b", "c"), b.join()
@@ -654,7 +654,7 @@ func TestReloadLowersLimits(t *testing.T) {
 		if _, err := b.hub.Open(b.policy, hub.Opening{}); err == nil {
 			b.Error("a session was opened over the limit")
 		}
-		// Now that it is not over it any more, the new limit is its own.
+		// The agent is below the new limit now, so the limit applies.
 		p.Conn.Stall(true)
 		for i := range 20 {
 			if _, err := b.hub.Publish(b.Context(), hub.NewMessage("a", "x"+strconv.Itoa(i), []byte("0"))); err != nil {
@@ -670,7 +670,7 @@ func TestReloadLowersLimits(t *testing.T) {
 func TestReloadOfTheHeartbeat(t *testing.T) {
 	inBubble(t, hub.Policy{Heartbeat: 5 * time.Minute}, func(b *bubble) {
 		quiet, dead := b.join(), b.join()
-		time.Sleep(4 * time.Minute) // since they were last heard
+		time.Sleep(4 * time.Minute) // since the last frame of the agents
 		for _, p := range []*hubtest.Peer{quiet, dead} {
 			p.Conn.Lines()
 		}
@@ -705,7 +705,7 @@ func TestReloadOfTheHandshake(t *testing.T) {
 	})
 }
 
-// A door lets in who has its key.
+// A door is a hub.Admission that admits sessions with its key as host.
 type door struct {
 	key   string
 	asked atomic.Int64
@@ -738,8 +738,8 @@ func TestReloadOfTheAdmission(t *testing.T) {
 	})
 }
 
-// A session whose opening request came in before the reload, and that was opened
-// after it, is looked at like those that were there.
+// A session may be opened after the reload by a request from before it. The new rules
+// apply to it as to older ones.
 func TestReloadWhileASessionOpens(t *testing.T) {
 	inBubble(t, hub.Policy{}, func(b *bubble) {
 		old := b.policy
@@ -756,7 +756,7 @@ func TestReloadWhileASessionOpens(t *testing.T) {
 	})
 }
 
-// A great many agents are asked about a few at a time, and none is forgotten.
+// If there are many agents, they are asked about a few at a time, and all of them are.
 func TestReloadOfManyAgents(t *testing.T) {
 	const n = 3000
 	inBubble(t, hub.Policy{Heartbeat: time.Hour}, func(b *bubble) {
@@ -802,7 +802,7 @@ func TestReloadOfManyAgents(t *testing.T) {
 	})
 }
 
-// During many reloads no agent misses a message or gets one twice.
+// During many reloads no agent misses a message, or gets one twice.
 func TestReloadsLoseNothing(t *testing.T) {
 	inBubble(t, hub.Policy{Gates: gatesOf(byName{hub.GateSubscribe: local("0", hub.Allow)})}, func(b *bubble) {
 		peers := make([]*hubtest.Peer, 40)
@@ -850,7 +850,8 @@ func TestReloadsLoseNothing(t *testing.T) {
 	})
 }
 
-// An agent with maxQuestions open is still reauthorized after a reload.
+// An agent with the maximum number of open questions is still reauthorized after a
+// reload.
 func TestReloadAsksWhoHasNoPlaceLeft(t *testing.T) {
 	inBubble(t, hub.Policy{Gates: gatesOf(byName{hub.GatePublish: {text: "slow", decide: hangs}})}, func(b *bubble) {
 		p := b.join("news")
@@ -872,7 +873,7 @@ func TestReloadAsksWhoHasNoPlaceLeft(t *testing.T) {
 	})
 }
 
-// A refresh under way is answered under the new rules, and with its credentials.
+// A refresh during a reload is answered by the new rules, with its own credentials.
 func TestReloadDuringARefresh(t *testing.T) {
 	w := newAnswers()
 	inBubble(t, hub.Policy{Gates: gatesOf(byName{hub.GateConnect: remote("old", w.decide)})}, func(b *bubble) {
@@ -895,8 +896,8 @@ func TestReloadDuringARefresh(t *testing.T) {
 	})
 }
 
-// What a stalled connection has not been given yet is decided under the new rules, also
-// where writing blocks. At most one write is under way.
+// The new rules decide about messages that wait for a stalled connection, also if a write
+// blocks. At most the message that is being written is sent.
 func TestReloadDeniesWhatWaitsForAStalledConnection(t *testing.T) {
 	for _, blocks := range []bool{false, true} {
 		for gate, rules := range map[string]hub.Gates{
@@ -911,7 +912,7 @@ func TestReloadDeniesWhatWaitsForAStalledConnection(t *testing.T) {
 					stalled, publisher := b.joinOn(c, "news"), b.join()
 					c.Stall(true)
 					publisher.Send(publish("news", "first", `"`+strings.Repeat("x", 20_000)+`"`))
-					synctest.Wait() // it is being written
+					synctest.Wait() // the message is being written
 					for n := range 40 {
 						publisher.Send(publish("news", "late"+strconv.Itoa(n), "1"))
 					}
@@ -933,12 +934,12 @@ func TestReloadDeniesWhatWaitsForAStalledConnection(t *testing.T) {
 	}
 }
 
-// A slow local gate delays only the agent that it is asked about.
+// A slow local gate delays only its own agent.
 func TestReloadAsksNoGateWhereOthersAreWrittenTo(t *testing.T) {
 	inBubble(t, hub.Policy{Gates: gatesOf(nil)}, func(b *bubble) {
 		slow := b.join("news")
 		var others []*hubtest.Peer
-		for range 4 * runtime.GOMAXPROCS(0) { // some of them share a flusher with it
+		for range 4 * runtime.GOMAXPROCS(0) { // some of them share a flusher with the agent
 			others = append(others, b.join("news"))
 		}
 		publisher := b.join()
@@ -965,8 +966,8 @@ func TestReloadAsksNoGateWhereOthersAreWrittenTo(t *testing.T) {
 	})
 }
 
-// An agent that is over lower limits keeps what it has, also while the gates of the
-// reload that lowered them are still being asked.
+// An agent above lower limits keeps its subscriptions, also while gates of the reload are
+// still being asked.
 func TestLowerLimitsCloseNoAgentDuringTheReload(t *testing.T) {
 	inBubble(t, hub.Policy{Gates: gatesOf(nil), Limits: hub.Limits{QueueMessages: 8}}, func(b *bubble) {
 		c := hubtest.NewConn()
@@ -996,7 +997,7 @@ func TestLowerLimitsCloseNoAgentDuringTheReload(t *testing.T) {
 	})
 }
 
-// gatesWithDeliver are fakeGates that has a deliver gate too.
+// gatesWithDeliver are fakeGates with a deliver gate.
 type gatesWithDeliver struct {
 	*fakeGates
 	deliver deliverFunc
@@ -1004,8 +1005,8 @@ type gatesWithDeliver struct {
 
 func (l gatesWithDeliver) DeliverGate(string) hub.DeliverGate { return l.deliver }
 
-// A message that a flusher has taken, and whose deliver gate is running when the right
-// to it ends, does not go out: neither from the flusher nor from who writes after it.
+// A flusher has taken a message and asks its deliver gate. If the right to the message
+// ends meanwhile, it is not sent, neither by the flusher nor by a later writer.
 func TestReloadDeniesWhatAFlusherHasTaken(t *testing.T) {
 	for _, stalls := range []bool{false, true} {
 		for _, how := range []string{"in mid-reload", "by a local gate", "by a backend"} {
@@ -1035,7 +1036,7 @@ func TestReloadDeniesWhatAFlusherHasTaken(t *testing.T) {
 					reload := b.reload(hub.Policy{Grace: time.Minute, Gates: gatesWithDeliver{gatesOf(byName{hub.GateSubscribe: r}), waits}})
 					synctest.Wait()
 					if how == "in mid-reload" {
-						close(deliver) // the message comes back while the gate is asked
+						close(deliver) // the message returns while the gate is asked
 						synctest.Wait()
 						close(decide)
 					} else {
@@ -1061,8 +1062,8 @@ func TestReloadDeniesWhatAFlusherHasTaken(t *testing.T) {
 	}
 }
 
-// What a flusher has taken and could not write is dropped when the agent is cut
-// meanwhile.
+// A flusher has taken messages and could not write them. If the agent is cut meanwhile,
+// they are dropped.
 func TestReloadDropsWhatIsBeingWritten(t *testing.T) {
 	inBubble(t, hub.Policy{}, func(b *bubble) {
 		c := &heldConn{Conn: hubtest.NewConn(), release: make(chan struct{})}
@@ -1079,7 +1080,7 @@ func TestReloadDropsWhatIsBeingWritten(t *testing.T) {
 		if _, err := b.hub.Publish(b.Context(), hub.NewMessage("news", "1", []byte("1"))); err != nil {
 			b.Fatal(err)
 		}
-		synctest.Wait() // it is being written
+		synctest.Wait() // the message is being written
 		<-b.reload(hub.Policy{Gates: gatesOf(byName{hub.GateConnect: local("new", denied("members only"))})}).Done()
 		close(c.release)
 		synctest.Wait()
@@ -1089,8 +1090,7 @@ func TestReloadDropsWhatIsBeingWritten(t *testing.T) {
 	})
 }
 
-// A heldConn writes no message without blocking, and says so only when it is
-// released.
+// A heldConn reports that a write would block, but only after it is released.
 type heldConn struct {
 	*hubtest.Conn
 	release chan struct{}
@@ -1104,8 +1104,8 @@ func (c *heldConn) TryWrite(p []byte) (int, error) {
 	return c.Conn.TryWrite(p)
 }
 
-// A connect gate that comes back before the one between has answered says at once
-// that the agent may stay.
+// A reload restores the connect gate while the gate in between has not answered. The
+// agent stays at once.
 func TestReloadBackToAConnectGate(t *testing.T) {
 	inBubble(t, hub.Policy{Gates: gatesOf(byName{hub.GateConnect: local("one", hub.Allow)})}, func(b *bubble) {
 		p := b.join("news")
@@ -1123,8 +1123,8 @@ func TestReloadBackToAConnectGate(t *testing.T) {
 	})
 }
 
-// The grace of a reload is not the end of an answer: a shorter one that the new gate
-// gives is asked for again before it is over.
+// The grace period is not the end of an answer. If the new gate's answer ends earlier,
+// the gate is asked again before that.
 func TestReloadToAGateWhoseAnswersEnd(t *testing.T) {
 	short := func(context.Context, *hub.Question) hub.Verdict {
 		return hub.Verdict{Expires: time.Now().Add(20 * time.Second)}
@@ -1143,20 +1143,21 @@ func TestReloadToAGateWhoseAnswersEnd(t *testing.T) {
 	}
 }
 
-// A subscription that a refresh asks for is not asked for a second time by a reload.
+// A reload does not ask again about a subscription that a refresh is already asking
+// about.
 func TestReloadDuringTheQuestionsOfARefresh(t *testing.T) {
 	w := newAnswers()
 	inBubble(t, hub.Policy{Gates: gatesOf(byName{hub.GateSubscribe: remote("old", w.decide)})}, func(b *bubble) {
 		w.answer("subscribe news", hub.Allow)
 		p := b.join("news")
-		p.Send(connect("agent1")) // it asks for news again
+		p.Send(connect("agent1")) // asks about news again
 		b.want(p, connected("agent1"))
 		asked := newAnswers()
 		gate := remote("new", asked.decide)
 		r := b.reload(hub.Policy{Gates: gatesOf(byName{hub.GateSubscribe: gate})})
 		time.Sleep(500 * time.Millisecond)
 		gate.want(b, 0)
-		w.answer("subscribe news", hub.Allow) // of the old gate
+		w.answer("subscribe news", hub.Allow) // from the old gate
 		gate.want(b, 1)
 		asked.answer("subscribe news", hub.Allow)
 		<-r.Done()
@@ -1168,7 +1169,8 @@ func TestReloadDuringTheQuestionsOfARefresh(t *testing.T) {
 	})
 }
 
-// However many agents there are, all are asked for before half of the grace is over.
+// All agents are asked about before half of the grace period is over, however many there
+// are.
 func TestReloadAsksAllWithinTheGrace(t *testing.T) {
 	const n, grace = 2000, 2 * time.Second
 	inBubble(t, hub.Policy{Heartbeat: time.Hour}, func(b *bubble) {
@@ -1186,8 +1188,8 @@ func TestReloadAsksAllWithinTheGrace(t *testing.T) {
 	})
 }
 
-// What the connect gate has subscribed an agent to stays its word, though the agent
-// asks for it, too.
+// If the connect gate has made a subscription and the agent asks for it, too, it still
+// belongs to the connect gate.
 func TestReloadOfSubscriptionsByBoth(t *testing.T) {
 	connects := func() *fakeGate { return local("connect", hub.Verdict{Subscribe: []string{"inbox"}}) }
 	inBubble(t, hub.Policy{Gates: gatesOf(byName{hub.GateConnect: connects(), hub.GateSubscribe: local("old", hub.Allow)})}, func(b *bubble) {

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// The memory of publishes is limited: in time, for one sender, and in all.
+// The memory of publishes has limits: a time, a count for each sender, and a total.
 func TestRepeatsAreForgotten(t *testing.T) {
 	start := time.Now()
 	note := func(r *repeats, at time.Duration, who string, n int) repeatKind {

@@ -17,13 +17,13 @@ import (
 	"github.com/push-it/pushit/hub/hubtest"
 )
 
-// rule answers every question the same way, and can be changed.
+// rule always gives the same verdict. The test can change it.
 type rule struct {
-	mu      sync.Mutex // guards verdict: questions come while the test changes it
+	mu      sync.Mutex // guards verdict: questions arrive while the test changes it
 	verdict func(q *hub.Question) hub.Verdict
 }
 
-// newRule returns a rule; with nil it allows.
+// newRule returns a rule with a refusal; nil allows.
 func newRule(answer func(q *hub.Question) hub.Verdict) *rule { return &rule{verdict: answer} }
 
 func (r *rule) set(answer func(q *hub.Question) hub.Verdict) {
@@ -46,14 +46,14 @@ func verdict(v hub.Verdict) func(*hub.Question) hub.Verdict {
 	return func(*hub.Question) hub.Verdict { return v }
 }
 
-// ended is how a line tells that the server ended a subscription.
+// ended returns the frame by which the server ends a subscription.
 func ended(line, channel, code string) bool {
 	return strings.HasPrefix(line, `{"channel":"/meta/unsubscribe","uuid":"`) &&
 		strings.Contains(line, `"data":{"channel":"`+channel+`"},"successful":true,"error":"`) &&
 		strings.Contains(line, `"code":"`+code+`"`)
 }
 
-// stay keeps agents alive for so long.
+// stay keeps agents alive for some time.
 func (b *bubble) stay(d time.Duration, peers ...*hubtest.Peer) {
 	for range int(d / time.Second) {
 		time.Sleep(time.Second)
@@ -64,7 +64,7 @@ func (b *bubble) stay(d time.Duration, peers ...*hubtest.Peer) {
 	synctest.Wait()
 }
 
-// lines returns what p was sent but heartbeats.
+// lines returns the frames that p got, without heartbeats.
 func lines(p *hubtest.Peer) (got []string) {
 	synctest.Wait()
 	for _, line := range p.Conn.Lines() {
@@ -95,7 +95,7 @@ func TestIdentity(t *testing.T) {
 	})
 }
 
-// The user that the server itself authenticated stays the user, whatever a token says.
+// A user that the server has authenticated stays the user, whatever a token says.
 func TestServersUserCounts(t *testing.T) {
 	inBubble(t, hub.Policy{Gates: &gates{ask: asked{
 		hub.GateConnect: newRule(verdict(hub.Verdict{Identity: &hub.Identity{User: "mallory"}})).decide,
@@ -128,7 +128,8 @@ func TestSubscriptionsByTheConnectGate(t *testing.T) {
 		other.Send(connect("b"), publish("users/bob", "1", "1"), publish("news/x", "2", "2"))
 		b.want(p, message("users/bob", "1", "1"), message("news/x", "2", "2"))
 
-		// A refresh that names less: what is not named any more is asked for.
+		// If a refresh returns fewer subscriptions, the subscribe gate is asked about the
+		// others.
 		connects.set(verdict(hub.Verdict{Subscribe: []string{"users/bob"}}))
 		p.Send(connect("a"))
 		got = lines(p)
@@ -232,7 +233,7 @@ func TestConnectionIsProlonged(t *testing.T) {
 	})
 }
 
-// Old rights hold until the answer or their end, whichever is first.
+// Old leases are valid until the answer or their end, whichever comes first.
 func TestExpiresDuringSlowRefresh(t *testing.T) {
 	w := newAnswers()
 	inBubble(t, hub.Policy{Gates: &gates{ask: asked{hub.GateConnect: w.decide}}}, func(b *bubble) {
@@ -241,7 +242,7 @@ func TestExpiresDuringSlowRefresh(t *testing.T) {
 		p.Send(connect("a"))
 		lines(p)
 		time.Sleep(1300 * time.Millisecond)
-		p.Send(connect("a")) // answered never
+		p.Send(connect("a")) // never answered
 		synctest.Wait()
 		if !p.Agent.IsConnected() {
 			b.Fatal("closed before the end")
@@ -283,7 +284,7 @@ func TestSubscribeRecheck(t *testing.T) {
 		}
 		publisher.Send(publish("a", "1", "1"))
 		b.want(p)
-		subscribes.set(nil) // it may again
+		subscribes.set(nil) // it allows again
 		p.Send(subscribe("a"))
 		b.want(p, subscribed("a"))
 	})
@@ -293,7 +294,7 @@ func TestSubscriptionExpires(t *testing.T) {
 	subscribes := newRule(func(*hub.Question) hub.Verdict { return hub.Verdict{Expires: time.Now().Add(20 * time.Second)} })
 	inBubble(t, hub.Policy{Gates: &gates{ask: asked{hub.GateSubscribe: subscribes.decide}}}, func(b *bubble) {
 		p := b.join("a", "b")
-		b.stay(60*time.Second, p) // prolonged
+		b.stay(60*time.Second, p) // extended
 		if got := lines(p); len(got) != 0 {
 			b.Errorf("told of nothing: %q", got)
 		}
@@ -344,7 +345,7 @@ func TestPublishVerbs(t *testing.T) {
 		p.Send(publish("a", "1", "1"))
 		b.want(s, message("b", "1", `"stamped"`), message("c/d", "1", `"stamped"`), message("a", "1", `"stamped"`))
 		b.want(p, published("1"))
-		p.Send(publish("a", "1", "1")) // the same again, whatever becomes of it
+		p.Send(publish("a", "1", "1")) // a repetition, whatever happens to it
 		b.want(s)
 		b.want(p, published("1"))
 
@@ -397,14 +398,14 @@ func TestSenderIsKnownToDeliverGates(t *testing.T) {
 	})
 }
 
-// What was asked for one identity is not done for another: a refresh that takes
-// rights away takes those that are still being asked for, too.
+// Operations of an old identity are not performed for a new one. If a refresh takes
+// rights away, this applies to subscriptions that are still being asked about.
 func TestVerdictOfAnOldIdentity(t *testing.T) {
 	w := newAnswers()
 	connects := newRule(verdict(hub.Verdict{Identity: &hub.Identity{Grants: []string{"x"}}}))
 	granted := func(ctx context.Context, q *hub.Question) hub.Verdict {
 		if q.Gate == hub.GateSubscribe || q.Gate == hub.GatePublish {
-			w.decide(ctx, q) // it takes its time
+			w.decide(ctx, q) // the answer takes some time
 		}
 		if len(q.Identity.Grants) == 0 {
 			return denied("not granted")
@@ -417,14 +418,14 @@ func TestVerdictOfAnOldIdentity(t *testing.T) {
 		p := b.join()
 		p.Send(subscribe("x"), publish("x", "1", "1"))
 		synctest.Wait()
-		connects.set(nil) // it grants nothing any more
+		connects.set(nil) // it grants nothing now
 		p.Send(connect("agent1"))
 		b.want(p, connected("agent1"))
-		w.answer("subscribe x", hub.Allow) // of then
+		w.answer("subscribe x", hub.Allow) // about the old identity
 		synctest.Wait()
 		w.answer("publish x 1", hub.Allow)
 		synctest.Wait()
-		w.answer("subscribe x", hub.Allow) // of now
+		w.answer("subscribe x", hub.Allow) // about the new identity
 		synctest.Wait()
 		w.answer("publish x 1", hub.Allow)
 		b.want(p,
@@ -433,7 +434,7 @@ func TestVerdictOfAnOldIdentity(t *testing.T) {
 	})
 }
 
-// An operation that the old policy allowed, and that waits for its turn, is asked about again.
+// An operation that the old policy allowed, and that still waits, is asked about again.
 func TestVerdictOfAnOldPolicyInTheQueue(t *testing.T) {
 	w := newAnswers()
 	inBubble(t, hub.Policy{Gates: &gates{ask: asked{hub.GatePublish: w.decide}}}, func(b *bubble) {
@@ -453,8 +454,8 @@ func TestVerdictOfAnOldPolicyInTheQueue(t *testing.T) {
 	})
 }
 
-// A backend that is away when rights are asked for again takes nothing from
-// anybody, before the rights end.
+// If a backend does not answer when leases are reauthorized, agents keep them until they
+// end.
 func TestUnavailableAtReview(t *testing.T) {
 	away := verdict(hub.Verdict{Refusal: &hub.Refusal{Code: hub.CodeUnavailable, Reason: "away", Retry: time.Second}})
 	for name, first := range map[string]func(*hub.Question) hub.Verdict{
@@ -470,11 +471,11 @@ func TestUnavailableAtReview(t *testing.T) {
 				connects.set(away)
 				subscribes.set(away)
 				b.stay(39*time.Second, p)
-				p.Send(connect("a")) // a refresh cannot find out either
+				p.Send(connect("a")) // a refresh gets no answer either
 				if got := lines(p); len(got) != 1 || !strings.Contains(got[0], `"error":"away","code":"unavailable"`) {
 					b.Errorf("got %q", got)
 				}
-				connects.set(nil) // it is back
+				connects.set(nil) // the backend is back
 				subscribes.set(nil)
 				p.Send(connect("a"))
 				b.stay(120*time.Second, p)
@@ -535,7 +536,7 @@ func TestExpiredAtConnect(t *testing.T) {
 	})
 }
 
-// Reviews that come due while others are looked at are not forgotten.
+// Leases that become due while others are reauthorized are not forgotten.
 func TestManyReviews(t *testing.T) {
 	subscribes := newRule(verdict(hub.Verdict{Recheck: 200 * time.Millisecond}))
 	inBubble(t, hub.Policy{Heartbeat: time.Hour, Limits: hub.Limits{UnconnectedPerIP: hub.Unlimited}, Gates: &gates{ask: asked{
@@ -557,7 +558,7 @@ func TestManyReviews(t *testing.T) {
 	})
 }
 
-// Agents that are gone do not pile up before a disconnect gate that hangs.
+// Agents that have left do not accumulate if a disconnect gate hangs.
 func TestPartingsAreBounded(t *testing.T) {
 	inBubble(t, hub.Policy{Limits: hub.Limits{UnconnectedPerIP: hub.Unlimited}, Gates: &gates{ask: asked{
 		hub.GateDisconnect: func(ctx context.Context, _ *hub.Question) hub.Verdict { <-ctx.Done(); return hub.Allow },

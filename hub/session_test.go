@@ -19,15 +19,15 @@ import (
 	"github.com/push-it/pushit/hub/hubtest"
 )
 
-// A fixtureSession is a fixture of testdata/frames.json whose direction is session,
-// as PROTOCOL.md describes it under "Fixtures".
+// A fixtureSession is a fixture of testdata/frames.json with the direction session.
+// PROTOCOL.md describes them under "Fixtures".
 type fixtureSession struct {
 	Rule, Name, Direction string
 	Gates                 *fixtureGates
 	Steps                 []fixtureStep
 }
 
-// A fixtureStep is one of what it has.
+// A fixtureStep is one step of it.
 type fixtureStep struct {
 	Send, Receive string
 	Publish       *struct {
@@ -39,8 +39,8 @@ type fixtureStep struct {
 	Lost, Nothing bool
 }
 
-// fixtureGates answer as a fixture says; where it says nothing, nothing is asked. They
-// implement hub.Gates.
+// fixtureGates answer as a fixture says. Without an answer in the fixture there is no
+// gate. They implement hub.Gates.
 type fixtureGates struct {
 	Connect            *fixtureGate
 	Subscribe, Publish map[string]*fixtureGate
@@ -54,7 +54,7 @@ func (g *fixtureGates) Gate(name hub.GateName, channel string) hub.Gate {
 		hub.GateConnect: g.Connect, hub.GateSubscribe: g.Subscribe[channel], hub.GatePublish: g.Publish[channel],
 	}[name]
 	if found == nil {
-		return nil // an interface with a nil pointer in it would not be nil
+		return nil // a nil pointer in an interface is not nil
 	}
 	return found
 }
@@ -65,16 +65,15 @@ func (g *fixtureGates) Pattern(pattern string) (hub.Gate, *hub.Refusal) {
 
 func (*fixtureGates) DeliverGate(string) hub.DeliverGate { return nil }
 
-// A fixtureGate gives its answers one after the other, and the last of them again and
-// again.
+// A fixtureGate gives its answers one after the other, and then repeats the last one.
 type fixtureGate struct {
 	mu      sync.Mutex // guards the following
 	answers []fixtureAnswer
 }
 
-// A fixtureAnswer allows, unless it has a code. Times are in ms.
+// A fixtureAnswer allows if it has no code. Times are in ms.
 type fixtureAnswer struct {
-	UUID           string // of the message that it is for
+	UUID           string // of the message that it answers
 	Code           hub.Code
 	Reason         string
 	Retry          int
@@ -102,7 +101,7 @@ func (g *fixtureGate) Decide(ctx context.Context, q *hub.Question) hub.Verdict {
 	return v
 }
 
-// next returns the answer that is for the message, or whose turn it is.
+// next returns the answer for the message, or the next answer.
 func (g *fixtureGate) next(q *hub.Question) fixtureAnswer {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -120,8 +119,8 @@ func (g *fixtureGate) next(q *hub.Question) fixtureAnswer {
 
 func ms(n int) time.Duration { return time.Duration(n) * time.Millisecond }
 
-// TestSessionsOfTheFixtures holds each of them with a hub, which has to say what the
-// fixture says, word by word.
+// TestSessionsOfTheFixtures plays each session with a hub, whose frames must be those of
+// the fixture, word by word.
 func TestSessionsOfTheFixtures(t *testing.T) {
 	text, err := os.ReadFile("testdata/frames.json")
 	if err != nil {
@@ -167,20 +166,20 @@ func (f *fixtureSession) hold(t *testing.T) {
 	}
 }
 
-// A heldSession is a session that is held as a fixture has it, in a synctest bubble.
+// A heldSession plays a fixture in a synctest bubble.
 type heldSession struct {
 	*testing.T
 	hub    *hub.Hub
 	policy *hub.Policy
 	peer   *hubtest.Peer
-	got    []string // what the peer was sent and no step has shown yet
+	got    []string // received by the peer, and not compared yet
 }
 
 func (s *heldSession) open() {
 	s.peer = hubtest.Open(s, s.hub, s.policy, hub.Opening{Transport: "test"}, hubtest.NewConn())
 }
 
-// listen has time go by, in which the peer is there.
+// listen lets time pass with a live peer.
 func (s *heldSession) listen(d time.Duration) {
 	const tick = 10 * time.Millisecond
 	for end := time.Now().Add(d); ; time.Sleep(tick) {
@@ -197,7 +196,7 @@ func (s *heldSession) listen(d time.Duration) {
 	}
 }
 
-// step reports whether all is as the step has it.
+// step reports whether the step went as the fixture says.
 func (s *heldSession) step(step *fixtureStep) bool {
 	switch {
 	case step.Send != "":

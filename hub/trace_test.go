@@ -17,7 +17,7 @@ import (
 	"github.com/push-it/pushit/hub/hubtest"
 )
 
-// tracer is a hub.Tracer that notes its spans when they end.
+// tracer is a hub.Tracer that records its spans when they end.
 type tracer struct {
 	mu    sync.Mutex // guards ended
 	ended []string
@@ -62,7 +62,7 @@ type localGate struct{ gateFunc }
 
 func (localGate) Local() bool { return true }
 
-// localGates are gates some of which answer at once.
+// localGates are gates of which some are local.
 type localGates struct {
 	*gates
 	local hub.GateName

@@ -29,21 +29,22 @@ func init() {
 }
 
 const explainHelp = `
-Asks one gate of a configuration about one agent, and tells which channel block
-governs, what each of the guards that were asked has answered, and the verdict.
+Asks one gate of a configuration about one agent. Shows which channel block
+decides, what each guard answers, and the verdict.
 
-The configuration is loaded as the server would, but nothing is served. Guards
+The command loads the configuration like the server, but serves nothing. Guards
 that ask a backend do ask it.
 
-The exit status is 0 when the gate allows, 1 when it refuses, and 2 when the
-question could not be asked, so that rules can be tested:
+The exit status is 0 if the gate allows, 1 if it refuses, and 2 if the question
+could not be asked. So you can test rules:
 
   caddy pushit explain --gate subscribe --channel users/bob --user bob
   ! caddy pushit explain --gate subscribe --channel users/bob --user eve
 
-The agent is described by what opened its session (--site, --query, --header,
---ip, --user) and by what its connect gate learned: either --connect asks that gate
-first, with --credentials, or --claims, --attributes and --grant say it.`
+Describe the agent by the request that opened its session (--site, --query,
+--header, --ip, --user) and by what its connect gate learned. Either --connect
+asks that gate first, with --credentials, or you write it with --claims,
+--attributes and --grant.`
 
 // explainCommand makes the command caddy pushit explain.
 func explainCommand() *cobra.Command {

@@ -1,8 +1,8 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package client serves the JavaScript client, which lies beside it: what its
-// sources are built into is in dist/, and in this package.
+// Package client serves the JavaScript client. The sources are in src/; their build is in
+// dist/, which this package contains.
 package client
 
 import (
@@ -25,20 +25,20 @@ type file struct {
 	content                    []byte
 }
 
-// files are those of dist, by what stands below an endpoint's path for them.
-// Immutable after the package is initialized.
+// files are the files of dist, by their paths below an endpoint. They do not change after
+// the package is initialized.
 var files = load()
 
 func load() map[string]file {
 	entries, err := dist.ReadDir("dist")
 	if err != nil {
-		panic(err) // it is compiled in
+		panic(err) // the files are compiled in
 	}
 	all := make(map[string]file, len(entries))
 	for _, entry := range entries {
 		content, err := dist.ReadFile("dist/" + entry.Name())
 		if err != nil {
-			panic(err) // as before
+			panic(err) // likewise
 		}
 		sum := sha256.Sum256(content)
 		all["/"+entry.Name()] = file{
@@ -61,21 +61,22 @@ func contentType(name string) string {
 	return "text/javascript; charset=utf-8"
 }
 
-// Version names the content of a file of the client, "pushit.mjs" for one: it is
-// its ETag without the quotes, and what ?v= has to be for browsers to keep it for
-// good. It is empty where there is no such file.
+// Version returns the version of the content of a file such as "pushit.mjs". It is the
+// file's ETag without the quotes. A request with it in ?v= gets a response that browsers
+// may cache for good. Version returns "" if there is no such file.
 func Version(name string) string { return files["/"+name].version }
 
 const (
-	// keep is for who asks for one version, which never changes.
+	// keep is for requests for one version, which never changes.
 	keep = "public, max-age=31536000, immutable"
-	// ask is for who asks for whatever there is: it is kept, but asked about each time.
+	// ask is for requests for the current version: browsers must ask whether it has
+	// changed.
 	ask = "no-cache"
 )
 
-// Serve answers the request if it is for a file of the client, and reports whether
-// it did. rest is what of the URL's path lies below the endpoint's. The files are
-// the same for everybody, and no secret: pages of all origins may have them.
+// Serve answers the request if it is for a file of the client, and reports whether it
+// did. rest is the path below the endpoint. Pages of all origins may have the files,
+// which are not secret.
 func Serve(w http.ResponseWriter, r *http.Request, rest string) bool {
 	f, ok := files[rest]
 	if !ok {
@@ -89,7 +90,7 @@ func Serve(w http.ResponseWriter, r *http.Request, rest string) bool {
 		h.Set("Allow", "GET, HEAD")
 		h.Set("Content-Type", "text/plain; charset=utf-8")
 		w.WriteHeader(http.StatusMethodNotAllowed)
-		_, _ = w.Write([]byte("This method is not allowed here.\n")) // who does not take it does not get it
+		_, _ = w.Write([]byte("This method is not allowed here.\n")) // the client may have left
 		return true
 	}
 	h.Set("Content-Type", f.contentType)

@@ -321,24 +321,24 @@ func (p *Policy) Pattern(text string) (hub.Gate, *hub.Refusal) {
 	if err != nil {
 		return nil, errNoPatterns
 	}
-	var governs *block
+	var found *block
 	for i := range p.blocks {
 		b := &p.blocks[i]
 		if b.gates[hub.GateSubscribe] == nil || !slices.ContainsFunc(b.match, want.overlaps) {
 			continue
 		}
-		if governs != nil {
+		if found != nil {
 			return nil, errNoPatterns
 		}
-		governs = b
+		found = b
 	}
 	switch {
-	case governs == nil && p.handler[hub.GateSubscribe] == nil:
+	case found == nil && p.handler[hub.GateSubscribe] == nil:
 		return nil, nil // every channel is open, so the pattern is, too
-	case governs == nil || !governs.patterns || !slices.ContainsFunc(governs.match, func(q pattern) bool { return q.covers(want) }):
+	case found == nil || !found.patterns || !slices.ContainsFunc(found.match, func(q pattern) bool { return q.covers(want) }):
 		return nil, errNoPatterns
 	}
-	if c := governs.gates[hub.GateSubscribe]; !c.open() {
+	if c := found.gates[hub.GateSubscribe]; !c.open() {
 		return c, nil
 	}
 	return nil, nil

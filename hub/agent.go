@@ -88,8 +88,8 @@ func (a *Agent) Policy() *Policy { return a.policy.Load() }
 // Opening returns the snapshot of the request that opened the session.
 func (a *Agent) Opening() *Opening { return &a.opening }
 
-// User returns the user's name: the user whom the server authenticated when the session
-// opened, else the user whom the connect gate named. It is empty if there is neither.
+// User returns the name of the user that the server authenticated when the session opened,
+// or else of the user that the connect gate named. It is empty if there is neither.
 func (a *Agent) User() string {
 	if a.opening.User != "" {
 		return a.opening.User

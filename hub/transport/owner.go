@@ -18,7 +18,7 @@ type Caller struct {
 	// Scheme and Host are those of the site, as trusted proxies report them. Host has the
 	// port if the request named one. Origins are compared with them.
 	Scheme, Host string
-	// User is the user whom the server authenticated, or empty.
+	// User is the user that the server authenticated, or empty.
 	User string
 	// Certificate is a hash of the client's certificate, empty without one.
 	Certificate string

@@ -2,10 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package wireclient has a client for each way to reach an endpoint: [WebSocket], and
-// [Fallback] for the other transports of SockJS. Tests and measurements build on it; no
-// server does.
+// [Fallback] for the other transports of SockJS. Tests and measurements use it; servers
+// do not.
 //
-// The clients know frames, not what is in them. They are small, because measurements
-// need thousands of them, and they hide nothing: a request that failed is an error, or
-// is counted and made again.
+// The clients know frames, but not their contents. They are small, because measurements
+// need thousands of them. They hide no errors: a failed request is an error, or is
+// repeated and counted.
 package wireclient

@@ -24,8 +24,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// Methods are the transports of SockJS that receive frames, WebSocket left out, and the
-// method of their requests.
+// Methods are the SockJS transports that receive frames, except WebSocket, and the HTTP
+// methods of their requests.
 var Methods = map[string]string{
 	"xhr": http.MethodPost, "xhr_streaming": http.MethodPost,
 	"eventsource": http.MethodGet, "htmlfile": http.MethodGet, "jsonp": http.MethodGet,
@@ -34,51 +34,52 @@ var Methods = map[string]string{
 const (
 	// callback is the function that responses of htmlfile and jsonp call.
 	callback = "call"
-	// mostTries is how often a request is made that no server reads.
+	// mostTries is how often a request is made if no server reads it.
 	mostTries = 5
-	// retryPause is how long a client waits before it makes such a request again.
+	// retryPause is the pause before such a request is made again.
 	retryPause = 10 * time.Millisecond
-	// lineBuffer is small: idle streams have one each.
+	// lineBuffer is small, because each idle stream has one.
 	lineBuffer = 256
 )
 
-// A Fallback is a session over a fallback transport: one request after the other
-// receives frames, others send. One goroutine receives; any may call Do and Send. A copy is
+// A Fallback is a session over a fallback transport. One request at a time receives
+// frames, and others send. One goroutine receives; any may call Do and Send. A copy is
 // another client of the same session.
 type Fallback struct {
 	HTTP      *http.Client
-	URL       string // of the session, without a slash at the end
-	Transport string // that receives: a key of Methods
+	URL       string // the session's URL, without a slash at the end
+	Transport string // the transport that receives: a key of Methods
 	Header    http.Header
-	Host      string // "" for the one in URL
-	Query     string // of requests that receive, without "?"; it may name another callback
-	Page      string // path of the page that makes the requests, for Referer; "" for none
+	Host      string // "" means the host in URL
+	Query     string // of requests to receive, without "?"; it may name another callback
+	Page      string // path of the page that makes the requests, for Referer; may be ""
 
-	// Patience bounds each wait for a response and for a frame. 0 is no bound.
+	// Patience bounds each wait for a response and for a frame. 0 means no bound.
 	Patience time.Duration
 
-	// OnRequest, if not nil, is called for each request, once however often it is made.
+	// OnRequest, if not nil, is called once for each request, also if the request is
+	// repeated.
 	OnRequest func()
-	// OnUnread is called for each request that failed and that no server has read, and
-	// tells whether the connection had been used before. Then the request is made again,
-	// five times at most. Without OnUnread such a request is an error.
+	// OnUnread is called for each failed request that no server has read. reused is true
+	// if its connection had been used before. The request is then repeated, at most five
+	// times. Without OnUnread, such a request is an error.
 	OnUnread func(reused bool)
-	// IsUnread tells which errors mean that no server has read the request. Default:
-	// the function IsUnread.
+	// IsUnread reports whether an error means that no server has read the request.
+	// Default: the function IsUnread.
 	IsUnread func(error) bool
 
-	// OnResponse, if not nil, looks at each response that receives; its error fails
-	// the reading.
+	// OnResponse, if not nil, checks each response to a request to receive. Its error
+	// fails the reading.
 	OnResponse func(*http.Response) error
 
-	// Ended counts the responses that receive and have ended.
+	// Ended counts the complete responses to requests to receive.
 	Ended int
 
-	stream *Stream // the request that receives, nil for none
+	stream *Stream // the request to receive; nil if there is none
 	opened bool    // the session has begun
 }
 
-// NewSession returns the URL of a session of its own at an endpoint.
+// NewSession returns the URL of a new session at an endpoint.
 func NewSession(endpoint string) string { return endpoint + "/000/" + uuid.NewString() }
 
 // Do makes a request to the session. path begins with a slash.
@@ -107,8 +108,8 @@ func (f *Fallback) Do(ctx context.Context, method, path, body string) (*http.Res
 	}
 }
 
-// doOnce makes a request, and tells whether its connection had been used before. It
-// counts what net/http makes again by itself.
+// doOnce makes a request, and reports whether its connection had been used before. It
+// counts requests that net/http repeats.
 func (f *Fallback) doOnce(ctx context.Context, method, path, body string) (_ *http.Response, reused bool, err error) {
 	var mu sync.Mutex // guards attempts and reused: net/http may dial in another goroutine
 	attempts := 0
@@ -137,14 +138,14 @@ func (f *Fallback) doOnce(ctx context.Context, method, path, body string) (_ *ht
 	return resp, reused, err
 }
 
-// IsUnread reports whether err, of a request, means that no server has read it. A server
-// that breaks off without a word may have read it all the same: what it was sent then
-// tells whoever counts messages.
+// IsUnread reports whether the error of a request means that no server has read it. A
+// server that closes the connection without an answer may have read it. If so, the caller
+// sees it by counting messages.
 func IsUnread(err error) bool {
 	if e, ok := errors.AsType[*net.OpError](err); ok && e.Op == "dial" {
 		return true
 	}
-	for _, text := range []string{ // of errors that have no name
+	for _, text := range []string{ // errors without a name
 		"server closed idle connection", "client connection lost", "GOAWAY",
 	} {
 		if strings.Contains(err.Error(), text) {
@@ -176,15 +177,15 @@ func (f *Fallback) Send(ctx context.Context, objects ...string) error {
 	return err
 }
 
-// Begin makes the request that receives, and does not wait for the response. The request
-// ends with ctx.
+// Begin makes a request to receive, and does not wait for the response. The request ends
+// with ctx.
 func (f *Fallback) Begin(ctx context.Context) *Stream {
 	s, open := f.newStream(ctx)
 	go open()
 	return s
 }
 
-// current returns the request that receives, which it makes if there is none.
+// current returns the request to receive. It makes one if there is none.
 func (f *Fallback) current(ctx context.Context) *Stream {
 	if f.stream == nil {
 		s, open := f.newStream(ctx)
@@ -211,18 +212,18 @@ func (f *Fallback) newStream(ctx context.Context) (s *Stream, open func()) {
 	asked := *f
 	return s, func() {
 		defer close(s.came)
-		s.resp, s.err = asked.Do(ctx, Methods[asked.Transport], path, "") //nolint:bodyclose // Frame does it, or Cancel
+		s.resp, s.err = asked.Do(ctx, Methods[asked.Transport], path, "") //nolint:bodyclose // Frame or Cancel closes it
 	}
 }
 
-// Receiving reports whether there is a request that receives, as far as frames of it
-// have been read.
+// Receiving reports whether a request to receive is under way, as far as its frames have
+// been read.
 func (f *Fallback) Receiving() bool { return f.stream != nil }
 
-// Stream returns the request that receives, nil for none.
+// Stream returns the request to receive, or nil.
 func (f *Fallback) Stream() *Stream { return f.stream }
 
-// GiveUp ends the request that receives, if there is one, as a page does that is closed.
+// GiveUp cancels the request to receive, if there is one, like a page that is closed.
 func (f *Fallback) GiveUp() {
 	if f.stream != nil {
 		f.stream.Cancel()
@@ -230,8 +231,8 @@ func (f *Fallback) GiveUp() {
 	}
 }
 
-// Next returns the next frame, "o", "h", "a[…]" or "c[…]", of the request that receives,
-// which it makes if there is none. It returns "" when the response has ended.
+// Next returns the next frame, "o", "h", "a[…]" or "c[…]", of the request to receive. It
+// makes a request if there is none. At the end of the response it returns "".
 func (f *Fallback) Next(ctx context.Context) (frame string, err error) {
 	s := f.current(ctx)
 	isNew := s.lines == nil
@@ -244,7 +245,7 @@ func (f *Fallback) Next(ctx context.Context) (frame string, err error) {
 	}
 	switch {
 	case errors.Is(err, ErrEnded):
-		f.GiveUp() // nothing is lost by it
+		f.GiveUp() // it has no further frames
 		f.Ended++
 		return "", nil
 	case err != nil:
@@ -259,7 +260,7 @@ func (f *Fallback) Next(ctx context.Context) (frame string, err error) {
 	return frame, nil
 }
 
-// Frame returns the next frame, over as many requests as it takes.
+// Frame returns the next frame. It makes as many requests as necessary.
 func (f *Fallback) Frame(ctx context.Context) (frame string, err error) {
 	for frame == "" && err == nil {
 		frame, err = f.Next(ctx)
@@ -267,8 +268,8 @@ func (f *Fallback) Frame(ctx context.Context) (frame string, err error) {
 	return frame, err
 }
 
-// Receive returns the objects of the next frame that has some. When the server closes
-// the session the error is a *CloseError.
+// Receive returns the objects of the next frame that has objects. If the server closes
+// the session, the error is a *CloseError.
 func (f *Fallback) Receive(ctx context.Context) ([]string, error) {
 	for {
 		frame, err := f.Frame(ctx)
@@ -296,7 +297,7 @@ func Objects(frame string) (objects []string, err error) {
 	return objects, nil
 }
 
-// closeError is what a frame c[…] says.
+// closeError returns the error for a frame c[…].
 func closeError(frame string) error {
 	e := new(CloseError)
 	if err := json.Unmarshal([]byte(frame[1:]), &[]any{&e.Code, &e.Reason}); err != nil {
@@ -305,7 +306,7 @@ func closeError(frame string) error {
 	return e
 }
 
-// A Stream is one request that receives. One goroutine reads it.
+// A Stream is one request to receive. One goroutine reads it.
 type Stream struct {
 	transport string
 	patience  time.Duration
@@ -321,7 +322,7 @@ type Stream struct {
 	ended bool          // Frame has returned ErrEnded
 }
 
-// Came is closed when the response has come, or the request has failed.
+// Came is closed when the response has come or the request has failed.
 func (s *Stream) Came() <-chan struct{} { return s.came }
 
 // Response waits for the response. A status other than 200 is an error.
@@ -332,7 +333,7 @@ func (s *Stream) Response() (*http.Response, error) {
 		return s.resp, s.err
 	}
 	if s.resp.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(io.LimitReader(s.resp.Body, 200)) // what there is of it
+		text, _ := io.ReadAll(io.LimitReader(s.resp.Body, 200)) // the beginning is enough
 		s.Cancel()
 		return nil, fmt.Errorf("receiving: %s: %s", s.resp.Status, strings.TrimSpace(string(text)))
 	}
@@ -340,7 +341,8 @@ func (s *Stream) Response() (*http.Response, error) {
 	return s.resp, nil
 }
 
-// bound ends the request when patience ends before the returned function is called.
+// bound cancels the request if patience ends before the caller calls the returned
+// function.
 func (s *Stream) bound() (done func()) {
 	if s.patience == 0 {
 		return func() {}
@@ -349,7 +351,7 @@ func (s *Stream) bound() (done func()) {
 	return func() { timer.Stop() }
 }
 
-// Read reads the response as it is, with what stands around the frames.
+// Read reads the response with the text around the frames.
 func (s *Stream) Read(p []byte) (int, error) {
 	if _, err := s.Response(); err != nil { //nolint:bodyclose // likewise
 		return 0, err
@@ -361,7 +363,7 @@ func (s *Stream) Read(p []byte) (int, error) {
 	return s.lines.Read(p)
 }
 
-// ErrEnded is what Stream.Frame returns when the response has ended as it should.
+// ErrEnded is the error of Stream.Frame at the regular end of the response.
 var ErrEnded = errors.New("the response has ended")
 
 // Frame returns the next frame. At the end of the response the error is ErrEnded.
@@ -390,11 +392,11 @@ func (s *Stream) Frame() (string, error) {
 	return "", ErrEnded
 }
 
-// Cancel gives the request up.
+// Cancel cancels the request.
 func (s *Stream) Cancel() { s.cancel(nil) }
 
-// Undress removes what a transport puts around a frame. Lines without a frame, such as
-// preludes, are "".
+// Undress removes the text that a transport puts around a frame. For lines without a
+// frame, such as preludes, it returns "".
 func Undress(transport, line string) (frame string, err error) {
 	line = strings.TrimRight(line, "\r\n")
 	quoted, ok := "", true

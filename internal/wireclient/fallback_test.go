@@ -38,8 +38,8 @@ func dressed(t *testing.T, transport, frame string) string {
 	return frame + "\n"
 }
 
-// responding serves each request that receives with the next of these responses, and
-// what is sent to it with what belongs to the transport.
+// responding serves these responses, one for each request to receive. It answers requests
+// to send as the transport does.
 func responding(t *testing.T, transport string, responses ...string) (f *Fallback, received func() []string) {
 	t.Helper()
 	var mu sync.Mutex
@@ -83,8 +83,8 @@ func responding(t *testing.T, transport string, responses ...string) (f *Fallbac
 	}
 }
 
-// Each transport has a session: opened, objects in both directions, heartbeats that are
-// no objects, closed by the server.
+// Each transport carries a session: it opens, sends objects in both directions, ignores
+// heartbeats, and is closed by the server.
 func TestFallbackSpeaksEachTransport(t *testing.T) {
 	preludes := map[string]string{
 		"xhr_streaming": strings.Repeat("h", 2048) + "\n", "eventsource": "\r\n",
@@ -147,7 +147,7 @@ func TestFallbackSpeaksEachTransport(t *testing.T) {
 	}
 }
 
-// What went wrong is an error, however a caller goes on.
+// After an error, each further call returns an error, too.
 func TestFallbackHidesNothing(t *testing.T) {
 	for _, test := range []struct{ name, transport, response, want string }{
 		{"a second session of that name", "xhr_streaming", "o\no\n", "the session is another one"},
@@ -175,7 +175,7 @@ func TestFallbackHidesNothing(t *testing.T) {
 		t.Errorf("OnResponse's error: %v", err)
 	}
 	refused, _ := responding(t, "xhr")
-	refused.URL += "/xhr" // where nothing is sent to
+	refused.URL += "/xhr" // no request to send goes there
 	refused.HTTP = &http.Client{Transport: roundTripper(func(*http.Request) (*http.Response, error) {
 		return &http.Response{Status: "403 Forbidden", StatusCode: http.StatusForbidden, Body: io.NopCloser(strings.NewReader("denied"))}, nil
 	})}
@@ -188,7 +188,7 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// A silent server costs no more than the patience.
+// A silent server delays a client no longer than its patience.
 func TestFallbackHasPatience(t *testing.T) {
 	for name, answer := range map[string]string{"no response": "", "no frame": "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"} {
 		t.Run(name, func(t *testing.T) {
@@ -204,10 +204,10 @@ func TestFallbackHasPatience(t *testing.T) {
 					return
 				}
 				_, _ = io.WriteString(conn, answer)
-				_, _ = io.Copy(io.Discard, conn) // until the client goes
+				_, _ = io.Copy(io.Discard, conn) // until the client leaves
 				_ = conn.Close()
 			}()
-			// A connection that comes when the patience is over is not kept for later.
+			// A connection that comes after the patience has ended is closed.
 			client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 			f := &Fallback{HTTP: client, URL: "http://" + l.Addr().String() + "/s", Transport: "xhr_streaming", Patience: 50 * time.Millisecond}
 			if _, err := f.Frame(t.Context()); err == nil {
@@ -220,11 +220,11 @@ func TestFallbackHasPatience(t *testing.T) {
 	}
 }
 
-// answers are what the connections of a server answer, one after the other; each is
-// closed when it has no answer.
+// answers are the raw answers of a server's connections. A connection is closed after its
+// last answer.
 type answers []string
 
-// answering serves raw answers, each list on a connection of its own, and returns its
+// answering serves raw answers, each list over its own connection. It returns its
 // address.
 func answering(t *testing.T, connections ...answers) string {
 	t.Helper()
@@ -262,8 +262,8 @@ func answering(t *testing.T, connections ...answers) string {
 	return l.Addr().String()
 }
 
-// A request that no server has read is made again, and each is counted: also by whom
-// it would have been made again without that.
+// A request that no server has read is repeated, and each repetition is counted, also
+// those by net/http.
 func TestFallbackCountsUnreadRequests(t *testing.T) {
 	const ok = "HTTP/1.1 204 No Content\r\n\r\n"
 	for _, test := range []struct {
@@ -334,7 +334,7 @@ func TestIsUnread(t *testing.T) {
 	}
 }
 
-// A page that is closed ends its request; what it asked with stays as it was.
+// Closing a page cancels its request, and does not change the page.
 func TestFallbackGivesUp(t *testing.T) {
 	gone := make(chan http.Header, 1)
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -34,13 +34,13 @@ const (
 	maxPayload = 16 << 20
 	// keptOutput is the longest output buffer that a client keeps between two writes.
 	keptOutput = 4 << 10
-	// defaultReadBuffer is enough for most messages. Longer ones take a second buffer.
+	// defaultReadBuffer is enough for most messages. Longer ones need a second buffer.
 	defaultReadBuffer = 1 << 10
 )
 
 // A WebSocket is the client's end of a WebSocket. One goroutine reads; any may write.
 type WebSocket struct {
-	// Conn is the connection, whose deadlines bound reading and writing.
+	// Conn is the connection. Its deadlines bound reading and writing.
 	Conn net.Conn
 	// Pings counts the pings that Read has answered.
 	Pings atomic.Int64
@@ -53,25 +53,25 @@ type WebSocket struct {
 	out []byte
 }
 
-// NewWebSocket returns the client of a WebSocket that is open already. readBuffer is the
-// size of its buffer in bytes, 0 for the default.
+// NewWebSocket returns the client of an open WebSocket. readBuffer is the size of its
+// buffer in bytes; 0 means the default.
 func NewWebSocket(conn net.Conn, readBuffer int) *WebSocket {
 	return &WebSocket{Conn: conn, br: bufio.NewReaderSize(conn, cmp.Or(readBuffer, defaultReadBuffer))}
 }
 
-// An Upgrade asks for a WebSocket.
+// An Upgrade is a request for a WebSocket.
 type Upgrade struct {
 	Host, Path string      // Path may have a query
-	Header     http.Header // besides the fields that every WebSocket needs; not modified
+	Header     http.Header // besides the fields that each WebSocket needs; not modified
 	ReadBuffer int         // of the client, in bytes; 0 for the default
 }
 
-// ErrUnanswered is in the error of Open when the connection ended before the first byte
-// of an answer.
+// ErrUnanswered is in the error of Open if the connection ended before the first byte of
+// an answer.
 var ErrUnanswered = errors.New("no answer")
 
-// Open asks for a WebSocket on conn. It returns the answer too, if there is one, also
-// with an error: then the body can be read. It does not close conn.
+// Open requests a WebSocket over conn. It returns the answer, if there is one, also with
+// an error. Then the caller can read the body. Open does not close conn.
 func Open(conn net.Conn, u *Upgrade) (*WebSocket, *http.Response, error) {
 	nonce := make([]byte, 16)
 	_, _ = rand.Read(nonce) // it never fails
@@ -102,14 +102,14 @@ func Open(conn net.Conn, u *Upgrade) (*WebSocket, *http.Response, error) {
 	return ws, resp, nil
 }
 
-// Accept returns what a server answers to a Sec-WebSocket-Key.
+// Accept returns the server's answer to a Sec-WebSocket-Key.
 func Accept(key string) string {
 	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) //nolint:gosec // G401: RFC 6455 asks for SHA-1
 	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
-// A CloseError tells that the server has closed the session: by a WebSocket's close
-// frame, or by a SockJS frame c[…].
+// A CloseError means that the server has closed the session, by a close frame of a
+// WebSocket or by a SockJS frame c[…].
 type CloseError struct {
 	Code   int // 1005 if the close frame has none
 	Reason string
@@ -117,8 +117,8 @@ type CloseError struct {
 
 func (e *CloseError) Error() string { return fmt.Sprintf("closed with %d %s", e.Code, e.Reason) }
 
-// Read returns the payload of the next text frame, which is valid until the next call.
-// It answers pings and close frames. After a close frame the error is a *CloseError.
+// Read returns the payload of the next text frame, which is valid until the next call. It
+// answers pings and close frames. After a close frame the error is a *CloseError.
 func (ws *WebSocket) Read() ([]byte, error) {
 	for {
 		op, payload, err := ws.ReadFrame()
@@ -148,8 +148,8 @@ func (ws *WebSocket) Read() ([]byte, error) {
 	}
 }
 
-// ReadFrame reads the next frame and answers none. The payload is valid until the next
-// call. Frames of a server are neither masked nor, here, fragmented: others are errors.
+// ReadFrame reads the next frame, and answers nothing. The payload is valid until the
+// next call. Masked frames and fragments are errors.
 func (ws *WebSocket) ReadFrame() (op byte, payload []byte, err error) {
 	head, err := ws.br.Peek(2)
 	if err != nil {
@@ -214,7 +214,7 @@ func (ws *WebSocket) Leave() error { return ws.Write(OpClose, []byte{0x03, 0xE8}
 // Cut closes the connection without a close frame.
 func (ws *WebSocket) Cut() { _ = ws.Conn.Close() }
 
-// appendMasked appends a whole frame, masked as a client's frames have to be.
+// appendMasked appends a whole frame, masked like all frames of clients.
 func appendMasked(dst []byte, op byte, payload []byte) []byte {
 	dst = append(dst, 0x80|op)
 	switch n := len(payload); {

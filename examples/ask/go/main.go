@@ -1,8 +1,8 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-// A backend for pushit's guard ask. It answers whoever asks: let nobody but Caddy
-// reach it.
+// A backend for pushit's guard ask. It answers each request, so make sure that only Caddy
+// can reach it.
 package main
 
 import (

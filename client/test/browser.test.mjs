@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * The client in real browsers, with a real server, and between them a proxy at
- * which everything goes wrong that does.
+ * The client in real browsers, with a real server. Between them is a proxy that cuts,
+ * stalls and refuses.
  *
  * @module
  */
@@ -16,11 +16,11 @@ import { Proxy } from './proxy.mjs';
 import { makeSite } from './site.mjs';
 
 const transports = ['websocket', 'xhr_streaming', 'xhr'];
-/** Waits for tests: nobody waits for minutes, also in tabs that others hide. */
+/** Waits for tests. They are short, also in tabs that other tabs hide. */
 const QUICK = { background: true, firstWait: 20, longestWait: 200 };
 /**
- * For tests whose server falls silent. On a busy machine it is silent now and then without
- * a fault, and the page connects anew: only these tests can bear that.
+ * For tests whose server falls silent. A busy machine may be silent without a fault, and
+ * the page then reconnects. Only these tests tolerate that.
  */
 const WATCHFUL = { silence: 400, answerWithin: 400 };
 
@@ -72,8 +72,8 @@ const inBrowser = (name) =>
     const say = (page, ...args) => page.evaluate((...given) => void say(...given), ...args);
 
     /**
-     * Has a page say something that another hears, or it itself. What is said while one of
-     * them connects anew may be missed: then it is said again.
+     * Publishes from a page until another page, or the page itself, gets the message. A
+     * message may be missed while one of them reconnects; then it is published again.
      */
     async function talk(page, listener = page) {
       for (let attempt = 1; ; attempt++) {
@@ -97,8 +97,8 @@ const inBrowser = (name) =>
     }
 
     /**
-     * Does what a page notices, again until it does: between two polls there is nothing to
-     * cut, and a poll that no server has read is repeated without a word.
+     * Repeats an action until the page notices it. Between two polls there is nothing to
+     * cut, and a poll that no server has read is repeated silently.
      */
     async function noticed(page, fault) {
       const before = await page.evaluate(() => states.length);
@@ -136,7 +136,7 @@ const inBrowser = (name) =>
             said = true;
           });
           await mend?.();
-          await ended(page, what); // and heard, if the server took it when it was subscribed again
+          await ended(page, what); // and the message came, if the server got it after the page was subscribed again
           await subscribed(page);
           await talk(page);
           assert.ok((await page.evaluate((want) => got.filter((each) => each === want).length, what)) <= 1, what);
@@ -224,7 +224,7 @@ const inBrowser = (name) =>
     });
 
     test('garbage does no harm', async () => {
-      const page = await open(WATCHFUL); // some of it begins a frame that never ends
+      const page = await open(WATCHFUL); // some of the bytes begin a frame that never ends
       for (const garbage of ['<html>', 'a["{"]', 'a[7]', '', Buffer.from('HTTP/1.1 200 OK\r\n\r\n'), Buffer.from([0x82, 0x01, 0x00]), Buffer.from([0x81, 0x01, 0xff])]) {
         const before = await page.evaluate(() => states.length);
         proxy.inject(garbage);
@@ -242,8 +242,8 @@ const inBrowser = (name) =>
       await server.start();
     });
 
-    // Browsers keep a page for when its visitor comes back, or load it anew: a page with
-    // a listener for unload they do not keep. Which they do is theirs to say.
+    // Browsers keep a page for a visitor who comes back, or load it again. A page with an
+    // unload listener is not kept. The test accepts both.
     for (const listens of [false, true]) {
       test(`left and come back to${listens ? ', with a listener for unload' : ''}, it is connected`, async (t) => {
         const page = await open();
@@ -270,7 +270,7 @@ const inBrowser = (name) =>
 
     test('hidden it waits, visible it is there at once', async (t) => {
       const page = await open({ background: false, firstWait: 20_000, longestWait: 20_000 });
-      const other = await page.browserContext().newPage(); // in front of it
+      const other = await page.browserContext().newPage(); // it covers the first page
       pages.push(other);
       await other.bringToFront();
       const hides = await page.evaluate(() => document.hidden);
@@ -312,7 +312,7 @@ const inBrowser = (name) =>
         proxy.halfOpen();
         await client.send('Page.setWebLifecycleState', { state: 'active' });
         await setHidden(page, true);
-        await page.evaluate(() => new Promise((resolve) => setTimeout(resolve, 5100))); // what came less than 5 s ago is believed
+        await page.evaluate(() => new Promise((resolve) => setTimeout(resolve, 5100))); // the client trusts a connection that was used less than 5 s ago
         await setHidden(page, false);
         await page.waitForFunction(() => states.at(-1).name !== 'connected' || states.length > 2, { polling: 20 });
         await subscribed(page);
@@ -321,13 +321,13 @@ const inBrowser = (name) =>
     }
   });
 
-// Side by side: most of the time they wait.
+// These run in parallel, because most of the time they wait.
 describe('browsers', { concurrency: 2 }, () => {
   inBrowser('chrome');
   inBrowser('firefox');
 });
 
-/** Hides the page as a browser does whose visitor looks at another. */
+/** Hides the page, like a browser whose visitor looks at another tab. */
 async function setHidden(page, hidden) {
   await page.evaluate((on) => {
     Object.defineProperty(document, 'hidden', { configurable: true, get: () => on });

@@ -17,7 +17,7 @@ import { World } from './world.mjs';
 const run = promisify(execFile);
 const client = join(dist, '..');
 
-/** The most that the client may weigh, in bytes, with gzip. */
+/** The maximum size of the client in bytes, with gzip. */
 const MOST = 7 * 1024;
 
 async function connects(PushIt) {
@@ -93,7 +93,7 @@ describe('the package', () => {
   describe('installed from its tarball', () => {
     let dir;
     before(async () => {
-      // Real paths: what a bundler writes down has no symbolic links in it.
+      // Real paths, because a bundler writes down paths without symbolic links.
       dir = await realpath(await mkdtemp(join(tmpdir(), 'pushit-package-')));
       const { stdout } = await run('npm', ['pack', '--json', '--pack-destination', dir], { cwd: client });
       const [{ filename }] = JSON.parse(stdout.slice(stdout.indexOf('[\n')));
@@ -129,7 +129,7 @@ describe('the package', () => {
 
     test('leaves nothing for a bundler to replace by a path of the machine it runs on', async () => {
       const home = join(dir, 'node_modules', '@pushit', 'client', 'dist');
-      // Bundlers do that to these, webpack to the first.
+      // Bundlers, above all webpack, replace these by paths of the build.
       for (const name of ['index.mjs', 'node.mjs', 'index.cjs']) assert.doesNotMatch(await readFile(join(home, name), 'utf8'), /import\.meta|__dirname|__filename/, name);
       await writeFile(join(dir, 'app.js'), "import { PushIt } from '@pushit/client'; globalThis.made = () => new PushIt();");
       await writeFile(join(dir, 'old.js'), "const { PushIt } = require('@pushit/client'); globalThis.made = () => new PushIt();");
@@ -150,7 +150,7 @@ describe('the package', () => {
       for (const [module, resolution] of [['esnext', 'bundler'], ['node16', 'node16'], ['nodenext', 'nodenext']]) {
         test(`for ${resolution}`, async () => {
           const options = ['--strict', '--noEmit', '--skipLibCheck', 'false', '--esModuleInterop', '--target', 'es2022', '--lib', 'es2022,dom', '--types', '', '--moduleResolution', resolution, '--module', module];
-          // Each by itself: a global that one file has declared is there for all.
+          // Each file in its own context, because a global of one file is visible in all.
           for (const file of types.filter((name) => resolution !== 'bundler' || name.endsWith('.mts'))) {
             await run(tsc, [...options, join(dir, file)], { cwd: dir }).catch((error) => assert.fail(`${file}: ${error.stdout}`));
           }

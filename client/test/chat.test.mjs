@@ -83,7 +83,7 @@ for (const name of ['chrome', 'firefox']) {
       await victim.sees(evil);
       assert.deepEqual((await victim.entries()).at(-1), { name: evil, text: evil, status: 'sent', mine: false });
 
-      // What no form would send: any JSON, on channels with any name.
+      // Messages that no form sends: any JSON, on channels with any name.
       const link = '<img/src=x/onerror=window.pwned=1>';
       await mallory.join(link);
       await mallory.say('in a channel with a bad name');
@@ -195,7 +195,7 @@ for (const name of ['chrome', 'firefox']) {
 
         await server.start();
         for (const chat of [ada, grace]) {
-          // A press of the button, because the wait may have grown to its full 30 s.
+          // The test presses the button, because the wait may have grown to 30 s.
           await chat.page.$eval('#reconnect', (button) => button.click());
           await chat.is('connected');
         }
@@ -209,7 +209,7 @@ for (const name of ['chrome', 'firefox']) {
   });
 }
 
-/** Publishes each of the list on `lobby` over a connection of its own; runs in the page. */
+/** Publishes each item on `lobby` over a connection of its own; runs in the page. */
 function publishRaw(list) {
   return new Promise((resolve) => {
     const socket = new WebSocket(location.origin.replace('http', 'ws') + '/push/websocket');

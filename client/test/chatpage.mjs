@@ -1,7 +1,7 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** The chat of examples/chat as somebody at a browser sees it. */
+/** The chat of examples/chat as a visitor sees it. */
 export class ChatPage {
   /** @param {import('puppeteer-core').Page} page */
   constructor(page) {
@@ -40,13 +40,13 @@ export class ChatPage {
     await this.page.waitForFunction((want) => document.querySelector('#me .name').textContent === want, {}, name);
   }
 
-  /** Sends a message by hand; how it goes is to be seen in the entries. */
+  /** Sends a message as a visitor does. Its entry shows the result. */
   async say(text) {
     await this.page.type('#text', text);
     await this.page.keyboard.press('Enter');
   }
 
-  /** Puts a text too long to be typed into the composer, and sends it. */
+  /** Puts a text that is too long to type into the composer, and sends it. */
   async paste(text) {
     await this.page.$eval('#text', (area, value) => (area.value = value), text);
     await this.page.focus('#text');
@@ -80,7 +80,7 @@ export class ChatPage {
     return this.page.$$eval('#log .text', (elements) => elements.map((element) => element.textContent));
   }
 
-  /** What a page should be free of: complaints on its console, violations of its Content-Security-Policy. */
+  /** What a page must not have: complaints on its console, violations of its Content-Security-Policy. */
   async complaints() {
     return [...this.page.complaints, ...(await this.page.evaluate(() => window.violations))];
   }

@@ -150,7 +150,7 @@ describe('connecting', () => {
     const push = await world.open({ channels: ['a'] });
     await world.socket.raw('o');
     await world.socket.answer('/meta/connect', { successful: false, error: 'ask later', code: 'unavailable', retry: 2000 });
-    await world.socket.refused(world.socket.sent[1].uuid, { error: 'ask later' }); // each frame that waited; not a word about the channel
+    await world.socket.refused(world.socket.sent[1].uuid, { error: 'ask later' }); // each frame that waited; nothing about the channel
     await world.socket.receive({ channel: '/meta/close', code: 4503, error: 'ask later', retry: 2000 });
     assert.deepEqual(push.state, { name: 'disconnected', code: 4503, reason: 'ask later', retryAt: world.now + 2500 });
     await world.tick(2500);
@@ -312,7 +312,7 @@ describe('coming back', () => {
     await settle();
     assert.equal(world.sockets.length, 3, 'its time was over');
 
-    // Not twice for one notice: the next attempts are as after any loss.
+    // One notice counts once: the next attempts are as after any loss.
     world.onRequest = ({ fail }) => fail(new TypeError('no network'));
     await world.socket.lose();
     push.publish('a', 4);
@@ -584,7 +584,7 @@ describe('the page around it', () => {
       assert.deepEqual(errors(push), [`error denied ${why.message}`]);
       assert.equal(world.timers, 0);
 
-      // connect() asks again, and is refused again: that is another refusal.
+      // connect() asks again, and is refused again: this is a second refusal.
       push.connect();
       const after = push.subscribe('e');
       assert.deepEqual(await refusal(after), why);
@@ -676,7 +676,7 @@ describe('the page around it', () => {
     await world.event('pagehide');
     assert.ok(world.socket.closed);
     assert.equal(push.state.name, 'disconnected');
-    await world.hide(); // this comes after
+    await world.hide(); // this event comes after the other
     await world.hide(false);
     await world.tick(60_000);
     assert.equal(world.sockets.length, 1);
@@ -744,7 +744,7 @@ describe('dead connections', () => {
       await world.socket.raw(life);
       await world.tick(14_999);
       assert.equal(push.state.name, 'connected');
-      await world.tick(1); // it owes an answer, and is asked again
+      await world.tick(1); // an answer is missing, so the client pings again
     }
     assert.equal(world.socket.about.filter((each) => each === 'ping').length, 4);
     await world.tick(15_000);
@@ -767,7 +767,7 @@ describe('dead connections', () => {
     assert.equal(push.state.name, 'connected');
     await world.tick(2_000);
     assert.deepEqual(world.socket.about, ['connect', 'ping']);
-    world.sleep(3_600_000); // and freezes again, with the answer on its way
+    world.sleep(3_600_000); // it freezes again, with the answer on its way
     await world.tick(1);
     assert.equal(push.state.name, 'connected');
     await world.socket.raw('h');

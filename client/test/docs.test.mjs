@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * README.md is compared with the code: the tables say what holds, and the examples run.
+ * Compares README.md with the code: the tables must be right, and the examples must run.
  *
  * @module
  */
@@ -23,7 +23,7 @@ const client = fileURLToPath(new URL('..', import.meta.url));
 const readme = await readFile(join(client, 'README.md'), 'utf8');
 const types = await readFile(join(client, 'src', 'pushit.d.ts'), 'utf8');
 
-/** @returns {Map<string, string[]>} the rows of the table with that head, by what is in their first cell */
+/** @returns {Map<string, string[]>} the rows of the table with that header, by the text of their first cell */
 function table(head) {
   const [, rows] = readme.split(`${head}\n|---|---|---|\n`);
   assert.ok(rows, `no table ${head}`);
@@ -105,7 +105,7 @@ describe('the examples of README.md', () => {
       const world = new World();
       const said = [];
       t.mock.method(console, 'log', (...words) => said.push(words.join(' ')));
-      // Yes to all that is asked; and on news there is something to hear.
+      // Allows everything, and publishes something on news.
       world.onSocket = (socket) => {
         const send = socket.send.bind(socket);
         socket.send = (data) => {

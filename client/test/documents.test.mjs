@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * The pages and programs that README.md and docs/ show run in real browsers, with the
- * Caddyfiles beside them.
+ * Runs the pages and programs in README.md and docs/ in real browsers, with the Caddyfiles
+ * of the same document.
  *
  * @module
  */
@@ -28,7 +28,7 @@ const examples = { 'README.md html': 1, 'docs/getting-started.md html': 3, 'docs
 
 const read = (document) => readFile(join(top, document), 'utf8');
 
-/** @returns {Promise<string>} the first block of that kind below a heading */
+/** @returns {Promise<string>} the first block of that language below a heading */
 async function block(document, heading, kind) {
   const text = `\n${await read(document)}`;
   const section = heading ? text.split(`\n${heading}\n`)[1]?.split(`\n${heading.split(' ')[0]} `)[0] : text;
@@ -37,7 +37,7 @@ async function block(document, heading, kind) {
   return found[1];
 }
 
-/** @returns {Promise<string>} a new folder with these files in it, which the test removes */
+/** @returns {Promise<string>} a new folder with these files, which the test removes */
 async function folder(t, files) {
   const dir = await mkdtemp(join(tmpdir(), 'pushit-documents-'));
   t.after(() => rm(dir, { recursive: true, force: true }));
@@ -48,7 +48,7 @@ async function folder(t, files) {
   return dir;
 }
 
-/** A Caddyfile of a document, at an address of this machine. */
+/** Returns a Caddyfile of a document with an address of this machine. */
 function local(caddyfile) {
   const site = caddyfile.replace(/^example\.com \{/, 'http://localhost:8080 {');
   assert.ok(site.startsWith('http://localhost'), caddyfile);
@@ -73,7 +73,7 @@ describe('the example of the README', { skip }, () => {
   test('is a live site', async (t) => {
     const page = await block('README.md', '## Use it', 'html');
     const dir = await folder(t, { 'index.html': page, 'favicon.ico': '' }); // browsers ask for an icon
-    // Only where it stands is another: no domain, no /srv/www.
+    // Only the site's address and its folder are changed.
     const caddyfile = local(await block('README.md', '## Use it', 'caddyfile')).replace('/srv/www', dir);
     assert.ok(caddyfile.includes(`root ${dir}\n`), caddyfile);
     await writeFile(join(dir, 'Caddyfile'), caddyfile);
@@ -81,21 +81,21 @@ describe('the example of the README', { skip }, () => {
     const browser = await startBrowser();
     t.after(() => browser.close());
 
-    // Everybody may read, and nobody may write.
+    // Everybody may read, and nobody may publish.
     const readOnly = await Server.start(join(dir, 'Caddyfile'));
     t.after(() => readOnly.stop());
     const reader = await browser.open(readOnly.url);
     await reader.waitForFunction(() => window.push?.channels.includes('news'));
     assert.equal(await reader.evaluate(() => push.channel('news').publish('x').then(() => 'taken', ({ code }) => code)), 'denied');
 
-    // Then everybody may, as the README says.
+    // Now everybody may publish, as the README says.
     assert.ok(caddyfile.includes('publish deny\n'), caddyfile);
     await writeFile(join(dir, 'Caddyfile'), caddyfile.replace('publish deny\n', 'publish allow\n'));
     const server = await Server.start(join(dir, 'Caddyfile'));
     t.after(() => server.stop());
     const [one, two] = [await browser.open(server.url), await browser.open(server.url)];
 
-    // What the README says to type into the console.
+    // The line that the README tells you to type into the console.
     const words = '<b>It works.</b>';
     for (const page of [one, two]) await page.waitForFunction(() => window.push?.channels.includes('news'));
     await one.evaluate((text) => void push.publish('news', text), words);
@@ -144,7 +144,8 @@ describe('docs/getting-started.md', { skip }, () => {
     const server = await serve(t, '## 3. A login');
     assert.equal((await fetch(server.url)).status, 401);
     const [alice, bob] = [await browser.open(server.url, login('alice')), await browser.open(server.url, login('bob'))];
-    // Bob's refusal is the first sign that he is connected; his subscription came before it.
+    // Bob's refusal is the first sign that he is connected. His subscription came before
+    // it.
     await send(bob, { text: 'me too' });
     await problem(bob, 'this is not allowed');
     await send(alice, { text: 'x'.repeat(501) });
@@ -169,7 +170,7 @@ describe('docs/getting-started.md', { skip }, () => {
 describe('docs/client.md', () => {
   const secret = 'a secret of some length';
 
-  /** Serves the Caddyfile of recipe 12, of which docs/client.md has the program. */
+  /** Serves the Caddyfile of recipe 12, whose program is in docs/client.md. */
   async function serve(t) {
     process.env.PUBLISHER_SECRET = secret;
     const recipe = await block('docs/gates.md', '### 12. A backend publishes, everybody reads', 'caddyfile');
@@ -224,7 +225,7 @@ describe('docs/client.md', () => {
     const logged = new Promise((resolve) => page.on('console', (message) => resolve(message.text())));
     const publisher = new PushIt({ endpoint: `${server.url}/push` });
     t.after(() => publisher.close());
-    // Until the page has subscribed, nobody hears it.
+    // A message that comes before the page has subscribed is not shown.
     const timer = setInterval(() => publisher.publish('news', 'hello'), 50);
     t.after(() => clearInterval(timer));
     assert.equal(await within('the message', logged), 'news hello');
@@ -245,7 +246,7 @@ test('the page of docs/history.md begins with what was before, and gets what it 
   const browser = await startBrowser();
   t.after(() => browser.close());
   const page = await browser.open(`${proxy.url}/index.html`);
-  await page.evaluate(() => (window.loadedOnce = true)); // a gap would load it again
+  await page.evaluate(() => (window.loadedOnce = true)); // a gap would load the page again
   await waitForLine(page, '#news', 'two');
   proxy.cut();
   await publisher.channel('news').publish('while it was away');

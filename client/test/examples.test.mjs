@@ -23,7 +23,7 @@ async function logs(page, ...wanted) {
 const connected = (page) => page.waitForSelector('#state[data-state="connected"]');
 const complaints = async (page) => [...page.complaints, ...(await page.evaluate(() => window.violations))];
 
-/** Takes a picture at each width, and sees to it that nothing is wider. */
+/** Takes a picture at each width, and checks that nothing is wider than the page. */
 async function pictures(page, name) {
   for (const width of widths) {
     await page.setViewport({ width, height: 800 });

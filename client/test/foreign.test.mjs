@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * What pages of other origins try, in a browser, to get a session or to get into
- * one whose name has leaked. Every transport is on.
+ * Pages of other origins try everything, in a browser, to get a session or to use a session
+ * whose name has leaked. Every transport is on.
  *
  * @module
  */
@@ -16,12 +16,12 @@ import { Elsewhere, startSite } from './sockjs.mjs';
 const all = '\t\ttransports websocket xhr_streaming xhr eventsource htmlfile jsonp';
 
 /**
- * Tries everything that a page can, and returns what came of each. Runs in the page.
+ * Tries everything that a page can, and returns the results. Runs in the page.
  *
  * @param {string} base  the endpoint's URL
- * @param {string} leaked  the name of somebody's session, empty if there is none
+ * @param {string} leaked  the name of another page's session, or empty
  * @param {string} [some]  the tries to make, as a regular expression of their names
- * @returns {Promise<Record<string, string>>} by what was tried, "no" or what was had
+ * @returns {Promise<Record<string, string>>} by attempt: "no", or what the page got
  */
 async function attempts(base, leaked, some = '') {
   let count = 0;
@@ -46,12 +46,12 @@ async function attempts(base, leaked, some = '') {
     fetch(url, { method: 'POST', credentials: 'include', ...options }).then(
       (response) => {
         void response.body?.cancel();
-        // What is opaque cannot be read: the server's log tells.
+        // The page cannot read an opaque answer; the server's log has it.
         return response.type === 'opaque' || response.status === 403 ? 'no' : `status ${response.status}`;
       },
       () => 'no',
     );
-  /** Waits for a frame of the document to have loaded whatever it got. */
+  /** Waits until a frame of the document has loaded. */
   const frame = (name, begin) =>
     first((done) => {
       const element = document.createElement('iframe');
@@ -61,7 +61,7 @@ async function attempts(base, leaked, some = '') {
         try {
           if (element.contentDocument?.URL === 'about:blank') return; // not yet
         } catch {
-          // It is another site's, and closed to this page.
+          // It belongs to another site, so this page cannot read it.
         }
         done('no');
       };
@@ -111,7 +111,7 @@ async function attempts(base, leaked, some = '') {
       };
       socket.onclose = () => done('no');
     });
-  /** A page without an origin: what it finds, it says. */
+  /** A page without an origin, which shows its results. */
   const sandboxed = (what) =>
     first((done) => {
       const element = document.createElement('iframe');
@@ -168,7 +168,7 @@ async function attempts(base, leaked, some = '') {
   return found;
 }
 
-/** Opens a session at the site's own page, and keeps what comes on the channel room. Runs in the page. */
+/** Opens a session at the site's own page, and keeps the messages of the channel room. Runs in the page. */
 function listen(base, id) {
   return new Promise((resolve, reject) => {
     window.heard = [];
@@ -200,7 +200,7 @@ describe('pages of other origins, in chrome', { skip: without('chrome') }, () =>
     await elsewhere?.stop();
   });
 
-  /** What the server has answered to pages that are not its own. */
+  /** The server's answers to pages of other origins. */
   const refused = (server) =>
     server.log
       .split('\n')
@@ -214,7 +214,7 @@ describe('pages of other origins, in chrome', { skip: without('chrome') }, () =>
       }))
       .filter(({ own }) => !own);
 
-  /** Checks that each try has reached the server, and that it was answered 403. */
+  /** Checks that each attempt has reached the server, and was answered with 403. */
   async function allRefused(server, found) {
     const tries = Object.keys(found).length;
     assert.ok(tries > 25, `${tries} tries`);
@@ -231,18 +231,18 @@ describe('pages of other origins, in chrome', { skip: without('chrome') }, () =>
     ['another host', 'other.localhost'],
   ]) {
     test(`a page of ${name} gets no session`, async (t) => {
-      // There is one place, which a session would take.
+      // There is room for one session, which an attempt would take.
       const server = await startSite(`${all}\n\t\tlimits {\n\t\t\tagents 1\n\t\t}`);
       t.after(() => server.stop());
       const page = await browser.open(elsewhere.origin(host));
       const found = await page.evaluate(attempts, `${server.url}/push`, '');
       const own = await browser.open(server.url);
-      await own.evaluate(listen, '/push', 'own-session'); // the place is free
+      await own.evaluate(listen, '/push', 'own-session'); // the room is still free
       await allRefused(server, found);
       await Promise.all([page.close(), own.close()]);
     });
 
-    // Other ports are the same site to a browser, which sends them its cookies.
+    // To a browser, other ports are the same site, so it sends the cookies.
     if (name !== 'another port') continue;
     test(`a page of ${name} gets nothing out of a session whose name it knows, and nothing into it`, async (t) => {
       const server = await startSite(all);
@@ -266,7 +266,7 @@ describe('pages of other origins, in chrome', { skip: without('chrome') }, () =>
     const found = await page.evaluate(attempts, `${server.url}/push`, '', '^(websocket|bare websocket|EventSource|script of jsonp|fetch (xhr|xhr_streaming|/info)|sockjs-client .*|sandboxed .*)$');
     assert.equal(Object.keys(found).length, 16);
     for (const [what, answer] of Object.entries(found)) {
-      if (what.startsWith('sandboxed')) assert.equal(answer, 'no', what); // it has no origin
+      if (what.startsWith('sandboxed')) assert.equal(answer, 'no', what); // a sandboxed page has no origin
       else assert.notEqual(answer, 'no', what);
     }
     assert.equal(found['script of jsonp'], 'called with o');

@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * Real servers and real browsers for the tests. Nothing has a fixed port, nothing
- * sleeps: everything waits for what it needs, up to a deadline. What is started
- * here is ended here, by its process id.
+ * Real servers and real browsers for the tests. There are no fixed ports and no sleeps:
+ * each wait ends with an event or a deadline. Each process that is started here is ended
+ * here, by its id.
  *
  *   PUSHIT_CADDY        the Caddy to test; without it, it is built from ./cmd/caddy
  *   CHROMIUM, FIREFOX   the browsers' executables
@@ -29,14 +29,14 @@ const run = promisify(execFile);
 /** The top of the repository: the paths in its Caddyfiles are relative to it. */
 export const top = join(dirname(fileURLToPath(import.meta.url)), '..', '..');
 
-/** How long anything may take, in ms. On an idle machine all of it takes moments. */
+/** The maximum time of one action, in ms. On an idle machine each takes moments. */
 const DEADLINE = 60_000;
 
 /**
- * Rejects when the promise takes longer than the deadline.
+ * Rejects if the promise takes longer than the deadline.
  *
  * @template T
- * @param {string} what  is waited for
+ * @param {string} what  the event that is waited for
  * @param {Promise<T>} promise
  * @param {number} [ms]
  * @returns {Promise<T>}
@@ -78,12 +78,13 @@ export class Server {
   }
 
   /**
-   * Starts Caddy with a Caddyfile of the repository, as it is but for the port, the
-   * admin endpoint, and that passwords are checked once.
+   * Starts Caddy with a Caddyfile of the repository. Only the port, the admin endpoint and
+   * the cost of passwords are changed.
    *
    * @param {string} caddyfile  its path from the top of the repository
    * @param {(handler: object) => void} [change]  changes each pushit handler's JSON
-   * @param {Record<string, string>} [passwords]  of accounts whose password is to be quick to check
+   * @param {Record<string, string>} [passwords]  of accounts whose password should be quick
+   * to check
    * @returns {Promise<Server>}
    */
   static async start(caddyfile, change = () => {}, passwords = {}) {
@@ -99,7 +100,7 @@ export class Server {
       hashes[name] = hashed.stdout.trim();
     }
     walk(config, (object) => {
-      // Passwords are slow to check, on purpose; a page of ten files need not wait ten times.
+      // Passwords are slow to check, on purpose. A page of ten files would wait ten times.
       if (object.http_basic) object.http_basic.hash_cache = {};
       if (hashes[object.username]) object.password = hashes[object.username];
       if (object.handler !== 'pushit') return;
@@ -121,17 +122,18 @@ export class Server {
     return `http://localhost:${this.port}`;
   }
 
-  /** What the server has logged: a line each. */
+  /** The lines that the server has logged. */
   get log() {
     return this.#log.join('\n');
   }
 
-  /** Starts it, again at the port that it had. */
+  /** Starts it, later again at the same port. */
   async start() {
     for (const server of Object.values(this.#config.apps.http.servers)) server.listen = [`127.0.0.1:${this.port}`];
     const path = join(this.#dir, 'caddy.json');
     await writeFile(path, JSON.stringify(this.#config));
-    // The port was the server's own a moment ago; only if somebody got it meanwhile is one attempt not enough.
+    // The port was the server's own a moment ago. One attempt fails only if another process
+    // has taken it.
     for (let attempt = 1; ; attempt++) {
       try {
         return await within('starting Caddy', this.#launch(path));
@@ -146,7 +148,7 @@ export class Server {
     const env = { ...process.env, HOME: this.#dir, XDG_CONFIG_HOME: this.#dir, XDG_DATA_HOME: this.#dir };
     const child = spawn(this.#binary, ['run', '--config', path], { cwd: top, env, stdio: ['ignore', 'ignore', 'pipe'] });
     this.#process = child;
-    process.once('exit', () => child.kill('SIGKILL')); // a test run that is broken off leaves nothing behind
+    process.once('exit', () => child.kill('SIGKILL')); // if a test run is interrupted, no process is left
     this.#exited = new Promise((resolve) => {
       child.once('exit', resolve);
       child.once('error', resolve);
@@ -161,7 +163,7 @@ export class Server {
       });
     });
     const response = await fetch(this.url);
-    // Whoever asks for a login is there, too.
+    // A site that asks for a login (401) is ready, too.
     if (!response.ok && response.status !== 401) throw new Error(`GET ${this.url}: ${response.status}`);
   }
 
@@ -181,7 +183,7 @@ export class Server {
     if (status !== 200) throw new Error(`reloading: HTTP ${status}\n${this.log}`);
   }
 
-  /** Ends it as a crash would, or with a softer signal. */
+  /** Ends it like a crash, or with another signal. */
   async kill(signal = 'SIGKILL') {
     if (!this.#process) return;
     this.#process.kill(signal);
@@ -189,7 +191,7 @@ export class Server {
     this.#process = null;
   }
 
-  /** Ends it for good and removes what it has written. */
+  /** Ends it for good, and removes its files. */
   async stop() {
     await this.kill();
     await rm(this.#dir, { recursive: true, force: true });
@@ -215,12 +217,12 @@ const executables = {
   firefox: process.env.FIREFOX || '/usr/bin/firefox-esr',
 };
 
-/** Says whether to skip the tests of a browser: why, or false. */
+/** Returns why tests of a browser must be skipped, or false. */
 export const without = (name) => skipWithout({ [name]: executables[name] });
 
 /**
- * Starts a browser with a fresh profile. One that keeps pages for when their
- * visitor comes back, as browsers do, and knows pushit.test for this machine.
+ * Starts a browser with a fresh profile. It keeps pages for visitors who come back, as
+ * browsers do, and resolves pushit.test to this machine.
  *
  * @param {'chrome' | 'firefox'} [name]
  * @returns {Promise<Browser>}
@@ -250,11 +252,11 @@ class Browser {
   }
 
   /**
-   * Opens a page in a profile of its own, and notes what it complains of.
+   * Opens a page in a profile of its own, and notes its complaints.
    *
    * @param {string} url
    * @param {{width?: number, height?: number, dark?: boolean, login?: {username: string, password: string}}} [options]
-   *   `login` is what to answer when the server asks who is there
+   * `login` is the answer when the server asks for a user and a password
    * @returns {Promise<import('puppeteer-core').Page & {complaints: string[]}>}
    */
   async open(url, { width = 1280, height = 800, dark = false, login } = {}) {

@@ -67,7 +67,7 @@ class MembersPage {
     );
   }
 
-  /** Tries one of what stands under Rules, and returns the answer. */
+  /** Tries one of the rules on the page, and returns the answer. */
   async attempt(frame) {
     await this.enter('rules');
     const item = await this.page.waitForSelector(`::-p-xpath(//li[code[starts-with(., '${frame}')]])`);
@@ -77,8 +77,8 @@ class MembersPage {
   }
 
   /**
-   * Sends frames over a WebSocket of its own, as a page of this member can that is
-   * made by somebody else; returns their answers, in their order.
+   * Sends frames over a WebSocket of its own, as a page made by another person could for
+   * this member. Returns the answers, in their order.
    */
   answers(...frames) {
     return this.page.evaluate(
@@ -105,14 +105,14 @@ class MembersPage {
     );
   }
 
-  /** What a page should be free of: complaints on its console, violations of its Content-Security-Policy. */
+  /** What a page must not have: complaints on its console, violations of its Content-Security-Policy. */
   async complaints() {
     return [...this.page.complaints, ...(await this.page.evaluate(() => window.violations))];
   }
 }
 
-// The server hashes these passwords anew, at the lowest cost. With the race detector and
-// the hashes of the example, one check takes many seconds, a minute on a busy machine.
+// The server hashes these passwords again at the lowest cost. With the race detector and
+// the hashes of the example, one check takes many seconds, and a minute on a busy machine.
 test('the accounts of the example have the passwords that are used here', { skip: skipWithout({ php: '/usr/bin/php' }) }, async () => {
   const caddyfile = await readFile(new URL('../../examples/members/Caddyfile', import.meta.url), 'utf8');
   for (const [name, password] of Object.entries(passwords)) {
@@ -263,7 +263,7 @@ for (const name of ['chrome', 'firefox']) {
       assert.equal(await alice.page.evaluate(() => window.pwned), undefined);
 
       const carol = await open('carol');
-      opened.pop(); // it will complain
+      opened.pop(); // the page will complain
       const refused = await carol.page.evaluate(() => {
         try {
           document.body.innerHTML += '<img src=x>';

@@ -2,9 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * What tests need of the machine that they run on. Where a program is missing, its
- * tests are skipped. With CI set, their file fails: there nobody reads which tests
- * were skipped.
+ * What tests need on the machine. If a program is missing, its tests are skipped. With CI
+ * set, their file fails instead, because nobody reads which tests were skipped.
  *
  * @module
  */
@@ -12,9 +11,9 @@
 import { existsSync } from 'node:fs';
 
 /**
- * Says whether to skip tests, for their option `skip`: why, or false.
+ * Returns why tests must be skipped, for their option `skip`, or false.
  *
- * @param {Record<string, string>} programs  paths by what to call them
+ * @param {Record<string, string>} programs  paths, by the name for the message
  * @param {Record<string, string | undefined>} [env]
  * @returns {string | false}
  */

@@ -13,9 +13,10 @@ import { dist } from '../build.mjs';
 import { Server, within } from './harness.mjs';
 
 /**
- * Runs a script that has PushIt, in a process of its own.
+ * Runs a script that has PushIt in a process of its own.
  *
- * @returns {{lines: AsyncIterator<string>, exited: Promise<number | string>, kill: () => void}}  what it prints; its exit code, or the signal that ended it
+ * @returns {{lines: AsyncIterator<string>, exited: Promise<number | string>, kill: () =>
+ * void}}  its output; its exit code, or the signal that ended it
  */
 function start(text) {
   const imports = `import { PushIt } from ${JSON.stringify(String(pathToFileURL(`${dist}/node.mjs`)))};\n`;
@@ -34,7 +35,7 @@ const states = "let last; push.on('state', ({ name }) => { if (last !== name) co
 describe('a process of Node.js', () => {
   let server;
   before(async () => {
-    // What exits only because the server says something comes too late.
+    // A process that exits only after the server sends something exits too late.
     server = await Server.start('Caddyfile.example', (handler) => Object.assign(handler, { heartbeat: '5m' }));
   });
   after(() => server?.stop());
@@ -51,7 +52,7 @@ describe('a process of Node.js', () => {
     });
 
     test(`${transport}: with unref it exits by itself`, async (t) => {
-      // Something else keeps it alive until it is connected, and a while longer.
+      // A timer keeps the process alive until it is connected, and for some time after.
       const child = start(`const push = new PushIt({ ${options()}, unref: true });\n${states}const other = setInterval(() => {}, 1000);\npush.on('subscribe', () => push.publish('news', 'hello'));\npush.onMessageReceived = () => { console.log('heard'); clearInterval(other); };`);
       t.after(child.kill);
       for (const want of ['connecting', 'connected', 'heard']) await line(child, want);
@@ -77,7 +78,7 @@ describe('a process of Node.js', () => {
     const taken = createServer();
     await new Promise((resolve) => taken.listen(0, '127.0.0.1', resolve));
     const { port } = taken.address();
-    await new Promise((resolve) => taken.close(resolve)); // nobody listens there now
+    await new Promise((resolve) => taken.close(resolve)); // no server listens there now
     const child = start(`const push = new PushIt({ endpoint: 'http://127.0.0.1:${port}/push', unref: true, firstWait: 3_600_000, longestWait: 3_600_000 });\n${states}push.publish('news', 1);`);
     t.after(child.kill);
     for (const want of ['connecting', 'disconnected']) await line(child, want);

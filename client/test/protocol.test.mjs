@@ -21,7 +21,7 @@ const fixtures = JSON.parse(await readFile(path, 'utf8'));
 const protocol = await readFile(join(path, '..', '..', '..', 'PROTOCOL.md'), 'utf8');
 const of = (direction) => fixtures.filter((fixture) => fixture.direction === direction);
 
-/** A client that is connected and has asked for something with the uuid; `ended` says how that went. */
+/** A client that is connected and has asked for something with the uuid. `ended` says how that ended. */
 async function asked(channel, uuid, data) {
   const world = new World();
   const push = await world.connected();
@@ -157,17 +157,17 @@ describe('what the client says is in the protocol', () => {
   });
 });
 
-/** How long a client may take to do what a fixture has it do, in ms: it refreshes and comes back by itself. */
+/** How long a client may take to do what a fixture says, in ms: it refreshes and reconnects without help. */
 const MOST = 900_000;
 
 /** A client whose server is a fixture. */
 class Held {
   world = new World();
   told = [];
-  /** What to call the client's uuids, by those of the fixture. */
+  /** The client's uuids, by those of the fixture. */
   #uuids = new Map();
   #wanted = new Set();
-  /** The subscriptions that a frame without an answer is about, and the frames that wait for that answer. */
+  /** The subscriptions whose frame has no answer yet, and the frames that wait for that answer. */
   #asked = new Map();
   #sockets = 0;
   #matched = 0;
@@ -183,7 +183,7 @@ class Held {
     push.on('state', ({ name, code }) => name === 'disconnected' && code >= 4000 && told.push({ disconnected: code }));
   }
 
-  /** Lets time go by, with heartbeats, until something is true. */
+  /** Lets time pass, with heartbeats, until a condition is true. */
   async until(is, ms = MOST) {
     for (let n = 0; !is(); n++) {
       assert.ok(n * 1000 < ms, 'the client does not do what the fixture says');
@@ -192,13 +192,13 @@ class Held {
     }
   }
 
-  /** What the client has sent and no step has shown yet; whether the server is there is its own affair. */
+  /** The frames that the client has sent and no step has compared yet, without pings. */
   #sent() {
     if (this.#sockets !== this.world.sockets.length) return [];
     return this.world.socket.sent.slice(this.#matched).filter(({ channel }) => channel !== '/meta/ping');
   }
 
-  /** Has the client send a frame, if it has not done so by itself. About one subscription it sends one at a time. */
+  /** Makes the client send a frame, unless it has sent it already. About one subscription it sends one frame at a time. */
   async send(frame) {
     const { channel, data } = frame;
     const waiting = this.#asked.get(data?.channel);
@@ -223,9 +223,9 @@ class Held {
       this.#asked.clear();
       await world.socket.raw('o');
     } else if (channel === '/meta/connect' || this.#sent().length > 0) {
-      // it refreshes when it is time, or has sent it already
+      // it refreshes when it is time, or has done so already
     } else if (channel === '/meta/subscribe') {
-      // What it wants it asks for again by itself.
+      // The client asks again for its subscriptions without help.
       if (!this.#wanted.has(data.channel)) push.subscribe(data.channel);
       this.#wanted.add(data.channel);
     } else if (channel === '/meta/unsubscribe') push.unsubscribe(data.channel);

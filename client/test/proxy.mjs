@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * What can happen between a page and its server: an HTTP proxy that cuts, stalls,
- * keeps dead connections open, refuses WebSocket, and holds back what streams.
+ * What can happen between a page and its server: an HTTP proxy that cuts, stalls, keeps
+ * dead connections open, refuses WebSocket, and holds back streams.
  *
  * @module
  */
@@ -13,22 +13,22 @@ import http from 'node:http';
 import net from 'node:net';
 
 export class Proxy {
-  /** What to do with a WebSocket's request: pass it on, answer it with a 403, or nothing. @type {'pass' | 'refuse' | 'ignore'} */
+  /** How to treat a request for a WebSocket: pass it on, answer it with 403, or ignore it. @type {'pass' | 'refuse' | 'ignore'} */
   upgrades = 'pass';
-  /** Answers are held back until they are whole. */
+  /** Holds answers back until they are complete. */
   buffer = false;
-  /** Requests that came, as `POST xhr_send`, the last part of their paths only. @type {string[]} */
+  /** The requests that came, such as `POST xhr_send`, with the last part of their paths. @type {string[]} */
   requests = [];
   port = 0;
   #target;
   #server;
   #sockets = new Set(); // of clients
-  #webSockets = new Set(); // of these, those that are upgraded
+  #webSockets = new Set(); // those that are WebSockets
   #upstream = new Set();
   #stalled = false;
-  #held = []; // what to do when it goes on
+  #held = []; // actions that wait for the end of a stall
 
-  /** @param {() => number} target  the port to pass on to, now */
+  /** @param {() => number} target  returns the port to pass on to */
   static async start(target) {
     const proxy = new Proxy();
     proxy.#target = target;
@@ -40,7 +40,7 @@ export class Proxy {
     return `http://localhost:${this.port}`;
   }
 
-  /** Listens, at the port that it had. */
+  /** Listens, later again at the same port. */
   async up() {
     this.#server = http.createServer({ keepAlive: true });
     this.#server.on('connection', (socket) => this.#track(this.#sockets, socket));
@@ -53,25 +53,25 @@ export class Proxy {
     this.port = this.#server.address().port;
   }
 
-  /** Refuses connections, and cuts those that there are. */
+  /** Refuses connections, and cuts the open ones. */
   async down() {
     const closed = new Promise((resolve) => this.#server.close(resolve));
     this.cut();
     await closed;
   }
 
-  /** Cuts all connections, as a router that restarts. */
+  /** Cuts all connections, like a router that restarts. */
   cut() {
     for (const socket of [...this.#sockets, ...this.#upstream]) socket.resetAndDestroy();
   }
 
-  /** Cuts one connection, at random, if there is one. */
+  /** Cuts a random connection, if there is one. */
   cutOne(random = Math.random) {
     const all = [...this.#sockets];
     all[Math.floor(random() * all.length)]?.resetAndDestroy();
   }
 
-  /** Ends connections on the server's side only, all or one: the clients are told nothing. */
+  /** Ends connections on the server's side only, all or one. The clients do not notice. */
   halfOpen(random) {
     const all = [...this.#upstream];
     for (const socket of random ? all.slice(Math.floor(random() * all.length)).slice(0, 1) : all) {
@@ -81,12 +81,12 @@ export class Proxy {
     }
   }
 
-  /** Says something to all that have a WebSocket: text, or bytes that are none. */
+  /** Sends data over each WebSocket: text, or invalid bytes. */
   inject(data) {
     for (const socket of this.#webSockets) socket.write(typeof data === 'string' ? textFrame(data) : data);
   }
 
-  /** Nothing is passed on, and nobody is told, until it is switched off: then all that was held goes on its way. */
+  /** Holds everything back silently until it is switched off. Then passes on what was held. */
   set stalled(on) {
     this.#stalled = on;
     if (!on) for (const pass of this.#held.splice(0)) pass();
@@ -104,7 +104,7 @@ export class Proxy {
   #track(set, socket) {
     set.add(socket);
     socket.on('close', () => set.delete(socket));
-    socket.on('error', () => {}); // close follows
+    socket.on('error', () => {}); // the event close follows
   }
 
   #note(request) {

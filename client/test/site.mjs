@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * A site for tests of the client: a page that says what happens to it, under a
- * strict Content-Security-Policy.
+ * A site for tests of the client. Its page shows what happens, under a strict
+ * Content-Security-Policy.
  *
  * @module
  */

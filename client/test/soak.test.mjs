@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * Short versions of soak/, which runs for longer.
+ * Short versions of soak/.
  *
  * @module
  */

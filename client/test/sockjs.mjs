@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * Sites for the tests of npm's sockjs-client: pages that have it, served by Caddy
- * beside the endpoint, or by a server of another origin.
+ * Sites for the tests of npm's sockjs-client. Caddy serves their pages beside the endpoint,
+ * or a server of another origin does.
  *
  * @module
  */
@@ -17,7 +17,7 @@ import { Server } from './harness.mjs';
 
 const sockjs = createRequire(import.meta.url).resolve('sockjs-client/dist/sockjs.min.js');
 
-/** The transports of sockjs-client that need no page of the server's in a frame. */
+/** The transports of sockjs-client that need no page of the server in a frame. */
 export const transports = ['websocket', 'xhr-streaming', 'xhr-polling', 'eventsource', 'htmlfile', 'jsonp-polling'];
 
 const page = `<!doctype html>
@@ -30,9 +30,9 @@ const page = `<!doctype html>
 `;
 
 /**
- * A session of echoes: connects, subscribes, and then publishes one message after
- * the other, each when the one before has come back and was acknowledged. Resolves
- * with what came, and rejects when the session ends before, or after the deadline.
+ * A session of echoes. It connects, subscribes, and publishes one message after the other;
+ * each waits until the previous one has come back and was acknowledged. Resolves with the
+ * messages, and rejects if the session ends early, or at the deadline.
  */
 const session = `'use strict';
 function echoes(url, transport, count, ms) {
@@ -41,7 +41,7 @@ function echoes(url, transport, count, ms) {
     const socket = new SockJS(url, null, { transports: [transport] });
     const got = [];
     let sent = 0;
-    let open = 0; // what the last publish still owes: its message, its acknowledgement
+    let open = 0; // what is missing for the last publish: the message, the acknowledgement
     const timer = setTimeout(() => fail('not within ' + ms + ' ms'), ms);
     const send = (to, data) => socket.send(JSON.stringify({ channel: to, uuid: crypto.randomUUID(), agentId: 'page', data }));
     function end(settle, value) {
@@ -79,7 +79,7 @@ function echoes(url, transport, count, ms) {
 }
 `;
 
-/** What the files of the page are, by their names. */
+/** The files of the page, by name. */
 async function files() {
   return { 'index.html': page, 'session.js': session, 'sockjs.min.js': await readFile(sockjs, 'utf8') };
 }
@@ -112,7 +112,7 @@ export async function startSite(options = '', change = () => {}) {
   return server;
 }
 
-/** A site of another origin that has the page. */
+/** A site of another origin with the page. */
 export class Elsewhere {
   #server;
 
@@ -133,7 +133,7 @@ export class Elsewhere {
     return site;
   }
 
-  /** Its origin by that name, which has to lead to the machine itself. */
+  /** Its origin with that name, which must lead to this machine. */
   origin(host) {
     return `http://${host}:${this.#server.address().port}`;
   }

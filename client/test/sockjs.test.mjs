@@ -6,11 +6,11 @@ import { after, before, describe, test } from 'node:test';
 import { startBrowser, without } from './harness.mjs';
 import { Elsewhere, startSite, transports } from './sockjs.mjs';
 
-/** Sessions over each transport; make soak has ten times as many, on busy processors. */
+/** Sessions over each transport. make soak has ten times as many, on a busy machine. */
 const SESSIONS = 10;
 const DEADLINE = 30_000;
 
-/** What Chromium says of how sockjs-client makes its frame of htmlfile. */
+/** Chromium's complaint about how sockjs-client makes its frame for htmlfile. */
 const known = /document\.domain mutation is ignored/;
 
 const all = '\t\ttransports websocket xhr_streaming xhr eventsource htmlfile jsonp';

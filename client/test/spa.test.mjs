@@ -50,7 +50,7 @@ describe('a single-page application', () => {
     await one.click('nav a[href="/stories/1"]');
     await one.waitForFunction(() => document.querySelector('#page').textContent === 'stories/1');
     await one.click('#clap');
-    await claps(one, 1); // its own page's, and only that
+    await claps(one, 1); // only the claps of its own page
     await two.click('#clap');
     await claps(two, 2);
     await picture(two, 'spa');

@@ -13,7 +13,7 @@ beforeEach(() => {
 
 const INFO = '{"websocket":true,"origins":["*:*"],"cookie_needed":false,"entropy":1}';
 
-/** Lets streams flow, too. */
+/** Also lets streams flow. */
 async function flow() {
   for (let n = 0; n < 10; n++) {
     await settle();
@@ -21,7 +21,7 @@ async function flow() {
   }
 }
 
-/** A server of SockJS over HTTP whose answers the test writes. */
+/** A server of SockJS over HTTP. The test writes its answers. */
 class Answer {
   constructor(request) {
     this.request = request;
@@ -83,7 +83,7 @@ describe('which transport', () => {
     await world.tick(4_000);
     await flow();
     assert.equal(world.requests.filter((request) => at(request) === 'xhr_streaming').length, 1);
-    new Answer(pending('xhr_streaming')); // and a proxy keeps what comes
+    new Answer(pending('xhr_streaming')); // a proxy holds everything back
     await world.tick(10_000);
     await flow();
     await world.tick(4_000);
@@ -174,7 +174,7 @@ for (const path of ['xhr_streaming', 'xhr']) {
     let push;
     let answer;
 
-    /** Answers what the client waits with, and lets it connect. */
+    /** Answers the request to receive, and lets the client connect. */
     async function connect() {
       push = await world.open({ transports: [path] });
       await listen();
@@ -189,7 +189,7 @@ for (const path of ['xhr_streaming', 'xhr']) {
       answer = new Answer(pending(path));
     }
 
-    /** The server says something: streaming goes on, polling asks again. */
+    /** Sends something to the client: a stream continues, a poll is repeated. */
     async function say(text) {
       await answer.write(text);
       if (path === 'xhr') {
@@ -274,7 +274,7 @@ for (const path of ['xhr_streaming', 'xhr']) {
           'the connection was lost',
         ],
       ]) {
-        if (!want) continue; // the stream had lines before it ended
+        if (!want) continue; // the stream had lines before its end
         world = new World();
         await connect();
         const { signal } = pending(path);
@@ -414,7 +414,7 @@ describe('a socket that is given', () => {
     assert.equal(push.state.name, 'connected');
     const got = [];
     push.onMessageReceived = (name, { payload }) => got.push(payload);
-    await socket.receive({ channel: 'a', uuid: 'm', data: 1 }); // as sockets of old hand it over
+    await socket.receive({ channel: 'a', uuid: 'm', data: 1 }); // as old sockets deliver messages
     assert.deepEqual(got, [1]);
     socket.onclose({ code: 1006 });
     assert.deepEqual(push.state, { name: 'closed', code: 1006, reason: 'the connection was lost' });

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * The client in WebKit, which Safari is made of: a look at whether it works there
- * at all, through the WebDriver of WebKitGTK.
+ * The client in WebKit, the engine of Safari, through the WebDriver of WebKitGTK. The test
+ * checks that it works there.
  *
  *   WEBKIT_DRIVER  the driver's executable
  *
@@ -22,7 +22,7 @@ import { makeSite } from './site.mjs';
 
 const driver = process.env.WEBKIT_DRIVER || '/usr/bin/WebKitWebDriver';
 
-/** MiniBrowser, the browser that comes with WebKitGTK, is not in anybody's path. */
+/** MiniBrowser, the browser of WebKitGTK, is in no PATH. */
 function miniBrowser() {
   for (const dir of ['/usr/lib', ...(existsSync('/usr/lib') ? readdirSync('/usr/lib').map((name) => `/usr/lib/${name}`) : [])]) {
     for (const version of ['4.1', '4.0', '6.0']) {
@@ -48,7 +48,7 @@ function start(t, program, args, options = {}) {
   return child;
 }
 
-/** @returns {Promise<string>} a screen that nobody sees */
+/** @returns {Promise<string>} a virtual screen */
 async function screen(t) {
   const xvfb = start(t, '/usr/bin/Xvfb', ['-displayfd', '3', '-screen', '0', '1000x800x24', '-nolisten', 'tcp'], { stdio: ['ignore', 'ignore', 'ignore', 'pipe'] });
   const number = new Promise((resolve) => xvfb.stdio[3].once('data', (data) => resolve(String(data).trim())));

@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { settle, World } from './world.mjs';
 
-/** Numbers by chance, the same ones for the same seed. */
+/** Random numbers, the same ones for the same seed. */
 function chance(seed) {
   return (n) => {
     seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
@@ -13,7 +13,7 @@ function chance(seed) {
   };
 }
 
-/** Answers frames in their order, as a server does for those of one channel. */
+/** Answers frames in their order, as a server answers those of one channel. */
 async function answerOne(socket, denied) {
   await settle();
   const frame = socket.sent.find(({ done, channel }) => !done && channel !== '/meta/connect');
@@ -129,8 +129,7 @@ describe('the last wish wins', () => {
         while (await answerOne(world.socket)) await settle();
       }
       const server = [...(world.socket.server ?? [])].sort();
-      // Whoever has unsubscribed has let go of all that listened, too; an unsubscribe
-      // that was refused leaves things as they were.
+      // An unsubscribe also removes all listeners. If it is refused, nothing changes.
       for (const name of channels) {
         const wanted = wants[name].held || wants[name].users.length > 0;
         if (wanted) assert.ok(server.includes(name), `seed ${seed}: ${name} is wanted, and not subscribed`);

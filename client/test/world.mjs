@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * A world without a network, in which the test says what time it is, what is
- * random, and what the server sends: what the client takes from globalThis, made
- * anew for each test, so that many clients can live side by side.
+ * A world without a network. The test decides the time, the random numbers and what the
+ * server sends. It replaces what the client takes from globalThis, for each test, so that
+ * many clients can run side by side.
  *
  * @module
  */
@@ -58,7 +58,7 @@ export class World extends EventTarget {
 
   clearTimeout = (timer) => this.#timers.delete(timer);
 
-  /** How many timers there are: who is closed leaves none. */
+  /** The number of timers: a closed client has none. */
   get timers() {
     return this.#timers.size;
   }
@@ -71,7 +71,7 @@ export class World extends EventTarget {
     return this.sockets.at(-1);
   }
 
-  /** Time goes by, and timers come due. */
+  /** Lets time pass, so that timers fire. */
   async tick(ms) {
     const until = this.#now + ms;
     await settle();
@@ -87,7 +87,7 @@ export class World extends EventTarget {
     this.#now = until;
   }
 
-  /** The machine sleeps: the clock goes on, and no timer comes. */
+  /** The machine sleeps: the clock goes on, and no timer fires. */
   sleep(ms) {
     this.#now += ms;
   }
@@ -102,7 +102,7 @@ export class World extends EventTarget {
     await this.event('visibilitychange', this.document);
   }
 
-  /** Makes a client in this world, and notes what it tells. */
+  /** Makes a client in this world, and records its events. */
   async open(options = {}) {
     const push = new PushIt({ endpoint: '/push', global: this, ...options });
     push.told = [];
@@ -116,7 +116,7 @@ export class World extends EventTarget {
     return push;
   }
 
-  /** The same, and lets it connect. */
+  /** Likewise, and lets it connect. */
   async connected(options) {
     const push = await this.open(options);
     await this.socket.accept();
@@ -130,9 +130,9 @@ function storage() {
   return { getItem: (key) => items.get(key) ?? null, setItem: (key, value) => void items.set(key, value) };
 }
 
-/** A WebSocket with SockJS in it whose server is the test. */
+/** A WebSocket with SockJS frames. The test is its server. */
 export class FakeSocket {
-  /** Frames that it got, in their order, and how many messages they came in. */
+  /** The frames that it got, in order, and the number of messages that they came in. */
   sent = [];
   messages = 0;
   closed = false;
@@ -150,7 +150,7 @@ export class FakeSocket {
     this.closed = true;
   }
 
-  /** The server sends SockJS. */
+  /** Sends SockJS frames to the client. */
   async raw(data) {
     this.onmessage?.({ data });
     await settle();
@@ -160,19 +160,19 @@ export class FakeSocket {
     await this.raw(`a${JSON.stringify(frames.map((frame) => JSON.stringify(frame)))}`);
   }
 
-  /** The server opens the session and lets it connect. */
+  /** Opens the session and lets the client connect. */
   async accept(rest = {}) {
     await this.raw('o');
     await this.answer('/meta/connect', rest);
   }
 
-  /** The server answers the last frame it got on the channel, or the one that is named. */
+  /** Answers the last frame on the channel, or the named one. */
   async answer(channel, rest = {}, of = (frame) => frame.channel === channel) {
     const { uuid, data } = this.sent.findLast(of);
     await this.receive({ channel, uuid, data, successful: true, error: '', ...rest });
   }
 
-  /** The server answers each subscribe that it got, and has not answered. */
+  /** Answers each subscribe that has no answer yet. */
   async subscribed() {
     for (const frame of this.sent.filter(({ channel, done }) => channel === '/meta/subscribe' && !done)) {
       frame.done = true;
@@ -188,13 +188,13 @@ export class FakeSocket {
     await this.receive({ channel: '/meta/error', uuid, error: 'no', code: 'denied', ...rest });
   }
 
-  /** The connection breaks, or does not come about. */
+  /** The connection breaks, or cannot be opened. */
   async lose(code = 1006, reason = '') {
     this.onclose?.({ code, reason });
     await settle();
   }
 
-  /** What it got, in short: the channel that each frame is about. */
+  /** The frames in short: the channel of each. */
   get about() {
     return this.sent.map(({ channel, data }) => (channel.startsWith('/meta/') ? `${channel.slice(6)} ${data?.channel ?? ''}`.trim() : channel));
   }

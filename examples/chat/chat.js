@@ -2,10 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * The page of the chat: rooms on the left, each a channel that this page
- * subscribes to. A message's data is {name, text, at}. The name is what the
- * sender claims, no more: nobody checks it here. All that others send goes into
- * the page as text, never as HTML.
+ * The page of the chat. Each room on the left is a channel that this page subscribes to.
+ * The data of a message is {name, text, at}. The name is only what the sender claims;
+ * nothing checks it here. The page shows all data of others as text, never as HTML.
  *
  * @module
  */
@@ -14,12 +13,12 @@ import { paint, randomName } from './names.js';
 import { $, fromTemplate, sentence, showConnection } from './page.js';
 import { PushIt } from './push/pushit.mjs';
 
-const EVERYTHING = '*'; // a pattern: all channels there are
-const TYPING = 'typing/'; // who types in `lobby` says so on `typing/lobby`
-const TYPING_EVERY = 2_000; // how often to say so, in ms
-const TYPING_LASTS = 4_000; // how long to believe it, in ms
-const MOST_ENTRIES = 300; // what a room keeps
-const SAME_BREATH = 5 * 60_000; // messages of one sender within this many ms stand together
+const EVERYTHING = '*'; // a pattern: all channels
+const TYPING = 'typing/'; // a page whose visitor types in `lobby` says so on `typing/lobby`
+const TYPING_EVERY = 2_000; // how often a page says so, in ms
+const TYPING_LASTS = 4_000; // how long others show it, in ms
+const MOST_ENTRIES = 300; // entries that a room stores
+const SAME_BREATH = 5 * 60_000; // messages of one sender within this many ms are shown together
 const NAME_LENGTH = 40;
 
 const log = $('log');
@@ -46,7 +45,7 @@ let saidTypingAt = 0;
 
 // ---- What the browser remembers ----
 
-/** Storage that may be switched off. */
+/** Storage that the visitor may have switched off. */
 function recall(storage, key) {
   try {
     return JSON.parse(window[storage].getItem(`pushit-chat-${key}`));
@@ -59,18 +58,18 @@ function remember(storage, key, value) {
   try {
     window[storage].setItem(`pushit-chat-${key}`, JSON.stringify(value));
   } catch {
-    // Then the page forgets.
+    // Then the page does not remember.
   }
 }
 
-/** The chosen name holds for all tabs; a made-up one for its tab, so that two tabs are two people. */
+/** A chosen name is for all tabs. A random one is for its tab, so that two tabs are two people. */
 let myName = recall('localStorage', 'name') ?? recall('sessionStorage', 'name') ?? randomName();
 remember('sessionStorage', 'name', myName);
 
 // ---- The connection ----
 
 const push = new PushIt();
-const tab = push.agentId; // tells this page's typing from that of others who carry the same name
+const tab = push.agentId; // distinguishes this page from others with the same name
 showConnection(push);
 push.channel(`${TYPING}*`).on('message', onTyping);
 
@@ -109,13 +108,13 @@ function join(channel) {
   item.querySelector('.sign').textContent = channel === EVERYTHING ? '✳' : '#';
   item.querySelector('.leave').setAttribute('aria-label', `Leave ${channel}`);
   item.querySelector('.leave').addEventListener('click', () => leave(room));
-  $('rooms').insertBefore(item, rooms.get(EVERYTHING)?.item ?? null); // which stays last
+  $('rooms').insertBefore(item, rooms.get(EVERYTHING)?.item ?? null); // the entry for everything stays last
   rooms.set(channel, room);
   known.add(channel);
   const handle = push.channel(channel);
   handle.on('message', (message) => onMessage(room, message));
   handle.subscribe((refusal) => {
-    if (refusal.code === 'closed') return; // of that the page tells anyway
+    if (refusal.code === 'closed') return; // the page shows that the session is closed in another place
     room.refused = refusal.message;
     showRoom(room);
   });
@@ -151,7 +150,7 @@ function enterFromAddress() {
   try {
     channel = decodeURIComponent(location.hash.slice(1));
   } catch {
-    // An address that somebody mistyped.
+    // A mistyped address.
   }
   enter(channel ? join(channel) : (rooms.values().next().value ?? join('lobby')));
 }
@@ -174,7 +173,7 @@ function enter(room) {
   toEnd();
 }
 
-/** Brings what stands outside of the messages up to date: the list, the count of unread, the hint, who types. */
+/** Updates everything but the messages: the list, the count of unread ones, the hint, who types. */
 function showRoom(room) {
   if (room === current && !document.hidden) room.unread = 0;
   const link = room.item.querySelector('a');
@@ -206,7 +205,7 @@ function onMessage(room, { channel, uuid, data }) {
   known.add(channel);
   const own = room.entries.find((entry) => entry.uuid === uuid && entry.status !== 'sent');
   if (own) return sent(room, own, true);
-  if (room.seen.has(uuid)) return; // sent again, because the first answer was lost
+  if (room.seen.has(uuid)) return; // it was repeated, because the first answer was lost
   const entry = makeEntry(room, uuid, channel, data, published.has(uuid) ? 'sent' : undefined);
   insert(room, entry);
   for (const [who, { name }] of room.typing) if (name === entry.name) stopTyping(room, who);
@@ -214,11 +213,11 @@ function onMessage(room, { channel, uuid, data }) {
   showRoom(room);
 }
 
-/** @returns {Entry} with a status: of this page's own; without: of somebody else's */
+/** @returns {Entry} with a status if the message is this page's own */
 function makeEntry(room, uuid, channel, data, status) {
   const plain = typeof data?.text === 'string' && typeof data?.name === 'string';
   const now = Date.now();
-  const at = Math.abs(data?.at - now) < 86_400_000 ? data.at : now; // the sender's clock, as far as it can be believed
+  const at = Math.abs(data?.at - now) < 86_400_000 ? data.at : now; // the sender's clock, if it is plausible
   const entry = {
     uuid,
     channel,
@@ -249,7 +248,7 @@ function makeEntry(room, uuid, channel, data, status) {
 
 function insert(room, entry) {
   room.seen.add(entry.uuid);
-  // What is still on its way stays below what has arrived.
+  // Messages that are still being sent stay at the end.
   let at = room.entries.length;
   while (entry.status === 'sent' && at > 0 && room.entries[at - 1].status === 'sending') at--;
   room.entries.splice(at, 0, entry);
@@ -270,7 +269,7 @@ function insert(room, entry) {
   else $('newer').hidden = false;
 }
 
-/** What one sender says in one breath carries the name once. */
+/** Messages of one sender within a short time show the name once. */
 function group(room, at) {
   const entry = room.entries[at];
   if (!entry) return;
@@ -294,7 +293,7 @@ function say(room, words) {
   showRoom(room);
 }
 
-/** Publishes, and shows how that went; under a uuid that was refused it tries again. */
+/** Publishes, and shows the result. A repeated message keeps its uuid. */
 function publish(room, message, entryOf) {
   return push.publish(
     message,
@@ -326,7 +325,7 @@ function edit(room, entry) {
   text.focus();
 }
 
-/** The server has it. Back from the channel it takes its place in the order that all others see, too. */
+/** The server has the message. When it comes back on the channel, it gets its place in the order that all agents see. */
 function sent(room, entry, back) {
   if (entry.status === 'sent') return;
   entry.status = 'sent';
@@ -359,7 +358,7 @@ function stopTyping(room, who) {
 text.addEventListener('input', () => {
   if (push.state.name !== 'connected' || text.value.trim() === '' || Date.now() - saidTypingAt < TYPING_EVERY) return;
   saidTypingAt = Date.now();
-  push.publish(TYPING + current.channel, { name: myName, tab }, () => {}); // nobody misses it
+  push.publish(TYPING + current.channel, { name: myName, tab }, () => {}); // a lost one does not matter
 });
 
 // ---- The composer ----
@@ -396,7 +395,7 @@ scroll.addEventListener('scroll', () => {
   followed = atEnd();
   if (followed) $('newer').hidden = true;
 });
-new ResizeObserver(() => followed && toEnd()).observe(scroll); // a phone's keyboard came or went
+new ResizeObserver(() => followed && toEnd()).observe(scroll); // a phone's keyboard opened or closed
 $('newer').addEventListener('click', toEnd);
 
 // ---- Dialogs ----

@@ -4,7 +4,7 @@
 const FIRST = 'Bold Brisk Calm Clever Cosmic Curious Dapper Gentle Jolly Lucky Mellow Nimble Quiet Sunny Swift Witty'.split(' ');
 const SECOND = 'Badger Comet Dolphin Falcon Gecko Heron Koala Lynx Maple Otter Panda Puffin Robin Tiger Walrus Wombat'.split(' ');
 
-/** @returns {string} a friendly name for somebody who has not chosen one */
+/** @returns {string} a friendly name for a visitor without one */
 export function randomName() {
   const pick = (list) => list[Math.floor(Math.random() * list.length)];
   return `${pick(FIRST)} ${pick(SECOND)}`;
@@ -30,7 +30,7 @@ export function initials(name) {
 }
 
 /**
- * Gives the element's avatar, and whatever the style wants, the name's letters and colour.
+ * Sets the letters and the colour of the element's avatar, and what else the style needs.
  * @param {HTMLElement} element
  * @param {string} name
  */

@@ -2,19 +2,19 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * What the pages of the chat and of the members' area have in common.
+ * Code that the pages of the chat and of the members' area share.
  *
  * @module
  */
 
 export const $ = (name) => document.getElementById(name);
 
-/** @returns {HTMLElement} a copy of what is in the template */
+/** @returns {HTMLElement} a copy of the template's contents */
 export function fromTemplate(name) {
   return $(name).content.firstElementChild.cloneNode(true);
 }
 
-/** Reasons come as a program says them: `not today`. */
+/** Turns a reason such as `not today` into a sentence. */
 export function sentence(reason) {
   return reason.charAt(0).toUpperCase() + reason.slice(1).replace(/[^.!?]$/, '$&.');
 }
@@ -22,7 +22,7 @@ export function sentence(reason) {
 const WORDS = { connecting: 'Connecting…', connected: 'Connected', disconnected: 'Reconnecting', closed: 'Closed' };
 
 /**
- * Shows the state of the connection, and while there is none, why.
+ * Shows the state of the connection, and the reason if there is none.
  *
  * @param {import('../../client/src/pushit.d.ts').PushIt} push
  */

@@ -1,4 +1,5 @@
-// A backend for pushit's guard ask. It answers whoever asks: let nobody but Caddy reach it.
+// A backend for pushit's guard ask. It answers each request, so make sure that only Caddy
+// can reach it.
 import { createServer } from 'node:http'
 import { json } from 'node:stream/consumers'
 

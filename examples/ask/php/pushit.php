@@ -1,4 +1,4 @@
-<?php // A backend for pushit's guard ask. It answers whoever asks: let nobody but Caddy reach it.
+<?php // A backend for pushit's guard ask. It answers each request, so make sure that only Caddy can reach it.
 
 $users = [ // by token
     'ann-secret' => ['user' => 'ann', 'claims' => ['role' => 'editor']],

@@ -1,4 +1,4 @@
-"""A backend for pushit's guard ask. It answers whoever asks: let nobody but Caddy reach it."""
+"""A backend for pushit's guard ask. It answers each request, so make sure that only Caddy can reach it."""
 import json
 import os
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer

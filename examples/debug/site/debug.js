@@ -1,9 +1,9 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-// The debug page of Push-It, with the API that its documentation gave it.
+// The debug page of Push-It, with the API in its documentation.
 
-const MOST = 200; // entries that are kept
+const MOST = 200; // entries in the list
 
 const $ = (id) => document.getElementById(id);
 
@@ -46,7 +46,7 @@ $('clear').addEventListener('click', () => $('messages').replaceChildren());
 $('endpoint').textContent = pushIt.endpoint;
 $('agent').textContent = pushIt.agentId;
 
-/** What is JSON is published as what it says, all else as text. */
+/** Publishes JSON as it is, and other text as a string. */
 function parsed(text) {
   try {
     return JSON.parse(text);
@@ -78,7 +78,7 @@ function showSubscriptions() {
   );
 }
 
-/** Notes what has happened, the newest on top. What others send is put in as text. */
+/** Adds an entry at the top. Data of others is inserted as text. */
 function note(what, channel = '', data = undefined, uuid = '') {
   const item = $('entry').content.firstElementChild.cloneNode(true);
   item.className = what;

@@ -8,7 +8,7 @@ const word = $('form').word;
 
 const push = new PushIt({
   endpoint: 'guarded',
-  // Asked at each attempt, and whenever what it gave is about to expire.
+  // Called at each attempt, and before the credentials expire.
   credentials: async () => ({ token: word.value }),
 });
 

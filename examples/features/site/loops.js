@@ -14,7 +14,7 @@ $('read').addEventListener('click', async () => {
   let left = 5;
   for await (const { payload } of push.channel('numbers', { signal: stop.signal })) {
     note(`read ${payload}`);
-    if (--left === 0) break; // and it is unsubscribed
+    if (--left === 0) break; // the end of the loop unsubscribes
   }
   note('the loop is over');
   $('read').disabled = !($('stop').disabled = true);

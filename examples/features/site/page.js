@@ -1,7 +1,7 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** What all of these pages have: the way to the others, the state, and a list of what happened. */
+/** Parts that all of these pages have: links to the others, the state, and a list of events. */
 
 const PAGES = {
   'index.html': 'Messages',
@@ -21,7 +21,7 @@ for (const [href, textContent] of Object.entries(PAGES)) {
   document.querySelector('nav').append(link);
 }
 
-/** Adds a line to the list. What others send is put in as text. */
+/** Adds a line to the list. Data of others is inserted as text. */
 export function note(what, className = '') {
   const item = document.createElement('li');
   item.className = className;

@@ -2,10 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * The page of the members' area. What it may do and what it is told is up to the
- * rules in the Caddyfile. A page sends {text}; what arrives is {from, text, at},
- * made by the server, so that the page can rely on it: from is who was logged in,
- * text is a string, at is the server's time.
+ * The page of the members' area. The rules in the Caddyfile decide what it may do and what
+ * it gets. A page sends {text}. The server makes {from, text, at} of it, so the page can
+ * trust it: from is the user who was logged in, text is a string, at is the server's time.
  *
  * @module
  */
@@ -14,12 +13,12 @@ import { paint } from './names.js';
 import { $, fromTemplate, sentence, showConnection } from './page.js';
 import { PushIt } from './push/pushit.mjs';
 
-const MOST_ENTRIES = 300; // what a view keeps
+const MOST_ENTRIES = 300; // entries that a view stores
 
 const me = $('name').textContent;
 const text = $('text');
 const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit' });
-const sending = new Map(); // this page's messages without an answer: their elements, by uuid
+const sending = new Map(); // elements of this page's messages without an answer, by uuid
 
 const push = new PushIt();
 showConnection(push);
@@ -74,7 +73,7 @@ function toEnd({ log, section }) {
 
 // ---- Messages ----
 
-/** Reads a channel into a view; a refusal is shown there. */
+/** Reads a channel into a view, which also shows a refusal. */
 function read(view, channel) {
   const empty = view.section.querySelector('.empty');
   const handle = push.channel(channel);
@@ -89,7 +88,8 @@ function read(view, channel) {
 }
 
 function receive(view, { uuid, data }) {
-  // Anybody can use a uuid again; only the server's stamp says that this is one's own come back.
+  // Others can use the same uuid. Only the server's stamp shows that this message is the
+  // page's own.
   const own = data.from === me && sending.get(uuid);
   if (own) return showTime(own, data.at);
   show(view, data, view === views.news && data.from === me);
@@ -165,10 +165,10 @@ text.addEventListener('keydown', (event) => {
   $('composer').requestSubmit();
 });
 
-// ---- The rules, tried out ----
+// ---- Trying the rules ----
 
 async function subscribe(channel) {
-  await push.channel(channel).subscribe(() => {}); // whoever tries tells of the refusal
+  await push.channel(channel).subscribe(() => {}); // the caller shows the refusal
   push.unsubscribe(channel);
 }
 

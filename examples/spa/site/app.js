@@ -2,8 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * A single-page application in which each page has a channel, and listens to that
- * one alone.
+ * A single-page application. Each page has a channel, and listens only to this one.
  *
  * @module
  */
@@ -13,7 +12,7 @@ import { PushIt } from '/push/pushit.mjs';
 const $ = (name) => document.getElementById(name);
 const push = new PushIt();
 
-/** The channel of the page that is shown, and what stops listening to it. */
+/** The channel of the current page, and the function that stops listening to it. */
 let channel = '';
 let stop = () => {};
 let claps = 0;
@@ -29,7 +28,7 @@ function showClaps(count) {
   $('claps').textContent = count === 0 ? 'Nobody has clapped since you came.' : `Claps since you came: ${count}`;
 }
 
-/** Shows the page that the address names, and listens to its channel in place of the last one's. */
+/** Shows the page in the address, and listens to its channel instead of the previous one. */
 function showPage() {
   const path = location.pathname.split('/').filter(Boolean).join('/');
   channel = ['claps', path || 'home'].join('/');

@@ -4,15 +4,14 @@
 const GROWTH = 1.5;
 
 /**
- * How long to wait before each attempt, so that those who lose a server together
- * do not come back together.
+ * Returns the wait before each attempt. Clients that lose a server together do not come
+ * back together.
  *
- * The time after the loss is laid out in windows, each half as long again as the
- * one before, up to a longest; there is one attempt in each window, at a random
- * point of it: full jitter. The point is drawn once for all windows. If it were
- * drawn for each, those whose attempt in a window failed would crowd into the
- * next one's beginning when the server comes back; so they arrive evenly,
- * whenever that is.
+ * The time after the loss is divided into windows. Each is longer than the previous one by
+ * half, up to a maximum. There is one attempt in each window, at a random point (full
+ * jitter). The point is drawn once for all windows, so clients arrive evenly when the
+ * server comes back. If it were drawn for each window, clients that failed in one would
+ * crowd into the beginning of the next.
  *
  * @param {typeof import('./options.js').defaults} options
  */

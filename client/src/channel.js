@@ -5,11 +5,11 @@ import { call, stoppable } from './emitter.js';
 import { Refusal } from './refusal.js';
 
 /**
- * One channel, or pattern.
+ * A channel or a pattern.
  *
  * @param {import('./pushit.js').PushIt} push
  * @param {string} name
- * @param {AbortSignal} [whole]  ends all that is begun here
+ * @param {AbortSignal} [whole]  ends everything that this object begins
  */
 export function makeChannel(push, name, whole) {
   const use = (user) => push._subscriptions._use(name, user);
@@ -34,7 +34,7 @@ export function makeChannel(push, name, whole) {
 
     [Symbol.asyncIterator]() {
       const messages = [];
-      const readers = []; // who wait for one
+      const readers = []; // loops that wait for a message
       let over = false;
       let failure;
       const look = () => readers.splice(0).forEach((reader) => reader());
@@ -78,7 +78,7 @@ export function makeChannel(push, name, whole) {
   };
 }
 
-/** A promise that nobody looks at raises nothing. */
+/** A promise that is not awaited causes no error. */
 export function quiet(promise) {
   promise.catch(() => {});
   return promise;

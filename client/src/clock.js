@@ -1,12 +1,12 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** A timer that comes this much too late, in ms, has slept: its page was frozen or throttled. */
+/** If a timer is late by this many ms, its page was frozen or throttled. */
 const SLEPT = 2_000;
 
 /**
- * Runs fn after a time, for deadlines. When the timer comes late, what it waits
- * for may have come in time and not been looked at yet: it gets a moment more.
+ * Runs fn at a deadline. If the timer is late, the awaited event may have come in time
+ * without being handled yet. Then fn waits a moment longer.
  *
  * @param {typeof globalThis} env
  * @param {number} ms
@@ -18,6 +18,6 @@ export function after(env, ms, fn) {
   let timer = env.setTimeout(() => {
     if (env.Date.now() - due > SLEPT) timer = env.setTimeout(fn, SLEPT);
     else fn();
-  }, Math.min(ms, 2 ** 31 - 1)); // more is not possible
+  }, Math.min(ms, 2 ** 31 - 1)); // timers allow no more
   return () => env.clearTimeout(timer);
 }

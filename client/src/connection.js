@@ -12,23 +12,23 @@ import { makeSession } from './session.js';
 import { given } from './transport/given.js';
 import { transports } from './transport/transport.js';
 
-/** How many subscribes go along with the connect, before its answer: the server lets 32 frames wait (R21). */
+/** How many subscribes are sent with the connect, before its answer. The server holds 32 frames (R21). */
 const ALONG = 30;
-/** How long a transport that has just failed may take at its second attempt, in ms, and /info to answer. */
+/** How long, in ms, a transport that has just failed may take at its second attempt, and /info to answer. */
 const AGAIN_WITHIN = 4_000;
-/** How long the server may take for a sign of life when the page comes back, in ms: somebody is waiting. */
+/** How long the server may take for a sign of life when the page comes back, in ms. A visitor is waiting. */
 const AWAKE_WITHIN = 5_000;
-/** How long an attempt waits at least, in ms, while the browser says that the machine is offline. */
+/** The minimum wait before an attempt, in ms, while the browser says that the machine is offline. */
 const OFFLINE_WAIT = 30_000;
-/** The code with which a server that is going ends sessions, and where its window to come back begins, in ms (R34). */
+/** The code with which a server that stops ends sessions, and the beginning of its window to come back, in ms (R34). */
 const GOING = 4503;
 const FIRST = 1_000;
-/** How much of that window those fill who have something to send. */
+/** The part of that window for clients with something to send. */
 const EARLY = 0.25;
 
 /**
- * Keeps one session open with the server: attempts, transports, connecting and
- * refreshing. It is always in one of four states:
+ * Keeps one session open with the server: attempts, transports, connecting and refreshing.
+ * It is always in one of four states:
  *
  *     connecting   → connected     the server lets it
  *                  → disconnected  it failed; at `retryAt` comes the next attempt
@@ -48,15 +48,15 @@ export function makeConnection(push) {
 
   const waits = makeBackoff(options);
   const page = watchPage(options, endpoint, wake, leave);
-  let session; // the one under way; or while it is found out why there is none, what stops that
-  let transport = Math.max(0, names.indexOf(storage())); // its index
+  let session; // the current session; while the client finds out why there is none, it cancels that
+  let transport = Math.max(0, names.indexOf(storage())); // index of the transport
   let doubted = false; // the transport has just failed
   let started = false;
-  let since; // when it connected
-  let notBefore; // the server wants no attempt earlier
-  let soon; // but takes one, while the server restarts, if there is something to send
-  let timer; // of the next attempt
-  let offlineUntil; // when one is made although the machine seems to be offline
+  let since; // the time when it connected
+  let notBefore; // the server wants no attempt before this time
+  let soon; // but accepts one, while it restarts, if there is something to send
+  let timer; // the timer of the next attempt
+  let offlineUntil; // the time of an attempt although the machine seems to be offline
   let stopRefreshing = () => {};
 
   return { _connect, _hurry, _shut };
@@ -79,7 +79,7 @@ export function makeConnection(push) {
     if (before === 'connected') call(push.onDisconnect, push.state);
   }
 
-  /** The transport that worked last in this tab; reads it, or remembers it. Storage may be switched off. */
+  /** Reads or stores the transport that worked last in this tab. Storage may be switched off. */
   function storage(name) {
     try {
       const key = `pushit ${endpoint}`;
@@ -92,7 +92,7 @@ export function makeConnection(push) {
 
   // ---- Attempts ----
 
-  /** Makes an attempt at once, or as soon as the server wishes; opens again what was closed. */
+  /** Makes an attempt at once, or as soon as the server allows. Opens a closed connection again. */
   function _connect() {
     if (session) return;
     if (!started || is('closed')) {
@@ -100,7 +100,7 @@ export function makeConnection(push) {
       page._listen();
     }
     push._denied = undefined;
-    started = false; // the page itself wants it, whatever seems to be in the way
+    started = false; // the page asks for it, so try even if the machine seems to be offline
     retryAt(now(), undefined, true);
   }
 
@@ -134,7 +134,7 @@ export function makeConnection(push) {
     return typeof credentials === 'function' ? credentials() : credentials;
   }
 
-  /** There are no credentials: the session ends. With a `retry` of `false` it was the last one. */
+  /** There are no credentials, so the session ends. With a `retry` of `false` it is the last one. */
   function none(mine, error) {
     mine._end(0, `no credentials: ${error?.message ?? error}`, error?.retry);
   }
@@ -153,7 +153,7 @@ export function makeConnection(push) {
       mine._watch();
       refreshIn(mine, frame.expires);
       become('connected');
-      if (mine._over) return; // whoever was told has closed it
+      if (mine._over) return; // a listener has closed it
       push._subscriptions._resubscribe(mine);
       call(push.onConnect);
       push._flush();
@@ -163,7 +163,7 @@ export function makeConnection(push) {
 
   // ---- Refreshing (R23, R42) ----
 
-  /** @param {number | undefined} expires  when the right to be connected ends, in ms from now */
+  /** @param {number | undefined} expires  when the lease of the connection ends, in ms from now */
   function refreshIn(mine, expires) {
     if (expires) refreshAfter(mine, expires * (0.7 + 0.2 * env.Math.random()));
   }
@@ -175,7 +175,7 @@ export function makeConnection(push) {
 
   async function refresh(mine) {
     const again = (error) => {
-      if (mine._over || error?.retry === false) return; // the server has closed it, or will
+      if (mine._over || error?.retry === false) return; // the server has closed the session, or will do so
       push._error(error);
       refreshAfter(mine, Math.max(error?.retry || 0, firstWait * (1 + env.Math.random())));
     };
@@ -188,9 +188,9 @@ export function makeConnection(push) {
     }
   }
 
-  // ---- Losing it ----
+  // ---- Losing the session ----
 
-  /** The session has ended, before it was open or after. */
+  /** The session has ended, before it opened or after. */
   function lost(mine, code, reason, retry, refusal) {
     const connected = is('connected');
     reason ||= connected ? 'the connection was lost' : 'no connection';
@@ -198,10 +198,10 @@ export function makeConnection(push) {
     stopRefreshing();
     push._outbox._lost(code);
     push._subscriptions._lost();
-    // 1000 is from _shut: no server sends it with a `retry` of `false`.
+    // 1000 comes from _shut: no server sends it with a `retry` of `false`.
     if (retry === false && code !== 1000) refusal ??= new Refusal(reason, 'denied');
     if (retry === false || (socket && typeof socket !== 'function')) return close(code, reason, refusal);
-    const going = connected && code === GOING; // that the session was short is no fault of the connection
+    const going = connected && code === GOING; // the session was short because the server stops, not because the connection is bad
     if (going || (connected && now() - since >= options.steadyAfter)) waits._reset();
     const ms = Number(retry) || 0;
     notBefore = now() + ms;
@@ -211,9 +211,9 @@ export function makeConnection(push) {
   }
 
   /**
-   * The transport did not open. If the endpoint is there, the transport may be
-   * blocked on the way, or the server has just come up: it gets a second attempt,
-   * then it is the next one's turn.
+   * The transport did not open. If the endpoint answers, a proxy may block the transport,
+   * or the server has just started. So the transport gets a second attempt. Then the client
+   * tries the next one.
    */
   async function examine(failed) {
     const stop = new AbortController();
@@ -237,19 +237,19 @@ export function makeConnection(push) {
     retryAt(early() || Math.max(now(), notBefore) + waits._next(), failed);
   }
 
-  /** With something to send, the server takes it back early. */
+  /** The server takes a client back early if it has something to send. */
   function early() {
     return push._outbox._some() && soon && (notBefore = soon);
   }
 
-  /** There may be something to send now. */
+  /** Something to send may have come. */
   function _hurry() {
     if (is('disconnected') && early()) retryAt(now());
   }
 
   /**
-   * Plans the next attempt; where this is not the time for one, `wake` plans it.
-   * `sure`: whether or not the machine seems to be offline.
+   * Schedules the next attempt, unless `wake` must do it later. `sure`: also if the machine
+   * seems to be offline.
    */
   function retryAt(at, { code, reason } = push.state, sure = false) {
     env.clearTimeout(timer);
@@ -273,7 +273,7 @@ export function makeConnection(push) {
     session?._end(0, 'the page was left');
   }
 
-  /** The page wants no connection any more. */
+  /** The page wants no connection. */
   function _shut() {
     const reason = 'closed by the page';
     const mine = session;
@@ -281,7 +281,7 @@ export function makeConnection(push) {
     if (!is('closed')) lost(mine, 1000, reason, false); // there was no session to lose
   }
 
-  /** @param {Refusal} [refusal]  the denial, if it is one: it is told once, and is the reason of all that ends, or is asked for, from now on */
+  /** @param {Refusal} [refusal]  a denial. It is reported once, and is the reason of everything that ends or is refused from now on */
   function close(code, reason, refusal) {
     env.clearTimeout(timer);
     page._stop();

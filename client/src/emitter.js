@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * Calls what a page has given, if it has. Its mistakes are the page's: they end up
- * where uncaught errors do, and stop nothing here.
+ * Calls a callback of the page, if there is one. Errors in it are reported like uncaught
+ * errors, and stop nothing here.
  */
 export function call(fn, ...args) {
   try {
@@ -16,11 +16,11 @@ export function call(fn, ...args) {
 }
 
 /**
- * Has a signal stop something, at once if it is aborted already.
+ * Makes a signal stop something, at once if it is aborted already.
  *
  * @param {AbortSignal | undefined} signal
  * @param {() => void} stop  may be called more than once
- * @returns {() => void} stops it, too
+ * @returns {() => void} also stops it
  */
 export function stoppable(signal, stop) {
   if (signal?.aborted) stop();
@@ -35,19 +35,19 @@ export function stoppable(signal, stop) {
 export const all = (fns) => fns.forEach((fn) => fn());
 
 export class Emitter {
-  /** @param {string[]} types  of events that there are */
+  /** @param {string[]} types  of all events */
   constructor(types) {
     this._listeners = new Map(types.map((type) => [type, new Set()]));
   }
 
   /**
-   * Listens. A listener that is added twice is called twice; one that is removed
-   * while an event is told is not called any more.
+   * Adds a listener. A listener that is added twice is called twice. A listener that is
+   * removed during an event is not called for it.
    *
    * @param {string} type
    * @param {Function} fn
-   * @param {{signal?: AbortSignal}} [options]  `signal` stops listening, too
-   * @returns {() => void} stops listening
+   * @param {{signal?: AbortSignal}} [options]  `signal` also removes the listener
+   * @returns {() => void} removes the listener
    */
   on(type, fn, { signal } = {}) {
     const listeners = this._listeners.get(type);
@@ -57,7 +57,7 @@ export class Emitter {
     return stoppable(signal, () => listeners.delete(entry));
   }
 
-  /** @returns {number} how many were there to listen */
+  /** @returns {number} the number of listeners */
   _emit(type, event) {
     const listeners = this._listeners.get(type);
     for (const entry of [...listeners]) if (listeners.has(entry)) call(entry[0], event);

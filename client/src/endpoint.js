@@ -3,13 +3,13 @@
 
 import { sentence } from './transport/fetch.js';
 
-/** What to write where nobody can know it. */
+/** What to write if the endpoint cannot be found. */
 const say = (endpoint) => new TypeError(`say where the endpoint is: new PushIt({ endpoint: "${endpoint}" })`);
 
 /**
- * Finds out where the endpoint is: where it is said to be, else where the script
- * came from, else where a Caddyfile that names no path has it. A script that a bundler
- * has made does not come from an endpoint, and in Node.js nothing is relative to a page.
+ * Finds the endpoint: the given one, or the one that served the script, or the default of
+ * the Caddyfile. A bundled script does not come from an endpoint. In Node.js there is no
+ * page that an address could be relative to.
  *
  * @param {string | URL | undefined} given  relative to the page
  * @param {string | undefined} script  the URL of this script
@@ -26,12 +26,12 @@ export function endpointOf(given, script, env) {
 }
 
 /**
- * Asks the endpoint whether it is one, when no session could be opened.
+ * Asks the endpoint what is wrong if no session could be opened.
  *
  * @param {typeof globalThis} env
  * @param {string} endpoint
  * @param {AbortSignal} signal
- * @returns {Promise<string>} what is wrong; nothing is where a session should be possible
+ * @returns {Promise<string>} the mistake; empty if a session should be possible
  */
 export async function inspect(env, endpoint, signal) {
   const url = `${endpoint}/info`;

@@ -3,10 +3,10 @@
 
 export const GARBAGE = 'what came is not the protocol';
 
-/** Tells what the protocol keeps for itself from messages (PROTOCOL.md, R29). */
+/** Reports whether a frame belongs to the protocol, and is not a message (PROTOCOL.md, R29). */
 export const isMeta = (channel) => channel.startsWith('/meta/');
 
-/** Tells whether a subscription to the pattern, or name, gets what is published on the channel (R11). */
+/** Reports whether a subscription to the pattern, or name, gets the messages of the channel (R11). */
 export const matches = (pattern, channel) =>
   pattern === channel || pattern === '*' || (pattern.endsWith('/*') && channel.startsWith(pattern.slice(0, -1)));
 
@@ -16,7 +16,7 @@ export const unwrap = (message) => (message.payload = message.data);
 /**
  * Reads a frame.
  *
- * @param {unknown} text  JSON, or what it says: some sockets hand over objects
+ * @param {unknown} text  JSON; some sockets deliver it parsed
  * @returns {{channel: string} & Record<string, any>}
  */
 export function decode(text) {
@@ -26,7 +26,7 @@ export function decode(text) {
 }
 
 /**
- * Hands on what one message of SockJS says (R3).
+ * Passes on the contents of one SockJS message (R3).
  *
  * @param {string} line
  * @param {{_open: () => void, _frame: (text: unknown) => void, _close: (code: number, reason: string) => void}} on

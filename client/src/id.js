@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * Makes an id that nobody else makes: 128 random bits as at most 27 characters of
- * a-z, 0-9 and -. (crypto.randomUUID does not exist on plain-http pages.)
+ * Makes a unique id: 128 random bits as at most 27 characters of a-z, 0-9 and -.
+ * (crypto.randomUUID does not exist on pages over plain HTTP.)
  *
  * @returns {string}
  */

@@ -1,17 +1,17 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** Hosts that are there also while the machine is offline. */
+/** Hosts that can be reached while the machine is offline. */
 const LOOPBACK = /\/\/(localhost|127\.|\[::1)/;
 
 /**
- * What happens to the page, or worker, around a connection. Where there is no page,
- * nothing does.
+ * Watches the page, or the worker, around a connection. Without a page it does nothing.
  *
  * @param {typeof import('./options.js').defaults} options
  * @param {string} endpoint
- * @param {() => void} wake  called when attempts may be made again, and when a connection may have died unnoticed
- * @param {() => void} leave  called when the page is left, perhaps to come back
+ * @param {() => void} wake  called when attempts may be made again, and when a connection
+ * may be dead
+ * @param {() => void} leave  called when the visitor leaves the page, perhaps to come back
  */
 export function watchPage({ global: env, background }, endpoint, wake, leave) {
   const { document, navigator } = env;
@@ -19,15 +19,15 @@ export function watchPage({ global: env, background }, endpoint, wake, leave) {
   let listening;
   let left = false;
 
-  /** Tells that this is not the time for an attempt; a call of wake says when it is. */
+  /** Reports that an attempt must wait. A call of wake ends the wait. */
   const blocked = () => left || (document?.hidden && !background);
 
-  /** The browser says that the machine is offline. It may be wrong, with a VPN for example. */
+  /** The browser says that the machine is offline. It may be wrong, for example with a VPN. */
   const offline = () => navigator?.onLine === false && !local;
 
   const happened = ({ type }) => {
     if (type === 'pagehide') {
-      left = true; // and if the browser keeps the page, it must not hold a connection
+      left = true; // if the browser keeps the page, it must not hold a connection
       leave();
     } else {
       if (type === 'pageshow') left = false;

@@ -2,23 +2,24 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * The package in Node.js. It has what the others have, and keeps the promise of
- * `unref`: in Node.js what waits keeps the process alive, and only there.
+ * The package in Node.js. It is like the others, and implements `unref`. Only in Node.js
+ * does a pending operation keep the process alive.
  */
 
 import { PushIt as Base } from './package.js';
 
-/** What undici, which is behind fetch and WebSocket of Node.js, tells of each request as it goes out. */
+/** undici, which implements fetch and WebSocket in Node.js, reports each request here when it is sent. */
 const SENT = 'undici:client:sendHeaders';
 
-/** The requests that are under way and whose sockets have to be let go, by URL. No two are the same: each session has its id. */
+/** The requests whose sockets must not keep the process alive, by URL. All URLs differ, because each session has its id. */
 let urls;
 
-/** Has the socket of the next request for the URL not keep the process alive. Returns what forgets it. */
+/** Makes the socket of the next request for the URL not keep the process alive. Returns a function that undoes it. */
 function letGo(url) {
   if (!urls) {
     urls = new Set();
-    // Neither fetch nor WebSocket can be told so; but the socket can, and this is where it is told of.
+    // fetch and WebSocket have no option for it, but their socket has. Here the socket is
+    // known.
     process.getBuiltinModule?.('node:diagnostics_channel').subscribe(SENT, ({ request, socket }) => {
       if (urls.has(request.origin + request.path)) socket.unref();
     });
@@ -27,7 +28,7 @@ function letGo(url) {
   return () => urls.delete(url);
 }
 
-/** What globalThis has, but nothing that it begins keeps the process alive. */
+/** globalThis, but nothing that it begins keeps the process alive. */
 function unreferenced(env) {
   const own = {
     setTimeout(...args) {
@@ -37,7 +38,7 @@ function unreferenced(env) {
     },
 
     fetch(url, init) {
-      const forget = letGo(url); // before it, for over a connection that was kept it goes out at once
+      const forget = letGo(url); // first, because a request over a kept connection is sent at once
       return env.fetch(url, init).finally(forget);
     },
 

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * What a PushIt can be told, and what holds when it is not. README.md gives the
- * reason for each; a test compares the two.
+ * The options of a PushIt, and their defaults. README.md gives the reason for each; a test
+ * compares the two.
  */
 export const defaults = {
   endpoint: undefined,
@@ -32,7 +32,7 @@ export const defaults = {
 
 /**
  * @param {object} given
- * @returns {typeof defaults} with what was not given filled in
+ * @returns {typeof defaults} with defaults for missing options
  */
 export function withDefaults(given = {}) {
   const options = { ...defaults };

@@ -6,10 +6,10 @@ import { all, call, stoppable } from './emitter.js';
 import { id } from './id.js';
 import { closed, Refusal } from './refusal.js';
 
-/** The server knows a repetition for two minutes (R33); what is older must not be sent again. */
+/** The server recognizes a repetition for two minutes (R33). Older publishes must not be repeated. */
 const OLDEST = 110_000;
 
-/** These may be empty. Of other objects without properties, such as a Map, JSON would keep nothing. */
+/** These may be empty. Of other objects without properties, such as a Map, JSON would store nothing. */
 const PLAIN = /^(Object|Array|Null|String|Number|Boolean)$/;
 
 function json(key, value) {
@@ -36,7 +36,8 @@ export function makeOutbox(push) {
      * @param {{channel: string, data: any, uuid?: string, signal?: AbortSignal, _about?: string}} message  `_about`: the channel that a refusal names
      * @param {(refusal: Error) => void} [onError]
      * @param {(answer: object) => void} [onSuccess]
-     * @returns {{_uuid: string, _later: (error: string, code: string) => void}} the entry; `_later` ends it, but not before the caller has returned
+     * @returns {{_uuid: string, _later: (error: string, code: string) => void}} the entry;
+     * `_later` ends it, after the caller has returned
      */
     _add({ channel, data, uuid = id(), signal, _about: about = channel }, onError, onSuccess) {
       const undo = [];
@@ -75,7 +76,7 @@ export function makeOutbox(push) {
       return entry;
     },
 
-    /** The server's answer, if it is to one of these. */
+    /** Handles the server's answer, if it is to one of these. */
     _answered(frame, refusal) {
       const entry = entries.get(frame.uuid);
       if (entry && refusal) refusal.channel = entry._channel;
@@ -83,7 +84,7 @@ export function makeOutbox(push) {
       return entry;
     },
 
-    /** Sends what this session has not sent yet. */
+    /** Sends the publishes that this session has not sent yet. */
     _flush(session) {
       each((entry) => {
         if (entry._sent) return;
@@ -93,15 +94,15 @@ export function makeOutbox(push) {
       });
     },
 
-    /** Tells whether anything waits for an answer. */
+    /** Reports whether a publish waits for an answer. */
     _some: () => entries.size,
 
-    /** Tells whether the session owes an answer. */
+    /** Reports whether the session still has to answer one. */
     _owed: () => [...entries.values()].some((entry) => entry._sent),
 
     /**
-     * The session has ended. With some codes because something in flight was not
-     * what the server takes; to send it again would end the next one, too.
+     * The session has ended. Some codes mean that the server does not accept something in
+     * flight. To send it again would end the next session, too.
      */
     _lost(code) {
       each((entry) => {

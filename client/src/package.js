@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * The package, as bundlers load it: index.mjs. It does not come from an endpoint, so
- * it has no use for `import.meta`. Bundlers replace that by a path of the machine
- * they run on, and CommonJS has none.
+ * The package, as bundlers load it: index.mjs. It does not come from an endpoint, so it
+ * does not use `import.meta`. Bundlers would replace it by a path of the build machine, and
+ * CommonJS does not have it.
  */
 
 import { PushIt } from './pushit.js';

@@ -12,7 +12,7 @@ import { makeOutbox } from './outbox.js';
 import { closed, Refusal, told } from './refusal.js';
 import { makeSubscriptions } from './subscriptions.js';
 
-/** A connection to pushit that stays. pushit.d.ts says what each part of it does. */
+/** A connection to pushit that is kept open. pushit.d.ts documents it. */
 export class PushIt extends Emitter {
   static Refusal = Refusal;
 
@@ -22,15 +22,15 @@ export class PushIt extends Emitter {
     this.endpoint = endpointOf(options.endpoint, PushIt._script, options.global);
     this.agentId = id();
     this.state = { name: options.connect ? 'connecting' : 'disconnected' };
-    /** Tells of a refusal that nobody else is told of: whoever listens, else the console. */
+    /** Reports a refusal that no callback gets: to listeners, or else to the console. */
     this._error = (refusal) => told.has(refusal) || this._emit('error', refusal) || (this._closed() && refusal.code === 'closed') || console.warn('pushit:', refusal);
-    this._session = undefined; // the one that is connected
+    this._session = undefined; // the session that is connected
     this._outbox = makeOutbox(this);
     this._subscriptions = makeSubscriptions(this);
     this._connection = makeConnection(this);
     for (const channel of options.channels) this.subscribe(channel);
     stoppable(options.signal, () => this.close());
-    // Later, so that the page can set its callbacks before anything happens.
+    // Later, so that the page can set its callbacks first.
     if (options.connect) queueMicrotask(() => this._closed() || this.connect());
   }
 
@@ -104,13 +104,13 @@ export class PushIt extends Emitter {
       call(this.onMessageReceived, channel, frame);
       this._emit('message', frame);
     } else if (this._outbox._answered(frame, refusal)) {
-      // and whoever published it has been told
+      // its callbacks have been called
     } else if (refusal) this._error(refusal);
     else if (channel === '/meta/subscribe') this._subscriptions._begun(frame);
     else if (channel === '/meta/unsubscribe') this._subscriptions._ended(frame);
   }
 
-  /** Starts something that ends with done(refusal, answer): for callbacks, and a promise. */
+  /** Starts something that ends with done(refusal, answer), for callbacks and as a promise. */
   _promise(onError, onSuccess, start) {
     return quiet(
       new Promise((resolve, reject) => {

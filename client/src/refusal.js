@@ -1,10 +1,10 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** The refusals that the page has been told of already. */
+/** The refusals that the page has got already. */
 export const told = new WeakSet();
 
-/** Why the server, or the connection itself, did not do what it was asked (PROTOCOL.md, R7 and R8). */
+/** Why the server, or the connection itself, refused something (PROTOCOL.md, R7 and R8). */
 export class Refusal extends Error {
   /**
    * @param {string} message
@@ -20,19 +20,19 @@ export class Refusal extends Error {
     this.channel = channel;
     this.uuid = uuid;
     this.retry = code === 'denied' ? false : retry;
-    /** Trying the same again is of no use. A code that nobody knows is as good as `unavailable`. */
+    /** Repeating it is useless. An unknown code counts as `unavailable`. */
     this.final = this.retry === false || code === 'invalid';
   }
 }
 
 /**
- * Why something cannot be had, or ends, when the connection is closed: with the
- * reason of the denial, where there was one, else with that of the state.
+ * Returns why something is refused, or ends, when the connection is closed: the reason of
+ * the denial, or else that of the state.
  *
  * @param {import('./pushit.js').PushIt} push
  */
 export function closed({ state, _denied: denied }, channel, uuid) {
   const refusal = new Refusal(state.reason, denied?.code ?? 'closed', channel, uuid, denied && false);
-  if (denied) told.add(refusal); // all have been told of the denial, once
+  if (denied) told.add(refusal); // the page has got the denial, once
   return refusal;
 }

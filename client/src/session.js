@@ -7,17 +7,17 @@ import { id } from './id.js';
 import { Refusal } from './refusal.js';
 
 /**
- * How many characters of frames go into one message, unless a single frame has
- * more: it fits the server with the lowest limits that can be configured.
+ * The maximum number of characters of frames in one message, unless a single frame has
+ * more. It fits a server with the lowest possible limits.
  */
 const BATCH = 2_500;
-/** How long the server may take, in ms, to close a session after it refused it. */
+/** How long the server may take, in ms, to close a session that it has refused. */
 const CLOSES_WITHIN = 2_000;
 const NO_ANSWER = 'no answer in time';
 
 /**
- * One session with the server, from its opening to its end: frames out, and for
- * each its answer; frames in; and watching whether the server is still there.
+ * One session with the server, from its opening to its end. It sends frames and finds their
+ * answers, receives frames, and watches whether the server still answers.
  *
  * @param {import('./pushit.js').PushIt} push
  * @param {() => void} onOpen
@@ -25,25 +25,25 @@ const NO_ANSWER = 'no answer in time';
  */
 export function makeSession(push, onOpen, onClose) {
   const { global: env, silence, answerWithin, connectWithin } = push._options;
-  /** What was asked: who wants the answer, by uuid. @type {Map<string, (frame: object, refusal?: Refusal) => void>} */
+  /** The callbacks that wait for an answer, by uuid. @type {Map<string, (frame: object, refusal?: Refusal) => void>} */
   const answers = new Map();
   let queue = []; // frames, as text, for the next message
   let socket;
-  let busy; // sending
-  let heard = 0; // when something came
-  let probed = 0; // when something was asked for since
-  let within; // how long that may take
+  let busy; // a message is being sent
+  let heard = 0; // the time of the last sign of life
+  let probed = 0; // the time of a request for one since then
+  let within; // how long the answer may take
   let watched = false;
   let refused; // the refusal to connect
   let stop = () => {}; // the timer
   const now = () => env.Date.now();
-  const fixed = typeof push._options.credentials !== 'function'; // the same would be refused again
+  const fixed = typeof push._options.credentials !== 'function'; // the same credentials would be refused again
 
-  /** It has `_over`, too: it has ended; and `_blame`: if it ends now, the transport is the reason. */
+  /** It also has `_over`: it has ended; and `_blame`: if it ends now, the transport is the reason. */
   const session = { _start, _send, _ask, _limit, _refused, _watch, _wake, _end };
   return session;
 
-  /** Opens a transport, which has that many ms for it. */
+  /** Opens a transport, which may take that many ms. */
   function _start(transport, ms) {
     session._blame = true;
     _limit(ms, 'no connection in time');
@@ -70,7 +70,7 @@ export function makeSession(push, onOpen, onClose) {
     }
   }
 
-  /** While the session goes on; what cannot be ends it. */
+  /** Runs something while the session goes on. An error ends the session. */
   function guarded(fn) {
     return (...args) => {
       try {
@@ -81,7 +81,7 @@ export function makeSession(push, onOpen, onClose) {
     };
   }
 
-  /** Sends a frame. Those of one moment travel together. */
+  /** Sends a frame. Frames of the same moment are joined. */
   function _send(text) {
     if (queue.push(text) < 2) queueMicrotask(flush);
   }
@@ -99,7 +99,7 @@ export function makeSession(push, onOpen, onClose) {
     if (watched) _watch();
   }
 
-  /** Sends a frame that waits for an answer from this session only. */
+  /** Sends a frame whose answer must come from this session. */
   function _ask(channel, data, answered, agentId) {
     const uuid = id();
     answers.set(uuid, answered);
@@ -110,7 +110,7 @@ export function makeSession(push, onOpen, onClose) {
     const { channel, uuid, error, code, retry, data } = frame;
     const meta = isMeta(channel);
     if (channel === '/meta/close') return _end(code, error, retry);
-    if (refused) return; // each frame that waited is refused for the same reason (R22)
+    if (refused) return; // each frame that waits is refused for the same reason (R22)
     const refusal =
       meta && (channel === '/meta/error' || frame.successful === false) ? new Refusal(error, code, data?.channel, uuid, fixed && code === 'expired' ? false : retry) : undefined;
     const answered = meta && answers.get(uuid);
@@ -119,14 +119,14 @@ export function makeSession(push, onOpen, onClose) {
     answered(frame, refusal);
   }
 
-  /** The server has refused to connect; it will now close the session, and say when to come back. */
+  /** The server has refused to connect. It will close the session, and say when to come back. */
   function _refused(refusal) {
     refused = refusal;
     answers.clear();
     _limit(CLOSES_WITHIN, refusal.message);
   }
 
-  /** Ends the session at a time, unless the next limit, or watching, comes first. */
+  /** Ends the session at a time, unless another limit comes first. */
   function _limit(ms, reason) {
     stop();
     if (!session._over) stop = after(env, ms, () => _end(0, reason));
@@ -137,7 +137,7 @@ export function makeSession(push, onOpen, onClose) {
     probed = 0;
   }
 
-  /** From here on the session is watched: after too long a silence the server is asked, and has to answer. */
+  /** From here on the session is watched. After a long silence the client asks the server for an answer. */
   function _watch() {
     if (session._over) return;
     watched = true;
@@ -155,13 +155,13 @@ export function makeSession(push, onOpen, onClose) {
     _ask('/meta/ping', undefined, () => {});
   }
 
-  /** A page that has slept does not know that its connection is gone. */
+  /** A page that has slept does not know that its connection is dead. */
   function _wake(ms) {
     if (watched && !probed && now() - heard > ms) probe(ms);
   }
 
   /**
-   * @param {number} [code]  0 where there is none
+   * @param {number} [code]  0 if there is none
    * @param {string} [reason]
    * @param {number | false} [retry]  how long to stay away, in ms; false: for good
    */
@@ -172,7 +172,7 @@ export function makeSession(push, onOpen, onClose) {
     try {
       socket?._close();
     } catch {
-      // then it is closed
+      // it is closed then
     }
     onClose(code, reason || refused?.message, refused?.retry === false ? false : (retry ?? refused?.retry ?? 0), refused);
   }

@@ -6,18 +6,17 @@ import { matches } from './frames.js';
 import { closed, Refusal } from './refusal.js';
 
 /**
- * What this page is subscribed to, or wants to be, by name or pattern. The page
- * wants a subscription while it holds it, by subscribing, and while somebody
- * listens to it. Others the server begins by itself (PROTOCOL.md, R43); they end
- * with the session.
+ * The subscriptions of this page, or those that it wants, by name or pattern. The page
+ * wants a subscription while it holds it (by subscribing), and while a listener uses it.
+ * The server makes others by itself (PROTOCOL.md, R43), which end with the session.
  *
- * A subscription has `_name`; `_held`; `_users`, who listen; `_on`, as the server's last
- * answer has it; `_leaving`, the page's last wish was to be rid of it; `_asked`, a frame
- * about it has no answer yet; `_waiting` and `_leavers`, whom to tell when it is on, and
- * when it is not; `_position`, up to where it has been read; `_was`, it has been on before.
+ * A subscription has `_name`; `_held`; `_users`, its listeners; `_on`, as the server's last
+ * answer says; `_leaving`, the page's last wish was to end it; `_asked`, a frame about it
+ * has no answer yet; `_waiting` and `_leavers`, the callbacks for when it is on, and when
+ * it is not; `_position`, up to which it has been read; `_was`, it has been on before.
  *
- * The last wish wins. One frame at a time is under way; after its answer comes the next
- * one, if the wish is another by then.
+ * The last wish counts. Only one frame about a subscription is under way. After its answer
+ * the next one is sent, if the wish has changed.
  *
  * @typedef {(refusal?: Error, answer?: object) => void} Done  called once
  *
@@ -27,10 +26,10 @@ export function makeSubscriptions(push) {
   const subs = new Map();
 
   return {
-    /** @returns {string[]} those that are there */
+    /** @returns {string[]} the subscriptions that are on */
     _names: () => [...subs.values()].filter((sub) => sub._on).map((sub) => sub._name),
 
-    /** The page wants it. @param {Done} done */
+    /** The page holds it. */
     _subscribe(name, done) {
       const sub = of(name);
       sub._held = true;
@@ -39,10 +38,11 @@ export function makeSubscriptions(push) {
     },
 
     /**
-     * Somebody listens.
+     * Adds a listener.
      *
-     * @param {{_message: (message: object) => void, _end?: (refusal?: Error) => void}} user  `_end`: nothing will come any more
-     * @returns {() => void} stops it
+     * @param {{_message: (message: object) => void, _end?: (refusal?: Error) => void}} user
+     * `_end`: no message will come
+     * @returns {() => void} removes it
      */
     _use(name, user) {
       const sub = of(name);
@@ -54,7 +54,7 @@ export function makeSubscriptions(push) {
       };
     },
 
-    /** The page does not want it, nor what listens to it here. @param {Done} done */
+    /** The page ends it, with all its listeners. */
     _unsubscribe(name, done) {
       const sub = of(name);
       sub._leavers.push(done);
@@ -80,7 +80,7 @@ export function makeSubscriptions(push) {
       if (!sub._asked) lacks(push._session, sub, new Refusal(frame.error, frame.code, sub._name, '', frame.retry));
     },
 
-    /** A message for who listens. */
+    /** Passes a message to its listeners. */
     _message(message) {
       for (const sub of [...subs.values()]) {
         if (!matches(sub._name, message.channel)) continue;
@@ -89,7 +89,7 @@ export function makeSubscriptions(push) {
       }
     },
 
-    /** The session has ended, and with it what it was subscribed to. */
+    /** The session has ended, and its subscriptions with it. */
     _lost() {
       for (const sub of subs.values()) {
         sub._asked = sub._on = false;
@@ -98,7 +98,7 @@ export function makeSubscriptions(push) {
       }
     },
 
-    /** There will be no other session, unless the page connects again; then what it wants is asked for again. */
+    /** There will be no other session, unless the page connects again. Then the client asks again for what the page wants. */
     _close() {
       for (const sub of subs.values()) end(sub, closed(push, sub._name));
     },
@@ -132,14 +132,14 @@ export function makeSubscriptions(push) {
     next(sub);
   }
 
-  /** Asks for what the page wants, or if it has that, tells so, but not before the caller has returned. */
+  /** Asks for what the page wants. If the page has it already, reports that after the caller has returned. */
   function next(sub, session = push._session) {
     if (sub._asked) return;
     if (session && !sub._on === !sub._leaving) return ask(session, sub);
     queueMicrotask(() => {
       if (sub._asked || !has(sub)) return;
       if (sub._leaving) return drop(sub);
-      tell(sub, sub._leavers); // another wish has overtaken theirs
+      tell(sub, sub._leavers); // a later wish has replaced theirs
       if (sub._on) tell(sub, sub._waiting);
     });
   }
@@ -170,7 +170,7 @@ export function makeSubscriptions(push) {
     });
   }
 
-  /** A subscription has begun: because it was asked for, or because the server wants it. */
+  /** A subscription has begun, because the page asked for it or because the server wants it. */
   function begun(frame) {
     const sub = of(frame.data.channel);
     sub._on = true;
@@ -181,7 +181,7 @@ export function makeSubscriptions(push) {
     sub._was = true;
   }
 
-  /** It cannot be had: for good, or for now. */
+  /** It is refused: for good, or for now. */
   function lacks(session, sub, refusal) {
     if (refusal.final || sub._leaving || !wanted(sub)) return drop(sub, refusal);
     push._error(refusal);
@@ -189,7 +189,7 @@ export function makeSubscriptions(push) {
     push._options.global.setTimeout(() => has(sub) && !session._over && next(sub, session), (refusal.retry || 0) + sub._backoff._next());
   }
 
-  /** Nobody has it any more, and all who care are told: why, where it was not their wish. */
+  /** It has ended. Tells all listeners, and why, unless they wanted it. */
   function drop(sub, refusal) {
     subs.delete(sub._name);
     if (!end(sub, refusal) && refusal && sub._users.size) push._error(refusal);
@@ -197,7 +197,7 @@ export function makeSubscriptions(push) {
     tell(sub, sub._leavers);
   }
 
-  /** @returns {number} how many were told */
+  /** @returns {number} the number of callbacks */
   function end(sub, refusal) {
     const told = [...sub._users].map((user) => user._end).filter(Boolean);
     for (const done of sub._waiting.splice(0)) told.push(() => done(refusal ?? new Refusal('unsubscribed', 'closed', sub._name)));

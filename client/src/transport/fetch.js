@@ -2,23 +2,22 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * The transports of SockJS over HTTP, with fetch. What the server has to say
- * comes in the answers to POSTs, a line each: with xhr_streaming in one that goes
- * on, with xhr in one each time. What the agent says goes in POSTs to xhr_send,
- * one after the other.
+ * The transports of SockJS over HTTP, with fetch. The server's frames come in the answers
+ * to POSTs, one in each line: with xhr_streaming in one long answer, with xhr in one answer
+ * each. The client's frames go in POSTs to xhr_send, one after the other.
  *
  * @module
  */
 
 import { after } from '../clock.js';
 
-/** How long the stream has, in ms, to say why a session is over when a POST has only said that it is. */
+/** How long the stream may take, in ms, to say why a session is over after a POST said only that it is. */
 const SAYS_WITHIN = 2_000;
 
 /** @returns {import('./transport.js').Transport} */
 const over = (path) => (env, url, on) => {
   const stop = new AbortController();
-  // Requests are numbered: by its number the server knows one that it gets twice.
+  // Requests have numbers, so that the server recognizes one that it gets twice.
   let sent = 0;
   let asked = 0;
 
@@ -26,14 +25,14 @@ const over = (path) => (env, url, on) => {
     const answer = env.fetch(`${url}/${to}`, {
       method: 'POST',
       body,
-      // No other type is sent to another origin without asking it first.
+      // Other types are sent to another origin only after a request for permission.
       headers: body && { 'Content-Type': 'text/plain' },
       credentials: 'include',
       cache: 'no-store',
       signal: stop.signal,
     });
-    // A connection that was kept may close in this moment, at a reload for example, and
-    // so may the next one of the pool: not all browsers make such a POST again.
+    // A kept connection may close at this moment, at a reload for example, and so may the
+    // next one of the pool. Not all browsers repeat such a POST.
     return again ? answer.catch((error) => (stop.signal.aborted ? Promise.reject(error) : request(to, body, again - 1))) : answer;
   }
 
@@ -47,19 +46,19 @@ const over = (path) => (env, url, on) => {
     const { ok, status } = response;
     if (ok) return;
     if ([400, 413, 415].includes(status)) {
-      // It is about these frames: they fail, and nothing else.
+      // The answer is about these frames: only they fail.
       const error = await sentence(response);
       for (const text of texts) on._frame({ channel: '/meta/error', uuid: JSON.parse(text).uuid, error, code: status === 413 ? 'limit' : 'invalid', retry: false });
       return;
     }
-    // What the stream says comes before what a POST says: it knows why.
+    // The stream's answer comes before the POST's, because it has the reason.
     if (status === 404) await new Promise((over) => after(env, SAYS_WITHIN, over));
     await fail(response);
   }
 
   async function read() {
-    // Made again, it gets the answer if the server had not seen it. Else what the server
-    // has written may be lost: it ends the session, and another one tells so.
+    // A repeated request gets the answer if the server had not seen it. Otherwise frames
+    // may be lost, so the server ends the session, and another session reports the gap.
     const response = await request(`${path}?n=${++asked}`);
     if (!response.ok) await fail(response);
     const { body } = response;
@@ -74,7 +73,7 @@ const over = (path) => (env, url, on) => {
         empty = false;
       }
     }
-    if (empty) throw body; // or it would ask again and again
+    if (empty) throw body; // otherwise it would ask again and again
   }
 
   async function readOn() {
@@ -92,7 +91,7 @@ const over = (path) => (env, url, on) => {
 export const streaming = over('xhr_streaming');
 export const polling = over('xhr');
 
-/** What an HTTP answer says, if that is for people to read: pushit sends one sentence. */
+/** Returns the text of an HTTP answer, if it is for people: pushit sends one sentence. */
 export async function sentence(response) {
   const text = /^text\/plain/.test(response.headers.get('Content-Type')) && (await response.text()).slice(0, 200).trim();
   return text || `HTTP ${response.status}`;

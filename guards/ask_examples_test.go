@@ -125,7 +125,7 @@ func TestAskExamples(t *testing.T) {
 }
 
 // freeAddr returns an address that nothing listens on. Its port is below those that
-// systems give out, so that nobody else gets it meanwhile.
+// systems give out, so that no other process gets it meanwhile.
 func freeAddr(t *testing.T) string {
 	t.Helper()
 	for range 100 {

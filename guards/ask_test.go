@@ -105,7 +105,7 @@ func TestAskAsks(t *testing.T) {
 func TestAskReadsCompressedAnswers(t *testing.T) {
 	u := newServer(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("Content-Encoding", "br") // nobody has asked for this
+		w.Header().Set("Content-Encoding", "br") // the client has not asked for it
 		io.WriteString(w, "{}")                  //nolint:errcheck // the answer shows it
 	})
 	g := remoteGuardOf(t, "ask %s {\nuri /\n}", u.addr())

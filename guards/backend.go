@@ -45,7 +45,7 @@ type BackendOptions struct {
 	// Cache is how long an answer is cached. It is used again for questions that are
 	// equal in everything that the answer can depend on: gate, namespace, channel, host,
 	// client address, the query and the header fields the session was opened with, user,
-	// credentials, and what the guard names and sends. Default: 0, not at all.
+	// credentials, and what the guard names and sends. Default: 0, which caches nothing.
 	//
 	// Denials are cached for at most a second. Failures, answers with
 	// Cache-Control: no-store, and answers to publish, unsubscribe and disconnect are

@@ -112,7 +112,7 @@ func TestBrokenBackends(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	down.Close() //nolint:errcheck // nobody listens any more
+	down.Close() //nolint:errcheck // the address is closed now
 	saying := func(text string) string {
 		return rawServer(t, func(c net.Conn) {
 			io.WriteString(c, text) //nolint:errcheck // the answer shows it

@@ -25,7 +25,7 @@ func init() { caddy.RegisterModule(new(CEL)) }
 // ---------|------------
 // `agent.uuid` | The name the server gave the agent
 // `agent.agentId` | The name the agent gave itself, which proves nothing
-// `agent.user` | Who the agent is; null if nobody knows
+// `agent.user` | The agent's user; null if unknown
 // `agent.claims`, `agent.attributes` | What tokens and backends said about the user
 // `agent.credentials` | What the agent presented when it connected; null without
 // `agent.remote_ip` | The client's address, for example for `cidr("10.0.0.0/8").containsIP(agent.remote_ip)`

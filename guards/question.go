@@ -29,7 +29,7 @@ type Question struct {
 	early func(Answer)
 }
 
-// User returns who the agent is, "" if nobody knows.
+// User returns the agent's user, or "" if it is unknown.
 func (q *Question) User() string {
 	if u := q.Agent.Opening().User; u != "" {
 		return u

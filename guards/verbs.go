@@ -22,7 +22,7 @@ type verbs struct {
 	discard   bool     // publish: publish nothing
 }
 
-// publishing returns what to publish in place of a message; nil is the message itself.
+// publishing returns what to publish instead of a message; nil means the message itself.
 func (v *verbs) publishing(ctx context.Context, q *Question) (*hub.Publishing, error) {
 	l := &q.Learned
 	p := hub.Publishing{Channels: l.Channels, Data: l.Data, Discard: l.Drop || v.discard}

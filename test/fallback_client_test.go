@@ -164,7 +164,7 @@ func (c *fallbackClient) receive() object {
 	return o
 }
 
-// keep keeps the objects of a frame for receive.
+// keep stores the objects of a frame for receive.
 func (c *fallbackClient) keep(frame string) {
 	c.t.Helper()
 	texts, err := wireclient.Objects(frame)

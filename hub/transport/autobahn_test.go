@@ -388,7 +388,7 @@ func TestAutobahnOverHTTP(t *testing.T) {
 					} else if c.reason {
 						t.Errorf("the notice of the end is missing: %q", texts)
 					}
-					if len(texts) != len(c.messages) && (c.closed == closesNot || c.reason) { // nobody answers who has closed
+					if len(texts) != len(c.messages) && (c.closed == closesNot || c.reason) { // a side that has closed does not answer
 						t.Errorf("answers %q to messages %.300q", texts, c.messages)
 					}
 					_ = p.nc.Close()

@@ -383,7 +383,7 @@ func (w *recordingWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 
 func TestUpgradeGoesThroughAllWritersAndKeepsNone(t *testing.T) {
 	e := newEndpoint(t, hub.Limits{})
-	gone := make(chan string, 2) // buffered: cleanups wait for nobody
+	gone := make(chan string, 2) // buffered, so that cleanups do not block
 	outside := make(chan *[]int, 1)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rec := &recordingWriter{ResponseWriter: &plainWrapper{w}}
@@ -453,7 +453,7 @@ func (c *deadlineConn) SetWriteDeadline(t time.Time) error {
 
 type deadlineListener struct {
 	net.Listener
-	conns chan *deadlineConn // buffered: accepting waits for nobody
+	conns chan *deadlineConn // buffered, so that accepting does not block
 }
 
 func (l *deadlineListener) Accept() (net.Conn, error) {

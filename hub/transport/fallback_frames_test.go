@@ -35,7 +35,7 @@ func (e *Endpoint) waitsFor(t *testing.T, other *sockJSClient) {
 		}
 		select {
 		case <-other.Stream().Came():
-			return // it is turned away, as its frame tells
+			return // it is refused, as its frame says
 		default:
 		}
 		if time.Now().After(end) {

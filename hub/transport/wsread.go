@@ -269,7 +269,7 @@ func wholeCharacters(p []byte) int {
 	return whole
 }
 
-// endMessage checks the text of a message and hands it to the sink. p is what was kept of it.
+// endMessage checks the text of a message and passes it to the sink. p is the stored part.
 func (f *frameReader) endMessage(p []byte) error {
 	f.ended = true
 	switch large := f.total > uint64(f.max); {

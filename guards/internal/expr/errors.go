@@ -85,7 +85,7 @@ func explainSyntax(src string, issues *cel.Issues) error {
 			return atPosition(src, e.Location, "this is not CEL; "+h.right)
 		}
 	}
-	// The list of everything that could stand there instead helps nobody.
+	// Drop the list of everything that could stand there instead: it is too long to help.
 	text, _, _ := strings.Cut(strings.TrimPrefix(e.Message, "Syntax error: "), " expecting ")
 	text = strings.Replace(text, "mismatched input '<EOF>'", "something is missing at the end", 1)
 	text = strings.Replace(text, " at '<EOF>'", " at the end", 1)

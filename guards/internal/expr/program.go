@@ -190,7 +190,7 @@ func hasLoop(a *ast.AST) (found bool) {
 // A Subject is the question that an expression is evaluated about, as far as guards know
 // more of it than the hub. Its methods are called only if the expression needs them.
 type Subject interface {
-	// User returns who the agent is, "" if nobody knows.
+	// User returns the agent's user, or "" if it is unknown.
 	User() string
 	// Claims and Attributes return those of the user.
 	Claims() map[string]any

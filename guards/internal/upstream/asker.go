@@ -144,7 +144,7 @@ type Question[A any] struct {
 // An Outcome is an answer, and how it may be cached.
 type Outcome[A any] struct {
 	Answer A
-	// Keep is how long the answer may be cached; 0 is not at all.
+	// Keep is how long the answer may be cached; 0 means that it must not be.
 	Keep time.Duration
 	// Size is roughly how many bytes it has.
 	Size int
@@ -159,7 +159,7 @@ type call[A any] struct {
 	key    Key
 	store  Key
 	ask    func(ctx context.Context) Outcome[A]
-	ctx    context.Context //nolint:containedctx // ends when nobody waits any more
+	ctx    context.Context //nolint:containedctx // ends when no agent waits any more
 	cancel context.CancelFunc
 
 	started chan struct{} // closed when the call has a place

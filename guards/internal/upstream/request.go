@@ -26,7 +26,7 @@ import (
 // A Session is what requests to a backend are made from.
 type Session interface {
 	Opening() *hub.Opening
-	// User returns who the agent is, "" if nobody knows.
+	// User returns the agent's user, or "" if it is unknown.
 	User() string
 	// Header returns the header fields of a new request, which owns them.
 	Header() http.Header

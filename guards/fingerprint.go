@@ -62,15 +62,7 @@ func (c *Chain) Fingerprint() hub.Fingerprint { return c.print }
 
 // Fixed implements hub.FixedGate.
 func (c *Chain) Fixed() bool {
-	if len(c.guards) == 0 {
-		return false
-	}
-	f, ok := c.guards[0].Guard.(Fixed)
-	if !ok {
-		return false
-	}
-	kind, fixed := f.Fixed()
-	return fixed && (kind == Allow || kind == Deny)
+	return len(c.guards) > 0 && isFixed(c.guards[0].Guard, Allow, Deny)
 }
 
 // Changed names the gates that differ between p and an earlier policy, for people. Either

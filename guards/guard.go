@@ -156,6 +156,16 @@ type Fixed interface {
 	Fixed() (kind Kind, ok bool)
 }
 
+// isFixed reports whether g always gives an answer of the same kind, which is one of these.
+func isFixed(g Guard, one, other Kind) bool {
+	f, ok := g.(Fixed)
+	if !ok {
+		return false
+	}
+	kind, fixed := f.Fixed()
+	return fixed && (kind == one || kind == other)
+}
+
 // A Bounded guard gives only some kinds of answers. With that, a gate that can never
 // allow is found when the configuration is read. A guard that is not Bounded may give all
 // kinds.

@@ -202,21 +202,15 @@ func checkGuards(name hub.GateName, guards []NamedGuard) error {
 		if b, ok := g.Guard.(Bounded); !ok || b.CanApprove() {
 			approves = true
 		}
-		if f, ok := g.Guard.(Fixed); ok {
-			if kind, fixed := f.Fixed(); fixed && (kind == Allow || kind == Deny) && i < len(guards)-1 {
-				return fmt.Errorf("%s is never asked, because the %s before it always decides; put that last", guards[i+1].Name, g.Name)
-			}
+		if i < len(guards)-1 && isFixed(g.Guard, Allow, Deny) {
+			return fmt.Errorf("%s is never asked, because the %s before it always decides; put that last", guards[i+1].Name, g.Name)
 		}
 	}
 	if approves || name == hub.GateDisconnect {
 		return nil
 	}
-	if len(guards) == 1 {
-		if f, ok := guards[0].Guard.(Fixed); ok {
-			if kind, fixed := f.Fixed(); fixed && kind == Deny {
-				return nil // the configuration says so explicitly
-			}
-		}
+	if len(guards) == 1 && isFixed(guards[0].Guard, Deny, Deny) {
+		return nil // the configuration says so explicitly
 	}
 	return errors.New("it can never allow, because none of its guards approves; end it with allow, or write only deny")
 }
@@ -365,15 +359,8 @@ func (p *Policy) find(name hub.GateName, channel string) (*Chain, string) {
 
 // open reports whether the gate always allows and changes nothing.
 func (c *Chain) open() bool {
-	if c.verbs.to != nil || c.verbs.discard || c.verbs.transform != nil || len(c.guards) != 1 {
-		return false
-	}
-	f, ok := c.guards[0].Guard.(Fixed)
-	if !ok {
-		return false
-	}
-	kind, fixed := f.Fixed()
-	return fixed && (kind == Allow || kind == Pass)
+	return c.verbs.to == nil && !c.verbs.discard && c.verbs.transform == nil &&
+		len(c.guards) == 1 && isFixed(c.guards[0].Guard, Allow, Pass)
 }
 
 // Explain returns the gate of a channel and its place in the configuration, which is ""

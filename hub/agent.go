@@ -303,7 +303,7 @@ func (a *Agent) tick() time.Duration {
 	a.hub.repeats.expire(time.Now())
 	a.mu.Lock()
 	now := a.hub.timers.now()
-	var due review
+	var due dueLeases
 	var notify bool
 	switch silence := now - time.Duration(a.heard.Load()); {
 	case a.state >= stateClosing:
@@ -325,8 +325,8 @@ func (a *Agent) tick() time.Duration {
 		}
 	}
 	next := a.beat
-	if review := a.leases.next(); review != 0 {
-		next = min(next, review)
+	if at := a.leases.next(); at != 0 {
+		next = min(next, at)
 	}
 	a.mu.Unlock()
 	if notify {

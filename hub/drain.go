@@ -5,7 +5,9 @@ package hub
 
 import (
 	"context"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"time"
 )
 
@@ -66,10 +68,7 @@ func (h *Hub) Drain(within time.Duration) Drained {
 	h.mu.Lock()
 	h.going = true
 	h.end()
-	agents := make([]*Agent, 0, len(h.agents))
-	for a := range h.agents {
-		agents = append(agents, a)
-	}
+	agents := slices.Collect(maps.Keys(h.agents))
 	h.mu.Unlock()
 	// Most of the time is for writing, the rest for the peer to close its side.
 	by := begun.Add(within * 3 / 4)

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"hash/maphash"
+	"maps"
 	"runtime"
 	"slices"
 	"sync"
@@ -177,10 +178,7 @@ func (h *Hub) Close() {
 	}
 	h.closed = true
 	h.end()
-	agents := make([]*Agent, 0, len(h.agents))
-	for a := range h.agents {
-		agents = append(agents, a)
-	}
+	agents := slices.Collect(maps.Keys(h.agents))
 	h.mu.Unlock()
 	for i, retry := range comeBack(len(agents)) {
 		agents[i].Close(CloseUnavailable, goingAway.Reason, retry)

@@ -210,8 +210,8 @@ func (ls *leases) next() time.Duration {
 	return next
 }
 
-// A review is what has to be done about an agent's leases.
-type review struct {
+// dueLeases says what has to be done about an agent's leases.
+type dueLeases struct {
 	ended  []*subscription // subscriptions whose leases have ended
 	blind  []*subscription // subscriptions whose right to the list of members has ended
 	reload bool            // a gate must be asked because of a reload
@@ -220,7 +220,7 @@ type review struct {
 
 // look notes which gates must be asked, and returns what has to be done. tickLocked
 // handles the end of the connect's lease before it calls look.
-func (ls *leases) look(now time.Duration) (due review) {
+func (ls *leases) look(now time.Duration) (due dueLeases) {
 	note := func(why reason) {
 		due.reload = due.reload || why == byReload
 		due.other = due.other || why == byTime

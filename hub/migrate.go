@@ -141,7 +141,7 @@ func (m *migration) rescheduleLocked() {
 		a.Touch()
 		beat := firstHeartbeat(p.Heartbeat)
 		a.beat = a.hub.timers.now() + beat
-		a.hub.timers.set(a, beat) // planReview comes later, and sets an earlier time if a lease needs it
+		a.hub.timers.set(a, beat) // setTimer comes later, and sets an earlier time if a lease needs it
 	case a.state == stateOpen && a.out.conn != nil && before.Handshake != p.Handshake:
 		a.hub.timers.set(a, p.Handshake)
 	}
@@ -179,7 +179,7 @@ func (m *migration) connect() bool {
 		case !changed:
 			return true
 		case !o.local:
-			a.leases.planReview()
+			a.leases.setTimer()
 			return true
 		case g != nil:
 			a.reload.Load().countAsked()
@@ -208,7 +208,7 @@ func (m *migration) subscriptions(all bool, made []string) {
 		for !m.reauthorize(GatePresence, s, all, made) {
 		}
 	}
-	a.leases.planReview()
+	a.leases.setTimer()
 }
 
 // reauthorize does that for one subscription, or with GatePresence for the right to its

@@ -529,7 +529,7 @@ func (h *Hub) tellMembers(o *op) (done bool) {
 	if notify {
 		a.notify()
 	}
-	a.leases.planReview()
+	a.leases.setTimer()
 	return done
 }
 

@@ -170,7 +170,7 @@ func (ls *leases) reauthorizeSubscriptions(made []string) {
 
 // tickLocked closes the session if the lease of the connect has ended. Else it returns
 // what has to be done about the leases. The caller holds a.mu.
-func (ls *leases) tickLocked(now time.Duration) (due review, notify bool) {
+func (ls *leases) tickLocked(now time.Duration) (due dueLeases, notify bool) {
 	a := ls.agent
 	if l := &a.leases.connect; l.hasEnded(now) {
 		r := expiredConnect
@@ -187,7 +187,7 @@ func (ls *leases) tickLocked(now time.Duration) (due review, notify bool) {
 }
 
 // seeTo does what tickLocked returned. The caller holds no lock.
-func (ls *leases) seeTo(due *review) {
+func (ls *leases) seeTo(due *dueLeases) {
 	a := ls.agent
 	for _, s := range due.ended {
 		a.mu.Lock()
@@ -235,8 +235,8 @@ func tooLate() *Refusal {
 	return &Refusal{CodeUnavailable, "the server could not find out whether this is still allowed", cutRetry()}
 }
 
-// planReview sets the agent's timer to when its first lease is due.
-func (ls *leases) planReview() {
+// setTimer sets the agent's timer to when its first lease is due.
+func (ls *leases) setTimer() {
 	a := ls.agent
 	a.mu.Lock()
 	next := a.leases.next()
@@ -281,12 +281,12 @@ func (o *op) applyLease() (done bool) {
 		o.sub.byConnect = o.sub.byConnect && o.gate == GatePresence
 	}
 	a.mu.Unlock()
-	a.leases.planReview()
+	a.leases.setTimer()
 	return true
 }
 
 // postponeLocked keeps a lease whose gate could not decide, and has the gate asked again.
-// The caller holds a.mu, and must call planReview after it has released it.
+// The caller holds a.mu, and must call setTimer after it has released it.
 func (a *Agent) postponeLocked(l *lease, r *Refusal) {
 	l.postpone(a.hub.timers.now(), max(r.Retry, time.Second), a.policy.Load().Grace)
 }
@@ -305,7 +305,7 @@ func (o *op) applyConnect() (done bool) {
 		a.mu.Lock()
 		a.postponeLocked(o.leaseLocked(), r)
 		a.mu.Unlock()
-		a.leases.planReview()
+		a.leases.setTimer()
 		if o.why == byFrame {
 			a.answer(&o.in, r) // the refresh failed, but the agent keeps its leases
 		}
@@ -346,7 +346,7 @@ func (o *op) applyConnect() (done bool) {
 	} else {
 		a.leases.reauthorizeSubscriptions(v.Subscribe)
 	}
-	a.leases.planReview()
+	a.leases.setTimer()
 	return true
 }
 

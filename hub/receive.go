@@ -254,7 +254,7 @@ func (box *inbox) connected(in *inbound, v *Verdict, p *Policy, by Fingerprint) 
 	}
 	a.hub.timers.set(a, beat)
 	a.leases.subscribeAll(v.Subscribe)
-	a.leases.planReview()
+	a.leases.setTimer()
 	return true
 }
 

@@ -45,7 +45,7 @@ func (h *Hub) subscribe(o *op, in *inbound) (r *Refusal, stale bool) {
 			a.notify()
 		}
 		if v.Recheck != 0 || !v.Expires.IsZero() || len(o.further) > 0 {
-			a.leases.planReview()
+			a.leases.setTimer()
 		}
 		return r, stale
 	}

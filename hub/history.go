@@ -5,9 +5,11 @@ package hub
 
 import (
 	"cmp"
+	"container/heap"
 	"container/list"
+	"math"
+	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 )
@@ -38,7 +40,9 @@ const sweepEvery = 5 * time.Second
 // its first number follows the last one of the old log: the difference to the number in the
 // log is base.
 type history struct {
-	keeper Keeper // is told what is dropped, nil for nothing; immutable after New
+	begin  time.Time // of clock; immutable
+	keeper Keeper    // is told what is dropped, nil for nothing; immutable after New
+	piece  int       // see sweepPiece; immutable
 
 	mu     sync.Mutex // guards the following; a leaf, taken under node.mu and Agent.mu
 	epoch  Epoch
@@ -55,17 +59,13 @@ type history struct {
 	most   int    // of bytes; 0 for no limit
 	lost   uint64 // the highest number that was dropped of channels without a ring
 	why    string // why that was
+	ages   ages
 	sweep  *time.Timer
 	closed bool
 }
 
-// An entry is a message that is kept, or was.
-type entry struct {
-	seq uint64
-	key string    // "" for all channels, if msg is nil
-	msg *Message  // nil: it was dropped
-	at  time.Time // zero: unknown, because it was dropped before it came here
-}
+// unknownTime is later than any time that is known.
+const unknownTime = math.MaxInt64
 
 // A ring is what is kept of one channel. It stays when it has no entries left: it proves
 // that nothing was missed since.
@@ -73,13 +73,16 @@ type ring struct {
 	key     string
 	rule    HistoryRule
 	entries []*entry
-	floor   uint64 // the highest number that was dropped
-	why     string // why that was: count, age or bytes
+	floor   uint64        // the highest number that was dropped
+	why     string        // why that was: count, age or bytes
+	gone    time.Duration // when that was published, see history.clock; unknownTime
 	place   *list.Element
+	due     time.Duration // when a sweep must look at it
+	rank    int           // in ages, from 1 on; 0: it is not there
 }
 
 func newHistory() *history {
-	return &history{rings: make(map[string]*ring), recent: list.New()}
+	return &history{begin: time.Now(), piece: sweepPiece, rings: make(map[string]*ring), recent: list.New()}
 }
 
 // close stops the sweeping.
@@ -92,24 +95,16 @@ func (h *history) close() {
 	}
 }
 
-// sizeOfEntry is about what an entry costs besides the bytes of its message, and a ring
-// besides its entries.
-const sizeOfEntry = 200
-
-func (r *ring) size() int { return sizeOfEntry + len(r.key) }
-
-func (e *entry) size() int { return len(e.msg.object) + sizeOfEntry }
-
 // reset begins another log. Entries up to head only fill the history.
 func (h *history) reset(epoch Epoch, first, head uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, e := range h.log {
-		e.msg = nil
+		e.drop() // a search may have it
 	}
 	clear(h.rings)
 	h.recent.Init()
-	h.log, h.live, h.bytes = nil, 0, 0
+	h.log, h.ages, h.live, h.bytes = nil, nil, 0, 0
 	h.base = h.last
 	h.epoch, h.head, h.replay = epoch, h.base+head, true
 	h.lost, h.why = h.base, "age"
@@ -134,7 +129,8 @@ func (h *history) add(seq uint64, at time.Time, m *Message) (fresh bool) {
 	if !m.Kept() {
 		return fresh
 	}
-	m.stamp(n, Position{h.epoch, seq, CheckOf(at)})
+	check := CheckOf(at)
+	m.stamp(n, Position{h.epoch, seq, check})
 	r := h.rings[m.key]
 	if r == nil {
 		r = h.newRingLocked(m.key, min(h.lost, n-1), h.why) // a ring of this channel may have been dropped
@@ -142,12 +138,13 @@ func (h *history) add(seq uint64, at time.Time, m *Message) (fresh bool) {
 		h.recent.MoveToBack(r.place)
 	}
 	r.rule = m.keep.rule()
-	e := &entry{seq: n, key: m.key, msg: m, at: at}
+	e := newEntry(n, r.key, h.clock(at), check, m)
 	h.log = append(h.log, e)
 	r.entries = append(r.entries, e)
 	h.live++
 	h.bytes += e.size()
 	h.trimLocked(r, now)
+	h.planLocked(r)
 	h.shrinkLocked(r)
 	h.trimLogLocked()
 	if h.sweep == nil && !h.closed {
@@ -157,7 +154,7 @@ func (h *history) add(seq uint64, at time.Time, m *Message) (fresh bool) {
 }
 
 func (h *history) newRingLocked(key string, floor uint64, why string) *ring {
-	r := &ring{key: key, floor: floor, why: why}
+	r := &ring{key: key, floor: floor, why: why, gone: unknownTime}
 	r.place = h.recent.PushBack(r)
 	h.rings[key] = r
 	h.bytes += r.size()
@@ -189,11 +186,16 @@ func (h *history) replayedLocked() {
 		// The log may have dropped entries of a channel of which it has as many as it may
 		// have. A Keeper drops only what it is told to.
 		if n := len(r.entries); h.keeper == nil && n > 0 && n >= r.rule.Count && r.entries[0].seq-1 > r.floor {
-			r.floor, r.why = r.entries[0].seq-1, "count"
+			r.floor, r.why, r.gone = r.entries[0].seq-1, "count", unknownTime
 		}
 		note(r.key, r.floor)
 	}
 	slices.SortStableFunc(h.log, func(a, b *entry) int { return cmp.Compare(a.seq, b.seq) })
+	for i, e := range h.log {
+		if e.check == 0 && i > 0 { // searches by time need the times to rise
+			e.at = h.log[i-1].at
+		}
+	}
 }
 
 // entryLocked returns the entry with a number among the first n of the log, or nil.
@@ -218,7 +220,7 @@ func (h *history) setFloor(key string, seq uint64, why string) {
 	if r == nil {
 		r = h.newRingLocked(key, 0, "")
 	}
-	r.floor, r.why = max(r.floor, n), why
+	r.floor, r.why, r.gone = max(r.floor, n), why, unknownTime
 }
 
 // loseUpTo notes that no entry up to a number will come, of whatever channel.
@@ -231,9 +233,9 @@ func (h *history) loseUpTo(seq uint64) {
 	}
 	h.last, h.lost, h.why = n, n, "age"
 	for _, r := range h.rings {
-		r.floor, r.why = n, h.why
+		r.floor, r.why, r.gone = n, h.why, unknownTime
 	}
-	h.log = append(h.log, &entry{seq: n})
+	h.log = append(h.log, &entry{seq: n, at: h.clock(time.Now())})
 }
 
 func (h *history) setBehind(behind bool) {
@@ -277,8 +279,8 @@ func (h *history) dropLocked(r *ring, n int, why string) {
 	for _, e := range r.entries[:n] {
 		h.bytes -= e.size()
 		h.live--
-		r.floor, r.why = e.seq, why
-		e.msg = nil
+		r.floor, r.why, r.gone = e.seq, why, e.at
+		e.drop()
 		if h.keeper != nil {
 			h.keeper.Dropped(r.key, e.seq-h.base, why)
 		}
@@ -303,6 +305,9 @@ func (h *history) forgetLocked(r *ring, why string) {
 		h.lost, h.why = r.floor, r.why
 	}
 	h.recent.Remove(r.place)
+	if r.rank > 0 {
+		heap.Remove(&h.ages, r.rank-1)
+	}
 	delete(h.rings, r.key)
 	h.bytes -= r.size()
 	if h.keeper != nil {
@@ -315,45 +320,47 @@ func (h *history) trimLocked(r *ring, now time.Time) {
 	if n := len(r.entries) - r.rule.Count; n > 0 {
 		h.dropLocked(r, n, "count")
 	}
-	old := 0
-	for old < len(r.entries) && now.Sub(r.entries[old].at) >= r.rule.TTL {
-		old++
-	}
-	if old > 0 {
-		h.dropLocked(r, old, "age")
-	}
+	h.expireLocked(r, h.clock(now), len(r.entries))
 }
 
 // trimLogLocked removes dropped entries from the front of the log. If many dropped entries
 // stand behind a live one, the live one goes too: its ring still has it.
 func (h *history) trimLogLocked() {
 	n := 0
-	for n < len(h.log) && (h.log[n].msg == nil || len(h.log)-n > 2*h.live+1024) {
+	for n < len(h.log) && (h.log[n].dropped() || len(h.log)-n > 2*h.live+1024) {
 		n++
 	}
 	h.log = withoutFirst(h.log, n)
 }
 
-// sweepNow drops messages that are too old.
+// sweepNow drops messages that are too old. It lets others have the lock in between.
 func (h *history) sweepNow() {
+	for h.sweepSome() {
+		runtime.Gosched() // who waits for the lock goes first
+	}
+}
+
+// sweepSome drops some of these messages, and reports whether there are more.
+func (h *history) sweepSome() (more bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	now := time.Now()
-	for _, r := range h.rings {
-		h.trimLocked(r, now)
-	}
+	more = h.sweepLocked()
 	h.trimLogLocked()
+	if more || h.closed {
+		return more && !h.closed
+	}
 	h.sweep = nil
-	if h.live > 0 && !h.closed {
+	if h.live > 0 {
 		h.sweep = time.AfterFunc(sweepEvery, h.sweepNow)
 	}
+	return false
 }
 
 // positionLocked returns the position of a number of this log.
 func (h *history) positionLocked(seq uint64) Position {
 	p := Position{Epoch: h.epoch, Seq: seq - h.base}
-	if e := h.entryLocked(seq, len(h.log)); e != nil && !e.at.IsZero() {
-		p.Check = CheckOf(e.at)
+	if e := h.entryLocked(seq, len(h.log)); e != nil {
+		p.Check = e.check
 	}
 	return p
 }
@@ -398,9 +405,10 @@ type recovery struct {
 // recover returns the kept messages that a subscription begins with. The caller holds the
 // mu of the subscription's node, and adds the subscription before it releases it. So no
 // message is lost or doubled between the kept messages and the live ones. skip reports
-// whether the agent got a message through another subscription. room and roomBytes limit
-// the messages.
-func (h *history) recover(req recoveryRequest, key string, pattern bool, skip func(*Message) bool, room, roomBytes int) (out recovery) {
+// whether the agent got a message of a channel through another subscription. room and
+// roomBytes limit the messages. For a pattern, searched is what search has returned; without
+// it, all of the search comes here.
+func (h *history) recover(req recoveryRequest, key string, pattern bool, searched *scan, skip func(seq uint64, channel string) bool, room, roomBytes int) (out recovery) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	out = recovery{head: h.last, from: h.last, whole: true}
@@ -421,37 +429,29 @@ func (h *history) recover(req recoveryRequest, key string, pattern bool, skip fu
 	case !req.isSet():
 		return out
 	}
-	if pattern && req.position == "" { // do not search the whole log
-		after = h.beginLocked(req, key)
+	found := searched
+	if !pattern {
+		found = h.ringLocked(req, key, after)
+	} else {
+		if found == nil {
+			found = &scan{after: after, upTo: after}
+		}
+		h.searchLocked(found, key, math.MaxInt)
 	}
-	entries, floor, why := h.matchingLocked(key, pattern, after)
+	taken, full := h.takeLocked(&out, found, req.last, skip, room, roomBytes)
+	if pattern && taken < req.last && found.after > 0 && !full {
+		// Some were dropped since they were found, so older ones are due. This is rare.
+		after, _ = h.newestLocked(key, h.last, req.last, math.MaxInt)
+		found = &scan{after: after, upTo: after}
+		h.searchLocked(found, key, math.MaxInt)
+		out.messages = nil
+		_, full = h.takeLocked(&out, found, req.last, skip, room, roomBytes)
+	}
 	switch {
-	case req.position != "" && floor > after:
-		out.whole, out.why = false, why
-	case req.last > 0 && len(entries) > req.last:
-		entries = entries[len(entries)-req.last:]
-	case !req.since.IsZero():
-		n := 0
-		for n < len(entries) && entries[n].at.Before(req.since) {
-			n++
-		}
-		if n == 0 && floor > after {
-			out.whole, out.why = false, why // dropped messages may have been published since then
-		}
-		entries = entries[n:]
-	}
-	entries = slices.DeleteFunc(slices.Clone(entries), func(e *entry) bool { return skip(e.msg) })
-	first := len(entries)
-	for first > 0 && room > 0 && roomBytes >= len(entries[first-1].msg.object) {
-		first--
-		room--
-		roomBytes -= len(entries[first].msg.object)
-	}
-	if first > 0 {
+	case full:
 		out.whole, out.why = false, "limit"
-	}
-	for _, e := range entries[first:] {
-		out.messages = append(out.messages, e.msg)
+	case req.last == 0 && found.floor > found.after:
+		out.whole, out.why = false, found.why
 	}
 	if len(out.messages) > 0 {
 		out.from = out.messages[0].seq - 1
@@ -459,66 +459,57 @@ func (h *history) recover(req recoveryRequest, key string, pattern bool, skip fu
 	return out
 }
 
-// beginLocked returns a number for a request without a position: all entries below prefix
-// that the request asks for follow it.
-func (h *history) beginLocked(req recoveryRequest, prefix string) uint64 {
-	i := len(h.log)
-	if req.last > 0 {
-		for n := 0; n < req.last && i > 0; i-- {
-			if e := h.log[i-1]; e.msg != nil && isBelow(e.key, prefix) {
-				n++
-			}
+// ringLocked returns the entries of a channel that a request asks for.
+func (h *history) ringLocked(req recoveryRequest, key string, after uint64) *scan {
+	r := h.rings[key]
+	if r == nil {
+		return &scan{after: after, floor: h.lost, why: h.why}
+	}
+	s := &scan{after: after, entries: following(r.entries, after), floor: r.floor, why: r.why}
+	if !req.since.IsZero() {
+		since := h.clock(req.since)
+		n, _ := slices.BinarySearchFunc(s.entries, since, func(e *entry, t time.Duration) int { return cmp.Compare(e.at, t) })
+		if n > 0 || r.gone < since { // what was dropped is older
+			s.floor = 0
 		}
-	} else {
-		i, _ = slices.BinarySearchFunc(h.log, req.since, func(e *entry, t time.Time) int { return e.at.Compare(t) })
+		s.entries = s.entries[n:]
 	}
-	if i == 0 {
-		return 0
-	}
-	return h.log[i-1].seq
+	return s
 }
 
-// isBelow reports whether a key is of a channel below a prefix, in the same namespace.
-func isBelow(key, prefix string) bool {
-	return strings.HasPrefix(key, prefix) && strings.Contains(key, "\x00") == strings.Contains(prefix, "\x00")
+// tooOldLocked reports whether the next sweep drops an entry.
+func (h *history) tooOldLocked(e *entry, now time.Duration) bool {
+	return now-e.at >= h.rings[e.key].rule.TTL
 }
 
-// matchingLocked returns the entries after a number of a channel, or of all channels below
-// a prefix, and the highest number that was dropped of them, and why.
-func (h *history) matchingLocked(key string, pattern bool, after uint64) (entries []*entry, floor uint64, why string) {
-	now := time.Now()
-	if !pattern {
-		r := h.rings[key]
-		if r == nil {
-			return nil, h.lost, h.why
-		}
-		h.trimLocked(r, now)
-		return following(r.entries, after), r.floor, r.why
-	}
-	floor, why = h.last, "count"
-	if len(h.log) > 0 {
-		floor = h.log[0].seq - 1
-	}
-	for _, e := range following(h.log, after) {
-		if e.key != "" && !isBelow(e.key, key) {
+// takeLocked takes the messages that a search has found into out, at most last of them if
+// that is not 0. taken counts those that were skipped too. full says that there was no room
+// for more.
+func (h *history) takeLocked(out *recovery, found *scan, last int, skip func(seq uint64, channel string) bool, room, roomBytes int) (taken int, full bool) {
+	now := h.clock(time.Now())
+	for i := len(found.entries) - 1; i >= 0 && (last == 0 || taken < last); i-- {
+		e := found.entries[i]
+		switch {
+		case e.dropped(): // since it was found
+			found.miss(e.seq, h.whyLocked(e))
+			continue
+		case h.tooOldLocked(e, now):
+			found.miss(e.seq, "age")
 			continue
 		}
-		if r := h.rings[e.key]; e.msg != nil && r != nil && now.Sub(e.at) >= r.rule.TTL {
-			h.trimLocked(r, now)
-		}
-		if e.msg == nil {
-			if floor, why = e.seq, h.why; h.rings[e.key] != nil {
-				why = h.rings[e.key].why
-			}
+		taken++
+		if _, channel, _ := cutKey(e.key); skip(e.seq, channel) {
 			continue
 		}
-		entries = append(entries, e)
+		m := h.messageLocked(e)
+		if room == 0 || roomBytes < len(m.object) {
+			full = true
+			break
+		}
+		room--
+		roomBytes -= len(m.object)
+		out.messages = append(out.messages, m)
 	}
-	return entries, floor, why
-}
-
-// following returns the entries whose numbers are higher than after.
-func following(entries []*entry, after uint64) []*entry {
-	i, _ := slices.BinarySearchFunc(entries, after+1, func(e *entry, seq uint64) int { return cmp.Compare(e.seq, seq) })
-	return entries[i:]
+	slices.Reverse(out.messages)
+	return taken, full
 }

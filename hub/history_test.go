@@ -5,19 +5,15 @@ package hub
 
 import (
 	"fmt"
-	"math/rand/v2"
+	"runtime"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 )
-
-// A modelEntry is a message as a list would keep it.
-type modelEntry struct {
-	seq     uint64
-	channel string
-	at      time.Time
-}
 
 func textOfRecovery(r recovery) string {
 	var b strings.Builder
@@ -43,90 +39,18 @@ func started() *history {
 // at returns the text of a position.
 func (h *history) at(seq uint64) string { return h.positionLocked(seq).String() }
 
-func noneGot(*Message) bool { return false }
+// ask recovers as a subscribe does.
+func (h *history) ask(req recoveryRequest, key string, pattern bool, room, roomBytes int) recovery {
+	var searched *scan
+	if pattern {
+		searched = h.search(req, key)
+	}
+	return h.recover(req, key, pattern, searched, noneGot, room, roomBytes)
+}
+
+func noneGot(uint64, string) bool { return false }
 
 const noLimit = 1 << 30
-
-// TestHistoryModel has random messages kept and recovered, and a list beside: what comes
-// is what the list has, and nothing that is missing goes untold.
-func TestHistoryModel(t *testing.T) {
-	rules := map[string]HistoryRule{"a/1": {5, time.Minute}, "a/2": {20, 10 * time.Second}, "b": {3, time.Hour}, "c": {50, 30 * time.Second}}
-	channels := []string{"a/1", "a/2", "b", "c"}
-	for seed := range uint64(200) {
-		synctest.Test(t, func(t *testing.T) {
-			random := rand.New(rand.NewPCG(seed, 7))
-			h := started()
-			defer h.close()
-			var all []modelEntry // everything that was ever published
-			for range 150 {
-				switch random.IntN(4) {
-				case 0:
-					time.Sleep(time.Duration(random.IntN(8000)) * time.Millisecond)
-				case 1, 2:
-					ch := channels[random.IntN(len(channels))]
-					m := NewMessage(ch, "u", []byte("1"))
-					h.keep(m, rules[ch])
-					all = append(all, modelEntry{m.seq, ch, time.Now()})
-				default:
-					key, pattern := channels[random.IntN(len(channels))], false
-					if random.IntN(3) == 0 {
-						key, pattern = []string{"a/", ""}[random.IntN(2)], true
-					}
-					after := uint64(random.IntN(len(all) + 1))
-					got := h.recover(recoveryRequest{position: h.at(after)}, key, pattern, noneGot, noLimit, noLimit)
-					var want strings.Builder
-					missing := false
-					kept := make(map[uint64]bool)
-					for ch, rule := range rules { // what each rule keeps
-						n := 0
-						for i := len(all) - 1; i >= 0 && n < rule.Count; i-- {
-							if all[i].channel == ch {
-								if n++; time.Since(all[i].at) < rule.TTL {
-									kept[all[i].seq] = true
-								}
-							}
-						}
-					}
-					for _, e := range all {
-						if e.seq <= after || pattern && !strings.HasPrefix(e.channel, key) || !pattern && e.channel != key {
-							continue
-						}
-						if kept[e.seq] {
-							fmt.Fprintf(&want, "%d:%s ", e.seq, e.channel)
-						} else {
-							missing = true
-						}
-					}
-					if textOfRecovery(got) != want.String() {
-						t.Fatalf("seed %d: after %d of %q: %s; want %s", seed, after, key, textOfRecovery(got), want.String())
-					}
-					if missing && got.whole {
-						t.Fatalf("seed %d: after %d of %q: messages are missing, and nothing says so", seed, after, key)
-					}
-					if !pattern && !missing && !got.whole && h.lost <= after {
-						t.Fatalf("seed %d: after %d of %q: nothing is missing, but %q", seed, after, key, got.why)
-					}
-					if got.head != uint64(len(all)) || len(got.messages) > 0 && got.from != got.messages[0].seq-1 || len(got.messages) == 0 && got.from != got.head {
-						t.Fatalf("seed %d: head %d, from %d, of %d", seed, got.head, got.from, len(all))
-					}
-				}
-				live, bytes := 0, 0
-				h.mu.Lock()
-				for _, r := range h.rings {
-					bytes += r.size()
-					live += len(r.entries)
-					for _, e := range r.entries {
-						bytes += e.size()
-					}
-				}
-				if live != h.live || bytes != h.bytes {
-					t.Fatalf("seed %d: %d entries with %d bytes are counted, there are %d with %d", seed, h.live, h.bytes, live, bytes)
-				}
-				h.mu.Unlock()
-			}
-		})
-	}
-}
 
 // Memory is given back: by bytes the channels go first that were published on least
 // recently, and what is too old goes by itself.
@@ -153,24 +77,24 @@ func TestHistoryGivesMemoryBack(t *testing.T) {
 		if h.rings["quiet/0"] != nil || h.rings["quiet/99"] == nil {
 			t.Error("the channels that were published on least recently are not those that went")
 		}
-		r := h.recover(recoveryRequest{position: h.at(0)}, "quiet/0", false, noneGot, noLimit, noLimit)
+		r := h.ask(recoveryRequest{position: h.at(0)}, "quiet/0", false, noLimit, noLimit)
 		if r.whole || r.why != "bytes" {
 			t.Errorf("a channel that was forgotten: %+v", r)
 		}
 		time.Sleep(time.Minute + sweepEvery)
 		synctest.Wait()
 		h.mu.Lock()
-		if h.live != 0 || h.bytes > len(h.rings)*(sizeOfEntry+10) || len(h.log) != 0 || h.sweep != nil {
+		if h.live != 0 || h.bytes > len(h.rings)*(sizeOfRing+10) || len(h.log) != 0 || h.sweep != nil {
 			t.Errorf("%d messages, %d bytes for %d channels, %d entries are left, sweeping %t", h.live, h.bytes, len(h.rings), len(h.log), h.sweep != nil)
 		}
 		h.mu.Unlock()
 		// A channel that has none left still proves that nothing was missed.
-		if r := h.recover(recoveryRequest{position: h.at(h.last)}, "busy", false, noneGot, noLimit, noLimit); !r.whole {
+		if r := h.ask(recoveryRequest{position: h.at(h.last)}, "busy", false, noLimit, noLimit); !r.whole {
 			t.Errorf("a channel without messages: %+v", r)
 		}
 		// A large message is kept even if it alone is over the limit.
 		keep("large", 10)
-		if r := h.recover(recoveryRequest{last: 5}, "large", false, noneGot, noLimit, noLimit); len(r.messages) != 1 {
+		if r := h.ask(recoveryRequest{last: 5}, "large", false, noLimit, noLimit); len(r.messages) != 1 {
 			t.Errorf("%d messages", len(r.messages))
 		}
 	})
@@ -188,10 +112,10 @@ func TestHistoryLogIsBounded(t *testing.T) {
 	if len(h.log) > 5_000 {
 		t.Errorf("the log has %d entries, of which 2 are kept", len(h.log))
 	}
-	if r := h.recover(recoveryRequest{position: h.at(0)}, "old", false, noneGot, noLimit, noLimit); len(r.messages) != 1 || !r.whole {
+	if r := h.ask(recoveryRequest{position: h.at(0)}, "old", false, noLimit, noLimit); len(r.messages) != 1 || !r.whole {
 		t.Errorf("the old one is lost: %+v", r)
 	}
-	if r := h.recover(recoveryRequest{position: h.at(0)}, "", true, noneGot, noLimit, noLimit); r.whole {
+	if r := h.ask(recoveryRequest{position: h.at(0)}, "", true, noLimit, noLimit); r.whole {
 		t.Error("50,000 messages are missing, and nothing says so")
 	}
 }
@@ -238,7 +162,7 @@ func TestRecoveryRequests(t *testing.T) {
 			if c.pattern {
 				key = "" // it must not reach into the namespace
 			}
-			r := h.recover(c.req, key, c.pattern, noneGot, c.room, noLimit)
+			r := h.ask(c.req, key, c.pattern, c.room, noLimit)
 			if len(r.messages) != c.n || r.whole != c.whole || r.why != c.why {
 				t.Errorf("%s: %d messages, %t, %q; want %d, %t, %q", name, len(r.messages), r.whole, r.why, c.n, c.whole, c.why)
 			}
@@ -260,6 +184,109 @@ func BenchmarkHistoryKeep(b *testing.B) {
 			for b.Loop() {
 				keep()
 			}
+		})
+	}
+}
+
+// TestHistoryAllocSizes weighs a history: a stored message of 200 bytes takes at most 400,
+// and what history_bytes limits is about what it takes.
+func TestHistoryAllocSizes(t *testing.T) {
+	data := []byte(`"` + strings.Repeat("x", 198) + `"`)
+	for _, c := range []struct {
+		name            string
+		channels, each  int
+		message, others int // the most bytes of a message, and of a channel beside
+	}{
+		{"many channels", 300, 100, 400, 0},
+		{"one channel", 1, 30_000, 400, 0},
+		{"a message in each channel", 30_000, 1, 400, 400},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h := started()
+			defer h.close()
+			from := &Sender{User: "program"}
+			before := liveHeapBytes()
+			for n := range c.each {
+				for ch := range c.channels {
+					m := NewMessage(fmt.Sprintf("news/%06d", ch), fmt.Sprintf("%036d", n), data)
+					m.From = from
+					h.keep(m, HistoryRule{c.each, time.Hour})
+				}
+			}
+			took := int(liveHeapBytes() - before)
+			runtime.KeepAlive(h)
+			n := c.channels * c.each
+			limit := n*c.message + c.channels*c.others
+			t.Logf("%d messages of 200 bytes in %d channels: %d bytes each, counted as %d", n, c.channels, took/n, h.bytes/n)
+			if took > limit {
+				t.Errorf("%d bytes, want at most %d", took, limit)
+			}
+			if off := float64(h.bytes) / float64(took); off < 0.85 || off > 1.25 {
+				t.Errorf("%d bytes are counted as %d", took, h.bytes)
+			}
+		})
+	}
+}
+
+func liveHeapBytes() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+// sweepAgain sweeps before it is time.
+func (h *history) sweepAgain() {
+	h.mu.Lock()
+	h.sweep.Stop()
+	h.mu.Unlock()
+	h.sweepNow()
+}
+
+// BenchmarkPublishBeside keeps messages in a history of 64 MiB, while sweeps come again and
+// again, or recoveries of a pattern: p99 is how long a publish waits for them.
+func BenchmarkPublishBeside(b *testing.B) {
+	data := []byte(`"` + strings.Repeat("x", 198) + `"`)
+	for name, other := range map[string]func(h *history){
+		"nothing":  nil,
+		"sweeps":   (*history).sweepAgain,
+		"patterns": func(h *history) { h.ask(recoveryRequest{position: "e.1"}, "none/", true, noLimit, noLimit) },
+	} {
+		b.Run(name, func(b *testing.B) {
+			h := started()
+			defer h.close()
+			h.limit(64 << 20)
+			var stop atomic.Bool
+			var wg sync.WaitGroup
+			defer wg.Wait()
+			defer stop.Store(true)
+			keep := func(n int) {
+				h.keep(NewMessage(fmt.Sprintf("news/%05d", n%20_000), "u", data), HistoryRule{100, time.Hour})
+			}
+			for n := range 300_000 {
+				keep(n)
+			}
+			if other != nil {
+				wg.Go(func() {
+					for !stop.Load() {
+						other(h)
+						time.Sleep(2 * time.Millisecond)
+					}
+				})
+			}
+			var took []time.Duration
+			for b.Loop() {
+				begin := time.Now()
+				keep(len(took))
+				took = append(took, time.Since(begin))
+				if other != nil {
+					time.Sleep(20 * time.Microsecond)
+				}
+			}
+			slices.Sort(took)
+			b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), "p99-us")
+			b.ReportMetric(float64(took[len(took)*999/1000].Microseconds()), "p999-us")
 		})
 	}
 }

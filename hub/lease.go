@@ -181,10 +181,15 @@ func (s *subscription) covers(m *Message) bool {
 	if m.presence && s.watchLease() == nil {
 		return false
 	}
+	return s.matches(m.Channel)
+}
+
+// matches reports whether the subscription is to a channel, or to a pattern that matches it.
+func (s *subscription) matches(channel string) bool {
 	if IsPattern(s.channel) {
-		return strings.HasPrefix(m.Channel, patternPrefix(s.channel))
+		return strings.HasPrefix(channel, patternPrefix(s.channel))
 	}
-	return s.channel == m.Channel
+	return s.channel == channel
 }
 
 // each yields the leases of all subscriptions, and of the lists of members.

@@ -33,6 +33,8 @@ type op struct {
 	taken   *lease          // the lease that notes the question under way; guarded by the agent's mu
 	done    chan struct{}   // if not nil, finish closes it; never closed if the agent leaves before
 
+	searched *scan // what a subscribe to a pattern recovers, as far as it was searched for
+
 	ctx  context.Context //nolint:containedctx // of its span, if it has one
 	span Span            // of a publish that is traced
 

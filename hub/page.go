@@ -4,8 +4,8 @@
 package hub
 
 import (
-	"cmp"
 	"fmt"
+	"runtime"
 	"slices"
 	"strconv"
 	"time"
@@ -36,46 +36,60 @@ type page struct {
 }
 
 // page returns kept messages of a channel, or of the channels below a prefix. It passes
-// over messages that are too old, and does not drop them.
+// over messages that are too old, and does not drop them. It lets others have the lock in
+// between.
 func (h *history) page(req pageRequest, key string, pattern bool, room int) (out page) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	out.position = h.positionLocked(h.last).String()
-	before := h.last + 1
+	upTo := h.last
 	if req.before != "" {
 		seq, ok := h.findLocked(req.before)
 		if !ok {
 			out.why = "epoch"
 			return out
 		}
-		before = seq
+		upTo = max(seq, 1) - 1
 	}
-	list := h.log
-	if !pattern {
-		list = nil
-		if r := h.rings[key]; r != nil {
-			list = r.entries
+	for upTo > 0 {
+		list := h.log
+		if !pattern {
+			list = nil
+			if r := h.rings[key]; r != nil {
+				list = r.entries
+			}
 		}
-	}
-	now := time.Now()
-	i, _ := slices.BinarySearchFunc(list, before, func(e *entry, seq uint64) int { return cmp.Compare(e.seq, seq) })
-	for ; i > 0; i-- {
-		e := list[i-1]
-		if e.msg == nil || pattern && !isBelow(e.key, key) {
-			continue
-		}
-		if r := h.rings[e.key]; r == nil || now.Sub(e.at) >= r.rule.TTL {
-			continue
-		}
-		room -= len(e.msg.object)
-		if len(out.messages) == req.last || room < 0 && len(out.messages) > 0 {
-			out.before = h.positionLocked(out.messages[len(out.messages)-1].seq).String()
+		i := len(list) - len(following(list, upTo))
+		end := max(i-h.piece, 0)
+		if h.pageLocked(&out, list[end:i], req.last, key, pattern, &room) || end == 0 {
 			break
 		}
-		out.messages = append(out.messages, e.msg)
+		upTo = list[end-1].seq
+		h.mu.Unlock()
+		runtime.Gosched()
+		h.mu.Lock()
 	}
 	slices.Reverse(out.messages)
 	return out
+}
+
+// pageLocked adds messages of the list to a page, the newest first, and reports whether the
+// page is full.
+func (h *history) pageLocked(out *page, list []*entry, last int, key string, pattern bool, room *int) (full bool) {
+	now := h.clock(time.Now())
+	for _, e := range slices.Backward(list) {
+		if e.dropped() || pattern && !isBelow(e.key, key) || h.tooOldLocked(e, now) {
+			continue
+		}
+		m := h.messageLocked(e)
+		*room -= len(m.object)
+		if len(out.messages) == last || *room < 0 && len(out.messages) > 0 {
+			out.before = h.positionLocked(out.messages[len(out.messages)-1].seq).String()
+			return true
+		}
+		out.messages = append(out.messages, m)
+	}
+	return false
 }
 
 // metaPage returns what a /meta/history asks for. data is the data of a decoded frame.

@@ -144,6 +144,7 @@ func publicationChannels(channel, channels []byte) ([]string, *Refusal) {
 type Program struct {
 	agent *Agent // whom gates are asked about. It has no Conn, and the hub does not list it
 	lease lease
+	from  *Sender // of all its messages
 }
 
 // ServesPrograms reports whether p has the gate api.
@@ -182,6 +183,7 @@ func (pr *Program) authorize(ctx context.Context) *Refusal {
 		return v.Refusal
 	}
 	a.identify(v.Identity)
+	pr.from = &Sender{User: a.User()}
 	pr.lease = newLease(&v, fingerprintOf(g), a.hub.timers.now())
 	return nil
 }
@@ -239,7 +241,7 @@ func (pr *Program) Publish(ctx context.Context, p Publication) (Receipt, *Refusa
 	receipt.UUID, receipt.Repeated = p.UUID, len(fresh) == 0
 	for i, ch := range fresh {
 		m := NewMessage(ch, p.UUID, p.Data).in(a.opening.Namespace).keepBy(a.policy.Load()).By(programPrefix + a.User())
-		m.From = &Sender{User: a.User()}
+		m.From = pr.from
 		at, err := a.hub.Publish(ctx, m)
 		if err != nil {
 			if len(notes) > 0 {

@@ -29,6 +29,9 @@ func (h *Hub) subscribe(o *op, in *inbound) (r *Refusal, stale bool) {
 	d, key := a.nodeOf(o.channel)
 	v := &o.verdict
 	pr := a.presentation(o.policy, o.identity, o.channel)
+	if d == h.patterns {
+		o.searched = h.history.search(o.recover, key)
+	}
 	for {
 		n := d.obtain(key, fits)
 		if n == nil {
@@ -122,8 +125,8 @@ func (o *op) beginLocked(n *node, in *inbound) (b beginning) {
 		}
 		return b
 	}
-	got := func(m *Message) bool {
-		return slices.ContainsFunc(a.leases.subs, func(s *subscription) bool { return s.from < m.seq && s.covers(m) })
+	got := func(seq uint64, channel string) bool {
+		return slices.ContainsFunc(a.leases.subs, func(s *subscription) bool { return s.from < seq && s.matches(channel) })
 	}
 	// No more than half of the queue: live messages need room too.
 	l := a.out.queue.currentLimits()
@@ -135,7 +138,7 @@ func (o *op) beginLocked(n *node, in *inbound) (b beginning) {
 			roomBytes -= len(it.msg.object)
 		}
 	}
-	b.recovery = a.hub.history.recover(o.recover, n.key, pattern, got, room, roomBytes)
+	b.recovery = a.hub.history.recover(o.recover, n.key, pattern, o.searched, got, room, roomBytes)
 	b.answer = appendPosition(appendSubscribed(nil, in, nil), b.position.String())
 	if o.recover.isSet() {
 		b.answer = appendRecovered(b.answer, b.whole, b.why)

@@ -68,6 +68,9 @@ func (s site) client(version string) *http.Client {
 			_ = c.Close() // the test is over, so errors do not matter
 		}
 	})
+	if s.proxied {
+		return &http.Client{Transport: proxied{by}}
+	}
 	return &http.Client{Transport: by}
 }
 

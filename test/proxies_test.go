@@ -6,6 +6,7 @@ package test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"net/http/cookiejar"
@@ -111,7 +112,20 @@ func startProgram(t *testing.T, address, name string, args ...string) *program {
 
 // behind returns a site that a proxy serves at address. The proxy terminates TLS.
 func (s *server) behind(address string) site {
-	return site{server: s, name: "srv0", host: "example.com", tls: true, elsewhere: address}
+	return site{server: s, name: "srv0", host: "example.com", tls: true, elsewhere: address, proxied: true}
+}
+
+// A proxied RoundTripper repeats what a proxy could not pass on, as the client does: a reload
+// resets the connections that the old listener has not accepted, and the proxy answers 502.
+type proxied struct{ http.RoundTripper }
+
+func (p proxied) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := p.RoundTripper.RoundTrip(r)
+	if err == nil && resp.StatusCode == http.StatusBadGateway {
+		_ = resp.Body.Close()                                                          // nobody reads it
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: errors.New(resp.Status)} // nothing was read
+	}
+	return resp, err
 }
 
 // fixedServer runs a Caddy that keeps its address, with a Caddyfile of the page.

@@ -210,6 +210,8 @@ type site struct {
 	from string
 	// narrow is whether it is reached through sockets with the small buffers of narrow.
 	narrow bool
+	// proxied is whether a proxy stands before it.
+	proxied bool
 }
 
 // site returns the site of that host on the first server.

@@ -329,6 +329,31 @@ for (const path of ['xhr_streaming', 'xhr']) {
       assert.equal(push.state.name, 'connected');
     });
 
+    test('what a proxy could not pass on is sent once more', async () => {
+      await connect();
+      const all = (name) => world.requests.filter((request) => at(request) === name);
+      const bad = () => new Response('Bad Gateway', { status: 502 });
+      push.publish('a', 1);
+      await flow();
+      pending('xhr_send').answer(bad());
+      await flow();
+      const [first, again] = all('xhr_send').slice(-2);
+      assert.deepEqual([again.url, again.body], [first.url, first.body]);
+      again.answer(new Response(null, { status: 204 }));
+      await answer.write('h\n');
+      await answer.end();
+      pending(path).answer(bad());
+      await flow();
+      const [asked, repeated] = all(path).slice(-2);
+      assert.equal(repeated.url, asked.url);
+      assert.equal(push.state.name, 'connected');
+      const count = all(path).length;
+      repeated.answer(bad());
+      await flow();
+      assert.deepEqual([push.state.name, push.state.reason], ['disconnected', 'Bad Gateway']);
+      assert.equal(all(path).length, count, 'but not for ever');
+    });
+
     test('what a POST says about its frames fails them, at once and alone', async () => {
       for (const status of [400, 413, 415]) {
         world = new World();

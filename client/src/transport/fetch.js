@@ -32,8 +32,14 @@ const over = (path) => (env, url, on) => {
       signal: stop.signal,
     });
     // A kept connection may close at this moment, at a reload for example, and so may the
-    // next one of the pool. Not all browsers repeat such a POST.
-    return again ? answer.catch((error) => (stop.signal.aborted ? Promise.reject(error) : request(to, body, again - 1))) : answer;
+    // next one of the pool. Not all browsers repeat such a POST. If the connection is a
+    // proxy's, the answer is 502.
+    return again
+      ? answer.then(
+          (response) => (response.status === 502 ? request(to, body, 0) : response),
+          (error) => (stop.signal.aborted ? Promise.reject(error) : request(to, body, again - 1)),
+        )
+      : answer;
   }
 
   async function fail(response) {

@@ -214,7 +214,7 @@ func (a *Agent) closeLocked(code CloseCode, reason string, retry time.Duration) 
 	}
 	if code == CloseSlow {
 		a.out.silenced = true
-		a.out.dropLocked(DropSlow) // the notice must not wait behind a queue that nobody reads
+		a.out.dropLocked(DropSlow) // the notice must not wait behind a queue that the peer does not read
 	}
 	a.out.queue.add(item{bytes: a.noticeLocked()})
 	a.out.expireLocked(time.Now().Add(closeGrace))

@@ -16,8 +16,8 @@ const (
 	CodeInvalid     Code = "invalid"     // the frame breaks the protocol
 	CodeLimit       Code = "limit"       // a limit is reached
 	CodeExpired     Code = "expired"     // a lease or a credential has expired
-	// CodeTooLarge is CodeLimit for what a program sends: a request has a status of its own
-	// for it. No agent is told it.
+	// CodeTooLarge is CodeLimit for a message of a program, because HTTP has a status for
+	// it. Agents never get it.
 	CodeTooLarge Code = "too_large"
 )
 

@@ -31,7 +31,7 @@ type Policy struct {
 	// Admission decides which agents of an older generation may stay; nil lets all stay.
 	// The hub compares Admissions with ==.
 	Admission Admission
-	// Histories says what is kept of the messages of channels; nil keeps none.
+	// Histories says which messages of channels the hub keeps; nil keeps none.
 	Histories Histories
 	// Presences says which channels tell who is in them; nil for none.
 	Presences Presences
@@ -116,8 +116,9 @@ type Limits struct {
 	// QueueMessages and QueueBytes limit the queue of an agent. The hub closes the agent
 	// with CloseSlow when its queue would exceed either. Defaults: 1,024 and 1 MiB.
 	QueueMessages, QueueBytes int
-	// HistoryBytes is the most memory of all messages that the hub keeps, about. Over it,
-	// the channels go first that were published on least recently. Default: 64 MiB.
+	// HistoryBytes is the approximate maximum memory for the messages that the hub keeps.
+	// When it is exceeded, the hub forgets the history of channels with the oldest
+	// publishes first. Default: 64 MiB.
 	HistoryBytes int
 	// FramesPerSecond limits the rate of an agent's frames of any kind. A burst may have
 	// five seconds' worth. The hub closes an agent that sends more, with CloseLimit.
@@ -126,9 +127,9 @@ type Limits struct {
 	// PublishesPerSecond limits the rate of an agent's publishes. A burst may have five
 	// seconds' worth. The hub refuses further publishes with CodeLimit. Default: 50.
 	PublishesPerSecond int
-	// APIPublishesPerSecond bounds what all programs publish with requests; bursts of
-	// five seconds' worth are let through, over that a publish is refused with CodeLimit.
-	// Default: 10,000.
+	// APIPublishesPerSecond limits the rate at which all programs together publish with
+	// requests. A burst may have five seconds' worth. The hub refuses further publishes
+	// with CodeLimit. Default: 10,000.
 	APIPublishesPerSecond int
 }
 
@@ -262,7 +263,7 @@ type Question struct {
 	Identity *Identity
 
 	within context.Context //nolint:containedctx // has the span that it is asked in; may be nil
-	early  func(Verdict)   // gives the verdict before Decide returns; nil if nobody waits for one
+	early  func(Verdict)   // gives the verdict before Decide returns; nil if that has no effect
 }
 
 // CanAnswerEarly reports whether AnswerEarly has an effect: whether the gate is asked in

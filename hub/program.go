@@ -142,7 +142,7 @@ func publicationChannels(channel, channels []byte) ([]string, *Refusal) {
 // A Program is a backend that publishes with HTTP requests, without a session. One
 // goroutine at a time may use it.
 type Program struct {
-	agent *Agent // whom gates are asked about. It has no Conn, and the hub does not list it
+	agent *Agent // gates are asked about it. It has no Conn, and the hub does not list it
 	lease lease
 	from  *Sender // of all its messages
 }
@@ -150,8 +150,8 @@ type Program struct {
 // ServesPrograms reports whether p has the gate api.
 func (p *Policy) ServesPrograms() bool { return p.gate(GateAPI, "") != nil }
 
-// Authorize asks the gate api of p about the program that made a request. The gate stands
-// in place of connect and publish: what it allows may publish on all channels.
+// Authorize asks the gate api of p about the program that made a request. This gate
+// replaces connect and publish: a program that it allows may publish on all channels.
 func (h *Hub) Authorize(ctx context.Context, p *Policy, o Opening) (*Program, *Refusal) {
 	h.mu.Lock()
 	going := h.closed || h.going

@@ -32,7 +32,7 @@ const (
 )
 
 // A publishKey is a hash of publisher, channel and uuid: 128 bits, with secret seeds so
-// that nobody can make keys collide.
+// that clients cannot make keys collide.
 type publishKey [2]uint64
 
 // A remembered is a publish that the hub remembers.

@@ -29,8 +29,14 @@ func gateSubdirectives() []subdirective {
 		{name: "history", parse: func(p *parser) error { return p.history(&p.handler.History) }},
 	}
 	for _, name := range gateNames {
+		if name == string(hub.GatePresence) {
+			continue
+		}
 		subs = append(subs, subdirective{name: name, parse: func(p *parser) error { return p.gate("", &p.handler.Gates) }})
 	}
+	subs = append(subs, subdirective{name: "presence", parse: func(p *parser) error {
+		return p.presence("", &p.handler.Presence, &p.handler.Gates)
+	}})
 	return subs
 }
 
@@ -41,8 +47,11 @@ func channelSubdirectives(path string, b *ChannelBlock) []subdirective {
 		b.Patterns = true
 		return p.alone("patterns")
 	}}, {name: "history", parse: func(p *parser) error { return p.history(&b.History) }}}
+	subs = append(subs, subdirective{name: "presence", parse: func(p *parser) error {
+		return p.presence(path+".", &b.Presence, &b.Gates)
+	}})
 	for _, name := range gateNames {
-		if name != string(hub.GateConnect) && name != string(hub.GateDisconnect) && name != string(hub.GateAPI) {
+		if name != string(hub.GatePresence) && name != string(hub.GateConnect) && name != string(hub.GateDisconnect) && name != string(hub.GateAPI) {
 			subs = append(subs, subdirective{name: name, parse: func(p *parser) error { return p.gate(path+".", &b.Gates) }})
 		}
 	}
@@ -303,7 +312,7 @@ func (p *parser) channel() error {
 	if err != nil {
 		return err
 	}
-	if b.Gates == nil && !b.Patterns && b.History == nil {
+	if b.Gates == nil && !b.Patterns && b.History == nil && b.Presence == nil {
 		return errorAt(at, fmt.Errorf("channel %s has no effect: give it a block with gates or a history, such as { subscribe allow }", strings.Join(b.Match, " ")))
 	}
 	p.handler.Channels = append(p.handler.Channels, b)

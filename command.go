@@ -62,7 +62,7 @@ func explainCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVarP(&o.Config, "config", "c", "Caddyfile", "the configuration file")
 	f.StringVarP(&o.Adapter, "adapter", "a", "", "the config adapter, if the file is neither a Caddyfile nor JSON")
-	f.StringVar(&o.Gate, "gate", "", "the gate: connect, subscribe, unsubscribe, publish, deliver, disconnect, api")
+	f.StringVar(&o.Gate, "gate", "", "the gate: connect, subscribe, unsubscribe, publish, deliver, disconnect, api, presence")
 	f.StringVar(&o.Channel, "channel", "", "the channel; for subscribe also a pattern")
 	f.StringVar(&o.Data, "data", "null", "the data of the message, as JSON; for publish and deliver")
 	f.StringVar(&o.From, "from", "", "the user who published the message; for deliver")
@@ -110,6 +110,12 @@ func explained(generation <-chan struct{}) (all []*explain.Endpoint) {
 			Server: h.site.server, Hosts: h.site.hosts, HTTP: h.site.inClear, Serves: h.site.serves,
 			Policy: h.gates, Env: h.env, Default: h.Default, Gates: make(map[string]string), Blocks: make(map[string]string),
 			Opening: h.opening,
+			Presence: func(channel string) *hub.PresenceRule {
+				if h.used.Presences == nil {
+					return nil
+				}
+				return h.used.Presences.Presence(channel)
+			},
 			Open:    func(o hub.Opening) (*hub.Agent, error) { return h.hub.Open(h.used, o) },
 			Cleanup: h.Cleanup,
 		}

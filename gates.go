@@ -72,12 +72,17 @@ type ChannelBlock struct {
 	// The history of these channels. If several blocks match a channel, the first one
 	// with a history applies. Default: the `history` of the handler.
 	History *History `json:"history,omitempty"`
+
+	// Tells pages who is in these channels. Of several blocks that match a channel, the
+	// first that has a presence counts. Default: what the handler says.
+	Presence *Presence `json:"presence,omitempty"`
 }
 
 // gateNames lists all gates.
 var gateNames = []string{
 	string(hub.GateConnect), string(hub.GateSubscribe), string(hub.GateUnsubscribe),
 	string(hub.GatePublish), string(hub.GateDeliver), string(hub.GateDisconnect), string(hub.GateAPI),
+	string(hub.GatePresence),
 }
 
 // The allowed durations of gates.

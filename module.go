@@ -131,6 +131,10 @@ type Handler struct {
 	// `channels` takes precedence. Default: none.
 	History *History `json:"history,omitempty"`
 
+	// Tells pages who is in channels. The `presence` of `channels` goes before it.
+	// Default: nobody is told.
+	Presence *Presence `json:"presence,omitempty"`
+
 	gates    *guards.Policy      // nil: everything is allowed
 	asksWho  bool                // the connect gate asks for credentials
 	env      *guards.Env         // the environment of gates
@@ -207,6 +211,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		p.Gates = h.gates
 	}
 	if p.Histories, err = h.histories(); err != nil {
+		return err
+	}
+	if p.Presences, err = h.presences(); err != nil {
 		return err
 	}
 	h.used = h.hub.Use(p)
@@ -287,6 +294,7 @@ func (h *Handler) check() (*transport.Origins, error) {
 		h.Limits.check(),
 		h.checkGates(),
 		h.checkHistories(),
+		h.checkPresences(),
 	)
 }
 
@@ -308,7 +316,7 @@ func (h *Handler) settings() hubpool.Settings {
 		Name: h.Name, Path: h.Path, Origins: h.Origins, Transports: h.Transports, SessionCookies: h.SessionCookies,
 		Heartbeat: h.Heartbeat, Handshake: h.Handshake, Grace: h.Grace, Drain: h.Drain,
 		Limits: Limits(hub.Limits(h.Limits).WithDefaults()), Namespace: h.Namespace,
-		Default: h.Default, Gates: h.Gates, Timeouts: h.Timeouts, Channels: h.Channels, History: h.History,
+		Default: h.Default, Gates: h.Gates, Timeouts: h.Timeouts, Channels: h.Channels, History: h.History, Presence: h.Presence,
 	}
 	all.withDefaults()
 	var fields map[string]json.RawMessage

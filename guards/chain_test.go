@@ -341,7 +341,7 @@ func TestMistakesInPolicies(t *testing.T) {
 		"remote inside any":     {gate("deliver", GateConfig{Guards: named(&Any{guards: named(remoteGuard{pass})})}), []string{"too slow for each delivery"}},
 		"to in subscribe":       {gate("subscribe", GateConfig{Guards: named(pass), To: []string{"x"}}), []string{"only in publish"}},
 		"transform in connect":  {gate("connect", GateConfig{Guards: named(pass), Transform: "1"}), []string{"publish and deliver"}},
-		"recheck on publish":    {gate("publish", GateConfig{Guards: named(pass), Recheck: time.Minute}), []string{"connect and subscribe"}},
+		"recheck on publish":    {gate("publish", GateConfig{Guards: named(pass), Recheck: time.Minute}), []string{"connect, subscribe and presence"}},
 		"to the protocol":       {gate("publish", GateConfig{Guards: named(pass), To: []string{"/meta/close"}}), []string{"/meta/"}},
 		"to a pattern":          {gate("publish", GateConfig{Guards: named(pass), To: []string{"a/*"}}), []string{"to a/*"}},
 		"to too many":           {gate("publish", GateConfig{Guards: named(pass), To: strings.Fields(strings.Repeat("x ", 17))}), []string{"16"}},

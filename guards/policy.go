@@ -122,6 +122,7 @@ func Compile(c PolicyConfig, env *Env) (*Policy, error) {
 // gateNames are all gates, in the order in which they are checked.
 var gateNames = []hub.GateName{
 	hub.GateConnect, hub.GateSubscribe, hub.GateUnsubscribe, hub.GatePublish, hub.GateDeliver, hub.GateDisconnect, hub.GateAPI,
+	hub.GatePresence,
 }
 
 func compileBlock(b BlockConfig, compile func(hub.GateName, *GateConfig) (*Chain, error)) (block, error) {
@@ -167,8 +168,8 @@ func compileGate(name hub.GateName, g *GateConfig, timeout time.Duration, env *E
 		return nil, errors.New("to and discard work only in publish")
 	case name != hub.GatePublish && name != hub.GateDeliver && g.Transform != "":
 		return nil, errors.New("transform works only in publish and deliver")
-	case name != hub.GateConnect && name != hub.GateSubscribe && g.Recheck != 0:
-		return nil, errors.New("recheck works only in connect and subscribe")
+	case name != hub.GateConnect && name != hub.GateSubscribe && name != hub.GatePresence && g.Recheck != 0:
+		return nil, errors.New("recheck works only in connect, subscribe and presence")
 	case g.Discard && (g.To != nil || g.Transform != ""):
 		return nil, errors.New("discard publishes nothing, so remove to and transform")
 	}

@@ -40,6 +40,19 @@ func CompileValue(src string, s Scope) (*Program, error) {
 	return &Program{p}, nil
 }
 
+// CompileInfo compiles an expression that makes what others see of a member of a channel.
+func CompileInfo(src string) (func(*hub.Question) ([]byte, error), error) {
+	p, err := expr.CompileValue(src, expr.Info)
+	if err != nil {
+		return nil, err
+	}
+	return func(q *hub.Question) ([]byte, error) {
+		id := q.Identity
+		full := &Question{Question: q, Env: new(Env), Learned: Learned{User: id.User, Claims: id.Claims, Attributes: id.Attributes}}
+		return p.Value(q, subject{full})
+	}, nil
+}
+
 // Bool evaluates an expression that is true or false. Treat an error as false.
 func (p *Program) Bool(_ context.Context, q *Question) (bool, error) {
 	return p.program.Bool(q.Question, subject{q})

@@ -203,7 +203,7 @@ func (m *migration) subscriptions(all bool, made []string) {
 		for !m.reauthorize(GateSubscribe, s, all, made) {
 		}
 		if all || m.from == nil || !m.from.presence(s.channel).is(m.to.presence(s.channel)) {
-			a.present(s)
+			s.present()
 		}
 		for !m.reauthorize(GatePresence, s, all, made) {
 		}

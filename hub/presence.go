@@ -266,7 +266,7 @@ func (r *roster) deliver(b *presence.Batch, ok bool) (behind bool) {
 		if each == nil {
 			continue
 		}
-		queued, notify := a.enqueuePresence(each)
+		queued, notify := a.out.offer(each)
 		w.behind = !queued
 		behind = behind || !queued
 		if notify {
@@ -280,18 +280,19 @@ func (r *roster) message(frame []byte) *Message {
 	return &Message{Channel: r.channel, key: r.key, object: frame, presence: true}
 }
 
-// enqueuePresence queues a frame about members, unless much waits already: a list can be
-// asked for again. An agent that is being closed counts as one that has got it.
-func (a *Agent) enqueuePresence(m *Message) (queued, notify bool) {
+// offer queues a frame about members, unless much waits already: a list can be asked for
+// again. An agent that is being closed counts as one that has got it.
+func (o *outbox) offer(m *Message) (queued, notify bool) {
+	a := o.agent
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch {
 	case a.state != stateConnected:
 		return true, false
-	case a.out.queue.isCrowded():
+	case o.queue.isCrowded():
 		return false, false
 	}
-	return true, a.out.acceptLocked(item{bytes: m.encoded(a.out.conn.Form()), msg: m})
+	return true, o.acceptLocked(item{bytes: m.encoded(o.conn.Form()), msg: m})
 }
 
 // A presentation is what others see of an agent in a channel.
@@ -303,9 +304,9 @@ type presentation struct {
 	info     string
 }
 
-// presentation works out what others see of the agent in a channel. The caller holds no
+// presentation works out what others see of an agent in a channel. The caller holds no
 // lock.
-func (a *Agent) presentation(p *Policy, i *Identity, channel string) (out presentation) {
+func (p *Policy) presentation(a *Agent, i *Identity, channel string) (out presentation) {
 	out.policy, out.identity, out.rule = p, i, p.presence(channel)
 	if out.rule == nil {
 		return out
@@ -321,7 +322,7 @@ func (a *Agent) presentation(p *Policy, i *Identity, channel string) (out presen
 	if out.rule.Info == nil {
 		return out
 	}
-	info, err := a.presenceInfo(out.rule, i, channel)
+	info, err := out.rule.infoOf(a, i, channel)
 	if err != nil {
 		p.Log.Error("the info of a member could not be made, so the member is listed without it", "channel", channel, "agent", a.UUID(), "error", err)
 		return out
@@ -330,13 +331,13 @@ func (a *Agent) presentation(p *Policy, i *Identity, channel string) (out presen
 	return out
 }
 
-func (a *Agent) presenceInfo(rule *PresenceRule, i *Identity, channel string) (info []byte, err error) {
+func (r *PresenceRule) infoOf(a *Agent, i *Identity, channel string) (info []byte, err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			info, err = nil, fmt.Errorf("panic: %v", v)
 		}
 	}()
-	info, err = rule.Info(&Question{Gate: GatePresence, Agent: a, Channel: channel, Identity: i})
+	info, err = r.Info(&Question{Gate: GatePresence, Agent: a, Channel: channel, Identity: i})
 	if err == nil && len(info) > MaxPresenceInfo {
 		return nil, fmt.Errorf("it has %d bytes; at most %d are allowed", len(info), MaxPresenceInfo)
 	}
@@ -443,9 +444,10 @@ func (r *roster) snapshotLocked(answer []byte, after uint64) []byte {
 	return appendSnapshot(answer, r.state, after, settles)
 }
 
-// present brings the agent's membership of a channel up to its present policy and
-// identity. The caller holds no lock.
-func (a *Agent) present(s *subscription) {
+// present brings the membership up to the agent's present policy and identity. The caller
+// holds no lock.
+func (s *subscription) present() {
+	a := s.agent
 	for {
 		a.mu.Lock()
 		seated := s.seat != nil
@@ -454,7 +456,7 @@ func (a *Agent) present(s *subscription) {
 		if !seated && p.presence(s.channel) == nil {
 			return
 		}
-		pr := a.presentation(p, i, s.channel)
+		pr := p.presentation(a, i, s.channel)
 		s.node.mu.Lock()
 		a.mu.Lock()
 		current := pr.policy == a.policy.Load() && pr.identity == a.identity.Load()
@@ -462,7 +464,7 @@ func (a *Agent) present(s *subscription) {
 		if current && a.state == stateConnected && a.leases.find(s.node) >= 0 {
 			watched := s.watchLease() != nil
 			if s.seatLocked(&pr); watched && s.seat == nil {
-				notify = a.tellUnwatchedLocked(s, noPresence)
+				notify = a.leases.tellUnwatchedLocked(s, noPresence)
 			}
 		}
 		a.mu.Unlock()
@@ -476,18 +478,19 @@ func (a *Agent) present(s *subscription) {
 	}
 }
 
-// presentAll does that for all subscriptions.
-func (a *Agent) presentAll() {
+// present does that for all subscriptions.
+func (ls *leases) present() {
+	a := ls.agent
 	a.mu.Lock()
 	var subs []*subscription
-	for _, s := range a.leases.subs {
+	for _, s := range ls.subs {
 		if s.seat != nil {
 			subs = append(subs, s)
 		}
 	}
 	a.mu.Unlock()
 	for _, s := range subs {
-		a.present(s)
+		s.present()
 	}
 }
 

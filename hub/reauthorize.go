@@ -208,9 +208,9 @@ func (ls *leases) seeTo(due *dueLeases) {
 		late := l != nil && l.grace
 		a.mu.Unlock()
 		if late {
-			a.unwatch(s, tooLate(), nil)
+			ls.unwatch(s, tooLate(), nil)
 		} else {
-			a.unwatch(s, expiredPresence, nil)
+			ls.unwatch(s, expiredPresence, nil)
 		}
 	}
 	if due.other {
@@ -259,7 +259,7 @@ func (o *op) applyLease() (done bool) {
 	unknown := r != nil && r.Code == CodeUnavailable && !o.isFinal()
 	end := a.revoke
 	if o.gate == GatePresence {
-		end = a.unwatch
+		end = a.leases.unwatch
 	}
 	if r != nil && !unknown && end(o.sub, r, o) && o.gate == GateSubscribe {
 		if reload := a.reload.Load(); o.why == byReload && reload != nil {
@@ -339,7 +339,7 @@ func (o *op) applyConnect() (done bool) {
 	if o.why == byFrame {
 		a.reply(appendConnected(nil, o.in.uuid, o.in.agentID, v.Expires, nil))
 	}
-	a.presentAll()
+	a.leases.present()
 	a.leases.subscribeAll(v.Subscribe)
 	if reload {
 		(&migration{agent: a, to: o.policy}).subscriptions(!same, append([]string{}, v.Subscribe...))
@@ -419,14 +419,15 @@ func (a *Agent) revoke(s *subscription, r *Refusal, o *op) (revoked bool) {
 
 // unwatch ends the right to the list of members of a subscription's channel, and tells the
 // agent why. o is as in revoke.
-func (a *Agent) unwatch(s *subscription, r *Refusal, o *op) (ended bool) {
+func (ls *leases) unwatch(s *subscription, r *Refusal, o *op) (ended bool) {
+	a := ls.agent
 	n := s.node
 	n.mu.Lock()
 	a.mu.Lock()
 	var notify bool
 	if slices.Contains(a.leases.subs, s) && a.state == stateConnected && (o == nil || !o.isStale()) && s.unwatchLocked() {
 		ended = true
-		notify = a.tellUnwatchedLocked(s, r)
+		notify = ls.tellUnwatchedLocked(s, r)
 	}
 	a.mu.Unlock()
 	n.unlock()
@@ -438,7 +439,8 @@ func (a *Agent) unwatch(s *subscription, r *Refusal, o *op) (ended bool) {
 
 // tellUnwatchedLocked tells the agent that its right to a list of members has ended, and
 // drops what waits of the list. The caller holds a.mu.
-func (a *Agent) tellUnwatchedLocked(s *subscription, r *Refusal) (notify bool) {
+func (ls *leases) tellUnwatchedLocked(s *subscription, r *Refusal) (notify bool) {
+	a := ls.agent
 	a.out.revokeLocked(a.leases.cover)
 	return a.out.acceptLocked(item{bytes: a.out.conn.Form().encode(appendUnwatched(nil, s.channel, r))})
 }

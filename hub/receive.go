@@ -369,15 +369,15 @@ func (box *inbox) members(p *Policy, in *inbound) {
 		a.in.refuseInTurn(GatePresence, channel, in, r)
 		return
 	}
-	o.holds = o.members.stop || o.members.after > 0 || a.watches(channel)
+	o.holds = o.members.stop || o.members.after > 0 || a.leases.watches(channel)
 	o.do()
 }
 
 // watches reports whether the agent is told who is in a channel.
-func (a *Agent) watches(channel string) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return slices.ContainsFunc(a.leases.subs, func(s *subscription) bool { return s.channel == channel && s.watchLease() != nil })
+func (ls *leases) watches(channel string) bool {
+	ls.agent.mu.Lock()
+	defer ls.agent.mu.Unlock()
+	return slices.ContainsFunc(ls.subs, func(s *subscription) bool { return s.channel == channel && s.watchLease() != nil })
 }
 
 // publish handles a frame for any channel that is not under /meta/. It enforces the

@@ -28,7 +28,7 @@ func (h *Hub) subscribe(o *op, in *inbound) (r *Refusal, stale bool) {
 	fits := func() bool { return limits.Channels < 0 || h.Channels() <= limits.Channels }
 	d, key := a.nodeOf(o.channel)
 	v := &o.verdict
-	pr := a.presentation(o.policy, o.identity, o.channel)
+	pr := o.policy.presentation(a, o.identity, o.channel)
 	if d == h.patterns {
 		o.searched = h.history.search(o.recover, key)
 	}

@@ -59,6 +59,9 @@ type Endpoint struct {
 	Gates   map[string]string // the transform of each gate in the configuration, by JSON path; "" without one
 	Blocks  map[string]string // the patterns of channel blocks, by JSON path
 
+	// Presence returns the presence rule of a channel; nil if there is none.
+	Presence func(channel string) *hub.PresenceRule
+
 	Opening func(*http.Request) (hub.Opening, *hub.Refusal)
 	Open    func(hub.Opening) (*hub.Agent, error)
 	Cleanup func() error
@@ -354,10 +357,25 @@ func (e *explanation) ask(ctx context.Context, q *hub.Question) hub.Verdict {
 		about += " " + q.Channel
 	}
 	e.line("gate", about)
+	if q.Gate == hub.GatePresence {
+		rule := e.Presence(q.Channel)
+		if rule == nil {
+			r := &hub.Refusal{Code: hub.CodeDenied, Reason: "this channel tells nobody who is in it: write presence in its channel block"}
+			e.line("verdict", verdict(r))
+			return hub.Verdict{Refusal: r}
+		}
+		e.shown(q, rule)
+	}
 	chain, block, refusal := e.find(q)
 	if refusal != nil {
 		e.line("verdict", verdict(refusal))
 		return hub.Verdict{Refusal: refusal}
+	}
+	if chain == nil && q.Gate == hub.GatePresence {
+		e.line("written", "nowhere, so the gate subscribe decides")
+		subscribe := *q
+		subscribe.Gate = hub.GateSubscribe
+		return e.ask(ctx, &subscribe)
 	}
 	e.line("written", e.written(q, block))
 	if chain == nil {
@@ -390,6 +408,18 @@ func (e *explanation) ask(ctx context.Context, q *hub.Question) hub.Verdict {
 		e.consequences(q, &v)
 	}
 	return v
+}
+
+// shown writes what others see of the agent as a member.
+func (e *explanation) shown(q *hub.Question, rule *hub.PresenceRule) {
+	if rule.Info == nil {
+		return
+	}
+	if info, err := rule.Info(q); err != nil {
+		e.line("info", "none: "+err.Error())
+	} else {
+		e.line("info", string(info))
+	}
 }
 
 // transformed returns the data that the agent of q gets instead of the message's data.

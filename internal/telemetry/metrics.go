@@ -45,6 +45,12 @@ var metrics = []*metric{
 	gauge("patterns", "Patterns that have subscribers.", func(m *metric, e emitter, s *hub.Stats) {
 		e.value(m, float64(s.Patterns))
 	}),
+	gauge("presence_members", "Members of channels that tell who is in them, counted once in each channel.", func(m *metric, e emitter, s *hub.Stats) {
+		e.value(m, float64(s.Members))
+	}),
+	gauge("presence_watchers", "Subscriptions that are told who is in their channel.", func(m *metric, e emitter, s *hub.Stats) {
+		e.value(m, float64(s.Watchers))
+	}),
 	gauge("questions_in_flight", "Questions to gates that ask a backend and have not answered yet.",
 		func(m *metric, e emitter, s *hub.Stats) {
 			for gate, n := range s.Questions {

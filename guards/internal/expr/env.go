@@ -23,6 +23,10 @@ type Scope struct{ gate hub.GateName }
 // ScopeOf returns the scope of a gate.
 func ScopeOf(gate hub.GateName) Scope { return Scope{gate} }
 
+// Info is the scope of what others see of a member of a channel. It has nothing that they
+// must not see, such as credentials and addresses.
+var Info = Scope{"info"}
+
 // The types of the variables, besides CEL's own types. Errors show these names.
 const (
 	agentType   = "pushit.Agent"
@@ -87,6 +91,14 @@ var requestFields = fields{
 	"query":   {mapOfStrings, (*activation).query},
 }
 
+// shownFields are the fields of an agent that others may see.
+var shownFields = fields{
+	"uuid":       agentFields["uuid"],
+	"user":       agentFields["user"],
+	"claims":     agentFields["claims"],
+	"attributes": agentFields["attributes"],
+}
+
 // textOrNull returns s, or null if s is empty.
 func textOrNull(s string) any {
 	if s == "" {
@@ -103,10 +115,14 @@ func (s Scope) variables() map[string]*cel.Type {
 		"now":     cel.TimestampType,
 	}
 	switch s.gate {
+	case Info.gate:
+		delete(vars, "request")
+		vars["channel"] = cel.StringType
+		vars["parts"] = cel.ListType(cel.StringType)
 	case hub.GatePublish, hub.GateDeliver:
 		vars["message"] = cel.ObjectType(messageType)
 		fallthrough
-	case hub.GateSubscribe, hub.GateUnsubscribe:
+	case hub.GateSubscribe, hub.GateUnsubscribe, hub.GatePresence:
 		vars["channel"] = cel.StringType
 		vars["parts"] = cel.ListType(cel.StringType)
 		vars["is_pattern"] = cel.BoolType
@@ -118,6 +134,8 @@ func (s Scope) variables() map[string]*cel.Type {
 func (s Scope) objects() map[string]fields {
 	objects := map[string]fields{agentType: agentFields, requestType: requestFields}
 	switch s.gate {
+	case Info.gate:
+		return map[string]fields{agentType: shownFields}
 	case hub.GatePublish:
 		objects[messageType] = messageFields
 	case hub.GateDeliver:

@@ -164,6 +164,8 @@ func (s Scope) missing(name string) string {
 	switch {
 	case s.variables()[name] != nil:
 		return ""
+	case s == Info && name == "request":
+		return "info cannot show the request to others; use agent.user, agent.claims and agent.attributes"
 	case name == "message":
 		return fmt.Sprintf("there is no message at %s; publish and deliver have one", s.gate)
 	case ScopeOf(hub.GateDeliver).variables()[name] != nil:
@@ -216,6 +218,9 @@ func (s Scope) unknownField(name string, parsed *cel.Ast, id int64) string {
 		return fmt.Sprintf("message.%s is known only at deliver; here the publisher is the agent: use agent.uuid or agent.user", name)
 	}
 	known := slices.Sorted(maps.Keys(s.objects()[t.TypeName()]))
+	if s == Info && agentFields[name].typ != nil {
+		return fmt.Sprintf("info cannot show %s.%s to others; it has %s", variable, name, strings.Join(known, ", "))
+	}
 	if near := didYouMean(name, known); near != "" {
 		return fmt.Sprintf("%s has no %s", variable, name) + near
 	}

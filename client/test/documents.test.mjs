@@ -232,6 +232,57 @@ describe('docs/client.md', () => {
   });
 });
 
+describe('docs/sse.md', { skip }, () => {
+  /** Serves a page beside the Caddyfile of the document, through a proxy. */
+  async function serve(t, page) {
+    const dir = await folder(t, { 'index.html': page, 'favicon.ico': '' });
+    process.env.PUBLISHER_SECRET = 'a secret of the backend';
+    await writeFile(join(dir, 'Caddyfile'), local(await block('docs/sse.md', '## Set it up', 'caddyfile')).replace('pushit /push {', `root ${dir}\n\tfile_server\n\tpushit /push {`));
+    const server = await Server.start(join(dir, 'Caddyfile'));
+    t.after(() => server.stop());
+    const proxy = await Proxy.start(() => server.port);
+    t.after(() => proxy.stop());
+    const browser = await startBrowser();
+    t.after(() => browser.close());
+    const publish = async (data) => {
+      const headers = { Authorization: `Bearer ${process.env.PUBLISHER_SECRET}`, 'Content-Type': 'application/json' };
+      const response = await fetch(`${server.url}/push/publish`, { method: 'POST', headers, body: JSON.stringify({ channel: 'news', data }) });
+      assert.equal(response.status, 200);
+    };
+    return { proxy, browser, publish };
+  }
+
+  test('the page begins with what was before, and gets what it missed', async (t) => {
+    const { proxy, browser, publish } = await serve(t, await block('docs/sse.md', '## In a page', 'html'));
+    await publish('before');
+    const page = await browser.open(`${proxy.url}/index.html`);
+    await page.evaluate(() => (window.loadedOnce = true)); // a gap would load it again
+    await waitForLine(page, '#news', 'before');
+    proxy.cut();
+    await publish('while it was away');
+    await waitForLine(page, '#news', 'while it was away');
+    assert.deepEqual(await lines(page, '#news'), ['before', 'while it was away']);
+    assert.equal(await page.evaluate(() => window.loadedOnce), true);
+  });
+
+  test('a page that makes a new stream after a refusal continues', async (t) => {
+    const program = (await block('docs/sse.md', '## When there is no stream', 'js')).replace('5000 + 5000 * Math.random()', '100');
+    const { proxy, browser, publish } = await serve(t, `<ul id="news"></ul><script>\n${program}\nfunction note({ data, lastEventId }) {\n  document.querySelector('#news').append(Object.assign(document.createElement('li'), { textContent: data }));\n}\n</script>`.replace('last = event.lastEventId;', 'last = event.lastEventId; note(event);').replace('source.onerror', 'source.onopen = () => { window.opened = true; };\n  source.onerror'));
+    const page = await browser.open(`${proxy.url}/index.html`);
+    await page.waitForFunction(() => window.opened);
+    await publish('one');
+    await waitForLine(page, '#news', 'one');
+    const refused = [1, 2].map((nth) => page.waitForResponse((response) => response.status() === 503 && --nth === 0));
+    proxy.refuse = 503; // EventSource gives up, and so does the next one
+    proxy.cut();
+    await Promise.all(refused);
+    await publish('two');
+    proxy.refuse = 0;
+    await waitForLine(page, '#news', 'two');
+    assert.deepEqual(await lines(page, '#news'), ['one', 'two']);
+  });
+});
+
 test('the page of docs/history.md begins with what was before, and gets what it missed', { skip }, async (t) => {
   const dir = await folder(t, { 'index.html': await block('docs/history.md', '## In a page', 'html'), 'favicon.ico': '' });
   const caddyfile = local(await block('docs/history.md', '## Keep messages', 'caddyfile')).replace('pushit /push {', `root ${dir}\n\tfile_server\n\tpushit /push {`);

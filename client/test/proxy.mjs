@@ -17,6 +17,8 @@ export class Proxy {
   upgrades = 'pass';
   /** Holds answers back until they are complete. */
   buffer = false;
+  /** Answers all requests with this status, if it is not 0. */
+  refuse = 0;
   /** The requests that came, such as `POST xhr_send`, with the last part of their paths. @type {string[]} */
   requests = [];
   port = 0;
@@ -113,6 +115,10 @@ export class Proxy {
 
   #request(request, response) {
     this.#note(request);
+    if (this.refuse) {
+      response.writeHead(this.refuse).end();
+      return;
+    }
     const { method, url: path, headers } = request;
     const upstream = http.request({ host: '127.0.0.1', port: this.#target(), method, path, headers, agent: false }, (answer) => {
       const chunks = [];

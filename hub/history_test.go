@@ -23,12 +23,12 @@ func textOfRecovery(r recovery) string {
 	return b.String()
 }
 
-// keep adds a message as a memory Broker does.
+// keep adds a message like a memory Broker.
 func (h *history) keep(m *Message, rule HistoryRule) {
 	h.add(h.newest()+1, time.Now(), m.Keep(rule))
 }
 
-// started returns a history whose log is empty.
+// started returns a history with an empty log.
 func started() *history {
 	h := newHistory()
 	h.reset("e", 1, 0)
@@ -39,7 +39,7 @@ func started() *history {
 // at returns the text of a position.
 func (h *history) at(seq uint64) string { return h.positionLocked(seq).String() }
 
-// ask recovers as a subscribe does.
+// ask recovers like a subscribe.
 func (h *history) ask(req recoveryRequest, key string, pattern bool, room, roomBytes int) recovery {
 	var searched *scan
 	if pattern {
@@ -52,8 +52,8 @@ func noneGot(uint64, string) bool { return false }
 
 const noLimit = 1 << 30
 
-// Memory is given back: by bytes the channels go first that were published on least
-// recently, and what is too old goes by itself.
+// Memory is given back. If there are too many bytes, the channels with the oldest
+// publishes lose their messages first. Messages that are too old are dropped in time.
 func TestHistoryGivesMemoryBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := started()
@@ -88,11 +88,11 @@ func TestHistoryGivesMemoryBack(t *testing.T) {
 			t.Errorf("%d messages, %d bytes for %d channels, %d entries are left, sweeping %t", h.live, h.bytes, len(h.rings), len(h.log), h.sweep != nil)
 		}
 		h.mu.Unlock()
-		// A channel that has none left still proves that nothing was missed.
+		// A channel without messages still proves that no message was missed.
 		if r := h.ask(recoveryRequest{position: h.at(h.last)}, "busy", false, noLimit, noLimit); !r.whole {
 			t.Errorf("a channel without messages: %+v", r)
 		}
-		// A large message is kept even if it alone is over the limit.
+		// A large message is kept even if it alone exceeds the limit.
 		keep("large", 10)
 		if r := h.ask(recoveryRequest{last: 5}, "large", false, noLimit, noLimit); len(r.messages) != 1 {
 			t.Errorf("%d messages", len(r.messages))
@@ -100,8 +100,8 @@ func TestHistoryGivesMemoryBack(t *testing.T) {
 	})
 }
 
-// A channel that keeps one message, published on again and again, does not make the log of
-// all channels grow behind one old message of another.
+// One channel keeps one message and gets many. It does not make the log grow behind an
+// old message of another channel.
 func TestHistoryLogIsBounded(t *testing.T) {
 	h := started()
 	defer h.close()
@@ -160,7 +160,7 @@ func TestRecoveryRequests(t *testing.T) {
 		} {
 			key := "a"
 			if c.pattern {
-				key = "" // it must not reach into the namespace
+				key = "" // the namespace must not be reachable
 			}
 			r := h.ask(c.req, key, c.pattern, c.room, noLimit)
 			if len(r.messages) != c.n || r.whole != c.whole || r.why != c.why {
@@ -188,14 +188,14 @@ func BenchmarkHistoryKeep(b *testing.B) {
 	}
 }
 
-// TestHistoryAllocSizes weighs a history: a stored message of 200 bytes takes at most 400,
-// and what history_bytes limits is about what it takes.
+// TestHistoryAllocSizes measures a history: a stored message of 200 bytes takes at most
+// 400, and the history takes about as much as history_bytes allows.
 func TestHistoryAllocSizes(t *testing.T) {
 	data := []byte(`"` + strings.Repeat("x", 198) + `"`)
 	for _, c := range []struct {
 		name            string
 		channels, each  int
-		message, others int // the most bytes of a message, and of a channel beside
+		message, others int // maximum bytes of a message, and of the rest of a channel
 	}{
 		{"many channels", 300, 100, 400, 0},
 		{"one channel", 1, 30_000, 400, 0},
@@ -244,8 +244,8 @@ func (h *history) sweepAgain() {
 	h.sweepNow()
 }
 
-// BenchmarkPublishBeside keeps messages in a history of 64 MiB, while sweeps come again and
-// again, or recoveries of a pattern: p99 is how long a publish waits for them.
+// BenchmarkPublishBeside keeps messages in a history of 64 MiB during sweeps or
+// recoveries of a pattern. p99 is how long a publish waits for them.
 func BenchmarkPublishBeside(b *testing.B) {
 	data := []byte(`"` + strings.Repeat("x", 198) + `"`)
 	for name, other := range map[string]func(h *history){

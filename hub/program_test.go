@@ -15,7 +15,7 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// apiGate are Gates of which only api asks anything.
+// apiGate are Gates with the gate api only.
 func apiGate(decide func(ctx context.Context, q *hub.Question) hub.Verdict) hub.Gates {
 	return &gates{ask: asked{hub.GateAPI: decide}}
 }
@@ -36,7 +36,7 @@ func TestProgramPublishesOnSeveralChannels(t *testing.T) {
 		b.want(a, message("a", "u", "1"), message("b", "u", "1"), message("x/1", "u", "1"))
 		b.want(c, message("b", "u", "1"))
 
-		// Again, with one channel more: only that one gets it.
+		// A repetition with one more channel: only this channel gets the message.
 		receipt, r = program.Publish(b.Context(), hub.Publication{Channels: []string{"a", "x/2"}, UUID: "u", Data: []byte("1")})
 		if r != nil || receipt.Subscriptions != 1 || receipt.Repeated {
 			b.Errorf("%+v, %v", receipt, r)
@@ -45,7 +45,7 @@ func TestProgramPublishesOnSeveralChannels(t *testing.T) {
 		if receipt, r = program.Publish(b.Context(), hub.Publication{Channels: []string{"a"}, UUID: "u", Data: []byte("1")}); r != nil || !receipt.Repeated {
 			b.Errorf("%+v, %v", receipt, r)
 		}
-		// Other data for the same uuid: on no channel.
+		// Other data under the same uuid is not published.
 		if _, r = program.Publish(b.Context(), hub.Publication{Channels: []string{"x/3", "a"}, UUID: "u", Data: []byte("2")}); r == nil || r.Code != hub.CodeInvalid {
 			b.Errorf("other data: %v", r)
 		}
@@ -56,7 +56,7 @@ func TestProgramPublishesOnSeveralChannels(t *testing.T) {
 	})
 }
 
-// A broker that fails lets the same message be tried again.
+// After a broker has failed, the message can be published again.
 func TestProgramRepeatsWhatFailed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		broken := &flakyBroker{Broker: hub.NewMemoryBroker(), err: errors.New("away")}
@@ -71,7 +71,7 @@ func TestProgramRepeatsWhatFailed(t *testing.T) {
 			t.Fatal(r)
 		}
 		message := hub.Publication{Channels: []string{"a", "b"}, UUID: "u", Data: []byte("1")}
-		broken.after = 1 // the first of the two goes out
+		broken.after = 1 // the first of the two is published
 		if _, r = program.Publish(t.Context(), message); r == nil || r.Code != hub.CodeUnavailable || r.Retry <= 0 {
 			t.Fatalf("%v", r)
 		}
@@ -127,7 +127,8 @@ func TestProgramsAreAuthorized(t *testing.T) {
 		if _, r := b.hub.Authorize(b.Context(), b.policy, hub.Opening{}); r == nil {
 			b.Error("a denied program is authorized")
 		}
-		// The gate of a reload has the last word, and without an endpoint there is none.
+		// The gate of the newest configuration decides. Without an endpoint nothing can
+		// be published.
 		verdict = hub.Allow
 		b.reload(hub.Policy{Gates: gatesOf(nil)})
 		if r := publish(program); r == nil || r.Code != hub.CodeDenied {
@@ -140,7 +141,7 @@ func TestProgramsAreAuthorized(t *testing.T) {
 	})
 }
 
-// A gate that hangs costs a program its timeout, and one goroutine.
+// A gate that hangs delays a program for its timeout only, and costs one goroutine.
 func TestProgramWhoseGateHangs(t *testing.T) {
 	inBubble(t, hub.Policy{Gates: apiGate(hangs)}, func(b *bubble) {
 		if _, r := b.hub.Authorize(b.Context(), b.policy, hub.Opening{}); r == nil || r.Code != hub.CodeUnavailable {

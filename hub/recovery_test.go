@@ -20,17 +20,17 @@ import (
 	"github.com/push-it/pushit/hub/hubtest"
 )
 
-// kept is Histories that keep the same of each channel.
+// kept are Histories with the same rule for each channel.
 type kept hub.HistoryRule
 
 func (k kept) History(string) hub.HistoryRule { return hub.HistoryRule(k) }
 
-// subscribeSince asks to subscribe from somewhere on.
+// subscribeSince subscribes from a position on.
 func subscribeSince(channel, more string) string {
 	return `{"channel":"/meta/subscribe","uuid":"s","data":{"channel":"` + channel + `",` + more + `}}`
 }
 
-// A positioned is a frame as far as these tests look at it.
+// A positioned is a frame with the members that these tests need.
 type positioned struct {
 	Channel, Position, Reason, Error string
 	UUID                             string
@@ -88,8 +88,8 @@ func TestSubscribersGetWhatTheyMissed(t *testing.T) {
 					b.Errorf("%s: message %d is %s, want %s", what, i, got[i+1].Data, want)
 				}
 			}
-			// Asked from the answer's position on, the same comes again: a connection that
-			// breaks between the answer and the messages loses none.
+			// A subscribe from the position in an answer gets the same messages again. So
+			// none is lost if a connection breaks between the answer and the messages.
 			again := b.join()
 			again.Send(subscribeSince("news", `"position":"`+got[0].Position+`"`))
 			if more := b.frames(again); len(more) != len(got) {
@@ -118,8 +118,8 @@ func TestSubscribersGetWhatTheyMissed(t *testing.T) {
 	})
 }
 
-// The answer to a publish has the position of the message, as the message has, and so has
-// the answer to a repeat. It says nothing about other channels that a gate sends it to.
+// The answer to a publish has the position of the message, and so has the answer to a
+// repetition. It has no positions of other channels that a gate sends the message to.
 func TestAnswersToPublishesHavePositions(t *testing.T) {
 	rules := &gates{ask: asked{hub.GateAPI: allowAPI, hub.GatePublish: func(_ context.Context, q *hub.Question) hub.Verdict {
 		switch q.Channel {
@@ -187,7 +187,7 @@ func TestAnswersToPublishesHavePositions(t *testing.T) {
 		if again := byProgram(`{"channel":"news","uuid":"p1","data":1}`); !again.Repeated || again.Position != one.Position {
 			b.Errorf("%+v, want the position of %+v", again, one)
 		}
-		// One of the two is a repeat, one is new, and one has no history.
+		// One of them is a repetition, one is new, and one has no history.
 		several := byProgram(`{"channels":["live","news","stories"],"uuid":"p1","data":1}`)
 		if p := several.Positions; several.Position != "" || len(p) != 2 || p["news"] != one.Position || p["stories"] <= p["news"] {
 			b.Errorf("%+v", several)
@@ -198,7 +198,7 @@ func TestAnswersToPublishesHavePositions(t *testing.T) {
 	})
 }
 
-// notOf is Histories that keep messages of all channels but one.
+// notOf are Histories that keep the messages of all channels but one.
 type notOf string
 
 func (n notOf) History(channel string) hub.HistoryRule {
@@ -233,7 +233,8 @@ func TestRecoveredMessagesComeOnce(t *testing.T) {
 	})
 }
 
-// What is recovered passes the deliver gate, and leaves half of the queue to what is live.
+// The deliver gate decides about recovered messages. They leave half of the queue for
+// live ones.
 func TestRecoveryIsGatedAndBounded(t *testing.T) {
 	hides := &gates{deliver: func(_ *hub.Agent, m *hub.Message) *hub.Message {
 		if string(m.Data) == "3" {
@@ -268,8 +269,8 @@ func TestRecoveryIsGatedAndBounded(t *testing.T) {
 	})
 }
 
-// TestRecoveryLosesNothing has agents come and go while many publish: each gets every
-// message once, in order, whatever it had missed.
+// TestRecoveryLosesNothing: agents come and go while many publish. Each gets every
+// message once, in order.
 func TestRecoveryLosesNothing(t *testing.T) {
 	const publishers, most, readers, visits = 4, 20_000, 6, 25
 	h, err := hub.New("test", nil)
@@ -309,18 +310,18 @@ func TestRecoveryLosesNothing(t *testing.T) {
 	all.Wait()
 }
 
-// A reader comes again and again, and wants what it has missed.
+// A reader connects again and again, and recovers what it has missed.
 type reader struct {
 	t        *testing.T
 	h        *hub.Hub
 	p        *hub.Policy
 	channel  string
-	next     map[string]int // by channel: the message that is due
+	next     map[string]int // by channel: the number of the next message
 	position string
 	random   *rand.Rand
 }
 
-// visit reads some messages in a session of its own, and reports whether all was well.
+// visit reads some messages in a new session, and reports whether they were right.
 func (r *reader) visit() bool {
 	c := hubtest.NewConn()
 	peer := hubtest.Open(r.t, r.h, r.p, hub.Opening{Transport: "test"}, c)
@@ -333,7 +334,7 @@ func (r *reader) visit() bool {
 	deadline := time.Now().Add(30 * time.Second)
 	for frames, want := 0, 1+r.random.IntN(100); frames < want; {
 		if time.Now().After(deadline) {
-			return true // the publishers have published all that they may
+			return true // the publishers are finished
 		}
 		c.AwaitWrite(time.Second)
 		for _, line := range c.Lines() {
@@ -342,7 +343,7 @@ func (r *reader) visit() bool {
 				continue
 			}
 			if frames++; frames > want {
-				break // what has come, but was not looked at, is lost to it
+				break // what was received and not read is lost
 			}
 			r.position = f.Position
 			if f.Channel == "/meta/subscribe" {

@@ -366,7 +366,7 @@ func frameAppendOutcome(dst []byte, r *Refusal) []byte {
 
 // appendPublished appends the acknowledgement of a publish. position is that of the
 // message, or empty.
-func appendPublished(dst []byte, uuid, position string) []byte {
+func appendPublished(dst []byte, uuid, position string) []byte { //nolint:unparam // all that append frames are of one form
 	dst = append(dst, `{"channel":"/meta/successful","uuid":`...)
 	dst = append(jsontext.AppendString(dst, uuid), '}')
 	if position != "" {

@@ -188,10 +188,10 @@ func (h *Hub) leave(s *subscription) {
 // no other gate, because the operator's connect gate has already decided.
 func (ls *leases) subscribeAll(channels []string) {
 	a := ls.agent
-	var recover recoveryRequest
+	var request recoveryRequest
 	a.mu.Lock()
 	if l := a.in.listener; l.opensLocked() {
-		recover = l.request
+		request = l.request
 	}
 	a.mu.Unlock()
 	for _, ch := range channels {
@@ -200,7 +200,7 @@ func (ls *leases) subscribeAll(channels []string) {
 			continue
 		}
 		in := &inbound{channel: metaSubscribe, uuid: uuid.NewString(), data: channelData(ch)}
-		o := &op{agent: a, gate: GateConnect, channel: ch, recover: recover}
+		o := &op{agent: a, gate: GateConnect, channel: ch, recover: request}
 		r, stale := (*Refusal)(nil), true
 		for stale {
 			o.policy, o.identity = a.policy.Load(), a.identity.Load()

@@ -105,7 +105,7 @@ func open(tb testing.TB, l Log) *Replica {
 }
 
 func (r *Replica) close() {
-	if err := r.Broker.Close(); err != nil {
+	if err := r.Close(); err != nil {
 		r.tb.Error(err)
 	}
 	r.mu.Lock()
@@ -475,7 +475,7 @@ func testClose(t *testing.T, l Log) {
 	if _, err := r.Publish(t.Context(), message("a", "late", "1")); err == nil || errors.Is(err, hub.ErrUnknown) {
 		t.Errorf("a publish after Close: %v", err)
 	}
-	if err := r.Broker.Close(); err != nil {
+	if err := r.Close(); err != nil {
 		t.Errorf("closed twice: %v", err)
 	}
 	if l.Lasts {

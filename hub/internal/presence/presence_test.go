@@ -240,8 +240,11 @@ func TestStatementsMergeInAnyOrder(t *testing.T) {
 		at   int64
 	}
 	all := []statement{
-		{0, ID{Name: "ann"}, 1, "old", 1}, {1, ID{Name: "ann"}, 2, "new", 5}, {2, ID{Name: "ann"}, 1, "mid", 3},
-		{1, ID{Name: "bob"}, 1, "b", 2}, {2, ID{Name: "bob"}, 0, "", 9},
+		{0, ID{Name: "ann"}, 1, "old", 1},
+		{1, ID{Name: "ann"}, 2, "new", 5},
+		{2, ID{Name: "ann"}, 1, "mid", 3},
+		{1, ID{Name: "bob"}, 1, "b", 2},
+		{2, ID{Name: "bob"}, 0, "", 9},
 	}
 	random := rand.New(rand.NewPCG(1, 1))
 	for range 100 {

@@ -80,6 +80,7 @@ func init() {
 //	            ...
 //	        }
 //	        history <count> <duration>
+//	        echo    off
 //	        patterns
 //	    }
 //	    @<name> <matcher>

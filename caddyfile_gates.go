@@ -46,7 +46,8 @@ func channelSubdirectives(path string, b *ChannelBlock) []subdirective {
 	subs := []subdirective{{name: "patterns", parse: func(p *parser) error {
 		b.Patterns = true
 		return p.alone("patterns")
-	}}, {name: "history", parse: func(p *parser) error { return p.history(&b.History) }}}
+	}}, {name: "history", parse: func(p *parser) error { return p.history(&b.History) }},
+		{name: "echo", parse: func(p *parser) error { return p.echo(b) }}}
 	subs = append(subs, subdirective{name: "presence", parse: func(p *parser) error {
 		return p.presence(path+".", &b.Presence, &b.Gates)
 	}})
@@ -312,7 +313,7 @@ func (p *parser) channel() error {
 	if err != nil {
 		return err
 	}
-	if b.Gates == nil && !b.Patterns && b.History == nil && b.Presence == nil {
+	if b.Gates == nil && !b.Patterns && b.History == nil && b.Presence == nil && !b.hasDelivery() {
 		return errorAt(at, fmt.Errorf("channel %s has no effect: give it a block with gates or a history, such as { subscribe allow }", strings.Join(b.Match, " ")))
 	}
 	p.handler.Channels = append(p.handler.Channels, b)

@@ -69,6 +69,9 @@ type ChannelBlock struct {
 	// false.
 	Patterns bool `json:"patterns,omitempty"`
 
+	// Whether publishers do not get their own messages on these channels. Default: false.
+	EchoOff bool `json:"echo_off,omitempty"`
+
 	// The history of these channels. If several blocks match a channel, the first one
 	// with a history applies. Default: the `history` of the handler.
 	History *History `json:"history,omitempty"`

@@ -210,6 +210,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if h.gates != nil { // a nil pointer in an interface is not nil
 		p.Gates = h.gates
 	}
+	if p.Deliveries, err = h.deliveries(); err != nil {
+		return err
+	}
 	if p.Histories, err = h.histories(); err != nil {
 		return err
 	}

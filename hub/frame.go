@@ -5,6 +5,7 @@ package hub
 
 import (
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/push-it/pushit/internal/jsontext"
@@ -37,9 +38,12 @@ type inbound struct {
 	// without line breaks; nil when the frame has none. It aliases the frame if
 	// the frame's data had no such white space.
 	data []byte
+	// noEcho and noHistory report whether the frame, a publish, says false for echo and
+	// history.
+	noEcho, noHistory bool
 }
 
-// decodeFrame decodes a frame of an agent (PROTOCOL.md, R12 to R17). With a Refusal, only
+// decodeFrame decodes a frame of an agent (PROTOCOL.md, R12 to R17, R80). With a Refusal, only
 // the uuid of the result is set, and only if a valid uuid stood before the fault.
 func decodeFrame(frame []byte) (inbound, *Refusal) {
 	if len(frame) == 0 {
@@ -48,9 +52,9 @@ func decodeFrame(frame []byte) (inbound, *Refusal) {
 	s := jsontext.Scan(frame)
 	defer s.Release()
 
-	var channel, uuid, agentID, data []byte // as JSON, nil where absent
-	var space bool                          // in data
-	var fault *Refusal                      // of the first unknown key
+	var channel, uuid, agentID, data, echo, history []byte // as JSON, nil where absent
+	var space bool                                         // in data
+	var fault *Refusal                                     // of the first unknown key
 	if wrong := scanObject(s, frame, "a frame must be one JSON object", func(key []byte, from, to int) {
 		value := frame[from:to:to]
 		switch string(key) {
@@ -62,9 +66,13 @@ func decodeFrame(frame []byte) (inbound, *Refusal) {
 			agentID = value
 		case "data":
 			data, space = value, s.SkippedSpace()
+		case "echo":
+			echo = value
+		case "history":
+			history = value
 		default:
 			if fault == nil {
-				fault = refuse(CodeInvalid, "a frame has no "+jsontext.Excerpt(key)+": its keys are channel, uuid, agentId and data")
+				fault = refuse(CodeInvalid, "a frame has no "+jsontext.Excerpt(key)+": its keys are channel, uuid, agentId and data, and in a publish also echo and history")
 			}
 		}
 	}); wrong != nil {
@@ -86,6 +94,10 @@ func decodeFrame(frame []byte) (inbound, *Refusal) {
 	if fault == nil {
 		fault = r
 	}
+	noEcho, noHistory := false, false
+	if fault == nil && (echo != nil || history != nil) {
+		noEcho, noHistory, fault = frameOptions(text[uuidEnd:channelEnd], echo, history)
+	}
 	if fault != nil {
 		return inbound{uuid: string(text[:uuidEnd])}, fault
 	}
@@ -99,7 +111,31 @@ func decodeFrame(frame []byte) (inbound, *Refusal) {
 		agentID:    all[channelEnd:],
 		hasAgentID: agentID != nil,
 		data:       data,
+		noEcho:     noEcho,
+		noHistory:  noHistory,
 	}, nil
+}
+
+// frameOptions reads the options of a publish: echo and history as JSON, nil where absent.
+func frameOptions(channel, echo, history []byte) (noEcho, noHistory bool, r *Refusal) {
+	if strings.HasPrefix(string(channel), "/meta/") {
+		return false, false, refuse(CodeInvalid, "echo and history belong to a publish, not to a /meta/ frame")
+	}
+	if noEcho, r = frameIsOff("echo", echo); r == nil {
+		noHistory, r = frameIsOff("history", history)
+	}
+	return noEcho, noHistory, r
+}
+
+// frameIsOff reports whether value, a JSON value or nil, is false. name is its key.
+func frameIsOff(name string, value []byte) (bool, *Refusal) {
+	switch string(value) {
+	case "", "true":
+		return false, nil
+	case "false":
+		return true, nil
+	}
+	return false, refuse(CodeInvalid, name+" must be true or false")
 }
 
 // scanObject calls member for each member of the JSON object that text must be. Otherwise

@@ -30,6 +30,7 @@ type Message struct {
 	object []byte                   // the frame as a JSON object; Data is a part of it
 	forms  atomic.Pointer[encoding] // its encodings so far; the newest is first
 	who    string                   // who published it, see By
+	except *exclusion               // who does not get it; nil for nobody
 	keep   packedRule               // what is kept of its channel
 	seq    uint64                   // its number in the history; 0 for a message that is not kept
 	queued atomic.Int32             // subscriptions of this machine that it was queued for

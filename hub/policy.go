@@ -35,6 +35,8 @@ type Policy struct {
 	Histories Histories
 	// Presences says which channels tell who is in them; nil for none.
 	Presences Presences
+	// Deliveries says how the messages of channels are delivered; nil has no rules.
+	Deliveries Deliveries
 	// Log is the endpoint's log, or nil.
 	Log *slog.Logger
 }

@@ -31,6 +31,12 @@ type Publication struct {
 	// Data is one JSON value.
 	Data []byte
 
+	// Except, if not empty, is an agentId. Agents that connected with it do not get the
+	// message live.
+	Except string
+	// NoHistory keeps it out of the history.
+	NoHistory bool
+
 	several bool // the program wrote channels, so the answer names them
 }
 
@@ -65,12 +71,12 @@ func (r *Receipt) placed(p *Publication, channel, position string) {
 }
 
 // DecodePublication decodes a JSON object with channel or channels, data, and maybe
-// uuid. Any other key is an error. With a Refusal, the Publication has the uuid if that
+// uuid, except and history. Any other key is an error. With a Refusal, the Publication has the uuid if that
 // could be read.
 func DecodePublication(object []byte) (p Publication, r *Refusal) {
 	s := jsontext.Scan(object)
 	defer s.Release()
-	var channel, channels, id, data []byte
+	var channel, channels, id, data, except, history []byte
 	var space bool // in data
 	if wrong := scanObject(s, object, `a message must be an object, like {"channel":"news","data":1}`, func(key []byte, from, to int) {
 		value := object[from:to:to]
@@ -83,9 +89,17 @@ func DecodePublication(object []byte) (p Publication, r *Refusal) {
 			id = value
 		case "data":
 			data, space = value, s.SkippedSpace()
+		case "except":
+			except = value
+		case "history":
+			history = value
+		case "echo":
+			if r == nil {
+				r = refuse(CodeInvalid, `a program gets no messages, so its messages have no echo: to keep a message from the page that caused it, write "except" and the page's agentId`)
+			}
 		default:
 			if r == nil {
-				r = refuse(CodeInvalid, "a message has no "+jsontext.Excerpt(key)+": its keys are channel or channels, data and uuid")
+				r = refuse(CodeInvalid, "a message has no "+jsontext.Excerpt(key)+": its keys are channel or channels, data, uuid, except and history")
 			}
 		}
 	}); wrong != nil {
@@ -97,6 +111,14 @@ func DecodePublication(object []byte) (p Publication, r *Refusal) {
 			return p, wrong
 		}
 		p.UUID = string(text)
+	}
+	if r == nil && except != nil {
+		var text []byte
+		text, r = frameID(nil, "except", except)
+		p.Except = string(text)
+	}
+	if r == nil {
+		p.NoHistory, r = frameIsOff("history", history)
 	}
 	if r == nil {
 		p.several = channels != nil
@@ -240,8 +262,7 @@ func (pr *Program) Publish(ctx context.Context, p Publication) (Receipt, *Refusa
 	}
 	receipt.UUID, receipt.Repeated = p.UUID, len(fresh) == 0
 	for i, ch := range fresh {
-		m := NewMessage(ch, p.UUID, p.Data).in(a.opening.Namespace).keepBy(a.policy.Load()).By(programPrefix + a.User())
-		m.From = pr.from
+		m := pr.message(&p, ch)
 		at, err := a.hub.Publish(ctx, m)
 		if err != nil {
 			if len(notes) > 0 {
@@ -262,6 +283,20 @@ func (pr *Program) Publish(ctx context.Context, p Publication) (Receipt, *Refusa
 	}
 	a.hub.keepUp(limits)
 	return receipt, nil
+}
+
+// message returns the message of p on a channel.
+func (pr *Program) message(p *Publication, channel string) *Message {
+	a := pr.agent
+	m := NewMessage(channel, p.UUID, p.Data).in(a.opening.Namespace).By(programPrefix + a.User())
+	m.From = pr.from
+	if p.Except != "" {
+		m.except = &exclusion{agentID: p.Except}
+	}
+	if !p.NoHistory {
+		m.keepBy(a.policy.Load())
+	}
+	return m
 }
 
 // withoutRepeats returns the channels that p was not published on before, and what repeats

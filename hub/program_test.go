@@ -161,6 +161,7 @@ func TestDecodePublication(t *testing.T) {
 		` {"uuid":"u-1","data":{ "x": [1, 2] },"channels":["a","b"]}`: `[a b] u-1 {"x":[1,2]}`,
 		`{"channels":["a","a","b"],"data":null}`:                      `[a b]  null`,
 		"{\"channel\":\"\\u00e4\",\"data\":\"\\u00e4\"}":              `[ä]  "\u00e4"`,
+		`{"channel":"a","data":1,"except":"x","history":true}`:        `[a]  1`,
 	} {
 		p, r := hub.DecodePublication([]byte(text))
 		if got := fmt.Sprintf("%v %s %s", p.Channels, p.UUID, p.Data); r != nil || got != want {
@@ -171,7 +172,8 @@ func TestDecodePublication(t *testing.T) {
 		``, `1`, `"a"`, `[]`, `{`, `{}`, `{"channel":"a"}`, `{"data":1}`, `{"channel":1,"data":1}`, `{"channel":"","data":1}`,
 		`{"channel":"a/*","data":1}`, `{"channel":"/meta/connect","data":1}`, `{"channels":"a","data":1}`, `{"channels":[1],"data":1}`,
 		`{"channels":[],"data":1}`, `{"channel":"a","channels":["b"],"data":1}`, `{"channel":"a","data":1,"uuid":"a b"}`,
-		`{"channel":"a","data":1,"uuid":""}`, `{"channel":"a","data":1,"x":1}`, `{"channel":"a","data":1} 2`, `{"channel":"\ud800","data":1}`,
+		`{"channel":"a","data":1,"uuid":""}`, `{"channel":"a","data":1,"echo":false}`, `{"channel":"a","data":1,"except":""}`,
+		`{"channel":"a","data":1,"except":null}`, `{"channel":"a","data":1,"history":0}`, `{"channel":"a","data":1,"x":1}`, `{"channel":"a","data":1} 2`, `{"channel":"\ud800","data":1}`,
 		`{"channels":["\ud800"],"data":1}`, `{"channel":"a","channel":"b","data":1}`, "{\"channel\":\"a\",\"data\":\"\xff\"}",
 	} {
 		if p, r := hub.DecodePublication([]byte(text)); r == nil || r.Code != hub.CodeInvalid {

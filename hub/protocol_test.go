@@ -31,6 +31,7 @@ type fixture struct {
 		Refused, Kind, UUID, To string
 		AgentID                 string `json:"agentId"`
 		Credentials, Data       string
+		Echo, History           *bool // only false is written
 	}
 
 	// to agent
@@ -148,11 +149,14 @@ func (f *fixture) match(t *testing.T) {
 
 // A meaning is what the readers of this package make of a frame before any
 // agent, limit or gate comes into play.
-type meaning struct{ kind, uuid, agentID, to, credentials, data string }
+type meaning struct {
+	kind, uuid, agentID, to, credentials, data string
+	noEcho, noHistory                          bool
+}
 
 func frameMeaning(frame []byte) (m meaning, r *Refusal) {
 	in, r := decodeFrame(frame)
-	m = meaning{uuid: in.uuid, agentID: in.agentID}
+	m = meaning{uuid: in.uuid, agentID: in.agentID, noEcho: in.noEcho, noHistory: in.noHistory}
 	if r != nil {
 		return m, r
 	}
@@ -224,7 +228,7 @@ func (f *fixture) toServer(t *testing.T) {
 		t.Fatalf("%s: refused: %v", frame, r)
 	}
 	e := f.Expect
-	if want := (meaning{e.Kind, e.UUID, e.AgentID, e.To, e.Credentials, e.Data}); got != want {
+	if want := (meaning{e.Kind, e.UUID, e.AgentID, e.To, e.Credentials, e.Data, e.Echo != nil, e.History != nil}); got != want {
 		t.Errorf("%s: %+v, want %+v", frame, got, want)
 	}
 }

@@ -80,7 +80,8 @@ func (o *op) publications(who string) []*Message {
 		data = o.msg.Data
 	}
 	var from *Sender
-	if a.policy.Load().Gates != nil { // only deliver gates ask for the sender
+	p := a.policy.Load()
+	if p.Gates != nil { // only deliver gates ask for the sender
 		from = &Sender{User: a.User(), UUID: a.UUID()}
 	}
 	out := make([]*Message, len(channels))
@@ -90,7 +91,12 @@ func (o *op) publications(who string) []*Message {
 			m = NewMessage(ch, o.msg.UUID, data)
 		}
 		m.From = from
-		out[i] = m.in(a.opening.Namespace).keepBy(a.policy.Load()).By(who)
+		if o.in.noEcho || p.delivery(ch).NoEcho {
+			m.except = &exclusion{agent: a.id}
+		}
+		if out[i] = m.in(a.opening.Namespace).By(who); !o.in.noHistory {
+			m.keepBy(p)
+		}
 	}
 	return out
 }

@@ -13,6 +13,12 @@ import (
 // pushit may have written it.
 const recordVersion = 1
 
+// What a record may have, as bits.
+const (
+	recordHasSender = 1 << iota
+	recordHasExcept
+)
+
 // ErrRecord is the error of ParseRecord for what is no record.
 var ErrRecord = errors.New("this is not the record of a message")
 
@@ -24,11 +30,19 @@ func (m *Message) AppendRecord(dst []byte) []byte {
 	}
 	dst = binary.AppendUvarint(dst, uint64(m.keep.count))
 	dst = binary.AppendUvarint(dst, uint64(m.keep.milliseconds))
-	if m.From == nil {
-		dst = append(dst, 0)
-	} else {
-		dst = append(dst, 1)
+	var has byte
+	if m.From != nil {
+		has |= recordHasSender
+	}
+	if m.except != nil {
+		has |= recordHasExcept
+	}
+	dst = append(dst, has)
+	if m.From != nil {
 		dst = appendText(appendText(dst, m.From.User), m.From.UUID)
+	}
+	if m.except != nil {
+		dst = appendText(append(dst, m.except.agent[:]...), m.except.agentID)
 	}
 	return append(dst, m.Data...)
 }
@@ -46,21 +60,25 @@ func ParseRecord(b []byte) (*Message, error) {
 	r := recordReader{rest: b[1:]}
 	key, id, who := r.text(), r.text(), r.text()
 	count, milliseconds := r.number(), r.number()
+	has := r.number()
 	var from *Sender
-	switch r.number() {
-	case 0:
-	case 1:
+	if has&recordHasSender != 0 {
 		from = &Sender{User: r.text(), UUID: r.text()}
-	default:
-		r.failed = true
 	}
+	var except *exclusion
+	if has&recordHasExcept != 0 {
+		except = new(exclusion)
+		r.bytes(except.agent[:])
+		except.agentID = r.text()
+	}
+	r.failed = r.failed || has > recordHasSender|recordHasExcept
 	namespace, channel, found := cutKey(key)
 	if r.failed || len(r.rest) == 0 || channel == "" || found && namespace == "" || count > math.MaxInt32 || milliseconds > math.MaxUint32 {
 		return nil, ErrRecord
 	}
 	m := NewMessage(channel, id, r.rest).in(namespace).By(who)
 	m.keep = packedRule{uint32(count), uint32(milliseconds)}
-	m.From = from
+	m.From, m.except = from, except
 	return m, nil
 }
 
@@ -79,6 +97,14 @@ func (r *recordReader) number() uint64 {
 	}
 	r.rest = r.rest[n:]
 	return v
+}
+
+func (r *recordReader) bytes(to []byte) {
+	if r.failed || len(to) > len(r.rest) {
+		r.failed = true
+		return
+	}
+	r.rest = r.rest[copy(to, r.rest):]
 }
 
 func (r *recordReader) text() string {

@@ -8,12 +8,18 @@ import (
 	"errors"
 	"testing"
 	"time"
+
+	"github.com/google/uuid"
 )
 
 func recordSamples() []*Message {
 	full := NewMessage("rooms/7", "u-1", []byte(`{"a":[1,"ü"]}`)).in("acme").By("user\x00bob").Keep(HistoryRule{100, time.Hour})
 	full.From = &Sender{User: "bob", UUID: "0b5e"}
-	return []*Message{full, NewMessage("a", "u", nil), NewMessage("ä/ß", "u", []byte("0")).By("api\x00")}
+	except := NewMessage("a", "u", nil)
+	except.except = &exclusion{agent: uuid.New()}
+	others := NewMessage("a", "u", []byte("1"))
+	others.From, others.except = &Sender{}, &exclusion{agentID: "tab-1"}
+	return []*Message{full, except, others, NewMessage("a", "u", nil), NewMessage("ä/ß", "u", []byte("0")).By("api\x00")}
 }
 
 func TestRecordsHoldEverything(t *testing.T) {
@@ -26,6 +32,9 @@ func TestRecordsHoldEverything(t *testing.T) {
 		if got.UUID != m.UUID || got.Channel != m.Channel || got.key != m.key || got.who != m.who || got.keep != m.keep ||
 			!bytes.Equal(got.Data, m.Data) || !bytes.Equal(got.object, m.object) || got.ID() != m.ID() {
 			t.Errorf("%+v became %+v", m, got)
+		}
+		if (got.except == nil) != (m.except == nil) || got.except != nil && *got.except != *m.except {
+			t.Errorf("except %+v became %+v", m.except, got.except)
 		}
 		if (got.From == nil) != (m.From == nil) || got.From != nil && *got.From != *m.From {
 			t.Errorf("from %+v became %+v", m.From, got.From)

@@ -80,13 +80,19 @@ export interface Message<Data = any, Name extends string = string> {
   readonly position?: string;
 }
 
-export type Publication<D = any, Name extends string = string> = Data<D> & {
-  channel: Name;
+/** How a message is published. */
+export interface PublishOptions {
   /** Its name: 1 to 64 of A-Z, a-z, 0-9, - and _. Give that of a refused one to try it again. Default: a random one. */
   uuid?: string;
   /** When aborted, the publish ends with the signal's reason. What was sent already may be published all the same. */
   signal?: AbortSignal;
-};
+  /** `false`: this client does not get the message itself. Other tabs of the user do. */
+  echo?: boolean;
+  /** `false`: the server does not keep the message, so only those get it who are there. */
+  history?: boolean;
+}
+
+export type Publication<D = any, Name extends string = string> = Data<D> & PublishOptions & { channel: Name };
 
 /** The answer of the server to something that it did. */
 export interface Answer {
@@ -330,7 +336,7 @@ export interface Channel<D = any, M = Message<D>> extends AsyncIterable<M> {
   /** Gets messages that the server keeps. */
   history(options?: HistoryOptions): Promise<Page<M>>;
   /** Publishes, and resolves with the uuid when the server has taken it; the promise has the `uuid` before. */
-  publish(...data: DataFirst<D, [options?: { uuid?: string; signal?: AbortSignal }]>): Promise<string> & { readonly uuid: string };
+  publish(...data: DataFirst<D, [options?: PublishOptions]>): Promise<string> & { readonly uuid: string };
   /** Listens, and subscribes for as long as somebody does. Returns what stops it. */
   on(type: 'message', listener: (message: M) => void, options?: { signal?: AbortSignal }): () => void;
   /**

@@ -19,10 +19,10 @@ export function makeChannel(push, name, whole) {
     unsubscribe: (...callbacks) => push.unsubscribe(name, ...callbacks),
     history: (options) => push.history(name, { signal: whole, ...options }),
 
-    publish(data, { uuid, signal = whole } = {}) {
+    publish(data, options) {
       let msgId;
       const answer = new Promise((resolve, reject) => {
-        msgId = push.publish({ channel: name, data, uuid, signal }, reject, () => resolve(msgId));
+        msgId = push.publish({ signal: whole, ...options, channel: name, data }, reject, () => resolve(msgId));
       });
       return Object.assign(quiet(answer), { uuid: msgId });
     },

@@ -33,13 +33,13 @@ export function makeOutbox(push) {
 
   return {
     /**
-     * @param {{channel: string, data: any, uuid?: string, signal?: AbortSignal, _about?: string}} message  `_about`: the channel that a refusal names
+     * @param {{channel: string, data: any, uuid?: string, signal?: AbortSignal, echo?: boolean, history?: boolean, _about?: string}} message  `_about`: the channel that a refusal names
      * @param {(refusal: Error) => void} [onError]
      * @param {(answer: object) => void} [onSuccess]
      * @returns {{_uuid: string, _later: (error: string, code: string) => void}} the entry;
      * `_later` ends it, after the caller has returned
      */
-    _add({ channel, data, uuid = id(), signal, _about: about = channel }, onError, onSuccess) {
+    _add({ channel, data, uuid = id(), signal, echo, history, _about: about = channel }, onError, onSuccess) {
       const undo = [];
       let over = false;
       const end = (refusal, answer) => {
@@ -53,7 +53,7 @@ export function makeOutbox(push) {
       const later = (error, code) => queueMicrotask(() => (code ? fail(error, code) : end(error)));
       let text = '';
       try {
-        text = JSON.stringify({ channel, uuid, data }, json);
+        text = JSON.stringify({ channel, uuid, data, echo, history }, json);
       } catch (error) {
         later(error.message, 'invalid');
       }

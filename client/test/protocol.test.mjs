@@ -22,7 +22,7 @@ const protocol = await readFile(join(path, '..', '..', '..', 'PROTOCOL.md'), 'ut
 const of = (direction) => fixtures.filter((fixture) => fixture.direction === direction);
 
 /** A client that is connected and has asked for something with the uuid. `ended` says how that ended. */
-async function asked(channel, uuid, data) {
+async function asked(channel, uuid, data, options = {}) {
   const world = new World();
   const push = await world.connected();
   const ended = [];
@@ -34,7 +34,7 @@ async function asked(channel, uuid, data) {
     await world.socket.subscribed();
     push.unsubscribe(data.channel, ...tell);
   } else if (channel === '/meta/history') push.history(data.channel, data).then(tell[1], tell[0]);
-  else push.publish({ channel, uuid, data }, ...tell);
+  else push.publish({ channel, uuid, data, ...options }, ...tell);
   await settle();
   return { world, push, ended, sent: world.socket.sent.at(-1) };
 }
@@ -142,8 +142,10 @@ describe('what the client says is in the protocol', () => {
         const { sent } = await asked(kinds[kind], uuid, want);
         assert.deepEqual({ channel: sent.channel, data: sent.data }, { channel: kinds[kind], data: want });
       } else {
-        const { sent } = await asked(to, uuid, JSON.parse(data));
-        assert.deepEqual(sent, { channel: to, uuid, data: JSON.parse(data) });
+        const { echo, history } = expect;
+        const options = JSON.parse(JSON.stringify({ echo, history }));
+        const { sent } = await asked(to, uuid, JSON.parse(data), options);
+        assert.deepEqual(sent, { channel: to, uuid, data: JSON.parse(data), ...options });
       }
     });
   }

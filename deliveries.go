@@ -1,0 +1,69 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package pushit
+
+import (
+	"fmt"
+
+	"github.com/push-it/pushit/guards"
+	"github.com/push-it/pushit/hub"
+)
+
+// hasDelivery reports whether b says how messages are delivered.
+func (b *ChannelBlock) hasDelivery() bool { return b.delivery() != hub.Delivery{} }
+
+func (b *ChannelBlock) delivery() hub.Delivery {
+	return hub.Delivery{NoEcho: b.EchoOff}
+}
+
+// deliveries finds how the messages of a channel are delivered.
+type deliveries []deliveryBlock
+
+type deliveryBlock struct {
+	match guards.Match
+	hub.Delivery
+}
+
+// deliveries returns how h delivers the messages of channels, or nil if it has no rules.
+func (h *Handler) deliveries() (hub.Deliveries, error) {
+	var all deliveries
+	for i := range h.Channels {
+		b := &h.Channels[i]
+		if !b.hasDelivery() {
+			continue
+		}
+		match, err := guards.ParseMatch(b.Match)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", blockPath(i), err)
+		}
+		all = append(all, deliveryBlock{match, b.delivery()})
+	}
+	if all == nil {
+		return nil, nil
+	}
+	return all, nil
+}
+
+// Delivery implements hub.Deliveries. What any of the matching blocks says holds.
+func (all deliveries) Delivery(channel string) (d hub.Delivery) {
+	for i := range all {
+		if b := &all[i]; b.match.Matches(channel) {
+			d.NoEcho = d.NoEcho || b.NoEcho
+		}
+	}
+	return d
+}
+
+// echo reads `echo off`.
+func (p *parser) echo(b *ChannelBlock) error {
+	value, err := p.argument("off")
+	if err != nil {
+		return err
+	}
+	if value != "off" {
+		return p.Errf("echo: write echo off, or leave it out: publishers get their own messages by default, not %q", value)
+	}
+	b.EchoOff = true
+	return p.noBlock("echo")
+}

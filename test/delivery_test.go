@@ -1,0 +1,55 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package test
+
+import (
+	"net/http"
+	"testing"
+
+	"github.com/push-it/pushit/internal/wireclient"
+)
+
+const deliveryConfig = `
+	http://site.test {
+		pushit /push {
+			default allow
+			history 9 1h
+			channel quiet/* {
+				echo off
+			}
+			api bearer "` + apiSecret + `"
+		}
+	}`
+
+// A message does not come back to the page that caused it, if the configuration, the page
+// or its backend says so.
+func TestMessagesWithoutAnEcho(t *testing.T) {
+	s := serve(t, deliveryConfig).site("site.test")
+	a, _ := s.open("/push/websocket", nil, nil)
+	a.subscribe("quiet/1").subscribe("news")
+	b, _ := s.open("/push/websocket", nil, nil)
+	b.subscribe("quiet/1").subscribe("news")
+
+	a.wantAllowed(a.ask("quiet/1", 1))
+	b.wantMessage("quiet/1", 1.0)
+	a.write(wireclient.OpText, []byte(`{"channel":"news","uuid":"m1","data":2,"echo":false,"history":false}`))
+	if m := a.receive(); m["channel"] != "/meta/successful" || m["position"] != nil {
+		t.Errorf("%v", m)
+	}
+	b.wantMessage("news", 2.0)
+	cause, _ := s.upgrade("/push/websocket", nil)
+	cause.write(wireclient.OpText, []byte(`{"channel":"/meta/connect","uuid":"c1","agentId":"cause"}`))
+	cause.receive()
+	cause.write(wireclient.OpText, []byte(`{"channel":"/meta/subscribe","uuid":"s1","data":{"channel":"news"}}`))
+	cause.receive()
+	if status, _, body := s.post("/push/publish", "application/json", `{"channel":"news","data":3,"except":"cause"}`, asBackend()); status != http.StatusOK {
+		t.Errorf("status %d, %s", status, body)
+	}
+	b.wantMessage("news", 3.0)
+	a.wantMessage("news", 3.0)
+	b.wantAllowed(b.ask("quiet/1", 4))
+	a.wantMessage("quiet/1", 4.0)
+	b.wantAllowed(b.ask("news", 5))
+	cause.wantMessage("news", 5.0)
+}

@@ -81,6 +81,7 @@ func init() {
 //	        }
 //	        history <count> <duration>
 //	        echo    off
+//	        existing
 //	        patterns
 //	    }
 //	    @<name> <matcher>

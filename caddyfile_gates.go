@@ -47,7 +47,11 @@ func channelSubdirectives(path string, b *ChannelBlock) []subdirective {
 		b.Patterns = true
 		return p.alone("patterns")
 	}}, {name: "history", parse: func(p *parser) error { return p.history(&b.History) }},
-		{name: "echo", parse: func(p *parser) error { return p.echo(b) }}}
+		{name: "echo", parse: func(p *parser) error { return p.echo(b) }},
+		{name: "existing", parse: func(p *parser) error {
+			b.Existing = true
+			return p.alone("existing")
+		}}}
 	subs = append(subs, subdirective{name: "presence", parse: func(p *parser) error {
 		return p.presence(path+".", &b.Presence, &b.Gates)
 	}})

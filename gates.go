@@ -72,6 +72,10 @@ type ChannelBlock struct {
 	// Whether publishers do not get their own messages on these channels. Default: false.
 	EchoOff bool `json:"echo_off,omitempty"`
 
+	// Whether publishes to these channels are refused while nobody is subscribed and no
+	// messages are kept. Default: false.
+	Existing bool `json:"existing,omitempty"`
+
 	// The history of these channels. If several blocks match a channel, the first one
 	// with a history applies. Default: the `history` of the handler.
 	History *History `json:"history,omitempty"`

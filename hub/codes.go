@@ -16,6 +16,7 @@ const (
 	CodeInvalid     Code = "invalid"     // the frame breaks the protocol
 	CodeLimit       Code = "limit"       // a limit is reached
 	CodeExpired     Code = "expired"     // a lease or a credential has expired
+	CodeMissing     Code = "missing"     // nobody has the channel, see Delivery.Existing
 	// CodeTooLarge is CodeLimit for a message of a program, because HTTP has a status for
 	// it. Agents never get it.
 	CodeTooLarge Code = "too_large"

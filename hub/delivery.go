@@ -3,12 +3,52 @@
 
 package hub
 
-import "github.com/google/uuid"
+import (
+	"time"
+
+	"github.com/google/uuid"
+)
 
 // A Delivery says how the messages of a channel are delivered.
 type Delivery struct {
 	// NoEcho keeps a message from the agent that published it.
 	NoEcho bool
+	// Existing refuses publishes to channels that nobody has: without a subscriber, of the
+	// channel or of a pattern that matches it, and without kept messages.
+	Existing bool
+}
+
+// missing is the answer to a publish that Delivery.Existing refuses.
+func missing(channel string) *Refusal {
+	return refuse(CodeMissing, "nobody has subscribed to "+channel)
+}
+
+// exists reports whether somebody on this machine is subscribed to the channel of m, or
+// messages of it are kept.
+func (h *Hub) exists(m *Message) bool {
+	if h.channels.find(m.key) != nil {
+		return true
+	}
+	if h.patterns.count.Load() > 0 {
+		for prefix := range prefixesOf(m.Channel) {
+			if h.patterns.find(m.key[:len(m.key)-len(m.Channel)+len(prefix)]) != nil {
+				return true
+			}
+		}
+	}
+	return h.history.has(m.key)
+}
+
+// has reports whether messages of a channel are kept.
+func (h *history) has(key string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	r := h.rings[key]
+	if r == nil {
+		return false
+	}
+	h.trimLocked(r, time.Now())
+	return len(r.entries) > 0
 }
 
 // Deliveries finds the Delivery of a channel. It is called concurrently and must not

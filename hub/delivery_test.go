@@ -115,3 +115,53 @@ func TestPublishesThatAreNotKept(t *testing.T) {
 		}
 	})
 }
+
+// Publishes to channels that nobody has are refused, if the configuration says so, and are
+// not taken for repeats later.
+func TestExistingChannels(t *testing.T) {
+	policy := hub.Policy{
+		Gates: apiGate(allowAPI), Deliveries: delivered{"rooms": {Existing: true}, "logs": {Existing: true}, "quiet": {}},
+		Histories: notOf("rooms/1"),
+	}
+	inBubble(t, policy, func(b *bubble) {
+		sender := b.join()
+		publishes := func(channel, uuid, code string) {
+			b.Helper()
+			sender.Send(publish(channel, uuid, "1"))
+			if got := b.frames(sender); len(got) != 1 || got[0].Code != code {
+				b.Errorf("%s: %+v, want the code %q", channel, got, code)
+			}
+		}
+		publishes("rooms/1", "m1", "missing")
+		publishes("quiet/1", "m2", "")
+		reader := b.join()
+		reader.Send(subscribe("rooms/1"))
+		b.frames(reader)
+		publishes("rooms/1", "m1", "")
+		if got := b.dataOf(reader); got != "1" {
+			b.Errorf("the subscriber got %q", got)
+		}
+		program, _ := b.hub.Authorize(b.Context(), b.policy, hub.Opening{})
+		p := hub.Publication{Channels: []string{"rooms/1", "logs/1"}, UUID: "p1", Data: []byte("2")}
+		if _, r := program.Publish(b.Context(), p); r == nil || r.Code != hub.CodeMissing || !strings.Contains(r.Reason, "logs/1") {
+			b.Errorf("one of two: %v", r)
+		}
+		if got := b.dataOf(reader); got != "" {
+			b.Errorf("half of a refused message came: %q", got)
+		}
+		watcher := b.join()
+		watcher.Send(subscribe("logs/*"))
+		b.frames(watcher)
+		if receipt, r := program.Publish(b.Context(), p); r != nil || receipt.Repeated || receipt.Subscriptions != 2 {
+			b.Errorf("%+v, %v", receipt, r)
+		}
+		watcher.Leave()
+		publishes("logs/1", "m3", "") // its history is there
+		publishes("logs/2", "m4", "missing")
+		reader.Leave()
+		publishes("rooms/1", "m5", "missing")
+		time.Sleep(time.Hour + time.Minute)
+		sender = b.join()
+		publishes("logs/1", "m6", "missing")
+	})
+}

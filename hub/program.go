@@ -260,9 +260,17 @@ func (pr *Program) Publish(ctx context.Context, p Publication) (Receipt, *Refusa
 	if r != nil {
 		return Receipt{}, r
 	}
+	messages := make([]*Message, len(fresh))
+	for i, ch := range fresh {
+		messages[i] = pr.message(&p, ch)
+		if a.policy.Load().delivery(ch).Existing && !a.hub.exists(messages[i]) {
+			a.hub.repeats.forget(notes...)
+			return Receipt{}, missing(ch)
+		}
+	}
 	receipt.UUID, receipt.Repeated = p.UUID, len(fresh) == 0
 	for i, ch := range fresh {
-		m := pr.message(&p, ch)
+		m := messages[i]
 		at, err := a.hub.Publish(ctx, m)
 		if err != nil {
 			if len(notes) > 0 {

@@ -28,7 +28,15 @@ func (o *op) publish() AnswerName {
 		a.answer(&o.in, errUUIDUsed)
 		return AnswerName(CodeInvalid)
 	}
-	for i, m := range o.publications(who) {
+	messages := o.publications(who)
+	for _, m := range messages {
+		if a.policy.Load().delivery(m.Channel).Existing && !a.hub.exists(m) {
+			a.hub.repeats.forget(key)
+			a.answer(&o.in, missing("this channel")) // a gate may have chosen another one
+			return AnswerName(CodeMissing)
+		}
+	}
+	for i, m := range messages {
 		at, err := a.hub.Publish(o.context(), m)
 		switch {
 		case err == nil:

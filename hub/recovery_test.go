@@ -32,10 +32,10 @@ func subscribeSince(channel, more string) string {
 
 // A positioned is a frame with the members that these tests need.
 type positioned struct {
-	Channel, Position, Reason, Error string
-	UUID                             string
-	Recovered                        *bool
-	Data                             json.RawMessage
+	Channel, Position, Reason, Error, Code string
+	UUID                                   string
+	Recovered                              *bool
+	Data                                   json.RawMessage
 }
 
 func (b *bubble) frames(p *hubtest.Peer) (list []positioned) {

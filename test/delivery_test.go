@@ -5,8 +5,10 @@ package test
 
 import (
 	"net/http"
+	"strings"
 	"testing"
 
+	"github.com/push-it/pushit/hub"
 	"github.com/push-it/pushit/internal/wireclient"
 )
 
@@ -17,6 +19,10 @@ const deliveryConfig = `
 			history 9 1h
 			channel quiet/* {
 				echo off
+			}
+			channel rooms/* {
+				existing
+				history 5 1s
 			}
 			api bearer "` + apiSecret + `"
 		}
@@ -52,4 +58,19 @@ func TestMessagesWithoutAnEcho(t *testing.T) {
 	a.wantMessage("quiet/1", 4.0)
 	b.wantAllowed(b.ask("news", 5))
 	cause.wantMessage("news", 5.0)
+}
+
+// A channel that nobody has takes no messages, from a page or from a program.
+func TestExistingChannelsOnly(t *testing.T) {
+	s := serve(t, deliveryConfig).site("site.test")
+	a, _ := s.open("/push/websocket", nil, nil)
+	a.wantRefused(a.ask("rooms/1", 1), hub.CodeMissing)
+	status, _, body := s.post("/push/publish", "application/json", `{"channel":"rooms/1","data":1}`, asBackend())
+	if status != http.StatusNotFound || !strings.Contains(body, `"code":"missing"`) {
+		t.Errorf("status %d, %s", status, body)
+	}
+	b, _ := s.open("/push/websocket", nil, nil)
+	b.subscribe("rooms/1")
+	a.wantAllowed(a.ask("rooms/1", 2))
+	b.wantMessage("rooms/1", 2.0)
 }

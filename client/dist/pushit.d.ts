@@ -106,12 +106,12 @@ export interface Answer {
 export declare class Refusal extends Error {
   readonly name: 'Refusal';
   /**
-   * From the server: `denied`, `unavailable`, `invalid`, `limit`, `expired`. From
+   * From the server: `denied`, `unavailable`, `invalid`, `limit`, `expired`, `missing`. From
    * here: `denied`, there are no credentials any more; `closed`, the connection is, or
    * the subscription; `timeout`, a publish found no answer; `limit`, too much waits;
    * `invalid`, it is no JSON, or the server ended the session because of it.
    */
-  readonly code: 'denied' | 'unavailable' | 'invalid' | 'limit' | 'expired' | 'closed' | 'timeout' | (string & {});
+  readonly code: 'denied' | 'unavailable' | 'invalid' | 'limit' | 'expired' | 'missing' | 'closed' | 'timeout' | (string & {});
   /** In how many ms trying again makes sense; `false`: never; `undefined`: not said. */
   readonly retry: number | false | undefined;
   /** Trying the same again is of no use. */

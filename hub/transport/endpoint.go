@@ -350,6 +350,8 @@ func statusOf(code hub.Code) int {
 		return http.StatusBadRequest
 	case hub.CodeDenied, hub.CodeExpired:
 		return http.StatusForbidden
+	case hub.CodeMissing:
+		return http.StatusNotFound
 	case hub.CodeTooLarge:
 		return http.StatusRequestEntityTooLarge
 	case hub.CodeLimit:

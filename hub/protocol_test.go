@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/push-it/pushit/hub/internal/presence"
 	"github.com/push-it/pushit/internal/jsontext"
 )
 
@@ -40,8 +41,15 @@ type fixture struct {
 		Position, Before      string
 		AgentID               string `json:"agentId"`
 		Data                  *string
-		CloseCode             CloseCode
-		Refusal               *struct {
+		Batch                 *struct {
+			Number                uint64
+			Count                 int
+			Listed                bool
+			Reset                 bool
+			Joined, Left, Changed []presence.View
+		}
+		CloseCode CloseCode
+		Refusal   *struct {
 			Code              Code
 			Reason            string
 			Retry             *bool
@@ -248,6 +256,9 @@ func (f *fixture) toAgent(t *testing.T) {
 		got = appendMessage(nil, m.Channel, m.UUID, []byte(*m.Data))
 	case "published":
 		got = appendPublished(nil, m.UUID, m.Position)
+	case "presence":
+		b := presence.Batch(*m.Batch)
+		got = appendPresence(nil, m.Channel, &b)
 	case "error":
 		got = appendError(nil, m.UUID, r)
 	case "connected":

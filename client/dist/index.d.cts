@@ -337,6 +337,11 @@ export interface Channel<D = any, M = Message<D>> extends AsyncIterable<M> {
   history(options?: HistoryOptions): Promise<Page<M>>;
   /** Publishes, and resolves with the uuid when the server has taken it; the promise has the `uuid` before. */
   publish(...data: DataFirst<D, [options?: PublishOptions]>): Promise<string> & { readonly uuid: string };
+  /**
+   * Who is in the channel, as a list that stays live over reconnects. It subscribes until
+   * it is closed. A pattern has no list.
+   */
+  presence(options?: { signal?: AbortSignal }): Presence;
   /** Listens, and subscribes for as long as somebody does. Returns what stops it. */
   on(type: 'message', listener: (message: M) => void, options?: { signal?: AbortSignal }): () => void;
   /**
@@ -345,6 +350,28 @@ export interface Channel<D = any, M = Message<D>> extends AsyncIterable<M> {
    * messages wait.
    */
   [Symbol.asyncIterator](): AsyncIterableIterator<M>;
+}
+
+/** Somebody who is in a channel: a user with all tabs and devices, or an agent whose user nobody knows. */
+export interface Member {
+  readonly user?: string;
+  /** The server's name for an agent without a user. It is new in each session. */
+  readonly uuid?: string;
+  readonly tabs: number;
+  /** What the configuration of the server shows of it. */
+  readonly info?: any;
+}
+
+/** Who is in a channel, in the order in which they came. */
+export interface Presence extends Iterable<Member> {
+  /** How many there are. */
+  readonly count: number;
+  /** `false` if the channel is only counted: then nobody is in the list. */
+  readonly listed: boolean;
+  /** `change` comes after whatever has changed, once for all that changed together. Returns what stops listening. */
+  on(type: 'join' | 'leave', listener: (member: Member) => void, options?: { signal?: AbortSignal }): () => void;
+  on(type: 'change', listener: (list: Presence) => void, options?: { signal?: AbortSignal }): () => void;
+  close(): void;
 }
 
 export default PushIt;

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { call, stoppable } from './emitter.js';
+import { Presence } from './presence.js';
 import { Refusal } from './refusal.js';
 
 /**
@@ -26,6 +27,8 @@ export function makeChannel(push, name, whole) {
       });
       return Object.assign(quiet(answer), { uuid: msgId });
     },
+
+    presence: ({ signal = whole } = {}) => new Presence(push, name, signal),
 
     on(type, fn, { signal = whole } = {}) {
       if (type !== 'message') throw new TypeError(`no event ${type}`);

@@ -105,7 +105,8 @@ export class PushIt extends Emitter {
       this._emit('message', frame);
     } else if (this._outbox._answered(frame, refusal)) {
       // its callbacks have been called
-    } else if (refusal) this._error(refusal);
+    } else if (channel === '/meta/presence') this._subscriptions._members(frame, refusal);
+    else if (refusal) this._error(refusal);
     else if (channel === '/meta/subscribe') this._subscriptions._begun(frame);
     else if (channel === '/meta/unsubscribe') this._subscriptions._ended(frame);
   }

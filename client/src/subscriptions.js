@@ -40,14 +40,15 @@ export function makeSubscriptions(push) {
     /**
      * Adds a listener.
      *
-     * @param {{_message: (message: object) => void, _end?: (refusal?: Error) => void}} user
-     * `_end`: no message will come
+     * @param {{_message?: (message: object) => void, _end?: (refusal?: Error) => void, _members?: (part?: object, begins?: boolean, refusal?: Error) => void}} user
+     * `_end`: no message will come; `_members`: what comes about the members of the channel
      * @returns {() => void} removes it
      */
     _use(name, user) {
       const sub = of(name);
       sub._users.add(user);
       want(sub);
+      if (sub._on && !sub._asked) user._members?.(undefined, true);
       if (push._closed()) queueMicrotask(() => sub._users.has(user) && user._end?.(closed(push, name)));
       return () => {
         if (sub._users.delete(user) && !wanted(sub) && has(sub)) leave(sub);
@@ -85,8 +86,14 @@ export function makeSubscriptions(push) {
       for (const sub of [...subs.values()]) {
         if (!matches(sub._name, message.channel)) continue;
         if (sub._on) sub._position = message.position ?? sub._position;
-        for (const user of [...sub._users]) if (sub._users.has(user)) user._message(message);
+        for (const user of [...sub._users]) if (sub._users.has(user)) user._message?.(message);
       }
+    },
+
+    /** A frame about the members of a channel. */
+    _members(frame, refusal) {
+      const sub = subs.get(frame.data?.channel);
+      if (sub) members(sub, frame, false, refusal);
     },
 
     /** The session has ended, and its subscriptions with it. */
@@ -116,6 +123,15 @@ export function makeSubscriptions(push) {
 
   function has(sub) {
     return subs.get(sub._name) === sub;
+  }
+
+  function watchers(sub) {
+    return [...sub._users].filter((user) => user._members);
+  }
+
+  /** Tells who shows the members. `begins`: the subscription does. */
+  function members(sub, part, begins, refusal) {
+    for (const user of watchers(sub)) user._members(part, begins, refusal);
   }
 
   function wanted(sub) {
@@ -152,7 +168,7 @@ export function makeSubscriptions(push) {
   function ask(session, sub) {
     const { _name: channel, _on: on, _position: position } = sub;
     sub._asked = true;
-    session._ask(`/meta/${on ? 'un' : ''}subscribe`, { channel, ...(!on && (position ? { position } : { since: push._options.since })) }, (frame, refusal) => {
+    session._ask(`/meta/${on ? 'un' : ''}subscribe`, { channel, ...(!on && { presence: watchers(sub)[0] && true, ...(position ? { position } : { since: push._options.since }) }) }, (frame, refusal) => {
       sub._asked = false;
       if (!on) {
         if (refusal && !sub._on) return lacks(session, sub, refusal);
@@ -179,6 +195,7 @@ export function makeSubscriptions(push) {
     push._emit('subscribe', { ...frame, channel: sub._name });
     if (sub._was && !frame.recovered) push._emit('gap', { channel: sub._name, reason: frame.reason });
     sub._was = true;
+    members(sub, frame.presence, true);
   }
 
   /** It is refused: for good, or for now. */

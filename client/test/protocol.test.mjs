@@ -100,6 +100,20 @@ describe('what the server says is understood', () => {
           assert.deepEqual({ messages, before, position }, { messages: [{ channel: made.channel, uuid: made.uuid, data, payload: data }], before: made.before, position: made.position });
           break;
         }
+        case 'presence': {
+          const world = new World();
+          const push = await world.connected();
+          const list = push.channel(made.channel).presence();
+          await settle();
+          const { uuid, data } = world.socket.sent.at(-1);
+          const members = [{ user: 'ann', tabs: 2 }, { uuid: '30313233-3435-3637-3839-616263646566', tabs: 1 }];
+          await world.socket.receive({ channel: '/meta/subscribe', uuid, data, successful: true, error: '', presence: { number: frame.number - 1, count: 2, members } });
+          await world.socket.receive(frame);
+          if (frame.reset) assert.equal(world.socket.sent.at(-1).channel, '/meta/presence');
+          else assert.deepEqual([list.count, list.listed], [frame.count, frame.listed ?? true]);
+          if (frame.joined) assert.deepEqual([...list], [...frame.changed, ...frame.joined]);
+          break;
+        }
         case 'close': {
           const world = new World();
           const push = await world.connected();
@@ -121,7 +135,7 @@ describe('what the client says is in the protocol', () => {
   const accepted = of('to server').filter(({ expect }) => expect.kind);
   const kinds = { subscribe: '/meta/subscribe', unsubscribe: '/meta/unsubscribe', history: '/meta/history' };
 
-  for (const { rule, name, expect } of accepted) {
+  for (const { rule, name, send, expect } of accepted) {
     test(`${rule} ${name}`, async () => {
       const { kind, uuid, to, data = 'null', credentials } = expect;
       if (kind === 'connect') {
@@ -137,6 +151,16 @@ describe('what the client says is in the protocol', () => {
         await world.tick(35_000);
         assert.deepEqual(Object.keys(world.socket.sent[1]), ['channel', 'uuid']);
         assert.equal(world.socket.sent[1].channel, '/meta/ping');
+      } else if (kind === 'presence') {
+        const world = new World();
+        const push = await world.connected();
+        push.channel(to).presence();
+        await settle();
+        const ask = world.socket.sent.at(-1);
+        const { next } = JSON.parse(send).data;
+        await world.socket.receive({ channel: '/meta/subscribe', uuid: ask.uuid, data: ask.data, successful: true, error: '', presence: next ? { number: 1, count: 2, members: [], next } : undefined });
+        const sent = world.socket.sent.at(-1);
+        assert.deepEqual({ channel: sent.channel, data: sent.data }, { channel: '/meta/presence', data: next ? { channel: to, next } : { channel: to } });
       } else if (kinds[kind]) {
         const want = kind === 'history' ? JSON.parse(data) : { channel: to };
         const { sent } = await asked(kinds[kind], uuid, want);

@@ -32,7 +32,7 @@ const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-d
  *   status: 'sending' | 'sent' | 'failed', element: HTMLElement}} Entry
  *
  * @typedef {{channel: string, entries: Entry[], seen: Set<string>, typing: Map<string, {name: string, timer: number}>,
- *   unread: number, draft: string, refused: string, item: HTMLElement, leave: () => void}} Room
+ *   unread: number, draft: string, refused: string, item: HTMLElement, here?: import("./push/pushit.mjs").Presence, leave: () => void}} Room
  */
 
 /** @type {Map<string, Room>} */
@@ -113,12 +113,19 @@ function join(channel) {
   known.add(channel);
   const handle = push.channel(channel);
   handle.on('message', (message) => onMessage(room, message));
+  if (channel !== EVERYTHING) {
+    room.here = handle.presence();
+    room.here.on('change', () => showRoom(room));
+  }
   handle.subscribe((refusal) => {
     if (refusal.code === 'closed') return; // the page shows that the session is closed in another place
     room.refused = refusal.message;
     showRoom(room);
   });
-  room.leave = () => handle.unsubscribe();
+  room.leave = () => {
+    room.here?.close();
+    handle.unsubscribe();
+  };
   rememberRooms();
   return room;
 }
@@ -186,6 +193,8 @@ function showRoom(room) {
   const all = [...rooms.values()].reduce((sum, each) => sum + each.unread, 0);
   document.title = all > 0 ? `(${all}) pushit chat` : 'pushit chat';
   if (room !== current) return;
+  const here = room.here?.count ?? 0;
+  $('here').textContent = here ? `${here} here.` : '';
 
   $('empty').hidden = room.entries.length > 0 && !room.refused;
   $('empty').classList.toggle('refused', room.refused !== '');

@@ -474,3 +474,14 @@ func TestProgramsRepeatAfterACut(t *testing.T) {
 		}
 	}
 }
+
+func TestMembersAreTold(t *testing.T) {
+	ctx, caddy := bounded(t)
+	res, err := measurePresence(ctx, caddy, 100, 2*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.bytes == 0 || res.frames < 1 {
+		t.Errorf("%+v", res)
+	}
+}

@@ -5,7 +5,7 @@
 // with a Caddyfile of its own on a free port of the loopback, and puts a load on
 // it that is bounded and stops by itself.
 //
-//	go run -C bench . [-n agents] [-short] idle|slow|fanout|receive|programs|recover|storm|streams|stop|all
+//	go run -C bench . [-n agents] [-short] idle|slow|fanout|receive|programs|recover|storm|streams|presence|stop|all
 //	go run -C bench . [-short] polls
 //	go run -C bench . [-duration 5m] [-short] soak
 //	go run -C bench . [-n agents] [-short] reload
@@ -53,6 +53,7 @@ var measurements = []measurement{
 	{"storm", runStorm, true},
 	{"streams", runStreams, true},
 	{"polls", runPolls, false},
+	{"presence", runPresence, true},
 	{"stop", runStop, true},
 	{"soak", runSoak, false},
 	{"reload", runReload, false},

@@ -90,7 +90,7 @@ func (c *presenceCounts) take(payload []byte) {
 }
 
 func measurePresence(ctx context.Context, caddy string, n int, lasts time.Duration) (res presenceResult, err error) {
-	if err := raiseFiles(2*(n+presenceChurn) + 200); err != nil {
+	if err := raiseFiles(n + presenceChurn + 500); err != nil {
 		return res, err
 	}
 	s, err := startServer(ctx, caddy)

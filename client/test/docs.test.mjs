@@ -112,7 +112,7 @@ describe('the examples of README.md', () => {
           send(data);
           for (const frame of JSON.parse(data).map((each) => JSON.parse(each))) {
             const meta = frame.channel.startsWith('/meta/');
-            const answers = [meta ? { ...frame, successful: true, error: '', ...(frame.channel === '/meta/history' && page(frame.data)) } : { channel: '/meta/successful', uuid: frame.uuid }];
+            const answers = [meta ? { ...frame, successful: true, error: '', ...(frame.channel === '/meta/history' && page(frame.data)), ...(frame.data?.presence && { presence: { number: 1, count: 1, members: [{ user: 'ann', tabs: 1 }] } }) } : { channel: '/meta/successful', uuid: frame.uuid }];
             if (frame.channel === '/meta/subscribe' && frame.data.channel === 'news') answers.push({ channel: 'news', uuid: 'm', data: 'the end' });
             queueMicrotask(() => socket.raw(`a${JSON.stringify(answers.map((each) => JSON.stringify(each)))}`));
           }
@@ -131,6 +131,7 @@ describe('the examples of README.md', () => {
       await settle();
       assert.equal((made ?? push).state.name, 'connected');
       if (n === 0) assert.deepEqual(said, ['the server has taken it']);
+      if (text.includes('presence()')) assert.deepEqual(said, ['ann is here', '1 ann,1,']);
       if (text.includes('messages, before')) assert.deepEqual([said, world.socket.sent.filter(({ channel }) => channel === '/meta/history').map(({ data }) => data.before)], [['m2 2 2'], [undefined, '2', '1']]);
       push.close();
       made?.close();

@@ -91,7 +91,10 @@ func (o *op) nextGate() (Gate, *Question) {
 		f := &o.further[o.asked]
 		g := o.policy.gate(f.gate, o.channel)
 		f.by, f.verdict = fingerprintOf(g), Allow
-		if g != nil && (f.gate != GatePresence || o.policy.presence(o.channel) != nil) {
+		if g != nil && f.gate == GatePresence && o.policy.presence(o.channel) == nil {
+			f.by, g = "", nil // not asked, so a reload that adds presence must not take it for an answer
+		}
+		if g != nil {
 			return g, &Question{Gate: f.gate, Agent: a, Channel: o.channel, Credentials: a.credentials, Identity: o.identity, within: o.ctx}
 		}
 		o.asked++

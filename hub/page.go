@@ -139,7 +139,7 @@ func (o *op) applyPage() (done bool) {
 	for _, m := range found.messages {
 		if p.Gates != nil {
 			if g := p.Gates.DeliverGate(m.Channel); g != nil {
-				m = g.Deliver(a, m)
+				m = delivered(g, a, m)
 			}
 		}
 		if m == nil {

@@ -165,6 +165,8 @@ func TestHistoryPassesTheGates(t *testing.T) {
 		b.frames(a)
 		if got := b.history(a, "news", `,"last":4`); !slices.Equal(got.data(), []string{`"even 2"`, `"even 4"`}) || got.Before == "" {
 			b.Errorf("%+v", got)
+		} else if at := got.Messages[1].Position; at == "" || !slices.Equal(b.history(a, "news", `,"before":"`+at+`"`).data(), []string{`"even 0"`, `"even 2"`}) {
+			b.Errorf("a message that the gate has changed has no position: %+v", got)
 		} else if got := b.history(a, "news", `,"before":"`+got.Before+`"`); !slices.Equal(got.data(), []string{`"even 0"`}) {
 			b.Errorf("%+v", got)
 		}

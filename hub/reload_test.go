@@ -498,6 +498,28 @@ func TestReloadDuringQuestions(t *testing.T) {
 	})
 }
 
+// A channel that has had no presence gets it by a reload, while the subscribe gate decides.
+// The presence gate was not asked, and must be.
+func TestReloadToPresenceDuringAQuestion(t *testing.T) {
+	w := newAnswers()
+	gates := func() byName {
+		return byName{
+			hub.GateSubscribe: remote("subscribe", w.decide),
+			hub.GatePresence:  local("presence", denied("the list is secret")),
+		}
+	}
+	inBubble(t, hub.Policy{Gates: gatesOf(gates())}, func(b *bubble) {
+		p := b.join()
+		p.Send(watchesRoom)
+		synctest.Wait()
+		b.reload(hub.Policy{Gates: gatesOf(gates()), Presences: &presences{only: "room", rule: hub.PresenceRule{Members: 10}}})
+		w.answer("subscribe room", hub.Allow)
+		synctest.Wait()
+		w.answer("subscribe room", hub.Allow) // the gates are asked again
+		b.want(p, begunInRoom+`{"error":"the list is secret","code":"denied"}}`)
+	})
+}
+
 // If the connect gate returns another identity, the other gates are asked about it.
 func TestReloadOfTheConnectGate(t *testing.T) {
 	bob := hub.Verdict{Identity: &hub.Identity{User: "bob", Claims: map[string]any{"role": "editor"}}}

@@ -234,14 +234,24 @@ func (o *outbox) writeItems(items []item, r rules, join *joinBuffer, write func(
 // gated asks the deliver gate, and returns the bytes to write, or nil if it withheld the
 // message.
 func (o *outbox) gated(g DeliverGate, it item) []byte {
-	switch m := g.Deliver(o.agent, it.msg); m {
+	switch m := delivered(g, o.agent, it.msg); m {
 	case nil:
 		return nil
 	case it.msg:
 		return it.bytes
 	default:
-		return m.at(it.msg).encoded(o.conn.Form())
+		return m.encoded(o.conn.Form())
 	}
+}
+
+// delivered asks a deliver gate. It returns the message to deliver, which has the position
+// of m, or nil.
+func delivered(g DeliverGate, a *Agent, m *Message) *Message {
+	out := g.Deliver(a, m)
+	if out == nil || out == m {
+		return out
+	}
+	return out.at(m)
 }
 
 // writeBlocking is Conn.Write with a deadline. It renews the deadline only when a quarter

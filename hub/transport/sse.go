@@ -186,11 +186,13 @@ func parseStream(r *http.Request) (q streamRequest, wrong *httpError) {
 	if err != nil {
 		return q, errStreamQuery
 	}
+	seen := make(map[string]bool) // a query may have many: nothing has limited their number yet
 	for _, name := range values["channel"] {
 		if name == "" {
 			return q, errStreamChannel
 		}
-		if !slices.Contains(q.Channels, name) {
+		if !seen[name] {
+			seen[name] = true
 			q.Channels = append(q.Channels, name)
 		}
 	}

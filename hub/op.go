@@ -18,22 +18,18 @@ const maxQuestions = 8
 // if it does not answer at once, and apply carries out the verdict.
 type op struct {
 	// Immutable.
+	wishes
 	agent   *Agent
 	gate    GateName
-	channel string          // empty for a connect
-	why     reason          // why the gate is asked
-	sub     *subscription   // the subscription to reauthorize, or nil
-	in      inbound         // the frame, if why is byFrame
-	msg     *Message        // of a publish
-	recover recoveryRequest // of a subscribe
-	members presenceRequest // of a subscribe, or a frame about members
-	holds   bool            // the agent has the right already: no gate is asked
-	page    *pageRequest    // if not nil, the messages that a /meta/history asks for
-	refused *Refusal        // if not nil, the answer; no gate is asked
-	taken   *lease          // the lease that notes the question under way; guarded by the agent's mu
-	done    chan struct{}   // if not nil, finish closes it; never closed if the agent leaves before
-
-	searched *scan // what a subscribe to a pattern recovers, as far as it was searched for
+	channel string        // empty for a connect
+	why     reason        // why the gate is asked
+	sub     *subscription // the subscription to reauthorize, or nil
+	in      inbound       // the frame, if why is byFrame
+	msg     *Message      // of a publish
+	holds   bool          // the agent has the right already: no gate is asked
+	refused *Refusal      // if not nil, the answer; no gate is asked
+	taken   *lease        // the lease that notes the question under way; guarded by the agent's mu
+	done    chan struct{} // if not nil, finish closes it; never closed if the agent leaves before
 
 	ctx  context.Context //nolint:containedctx // of its span, if it has one
 	span Span            // of a publish that is traced
@@ -48,6 +44,14 @@ type op struct {
 	identity *Identity   // that the gate was asked about
 	further  []further   // gates that are asked when that gate has allowed
 	asked    int         // how many of them have answered
+}
+
+// The wishes of an op are what its frame asks for beyond the right itself.
+type wishes struct {
+	recover  recoveryRequest // of a subscribe
+	searched *scan           // what a subscribe to a pattern recovers, as far as it was searched for
+	members  presenceRequest // of a subscribe, or a frame about members
+	page     *pageRequest    // if not nil, the messages that a /meta/history asks for
 }
 
 // A further is a gate that decides about a part of an operation. If it refuses, the rest

@@ -200,7 +200,7 @@ func (ls *leases) subscribeAll(channels []string) {
 			continue
 		}
 		in := &inbound{channel: metaSubscribe, uuid: uuid.NewString(), data: channelData(ch)}
-		o := &op{agent: a, gate: GateConnect, channel: ch, recover: request}
+		o := &op{agent: a, gate: GateConnect, channel: ch, wishes: wishes{recover: request}}
 		r, stale := (*Refusal)(nil), true
 		for stale {
 			o.policy, o.identity = a.policy.Load(), a.identity.Load()

@@ -5,7 +5,7 @@
  * Long runs of the client, against a real server: `make soak` starts it. What
  * has to hold is printed, a line each; where it does not, it ends with 1.
  *
- *     node --experimental-websocket soak/main.mjs [storm] [chaos] [reload]
+ *     node --experimental-websocket soak/main.mjs [storm] [chaos] [missed] [jitter] [reload]
  *
  * (Node.js 20 has a WebSocket only with that flag; later ones have it anyway.)
  *
@@ -14,6 +14,7 @@
 
 import { Server } from '../test/harness.mjs';
 import { chaos } from './chaos.mjs';
+import { cutsWithHistory, jitter, withHistory } from './missed.mjs';
 import { reloads } from './reload.mjs';
 import { Report } from './report.mjs';
 import { realStorm, simulatedStorm } from './storm.mjs';
@@ -52,6 +53,20 @@ if (wanted('chaos')) {
   });
 }
 
+if (wanted('missed')) {
+  console.log('\nclient: connections are cut at random, and the channels have a history');
+  await withServer(async (server) => exact(await cutsWithHistory(server, { publishers: 20, subscribers: 20, cuts: 200, between: 200, seed })), withHistory);
+}
+
+if (wanted('jitter')) {
+  console.log('\nclient: the network is gone for 2 s, again and again for three minutes, and the channels have a history');
+  await withServer(async (server) => {
+    const result = await jitter(server, { publishers: 5, subscribers: 18, lasts: 180_000, away: 2_000, between: 4_000, seed, options: {} });
+    report.atLeast(20, 'times that the network was gone', result.drops);
+    exact(result);
+  }, withHistory);
+}
+
 if (wanted('reload')) {
   console.log('\nclient: the server is reloaded, over HTTP/1.1');
   const result = await reloads({ reloads: 60, browsers: ['chrome', 'firefox'], every: 100 });
@@ -66,8 +81,21 @@ if (wanted('reload')) {
 
 process.exit(report.failures === 0 ? 0 : 1);
 
-async function withServer(fn) {
-  const server = await Server.start('Caddyfile.example');
+/** Everybody has got everything, once and in order. */
+function exact({ published, accepted, delivered, wanted: all, ...faults }) {
+  report.note(`${published} published, ${accepted} accepted, ${delivered} of ${all} delivered`);
+  report.atLeast(1, 'messages to deliver', all);
+  report.exactly('100 %', 'delivered', `${delivered === all ? 100 : ((delivered / all) * 100).toFixed(3)} %`);
+  report.exactly(0, 'publishes that did not end exactly once', faults.endedOtherwise);
+  report.exactly(0, 'accepted messages that were not published', faults.unheard);
+  report.exactly(0, 'messages that somebody missed', faults.missed);
+  report.exactly(0, 'messages that came twice', faults.doubled);
+  report.exactly(0, 'messages out of order', faults.reordered);
+  report.exactly(0, 'gaps that were told', faults.gaps);
+}
+
+async function withServer(fn, change) {
+  const server = await Server.start('Caddyfile.example', change);
   try {
     await fn(server);
   } finally {

@@ -8,8 +8,9 @@
  */
 
 import assert from 'node:assert/strict';
-import { describe, test } from 'node:test';
+import { after, before, describe, test } from 'node:test';
 import { chaos } from '../soak/chaos.mjs';
+import { cutsWithHistory, jitter, withHistory } from '../soak/missed.mjs';
 import { reloads } from '../soak/reload.mjs';
 import { sharesOf } from '../soak/report.mjs';
 import { quickRestarts, realStorm, simulatedStorm } from '../soak/storm.mjs';
@@ -50,6 +51,32 @@ test('connections are cut at random, and nothing is lost, doubled or out of orde
   t.diagnostic(`${published} published, ${accepted} accepted, ${delivered} delivered in ${runs} subscriptions`);
   assert.ok(accepted > 0 && runs > 30);
   assert.deepEqual(faults, { endedOtherwise: 0, unheard: 0, doubled: 0, reordered: 0, lost: 0 });
+});
+
+describe('channels with a history', () => {
+  let server;
+  before(async () => {
+    server = await Server.start('Caddyfile.example', withHistory);
+  });
+  after(() => server?.stop());
+
+  /** Says how it went, and that it was not by luck. */
+  function exact(t, { published, accepted, delivered, wanted, drops, ...faults }) {
+    t.diagnostic(`${delivered === wanted ? 'PASS' : 'FAIL'} ${published} published, ${accepted} accepted, ${delivered} of ${wanted} delivered (limit: all)`);
+    assert.ok(accepted > 50 && wanted > accepted);
+    assert.equal(delivered, wanted);
+    assert.deepEqual(faults, { endedOtherwise: 0, unheard: 0, missed: 0, doubled: 0, reordered: 0, gaps: 0 });
+  }
+
+  test('connections are cut at random, and everything comes exactly once, in order', async (t) => {
+    exact(t, await cutsWithHistory(server, { publishers: 6, subscribers: 9, cuts: 40, between: 100, seed: 1 }));
+  });
+
+  test('the network is gone at random, and all of it is delivered', async (t) => {
+    const result = await jitter(server, { publishers: 4, subscribers: 9, lasts: 5_000, away: 300, between: 400, seed: 1 });
+    assert.ok(result.drops > 2);
+    exact(t, result);
+  });
 });
 
 test('the server is reloaded over HTTP/1.1, and nothing is lost or doubled', async (t) => {

@@ -18,11 +18,15 @@ import (
 // History says which messages of a channel the server keeps, in memory, for agents that
 // come back.
 type History struct {
-	// How many messages of each channel are kept. Between 1 and 100000. Required.
+	// How many messages of each channel are kept. Between 1 and 100000. Required, but for off.
 	Count int `json:"count,omitempty"`
 
-	// How long a message is kept. Between 1s and 30d. Required.
+	// How long a message is kept. Between 1s and 30d. Required, but for off.
 	TTL caddy.Duration `json:"ttl,omitempty"`
+
+	// Keep nothing of these channels, although the history of the handler, or of a block
+	// below, would. Without count and ttl.
+	Off bool `json:"off,omitempty"`
 }
 
 // The ranges of a History.
@@ -34,6 +38,12 @@ const (
 
 func (h *History) check() error {
 	if h == nil {
+		return nil
+	}
+	if h.Off {
+		if h.Count != 0 || h.TTL != 0 {
+			return errors.New("history: with off there is no count and no ttl")
+		}
 		return nil
 	}
 	if err := checkHistoryCount(h.Count); err != nil {
@@ -107,10 +117,15 @@ func (all *histories) History(channel string) hub.HistoryRule {
 	return all.others
 }
 
-// history reads `history <count> <time>`.
+// history reads `history <count> <time>`, or `history off`.
 func (p *parser) history(to **History) error {
 	const example = "history 100 1h"
-	if p.CountRemainingArgs() != 2 {
+	args := p.CountRemainingArgs()
+	if args == 1 && p.NextArg() && p.Val() == "off" {
+		*to = &History{Off: true}
+		return nil
+	}
+	if args != 2 {
 		return p.Errf("history needs a number of messages and a time: write %s", example)
 	}
 	p.NextArg()

@@ -5,6 +5,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { ChatPage } from './chatpage.mjs';
 import { picture, Server, startBrowser, without } from './harness.mjs';
+import { Proxy } from './proxy.mjs';
 
 const MESSAGE_SIZE = 4096;
 const phone = { width: 375, height: 812 };
@@ -125,6 +126,7 @@ for (const name of ['chrome', 'firefox']) {
 
     test('a refused message says why and can be tried again', async () => {
       const chat = await ChatPage.open(browser, server.url);
+      await chat.join('refused');
       const long = 'x'.repeat(MESSAGE_SIZE);
       await chat.paste(long);
       await chat.sees(long, 'failed');
@@ -175,6 +177,74 @@ for (const name of ['chrome', 'firefox']) {
       assert.deepEqual([...(await ada.complaints()), ...(await grace.complaints())], []);
     });
 
+    test('a page begins with the newest 50 messages', async () => {
+      const old = await ChatPage.open(browser, server.url);
+      await old.page.evaluate(publishRaw, Array.from({ length: 60 }, (_, n) => ({ name: 'Ada', text: String(n + 1), at: Date.now() })));
+      await old.sees('60');
+      const fresh = await ChatPage.open(browser, server.url, phone);
+      await fresh.sees('60');
+      assert.deepEqual(await fresh.texts(), Array.from({ length: 50 }, (_, n) => String(n + 11)));
+      assert.deepEqual(await fresh.marks(), []);
+      assert.ok(await fresh.page.$$eval('.rooms .unread', (badges) => badges.every((badge) => badge.hidden)));
+      await fresh.say('live');
+      await old.sees('live');
+      await fresh.sees('live');
+      await fresh.enter('*');
+      await fresh.sees('live');
+      assert.deepEqual((await fresh.texts()).slice(-2), ['60', 'live']);
+      await picture(fresh.page, 'phone-everything');
+      await fresh.page.reload();
+      await fresh.sees('live');
+      assert.equal((await fresh.texts()).length, 50);
+      assert.deepEqual(await fresh.complaints(), []);
+    });
+
+    test('what was missed while offline is shown, and counted', async (t) => {
+      const proxy = await Proxy.start(() => server.port);
+      t.after(() => proxy.stop());
+      const ada = await ChatPage.open(browser, server.url);
+      await ada.join('offline');
+      await ada.say('before');
+      await ada.sees('before');
+      const pages = [];
+      for (const [width, dark] of [[1200, false], [390, false], [1200, true], [390, true]]) {
+        const grace = await ChatPage.open(browser, proxy.url, { width, height: 800, dark });
+        await grace.join('offline');
+        await grace.sees('before');
+        pages.push([grace, `away-${width}-${dark ? 'dark' : 'light'}`]);
+      }
+      await proxy.down();
+      for (const [grace] of pages) await grace.is('disconnected');
+      for (const text of ['one', 'two', 'three']) await ada.say(text);
+      await ada.sees('three');
+      await proxy.up();
+      for (const [grace, name] of pages) {
+        await grace.page.$eval('#reconnect', (button) => button.click());
+        await grace.is('connected');
+        await grace.marked('3 messages while you were away');
+        await picture(grace.page, name);
+      }
+      await ada.say('live');
+      for (const [grace] of pages) {
+        await grace.sees('live');
+        assert.deepEqual(await grace.texts(), ['before', 'one', 'two', 'three', 'live']);
+        assert.deepEqual(await grace.marks(), ['3 messages while you were away']);
+        assert.ok(await grace.page.$eval('#log .mark', (mark) => mark.previousElementSibling.querySelector('.text').textContent === 'before'));
+        assert.equal(await grace.page.evaluate(() => document.documentElement.scrollWidth), await grace.page.evaluate(() => innerWidth));
+      }
+      assert.deepEqual(await ada.marks(), []);
+    });
+
+    test('the empty page needs no font for its picture', async () => {
+      const chat = await ChatPage.open(browser, server.url, phone);
+      await chat.join('empty');
+      await picture(chat.page, 'empty');
+      const { width, text } = await chat.page.$eval('#empty', (empty) => ({ width: empty.querySelector('svg').getBoundingClientRect().width, text: empty.textContent }));
+      assert.ok(width > 30);
+      assert.doesNotMatch(text, /\p{Extended_Pictographic}/u);
+      assert.deepEqual(await chat.complaints(), []);
+    });
+
     for (const signal of ['SIGKILL', 'SIGTERM']) {
       test(`the server goes (${signal}) and comes back`, async (t) => {
         const server = await Server.start('Caddyfile.example');
@@ -200,6 +270,8 @@ for (const name of ['chrome', 'firefox']) {
           await chat.is('connected');
         }
         await ada.sees('meanwhile');
+        for (const chat of [ada, grace]) await chat.marked('Messages may be missing here: the server was restarted.');
+        await picture(grace.page, `gap-${signal}`);
         await grace.say('after');
         await ada.sees('after');
         await grace.sees('after');

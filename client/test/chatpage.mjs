@@ -66,7 +66,7 @@ export class ChatPage {
 
   /** @returns {Promise<{name: string, text: string, status: string, mine: boolean}[]>} of the open channel */
   entries() {
-    return this.page.$$eval('#log li', (items) =>
+    return this.page.$$eval('#log li:not(.mark)', (items) =>
       items.map((item) => ({
         name: item.querySelector('.name').textContent,
         text: item.querySelector('.text').textContent,
@@ -74,6 +74,16 @@ export class ChatPage {
         mine: item.classList.contains('mine'),
       })),
     );
+  }
+
+  /** What the page itself has written between the messages. */
+  marks() {
+    return this.page.$$eval('#log .mark', (items) => items.map((item) => item.textContent.trim()));
+  }
+
+  /** Waits for a line of the page between the messages. */
+  async marked(words) {
+    await this.page.waitForFunction((wanted) => [...document.querySelectorAll('#log .mark')].some((item) => item.textContent.trim() === wanted), {}, words);
   }
 
   texts() {

@@ -18,6 +18,7 @@ const TYPING = 'typing/'; // a page whose visitor types in `lobby` says so on `t
 const TYPING_EVERY = 2_000; // how often a page says so, in ms
 const TYPING_LASTS = 4_000; // how long others show it, in ms
 const MOST_ENTRIES = 300; // entries that a room stores
+const OPENING = 50; // how many of the messages that the server keeps a room begins with
 const SAME_BREATH = 5 * 60_000; // messages of one sender within this many ms are shown together
 const NAME_LENGTH = 40;
 
@@ -32,7 +33,8 @@ const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-d
  *   status: 'sending' | 'sent' | 'failed', element: HTMLElement}} Entry
  *
  * @typedef {{channel: string, entries: Entry[], seen: Set<string>, typing: Map<string, {name: string, timer: number}>,
- *   unread: number, draft: string, refused: string, item: HTMLElement, here?: import("./push/pushit.mjs").Presence, leave: () => void}} Room
+ *   unread: number, draft: string, refused: string, item: HTMLElement, here?: import("./push/pushit.mjs").Presence, leave: () => void,
+ *   back?: {missed: number, mark?: Entry}}} Room  `back`: what was missed is coming
  */
 
 /** @type {Map<string, Room>} */
@@ -126,6 +128,11 @@ function join(channel) {
     room.here?.close();
     handle.unsubscribe();
   };
+  // After the subscribe, so that nothing falls between the two; what comes in both ways is seen.
+  handle.history({ last: OPENING }).then(
+    ({ messages }) => begin(room, messages),
+    ({ code }) => code === 'timeout' && mark(room, 'gap', 'Earlier messages could not be loaded.'),
+  );
   rememberRooms();
   return room;
 }
@@ -201,20 +208,83 @@ function showRoom(room) {
   $('composer').hidden = room.channel === EVERYTHING || room.refused !== '';
   $('hint').textContent = room.refused
     ? `You are not in this channel. ${sentence(room.refused)}`
-    : 'Nothing was said since you came in.';
+    : 'Nobody has said anything here yet.';
   const names = [...new Set([...room.typing.values()].map(({ name }) => name))];
   $('typing').textContent =
     names.length === 0 ? '' : names.length > 3 ? 'Several people are typing …' : `${names.join(' and ')} ${names.length > 1 ? 'are' : 'is'} typing …`;
 }
 
+// ---- What was said before, and meanwhile ----
+
+/** Puts messages that the server has kept above those that have come since the page was opened. */
+function begin(room, messages) {
+  let at = 0;
+  for (const { channel, uuid, data } of messages) {
+    if (isTyping(room, channel) || room.seen.has(uuid)) continue;
+    known.add(channel);
+    insert(room, makeEntry(room, uuid, channel, data, published.has(uuid) ? 'sent' : undefined), at++);
+  }
+  if (room === current) toEnd();
+  showRoom(room);
+}
+
+const MISSING = {
+  epoch: 'the server was restarted',
+  count: 'there were more than the server keeps',
+  age: 'you were away for longer than the server keeps them',
+  bytes: 'the server had no room for them',
+  limit: 'there were too many to send at once',
+};
+
+push.on('gap', ({ channel, reason }) => {
+  const room = rooms.get(channel);
+  if (room) mark(room, 'gap', `Messages may be missing here: ${MISSING[reason] ?? 'the server does not keep them'}.`);
+});
+
+let lost = false;
+push.on('state', ({ name }) => {
+  lost ||= name === 'disconnected';
+});
+
+// Back after a loss: what was missed comes now, and then the answer to a question that is asked now.
+push.on('subscribe', async ({ channel }) => {
+  const room = rooms.get(channel);
+  if (!room || !lost) return;
+  const back = (room.back = { missed: 0 });
+  await push.history(channel, { last: 1 }).catch(() => {});
+  if (room.back === back) room.back = undefined;
+});
+
+/** Counts a message that was missed, in a line above the first of them. */
+function countMissed(room) {
+  const missed = ++room.back.missed;
+  room.back.mark ??= mark(room, 'away', '');
+  room.back.mark.element.querySelector('span').textContent = `${missed} ${missed > 1 ? 'messages' : 'message'} while you were away`;
+}
+
+/** Puts a line of the page's own between the messages. */
+function mark(room, kind, words) {
+  const entry = { uuid: `mark ${Math.random()}`, channel: room.channel, name: '', text: '', at: Date.now(), mine: false, status: 'sent', mark: true, element: fromTemplate('mark') };
+  entry.element.classList.add(kind);
+  entry.element.querySelector('span').textContent = words;
+  insert(room, entry);
+  showRoom(room);
+  return entry;
+}
+
 // ---- Messages ----
 
+function isTyping(room, channel) {
+  return room.channel === EVERYTHING && channel.startsWith(TYPING);
+}
+
 function onMessage(room, { channel, uuid, data }) {
-  if (room.channel === EVERYTHING && channel.startsWith(TYPING)) return;
+  if (isTyping(room, channel)) return;
   known.add(channel);
   const own = room.entries.find((entry) => entry.uuid === uuid && entry.status !== 'sent');
   if (own) return sent(room, own, true);
   if (room.seen.has(uuid)) return; // it was repeated, because the first answer was lost
+  if (room.back) countMissed(room);
   const entry = makeEntry(room, uuid, channel, data, published.has(uuid) ? 'sent' : undefined);
   insert(room, entry);
   for (const [who, { name }] of room.typing) if (name === entry.name) stopTyping(room, who);
@@ -255,11 +325,8 @@ function makeEntry(room, uuid, channel, data, status) {
   return entry;
 }
 
-function insert(room, entry) {
+function insert(room, entry, at = endOf(room, entry)) {
   room.seen.add(entry.uuid);
-  // Messages that are still being sent stay at the end.
-  let at = room.entries.length;
-  while (entry.status === 'sent' && at > 0 && room.entries[at - 1].status === 'sending') at--;
   room.entries.splice(at, 0, entry);
   showStatus(entry);
   group(room, at);
@@ -278,17 +345,25 @@ function insert(room, entry) {
   else $('newer').hidden = false;
 }
 
+/** Where an entry goes: messages that are still being sent stay at the end. */
+function endOf(room, { status }) {
+  let at = room.entries.length;
+  while (status === 'sent' && at > 0 && room.entries[at - 1].status === 'sending') at--;
+  return at;
+}
+
 /** Messages of one sender within a short time show the name once. */
 function group(room, at) {
   const entry = room.entries[at];
   if (!entry) return;
   const before = room.entries[at - 1];
   const together =
-    before && before.name === entry.name && before.mine === entry.mine && before.channel === entry.channel && entry.at - before.at < SAME_BREATH;
+    before && !entry.mark && before.name === entry.name && before.mine === entry.mine && before.channel === entry.channel && entry.at - before.at < SAME_BREATH;
   entry.element.classList.toggle('together', Boolean(together));
 }
 
 function showStatus(entry) {
+  if (entry.mark) return;
   entry.element.dataset.status = entry.status;
   entry.element.querySelector('.failed').hidden = entry.status !== 'failed';
 }

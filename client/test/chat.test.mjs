@@ -271,6 +271,7 @@ for (const name of ['chrome', 'firefox']) {
         }
         await ada.sees('meanwhile');
         for (const chat of [ada, grace]) await chat.marked('Messages may be missing here: the server was restarted.');
+        await grace.sees('meanwhile');
         await picture(grace.page, `gap-${signal}`);
         await grace.say('after');
         await ada.sees('after');

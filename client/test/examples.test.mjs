@@ -2,8 +2,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import assert from 'node:assert/strict';
+import { execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
 import { after, before, describe, test } from 'node:test';
-import { picture, Server, startBrowser, without } from './harness.mjs';
+import { promisify } from 'node:util';
+import { picture, Server, startBrowser, top, within, without } from './harness.mjs';
 
 const skip = without('chrome');
 const widths = [1000, 400];
@@ -61,6 +68,108 @@ describe('the examples', { skip }, () => {
     await page.click('#connect');
     await connected(page);
     assert.deepEqual(await complaints(page), []);
+  });
+
+  describe('live news from a backend', () => {
+    const SECRET = 'a secret of this test 7f3a';
+    const login = { username: 'editor', password: 'extra, extra' };
+    const authorization = `Basic ${btoa(`${login.username}:${login.password}`)}`;
+    let dir;
+    let server;
+    let newsroom;
+
+    before(async () => {
+      dir = await mkdtemp(join(tmpdir(), 'pushit-news-'));
+      Object.assign(process.env, { PUBLISHER_SECRET: SECRET, NEWSROOM: `unix/${join(dir, 'newsroom')}` });
+      server = await Server.start('examples/news/Caddyfile', () => {}, { editor: login.password });
+      newsroom = spawn(process.execPath, ['examples/news/newsroom.mjs'], { cwd: top, env: { ...process.env, PUSHIT_URL: `${server.url}/push` }, stdio: ['ignore', 'ignore', 'pipe'] });
+      await within('starting the newsroom', new Promise((resolve) => createInterface({ input: newsroom.stderr }).on('line', (line) => /listening/.test(line) && resolve())));
+    });
+    after(async () => {
+      delete process.env.PUBLISHER_SECRET;
+      delete process.env.NEWSROOM;
+      if (newsroom) {
+        const ended = once(newsroom, 'exit');
+        newsroom.kill();
+        await within('ending the newsroom', ended);
+      }
+      await server?.stop();
+      await rm(dir, { recursive: true, force: true });
+    });
+
+    const titles = (page) => page.$$eval('#news h2', (all) => all.map((title) => title.textContent));
+    const shows = (page, title) => page.waitForFunction((want) => document.querySelector('#news h2')?.textContent === want, {}, title);
+    const live = (page) => page.waitForSelector('#state[data-state="connected"]');
+    const post = (headers, fields) => fetch(`${server.url}/editor/publish`, { method: 'POST', headers: { 'Sec-Fetch-Site': 'same-origin', ...headers }, body: new URLSearchParams(fields), redirect: 'manual' });
+
+    test('what the editor publishes is shown live, and to who comes later', async () => {
+      const reader = await browser.open(server.url);
+      await live(reader);
+      await reader.waitForSelector('#empty:not([hidden])');
+      const editor = await browser.open(`${server.url}/editor/`, { login });
+      const write = async (title, text) => {
+        await editor.$eval('#title', (input, value) => (input.value = value), title);
+        await editor.$eval('#text', (area, value) => (area.value = value), text);
+        await Promise.all([editor.waitForNavigation(), editor.click('button')]);
+      };
+      await write('It works', 'A backend has published this.');
+      await editor.waitForSelector('#published', { visible: true });
+      await shows(reader, 'It works');
+      assert.equal(await reader.$eval('#news p', (text) => text.textContent), 'A backend has published this.');
+      await write('<img src=x onerror=window.pwned=1>', '');
+      await shows(reader, '<img src=x onerror=window.pwned=1>');
+      const late = await browser.open(server.url);
+      await late.waitForFunction(() => document.querySelectorAll('#news li').length === 2);
+      assert.deepEqual(await titles(late), ['<img src=x onerror=window.pwned=1>', 'It works']);
+      assert.equal(await late.$eval('#older', (button) => button.hidden), true);
+      for (const [page, name] of [[late, 'news'], [editor, 'news-editor']]) await pictures(page, name);
+      for (const page of [reader, late, editor]) assert.deepEqual(await complaints(page), []);
+      assert.equal(await late.evaluate(() => window.pwned), undefined);
+    });
+
+    test('older news come page by page, and after a loss what was missed', async () => {
+      for (let n = 1; n <= 25; n++) assert.equal((await post({ Authorization: authorization }, { title: `News ${n}` })).status, 303);
+      const reader = await browser.open(server.url);
+      await reader.waitForFunction(() => document.querySelectorAll('#news li').length === 20);
+      assert.deepEqual((await titles(reader)).slice(0, 2), ['News 25', 'News 24']);
+      await reader.click('#older');
+      await reader.waitForFunction(() => document.querySelectorAll('#news li').length > 24);
+      assert.deepEqual((await titles(reader)).slice(0, 25), Array.from({ length: 25 }, (_, n) => `News ${25 - n}`));
+      assert.equal(await reader.$eval('#older', (button) => button.hidden), true);
+    });
+
+    test('nobody else publishes, and no page knows the secret', async () => {
+      assert.equal((await post({}, { title: 'x' })).status, 401, 'without the password');
+      assert.equal((await post({ Authorization: authorization, 'Sec-Fetch-Site': 'cross-site' }, { title: 'x' })).status, 403, 'from another site');
+      assert.equal((await post({ Authorization: authorization }, { title: ' ' })).status, 400);
+      assert.equal((await post({ Authorization: authorization }, { title: 'x', text: 'x'.repeat(20_000) })).status, 413);
+      const publish = (headers) => fetch(`${server.url}/push/publish`, { method: 'POST', headers: { 'Content-Type': 'application/json', ...headers }, body: '{"channel":"news","data":1}' });
+      assert.equal((await publish({})).status, 401);
+      assert.equal((await publish({ Authorization: 'Bearer wrong' })).status, 403);
+      const reader = await browser.open(server.url);
+      await live(reader);
+      const refused = await reader.evaluate(async () => {
+        const { PushIt } = await import('/push/pushit.mjs');
+        return new PushIt().channel('news').publish('x').then(() => '', ({ code }) => code);
+      });
+      assert.equal(refused, 'denied');
+      for (const name of await readdir(join(top, 'examples/news'), { recursive: true })) {
+        const text = await readFile(join(top, 'examples/news', name), 'utf8').catch(() => '');
+        assert.ok(!text.includes(SECRET));
+      }
+      for (const path of ['/', '/news.js', '/editor/', '/push/info']) assert.ok(!(await (await fetch(server.url + path, { headers: { Authorization: authorization } })).text()).includes(SECRET), path);
+    });
+
+    test('one command starts it', async () => {
+      const script = join(top, 'examples/news/start.sh');
+      await promisify(execFile)('sh', ['-n', script]);
+      // It makes a secret that both get, and ends the backend when Caddy ends.
+      const env = { ...process.env, NEWSROOM: `unix/${join(dir, 'other')}` };
+      delete env.PUBLISHER_SECRET;
+      env.CADDY = `${process.execPath} -p process.env.PUBLISHER_SECRET`;
+      const { stdout } = await promisify(execFile)('sh', [script], { cwd: top, env });
+      assert.match(stdout, /^[0-9a-f]{64}$/m);
+    });
   });
 
   describe('one page for each thing', () => {

@@ -216,9 +216,8 @@ function showRoom(room) {
 
 // ---- What was said before, and meanwhile ----
 
-/** Puts messages that the server has kept above those that have come since the page was opened. */
-function begin(room, messages) {
-  let at = 0;
+/** Puts messages that the server has kept above those that have come since the page was opened, or was back. */
+function begin(room, messages, at = 0) {
   for (const { channel, uuid, data } of messages) {
     if (isTyping(room, channel) || room.seen.has(uuid)) continue;
     known.add(channel);
@@ -238,7 +237,10 @@ const MISSING = {
 
 push.on('gap', ({ channel, reason }) => {
   const room = rooms.get(channel);
-  if (room) mark(room, 'gap', `Messages may be missing here: ${MISSING[reason] ?? 'the server does not keep them'}.`);
+  if (!room) return;
+  const line = mark(room, 'gap', `Messages may be missing here: ${MISSING[reason] ?? 'the server does not keep them'}.`);
+  // What there is comes below the line.
+  push.history(channel, { last: OPENING }).then(({ messages }) => begin(room, messages, room.entries.indexOf(line) + 1), () => {});
 });
 
 let lost = false;

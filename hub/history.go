@@ -397,6 +397,7 @@ type recovery struct {
 	messages []*Message // in their order
 	head     uint64     // the subscription gets live what has a higher number
 	from     uint64     // messages, and what is live, are all that follow this number
+	had      uint64     // the agent has got all up to this number before
 	position Position   // of from
 	whole    bool       // nothing is missing
 	why      string     // else why: epoch, count, age, bytes or limit
@@ -421,7 +422,7 @@ func (h *history) recover(req recoveryRequest, key string, pattern bool, searche
 			out.whole, out.why = false, "epoch"
 			return out
 		}
-		after = seq
+		after, out.had = seq, seq
 		if seq > h.last { // what the agent has got comes here later
 			out.head, out.from = seq, seq
 			return out

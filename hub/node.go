@@ -21,6 +21,7 @@ type subscription struct {
 	// Guarded by agent.mu.
 	lease     lease
 	from      uint64 // the agent has got all kept messages that follow this number
+	had       uint64 // and, before this session, all up to this one
 	byConnect bool   // the connect gate made it, and no other gate was asked
 }
 

@@ -78,9 +78,9 @@ func (o *op) subscribeLocked(n *node, in *inbound, limits Limits, pr *presentati
 		s = a.leases.subs[i]
 		s.lease = newLease(v, o.by, now)
 		s.byConnect = s.byConnect || o.gate == GateConnect
-		s.from = min(s.from, began.from)
+		s.from, s.had = min(s.from, began.from), max(s.had, began.had)
 	} else {
-		s = &subscription{agent: a, node: n, channel: strings.Clone(o.channel), lease: newLease(v, o.by, now), byConnect: o.gate == GateConnect, after: began.head, from: began.from}
+		s = &subscription{agent: a, node: n, channel: strings.Clone(o.channel), lease: newLease(v, o.by, now), byConnect: o.gate == GateConnect, after: began.head, from: began.from, had: began.had}
 		n.addLocked(s)
 		a.leases.subs = append(a.leases.subs, s)
 	}
@@ -126,7 +126,7 @@ func (o *op) beginLocked(n *node, in *inbound) (b beginning) {
 		return b
 	}
 	got := func(seq uint64, channel string) bool {
-		return slices.ContainsFunc(a.leases.subs, func(s *subscription) bool { return s.from < seq && s.matches(channel) })
+		return slices.ContainsFunc(a.leases.subs, func(s *subscription) bool { return (s.from < seq || seq <= s.had) && s.matches(channel) })
 	}
 	// No more than half of the queue: live messages need room too.
 	l := a.out.queue.currentLimits()

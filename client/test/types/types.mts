@@ -171,4 +171,35 @@ open.subscribe('whatever');
 // @ts-expect-error news has a title
 open.publish('news', 5);
 
-export { atOnce, names, off, uuid };
+// History, and what is missing of it.
+new PushIt({ since: 50 });
+new PushIt({ since: '2026-01-31T12:00:00Z' });
+// @ts-expect-error a number, or a time as text
+new PushIt({ since: new Date() });
+const page = await push.history('news', { last: 50, before: '7-1', signal: AbortSignal.timeout(1000) });
+const title: string | undefined = page.messages[0]?.payload.title;
+is<Is<typeof page.before, string | undefined>>();
+is<Is<(typeof page.messages)[number]['position'], string | undefined>>();
+const { messages: stories } = await push.channel('stories/*').history();
+const anyStory: `stories/${string}` | undefined = stories[0]?.channel;
+const { messages: everything } = await push.history('*');
+for (const message of everything) {
+  if (message.channel === 'news') message.payload.title;
+  // @ts-expect-error not every message is news
+  message.payload.title;
+}
+// @ts-expect-error no such channel
+push.history('nwes');
+// @ts-expect-error no such option
+push.history('news', { first: 50 });
+push.on('gap', ({ channel, reason }) => {
+  if (reason === 'epoch' || reason === undefined) channel.length;
+  // @ts-expect-error why is text
+  reason?.toFixed();
+});
+push.on('subscribe', ({ position, recovered, reason }) => {
+  const why: string | undefined = recovered ? position : reason;
+  return why;
+});
+
+export { anyStory, atOnce, names, off, title, uuid };

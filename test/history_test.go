@@ -93,3 +93,43 @@ func TestAgentsGetWhatTheyMissed(t *testing.T) {
 		late.wantMessage("news", float64(n))
 	}
 }
+
+// An agent gets kept messages without a subscription, if it might subscribe.
+func TestAgentsAskForHistory(t *testing.T) {
+	server := serve(t, `
+	http://site.test {
+		pushit /push {
+			default allow
+			history 3 1h
+			channel secret {
+				subscribe deny "members only"
+			}
+			channel typing/* {
+				history off
+			}
+		}
+	}`)
+	s := server.site("site.test")
+	a, _ := s.open("/push/websocket", nil, nil)
+	for n := range 5 {
+		for _, channel := range []string{"news", "secret", "typing/news"} {
+			a.ask(channel, n)
+		}
+	}
+	answer := a.ask("/meta/history", object{"channel": "news", "last": 2})
+	a.wantAllowed(answer)
+	messages, _ := answer["messages"].([]any)
+	if len(messages) != 2 || messages[0].(object)["data"] != 3.0 || answer["before"] == nil {
+		t.Errorf("%v", answer)
+	}
+	older := a.ask("/meta/history", object{"channel": "news", "before": answer["before"]})
+	if messages, _ := older["messages"].([]any); len(messages) != 1 || messages[0].(object)["data"] != 2.0 || older["before"] != nil {
+		t.Errorf("%v", older)
+	}
+	if answer := a.ask("/meta/history", object{"channel": "secret"}); answer["successful"] != false || answer["code"] != "denied" || answer["error"] != "members only" {
+		t.Errorf("%v", answer)
+	}
+	if answer := a.ask("/meta/history", object{"channel": "typing/news"}); answer["successful"] != true || answer["reason"] != "none" {
+		t.Errorf("%v", answer)
+	}
+}

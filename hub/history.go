@@ -392,6 +392,20 @@ func (req recoveryRequest) isSet() bool {
 	return req.position != "" || req.last > 0 || !req.since.IsZero()
 }
 
+// A recovering is a recoveryRequest under way.
+type recovering struct {
+	recoveryRequest
+	searched *scan // for a pattern: what search has returned; without it, recover searches
+}
+
+// newRecovering returns nil if req asks for nothing.
+func newRecovering(req recoveryRequest) *recovering {
+	if !req.isSet() {
+		return nil
+	}
+	return &recovering{recoveryRequest: req}
+}
+
 // A recovery is what a subscription begins with.
 type recovery struct {
 	messages []*Message // in their order
@@ -407,16 +421,17 @@ type recovery struct {
 // mu of the subscription's node, and adds the subscription before it releases it. So no
 // message is lost or doubled between the kept messages and the live ones. skip reports
 // whether the agent got a message of a channel through another subscription. room and
-// roomBytes limit the messages. For a pattern, searched is what search has returned; without
-// it, all of the search comes here.
-func (h *history) recover(req recoveryRequest, key string, pattern bool, searched *scan, skip func(seq uint64, channel string) bool, room, roomBytes int) (out recovery) {
+// roomBytes limit the messages. nil begins with what is live.
+func (h *history) recover(req *recovering, key string, pattern bool, skip func(seq uint64, channel string) bool, room, roomBytes int) (out recovery) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	out = recovery{head: h.last, from: h.last, whole: true}
 	defer func() { out.position = h.positionLocked(out.from) }()
+	if req == nil {
+		return out
+	}
 	var after uint64
-	switch {
-	case req.position != "":
+	if req.position != "" {
 		seq, ok := h.findLocked(req.position)
 		if !ok {
 			out.whole, out.why = false, "epoch"
@@ -427,12 +442,10 @@ func (h *history) recover(req recoveryRequest, key string, pattern bool, searche
 			out.head, out.from = seq, seq
 			return out
 		}
-	case !req.isSet():
-		return out
 	}
-	found := searched
+	found := req.searched
 	if !pattern {
-		found = h.ringLocked(req, key, after)
+		found = h.ringLocked(req.recoveryRequest, key, after)
 	} else {
 		if found == nil {
 			found = &scan{after: after, upTo: after}

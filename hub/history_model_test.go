@@ -139,9 +139,9 @@ func (m *historyModel) recover() {
 		after = uint64(random.IntN(len(m.all) + 1))
 		req.position = m.h.at(after)
 	}
-	var searched *scan
+	asked := newRecovering(req)
 	if pattern {
-		searched = m.h.search(req, key)
+		asked.searched = m.h.search(req, key)
 		for range random.IntN(8) {
 			if random.IntN(4) == 0 {
 				time.Sleep(time.Duration(random.IntN(3000)) * time.Millisecond)
@@ -160,7 +160,7 @@ func (m *historyModel) recover() {
 		}
 		return skips > 1 && seq%skips == 0
 	}
-	got := m.h.recover(req, key, pattern, searched, skip, room, noLimit)
+	got := m.h.recover(asked, key, pattern, skip, room, noLimit)
 	what := fmt.Sprintf("seed %d: %+v of %q, after %d", m.seed, req, key, after)
 
 	kept := m.kept()

@@ -41,11 +41,11 @@ func (h *history) at(seq uint64) string { return h.positionLocked(seq).String() 
 
 // ask recovers like a subscribe.
 func (h *history) ask(req recoveryRequest, key string, pattern bool, room, roomBytes int) recovery {
-	var searched *scan
-	if pattern {
-		searched = h.search(req, key)
+	r := newRecovering(req)
+	if pattern && r != nil {
+		r.searched = h.search(req, key)
 	}
-	return h.recover(req, key, pattern, searched, noneGot, room, roomBytes)
+	return h.recover(r, key, pattern, noneGot, room, roomBytes)
 }
 
 func noneGot(uint64, string) bool { return false }

@@ -49,10 +49,9 @@ type op struct {
 
 // The wishes of an op are what its frame asks for beyond the right itself.
 type wishes struct {
-	recover  recoveryRequest // of a subscribe
-	searched *scan           // what a subscribe to a pattern recovers, as far as it was searched for
-	members  presenceRequest // of a subscribe, or a frame about members
-	page     *pageRequest    // if not nil, the messages that a /meta/history asks for
+	recover *recovering     // of a subscribe that begins with kept messages, or nil
+	members presenceRequest // of a subscribe, or a frame about members
+	page    *pageRequest    // if not nil, the messages that a /meta/history asks for
 }
 
 // A further is a gate that decides about a part of an operation. If it refuses, the rest

@@ -329,7 +329,9 @@ func (box *inbox) subscription(p *Policy, gate GateName, in *inbound) {
 	o := &op{agent: a, gate: gate, channel: channel, in: *in}
 	switch in.channel {
 	case metaSubscribe:
-		if o.recover, r = metaRecovery(in.data); r == nil {
+		var req recoveryRequest
+		req, r = metaRecovery(in.data)
+		if o.recover = newRecovering(req); r == nil {
 			o.members.asked, r = metaWatches(in.data)
 		}
 		if o.members.asked && !IsPattern(channel) {

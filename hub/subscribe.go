@@ -29,8 +29,8 @@ func (h *Hub) subscribe(o *op, in *inbound) (r *Refusal, stale bool) {
 	d, key := a.nodeOf(o.channel)
 	v := &o.verdict
 	pr := o.policy.presentation(a, o.identity, o.channel)
-	if d == h.patterns {
-		o.searched = h.history.search(o.recover, key)
+	if d == h.patterns && o.recover != nil {
+		o.recover.searched = h.history.search(o.recover.recoveryRequest, key)
 	}
 	for {
 		n := d.obtain(key, fits)
@@ -119,7 +119,7 @@ func (o *op) beginLocked(n *node, in *inbound) (b beginning) {
 	if p.Histories == nil || !pattern && p.Histories.History(o.channel).Count == 0 {
 		b.from = a.hub.history.newest() // a reload may keep messages from now on
 		b.answer = appendSubscribed(nil, in, nil)
-		if o.recover.isSet() {
+		if o.recover != nil {
 			b.why = "none"
 			b.answer = appendRecovered(b.answer, false, b.why)
 		}
@@ -138,9 +138,9 @@ func (o *op) beginLocked(n *node, in *inbound) (b beginning) {
 			roomBytes -= len(it.msg.object)
 		}
 	}
-	b.recovery = a.hub.history.recover(o.recover, n.key, pattern, o.searched, got, room, roomBytes)
+	b.recovery = a.hub.history.recover(o.recover, n.key, pattern, got, room, roomBytes)
 	b.answer = appendPosition(appendSubscribed(nil, in, nil), b.position.String())
-	if o.recover.isSet() {
+	if o.recover != nil {
 		b.answer = appendRecovered(b.answer, b.whole, b.why)
 	}
 	return b
@@ -200,7 +200,7 @@ func (ls *leases) subscribeAll(channels []string) {
 			continue
 		}
 		in := &inbound{channel: metaSubscribe, uuid: uuid.NewString(), data: channelData(ch)}
-		o := &op{agent: a, gate: GateConnect, channel: ch, wishes: wishes{recover: request}}
+		o := &op{agent: a, gate: GateConnect, channel: ch, wishes: wishes{recover: newRecovering(request)}}
 		r, stale := (*Refusal)(nil), true
 		for stale {
 			o.policy, o.identity = a.policy.Load(), a.identity.Load()

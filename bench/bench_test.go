@@ -454,6 +454,20 @@ func TestProgramsPublish(t *testing.T) {
 	}
 }
 
+// Kept messages take little memory; of how little, make bench tells.
+func TestHistoryTakesLittle(t *testing.T) {
+	ctx, caddy := bounded(t)
+	const n = 5_000
+	took, err := measureHistory(ctx, caddy, n, 5)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Far beyond the limit is a mistake, whatever else the heap has.
+	if took < n*200 || took > n*3*mostHistoryMessage {
+		t.Errorf("%d messages of 200 bytes take %d bytes", n, took)
+	}
+}
+
 // What programs publish again after a cut arrives once.
 func TestProgramsRepeatAfterACut(t *testing.T) {
 	ctx, caddy := bounded(t)

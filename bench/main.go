@@ -5,7 +5,7 @@
 // with a Caddyfile of its own on a free port of the loopback, and puts a load on
 // it that is bounded and stops by itself.
 //
-//	go run -C bench . [-n agents] [-short] idle|slow|fanout|receive|programs|recover|storm|streams|presence|stop|all
+//	go run -C bench . [-n agents] [-short] idle|slow|fanout|receive|programs|recover|history|storm|streams|presence|stop|all
 //	go run -C bench . [-short] polls
 //	go run -C bench . [-duration 5m] [-short] soak
 //	go run -C bench . [-n agents] [-short] reload
@@ -50,6 +50,7 @@ var measurements = []measurement{
 	{"receive", runReceive, true},
 	{"programs", runPrograms, true},
 	{"recover", runRecover, true},
+	{"history", runHistory, true},
 	{"storm", runStorm, true},
 	{"streams", runStreams, true},
 	{"polls", runPolls, false},

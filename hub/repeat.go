@@ -40,7 +40,7 @@ type remembered struct {
 	key  publishKey
 	who  uint64
 	data uint64
-	at   time.Time
+	at   time.Duration // since repeats.begin
 	// position is that of its message in the history, or empty.
 	position string
 	// its elements in the two lists that hold it
@@ -49,6 +49,7 @@ type remembered struct {
 
 // repeats remembers publishes. Make one with newRepeats.
 type repeats struct {
+	begin time.Time
 	seeds [2]maphash.Seed
 
 	mu    sync.Mutex // guards the following; no other lock is taken under it
@@ -59,6 +60,7 @@ type repeats struct {
 
 func newRepeats() *repeats {
 	return &repeats{
+		begin: time.Now(),
 		seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()},
 		byKey: make(map[publishKey]*remembered),
 		byWho: make(map[uint64]*list.List),
@@ -99,7 +101,7 @@ func (r *repeats) note(now time.Time, who, channel, uuid string, data []byte) (k
 		r.removeLocked(r.all.Front().Value.(*remembered))
 		r.byWho[owner] = own // removeLocked has deleted it if that was its only entry
 	}
-	e := &remembered{key: key, who: owner, data: content, at: now}
+	e := &remembered{key: key, who: owner, data: content, at: now.Sub(r.begin)}
 	e.inAll, e.inOwn = r.all.PushBack(e), own.PushBack(e)
 	r.byKey[key] = e
 	return key, repeatNew, ""
@@ -138,7 +140,7 @@ func (r *repeats) expire(now time.Time) {
 func (r *repeats) expireLocked(now time.Time) {
 	for front := r.all.Front(); front != nil; front = r.all.Front() {
 		e := front.Value.(*remembered)
-		if now.Sub(e.at) < repeatFor {
+		if now.Sub(r.begin)-e.at < repeatFor {
 			return
 		}
 		r.removeLocked(e)

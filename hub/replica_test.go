@@ -63,7 +63,7 @@ func (l *keptLog) replayTo(h *history) {
 func TestReplay(t *testing.T) {
 	rules := map[string]HistoryRule{"a/1": {5, time.Minute}, "a/2": {20, 10 * time.Second}, "b": {3, time.Hour}, "c": {50, 30 * time.Second}, "d/quiet": {4, 5 * time.Second}}
 	channels := slices.Sorted(maps.Keys(rules))
-	for seed := range uint64(60) {
+	for seed := range modelSeeds(t, 60) {
 		synctest.Test(t, func(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, 11))
 			log := newKeptLog()

@@ -193,7 +193,7 @@ func TestRateOfPrograms(t *testing.T) {
 	s := serve(t, strings.Replace(apiConfig, "message_size 1KiB", "api_publishes_per_second 10", 1)).site("site.test")
 	var last int
 	var h http.Header
-	for range 60 {
+	for range 1000 { // more than 60 on a machine so busy that 10 more are allowed meanwhile
 		var body string
 		if last, h, body = s.post("/push/publish", "application/json", `{"channel":"a","data":1}`, asBackend()); last != http.StatusOK {
 			if last != http.StatusTooManyRequests || !strings.Contains(body, `"code":"limit"`) || h.Get("Retry-After") == "" {
@@ -203,7 +203,7 @@ func TestRateOfPrograms(t *testing.T) {
 		}
 	}
 	if last == http.StatusOK {
-		t.Error("60 messages went out at 10 a second, with 50 at once")
+		t.Error("1000 messages went out at 10 a second, with 50 at once")
 	}
 	_, _, body := s.post("/push/publish", "application/x-ndjson", strings.Repeat(`{"channel":"a","data":1}`+"\n", 5), asBackend())
 	if n := strings.Count(body, `"subscriptions"`); n != 5 || strings.Contains(body, "error") {

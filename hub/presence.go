@@ -73,6 +73,7 @@ type roster struct {
 	last     time.Duration // when run last ran
 	watching int           // watchers
 	counted  int           // of the hub's count of members
+	listing  int           // members whose endpoint lists them, by subscription
 	behind   bool          // an agent has missed a batch, and must be told
 }
 
@@ -81,6 +82,7 @@ type seat struct {
 	roster *roster
 	member *presence.Member // nil once it has left; guarded by the agent's mu
 	watch  *watch           // nil: the agent is not told who is there
+	lists  bool             // its endpoint lists members, and does not only count them
 }
 
 // A watch is the right to be told who is in a channel.
@@ -118,12 +120,11 @@ func (r *roster) now() time.Duration { return max(r.hub.timers.now(), 1) }
 
 // join adds a tab of a member to the channel of n. The caller holds n.mu.
 func (ps *presences) join(h *Hub, n *node, channel string, p *presentation) (*roster, *presence.Member) {
-	rule := presence.Rule{Linger: p.rule.Linger, Members: p.rule.Members, Count: p.rule.Count}
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	r := ps.rosters[n.key]
 	if r == nil {
-		r = &roster{hub: h, key: n.key, channel: channel, born: h.timers.now(), state: presence.New(rule)}
+		r = &roster{hub: h, key: n.key, channel: channel, born: h.timers.now(), state: presence.New(p.rule.shared())}
 		if ps.rosters == nil {
 			ps.rosters = make(map[string]*roster)
 		}
@@ -131,10 +132,30 @@ func (ps *presences) join(h *Hub, n *node, channel string, p *presentation) (*ro
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.state.SetRule(rule)
+	r.ruleLocked(p, false)
 	m := r.state.Join(thisNode, p.id, p.info, time.Now().UnixNano())
 	r.armLocked()
 	return r, m
+}
+
+// shared returns what a roster needs of the rule.
+func (r *PresenceRule) shared() presence.Rule {
+	return presence.Rule{Linger: r.Linger, Members: r.Members, Count: r.Count}
+}
+
+// ruleLocked puts the rule of a subscription into effect. before says that the subscription
+// listed members so far. Endpoints with different rules may share a hub: while one of them
+// lists members, the roster does. Agents of the others are only told the count.
+func (r *roster) ruleLocked(p *presentation, before bool) {
+	if before {
+		r.listing--
+	}
+	if !p.rule.Count {
+		r.listing++
+	}
+	if !p.rule.Count || r.listing == 0 {
+		r.state.SetRule(p.rule.shared())
+	}
 }
 
 // drop forgets r if nobody is in it any more.
@@ -148,19 +169,23 @@ func (ps *presences) drop(r *roster) {
 	}
 }
 
-// leave removes a tab of a member. Without linger, the member leaves at once.
-func (r *roster) leave(m *presence.Member, linger bool) {
+// leave removes a tab of a member. Without linger, the member leaves at once. lists is that
+// of its seat.
+func (r *roster) leave(m *presence.Member, linger, lists bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if lists {
+		r.listing--
+	}
 	r.state.Leave(r.now(), thisNode, m, linger)
 	r.armLocked()
 }
 
-// restate replaces what is shown of a member.
-func (r *roster) restate(m *presence.Member, p *presentation) {
+// restate replaces what is shown of a member. lists is that of its seat so far.
+func (r *roster) restate(m *presence.Member, p *presentation, lists bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.state.SetRule(presence.Rule{Linger: p.rule.Linger, Members: p.rule.Members, Count: p.rule.Count})
+	r.ruleLocked(p, lists)
 	r.state.Restate(thisNode, m, p.info, time.Now().UnixNano())
 	r.armLocked()
 }
@@ -250,21 +275,25 @@ func (r *roster) deliver(b *presence.Batch, ok bool) (behind bool) {
 	h := r.hub
 	f := h.fanouts.Get().(*fanout)
 	defer h.putFanout(f)
-	var m, reset *Message
-	if ok {
-		m = r.message(appendPresence(nil, r.channel, b))
+	var all, reset, count *Message // made when an agent needs them
+	obtain := func(m **Message, b *presence.Batch) *Message {
+		if *m == nil {
+			*m = r.message(appendPresence(nil, r.channel, b))
+		}
+		return *m
 	}
 	for _, s := range r.watchers {
 		a, w := s.agent, s.seat.watch
-		each := m
-		if w.behind {
-			if reset == nil {
-				reset = r.message(appendPresence(nil, r.channel, &presence.Batch{Number: b.Number, Count: b.Count, Listed: b.Listed, Reset: b.Listed}))
-			}
-			each = reset
-		}
-		if each == nil {
+		var each *Message
+		switch {
+		case !ok && !w.behind:
 			continue
+		case !b.Listed || !s.seat.lists:
+			each = obtain(&count, &presence.Batch{Number: b.Number, Count: b.Count})
+		case w.behind:
+			each = obtain(&reset, &presence.Batch{Number: b.Number, Count: b.Count, Listed: true, Reset: true})
+		default:
+			each = obtain(&all, b)
 		}
 		queued, notify := a.out.offer(each)
 		w.behind = !queued
@@ -357,19 +386,40 @@ func (s *subscription) seatLocked(p *presentation) {
 	case t == nil:
 		s.seat = new(seat)
 		s.seat.roster, s.seat.member = s.agent.hub.presences.join(s.agent.hub, s.node, s.channel, p)
+		s.seat.lists = !p.rule.Count
 	case t.member != nil && t.member.ID() == p.id:
-		t.roster.restate(t.member, p)
+		t.roster.restate(t.member, p, t.lists)
+		s.listLocked(!p.rule.Count)
 	default: // a reload has made somebody else of the agent
 		_, m := s.agent.hub.presences.join(s.agent.hub, s.node, s.channel, p) // first, so that the roster stays
 		s.vacateLocked(false)
 		t.member = m
+		s.listLocked(!p.rule.Count)
 	}
+}
+
+// listLocked notes whether members are listed for the agent. If that has changed, the agent
+// is told soon. The caller holds the node's mu and the agent's.
+func (s *subscription) listLocked(lists bool) {
+	t := s.seat
+	if t.lists == lists {
+		return
+	}
+	t.lists = lists
+	if t.watch == nil {
+		return
+	}
+	t.watch.behind = true
+	t.roster.mu.Lock()
+	defer t.roster.mu.Unlock()
+	t.roster.behind = true
+	t.roster.armLocked()
 }
 
 // vacateLocked ends the membership. The caller holds the agent's mu.
 func (s *subscription) vacateLocked(linger bool) {
 	if t := s.seat; t != nil && t.member != nil {
-		t.roster.leave(t.member, linger)
+		t.roster.leave(t.member, linger, t.lists)
 		t.member = nil
 	}
 }
@@ -429,7 +479,7 @@ func (s *subscription) watchLease() *lease {
 // snapshotLocked adds a page of members to an answer to a watcher. If no other agent
 // watches, the newest changes come with it, so that the first one who asks is in the list.
 // The caller holds the node's mu.
-func (r *roster) snapshotLocked(answer []byte, after uint64) []byte {
+func (r *roster) snapshotLocked(answer []byte, after uint64, lists bool) []byte {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := r.now()
@@ -441,7 +491,7 @@ func (r *roster) snapshotLocked(answer []byte, after uint64) []byte {
 	if linger := r.state.Linger(); now-r.born < linger {
 		settles = linger - (now - r.born)
 	}
-	return appendSnapshot(answer, r.state, after, settles)
+	return appendSnapshot(answer, r.state, after, settles, lists)
 }
 
 // present brings the membership up to the agent's present policy and identity. The caller
@@ -508,7 +558,7 @@ func (o *op) membersLocked(s *subscription, answer []byte) []byte {
 		return appendNoPresence(answer, f.verdict.Refusal)
 	}
 	s.watchLocked(newLease(&f.verdict, f.by, o.agent.hub.timers.now()))
-	return s.seat.roster.snapshotLocked(answer, 0)
+	return s.seat.roster.snapshotLocked(answer, 0, s.seat.lists)
 }
 
 // tellMembers answers a frame on /meta/presence that is allowed. It does nothing if o is
@@ -558,5 +608,5 @@ func (o *op) memberAnswerLocked(n *node) []byte {
 	case !o.holds:
 		s.watchLocked(newLease(&o.verdict, o.by, a.hub.timers.now()))
 	}
-	return s.seat.roster.snapshotLocked(answerTo(&o.in, nil), o.members.after)
+	return s.seat.roster.snapshotLocked(answerTo(&o.in, nil), o.members.after, s.seat.lists)
 }

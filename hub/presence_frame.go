@@ -147,11 +147,13 @@ func appendPresence(dst []byte, channel string, b *presence.Batch) []byte {
 }
 
 // appendSnapshot adds a page of members to an answer. settles is how long it takes until
-// all who were there before the server started have had time to come back.
-func appendSnapshot(answer []byte, c *presence.Channel, after uint64, settles time.Duration) []byte {
+// all who were there before the server started have had time to come back. Without lists,
+// there is only the count.
+func appendSnapshot(answer []byte, c *presence.Channel, after uint64, settles time.Duration, lists bool) []byte {
 	dst := append(answer[:len(answer)-1], `,"presence":{`...)
-	dst = appendCount(dst, c.Number(), c.Count(), c.Listed())
-	if c.Listed() {
+	lists = lists && c.Listed()
+	dst = appendCount(dst, c.Number(), c.Count(), lists)
+	if lists {
 		members, next := c.Page(after)
 		dst = appendMembers(append(dst, `,"members":`...), members)
 		if next != 0 {

@@ -350,3 +350,56 @@ func TestPresenceGateIsAskedAgain(t *testing.T) {
 		r.told("and ends", ann, ofRoom+`"successful":false,"error":"your permission to see who is in this channel has expired","code":"expired"}`)
 	})
 }
+
+// Of two endpoints that share a hub, one lists members and one only counts them. Each keeps
+// its promise, whoever subscribes last.
+func TestPresenceOfEndpointsThatShareAHub(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		inside := newRoom(t, roomPolicy(hub.PresenceRule{By: "lists"}))
+		defer inside.hub.Close()
+		public := func(rule hub.PresenceRule) *room {
+			p := roomPolicy(rule)
+			p.Mount = "public"
+			return &room{t, inside.hub, inside.hub.Use(p)}
+		}
+		outside := public(hub.PresenceRule{Count: true, By: "counts"})
+		pages := `{"channel":"/meta/presence","uuid":"l","data":{"channel":"room","next":"1"}}`
+		counted := func(frame, rest string) string {
+			return strings.TrimSuffix(frame, "}") + `,"successful":true,"error":"","presence":{` + rest + `,"listed":false}}`
+		}
+
+		eve := outside.enter("eve", watchesRoom)
+		defer eve.Leave()
+		outside.told("only guests", eve, begunInRoom+`{"number":1,"count":1,"listed":false}}`)
+		ann := inside.enter("ann", watchesRoom)
+		defer ann.Leave()
+		ann.Conn.Lines()
+		time.Sleep(time.Second)
+		inside.told("a host makes a list of it", ann, ofRoom+`"number":2,"count":2,"reset":true}`)
+		outside.told("which guests do not get", eve, ofRoom+`"number":2,"count":2,"listed":false}`)
+		bob := outside.enter("bob", watchesRoom)
+		defer bob.Leave()
+		outside.told("a guest", bob, begunInRoom+`{"number":2,"count":2,"listed":false}}`)
+		bob.Send(pages, listsRoom)
+		outside.told("asks again", bob, counted(pages, `"number":2,"count":2`), counted(listsRoom, `"number":2,"count":2`))
+		time.Sleep(time.Second)
+		inside.told("a host gets the list", ann, ofRoom+`"number":3,"count":3,"joined":[{"user":"bob","tabs":1}]}`)
+		outside.told("a guest does not", bob, ofRoom+`"number":3,"count":3,"listed":false}`)
+		outside.told("nor does the other one", eve, ofRoom+`"number":3,"count":3,"listed":false}`)
+
+		// A reload of one of them.
+		before := outside.policy
+		outside = public(hub.PresenceRule{By: "lists"})
+		<-inside.hub.Drop(before).Done()
+		time.Sleep(3 * time.Second)
+		outside.told("guests may see the list now", eve, ofRoom+`"number":3,"count":3,"reset":true}`)
+		before = outside.policy
+		outside = public(hub.PresenceRule{Count: true, By: "counts"})
+		<-inside.hub.Drop(before).Done()
+		time.Sleep(3 * time.Second)
+		outside.told("and no more", eve, ofRoom+`"number":3,"count":3,"listed":false}`)
+		ann.Leave()
+		time.Sleep(time.Second)
+		outside.told("without a host", eve, ofRoom+`"number":4,"count":2,"listed":false}`)
+	})
+}

@@ -64,7 +64,10 @@ func init() {
 //	    namespace <placeholder>
 //	    default   allow|deny
 //	    timeout   <gate> <duration>
-//	    history   <count> <duration>
+//	    history   [<count> <duration>] {
+//	        file <path>
+//	        sync always|<duration>
+//	    }
 //	    connect|subscribe|unsubscribe|publish|deliver|disconnect|api <guard>
 //	    connect|subscribe|unsubscribe|publish|deliver|disconnect|api {
 //	        <guards...>
@@ -350,6 +353,14 @@ func (p *parser) duration(to *caddy.Duration, example string, least, most time.D
 
 // durationOf reads a duration. Errors call it name.
 func (p *parser) durationOf(name string, to *caddy.Duration, example string, least, most time.Duration) error {
+	if err := p.durationIn(name, to, example, least, most); err != nil {
+		return err
+	}
+	return p.noBlock(name)
+}
+
+// durationIn is durationOf, but a block may follow.
+func (p *parser) durationIn(name string, to *caddy.Duration, example string, least, most time.Duration) error {
 	text, err := p.argumentOf(name, example)
 	if err != nil {
 		return err
@@ -362,7 +373,7 @@ func (p *parser) durationOf(name string, to *caddy.Duration, example string, lea
 		return p.WrapErr(err)
 	}
 	*to = caddy.Duration(d)
-	return p.noBlock(name)
+	return nil
 }
 
 // drain reads the time that stopping may take. It must be shorter than Caddy's

@@ -26,7 +26,7 @@ func gateSubdirectives() []subdirective {
 		{name: "default", parse: (*parser).defaultAnswer},
 		{name: "timeout", parse: (*parser).timeoutOf, repeats: true},
 		{name: "channel", parse: (*parser).channel, repeats: true},
-		{name: "history", parse: func(p *parser) error { return p.history(&p.handler.History) }},
+		{name: "history", parse: func(p *parser) error { return p.history(&p.handler.History, false) }},
 	}
 	for _, name := range gateNames {
 		if name == string(hub.GatePresence) {
@@ -46,7 +46,7 @@ func channelSubdirectives(path string, b *ChannelBlock) []subdirective {
 	subs := []subdirective{{name: "patterns", parse: func(p *parser) error {
 		b.Patterns = true
 		return p.alone("patterns")
-	}}, {name: "history", parse: func(p *parser) error { return p.history(&b.History) }},
+	}}, {name: "history", parse: func(p *parser) error { return p.history(&b.History, true) }},
 		{name: "echo", parse: func(p *parser) error { return p.echo(b) }},
 		{name: "existing", parse: func(p *parser) error {
 			b.Existing = true
@@ -341,10 +341,13 @@ func checkHabits(pattern string) error {
 	return nil
 }
 
-// checkPolicy checks all gates together. Provision finds the same mistakes, but cannot
+// checkPolicy checks all gates together, and the history. Provision finds the same mistakes, but cannot
 // say at which line they are.
 func (p *parser) checkPolicy() error {
 	h := &p.handler
+	if err := h.History.check(h.blocks()); err != nil {
+		return errorAt(p.seen["history"], err)
+	}
 	if !h.hasGates() {
 		return nil
 	}

@@ -6,23 +6,41 @@ package pushit
 import (
 	"errors"
 	"fmt"
+	"log/slog"
+	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/push-it/pushit/guards"
 	"github.com/push-it/pushit/hub"
+	"github.com/push-it/pushit/internal/hubpool"
 )
 
-// History says which messages of a channel the server keeps, in memory, for agents that
-// come back.
+// History says which messages of a channel the server keeps for agents that come back,
+// and where.
 type History struct {
-	// How many messages of each channel are kept. Between 1 and 100000. Required, but for off.
+	// How many messages of each channel are kept. Between 1 and 100000. Required, unless
+	// it is off, or only `channels` keep messages.
 	Count int `json:"count,omitempty"`
 
-	// How long a message is kept. Between 1s and 30d. Required, but for off.
+	// How long a message is kept. Between 1s and 30d. Required like `count`.
 	TTL caddy.Duration `json:"ttl,omitempty"`
+
+	// The file that has the messages, as an absolute path, such as
+	// `/var/lib/caddy/history.db`. Global placeholders are expanded. The file belongs to
+	// the hub: all endpoints with a `file` and the same name must have the same one, and
+	// it has no place in `channels`. Default: the messages are only in memory, and a
+	// restart loses them.
+	File string `json:"file,omitempty"`
+
+	// How long messages may be only with the operating system, and not on the disk yet. A
+	// power cut loses the messages of this time. Between 10ms and 1m. Default: 0, a
+	// message is acknowledged when it is on the disk. Only with `file`.
+	Sync caddy.Duration `json:"sync,omitempty"`
 
 	// Keep nothing of these channels, although the history of the handler, or of a block
 	// below, would. Without count and ttl.
@@ -34,15 +52,31 @@ const (
 	maxHistoryCount = 100_000
 	minHistoryTTL   = time.Second
 	maxHistoryTTL   = 30 * 24 * time.Hour
+	minHistorySync  = 10 * time.Millisecond // below it `always` costs no more
+	maxHistorySync  = time.Minute
 )
 
-func (h *History) check() error {
+// check returns what is wrong with the history outside of channel blocks, if blocks is not
+// nil, or with that in one of them.
+func (h *History) check(blocks []ChannelBlock) error {
 	if h == nil {
 		return nil
+	}
+	if blocks == nil && (h.File != "" || h.Sync != 0) {
+		return errFileInBlock
+	}
+	if err := h.checkFile(); err != nil {
+		return err
 	}
 	if h.Off {
 		if h.Count != 0 || h.TTL != 0 {
 			return errors.New("history: with off there is no count and no ttl")
+		}
+		return nil
+	}
+	if h.File != "" && h.Count == 0 && h.TTL == 0 {
+		if !slices.ContainsFunc(blocks, func(b ChannelBlock) bool { return b.History != nil && !b.History.Off }) {
+			return errors.New("history has a file, but keeps nothing: write how many messages of each channel are kept, and for how long, such as history 100 1h, here or in a channel block")
 		}
 		return nil
 	}
@@ -52,16 +86,52 @@ func (h *History) check() error {
 	return checkRange("the time of history", h.TTL, minHistoryTTL, maxHistoryTTL)
 }
 
+var errFileInBlock = errors.New("history has no file in a channel block, because the file belongs to the hub: write history { file <path> } outside of channel blocks")
+
+func (h *History) checkFile() error {
+	switch {
+	case h.File == "" && h.Sync != 0:
+		return errors.New("history has sync, but no file: write file <path>, or leave sync out")
+	case h.File == "":
+		return nil
+	case !filepath.IsAbs(h.File) && !strings.HasPrefix(h.File, "{"):
+		return fmt.Errorf("history: the path of file must be absolute, such as %s, not %s", exampleFile, h.File)
+	case h.Sync != 0:
+		return checkRange("sync of history", h.Sync, minHistorySync, maxHistorySync)
+	}
+	return nil
+}
+
+const exampleFile = "/var/lib/caddy/history.db"
+
+// keepHistory tells the hub which file its history is in, if h has one.
+func (h *Handler) keepHistory(log *slog.Logger) error {
+	if h.History == nil || h.History.File == "" {
+		return nil
+	}
+	path, err := caddy.NewReplacer().ReplaceOrErr(h.History.File, true, true)
+	if err != nil {
+		return fmt.Errorf("history: the path of file: %w", err)
+	}
+	if !filepath.IsAbs(path) {
+		return fmt.Errorf("history: the path of file must be absolute, such as %s, but %s is %s", exampleFile, h.History.File, path)
+	}
+	return h.use.KeepIn(hubpool.File{Path: filepath.Clean(path), Sync: time.Duration(h.History.Sync)}, h.site.place(), log)
+}
+
 // checkHistories returns what is wrong with the histories of h.
 func (h *Handler) checkHistories() error {
-	errs := []error{h.History.check()}
+	errs := []error{h.History.check(h.blocks())}
 	for i, b := range h.Channels {
-		if err := b.History.check(); err != nil {
+		if err := b.History.check(nil); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", blockPath(i), err))
 		}
 	}
 	return errors.Join(errs...)
 }
+
+// blocks returns the channel blocks; never nil.
+func (h *Handler) blocks() []ChannelBlock { return append([]ChannelBlock{}, h.Channels...) }
 
 func checkHistoryCount(n int) error {
 	if n < 1 || n > maxHistoryCount {
@@ -117,29 +187,83 @@ func (all *histories) History(channel string) hub.HistoryRule {
 	return all.others
 }
 
-// history reads `history <count> <time>`, or `history off`.
-func (p *parser) history(to **History) error {
+// history reads `history [<count> <time>] [{ … }]`, or `history off`. in says that it is in a
+// channel block, where it has no block of its own.
+func (p *parser) history(to **History, in bool) error {
 	const example = "history 100 1h"
+	at := p.Token()
+	h := new(History)
 	args := p.CountRemainingArgs()
 	if args == 1 && p.NextArg() && p.Val() == "off" {
 		*to = &History{Off: true}
-		return nil
+		return p.noBlock("history off")
 	}
-	if args != 2 {
+	if args != 2 && (in || args != 0) {
 		return p.Errf("history needs a number of messages and a time: write %s", example)
 	}
-	p.NextArg()
-	n, err := strconv.Atoi(p.Val())
-	if err != nil {
-		return p.Errf("history: %q is not a whole number: write a number of messages and a time, such as %s", p.Val(), example)
+	if args == 2 {
+		p.NextArg()
+		n, err := strconv.Atoi(p.Val())
+		if err != nil {
+			return p.Errf("history: %q is not a whole number: write a number of messages and a time, such as %s", p.Val(), example)
+		}
+		if err := checkHistoryCount(n); err != nil {
+			return p.WrapErr(err)
+		}
+		h.Count = n
+		if err := p.durationIn("the time of history", &h.TTL, "1h", minHistoryTTL, maxHistoryTTL); err != nil {
+			return err
+		}
 	}
-	if err := checkHistoryCount(n); err != nil {
-		return p.WrapErr(err)
-	}
-	h := &History{Count: n}
-	if err := p.durationOf("the time of history", &h.TTL, "1h", minHistoryTTL, maxHistoryTTL); err != nil {
+	last := p.Val()
+	if in {
+		if p.NextBlock(p.Nesting()) || p.Val() != last {
+			return errorAt(at, errFileInBlock)
+		}
+	} else if err := p.block("history", []subdirective{
+		{name: "file", parse: func(p *parser) error { return p.historyFile(h) }},
+		{name: "sync", parse: func(p *parser) error { return p.historySync(h) }},
+	}); err != nil {
 		return err
+	}
+	switch {
+	case h.File == "" && args == 0:
+		return errorAt(at, fmt.Errorf("history needs a number of messages and a time: write %s", example))
+	case h.File == "":
+		if sync, ok := p.seen["history sync"]; ok && !in {
+			return errorAt(sync, errors.New("history has sync, but no file: write file <path>, or leave sync out"))
+		}
 	}
 	*to = h
 	return nil
+}
+
+// historyFile reads `file <path>`.
+func (p *parser) historyFile(h *History) (err error) {
+	if h.File, err = p.argument(exampleFile); err != nil {
+		return err
+	}
+	if err := (&History{File: h.File}).checkFile(); err != nil {
+		return p.WrapErr(err)
+	}
+	return p.noBlock("file")
+}
+
+// historySync reads `sync always|<duration>`.
+func (p *parser) historySync(h *History) error {
+	text, err := p.argument("always")
+	if err != nil {
+		return err
+	}
+	if text != "always" {
+		d, err := caddy.ParseDuration(text)
+		if err != nil {
+			return p.Errf("sync: %q is neither always nor a duration: write sync always, or a number with a unit, such as sync 100ms", text)
+		}
+		h.Sync = caddy.Duration(d)
+		if err := checkRange("sync", h.Sync, minHistorySync, maxHistorySync); err != nil {
+			return p.WrapErr(err)
+		}
+	}
+	return p.noBlock("sync")
 }

@@ -219,6 +219,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if p.Presences, err = h.presences(); err != nil {
 		return err
 	}
+	if err := h.keepHistory(log); err != nil {
+		return err
+	}
 	h.used = h.hub.Use(p)
 	h.endpoint = &transport.Endpoint{
 		Hub:            h.hub.Hub,

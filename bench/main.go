@@ -5,8 +5,8 @@
 // with a Caddyfile of its own on a free port of the loopback, and puts a load on
 // it that is bounded and stops by itself.
 //
-//	go run -C bench . [-n agents] [-short] idle|slow|fanout|receive|programs|recover|history|storm|streams|presence|stop|all
-//	go run -C bench . [-short] polls
+//	go run -C bench . [-n agents] [-short] idle|slow|fanout|receive|programs|recover|history|durable|storm|streams|presence|stop|all
+//	go run -C bench . [-short] polls|kills
 //	go run -C bench . [-duration 5m] [-short] soak
 //	go run -C bench . [-n agents] [-short] reload
 //
@@ -51,6 +51,8 @@ var measurements = []measurement{
 	{"programs", runPrograms, true},
 	{"recover", runRecover, true},
 	{"history", runHistory, true},
+	{"durable", runDurable, true},
+	{"kills", runKills, false},
 	{"storm", runStorm, true},
 	{"streams", runStreams, true},
 	{"polls", runPolls, false},

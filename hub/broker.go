@@ -95,6 +95,35 @@ type Keeper interface {
 	Forgotten(key string, seq uint64, why string)
 }
 
+// A Snapshot is what a hub has of its log.
+type Snapshot struct {
+	Epoch   Epoch
+	Last    uint64 // the number of the newest entry
+	Entries []LogEntry
+	Floors  []LogFloor
+}
+
+// A LogEntry is an entry of a Snapshot.
+type LogEntry struct {
+	Seq     uint64
+	At      time.Time
+	Message *Message
+}
+
+// A LogFloor has the arguments of Sink.Floor.
+type LogFloor struct {
+	Key string
+	Seq uint64
+	Why string
+}
+
+// A Seeder is a Broker whose log can go on where another one ends: see Hub.Swap. Seed comes
+// before Start. It returns false, and does nothing, if the log has entries of its own.
+type Seeder interface {
+	Broker
+	Seed(s Snapshot) (seeded bool, err error)
+}
+
 // A NodeID names one process of one machine: the incarnation is random.
 type NodeID struct {
 	Name        string
@@ -143,8 +172,14 @@ func NewMemoryBroker() Broker { return &memoryBroker{epoch: NewEpoch()} }
 func (b *memoryBroker) Start(_ context.Context, s Sink) error {
 	b.sink = s
 	b.unlogged.Start(s)
-	s.Reset(b.epoch, 1, 0)
+	s.Reset(b.epoch, 1, b.seq)
 	return nil
+}
+
+// Seed implements Seeder.
+func (b *memoryBroker) Seed(s Snapshot) (bool, error) {
+	b.epoch, b.seq = s.Epoch, s.Last
+	return true, nil
 }
 
 func (b *memoryBroker) Publish(_ context.Context, m *Message) (Position, error) {
@@ -201,4 +236,4 @@ func (u *Unlogged) Publish(m *Message) {
 	u.sink.Entry(0, time.Time{}, m)
 }
 
-var _ Broker = (*memoryBroker)(nil)
+var _ Seeder = (*memoryBroker)(nil)

@@ -40,11 +40,11 @@ const sweepEvery = 5 * time.Second
 // its first number follows the last one of the old log: the difference to the number in the
 // log is base.
 type history struct {
-	begin  time.Time // of clock; immutable
-	keeper Keeper    // is told what is dropped, nil for nothing; immutable after New
-	piece  int       // see sweepPiece; immutable
+	begin time.Time // of clock; immutable
+	piece int       // see sweepPiece; immutable
 
 	mu     sync.Mutex // guards the following; a leaf, taken under node.mu and Agent.mu
+	keeper Keeper     // is told what is dropped, nil for nothing
 	epoch  Epoch
 	base   uint64
 	last   uint64 // the number of the newest entry
@@ -236,6 +236,27 @@ func (h *history) loseUpTo(seq uint64) {
 		r.floor, r.why, r.gone = n, h.why, unknownTime
 	}
 	h.log = append(h.log, &entry{seq: n, at: h.clock(time.Now())})
+}
+
+// snapshotOf returns all that is kept.
+func snapshotOf(h *history) Snapshot {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s := Snapshot{Epoch: h.epoch, Last: h.last - h.base}
+	if h.lost > h.base {
+		s.Floors = append(s.Floors, LogFloor{"", h.lost - h.base, h.why})
+	}
+	for _, r := range h.rings {
+		if r.floor > h.base {
+			s.Floors = append(s.Floors, LogFloor{r.key, r.floor - h.base, r.why})
+		}
+		for _, e := range r.entries {
+			m := h.messageLocked(e).copy().Keep(r.rule)
+			s.Entries = append(s.Entries, LogEntry{e.seq - h.base, timeOfCheck(h.begin.Add(e.at), e.check), m})
+		}
+	}
+	slices.SortFunc(s.Entries, func(a, b LogEntry) int { return cmp.Compare(a.Seq, b.Seq) })
+	return s
 }
 
 func (h *history) setBehind(behind bool) {

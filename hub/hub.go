@@ -26,12 +26,12 @@ import (
 type Hub struct {
 	// Immutable after New.
 	name     string
-	broker   Broker
 	flushers []*flusher
 	timers   *timers
 	seed     maphash.Seed
 
 	// Safe by themselves.
+	log           swappable
 	channels      *directory // by name
 	patterns      *directory // by the prefix that a pattern stands for
 	repeats       *repeats
@@ -44,6 +44,7 @@ type Hub struct {
 	nextShard     atomic.Uint32
 	counts        *counts
 	programs      sharedBucket    // of what programs publish
+	failures      sampler.Sampler // log lines about publishes that failed
 	ends          sampler.Sampler // of the log lines about agents that are gone
 	events        *eventQueue     // nil if nothing listens; set before the first Open
 	partings      atomic.Int32    // disconnect gates that are being asked
@@ -67,7 +68,6 @@ func New(name string, broker Broker) (*Hub, error) {
 	}
 	h := &Hub{
 		name:     name,
-		broker:   broker,
 		seed:     maphash.MakeSeed(),
 		channels: newDirectory(false),
 		patterns: newDirectory(true),
@@ -84,12 +84,11 @@ func New(name string, broker Broker) (*Hub, error) {
 	}
 	h.counts = newCounts(len(h.flushers))
 	h.fanouts.New = func() any { return &fanout{batches: make([][]*Agent, len(h.flushers))} }
-	h.history.keeper, _ = broker.(Keeper)
-	if err := broker.Start(h.life, (*replica)(h)); err != nil {
+	h.log.broker.Store(&broker)
+	if err := h.start(broker, (*replica)(h)); err != nil {
 		h.Close()
 		return nil, fmt.Errorf("starting the broker of hub %q: %w", name, err)
 	}
-	h.history.replayed()
 	return h, nil
 }
 
@@ -190,7 +189,7 @@ func (h *Hub) Close() {
 	h.writers.wait()
 	h.events.close()
 	h.presences.close()
-	_ = h.broker.Close() // all agents are closed: nothing could use the error
+	_ = h.log.close() // all agents are closed: nothing could use the error
 	h.history.close()
 }
 
@@ -201,7 +200,7 @@ func (h *Hub) OnEnd(f func()) (stop func() bool) { return context.AfterFunc(h.li
 // Publish gives m to the Broker, and counts it. It returns the position of m if the log
 // has it. See Broker.Publish for the errors.
 func (h *Hub) Publish(ctx context.Context, m *Message) (Position, error) {
-	at, err := h.broker.Publish(ctx, m)
+	at, err := h.log.publish(ctx, m)
 	if err != nil {
 		h.counts.drop(DropFailed, 1)
 		return Position{}, err

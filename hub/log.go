@@ -31,3 +31,16 @@ func (a *Agent) logEnd(log *slog.Logger, agentID, reason string, code CloseCode,
 	}
 	log.LogAttrs(ctx, slog.LevelInfo, "agent gone", attrs...)
 }
+
+// logFailure logs that a publish has failed, sampled: a full disk fails all of them.
+func (h *Hub) logFailure(log *slog.Logger, m *Message, err error, attrs ...slog.Attr) {
+	left, ok := h.failures.Take(time.Now())
+	if !ok {
+		return
+	}
+	attrs = append(attrs, slog.String("channel", m.Channel), slog.Any("error", err))
+	if left > 0 {
+		attrs = append(attrs, slog.Int("left_out", left))
+	}
+	log.LogAttrs(context.Background(), slog.LevelError, "publishing failed", attrs...)
+}

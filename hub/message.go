@@ -52,6 +52,13 @@ func NewMessage(channel, uuid string, data []byte) *Message {
 	return m
 }
 
+// copy returns a Message like m that was not published yet.
+func (m *Message) copy() *Message {
+	c := NewMessage(m.Channel, m.UUID, m.Data)
+	c.key, c.From = m.key, m.From
+	return c
+}
+
 // in puts m into a namespace, before it is published, and returns m.
 func (m *Message) in(namespace string) *Message {
 	m.key = keyOf(namespace, m.Channel)

@@ -40,6 +40,17 @@ func CheckOf(at time.Time) uint16 {
 	return uint16(at.UnixMicro()%math.MaxUint16) + 1
 }
 
+// timeOfCheck returns the time next to at that has that check: the clock may have been set
+// since the entry was published.
+func timeOfCheck(at time.Time, check uint16) time.Time {
+	const all = math.MaxUint16
+	d := (int64(check) - int64(CheckOf(at)) + all) % all
+	if d > all/2 {
+		d -= all
+	}
+	return at.Add(time.Duration(d) * time.Microsecond)
+}
+
 // Append appends the text of p to dst: "<epoch>.<number>", and ".<check>" if that is known.
 func (p Position) Append(dst []byte) []byte {
 	dst = append(append(dst, p.Epoch...), '.')

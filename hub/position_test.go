@@ -29,6 +29,17 @@ func TestPositions(t *testing.T) {
 	}
 }
 
+func TestTimeOfCheck(t *testing.T) {
+	for _, micro := range []int64{0, 1, 1234567890123456, math.MaxUint16 - 1, math.MaxUint16} {
+		for _, moved := range []int64{-30_000, -1, 0, 1, 30_000} {
+			at := time.UnixMicro(1e15 + micro)
+			if got := timeOfCheck(at.Add(time.Duration(moved)*time.Microsecond), CheckOf(at)); got.UnixMicro() != at.UnixMicro() {
+				t.Errorf("%v, %d us away, became %v", at, moved, got)
+			}
+		}
+	}
+}
+
 func FuzzParsePosition(f *testing.F) {
 	f.Add("3f9a.17.ffff")
 	f.Add("x.0")

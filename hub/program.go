@@ -279,7 +279,7 @@ func (pr *Program) Publish(ctx context.Context, p Publication) (Receipt, *Refusa
 			if errors.Is(err, ErrConflict) {
 				return Receipt{}, uuidUsed(ch)
 			}
-			a.policy.Load().Log.Error("publishing failed", "channel", ch, "error", err)
+			a.hub.logFailure(a.policy.Load().Log, m, err)
 			return Receipt{}, &Refusal{CodeUnavailable, "the server could not publish the message; try again with the same uuid", time.Second}
 		}
 		receipt.Subscriptions += int(m.queued.Load())

@@ -5,6 +5,7 @@ package hub
 
 import (
 	"errors"
+	"log/slog"
 	"time"
 )
 
@@ -51,7 +52,7 @@ func (o *op) publish() AnswerName {
 			a.answer(&o.in, errUUIDUsed)
 			return AnswerName(CodeInvalid)
 		}
-		a.policy.Load().Log.Error("publishing failed", "channel", m.Channel, "agent", a.UUID(), "error", err)
+		a.hub.logFailure(a.policy.Load().Log, m, err, slog.String("agent", a.UUID()))
 		if i > 0 {
 			continue // a channel already has it, so the client must not send it again
 		}

@@ -64,6 +64,7 @@ type Hub struct {
 	mu    sync.Mutex      // guards the following and the fields of uses
 	uses  map[useKey]*Use // an entry lives while it has endpoints
 	count int             // of uses that were ever made
+	logs  logs
 }
 
 // An Endpoint is what the pool knows of one handler.
@@ -163,6 +164,9 @@ func (u *Use) Unregister(e *Endpoint, reload *hub.Reload) {
 		return
 	}
 	delete(u.hub.uses, u.key)
+	if err := u.hub.generationGoneLocked(u.key.generation); err != nil {
+		e.Log.Error("moving the history to another place failed", "error", err)
+	}
 	if len(u.reloads) == 0 {
 		return
 	}

@@ -1,0 +1,179 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package hubpool
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/push-it/pushit/hub"
+	"github.com/push-it/pushit/hub/broker/disk"
+)
+
+// A File is where a configuration has the history of a hub.
+type File struct {
+	Path string        // absolute; "" for memory
+	Sync time.Duration // see disk.Options
+}
+
+// logs has the log of a hub, and those that configurations want. All fields are guarded by
+// Hub.mu.
+type logs struct {
+	now    File
+	broker *disk.Broker // of now, nil for memory
+	wanted map[<-chan struct{}]wantedLog
+}
+
+// A wantedLog is the log that one configuration wants.
+type wantedLog struct {
+	file  File
+	place string       // of the endpoint that says so, for errors
+	open  *disk.Broker // it was opened, but is not used yet; nil if it is used, or for memory
+	log   *slog.Logger
+}
+
+// claims has the hub of each file that this process has open.
+var claims = struct {
+	sync.Mutex
+	byPath map[string]string
+}{byPath: make(map[string]string)}
+
+// openFile opens a file for the hub of a name.
+func openFile(name string, f File, log *slog.Logger) (*disk.Broker, error) {
+	path := f.Path
+	if dir, err := filepath.EvalSymlinks(filepath.Dir(path)); err == nil {
+		path = filepath.Join(dir, filepath.Base(path))
+	}
+	claims.Lock()
+	defer claims.Unlock()
+	if other, ok := claims.byPath[path]; ok {
+		if other == name {
+			return nil, fmt.Errorf("the history file %s is being closed: load the configuration again", f.Path)
+		}
+		return nil, fmt.Errorf("the history file %s already belongs to the hub %q, and each hub needs a file of its own: write another file. If this hub was %q before, stop the server to rename it", f.Path, other, other)
+	}
+	b, err := disk.Open(disk.Options{Path: path, Sync: f.Sync, Log: log, Closed: func() {
+		claims.Lock()
+		defer claims.Unlock()
+		delete(claims.byPath, path)
+	}})
+	if err != nil {
+		return nil, err
+	}
+	claims.byPath[path] = name
+	return b, nil
+}
+
+// KeepIn says where u's configuration has the history of the hub. The file is opened, so
+// that errors are found while the configuration is loaded. The hub moves there when no
+// older configuration needs it where it is. Without a call it is in memory.
+func (u *Use) KeepIn(f File, place string, log *slog.Logger) error {
+	h := u.hub
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if w, ok := h.logs.wanted[u.key.generation]; ok {
+		if w.file != f {
+			one, other := describe(w.file), describe(f)
+			return fmt.Errorf("two endpoints of the hub %q, in %s and in %s, have different history files: %s and %s. The file belongs to the hub: write the same in both, or only in one",
+				h.Name(), min(w.place, place), max(w.place, place), min(one, other), max(one, other))
+		}
+		return nil
+	}
+	w := wantedLog{file: f, place: place, log: log}
+	if f.Path != h.logs.now.Path {
+		if onlyValidates() {
+			return checkDirectory(f.Path)
+		}
+		b, err := openFile(h.Name(), f, log)
+		if err != nil {
+			return err
+		}
+		w.open = b
+	}
+	if h.logs.wanted == nil {
+		h.logs.wanted = make(map[<-chan struct{}]wantedLog)
+	}
+	h.logs.wanted[u.key.generation] = w
+	return h.settleLogLocked()
+}
+
+// onlyValidates reports whether this process only looks whether a configuration is valid.
+// Then it must not open the file: the server may have it open, and a file that another user
+// makes is one that the server cannot write.
+func onlyValidates() bool {
+	return len(os.Args) > 1 && (os.Args[1] == "validate" || os.Args[1] == "adapt")
+}
+
+// checkDirectory says when a file cannot be made because its directory is not there.
+func checkDirectory(path string) error {
+	if info, err := os.Stat(filepath.Dir(path)); err != nil || !info.IsDir() {
+		return fmt.Errorf("the history file %s: its directory is not there: create it, and let the server write to it", path)
+	}
+	return nil
+}
+
+func describe(f File) string {
+	if f.Sync == 0 {
+		return f.Path + " with sync always"
+	}
+	return fmt.Sprintf("%s with sync %v", f.Path, f.Sync)
+}
+
+// generationGoneLocked forgets what a configuration wants that has no endpoints any more.
+func (h *Hub) generationGoneLocked(generation <-chan struct{}) error {
+	for key := range h.uses {
+		if key.generation == generation {
+			return nil
+		}
+	}
+	var closing error
+	if w := h.logs.wanted[generation]; w.open != nil { // it has failed to load
+		closing = w.open.Close()
+	}
+	delete(h.logs.wanted, generation)
+	return errors.Join(closing, h.settleLogLocked())
+}
+
+// settleLogLocked moves the hub's log to where the only configuration that is left wants
+// it. While there are two, nothing moves: the newer one may still fail to load.
+func (h *Hub) settleLogLocked() error {
+	var generation <-chan struct{}
+	for key := range h.uses {
+		if generation != nil && key.generation != generation {
+			return nil
+		}
+		generation = key.generation
+	}
+	if generation == nil || Leaving() && h.logs.broker != nil {
+		return nil // the hub closes
+	}
+	w := h.logs.wanted[generation]
+	if w.file == h.logs.now {
+		return nil
+	}
+	if w.file.Path == h.logs.now.Path {
+		h.logs.broker.SetSync(w.file.Sync)
+		h.logs.now = w.file
+		return nil
+	}
+	next := hub.NewMemoryBroker()
+	if w.open != nil {
+		next = w.open
+	}
+	h.logs.now, h.logs.broker = w.file, w.open
+	w.open = nil
+	if w.file.Path != "" {
+		h.logs.wanted[generation] = w
+	}
+	err := h.Swap(next)
+	if err != nil && h.logs.broker != nil {
+		h.logs.now, h.logs.broker = File{}, nil
+	}
+	return err
+}

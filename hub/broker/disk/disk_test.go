@@ -689,3 +689,25 @@ func TestSwap(t *testing.T) {
 		t.Errorf("after taking over a file: %v, %v", at, err)
 	}
 }
+
+// An entry that vanishes from the store is missed, even if all that is left is well.
+func TestVanishedEntryIsFound(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "h")
+	b := opened(t, Options{Path: path})
+	r := started(t, b)
+	say(t, b, 0, 10)
+	b.Close()
+	db, err := bolt.Open(path, 0o600, nil)
+	if err == nil {
+		err = db.Update(func(tx *bolt.Tx) error { return tx.Bucket(logBucket).Delete(seqKey(5)) })
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	db.Close()
+	var notes notebook
+	again := started(t, opened(t, Options{Path: path, Log: notes.log()}))
+	if again.epoch == r.epoch || len(again.entries) != 0 || !strings.Contains(notes.String(), "it has 9 entries") {
+		t.Errorf("%d entries of epoch %s are served, log: %s", len(again.entries), again.epoch, notes.String())
+	}
+}

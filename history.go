@@ -221,8 +221,8 @@ func (p *parser) history(to **History, in bool) error {
 			return errorAt(at, errFileInBlock)
 		}
 	} else if err := p.block("history", []subdirective{
-		{name: "file", parse: func(p *parser) error { return p.historyFile(h) }},
-		{name: "sync", parse: func(p *parser) error { return p.historySync(h) }},
+		{name: "file", parse: func(p *parser) error { return historyFile(p, h) }},
+		{name: "sync", parse: func(p *parser) error { return historySync(p, h) }},
 	}); err != nil {
 		return err
 	}
@@ -239,7 +239,7 @@ func (p *parser) history(to **History, in bool) error {
 }
 
 // historyFile reads `file <path>`.
-func (p *parser) historyFile(h *History) (err error) {
+func historyFile(p *parser, h *History) (err error) {
 	if h.File, err = p.argument(exampleFile); err != nil {
 		return err
 	}
@@ -250,7 +250,7 @@ func (p *parser) historyFile(h *History) (err error) {
 }
 
 // historySync reads `sync always|<duration>`.
-func (p *parser) historySync(h *History) error {
+func historySync(p *parser, h *History) error {
 	text, err := p.argument("always")
 	if err != nil {
 		return err

@@ -13,7 +13,7 @@ import (
 
 func TestHistoryOff(t *testing.T) {
 	for _, wrong := range []History{{Off: true, Count: 1}, {Off: true, TTL: caddy.Duration(time.Hour)}} {
-		if err := wrong.check(); err == nil || !strings.Contains(err.Error(), "with off there is no count and no ttl") {
+		if err := wrong.check(nil); err == nil || !strings.Contains(err.Error(), "with off there is no count and no ttl") {
 			t.Errorf("%+v: %v", wrong, err)
 		}
 	}

@@ -259,12 +259,6 @@ func snapshotOf(h *history) Snapshot {
 	return s
 }
 
-func (h *history) setBehind(behind bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.behind = behind
-}
-
 // limit limits the bytes of all messages.
 func (h *history) limit(most int) {
 	h.mu.Lock()

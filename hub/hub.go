@@ -267,7 +267,11 @@ func (r *replica) Floor(key string, seq uint64, why string) { r.history.setFloor
 func (r *replica) Lost(_, to uint64) { r.history.loseUpTo(to) }
 
 // Behind implements Sink.
-func (r *replica) Behind(behind bool) { r.history.setBehind(behind) }
+func (r *replica) Behind(behind bool) {
+	r.history.mu.Lock()
+	defer r.history.mu.Unlock()
+	r.history.behind = behind
+}
 
 // fanOut queues m for every agent that subscribed to its channel or to a pattern that
 // matches it, once for each agent. It waits only for the locks of those nodes. There is one

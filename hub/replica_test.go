@@ -222,11 +222,11 @@ func TestAheadOfAMachineThatIsBehind(t *testing.T) {
 	if r := h.ask(ahead, "a", false, noLimit, noLimit); r.whole || r.why != "epoch" {
 		t.Errorf("a position that is not in the log: %+v", r)
 	}
-	h.setBehind(true)
+	h.behind = true
 	if r := h.ask(ahead, "a", false, noLimit, noLimit); !r.whole || r.head != 3 || r.from != 3 || len(r.messages) != 0 {
 		t.Errorf("while it is behind: %+v", r)
 	}
-	h.setBehind(false)
+	h.behind = false
 	if r := h.ask(ahead, "a", false, noLimit, noLimit); r.whole {
 		t.Errorf("when it no longer is: %+v", r)
 	}

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -52,8 +51,6 @@ const (
 	maxHistoryCount = 100_000
 	minHistoryTTL   = time.Second
 	maxHistoryTTL   = 30 * 24 * time.Hour
-	minHistorySync  = 10 * time.Millisecond // below it `always` costs no more
-	maxHistorySync  = time.Minute
 )
 
 // check returns what is wrong with the history outside of channel blocks, if blocks is not
@@ -89,20 +86,8 @@ func (h *History) check(blocks []ChannelBlock) error {
 var errFileInBlock = errors.New("history has no file in a channel block, because the file belongs to the hub: write history { file <path> } outside of channel blocks")
 
 func (h *History) checkFile() error {
-	switch {
-	case h.File == "" && h.Sync != 0:
-		return errors.New("history has sync, but no file: write file <path>, or leave sync out")
-	case h.File == "":
-		return nil
-	case !filepath.IsAbs(h.File) && !strings.HasPrefix(h.File, "{"):
-		return fmt.Errorf("history: the path of file must be absolute, such as %s, not %s", exampleFile, h.File)
-	case h.Sync != 0:
-		return checkRange("sync of history", h.Sync, minHistorySync, maxHistorySync)
-	}
-	return nil
+	return hubpool.File{Path: h.File, Sync: time.Duration(h.Sync)}.Check()
 }
-
-const exampleFile = "/var/lib/caddy/history.db"
 
 // keepHistory tells the hub which file its history is in, if h has one.
 func (h *Handler) keepHistory(log *slog.Logger) error {
@@ -113,10 +98,11 @@ func (h *Handler) keepHistory(log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("history: the path of file: %w", err)
 	}
-	if !filepath.IsAbs(path) {
-		return fmt.Errorf("history: the path of file must be absolute, such as %s, but %s is %s", exampleFile, h.History.File, path)
+	f := hubpool.File{Path: filepath.Clean(path), Sync: time.Duration(h.History.Sync)}
+	if err := f.Check(); err != nil {
+		return fmt.Errorf("%s: %w", h.History.File, err)
 	}
-	return h.use.KeepIn(hubpool.File{Path: filepath.Clean(path), Sync: time.Duration(h.History.Sync)}, h.site.place(), log)
+	return h.use.KeepIn(f, h.site.place(), log)
 }
 
 // checkHistories returns what is wrong with the histories of h.
@@ -240,7 +226,7 @@ func (p *parser) history(to **History, in bool) error {
 
 // historyFile reads `file <path>`.
 func historyFile(p *parser, h *History) (err error) {
-	if h.File, err = p.argument(exampleFile); err != nil {
+	if h.File, err = p.argument(hubpool.ExampleFile); err != nil {
 		return err
 	}
 	if err := (&History{File: h.File}).checkFile(); err != nil {
@@ -261,7 +247,7 @@ func historySync(p *parser, h *History) error {
 			return p.Errf("sync: %q is neither always nor a duration: write sync always, or a number with a unit, such as sync 100ms", text)
 		}
 		h.Sync = caddy.Duration(d)
-		if err := checkRange("sync", h.Sync, minHistorySync, maxHistorySync); err != nil {
+		if err := hubpool.CheckSync(d); err != nil {
 			return p.WrapErr(err)
 		}
 	}

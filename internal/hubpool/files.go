@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -20,6 +21,37 @@ import (
 type File struct {
 	Path string        // absolute; "" for memory
 	Sync time.Duration // see disk.Options
+}
+
+// ExampleFile is a path that File.Check accepts.
+const ExampleFile = "/var/lib/caddy/history.db"
+
+// The range of File.Sync, unless it is 0.
+const (
+	minSync = 10 * time.Millisecond // below it `always` costs no more
+	maxSync = time.Minute
+)
+
+// Check returns what is wrong with f as it is written. The path may begin with a
+// placeholder.
+func (f File) Check() error {
+	switch {
+	case f.Path == "" && f.Sync != 0:
+		return errors.New("history has sync, but no file: write file <path>, or leave sync out")
+	case f.Path != "" && !filepath.IsAbs(f.Path) && !strings.HasPrefix(f.Path, "{"):
+		return fmt.Errorf("history: the path of file must be absolute, such as %s, not %s", ExampleFile, f.Path)
+	case f.Sync != 0:
+		return CheckSync(f.Sync)
+	}
+	return nil
+}
+
+// CheckSync returns what is wrong with a File.Sync that is not `always`.
+func CheckSync(d time.Duration) error {
+	if d < minSync || d > maxSync {
+		return fmt.Errorf("sync must be between 10ms and 1m, not %s", d)
+	}
+	return nil
 }
 
 // logs has the log of a hub, and those that configurations want. All fields are guarded by

@@ -3,7 +3,10 @@
 
 package hub
 
-import "bytes"
+import (
+	"bytes"
+	"sync/atomic"
+)
 
 const (
 	// maxHeld and maxHeldBytes limit the frames that wait for the answer to
@@ -31,6 +34,8 @@ type inbox struct {
 	held *heldFrames // nil unless the agent waits for the answer to /meta/connect; guarded by Agent.mu
 
 	listener *Listener // set by Listen, else nil; guarded by Agent.mu
+
+	publisher atomic.Pointer[string] // what publisherOf returned last
 }
 
 // heldFrames are the frames that wait, in order.

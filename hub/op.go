@@ -15,8 +15,7 @@ const maxQuestions = 8
 
 // An op is an operation that a gate may have to allow: a frame of an agent, or the
 // reauthorization of a lease. It goes through these steps: do finds the gate, ask asks it
-// if it does not answer at once, and apply carries out the verdict. It is larger than 25
-// fields because each kind of operation has some of its own.
+// if it does not answer at once, and apply carries out the verdict.
 type op struct {
 	// Immutable.
 	wishes

@@ -6,6 +6,7 @@ package hub
 import (
 	"errors"
 	"log/slog"
+	"strings"
 	"time"
 )
 
@@ -15,10 +16,7 @@ var errUUIDUsed = refuse(CodeInvalid, "this uuid was already used for other data
 // answers the frame, and returns the outcome for the span.
 func (o *op) publish() AnswerName {
 	a := o.agent
-	who := "user\x00" + a.User()
-	if len(who) == len("user\x00") {
-		who = "agent\x00" + a.AgentID()
-	}
+	who := publisherOf(a)
 	key, kind, position := a.hub.repeats.note(time.Now(), who, keyOf(a.opening.Namespace, o.msg.Channel), o.msg.UUID, o.msg.Data)
 	switch kind {
 	case repeatSame:
@@ -64,6 +62,22 @@ func (o *op) publish() AnswerName {
 	a.hub.repeats.published(key, position)
 	a.reply(appendPublished(nil, o.in.uuid, position))
 	return Allowed
+}
+
+// publisherOf returns the name under which repeats and the log know who publishes: a user,
+// or an agent without one. It is kept, because most agents publish more than once.
+func publisherOf(a *Agent) string {
+	kind, name := "user\x00", a.User()
+	if name == "" {
+		kind, name = "agent\x00", a.AgentID()
+	}
+	if kept := a.in.publisher.Load(); kept != nil && len(*kept) == len(kind)+len(name) &&
+		strings.HasPrefix(*kept, kind) && strings.HasSuffix(*kept, name) {
+		return *kept
+	}
+	who := kind + name
+	a.in.publisher.Store(&who)
+	return who
 }
 
 // setsData reports whether the gate has set the data of the message.

@@ -39,6 +39,8 @@ type fixture struct {
 	Made struct {
 		By, Channel, UUID, To string
 		Position, Before      string
+		Recovered             *bool
+		Why                   string // it is not recovered
 		AgentID               string `json:"agentId"`
 		Data                  *string
 		Batch                 *struct {
@@ -182,6 +184,15 @@ func frameMeaning(frame []byte) (m meaning, r *Refusal) {
 		if m.to, r = metaChannel(in.data); r != nil {
 			return m, r
 		}
+		if in.channel == metaSubscribe {
+			req, r := metaRecovery(in.data)
+			if r != nil {
+				return m, r
+			}
+			if req.isSet() {
+				m.data = string(in.data)
+			}
+		}
 		return m, CheckPattern(m.to, MaxNameLength)
 	case metaPresence:
 		m.kind = "presence"
@@ -254,6 +265,9 @@ func (f *fixture) toAgent(t *testing.T) {
 	switch m := f.Made; m.By {
 	case "message":
 		got = appendMessage(nil, m.Channel, m.UUID, []byte(*m.Data))
+		if m.Position != "" {
+			got = appendPosition(got, m.Position)
+		}
 	case "published":
 		got = appendPublished(nil, m.UUID, m.Position)
 	case "presence":
@@ -269,6 +283,9 @@ func (f *fixture) toAgent(t *testing.T) {
 			t.Fatal(invalid)
 		}
 		got = appendSubscribed(nil, &in, r)
+		if m.Recovered != nil {
+			got = appendRecovered(appendPosition(got, m.Position), *m.Recovered, m.Why)
+		}
 	case "history":
 		in, invalid := decodeFrame([]byte(m.To))
 		if invalid != nil {

@@ -24,7 +24,7 @@ const of = (direction) => fixtures.filter((fixture) => fixture.direction === dir
 /** A client that is connected and has asked for something with the uuid. `ended` says how that ended. */
 async function asked(channel, uuid, data, options = {}) {
   const world = new World();
-  const push = await world.connected();
+  const push = await world.connected({ since: options.since });
   const ended = [];
   const tell = [(error) => ended.push(error), (answer) => ended.push(answer)];
   if (channel === '/meta/subscribe') push.subscribe(data.channel, ...tell);
@@ -37,6 +37,14 @@ async function asked(channel, uuid, data, options = {}) {
   else push.publish({ channel, uuid, data, ...options }, ...tell);
   await settle();
   return { world, push, ended, sent: world.socket.sent.at(-1) };
+}
+
+/** The client loses its connection and comes back. Returns the frame that it sends last. */
+async function back(world) {
+  await world.socket.lose();
+  for (const { length } = world.sockets; world.sockets.length === length; ) await world.tick(500);
+  await world.socket.accept();
+  return world.socket.sent.at(-1);
 }
 
 const wanted = ({ code, reason, retry, retryMicroseconds }) => ({
@@ -87,6 +95,14 @@ describe('what the server says is understood', () => {
           push.on('error', (error) => ended.push(error));
           await world.socket.receive({ ...frame, uuid: sent.uuid, data: sent.data });
           assert.equal(ended.length, 1);
+          if ('recovered' in made) {
+            const gaps = [];
+            push.on('gap', ({ reason }) => gaps.push(reason));
+            const again = await back(world);
+            assert.deepEqual(again.data, to.data);
+            await world.socket.receive({ ...frame, uuid: again.uuid });
+            assert.deepEqual(gaps, made.recovered ? [] : [made.why]);
+          }
           if (made.refusal) assert.deepEqual(told(ended[0]), wanted(made.refusal));
           else assert.equal(ended[0].data.channel, to.data.channel);
           break;
@@ -162,8 +178,14 @@ describe('what the client says is in the protocol', () => {
         const sent = world.socket.sent.at(-1);
         assert.deepEqual({ channel: sent.channel, data: sent.data }, { channel: '/meta/presence', data: next ? { channel: to, next } : { channel: to } });
       } else if (kinds[kind]) {
-        const want = kind === 'history' ? JSON.parse(data) : { channel: to };
-        const { sent } = await asked(kinds[kind], uuid, want);
+        const want = data === 'null' ? { channel: to } : JSON.parse(data);
+        const { world, push, sent: first } = await asked(kinds[kind], uuid, want, { since: want.since });
+        let sent = first;
+        if (kind === 'subscribe' && want.position) {
+          await world.socket.receive({ ...sent, successful: true, error: '', position: want.position });
+          assert.equal(push.state.name, 'connected');
+          sent = await back(world);
+        }
         assert.deepEqual({ channel: sent.channel, data: sent.data }, { channel: kinds[kind], data: want });
       } else {
         const { echo, history } = expect;

@@ -68,6 +68,11 @@ func init() {
 //	        file <path>
 //	        sync always|<duration>
 //	    }
+//	    history   <guard>
+//	    history {
+//	        <guards...>
+//	        timeout <duration>
+//	    }
 //	    connect|subscribe|unsubscribe|publish|deliver|disconnect|api <guard>
 //	    connect|subscribe|unsubscribe|publish|deliver|disconnect|api {
 //	        <guards...>
@@ -83,6 +88,7 @@ func init() {
 //	            ...
 //	        }
 //	        history <count> <duration>
+//	        history <guard>
 //	        echo    off
 //	        existing
 //	        patterns

@@ -26,10 +26,12 @@ func gateSubdirectives() []subdirective {
 		{name: "default", parse: (*parser).defaultAnswer},
 		{name: "timeout", parse: (*parser).timeoutOf, repeats: true},
 		{name: "channel", parse: (*parser).channel, repeats: true},
-		{name: "history", parse: func(p *parser) error { return p.history(&p.handler.History, false) }},
+		{name: "history", repeats: true, parse: func(p *parser) error {
+			return historyOrGate(p, "", &p.handler.History, &p.handler.Gates)
+		}},
 	}
 	for _, name := range gateNames {
-		if name == string(hub.GatePresence) {
+		if name == string(hub.GatePresence) || name == string(hub.GateHistory) {
 			continue
 		}
 		subs = append(subs, subdirective{name: name, parse: func(p *parser) error { return p.gate("", &p.handler.Gates) }})
@@ -46,7 +48,9 @@ func channelSubdirectives(path string, b *ChannelBlock) []subdirective {
 	subs := []subdirective{{name: "patterns", parse: func(p *parser) error {
 		b.Patterns = true
 		return p.alone("patterns")
-	}}, {name: "history", parse: func(p *parser) error { return p.history(&b.History, true) }},
+	}}, {name: "history", repeats: true, parse: func(p *parser) error {
+		return historyOrGate(p, path+".", &b.History, &b.Gates)
+	}},
 		{name: "echo", parse: func(p *parser) error { return p.echo(b) }},
 		{name: "existing", parse: func(p *parser) error {
 			b.Existing = true
@@ -56,7 +60,7 @@ func channelSubdirectives(path string, b *ChannelBlock) []subdirective {
 		return p.presence(path+".", &b.Presence, &b.Gates)
 	}})
 	for _, name := range gateNames {
-		if name != string(hub.GatePresence) && name != string(hub.GateConnect) && name != string(hub.GateDisconnect) && name != string(hub.GateAPI) {
+		if name != string(hub.GatePresence) && name != string(hub.GateHistory) && name != string(hub.GateConnect) && name != string(hub.GateDisconnect) && name != string(hub.GateAPI) {
 			subs = append(subs, subdirective{name: name, parse: func(p *parser) error { return p.gate(path+".", &b.Gates) }})
 		}
 	}
@@ -346,7 +350,7 @@ func checkHabits(pattern string) error {
 func (p *parser) checkPolicy() error {
 	h := &p.handler
 	if err := h.History.check(h.blocks()); err != nil {
-		return errorAt(p.seen["history"], err)
+		return errorAt(p.seen["read: history"], err)
 	}
 	if !h.hasGates() {
 		return nil

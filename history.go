@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -173,6 +174,43 @@ func (all *histories) History(channel string) hub.HistoryRule {
 	return all.others
 }
 
+// historyOrGate reads what `history` says. If a number, `off`, or a block with a file
+// follows, it says what is kept. Else it is the gate history. parent is where the gates are in the JSON.
+func historyOrGate(p *parser, parent string, to **History, gates *map[string]*Gate) error {
+	what := "history with guards"
+	if saysWhatIsKept(p) {
+		what = "history"
+	}
+	if first, ok := p.seen["read: "+what]; ok {
+		return p.Errf("%s is given twice, first at %s: keep one", what, place(first))
+	}
+	p.seen["read: "+what] = p.Token()
+	if what == "history" {
+		return p.history(to, parent != "")
+	}
+	return p.gate(parent, gates)
+}
+
+// saysWhatIsKept reports whether `history`, the current word, says what is kept.
+func saysWhatIsKept(p *parser) bool {
+	if p.NextArg() {
+		defer p.Prev()
+		return p.Val() == "off" || strings.IndexAny(p.Val(), "+-0123456789") == 0
+	}
+	if !p.Next() {
+		return true
+	}
+	defer p.Prev()
+	if p.Val() != "{" {
+		return true
+	}
+	if !p.Next() {
+		return false
+	}
+	defer p.Prev()
+	return p.Val() == "file" || p.Val() == "sync"
+}
+
 // history reads `history [<count> <time>] [{ … }]`, or `history off`. in says that it is in a
 // channel block, where it has no block of its own.
 func (p *parser) history(to **History, in bool) error {
@@ -185,7 +223,7 @@ func (p *parser) history(to **History, in bool) error {
 		return p.noBlock("history off")
 	}
 	if args != 2 && (in || args != 0) {
-		return p.Errf("history needs a number of messages and a time: write %s", example)
+		return p.Errf("history needs a number of messages and a time, or guards: write %s, or history user", example)
 	}
 	if args == 2 {
 		p.NextArg()
@@ -214,7 +252,7 @@ func (p *parser) history(to **History, in bool) error {
 	}
 	switch {
 	case h.File == "" && args == 0:
-		return errorAt(at, fmt.Errorf("history needs a number of messages and a time: write %s", example))
+		return errorAt(at, fmt.Errorf("history needs a number of messages and a time, or guards: write %s, or history user", example))
 	case h.File == "":
 		if sync, ok := p.seen["history sync"]; ok && !in {
 			return errorAt(sync, errors.New("history has sync, but no file: write file <path>, or leave sync out"))

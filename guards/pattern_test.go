@@ -122,6 +122,54 @@ func TestCoversAndOverlapsAreRight(t *testing.T) {
 	}
 }
 
+// Whatever the blocks are: an agent that gets the kept messages of a pattern may also have
+// those of each channel that it covers.
+func TestHistoriesOfPatternsOpenNothing(t *testing.T) {
+	names, patterns := smallWorld()
+	r := rand.New(rand.NewPCG(3, 4))
+	allowed, refused := 0, 0
+	for range 4000 {
+		c := PolicyConfig{Gates: gatesOf("connect", allowAll{}, "subscribe", allowAll{}, "publish", allowAll{})}
+		if r.IntN(2) == 0 {
+			c.Gates["history"] = gateOf(pick(r))
+		}
+		for range 1 + r.IntN(3) {
+			b := BlockConfig{Match: []string{patterns[r.IntN(len(patterns))]}, Where: "block", Gates: gatesOf("subscribe", allowAll{})}
+			b.Patterns = r.IntN(2) == 0
+			if r.IntN(3) > 0 {
+				b.Gates["history"] = gateOf(pick(r))
+			}
+			c.Blocks = append(c.Blocks, b)
+		}
+		p, err := Compile(c, testEnv())
+		if err != nil {
+			continue
+		}
+		for _, s := range patterns {
+			if !strings.HasSuffix(s, "*") || strings.Count(s, "*") != 1 {
+				continue
+			}
+			if !verdictOf(t, p.Gate("history", s), "history", s) {
+				refused++
+				continue
+			}
+			sub := mustPattern(t, s)
+			for _, n := range names {
+				if !sub.matches(n) {
+					continue
+				}
+				allowed++
+				if !verdictOf(t, p.Gate("history", n), "history", n) {
+					t.Fatalf("the history of %s is allowed, that of %s is not, under %+v", s, n, c)
+				}
+			}
+		}
+	}
+	if allowed == 0 || refused == 0 {
+		t.Errorf("%d allowed, %d refused", allowed, refused)
+	}
+}
+
 // Whatever the blocks are: an agent that may subscribe to a pattern may also subscribe to
 // each channel that it covers.
 func TestPatternsOpenNothing(t *testing.T) {

@@ -4,6 +4,7 @@
 package guards
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -122,7 +123,7 @@ func Compile(c PolicyConfig, env *Env) (*Policy, error) {
 // gateNames are all gates, in the order in which they are checked.
 var gateNames = []hub.GateName{
 	hub.GateConnect, hub.GateSubscribe, hub.GateUnsubscribe, hub.GatePublish, hub.GateDeliver, hub.GateDisconnect, hub.GateAPI,
-	hub.GatePresence,
+	hub.GatePresence, hub.GateHistory,
 }
 
 func compileBlock(b BlockConfig, compile func(hub.GateName, *GateConfig) (*Chain, error)) (block, error) {
@@ -289,6 +290,9 @@ func (p *Policy) defaults(c PolicyConfig, env *Env, s *sampler) error {
 
 // Gate implements hub.Gates.
 func (p *Policy) Gate(name hub.GateName, channel string) hub.Gate {
+	if name == hub.GateHistory && hub.IsPattern(channel) {
+		return p.historyOfPattern(channel)
+	}
 	if c, _ := p.find(name, channel); c != nil && (!c.open() || name == hub.GateAPI) {
 		return c
 	}
@@ -312,31 +316,74 @@ var errNoPatterns = &hub.Refusal{Code: hub.CodeDenied, Reason: "you cannot subsc
 // Pattern implements hub.Gates. A gate is asked about a pattern only if that gate alone
 // decides about every channel that the pattern covers.
 func (p *Policy) Pattern(text string) (hub.Gate, *hub.Refusal) {
-	want, err := parsePattern(text)
-	if err != nil {
-		return nil, errNoPatterns
-	}
-	var found *block
-	for i := range p.blocks {
-		b := &p.blocks[i]
-		if b.gates[hub.GateSubscribe] == nil || !slices.ContainsFunc(b.match, want.overlaps) {
-			continue
-		}
-		if found != nil {
-			return nil, errNoPatterns
-		}
-		found = b
-	}
+	found, ok := p.ofPattern(hub.GateSubscribe, text)
 	switch {
-	case found == nil && p.handler[hub.GateSubscribe] == nil:
+	case ok && found == nil && p.handler[hub.GateSubscribe] == nil:
 		return nil, nil // every channel is open, so the pattern is, too
-	case found == nil || !found.patterns || !slices.ContainsFunc(found.match, func(q pattern) bool { return q.covers(want) }):
+	case !ok || found == nil || !found.patterns:
 		return nil, errNoPatterns
 	}
 	if c := found.gates[hub.GateSubscribe]; !c.open() {
 		return c, nil
 	}
 	return nil, nil
+}
+
+// ofPattern returns the block whose gate decides about all channels of a pattern. It is nil
+// if no block has the gate for any of them. ok is false if no gate decides about all.
+func (p *Policy) ofPattern(name hub.GateName, text string) (found *block, ok bool) {
+	want, err := parsePattern(text)
+	if err != nil {
+		return nil, false
+	}
+	for i := range p.blocks {
+		b := &p.blocks[i]
+		if b.gates[name] == nil || !slices.ContainsFunc(b.match, want.overlaps) {
+			continue
+		}
+		if found != nil {
+			return nil, false
+		}
+		found = b
+	}
+	return found, found == nil || slices.ContainsFunc(found.match, func(q pattern) bool { return q.covers(want) })
+}
+
+// historyOfPattern returns the gate history of a pattern. Like a subscribe gate, it is asked
+// about a pattern only in a block with patterns, because its guards may look at the channel.
+func (p *Policy) historyOfPattern(text string) hub.Gate {
+	found, ok := p.ofPattern(hub.GateHistory, text)
+	outside := p.handler[hub.GateHistory]
+	switch {
+	case ok && found == nil && (outside == nil || outside.open()):
+		return nil
+	case !ok || found == nil || !found.patterns:
+		return withoutHistory{}
+	}
+	if c := found.gates[hub.GateHistory]; !c.open() {
+		return c
+	}
+	return nil
+}
+
+// PatternHistory returns a Refusal if agents cannot get kept messages of a pattern, whoever
+// they are. It is for operators.
+func (p *Policy) PatternHistory(text string) *hub.Refusal {
+	if g, ok := p.historyOfPattern(text).(withoutHistory); ok {
+		return g.Decide(context.Background(), nil).Refusal
+	}
+	return nil
+}
+
+// withoutHistory is the gate history of patterns about which no gate decides.
+type withoutHistory struct{}
+
+func (withoutHistory) Timeout() time.Duration       { return DefaultTimeout }
+func (withoutHistory) Local() bool                  { return true }
+func (withoutHistory) Fingerprint() hub.Fingerprint { return "without history" }
+
+func (withoutHistory) Decide(context.Context, *hub.Question) hub.Verdict {
+	return hub.Verdict{Refusal: &hub.Refusal{Code: hub.CodeDenied, Reason: "you cannot get kept messages of patterns here; ask for those of the channels"}}
 }
 
 // find returns the gate of a channel, and its place in the configuration.

@@ -87,7 +87,9 @@ func Listen(ctx context.Context, a *Agent, l Listening) (*Listener, *ListenError
 	own.await(func() bool { return a.in.held == nil })
 	for _, name := range l.Channels {
 		in := inbound{channel: metaSubscribe, uuid: uuid.NewString(), data: channelData(name)}
-		(&op{agent: a, gate: GateSubscribe, channel: name, in: in, wishes: wishes{recover: newRecovering(own.request)}}).do()
+		o := &op{agent: a, gate: GateSubscribe, channel: name, in: in, wishes: wishes{recover: newRecovering(own.request)}}
+		o.furtherToRecover()
+		o.do()
 	}
 	own.await(func() bool {
 		return a.ops == nil || !slices.ContainsFunc(a.ops.pending, func(o *op) bool { return o.why == byFrame })

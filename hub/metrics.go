@@ -84,7 +84,7 @@ var (
 		Allowed, AnswerName(CodeDenied), AnswerName(CodeUnavailable), AnswerName(CodeExpired),
 		AnswerName(CodeLimit), AnswerName(CodeInvalid), Abandoned,
 	}
-	timedGates = [...]GateName{GateConnect, GateSubscribe, GateUnsubscribe, GatePublish, GateDisconnect, GateAPI, GatePresence}
+	timedGates = [...]GateName{GateConnect, GateSubscribe, GateUnsubscribe, GatePublish, GateDisconnect, GateAPI, GatePresence, GateHistory}
 	codes      = [...]Code{CodeDenied, CodeUnavailable, CodeInvalid, CodeLimit, CodeExpired}
 )
 

@@ -94,11 +94,11 @@ func (o *op) nextGate() (Gate, *Question) {
 		f := &o.further[o.asked]
 		g := o.policy.gate(f.gate, o.channel)
 		f.by, f.verdict = fingerprintOf(g), Allow
-		if g != nil && f.gate == GatePresence && o.policy.presence(o.channel) == nil {
-			f.by, g = "", nil // not asked, so a reload that adds presence must not take it for an answer
+		if g != nil && !o.policy.has(f.gate, o.channel) {
+			f.by, g = "", nil // not asked, so a reload that adds presence or a history must not take it for an answer
 		}
 		if g != nil {
-			return g, &Question{Gate: f.gate, Agent: a, Channel: o.channel, Credentials: a.credentials, Identity: o.identity, within: o.ctx}
+			return g, &Question{Gate: f.gate, Agent: a, Channel: o.channel, Pattern: IsPattern(o.channel), Credentials: a.credentials, Identity: o.identity, within: o.ctx}
 		}
 		o.asked++
 	}
@@ -450,6 +450,10 @@ func (o *op) apply() (done bool) {
 			a.answer(&o.in, r)
 		}
 	case o.page != nil:
+		if f := o.furtherVerdict(GateHistory); f.verdict.Refusal != nil {
+			a.answer(&o.in, f.verdict.Refusal)
+			return true
+		}
 		return o.applyPage()
 	case o.gate == GateSubscribe:
 		r, stale := a.hub.subscribe(o, &o.in)

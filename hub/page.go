@@ -130,7 +130,7 @@ func (o *op) applyPage() (done bool) {
 	p := o.policy
 	found := page{why: "none"}
 	pattern := IsPattern(o.channel)
-	if p.Histories != nil && (pattern || p.Histories.History(o.channel).Count > 0) {
+	if p.keeps(o.channel) {
 		_, key := a.nodeOf(o.channel)
 		found = a.hub.history.page(*o.page, key, pattern, min(maxPageBytes, p.Limits.QueueBytes/4))
 	}

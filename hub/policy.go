@@ -76,6 +76,20 @@ func (p *Policy) gate(name GateName, channel string) Gate {
 	return p.Gates.Gate(name, channel)
 }
 
+// has reports whether there is anything that a further gate could keep from an agent.
+func (p *Policy) has(gate GateName, channel string) bool {
+	if gate == GatePresence {
+		return p.presence(channel) != nil
+	}
+	return p.keeps(channel)
+}
+
+// keeps reports whether messages of a channel are kept, or may be of a channel that a
+// pattern matches.
+func (p *Policy) keeps(channel string) bool {
+	return p.Histories != nil && (IsPattern(channel) || p.Histories.History(channel).Count > 0)
+}
+
 // gateOf returns the gate to ask about o, or a Refusal that answers without a gate.
 func (p *Policy) gateOf(o *op) (Gate, *Refusal) {
 	if o.holds {
@@ -208,6 +222,7 @@ const (
 	GateDisconnect  GateName = "disconnect"
 	GateAPI         GateName = "api"
 	GatePresence    GateName = "presence"
+	GateHistory     GateName = "history"
 )
 
 // Gates finds the gate for an operation. The hub calls its methods often, concurrently
@@ -215,7 +230,8 @@ const (
 type Gates interface {
 	// Gate returns the named gate (any but deliver) for a channel, or nil to allow the
 	// operation without asking. For connect and disconnect the channel is empty. The
-	// channel is a pattern only at unsubscribe.
+	// channel is a pattern only for unsubscribe and history. A gate history of a pattern
+	// decides about all channels that the pattern matches.
 	Gate(name GateName, channel string) Gate
 	// Pattern returns the gate that decides about a subscription to a pattern, or nil to
 	// allow it without asking. It returns a Refusal if agents cannot subscribe to the
@@ -255,7 +271,7 @@ type Question struct {
 	Gate    GateName
 	Agent   *Agent
 	Channel string   // a name, or a pattern if Pattern is true
-	Pattern bool     // only at subscribe and unsubscribe
+	Pattern bool     // only at subscribe, unsubscribe and history
 	Message *Message // only at publish
 	// Credentials are those of /meta/connect, as JSON: at connect those of this frame,
 	// else those of the frame that connected the agent. Never log them.

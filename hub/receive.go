@@ -334,11 +334,13 @@ func (box *inbox) subscription(p *Policy, gate GateName, in *inbound) {
 		if o.recover = newRecovering(req); r == nil {
 			o.members.asked, r = metaWatches(in.data)
 		}
+		o.furtherToRecover()
 		if o.members.asked && !IsPattern(channel) {
 			o.further = append(o.further, further{gate: GatePresence})
 		}
 	case metaHistory:
 		o.page, r = metaPage(in.data)
+		o.further = append(o.further, further{gate: GateHistory})
 	}
 	if r != nil {
 		a.answer(in, r)

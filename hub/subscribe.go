@@ -29,7 +29,7 @@ func (h *Hub) subscribe(o *op, in *inbound) (r *Refusal, stale bool) {
 	d, key := a.nodeOf(o.channel)
 	v := &o.verdict
 	pr := o.policy.presentation(a, o.identity, o.channel)
-	if d == h.patterns && o.recover != nil {
+	if d == h.patterns && o.recover != nil && o.whyNotRecovered() == "" {
 		o.recover.searched = h.history.search(o.recover.recoveryRequest, key)
 	}
 	for {
@@ -116,7 +116,7 @@ func (o *op) beginLocked(n *node, in *inbound) (b beginning) {
 	a := o.agent
 	p := a.policy.Load()
 	pattern := IsPattern(o.channel)
-	if p.Histories == nil || !pattern && p.Histories.History(o.channel).Count == 0 {
+	if !p.keeps(o.channel) {
 		b.from = a.hub.history.newest() // a reload may keep messages from now on
 		b.answer = appendSubscribed(nil, in, nil)
 		if o.recover != nil {
@@ -138,12 +138,40 @@ func (o *op) beginLocked(n *node, in *inbound) (b beginning) {
 			roomBytes -= len(it.msg.object)
 		}
 	}
-	b.recovery = a.hub.history.recover(o.recover, n.key, pattern, got, room, roomBytes)
+	request, why := o.recover, o.whyNotRecovered()
+	if why != "" {
+		request = nil
+	}
+	b.recovery = a.hub.history.recover(request, n.key, pattern, got, room, roomBytes)
+	if why != "" {
+		b.whole, b.why = false, why
+	}
 	b.answer = appendPosition(appendSubscribed(nil, in, nil), b.position.String())
 	if o.recover != nil {
 		b.answer = appendRecovered(b.answer, b.whole, b.why)
 	}
 	return b
+}
+
+// furtherToRecover notes that the gate history is asked, if the subscribe of o is to begin
+// with kept messages.
+func (o *op) furtherToRecover() {
+	if o.recover != nil {
+		o.further = append(o.further, further{gate: GateHistory})
+	}
+}
+
+// whyNotRecovered returns why a gate lets the subscription begin without kept messages; ""
+// if it does not.
+func (o *op) whyNotRecovered() string {
+	f := o.furtherVerdict(GateHistory)
+	switch {
+	case f == nil || f.verdict.Refusal == nil:
+		return ""
+	case f.verdict.Refusal.Code == CodeUnavailable, f.verdict.Refusal.Code == CodeLimit:
+		return string(CodeUnavailable)
+	}
+	return string(CodeDenied)
 }
 
 // unsubscribe unsubscribes a and queues the answer. No message of the channel follows the
@@ -184,8 +212,8 @@ func (h *Hub) leave(s *subscription) {
 	n.unlock()
 }
 
-// subscribeAll subscribes the agent to the channels that its connect gate named. It asks
-// no other gate, because the operator's connect gate has already decided.
+// subscribeAll subscribes the agent to the channels that its connect gate named. It does
+// not ask the gate subscribe, because the operator's connect gate has already decided.
 func (ls *leases) subscribeAll(channels []string) {
 	a := ls.agent
 	var request recoveryRequest
@@ -201,13 +229,27 @@ func (ls *leases) subscribeAll(channels []string) {
 		}
 		in := &inbound{channel: metaSubscribe, uuid: uuid.NewString(), data: channelData(ch)}
 		o := &op{agent: a, gate: GateConnect, channel: ch, wishes: wishes{recover: newRecovering(request)}}
+		o.furtherToRecover()
 		r, stale := (*Refusal)(nil), true
 		for stale {
-			o.policy, o.identity = a.policy.Load(), a.identity.Load()
+			o.policy, o.identity, o.asked = a.policy.Load(), a.identity.Load(), 0
+			o.askHere()
 			r, stale = a.hub.subscribe(o, in)
 		}
 		if r != nil {
 			a.policy.Load().Log.Error("subscribing for the connect gate failed", "channel", ch, "agent", a.UUID(), "error", r)
+		}
+	}
+}
+
+// askHere asks the further gates that answer at once. Another one refuses: nothing may wait
+// for a backend here.
+func (o *op) askHere() {
+	for g, q := o.nextGate(); g != nil; g, q = o.nextGate() {
+		if isLocal(g) {
+			o.note(q, q.askLocal(o.context(), g))
+		} else {
+			o.note(q, Verdict{Refusal: refuse(CodeDenied, "a backend decides about kept messages")})
 		}
 	}
 }

@@ -26,7 +26,9 @@ import (
 
 // streamGates are the gates of a test. Each is nil to allow.
 type streamGates struct {
-	connect, subscribe func(ctx context.Context, channel string) hub.Verdict
+	connect, subscribe, history func(ctx context.Context, channel string) hub.Verdict
+
+	local bool // the gate history answers at once
 }
 
 type streamGate func(ctx context.Context, channel string) hub.Verdict
@@ -37,6 +39,10 @@ func (g streamGate) Decide(ctx context.Context, q *hub.Question) hub.Verdict {
 	return g(ctx, q.Channel)
 }
 
+type localStreamGate struct{ streamGate }
+
+func (localStreamGate) Local() bool { return true }
+
 func (g *streamGates) Gate(name hub.GateName, _ string) hub.Gate {
 	switch {
 	case name == hub.GateAPI:
@@ -45,6 +51,10 @@ func (g *streamGates) Gate(name hub.GateName, _ string) hub.Gate {
 		return streamGate(g.connect)
 	case name == hub.GateSubscribe && g.subscribe != nil:
 		return streamGate(g.subscribe)
+	case name == hub.GateHistory && g.history != nil && g.local:
+		return localStreamGate{streamGate(g.history)}
+	case name == hub.GateHistory && g.history != nil:
+		return streamGate(g.history)
 	}
 	return nil
 }
@@ -394,6 +404,52 @@ func TestStreamBeginsByConnectGate(t *testing.T) {
 	say(t, s, "kept/mine", "2")
 	c = listen(t, s, "", "Last-Event-ID", id)
 	c.want("message", "2")
+}
+
+// TestStreamWithoutThePast: a stream whose gate history refuses has a gap and live messages,
+// also on the channels of the connect gate. For these, a gate that asks a backend refuses.
+func TestStreamWithoutThePast(t *testing.T) {
+	for _, local := range []bool{true, false} {
+		gates := &streamGates{
+			local: local,
+			connect: func(context.Context, string) hub.Verdict {
+				return hub.Verdict{Subscribe: []string{"kept/mine", "kept/open"}}
+			},
+			history: func(_ context.Context, channel string) hub.Verdict {
+				if strings.HasSuffix(channel, "open") {
+					return hub.Allow
+				}
+				return hub.Verdict{Refusal: &hub.Refusal{Code: hub.CodeDenied, Reason: "not for you"}}
+			},
+		}
+		s, _ := newStreamServer(t, &hub.Policy{Gates: gates, Histories: kept{5}}, nil)
+		for _, channel := range []string{"kept/mine", "kept/a", "kept/open", "kept/2/open"} {
+			say(t, s, channel, `"`+channel+`"`)
+		}
+		c := listen(t, s, "channel=kept/a&channel=kept/2/open&since=5")
+		gaps := []string{"kept/a", "kept/mine"}
+		if !local {
+			gaps = append(gaps, "kept/open")
+		}
+		var got []string
+		for range gaps {
+			e := c.next()
+			if e.Name != eventGap || !strings.Contains(e.Data, `"reason":"denied"`) {
+				t.Fatalf("local %t: %+v", local, e)
+			}
+			got = append(got, strings.TrimSuffix(strings.TrimPrefix(e.Data, `{"channel":"`), `","reason":"denied"}`))
+		}
+		if slices.Sort(got); !slices.Equal(got, gaps) {
+			t.Errorf("local %t: gaps %q, want %q", local, got, gaps)
+		}
+		if local {
+			c.want("message", "kept/open")
+		}
+		c.want("message", "kept/2/open")
+		say(t, s, "kept/a", `"live"`)
+		c.want("message", "live")
+		c.leave()
+	}
 }
 
 // TestStreamResumes cuts streams at any moment while many publish, and gates take their time.

@@ -177,7 +177,7 @@ func (o *Options) aboutChannel(q *hub.Question) error {
 		return nil
 	}
 	check := hub.CheckName
-	if q.Gate == hub.GateSubscribe || q.Gate == hub.GateUnsubscribe {
+	if q.Gate == hub.GateSubscribe || q.Gate == hub.GateUnsubscribe || q.Gate == hub.GateHistory {
 		check = hub.CheckPattern
 		q.Pattern = hub.IsPattern(o.Channel)
 	}
@@ -371,7 +371,7 @@ func (e *explanation) ask(ctx context.Context, q *hub.Question) hub.Verdict {
 		e.line("verdict", verdict(refusal))
 		return hub.Verdict{Refusal: refusal}
 	}
-	if chain == nil && q.Gate == hub.GatePresence {
+	if chain == nil && (q.Gate == hub.GatePresence || q.Gate == hub.GateHistory) {
 		e.line("written", "nowhere, so the gate subscribe decides")
 		subscribe := *q
 		subscribe.Gate = hub.GateSubscribe
@@ -440,11 +440,17 @@ func (e *explanation) find(q *hub.Question) (chain *guards.Chain, block string, 
 	if e.Policy == nil {
 		return nil, "", nil
 	}
-	if !q.Pattern || q.Gate != hub.GateSubscribe {
+	refusal := (*hub.Refusal)(nil)
+	switch {
+	case q.Pattern && q.Gate == hub.GateSubscribe:
+		_, refusal = e.Policy.Pattern(q.Channel)
+	case q.Pattern && q.Gate == hub.GateHistory:
+		refusal = e.Policy.PatternHistory(q.Channel)
+	default:
 		chain, block = e.Policy.Explain(q.Gate, q.Channel)
 		return chain, block, nil
 	}
-	if _, refusal := e.Policy.Pattern(q.Channel); refusal != nil {
+	if refusal != nil {
 		return nil, "", refusal
 	}
 	// One block decides about all channels of the pattern, so any of them will do.

@@ -328,7 +328,7 @@ func TestRun(t *testing.T) {
 		Gates:   map[hub.GateName]*guards.GateConfig{"connect": recheck, "subscribe": gate(deny), "unsubscribe": gate(unavailable)},
 		Blocks: []guards.BlockConfig{
 			{Match: []string{"users/*"}, Patterns: true, Where: "channels[0]", Gates: map[hub.GateName]*guards.GateConfig{
-				"subscribe": gate(answers(guards.Answer{}), isAlice), "publish": transform(`{"from": agent.user}`), "deliver": transform("message.data.text"),
+				"subscribe": gate(answers(guards.Answer{}), isAlice), "history": gate(isAlice), "publish": transform(`{"from": agent.user}`), "deliver": transform("message.data.text"),
 			}},
 			{Match: []string{"void"}, Where: "channels[1]", Gates: map[hub.GateName]*guards.GateConfig{"publish": discard}},
 		},
@@ -352,6 +352,9 @@ func TestRun(t *testing.T) {
 		{"credentials imply connect", policy, Options{Gate: "publish", Channel: "void", Credentials: "1"}, true, connected + "gate       publish void\nwritten    channels[1].gates.publish, in channel void (channels[1])\nguard      a: pass\nverdict    allowed\ndiscarded  the message is acknowledged, but goes nowhere\n"},
 		{"a pattern", policy, Options{Gate: "subscribe", Channel: "users/*", Connect: true}, true, connected + "gate       subscribe users/*\nwritten    channels[0].gates.subscribe, in channel users/* (channels[0])\nguard      a: abstain\nguard      b: pass\nverdict    allowed\n"},
 		{"a pattern of several blocks", policy, Options{Gate: "subscribe", Channel: "*"}, false, "gate       subscribe *\nverdict    refused, denied: you cannot subscribe to patterns here; subscribe to the channels\n"},
+		{"history", policy, Options{Gate: "history", Channel: "users/*"}, false, "gate       history users/*\nwritten    channels[0].gates.history, in channel users/* (channels[0])\nguard      a: deny\nverdict    refused, denied: this is not allowed\n"},
+		{"history by subscribe", policy, Options{Gate: "history", Channel: "news"}, false, "gate       history news\nwritten    nowhere, so the gate subscribe decides\ngate       subscribe news\nwritten    gates.subscribe\nguard      a: deny, \"not you\"\nverdict    refused, denied: not you\n"},
+		{"history of several blocks", policy, Options{Gate: "history", Channel: "*"}, false, "gate       history *\nverdict    refused, denied: you cannot get kept messages of patterns here; ask for those of the channels\n"},
 		{"transform", policy, Options{Gate: "publish", Channel: "users/bob", Connect: true}, true, connected + "gate       publish users/bob\nwritten    channels[0].gates.publish, in channel users/* (channels[0])\nguard      a: pass\nverdict    allowed\ndata       {\"from\":\"alice\"}\n"},
 		{"transform of a delivery", policy, Options{Gate: "deliver", Channel: "users/bob", Data: `{"text":"hi"}`}, true, "gate       deliver users/bob\nwritten    channels[0].gates.deliver, in channel users/* (channels[0])\nguard      a: pass\nverdict    allowed\ndata       \"hi\"\n"},
 		{"transform that fails", policy, Options{Gate: "deliver", Channel: "users/bob"}, false, "gate       deliver users/bob\nwritten    channels[0].gates.deliver, in channel users/* (channels[0])\nguard      a: pass\nverdict    refused, unavailable: transform: "},

@@ -122,7 +122,7 @@ func (s Scope) variables() map[string]*cel.Type {
 	case hub.GatePublish, hub.GateDeliver:
 		vars["message"] = cel.ObjectType(messageType)
 		fallthrough
-	case hub.GateSubscribe, hub.GateUnsubscribe, hub.GatePresence:
+	case hub.GateSubscribe, hub.GateUnsubscribe, hub.GatePresence, hub.GateHistory:
 		vars["channel"] = cel.StringType
 		vars["parts"] = cel.ListType(cel.StringType)
 		vars["is_pattern"] = cel.BoolType

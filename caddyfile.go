@@ -91,6 +91,7 @@ func init() {
 //	        history <guard>
 //	        echo    off
 //	        existing
+//	        conflate
 //	        patterns
 //	    }
 //	    @<name> <matcher>

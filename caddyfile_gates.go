@@ -55,6 +55,10 @@ func channelSubdirectives(path string, b *ChannelBlock) []subdirective {
 		{name: "existing", parse: func(p *parser) error {
 			b.Existing = true
 			return p.alone("existing")
+		}},
+		{name: "conflate", parse: func(p *parser) error {
+			b.Conflate = true
+			return p.alone("conflate")
 		}}}
 	subs = append(subs, subdirective{name: "presence", parse: func(p *parser) error {
 		return p.presence(path+".", &b.Presence, &b.Gates)

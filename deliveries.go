@@ -14,7 +14,7 @@ import (
 func (b *ChannelBlock) hasDelivery() bool { return b.delivery() != hub.Delivery{} }
 
 func (b *ChannelBlock) delivery() hub.Delivery {
-	return hub.Delivery{NoEcho: b.EchoOff, Existing: b.Existing}
+	return hub.Delivery{NoEcho: b.EchoOff, Existing: b.Existing, Conflate: b.Conflate}
 }
 
 // deliveries finds how the messages of a channel are delivered.
@@ -51,6 +51,7 @@ func (all deliveries) Delivery(channel string) (d hub.Delivery) {
 		if b := &all[i]; b.match.Matches(channel) {
 			d.NoEcho = d.NoEcho || b.NoEcho
 			d.Existing = d.Existing || b.Existing
+			d.Conflate = d.Conflate || b.Conflate
 		}
 	}
 	return d

@@ -76,6 +76,10 @@ type ChannelBlock struct {
 	// messages are kept. Default: false.
 	Existing bool `json:"existing,omitempty"`
 
+	// Whether agents that lag get only the newest message of each of these channels. It has
+	// no effect on channels with a deliver gate. Default: false.
+	Conflate bool `json:"conflate,omitempty"`
+
 	// The history of these channels. If several blocks match a channel, the first one
 	// with a history applies. Default: the `history` of the handler.
 	History *History `json:"history,omitempty"`

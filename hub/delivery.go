@@ -16,6 +16,14 @@ type Delivery struct {
 	// Existing refuses publishes to channels that nobody has: without a subscriber, of the
 	// channel or of a pattern that matches it, and without kept messages.
 	Existing bool
+	// Conflate gives agents that lag only the newest of the messages that wait for them.
+	// It has no effect if there is a deliver gate, which may withhold the newest message.
+	Conflate bool
+}
+
+// conflates reports whether newer messages of a channel replace older ones.
+func (p *Policy) conflates(channel string, d Delivery) bool {
+	return d.Conflate && (p.Gates == nil || p.Gates.DeliverGate(channel) == nil)
 }
 
 // missing is the answer to a publish that Delivery.Existing refuses.

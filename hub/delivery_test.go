@@ -4,8 +4,10 @@
 package hub_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/push-it/pushit/hub"
@@ -163,5 +165,144 @@ func TestExistingChannels(t *testing.T) {
 		time.Sleep(time.Hour + time.Minute)
 		sender = b.join()
 		publishes("logs/1", "m6", "missing")
+	})
+}
+
+// An agent that lags gets the newest message of each channel that is conflated, and all of
+// others, in order. An agent that keeps up gets all.
+func TestConflatedChannels(t *testing.T) {
+	for _, blocks := range []bool{false, true} {
+		t.Run(fmt.Sprintf("blocks=%v", blocks), func(t *testing.T) {
+			policy := hub.Policy{
+				Deliveries: delivered{"prices": {Conflate: true}},
+				Histories:  kept{Count: 99, TTL: time.Hour},
+			}
+			inBubble(t, policy, func(b *bubble) {
+				conn := hubtest.NewConn()
+				conn.Blocks = blocks
+				lags, quick, sender := b.joinOn(conn), b.join(), b.join()
+				quick.Send(subscribe("*"))
+				b.frames(quick)
+				lags.Send(subscribeSince("*", `"since":9`))
+				b.frames(lags)
+				number := 0
+				send := func(channels ...string) {
+					b.Helper()
+					for _, ch := range channels {
+						number++
+						sender.Send(publish(ch, fmt.Sprint("m", number), fmt.Sprint(number)))
+					}
+					synctest.Wait()
+				}
+				conn.Stall(true)
+				send("news", "prices/1", "prices/2", "prices/1", "prices/1")
+				conn.Stall(false)
+				if got := b.dataOf(lags); got != "1 2 3 4 5" {
+					b.Errorf("before it lags, the agent gets %q", got)
+				}
+				conn.Stall(true)
+				send("news") // this one is being written
+				send("prices/1", "prices/2", "news")
+				time.Sleep(time.Second + time.Millisecond)
+				send("prices/1", "news", "prices/3", "prices/1")
+				conn.Stall(false)
+				synctest.Wait()
+				got := b.frames(lags)
+				var data string
+				var last hub.Position
+				for _, f := range got {
+					data += " " + string(f.Data)
+					p, ok := hub.ParsePosition(f.Position)
+					if !ok || p.Seq <= last.Seq {
+						b.Errorf("the position %s follows %s", f.Position, last)
+					}
+					last = p
+				}
+				if data != " 6 8 9 11 12 13" {
+					b.Errorf("the agent that lags gets%s", data)
+				}
+				if n := b.hub.Stats().Dropped[hub.DropConflated]; n != 2 {
+					b.Errorf("%d were counted, want 2", n)
+				}
+				if got := b.dataOf(quick); got != "1 2 3 4 5 6 7 8 9 10 11 12 13" {
+					b.Errorf("the agent that keeps up gets %q", got)
+				}
+				send("prices/1", "prices/1")
+				if got := b.dataOf(lags); got != "14 15" {
+					b.Errorf("when it does not lag any more, the agent gets %q", got)
+				}
+				// It comes back with the position of a message that others came before.
+				lags.Leave()
+				back := b.join()
+				back.Send(subscribeSince("*", `"position":"`+last.String()+`"`))
+				answer := b.frames(back)
+				if len(answer) != 3 || !*answer[0].Recovered || string(answer[1].Data) != "14" {
+					b.Errorf("%+v", answer)
+				}
+			})
+		})
+	}
+}
+
+// Conflated messages never close an agent that lags, nor does what waits with them.
+func TestConflatedChannelsLeaveRoom(t *testing.T) {
+	policy := hub.Policy{
+		Deliveries: delivered{"prices": {Conflate: true}},
+		Limits:     hub.Limits{QueueMessages: 16, PublishesPerSecond: hub.Unlimited, FramesPerSecond: hub.Unlimited},
+	}
+	inBubble(t, policy, func(b *bubble) {
+		lags, sender := b.join("prices/1", "prices/2", "news"), b.join()
+		lags.Conn.Stall(true)
+		sender.Send(publish("news", "first", "-1")) // this one is being written
+		synctest.Wait()
+		for i := range 500 {
+			sender.Send(publish(fmt.Sprint("prices/", 1+i%2), fmt.Sprint("m", i), fmt.Sprint(i)))
+			if i%50 == 0 {
+				sender.Send(publish("news", fmt.Sprint("n", i), fmt.Sprint(i)))
+			}
+		}
+		synctest.Wait()
+		if !lags.Agent.IsConnected() {
+			b.Fatal("the agent was closed")
+		}
+		// Other messages get the room of those that are replaced.
+		for i := range 3 {
+			sender.Send(publish("news", fmt.Sprint("x", i), "0"))
+		}
+		synctest.Wait()
+		if !lags.Agent.IsConnected() {
+			b.Fatal("the agent was closed for messages that have room")
+		}
+		time.Sleep(2 * time.Second)
+		lags.Conn.Stall(false)
+		got := b.dataOf(lags)
+		if got != "-1 0 50 100 150 200 250 300 350 400 450 498 499 0 0 0" {
+			b.Errorf("the agent gets %q", got)
+		}
+	})
+}
+
+// The deliver gate may withhold the newest message, so it replaces no other.
+func TestConflateAndDeliverGates(t *testing.T) {
+	policy := hub.Policy{
+		Deliveries: delivered{"prices": {Conflate: true}},
+		Gates: &gates{deliver: func(_ *hub.Agent, m *hub.Message) *hub.Message {
+			if string(m.Data) == "3" {
+				return nil
+			}
+			return m
+		}},
+	}
+	inBubble(t, policy, func(b *bubble) {
+		lags, sender := b.join("prices/1"), b.join()
+		lags.Conn.Stall(true)
+		for i := range 4 {
+			sender.Send(publish("prices/1", fmt.Sprint("m", i), fmt.Sprint(i)))
+			time.Sleep(time.Second)
+		}
+		lags.Conn.Stall(false)
+		if got := b.dataOf(lags); got != "0 1 2" {
+			b.Errorf("the agent gets %q", got)
+		}
 	})
 }

@@ -35,6 +35,7 @@ type Message struct {
 	seq    uint64                   // its number in the history; 0 for a message that is not kept
 	queued atomic.Int32             // subscriptions of this machine that it was queued for
 
+	conflate bool // see Delivery.Conflate
 	presence bool // it is no message, but a frame about the members of its channel
 }
 

@@ -16,13 +16,14 @@ import (
 // A DropReason is why a message did not reach one agent, or any agent.
 type DropReason uint8
 
-// The reasons. The first four count once for each agent that a message did not reach,
+// The reasons. The first five count once for each agent that a message did not reach,
 // the others once for each publish.
 const (
 	DropGate      DropReason = iota // the deliver gate withheld it
 	DropSlow                        // the agent's queue exceeded its limits
 	DropGone                        // the connection ended while it waited or was being written
 	DropRevoked                     // a reload or a gate ended the subscription or the session while it waited
+	DropConflated                   // a newer message of its channel replaced it while it waited, see Delivery.Conflate
 	DropDiscarded                   // the publish gate said discard
 	DropRepeated                    // it had been published before
 	DropFailed                      // the broker did not take it
@@ -31,7 +32,7 @@ const (
 
 // String returns the label of the reason in metrics.
 func (r DropReason) String() string {
-	return [...]string{"gate", "slow", "gone", "revoked", "discarded", "repeated", "failed"}[r]
+	return [...]string{"gate", "slow", "gone", "revoked", "conflated", "discarded", "repeated", "failed"}[r]
 }
 
 // A QueueName names a queue that has a limit.

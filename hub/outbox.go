@@ -45,6 +45,8 @@ type queue struct {
 	// not count until they are taken, so that they leave room for live messages.
 	backlog     []item
 	fromBacklog bool // the items that were taken last were of the backlog
+
+	conflation conflation
 }
 
 // fits reports whether n more bytes may be added. One item always fits an empty queue.
@@ -74,6 +76,7 @@ func (q *queue) take(most int) *[]item {
 	}
 	if most == math.MaxInt {
 		q.items = nil
+		q.conflation.noteTaken(true)
 		return all
 	}
 	n, size := 1, len((*all)[0].bytes)
@@ -81,6 +84,7 @@ func (q *queue) take(most int) *[]item {
 		size += len((*all)[n].bytes)
 		n++
 	}
+	q.conflation.noteTaken(n == len(*all))
 	if n == len(*all) {
 		q.items = nil
 		return all
@@ -135,6 +139,7 @@ func (q *queue) putBack(items []item) {
 		q.backlog = append(items, q.backlog...)
 		return
 	}
+	q.conflation.notePutBack(items)
 	if q.items != nil {
 		items = append(items, *q.items...)
 		putItems(q.items)
@@ -171,6 +176,7 @@ func (q *queue) drop(keep func(*Message) bool) (messages int) {
 	if len(*q.items) == 0 {
 		putItems(q.items)
 		q.items = nil
+		q.conflation = conflation{}
 	}
 	return messages
 }
@@ -232,10 +238,13 @@ type outbox struct {
 	closeBy  time.Time     // the write deadline of an agent that is being closed
 }
 
-// acceptLocked queues an item. If the queue would exceed its limits, it closes the agent
-// with CloseSlow instead. It reports whether the caller must call Agent.notify after it has
+// acceptLocked queues an item. If the queue would exceed its limits, also without messages
+// that newer ones replace, it closes the agent with CloseSlow instead. It reports whether the caller must call Agent.notify after it has
 // released the agent's mu.
 func (o *outbox) acceptLocked(it item) (notify bool) {
+	if it.conflates() || o.queue.conflation.fresh > 0 {
+		o.makeRoomLocked(it)
+	}
 	if !o.queue.fits(len(it.bytes)) {
 		counts := o.agent.hub.counts
 		counts.overflow[QueueAgent].Add(1)

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 func itemOf(text string, messages bool) item {
@@ -138,6 +140,92 @@ func TestQueueModel(t *testing.T) {
 		if got := textsOf(q.items); !slices.Equal(got, model) {
 			t.Fatalf("seed %d: %q is left, want %q", seed, got, model)
 		}
+	}
+}
+
+// TestConflateModel compares random queues with a list: of each conflated channel only the
+// newest message is left, everything else stays in its order, and the counts are right.
+func TestConflateModel(t *testing.T) {
+	for seed := range uint64(1000) {
+		random := rand.New(rand.NewPCG(seed, 2))
+		q := queue{limits: &Limits{QueueMessages: math.MaxInt, QueueBytes: math.MaxInt}}
+		var all []item
+		for i := range random.IntN(20) {
+			it := itemOf(strings.Repeat(string(rune('a'+i)), 1+random.IntN(5)), random.IntN(4) > 0)
+			if it.msg != nil {
+				it.msg.key = string(rune('0' + random.IntN(4)))
+				it.msg.conflate = it.msg.key > "1"
+			}
+			all = append(all, it)
+			q.add(it)
+		}
+		var next *Message
+		if random.IntN(2) == 0 {
+			next = &Message{key: "2", conflate: true}
+		}
+		var want []string
+		size := 0
+		for i, it := range all {
+			replaced := it.conflates() && (next != nil && it.msg.key == next.key ||
+				slices.ContainsFunc(all[i+1:], func(later item) bool { return later.conflates() && later.msg.key == it.msg.key }))
+			if !replaced {
+				want = append(want, string(it.bytes))
+				size += len(it.bytes)
+			}
+		}
+		dropped := q.conflate(next)
+		if got := textsOf(q.items); !slices.Equal(got, want) || q.count != len(want) || q.bytes != size || dropped != len(all)-len(want) {
+			t.Fatalf("seed %d: %q are left, counted as %d with %d bytes, %d dropped; want %q", seed, got, q.count, q.bytes, dropped, want)
+		}
+		if (q.items == nil) != (len(want) == 0) {
+			t.Fatalf("seed %d: an empty list is kept", seed)
+		}
+	}
+}
+
+// The queue of an agent that lags stays short, and its bytes fall, before it is full.
+func TestConflatedQueuesStayShort(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, err := New("test", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer h.Close()
+		o := &outbox{agent: &Agent{hub: h}, queue: queue{limits: &Limits{QueueMessages: 1000, QueueBytes: 100_000}}}
+		for i := range 100 {
+			it := itemOf("100 bytes"+strings.Repeat(".", 91), true)
+			it.msg.key, it.msg.conflate = string(rune('a'+i%2)), true
+			o.acceptLocked(it)
+			if q := &o.queue; i > 2 && q.count > 4 || q.bytes != 100*q.count {
+				t.Fatalf("after %d messages of two channels, %d with %d bytes wait", i+1, q.count, q.bytes)
+			}
+			time.Sleep(lagAfter)
+		}
+	})
+}
+
+// Messages that were taken and put back have waited since they came. Those that are taken
+// do not wait.
+func TestConflatedMessagesThatArePutBack(t *testing.T) {
+	q := queue{limits: &Limits{QueueMessages: 1000, QueueBytes: 1000}}
+	for range 3 {
+		it := itemOf("price", true)
+		it.msg.conflate = true
+		q.add(it)
+	}
+	q.conflation = conflation{since: 1, fresh: 3}
+	const late = 1 + lagAfter
+	for _, most := range []int{math.MaxInt, 12, 100} {
+		items := q.take(most)
+		if rest := q.items != nil; q.lags(late) != rest {
+			t.Errorf("%d bytes taken: lags is %t", most, !rest)
+		}
+		if q.putBack(slices.Clone(*items)); !q.lags(late) || q.lags(late-1) {
+			t.Errorf("%d bytes put back: %+v", most, q.conflation)
+		}
+	}
+	if n := q.conflate(nil); n != 2 || q.count != 1 || q.bytes != 5 {
+		t.Errorf("%d were dropped, %d with %d bytes are left", n, q.count, q.bytes)
 	}
 }
 

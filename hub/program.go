@@ -296,13 +296,15 @@ func (pr *Program) Publish(ctx context.Context, p Publication) (Receipt, *Refusa
 // message returns the message of p on a channel.
 func (pr *Program) message(p *Publication, channel string) *Message {
 	a := pr.agent
+	policy := a.policy.Load()
 	m := NewMessage(channel, p.UUID, p.Data).in(a.opening.Namespace).By(programPrefix + a.User())
 	m.From = pr.from
+	m.conflate = policy.conflates(channel, policy.delivery(channel))
 	if p.Except != "" {
 		m.except = &exclusion{agentID: p.Except}
 	}
 	if !p.NoHistory {
-		m.keepBy(a.policy.Load())
+		m.keepBy(policy)
 	}
 	return m
 }

@@ -114,7 +114,9 @@ func (o *op) publications(who string) []*Message {
 			m = NewMessage(ch, o.msg.UUID, data)
 		}
 		m.From = from
-		if o.in.noEcho || p.delivery(ch).NoEcho {
+		d := p.delivery(ch)
+		m.conflate = p.conflates(ch, d)
+		if o.in.noEcho || d.NoEcho {
 			m.except = &exclusion{agent: a.id}
 		}
 		if out[i] = m.in(a.opening.Namespace).By(who); !o.in.noHistory {

@@ -17,6 +17,7 @@ const recordVersion = 1
 const (
 	recordHasSender = 1 << iota
 	recordHasExcept
+	recordConflates
 )
 
 // ErrRecord is the error of ParseRecord for what is no record.
@@ -36,6 +37,9 @@ func (m *Message) AppendRecord(dst []byte) []byte {
 	}
 	if m.except != nil {
 		has |= recordHasExcept
+	}
+	if m.conflate {
+		has |= recordConflates
 	}
 	dst = append(dst, has)
 	if m.From != nil {
@@ -71,7 +75,7 @@ func ParseRecord(b []byte) (*Message, error) {
 		r.bytes(except.agent[:])
 		except.agentID = r.text()
 	}
-	r.failed = r.failed || has > recordHasSender|recordHasExcept
+	r.failed = r.failed || has > recordHasSender|recordHasExcept|recordConflates
 	namespace, channel, found := cutKey(key)
 	if r.failed || len(r.rest) == 0 || channel == "" || found && namespace == "" || count > math.MaxInt32 || milliseconds > math.MaxUint32 {
 		return nil, ErrRecord
@@ -79,6 +83,7 @@ func ParseRecord(b []byte) (*Message, error) {
 	m := NewMessage(channel, id, r.rest).in(namespace).By(who)
 	m.keep = packedRule{uint32(count), uint32(milliseconds)}
 	m.From, m.except = from, except
+	m.conflate = has&recordConflates != 0
 	return m, nil
 }
 

@@ -19,7 +19,9 @@ func recordSamples() []*Message {
 	except.except = &exclusion{agent: uuid.New()}
 	others := NewMessage("a", "u", []byte("1"))
 	others.From, others.except = &Sender{}, &exclusion{agentID: "tab-1"}
-	return []*Message{full, except, others, NewMessage("a", "u", nil), NewMessage("ä/ß", "u", []byte("0")).By("api\x00")}
+	newest := NewMessage("a", "u", []byte("2"))
+	newest.conflate, newest.except = true, &exclusion{agentID: "tab-2"}
+	return []*Message{full, except, others, newest, NewMessage("a", "u", nil), NewMessage("ä/ß", "u", []byte("0")).By("api\x00")}
 }
 
 func TestRecordsHoldEverything(t *testing.T) {
@@ -29,7 +31,7 @@ func TestRecordsHoldEverything(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got.UUID != m.UUID || got.Channel != m.Channel || got.key != m.key || got.who != m.who || got.keep != m.keep ||
+		if got.UUID != m.UUID || got.Channel != m.Channel || got.key != m.key || got.who != m.who || got.keep != m.keep || got.conflate != m.conflate ||
 			!bytes.Equal(got.Data, m.Data) || !bytes.Equal(got.object, m.object) || got.ID() != m.ID() {
 			t.Errorf("%+v became %+v", m, got)
 		}

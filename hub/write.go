@@ -156,6 +156,9 @@ func (o *outbox) take(most int, wait bool) (*[]item, rules) {
 	if a.state >= stateClosing { // it is not migrated any more
 		r.policy = a.policy.Load()
 	}
+	if o.queue.conflation.fresh > 0 && o.queue.lags(a.hub.timers.now()) {
+		o.conflateLocked(nil)
+	}
 	return o.queue.take(most), r
 }
 

@@ -24,6 +24,12 @@ const deliveryConfig = `
 				existing
 				history 5 1s
 			}
+			channel prices/* {
+				conflate
+			}
+			limits {
+				queue_messages 16
+			}
 			api bearer "` + apiSecret + `"
 		}
 	}`
@@ -73,4 +79,28 @@ func TestExistingChannelsOnly(t *testing.T) {
 	b.subscribe("rooms/1")
 	a.wantAllowed(a.ask("rooms/1", 2))
 	b.wantMessage("rooms/1", 2.0)
+}
+
+// A page that does not poll while more messages come than its queue takes gets the newest
+// one of a channel that is conflated, and is not closed.
+func TestConflatedChannelsOfPages(t *testing.T) {
+	s := serve(t, deliveryConfig).site("site.test")
+	reader, _ := s.open("/push/websocket", nil, nil)
+	reader.subscribe("prices/1")
+	c := s.fallback(s.client("h1"), "/push", "xhr").connect("prices/1", "news")
+	c.finish()
+	reader.publish("news", "first")
+	for n := range 40 {
+		reader.wantAllowed(reader.ask("prices/1", n))
+	}
+	c.wantMessage("news", "first")
+	last := -1.0
+	for count := 1; last < 39; count++ {
+		f := c.receive()
+		price, _ := f["data"].(float64)
+		if f["channel"] != "prices/1" || price <= last || count > 16 {
+			t.Fatalf("%v came as number %d, after %v", f, count, last)
+		}
+		last = price
+	}
 }

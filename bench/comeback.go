@@ -245,7 +245,7 @@ func (c *comeback) stop() {
 	_ = c.in.Close()
 	timer := time.AfterFunc(startTimeout, func() { _ = c.cmd.Process.Kill() })
 	defer timer.Stop()
-	for range c.lines { //nolint:revive // until it has ended
+	for range c.lines { // until it has ended
 	}
 	_ = c.cmd.Wait() // how it ended tells nothing
 }

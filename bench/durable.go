@@ -196,7 +196,7 @@ func measureKills(ctx context.Context, binary, sync string, kills int) (res kill
 	res.restart = 0
 	publishing := k.publishers(ctx)
 	for range kills {
-		if err := pause(ctx, killEvery/4+rand.N(killEvery*3/4)); err != nil {
+		if err := pause(ctx, killEvery/4+rand.N(killEvery*3/4)); err != nil { //nolint:gosec // when to kill is no secret
 			break
 		}
 		if err = k.kill(ctx, &res); err != nil {

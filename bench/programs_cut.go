@@ -293,9 +293,11 @@ func (c *cutting) cutStream(ctx context.Context, channel string, n int) error {
 	if answers < n/4 {
 		return fmt.Errorf("only %d messages were answered before the cut", answers)
 	}
-	_ = conn.(*net.TCPConn).SetLinger(0) // a reset, as when a network breaks
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0) // a reset, as when a network breaks
+	}
 	err = errors.Join(err, conn.Close())
-	<-sent // how far it came is the matter of chance
+	_ = <-sent // how far it came is a matter of chance
 	return err
 }
 

@@ -98,11 +98,10 @@ func (m *Message) Kept() bool { return m.keep.count > 0 }
 func (m *Message) Key() string { return m.key }
 
 // keepBy notes what p keeps of the message's channel.
-func (m *Message) keepBy(p *Policy) *Message {
+func (m *Message) keepBy(p *Policy) {
 	if p.Histories != nil {
 		m.Keep(p.Histories.History(m.Channel))
 	}
-	return m
 }
 
 // ID identifies m: no other message has the same publisher, channel and UUID. It is the

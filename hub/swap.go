@@ -20,18 +20,19 @@ type swappable struct {
 
 // publish gives m to the Broker. If that has just been replaced, it waits for the new one.
 func (s *swappable) publish(ctx context.Context, m *Message) (Position, error) {
-	b := s.broker.Load()
-	at, err := (*b).Publish(ctx, m)
-	if !errors.Is(err, ErrClosed) {
-		return at, err
+	for b := s.broker.Load(); ; {
+		at, err := (*b).Publish(ctx, m)
+		if !errors.Is(err, ErrClosed) {
+			return at, err
+		}
+		s.swapping.Lock()
+		next := s.broker.Load()
+		s.swapping.Unlock()
+		if next == b {
+			return at, err // the hub is closed
+		}
+		b = next
 	}
-	s.swapping.Lock()
-	next := s.broker.Load()
-	s.swapping.Unlock()
-	if next == b {
-		return at, err // the hub is closed
-	}
-	return (*next).Publish(ctx, m)
 }
 
 func (s *swappable) close() error {

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -54,9 +55,7 @@ func tryEvents(t *testing.T, by *http.Client, address, lastID string, h http.Hea
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, values := range h {
-		r.Header[name] = values
-	}
+	maps.Copy(r.Header, h)
 	if lastID != "" {
 		r.Header.Set("Last-Event-ID", lastID)
 	}
@@ -261,10 +260,10 @@ func TestEventStreamsResume(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	through := httputil.NewSingleHostReverseProxy(target)
-	director := through.Director
-	through.Director = func(r *http.Request) { director(r); r.Host = "site.test" }
-	through.FlushInterval = -1
+	through := &httputil.ReverseProxy{FlushInterval: -1, Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(target)
+		r.Out.Host = "site.test"
+	}}
 	proxy := newCutter(t, through)
 	by := s.client("h1")
 	var all sync.WaitGroup

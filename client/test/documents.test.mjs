@@ -24,7 +24,7 @@ const run = promisify(execFile);
 const skip = without('chrome');
 
 /** Each example that a browser or Node.js runs has a test here, by its document and language. */
-const examples = { 'README.md html': 1, 'docs/getting-started.md html': 3, 'docs/client.md html': 1, 'docs/client.md js': 1, 'docs/history.md html': 1, 'docs/sse.md html': 1, 'docs/sse.md js': 1 };
+const examples = { 'README.md html': 1, 'docs/getting-started.md html': 3, 'docs/client.md html': 1, 'docs/client.md js': 1, 'docs/history.md html': 1, 'docs/history.md js': 1, 'docs/presence.md html': 1, 'docs/sse.md html': 1, 'docs/sse.md js': 1 };
 
 const read = (document) => readFile(join(top, document), 'utf8');
 
@@ -61,7 +61,7 @@ const waitForLine = (page, list, text) =>
 
 test('each example of a page or program is known here', async () => {
   const found = {};
-  for (const document of ['README.md', ...['caddyfile', 'client', 'deployment', 'gates', 'getting-started', 'history', 'migrating', 'operations', 'performance', 'publishing', 'sse'].map((name) => `docs/${name}.md`)]) {
+  for (const document of ['README.md', ...['caddyfile', 'client', 'deployment', 'gates', 'getting-started', 'history', 'migrating', 'operations', 'performance', 'presence', 'publishing', 'sse'].map((name) => `docs/${name}.md`)]) {
     for (const [, language] of (await read(document)).matchAll(/^```(html|js)\b/gm)) {
       found[`${document} ${language}`] = (found[`${document} ${language}`] ?? 0) + 1;
     }
@@ -283,6 +283,26 @@ describe('docs/sse.md', { skip }, () => {
   });
 });
 
+test('the page of docs/presence.md shows who comes and goes', { skip }, async (t) => {
+  const dir = await folder(t, { 'index.html': await block('docs/presence.md', '## In a page', 'html'), 'favicon.ico': '' });
+  const site = ['root .', 'file_server', 'pushit /push {', 'default allow', 'channel rooms/* {', 'presence {', 'linger 100ms', '}', '}', '}'];
+  await writeFile(join(dir, 'Caddyfile'), `http://localhost:8080 {\n${site.join('\n')}\n}\n`.replace('root .', `root ${dir}`));
+  const server = await Server.start(join(dir, 'Caddyfile'));
+  t.after(() => server.stop());
+  const browser = await startBrowser();
+  t.after(() => browser.close());
+  const page = await browser.open(`${server.url}/index.html`);
+  const shows = (count, names) =>
+    page.waitForFunction((...want) => ['#count', '#names'].every((id, i) => document.querySelector(id).textContent === want[i]), {}, String(count), names);
+  await shows(1, 'somebody');
+  const other = new PushIt({ endpoint: `${server.url}/push`, channels: ['rooms/1'] });
+  t.after(() => other.close());
+  await shows(2, 'somebody, somebody');
+  other.close();
+  await shows(1, 'somebody');
+  assert.deepEqual(page.complaints, []);
+});
+
 test('the page of docs/history.md begins with what was before, and gets what it missed', { skip }, async (t) => {
   const dir = await folder(t, { 'index.html': await block('docs/history.md', '## In a page', 'html'), 'favicon.ico': '' });
   const caddyfile = local(await block('docs/history.md', '## Keep messages', 'caddyfile')).replace('pushit /push {', `root ${dir}\n\tfile_server\n\tpushit /push {`);
@@ -306,4 +326,14 @@ test('the page of docs/history.md begins with what was before, and gets what it 
   await waitForLine(page, '#news', 'live');
   assert.deepEqual(await lines(page, '#news'), ['one', 'two', 'while it was away', 'live']);
   assert.equal(await page.evaluate(() => window.loadedOnce), true);
+
+  // A message that is not kept.
+  const got = [];
+  await publisher.subscribe('chat/42');
+  publisher.on('message', ({ channel, data }) => got.push({ channel, data }));
+  const typing = await block('docs/history.md', '## Messages that are not kept', 'js');
+  await page.evaluate(`import('/push/pushit.mjs').then(({ PushIt }) => { const push = new PushIt(); ${typing} })`);
+  while (got.length === 0) await new Promise((resolve) => publisher.on('message', resolve));
+  assert.deepEqual(got, [{ channel: 'chat/42', data: { typing: true } }]);
+  assert.deepEqual((await publisher.history('chat/42')).messages, []);
 });

@@ -169,7 +169,7 @@ func (b *Broker) load(openJournal func(path string) (file, error)) (err error) {
 	}
 	defer func() {
 		if err != nil {
-			b.closeFiles()
+			_ = b.closeFiles() // the first error counts
 		}
 	}()
 	path := b.options.Path + "-journal"

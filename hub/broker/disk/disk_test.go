@@ -78,7 +78,7 @@ func started(tb testing.TB, b *Broker) *replica {
 	if err := b.Start(tb.Context(), r); err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(func() { b.Close() })
+	tb.Cleanup(func() { _ = b.Close() })
 	return r
 }
 
@@ -276,7 +276,7 @@ func TestPowerCut(t *testing.T) {
 		case window > 0 && (len(r.lost) != 2 || at.Seq <= 10):
 			t.Errorf("with a window: %d entries, lost %v, the next is %d", len(r.entries), r.lost, at.Seq)
 		}
-		after.Close()
+		_ = after.Close()
 		if window == 0 {
 			continue
 		}
@@ -314,7 +314,7 @@ func TestJournalThatIsCut(t *testing.T) {
 		if len(r.entries) != want {
 			t.Errorf("cut at %d of %d: %d entries, want %d", n, len(whole), len(r.entries), want)
 		}
-		b.Close()
+		_ = b.Close()
 	}
 }
 
@@ -331,7 +331,7 @@ func TestDamageIsNeverServed(t *testing.T) {
 	r := started(t, b)
 	say(t, b, 0, 100)
 	b.Dropped("news", 1, "age")
-	b.Close()
+	_ = b.Close()
 	b = opened(t, Options{Path: path, Sync: time.Hour})
 	started(t, b)
 	say(t, b, 100, 110)
@@ -375,7 +375,7 @@ func TestDamageIsNeverServed(t *testing.T) {
 			continue
 		}
 		got := started(t, b)
-		b.Close()
+		_ = b.Close()
 		switch {
 		case round == 0:
 			want = strings.Join(got.entries, "\n")
@@ -402,7 +402,7 @@ func TestFilesThatCannotBeUsed(t *testing.T) {
 		if b, err := Open(Options{Path: path}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", path, err, want)
 			if err == nil {
-				b.Close()
+				_ = b.Close()
 			}
 		}
 	}
@@ -419,14 +419,14 @@ func TestFilesThatCannotBeUsed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	db.Close()
+	_ = db.Close()
 	wantError(other, "is not a history file of pushit")
 	wantError(dir, "not a regular file")
 	wantError(filepath.Join(dir, "none", "h"), "its directory is not there")
 
 	used := opened(t, Options{Path: filepath.Join(dir, "h")})
 	wantError(used.Path(), "in use by another process")
-	used.Close()
+	_ = used.Close()
 	s, err := openStore(used.Path())
 	if err == nil {
 		err = s.write(&change{state: func(s *state) { s.Version++ }})
@@ -434,7 +434,7 @@ func TestFilesThatCannotBeUsed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.db.Close()
+	_ = s.db.Close()
 	wantError(used.Path(), "a newer pushit has written the file")
 }
 
@@ -696,7 +696,7 @@ func TestVanishedEntryIsFound(t *testing.T) {
 	b := opened(t, Options{Path: path})
 	r := started(t, b)
 	say(t, b, 0, 10)
-	b.Close()
+	_ = b.Close()
 	db, err := bolt.Open(path, 0o600, nil)
 	if err == nil {
 		err = db.Update(func(tx *bolt.Tx) error { return tx.Bucket(logBucket).Delete(seqKey(5)) })
@@ -704,7 +704,7 @@ func TestVanishedEntryIsFound(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	db.Close()
+	_ = db.Close()
 	var notes notebook
 	again := started(t, opened(t, Options{Path: path, Log: notes.log()}))
 	if again.epoch == r.epoch || len(again.entries) != 0 || !strings.Contains(notes.String(), "it has 9 entries") {

@@ -147,11 +147,11 @@ func openStore(path string) (s *store, err error) {
 
 // isForeign says whether a file that bbolt does not know may once have been one of bbolt's.
 func isForeign(path string) error {
-	f, err := os.Open(path)
+	f, err := os.Open(path) //nolint:gosec // the operator names the file
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()                 // it was only read
 	b, err := io.ReadAll(io.LimitReader(f, 128<<10)) // two pages, whatever their size
 	if err != nil {
 		return err

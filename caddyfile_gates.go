@@ -45,12 +45,14 @@ func gateSubdirectives() []subdirective {
 // channelSubdirectives returns the subdirectives of a channel block. path is the block's
 // path in the JSON.
 func channelSubdirectives(path string, b *ChannelBlock) []subdirective {
-	subs := []subdirective{{name: "patterns", parse: func(p *parser) error {
-		b.Patterns = true
-		return p.alone("patterns")
-	}}, {name: "history", repeats: true, parse: func(p *parser) error {
-		return historyOrGate(p, path+".", &b.History, &b.Gates)
-	}},
+	subs := []subdirective{
+		{name: "patterns", parse: func(p *parser) error {
+			b.Patterns = true
+			return p.alone("patterns")
+		}},
+		{name: "history", repeats: true, parse: func(p *parser) error {
+			return historyOrGate(p, path+".", &b.History, &b.Gates)
+		}},
 		{name: "echo", parse: func(p *parser) error { return p.echo(b) }},
 		{name: "existing", parse: func(p *parser) error {
 			b.Existing = true
@@ -59,7 +61,8 @@ func channelSubdirectives(path string, b *ChannelBlock) []subdirective {
 		{name: "conflate", parse: func(p *parser) error {
 			b.Conflate = true
 			return p.alone("conflate")
-		}}}
+		}},
+	}
 	subs = append(subs, subdirective{name: "presence", parse: func(p *parser) error {
 		return p.presence(path+".", &b.Presence, &b.Gates)
 	}})

@@ -133,3 +133,30 @@ func TestAgentsAskForHistory(t *testing.T) {
 		t.Errorf("%v", answer)
 	}
 }
+
+// Who may not have kept messages subscribes all the same, and is told. A reload replaces the
+// gate.
+func TestGateHistory(t *testing.T) {
+	config := func(guard string) string {
+		return "http://site.test {\n pushit /push {\n default allow\n history 3 1h\n history " + guard + "\n }\n}"
+	}
+	server := serve(t, config("deny"))
+	s := server.site("site.test")
+	publisher, _ := s.open("/push/websocket", nil, nil)
+	publisher.ask("news", 1)
+	reader, _ := s.open("/push/websocket", nil, nil)
+	if answer := reader.subscribeFrom("news", object{"since": 1}); answer["recovered"] != false || answer["reason"] != "denied" {
+		t.Errorf("answer %v", answer)
+	}
+	publisher.ask("news", 2)
+	reader.wantMessage("news", float64(2))
+	if answer := reader.ask("/meta/history", object{"channel": "news"}); answer["code"] != "denied" {
+		t.Errorf("answer %v", answer)
+	}
+	if err := server.load(config("allow")); err != nil {
+		t.Fatal(err)
+	}
+	if answer := reader.ask("/meta/history", object{"channel": "news"}); answer["successful"] != true || len(answer["messages"].([]any)) != 2 {
+		t.Errorf("answer %v", answer)
+	}
+}

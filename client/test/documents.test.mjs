@@ -285,7 +285,7 @@ describe('docs/sse.md', { skip }, () => {
 
 test('the page of docs/presence.md shows who comes and goes', { skip }, async (t) => {
   const dir = await folder(t, { 'index.html': await block('docs/presence.md', '## In a page', 'html'), 'favicon.ico': '' });
-  const site = ['root .', 'file_server', 'pushit /push {', 'default allow', 'channel rooms/* {', 'presence {', 'linger 100ms', '}', '}', '}'];
+  const site = ['root .', 'file_server', 'pushit /push {', 'default allow', 'channel rooms/* {', 'presence {', 'linger 1s', '}', '}', '}'];
   await writeFile(join(dir, 'Caddyfile'), `http://localhost:8080 {\n${site.join('\n')}\n}\n`.replace('root .', `root ${dir}`));
   const server = await Server.start(join(dir, 'Caddyfile'));
   t.after(() => server.stop());

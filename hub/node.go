@@ -23,6 +23,8 @@ type subscription struct {
 	from      uint64 // the agent has got all kept messages that follow this number
 	had       uint64 // and, before this session, all up to this one
 	byConnect bool   // the connect gate made it, and no other gate was asked
+
+	lists bool // in a seat: its endpoint lists members, and does not only count them; guarded as seat
 }
 
 // A node is a channel or pattern that has subscribers. The first subscriber makes it; when

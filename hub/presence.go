@@ -82,7 +82,6 @@ type seat struct {
 	roster *roster
 	member *presence.Member // nil once it has left; guarded by the agent's mu
 	watch  *watch           // nil: the agent is not told who is there
-	lists  bool             // its endpoint lists members, and does not only count them
 }
 
 // A watch is the right to be told who is in a channel.
@@ -288,7 +287,7 @@ func (r *roster) deliver(b *presence.Batch, ok bool) (behind bool) {
 		switch {
 		case !ok && !w.behind:
 			continue
-		case !b.Listed || !s.seat.lists:
+		case !b.Listed || !s.lists:
 			each = obtain(&count, &presence.Batch{Number: b.Number, Count: b.Count})
 		case w.behind:
 			each = obtain(&reset, &presence.Batch{Number: b.Number, Count: b.Count, Listed: true, Reset: true})
@@ -386,9 +385,9 @@ func (s *subscription) seatLocked(p *presentation) {
 	case t == nil:
 		s.seat = new(seat)
 		s.seat.roster, s.seat.member = s.agent.hub.presences.join(s.agent.hub, s.node, s.channel, p)
-		s.seat.lists = !p.rule.Count
+		s.lists = !p.rule.Count
 	case t.member != nil && t.member.ID() == p.id:
-		t.roster.restate(t.member, p, t.lists)
+		t.roster.restate(t.member, p, s.lists)
 		s.listLocked(!p.rule.Count)
 	default: // a reload has made somebody else of the agent
 		_, m := s.agent.hub.presences.join(s.agent.hub, s.node, s.channel, p) // first, so that the roster stays
@@ -402,10 +401,10 @@ func (s *subscription) seatLocked(p *presentation) {
 // is told soon. The caller holds the node's mu and the agent's.
 func (s *subscription) listLocked(lists bool) {
 	t := s.seat
-	if t.lists == lists {
+	if s.lists == lists {
 		return
 	}
-	t.lists = lists
+	s.lists = lists
 	if t.watch == nil {
 		return
 	}
@@ -419,7 +418,7 @@ func (s *subscription) listLocked(lists bool) {
 // vacateLocked ends the membership. The caller holds the agent's mu.
 func (s *subscription) vacateLocked(linger bool) {
 	if t := s.seat; t != nil && t.member != nil {
-		t.roster.leave(t.member, linger, t.lists)
+		t.roster.leave(t.member, linger, s.lists)
 		t.member = nil
 	}
 }
@@ -558,7 +557,7 @@ func (o *op) membersLocked(s *subscription, answer []byte) []byte {
 		return appendNoPresence(answer, f.verdict.Refusal)
 	}
 	s.watchLocked(newLease(&f.verdict, f.by, o.agent.hub.timers.now()))
-	return s.seat.roster.snapshotLocked(answer, 0, s.seat.lists)
+	return s.seat.roster.snapshotLocked(answer, 0, s.lists)
 }
 
 // tellMembers answers a frame on /meta/presence that is allowed. It does nothing if o is
@@ -608,5 +607,5 @@ func (o *op) memberAnswerLocked(n *node) []byte {
 	case !o.holds:
 		s.watchLocked(newLease(&o.verdict, o.by, a.hub.timers.now()))
 	}
-	return s.seat.roster.snapshotLocked(answerTo(&o.in, nil), o.members.after, s.seat.lists)
+	return s.seat.roster.snapshotLocked(answerTo(&o.in, nil), o.members.after, s.lists)
 }

@@ -71,20 +71,28 @@ type part struct {
 	at   int64 // when the node said it: the newest info counts
 	tabs int32
 	node Node
+	// anonymous says that the member is an agent whose user nobody knows. It counts only in
+	// Member.own, and stands here because it takes no memory here.
+	anonymous bool
 }
 
 // A Member is somebody who has tabs in the channel, or had some a moment ago.
 type Member struct {
-	name      string
-	own       part // of the node that named the member first
-	order     uint64
-	change    *change // nil: what was told is what is so
-	others    *[]part // of further nodes
-	anonymous bool
+	name  string
+	own   part // of the node that named the member first
+	order uint64
+	rare  *rare // nil if all of it is empty, as of most members
+}
+
+// What is rare of a Member takes memory only where it is needed.
+type rare struct {
+	change change
+	others []part // of further nodes
 }
 
 // A change is a member's difference from what was told.
 type change struct {
+	open    bool          // false: what was told is what is so
 	info    string        // as it was told
 	tabs    int32         // the same; 0: the member is not listed
 	queued  bool          // the member is in Channel.changed
@@ -142,7 +150,7 @@ func (c *Channel) obtain(node Node, id ID) *Member {
 		return m
 	}
 	c.orders++
-	m := &Member{name: id.Name, anonymous: id.Anonymous, order: c.orders, own: part{node: node}}
+	m := &Member{name: id.Name, order: c.orders, own: part{node: node, anonymous: id.Anonymous}}
 	c.of(id)[id.Name] = m
 	c.list = append(c.list, m)
 	return m
@@ -153,9 +161,9 @@ func (m *Member) part(node Node) *part {
 	if m.own.node == node {
 		return &m.own
 	}
-	if m.others != nil {
-		for i := range *m.others {
-			if p := &(*m.others)[i]; p.node == node {
+	if m.rare != nil {
+		for i := range m.rare.others {
+			if p := &m.rare.others[i]; p.node == node {
 				return p
 			}
 		}
@@ -167,21 +175,26 @@ func (m *Member) obtainPart(node Node) *part {
 	if p := m.part(node); p != nil {
 		return p
 	}
-	if m.others == nil {
-		m.others = new([]part)
+	r := m.obtainRare()
+	r.others = append(r.others, part{node: node})
+	return &r.others[len(r.others)-1]
+}
+
+func (m *Member) obtainRare() *rare {
+	if m.rare == nil {
+		m.rare = new(rare)
 	}
-	*m.others = append(*m.others, part{node: node})
-	return &(*m.others)[len(*m.others)-1]
+	return m.rare
 }
 
 // merged returns the tabs of m at all nodes, and its newest info.
 func (m *Member) merged() (tabs int32, info string) {
 	tabs, info = m.own.tabs, m.own.info
-	if m.others == nil {
+	if m.rare == nil {
 		return tabs, info
 	}
 	at, there := m.own.at, m.own.tabs > 0
-	for _, p := range *m.others {
+	for _, p := range m.rare.others {
 		tabs += p.tabs
 		// A node where the member has no tabs any more counts only if no other has some.
 		newer := p.at > at || p.at == at && p.info > info
@@ -193,15 +206,32 @@ func (m *Member) merged() (tabs int32, info string) {
 }
 
 // ID returns who the member is.
-func (m *Member) ID() ID { return ID{m.name, m.anonymous} }
+func (m *Member) ID() ID { return ID{m.name, m.own.anonymous} }
 
 // note notes what was told of m, before it changes.
 func (m *Member) note() *change {
-	if m.change == nil {
-		m.change = &change{}
-		m.change.tabs, m.change.info = m.merged()
+	d := m.change()
+	if d == nil {
+		tabs, info := m.merged()
+		d = &m.obtainRare().change
+		*d = change{open: true, tabs: tabs, info: info}
 	}
-	return m.change
+	return d
+}
+
+// change returns the difference from what was told, or nil if there is none.
+func (m *Member) change() *change {
+	if m.rare == nil || !m.rare.change.open {
+		return nil
+	}
+	return &m.rare.change
+}
+
+// told forgets the difference from what was told: there is none any more.
+func (m *Member) told() {
+	if m.rare.change = (change{}); len(m.rare.others) == 0 {
+		m.rare = nil
+	}
 }
 
 // look has the next batch look at m, before others if it is urgent.
@@ -286,7 +316,7 @@ func (c *Channel) set(m *Member, node Node, tabs int32, info string, at int64, n
 
 // linger has m stay as it is until a time.
 func (c *Channel) linger(m *Member, until time.Duration) {
-	m.change.until = until
+	m.change().until = until
 	i := len(c.lingering) // another rule may have given members before it more time
 	for i > 0 && c.lingering[i-1].until > until {
 		i--
@@ -346,8 +376,8 @@ func (c *Channel) IsEmpty() bool {
 // there are more. ok is false if there is nothing to tell.
 func (c *Channel) Take(now time.Duration) (b Batch, ok bool) {
 	for len(c.lingering) > 0 && c.lingering[0].until <= now {
-		if l := c.lingering[0]; l.member.change != nil && l.member.change.until == l.until {
-			l.member.change.until = 0
+		if l := c.lingering[0]; l.member.change() != nil && l.member.change().until == l.until {
+			l.member.change().until = 0
 			c.look(l.member, false)
 		}
 		c.lingering[0] = linger{}
@@ -428,7 +458,7 @@ const (
 
 // tell makes what is so of m what was told, and returns the difference.
 func (c *Channel) tell(m *Member) (v View, k kind) {
-	d := m.change
+	d := m.change()
 	if d == nil || d.removed {
 		return v, nothing
 	}
@@ -454,7 +484,7 @@ func (c *Channel) tell(m *Member) (v View, k kind) {
 		k = changed
 	}
 	if d.until == 0 {
-		m.change = nil
+		m.told()
 	} else {
 		d.tabs, d.info = tabs, info
 	}
@@ -462,7 +492,7 @@ func (c *Channel) tell(m *Member) (v View, k kind) {
 }
 
 func (c *Channel) remove(m *Member) {
-	m.change.removed = true
+	m.note().removed = true
 	delete(c.of(m.ID()), m.name)
 	if c.dead++; c.dead > 32 && c.dead > len(c.list)/3 {
 		c.list = slices.DeleteFunc(c.list, (*Member).isRemoved)
@@ -471,13 +501,13 @@ func (c *Channel) remove(m *Member) {
 	}
 }
 
-func (m *Member) isRemoved() bool { return m.change != nil && m.change.removed }
+func (m *Member) isRemoved() bool { return m.change() != nil && m.change().removed }
 
 // view returns m as it was told; ok is false if it is not listed.
 func (m *Member) view() (v View, ok bool) {
 	tabs, info := m.merged()
-	if m.change != nil {
-		tabs, info = m.change.tabs, m.change.info
+	if d := m.change(); d != nil {
+		tabs, info = d.tabs, d.info
 	}
 	return View{m.ID(), int(tabs), info}, tabs > 0 && !m.isRemoved()
 }

@@ -46,6 +46,7 @@ func (q *quicRoad) RoundTrip(r *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 		if try > 1 && r.GetBody != nil {
+			r = r.Clone(r.Context()) // the last try may still read the body
 			if r.Body, err = r.GetBody(); err != nil {
 				return nil, err
 			}

@@ -34,17 +34,8 @@ func missing(channel string) *Refusal {
 // exists reports whether somebody on this machine is subscribed to the channel of m, or
 // messages of it are kept.
 func (h *Hub) exists(m *Message) bool {
-	if h.channels.find(m.key) != nil {
-		return true
-	}
-	if h.patterns.count.Load() > 0 {
-		for prefix := range prefixesOf(m.Channel) {
-			if h.patterns.find(m.key[:len(m.key)-len(m.Channel)+len(prefix)]) != nil {
-				return true
-			}
-		}
-	}
-	return h.history.has(m.key)
+	var few [4]*node
+	return len(h.appendNodes(few[:0], m)) > 0 || h.history.has(m.key)
 }
 
 // has reports whether messages of a channel are kept.

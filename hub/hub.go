@@ -233,6 +233,22 @@ func (h *Hub) forget(a *Agent, code CloseCode, lasted time.Duration) {
 	h.counts.endedLocked(a.opening.Transport, code, lasted)
 }
 
+// appendNodes appends the nodes that get m: its channel, and the patterns that match it, the
+// longest prefix first.
+func (h *Hub) appendNodes(nodes []*node, m *Message) []*node {
+	if n := h.channels.find(m.key); n != nil {
+		nodes = append(nodes, n)
+	}
+	if h.patterns.count.Load() > 0 {
+		for prefix := range prefixesOf(m.Channel) {
+			if n := h.patterns.find(m.key[:len(m.key)-len(m.Channel)+len(prefix)]); n != nil {
+				nodes = append(nodes, n)
+			}
+		}
+	}
+	return nodes
+}
+
 // A fanout holds the working memory of one delivery.
 type fanout struct {
 	nodes   []*node
@@ -279,16 +295,7 @@ func (r *replica) Behind(behind bool) {
 func (h *Hub) fanOut(m *Message) {
 	f := h.fanouts.Get().(*fanout)
 	defer h.putFanout(f)
-	if n := h.channels.find(m.key); n != nil {
-		f.nodes = append(f.nodes, n)
-	}
-	if h.patterns.count.Load() > 0 {
-		for prefix := range prefixesOf(m.Channel) {
-			if n := h.patterns.find(m.key[:len(m.key)-len(m.Channel)+len(prefix)]); n != nil {
-				f.nodes = append(f.nodes, n)
-			}
-		}
-	}
+	f.nodes = h.appendNodes(f.nodes, m)
 	// Hold all nodes together. Otherwise an agent that moves from one to another
 	// meanwhile would get the message twice. Every delivery locks them in this order,
 	// from the channel to the shortest prefix.

@@ -70,9 +70,9 @@ func (r *Receipt) placed(p *Publication, channel, position string) {
 	}
 }
 
-// DecodePublication decodes a JSON object with channel or channels, data, and maybe
-// uuid, except and history. Any other key is an error. With a Refusal, the Publication has the uuid if that
-// could be read.
+// DecodePublication decodes a JSON object with channel or channels, data, and maybe uuid,
+// except and history. Any other key is an error. With a Refusal, the Publication has the
+// uuid if that could be read.
 func DecodePublication(object []byte) (p Publication, r *Refusal) {
 	s := jsontext.Scan(object)
 	defer s.Release()

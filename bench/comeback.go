@@ -12,7 +12,6 @@ import (
 	"io"
 	mathrand "math/rand/v2"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -145,35 +144,23 @@ func (re *returning) finish(ctx context.Context, all []*returner, last []byte) (
 
 // A comeback is a process that is the crowd.
 type comeback struct {
-	cmd   *exec.Cmd
-	in    io.WriteCloser
+	child
 	lines chan string // what it says; closed at its end
 }
 
 func startComeback(ctx context.Context, at target, load recoverLoad) (*comeback, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
 	argument, err := json.Marshal(comebackOrder{at.addr, load})
 	if err != nil {
 		return nil, err
 	}
-	c := &comeback{cmd: exec.CommandContext(ctx, self, comebackCommand, string(argument)), lines: make(chan string, 4)} //nolint:gosec // G204: this program itself
-	c.cmd.Stderr = os.Stderr
-	if c.in, err = c.cmd.StdinPipe(); err != nil {
-		return nil, err
-	}
-	out, err := c.cmd.StdoutPipe()
+	started, err := startChild(ctx, comebackCommand, string(argument))
 	if err != nil {
 		return nil, err
 	}
-	if err := c.cmd.Start(); err != nil {
-		return nil, err
-	}
+	c := &comeback{child: started, lines: make(chan string, 4)}
 	go func() {
 		defer close(c.lines)
-		for said := bufio.NewScanner(out); said.Scan(); {
+		for said := bufio.NewScanner(c.out); said.Scan(); {
 			c.lines <- said.Text()
 		}
 	}()

@@ -14,7 +14,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
 	"sync"
@@ -141,30 +140,18 @@ func (b *backendServer) answer(w http.ResponseWriter, r *http.Request) {
 
 // A backend is a process that serves one.
 type backend struct {
-	cmd           *exec.Cmd
-	in            io.Closer
+	child
 	addr, control string
 }
 
 // startBackend starts a backend that takes so long for an answer. It is away.
 func startBackend(ctx context.Context, takes time.Duration) (*backend, error) {
-	self, err := os.Executable()
+	c, err := startChild(ctx, backendCommand, takes.String())
 	if err != nil {
 		return nil, err
 	}
-	b := &backend{cmd: exec.CommandContext(ctx, self, backendCommand, takes.String())} //nolint:gosec // G204: this program itself
-	b.cmd.Stderr = os.Stderr
-	if b.in, err = b.cmd.StdinPipe(); err != nil {
-		return nil, err
-	}
-	out, err := b.cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := b.cmd.Start(); err != nil {
-		return nil, err
-	}
-	line, err := bufio.NewReader(out).ReadString('\n')
+	b := &backend{child: c}
+	line, err := bufio.NewReader(b.out).ReadString('\n')
 	if err != nil {
 		b.stop()
 		return nil, fmt.Errorf("starting the backend: %w", err)

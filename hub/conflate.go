@@ -3,7 +3,10 @@
 
 package hub
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // lagAfter is how long messages may wait for an agent before it counts as lagging.
 const lagAfter = time.Second
@@ -43,8 +46,7 @@ func (q *queue) conflate(next *Message) (dropped int) {
 	}
 	items := *q.items
 	first := len(items)
-	for i := len(items) - 1; i >= 0; i-- {
-		it := items[i]
+	for _, it := range slices.Backward(items) {
 		if it.conflates() {
 			if _, replaced := newer[it.msg.key]; replaced {
 				q.release(1, len(it.bytes))

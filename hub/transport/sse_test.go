@@ -489,13 +489,19 @@ func TestStreamResumes(t *testing.T) {
 			var next [publishers]int
 			cuts := 0
 			for got := 0; got < publishers*each; {
-				for n := rand.IntN(120); n > 0 && got < publishers*each; n-- {
+				// At least one event: who has read nothing has no id to come back with.
+				for n := 1 + rand.IntN(120); n > 0 && got < publishers*each; n-- {
 					e := c.next()
 					var frame struct {
 						Channel string
 						Data    int
+						Code    hub.CloseCode
 					}
-					if json.Unmarshal([]byte(e.Data), &frame) != nil || e.Name == eventClose || e.Name == eventGap && frame.Channel != "live" {
+					err := json.Unmarshal([]byte(e.Data), &frame)
+					if e.Name == eventClose && frame.Code == hub.CloseSlow {
+						break // the queue is short; who reads too slowly on a busy machine comes back as after a cut
+					}
+					if err != nil || e.Name == eventClose || e.Name == eventGap && frame.Channel != "live" {
 						t.Errorf("%s: %+v", query, e)
 						return
 					}

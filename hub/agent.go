@@ -176,7 +176,7 @@ func (a *Agent) reply(object []byte) { a.Send(a.out.conn.Form().encode(object)) 
 func (a *Agent) enqueue(b []byte, m *Message, before []*node) (queued, notify bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.state != stateConnected || m.excludesLocked(a) || a.leases.hasAny(before) {
+	if a.state != stateConnected || m.excludesLocked(a) || a.leases.gotThrough(before, m) {
 		return false, false
 	}
 	notify = a.out.acceptLocked(item{bytes: b, msg: m})

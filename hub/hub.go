@@ -316,8 +316,8 @@ func (h *Hub) fanOut(m *Message) {
 // enqueue queues m for a, unless a got it through one of the nodes in before.
 func (h *Hub) enqueue(f *fanout, m *Message, s *subscription, before []*node) {
 	a := s.agent
-	if m.seq != 0 && m.seq <= s.after {
-		return // the subscription has begun with it
+	if s.beganWith(m) {
+		return
 	}
 	if form := a.out.conn.Form(); form != f.form {
 		f.form, f.bytes = form, m.encoded(form)

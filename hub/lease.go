@@ -158,9 +158,13 @@ func (ls *leases) find(n *node) int {
 	return slices.IndexFunc(ls.subs, func(s *subscription) bool { return s.node == n })
 }
 
-// hasAny reports whether the agent subscribes to one of the nodes.
-func (ls *leases) hasAny(nodes []*node) bool {
-	return slices.ContainsFunc(nodes, func(n *node) bool { return ls.find(n) >= 0 })
+// gotThrough reports whether a subscription to one of the nodes has brought m live. The
+// caller holds the locks of the nodes.
+func (ls *leases) gotThrough(nodes []*node, m *Message) bool {
+	return slices.ContainsFunc(nodes, func(n *node) bool {
+		i := ls.find(n)
+		return i >= 0 && !ls.subs[i].beganWith(m)
+	})
 }
 
 // drop removes the subscription with index i. The caller holds its node's mu too.

@@ -27,6 +27,10 @@ type subscription struct {
 	lists bool // in a seat: its endpoint lists members, and does not only count them; guarded as seat
 }
 
+// beganWith reports whether m was kept already when s began. Then recovery or another
+// subscription of the agent has brought m, if it was due, and s does not.
+func (s *subscription) beganWith(m *Message) bool { return m.seq != 0 && m.seq <= s.after }
+
 // A node is a channel or pattern that has subscribers. The first subscriber makes it; when
 // the last one leaves, it is dead.
 type node struct {

@@ -392,3 +392,43 @@ func TestWhatAnotherSubscriptionHadDoesNotComeAgain(t *testing.T) {
 		}
 	})
 }
+
+// A subscription may begin when a message is kept already and not fanned out yet. The agent
+// gets the message once, by whichever subscription.
+func TestSubscribesWhileAMessageIsFannedOut(t *testing.T) {
+	const name, all = "stories/5", `"since":10`
+	for _, c := range []struct{ before, meanwhile []string }{
+		{[]string{subscribe("stories/*")}, []string{subscribe(name)}},
+		{[]string{subscribe("stories/*")}, []string{subscribeSince(name, all)}},
+		{[]string{subscribe("*")}, []string{subscribe(name), subscribeSince("stories/*", all)}},
+		{[]string{subscribe("*"), subscribe("stories/*")}, []string{subscribeSince(name, all)}},
+		{[]string{subscribe(name)}, []string{subscribe("stories/*"), subscribeSince("*", all)}},
+		{nil, []string{subscribeSince(name, all), subscribe("stories/*")}},
+		{nil, []string{subscribeSince("*", all), subscribeSince("stories/*", all), subscribeSince(name, all)}},
+	} {
+		rule := hub.HistoryRule{Count: 5, TTL: time.Hour}
+		inBubble(t, hub.Policy{Histories: kept(rule)}, func(b *bubble) {
+			a := b.join()
+			for _, frame := range c.before {
+				a.Send(frame)
+			}
+			b.frames(a)
+			m := hub.NewMessage(name, "m1", []byte("1")).Keep(rule)
+			hub.EntryInSteps(b.hub, 1, time.Now(), m, func() {
+				for _, frame := range c.meanwhile {
+					a.Send(frame)
+				}
+				synctest.Wait()
+			})
+			messages := 0
+			for _, f := range b.frames(a) {
+				if f.Channel == name {
+					messages++
+				}
+			}
+			if messages != 1 {
+				b.Errorf("%q, then %q: the message came %d times", c.before, c.meanwhile, messages)
+			}
+		})
+	}
+}

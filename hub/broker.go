@@ -130,26 +130,52 @@ type NodeID struct {
 	Incarnation string
 }
 
-// ErrNoNode is the error of Bus.Request if there is no such node.
-var ErrNoNode = errors.New("there is no such node")
+// Errors of Bus.Request.
+var (
+	// ErrNoNode means that there is no such node, or that it is down. It has not got the
+	// request.
+	ErrNoNode = errors.New("there is no such node")
+	// ErrNoAnswer means that the node has answered without a result, handles no such topic,
+	// or went down before it answered. It may have handled the request.
+	ErrNoAnswer = errors.New("the node gives no answer")
+)
+
+// MaxBusPayload is how long a message of a Bus can be, in bytes. Longer ones are errors.
+const MaxBusPayload = 1_000_000
+
+// BusTimeout is how long the heartbeats of a node are missing until it is down.
+const BusTimeout = 3 * time.Second
 
 // A Bus carries messages between the machines of a hub, each at most once. It is for what
-// can be sent again, such as presence.
+// can be sent again, such as presence. It keeps no b after the call that gave it, and nobody
+// changes a b that it gives. All methods may be called concurrently, once the Broker is
+// started.
 type Bus interface {
-	// Self returns this node.
+	// Self returns this node. Each start of a Broker is another incarnation.
 	Self() NodeID
-	// Watch has f called when another node is up or down. A node whose heartbeats are
-	// missing for 3 seconds is down.
+	// Watch has f called when another node is up or down: first about those that are up
+	// now. A node whose heartbeats are missing for BusTimeout is down. A node whose Broker
+	// was closed, or that starts as another incarnation, is down at once. While this node
+	// is cut off from the Bus, no other one goes down. f is called by one goroutine at a
+	// time, and must not block.
 	Watch(f func(node NodeID, up bool))
-	// Broadcast sends b to all other nodes.
+	// Broadcast sends b to all other nodes that are up, and does not wait. Broadcasts of one
+	// node are handled one after the other, in their order. One that is lost leaves a gap.
 	Broadcast(topic string, b []byte) error
-	// Request sends b to one node and returns its answer. It returns ErrNoNode at once if
-	// that node is down.
+	// Request sends b to another node and returns its answer. It returns ErrNoNode at once
+	// if the process is gone or the node is down, and ErrNoAnswer if there will be no
+	// answer. Any other error, such as that of ctx, leaves open whether the node got b.
 	Request(ctx context.Context, to NodeID, topic string, b []byte) ([]byte, error)
-	// Ask sends b to all other nodes. answer gets each answer, and reports whether it
-	// wants more.
+	// Ask sends b to all other nodes that are up. answer gets the answers as they come, one
+	// at a time, except the nil ones, and reports whether it wants more. Ask returns nil
+	// when answer wants no more, or all of these nodes have answered or are down. If ctx
+	// ends before, it returns the error of ctx.
 	Ask(ctx context.Context, topic string, b []byte, answer func(from NodeID, b []byte) (more bool)) error
-	// Handle sets what answers requests about a topic. f returns nil for no answer.
+	// Handle sets what handles messages about a topic, also in place of an earlier f. f
+	// gets requests and questions concurrently, and returns nil for no answer. It also gets
+	// broadcasts, where it must not block, and whose answer is dropped. ctx ends when the
+	// Broker is closed, not when the other node no longer waits. Messages about a topic that
+	// nothing handles are dropped.
 	Handle(topic string, f func(ctx context.Context, from NodeID, b []byte) []byte)
 }
 

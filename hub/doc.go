@@ -123,7 +123,7 @@
 // may hold a lock while it applies an entry. It is taken before all others except Hub.mu.
 // No lock is held during a call of a gate, the Broker, the log, a Tracer, Events.Handle or a
 // write to a Conn. Conn.SetWriteDeadline and Events.Wants are called with Agent.mu held, so
-// they must not block.
+// they must not block. Functions given to OnBus run while the Broker is being replaced.
 //
 // # Metrics, events, traces, logs
 //

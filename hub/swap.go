@@ -15,7 +15,8 @@ import (
 // A swappable has the Broker of a hub, which a reload may replace.
 type swappable struct {
 	broker   atomic.Pointer[Broker]
-	swapping sync.Mutex // held while the Broker is replaced; taken before all other locks
+	swapping sync.Mutex  // held while the Broker is replaced; taken before all other locks
+	joined   []func(Bus) // see Hub.OnBus; guarded by swapping
 }
 
 // publish gives m to the Broker. If that has just been replaced, it waits for the new one.
@@ -93,7 +94,9 @@ func (h *Hub) goOnWith(b Broker) error {
 	if s, ok := sink.(*goingOn); ok {
 		s.started.Store(true)
 	}
+	before := h.Bus()
 	h.log.broker.Store(&b)
+	h.log.busChanged(before, b.Bus())
 	return nil
 }
 

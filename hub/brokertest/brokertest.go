@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package brokertest tests whether a hub.Broker does what hub.Broker says. The tests of each
-// Broker call Run.
+// Broker call Run. It also has a Broker with a Bus for tests: see Cluster.
 package brokertest
 
 import (
@@ -28,6 +28,13 @@ type Log struct {
 	// Replace replaces the log of an open Broker by an empty one. It is nil if nothing can
 	// do that.
 	Replace func(tb testing.TB)
+
+	// Node returns a Broker of another machine for the log. Names are different, or those
+	// of machines that were closed or killed. It is nil for a Broker of one machine.
+	Node func(tb testing.TB, name string) hub.Broker
+	// Kill ends the machine of a Broker that Node has returned, without a word to the
+	// others. It is nil if nothing can do that.
+	Kill func(b hub.Broker)
 }
 
 // patience is how long a test waits for what must come.
@@ -52,6 +59,7 @@ func Run(t *testing.T, newLog func(t *testing.T) Log) {
 	} {
 		t.Run(name, func(t *testing.T) { test(t, newLog(t)) })
 	}
+	t.Run("Bus", func(t *testing.T) { runBus(t, newLog) })
 	t.Run("Epochs", func(t *testing.T) {
 		one, other := open(t, newLog(t)), open(t, newLog(t))
 		if one.epoch == "" || one.epoch == other.epoch {

@@ -1,0 +1,29 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package hub
+
+// Bus returns the Bus of the hub's Broker, nil if there is only this machine. A reload may
+// replace it: see OnBus.
+func (h *Hub) Bus() Bus { return (*h.log.broker.Load()).Bus() }
+
+// OnBus has f called with the Bus, if there is one, and again whenever a reload replaces it:
+// with nil if this is the only machine from now on. f may set handlers, and must not block.
+func (h *Hub) OnBus(f func(Bus)) {
+	h.log.swapping.Lock()
+	defer h.log.swapping.Unlock()
+	h.log.joined = append(h.log.joined, f)
+	if b := h.Bus(); b != nil {
+		f(b)
+	}
+}
+
+// busChanged tells those that called OnBus. The caller holds swapping.
+func (s *swappable) busChanged(before, now Bus) {
+	if before == nil && now == nil {
+		return
+	}
+	for _, f := range s.joined {
+		f(now)
+	}
+}

@@ -277,7 +277,13 @@ func checkCommand(t *testing.T, line string) error {
 		return nil
 	case args[0] == "xcaddy":
 		return checkXcaddy(t, line)
-	case slices.Contains([]string{"curl", "cp", "mkdir", "cd", "printf"}, args[0]):
+	case args[0] == "docker" && args[1] == "build":
+		_, err := os.Stat(args[slices.Index(args, "-f")+1])
+		return err
+	case args[0] == "cp" && strings.HasPrefix(args[1], "contrib/"):
+		_, err := os.Stat(args[1])
+		return err
+	case slices.Contains([]string{"curl", "cp", "mkdir", "cd", "printf", "docker", "systemctl"}, args[0]):
 		return nil
 	}
 	return fmt.Errorf("no test knows the program %s", args[0])

@@ -23,7 +23,7 @@ func Read(t testing.TB, path string) string {
 }
 
 // Rows returns the rows of the tables below a heading such as "## Options", up to the next
-// heading of the same level, split into cells. It skips rows whose first cell is not code.
+// heading of the same level or a higher one, split into cells. It skips rows whose first cell is not code.
 func Rows(t testing.TB, path, heading string) (rows [][]string) {
 	t.Helper()
 	_, section, ok := strings.Cut("\n"+Read(t, path), "\n"+heading+"\n")
@@ -31,7 +31,9 @@ func Rows(t testing.TB, path, heading string) (rows [][]string) {
 		t.Fatalf("%s has no %q", path, heading)
 	}
 	level, _, _ := strings.Cut(heading, " ")
-	section, _, _ = strings.Cut(section, "\n"+level+" ")
+	for ; len(level) > 1; level = level[1:] { // a single # may begin a comment in an example
+		section, _, _ = strings.Cut(section, "\n"+level+" ")
+	}
 	for line := range strings.Lines(section) {
 		if !strings.HasPrefix(line, "| `") {
 			continue

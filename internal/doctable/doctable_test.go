@@ -20,7 +20,7 @@ func TestRows(t *testing.T) {
 	}
 	for heading, want := range map[string][][]string{
 		"## Options": {{"`path`, `name`", "`/push`"}, {"`origins`", "", "more"}, {"`b`", "below"}},
-		"### More":   {{"`b`", "below"}, {"`c`", "behind"}},
+		"### More":   {{"`b`", "below"}},
 		"## Next":    {{"`c`", "behind"}},
 		"# Title":    {{"`a`", "before"}, {"`path`, `name`", "`/push`"}, {"`origins`", "", "more"}, {"`b`", "below"}, {"`c`", "behind"}},
 	} {

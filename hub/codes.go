@@ -39,7 +39,7 @@ const (
 	CloseTooLarge    CloseCode = 4413 // a frame exceeded its limit
 	CloseLimit       CloseCode = 4429 // a limit, such as a rate, was exceeded
 	CloseSlow        CloseCode = 4430 // the agent's queue exceeded its limits: it reads too slowly
-	CloseUnavailable CloseCode = 4503 // the server stops, or a gate could not decide
+	CloseUnavailable CloseCode = 4503 // the server stops, a gate could not decide, or messages were lost
 )
 
 // NoRetry in a Refusal tells the client not to try again.

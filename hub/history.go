@@ -223,19 +223,21 @@ func (h *history) setFloor(key string, seq uint64, why string) {
 	r.floor, r.why, r.gone = max(r.floor, n), why, unknownTime
 }
 
-// loseUpTo notes that no entry up to a number will come, of whatever channel.
-func (h *history) loseUpTo(seq uint64) {
+// loseUpTo notes that no entry up to a number will come, of whatever channel. It reports
+// whether any of them is new: subscribers would have got it.
+func (h *history) loseUpTo(seq uint64) (fresh bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	n := h.base + seq
 	if n <= h.last {
-		return
+		return false
 	}
 	h.last, h.lost, h.why = n, n, "age"
 	for _, r := range h.rings {
 		r.floor, r.why, r.gone = n, h.why, unknownTime
 	}
 	h.log = append(h.log, &entry{seq: n, at: h.clock(time.Now())})
+	return n > h.head
 }
 
 // snapshotOf returns all that is kept.

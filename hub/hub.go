@@ -274,13 +274,22 @@ func (r *replica) Entry(seq uint64, at time.Time, m *Message) {
 }
 
 // Reset implements Sink.
-func (r *replica) Reset(epoch Epoch, first, head uint64) { r.history.reset(epoch, first, head) }
+func (r *replica) Reset(epoch Epoch, first, head uint64) {
+	r.history.reset(epoch, first, head)
+	if r.log.runs.Load() { // the log was replaced: what it has already is handed to nobody
+		(*Hub)(r).sendBack()
+	}
+}
 
 // Floor implements Sink.
 func (r *replica) Floor(key string, seq uint64, why string) { r.history.setFloor(key, seq, why) }
 
 // Lost implements Sink.
-func (r *replica) Lost(_, to uint64) { r.history.loseUpTo(to) }
+func (r *replica) Lost(_, to uint64) {
+	if r.history.loseUpTo(to) {
+		(*Hub)(r).sendBack()
+	}
+}
 
 // Behind implements Sink.
 func (r *replica) Behind(behind bool) {

@@ -15,6 +15,7 @@ import (
 // A swappable has the Broker of a hub, which a reload may replace.
 type swappable struct {
 	broker   atomic.Pointer[Broker]
+	runs     atomic.Bool // the Broker was started
 	swapping sync.Mutex  // held while the Broker is replaced; taken before all other locks
 	joined   []func(Bus) // see Hub.OnBus; guarded by swapping
 }
@@ -44,6 +45,7 @@ func (s *swappable) close() error {
 
 // start starts a Broker.
 func (h *Hub) start(b Broker, s Sink) error {
+	h.log.runs.Store(false)
 	h.history.mu.Lock()
 	h.history.keeper, _ = b.(Keeper)
 	h.history.mu.Unlock()
@@ -51,6 +53,7 @@ func (h *Hub) start(b Broker, s Sink) error {
 		return err
 	}
 	h.history.replayed()
+	h.log.runs.Store(true)
 	return nil
 }
 

@@ -17,7 +17,8 @@ const (
 	// is low because each refresh asks the gates of all subscriptions again.
 	refreshesPerSecond = 1
 	// pagesPerSecond limits the frames that ask for members, with a burst of five seconds'
-	// worth. A short frame can ask for a page of 32 KiB.
+	// worth. A short frame can ask for a page of 32 KiB. A subscribe that asks for members
+	// counts too.
 	pagesPerSecond = 10
 )
 

@@ -18,6 +18,7 @@ import (
 // together.
 type Listening struct {
 	Channels []string // names and patterns, each once
+	Members  []string // those of Channels, without patterns, whose members the agent is told
 	Position string
 	Last     int
 	Since    time.Time
@@ -31,6 +32,7 @@ type Listener struct {
 
 	agent   *Agent
 	request recoveryRequest
+	members []string
 
 	// Guarded by the agent's mu.
 	flowing bool         // Release was called
@@ -79,7 +81,7 @@ func Listen(ctx context.Context, a *Agent, l Listening) (*Listener, *ListenError
 	}
 	stop := context.AfterFunc(ctx, func() { a.Close(CloseNormal, "the client cancelled the request", 0) })
 	defer stop()
-	own := &Listener{agent: a, request: recoveryRequest{position: l.Position, last: min(l.Last, maxSince), since: l.Since}}
+	own := &Listener{agent: a, request: recoveryRequest{position: l.Position, last: min(l.Last, maxSince), since: l.Since}, members: l.Members}
 	a.mu.Lock()
 	a.out.held, a.in.listener = true, own
 	a.mu.Unlock()
@@ -88,7 +90,9 @@ func Listen(ctx context.Context, a *Agent, l Listening) (*Listener, *ListenError
 	for _, name := range l.Channels {
 		in := inbound{channel: metaSubscribe, uuid: uuid.NewString(), data: channelData(name)}
 		o := &op{agent: a, gate: GateSubscribe, channel: name, in: in, wishes: wishes{recover: newRecovering(own.request)}}
+		o.members.asked = own.shows(name)
 		o.furtherToRecover()
+		o.furtherToWatch()
 		o.do()
 	}
 	own.await(func() bool {

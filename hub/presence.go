@@ -89,6 +89,8 @@ type watch struct {
 	lease  lease // guarded by the agent's mu
 	index  int   // in roster.watchers; guarded by the node's mu
 	behind bool  // it has missed a batch; guarded by roster.delivering, or node.mu to begin
+
+	pager *pager // of a listener, else nil; guarded as behind
 }
 
 // presences are the rosters of a hub.
@@ -285,8 +287,11 @@ func (r *roster) deliver(b *presence.Batch, ok bool) (behind bool) {
 		a, w := s.agent, s.seat.watch
 		var each *Message
 		switch {
-		case !ok && !w.behind:
+		case !ok && !w.behind && !w.isPaging():
 			continue
+		case w.pager != nil && (w.behind || b.Reset):
+			w.pager.begin()
+		case !ok && !w.behind: // only pages
 		case !b.Listed || !s.lists:
 			each = obtain(&count, &presence.Batch{Number: b.Number, Count: b.Count})
 		case w.behind:
@@ -294,8 +299,15 @@ func (r *roster) deliver(b *presence.Batch, ok bool) (behind bool) {
 		default:
 			each = obtain(&all, b)
 		}
-		queued, notify := a.out.offer(each)
+		queued, notify := true, false
+		if each != nil {
+			queued, notify = a.out.offer(each)
+		}
 		w.behind = !queued
+		if w.isPaging() && queued {
+			more, awake := r.push(s)
+			queued, notify = !more, notify || awake
+		}
 		behind = behind || !queued
 		if notify {
 			h.wake(f, a)
@@ -303,6 +315,9 @@ func (r *roster) deliver(b *presence.Batch, ok bool) (behind bool) {
 	}
 	return behind
 }
+
+// isPaging reports whether pages of the list are to be pushed.
+func (w *watch) isPaging() bool { return w.pager != nil && w.pager.paging }
 
 func (r *roster) message(frame []byte) *Message {
 	return &Message{Channel: r.channel, key: r.key, object: frame, presence: true}
@@ -481,16 +496,25 @@ func (s *subscription) watchLease() *lease {
 func (r *roster) snapshotLocked(answer []byte, after uint64, lists bool) []byte {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	now := r.now()
-	if r.watching <= 1 && after == 0 {
-		r.state.Take(now)
+	if after == 0 {
+		r.takeLocked()
+	}
+	return appendSnapshot(answer, r.state, after, r.settlesLocked(), lists)
+}
+
+// takeLocked makes the newest changes a part of the list, if they can be told to nobody
+// besides the agent that asks.
+func (r *roster) takeLocked() {
+	if r.watching <= 1 {
+		r.state.Take(r.now())
 		r.countLocked()
 	}
-	var settles time.Duration
-	if linger := r.state.Linger(); now-r.born < linger {
-		settles = linger - (now - r.born)
-	}
-	return appendSnapshot(answer, r.state, after, settles, lists)
+}
+
+// settlesLocked returns how long it takes until all who were there before the server started
+// have had time to come back.
+func (r *roster) settlesLocked() time.Duration {
+	return max(r.state.Linger()-(r.now()-r.born), 0)
 }
 
 // present brings the membership up to the agent's present policy and identity. The caller
@@ -546,18 +570,29 @@ func (ls *leases) present() {
 // membersLocked adds the members of the channel to the answer to a subscribe, or why there
 // are none. The caller holds the node's mu and the agent's.
 func (o *op) membersLocked(s *subscription, answer []byte) []byte {
+	if r := o.watchLocked(s); r != nil {
+		return appendNoPresence(answer, r)
+	}
+	return s.seat.roster.snapshotLocked(answer, 0, s.lists)
+}
+
+// watchLocked carries out the wish of a subscribe to be told who is in the channel. The
+// caller holds the node's mu and the agent's.
+func (o *op) watchLocked(s *subscription) *Refusal {
 	f := o.furtherVerdict(GatePresence)
 	switch {
 	case IsPattern(s.channel):
-		return appendNoPresence(answer, noPatternPresence)
+		return noPatternPresence
+	case o.members.refused != nil: // what the agent has been told so far goes on
+		return o.members.refused
 	case s.seat == nil || f == nil:
-		return appendNoPresence(answer, noPresence)
+		return noPresence
 	case f.verdict.Refusal != nil:
 		s.unwatchLocked()
-		return appendNoPresence(answer, f.verdict.Refusal)
+		return f.verdict.Refusal
 	}
 	s.watchLocked(newLease(&f.verdict, f.by, o.agent.hub.timers.now()))
-	return s.seat.roster.snapshotLocked(answer, 0, s.lists)
+	return nil
 }
 
 // tellMembers answers a frame on /meta/presence that is allowed. It does nothing if o is

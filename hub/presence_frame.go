@@ -29,6 +29,8 @@ type presenceRequest struct {
 	asked bool   // to be told who is there
 	stop  bool   // not to be told any more
 	after uint64 // for the page that follows this number
+
+	refused *Refusal // of a subscribe: why it begins without members; no gate is asked
 }
 
 // metaWatches reports whether the data of a subscribe ask for the members of the channel.

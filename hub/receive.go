@@ -335,9 +335,10 @@ func (box *inbox) subscription(p *Policy, gate GateName, in *inbound) {
 			o.members.asked, r = metaWatches(in.data)
 		}
 		o.furtherToRecover()
-		if o.members.asked && !IsPattern(channel) {
-			o.further = append(o.further, further{gate: GatePresence})
+		if o.members.asked && r == nil {
+			o.members.refused = a.in.takePage()
 		}
+		o.furtherToWatch()
 	case metaHistory:
 		o.page, r = metaPage(in.data)
 		o.further = append(o.further, further{gate: GateHistory})
@@ -367,14 +368,21 @@ func (box *inbox) members(p *Policy, in *inbound) {
 		a.answer(in, r)
 		return
 	}
-	if wait, ok := a.in.pages.take(a.hub.timers.now(), pagesPerSecond); !ok {
-		r := refuse(CodeLimit, fmt.Sprintf("more than %d pages of members a second", pagesPerSecond))
-		r.Retry = wait
+	if r := a.in.takePage(); r != nil {
 		a.in.refuseInTurn(GatePresence, channel, in, r)
 		return
 	}
 	o.holds = o.members.stop || o.members.after > 0 || a.leases.watches(channel)
 	o.do()
+}
+
+// takePage takes a token for a page of members.
+func (box *inbox) takePage() *Refusal {
+	wait, ok := box.pages.take(box.agent.hub.timers.now(), pagesPerSecond)
+	if ok {
+		return nil
+	}
+	return &Refusal{CodeLimit, fmt.Sprintf("more than %d pages of members a second", pagesPerSecond), wait}
 }
 
 // watches reports whether the agent is told who is in a channel.

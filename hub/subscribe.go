@@ -85,12 +85,16 @@ func (o *op) subscribeLocked(n *node, in *inbound, limits Limits, pr *presentati
 		a.leases.subs = append(a.leases.subs, s)
 	}
 	s.seatLocked(pr)
-	if o.members.asked {
+	form := a.out.conn.Form()
+	l := a.in.listener
+	if o.members.asked && l == nil {
 		began.answer = o.membersLocked(s, began.answer)
 	}
-	form := a.out.conn.Form()
-	if l := a.in.listener; l.opensLocked() {
+	if l.opensLocked() {
 		l.beginsLocked(o.channel, &began)
+		if o.members.asked {
+			notify = o.listenLocked(s)
+		}
 	} else {
 		notify = a.out.acceptLocked(item{bytes: form.encode(began.answer)})
 	}
@@ -158,6 +162,14 @@ func (o *op) beginLocked(n *node, in *inbound) (b beginning) {
 func (o *op) furtherToRecover() {
 	if o.recover != nil {
 		o.further = append(o.further, further{gate: GateHistory})
+	}
+}
+
+// furtherToWatch notes that the gate presence is asked, if the subscribe of o asks for the
+// members of its channel.
+func (o *op) furtherToWatch() {
+	if o.members.asked && o.members.refused == nil && !IsPattern(o.channel) {
+		o.further = append(o.further, further{gate: GatePresence})
 	}
 }
 

@@ -87,3 +87,27 @@ func TestPagesSeeWhoIsThere(t *testing.T) {
 		t.Errorf("eve is told %v", batch)
 	}
 }
+
+// A stream of Server-Sent Events shows who is in a channel, if it names the channel in
+// presence. It is a member itself.
+func TestStreamsSeeWhoIsThere(t *testing.T) {
+	server := serve(t, presenceConfig("info `{\"shout\": agent.user.upperAscii()}`\n\t\t\t\tcel `agent.user != \"eve\"`"))
+	s := server.site("site.test")
+	stream := func(user string) *eventStream {
+		return events(t, s.client("h1"), s.origin()+"/push/sse?presence=rooms/1", "", basicAuth(user, "secret of alice"))
+	}
+	ann := stream("ann")
+	begun, settles, _ := strings.Cut(ann.next().Data, `,"settles":`)
+	if want := `{"channel":"rooms/1","number":1,"count":1,"first":true,"members":[{"user":"ann","tabs":1,"info":{"shout":"ANN"}}]`; begun != want || settles == "" {
+		t.Errorf("ann sees %s, settles %s", begun, settles)
+	}
+	bob, _ := s.open("/push/websocket", basicAuth("bob", "secret of alice"), nil)
+	if got := bob.subscribeToSee("rooms/1"); !strings.Contains(usersOf(got["members"]), "ann map[shout:ANN]") {
+		t.Errorf("bob sees %v", got)
+	}
+	ann.want("/meta/presence", `{"channel":"rooms/1","number":2,"count":2,"joined":[{"user":"bob","tabs":1,"info":{"shout":"BOB"}}]}`)
+	stream("eve").want("/meta/presence", `{"channel":"rooms/1","successful":false,"error":"this is not allowed","code":"denied"}`)
+	ann.leave()
+	for bob.receive()["left"] == nil { // eve joins before
+	}
+}

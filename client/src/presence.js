@@ -60,10 +60,12 @@ export class Presence extends Emitter {
       changed();
     };
 
-    const refused = (refusal) => {
-      clear();
-      push._error(refusal);
-      if (!refusal.final) later(refusal.retry || AGAIN, ask);
+    const refused = (refusal, next) => {
+      if (refusal.code !== 'limit') {
+        clear();
+        push._error(refusal);
+      }
+      if (!refusal.final) later(refusal.retry || AGAIN, () => ask(number && next));
     };
 
     const ask = (next) => {
@@ -71,9 +73,8 @@ export class Presence extends Emitter {
       asking = push._session;
       asking?._ask('/meta/presence', { channel: name, next }, (frame, refusal) => {
         asking = undefined;
-        if (!refusal) page(frame.presence, next);
-        else if (refusal.code === 'limit') later(refusal.retry, () => ask(next));
-        else refused(refusal);
+        if (refusal) refused(refusal, next);
+        else page(frame.presence, next);
       });
     };
 

@@ -24,7 +24,7 @@ const run = promisify(execFile);
 const skip = without('chrome');
 
 /** Each example that a browser or Node.js runs has a test here, by its document and language. */
-const examples = { 'README.md html': 1, 'docs/getting-started.md html': 3, 'docs/client.md html': 1, 'docs/client.md js': 1, 'docs/history.md html': 1, 'docs/history.md js': 1, 'docs/presence.md html': 1, 'docs/sse.md html': 1, 'docs/sse.md js': 1 };
+const examples = { 'README.md html': 1, 'docs/getting-started.md html': 3, 'docs/client.md html': 1, 'docs/client.md js': 1, 'docs/history.md html': 1, 'docs/history.md js': 1, 'docs/presence.md html': 1, 'docs/sse.md html': 2, 'docs/sse.md js': 1 };
 
 const read = (document) => readFile(join(top, document), 'utf8');
 
@@ -283,25 +283,27 @@ describe('docs/sse.md', { skip }, () => {
   });
 });
 
-test('the page of docs/presence.md shows who comes and goes', { skip }, async (t) => {
-  const dir = await folder(t, { 'index.html': await block('docs/presence.md', '## In a page', 'html'), 'favicon.ico': '' });
-  const site = ['root .', 'file_server', 'pushit /push {', 'default allow', 'channel rooms/* {', 'presence {', 'linger 1s', '}', '}', '}'];
-  await writeFile(join(dir, 'Caddyfile'), `http://localhost:8080 {\n${site.join('\n')}\n}\n`.replace('root .', `root ${dir}`));
-  const server = await Server.start(join(dir, 'Caddyfile'));
-  t.after(() => server.stop());
-  const browser = await startBrowser();
-  t.after(() => browser.close());
-  const page = await browser.open(`${server.url}/index.html`);
-  const shows = (count, names) =>
-    page.waitForFunction((...want) => ['#count', '#names'].every((id, i) => document.querySelector(id).textContent === want[i]), {}, String(count), names);
-  await shows(1, 'somebody');
-  const other = new PushIt({ endpoint: `${server.url}/push`, channels: ['rooms/1'] });
-  t.after(() => other.close());
-  await shows(2, 'somebody, somebody');
-  other.close();
-  await shows(1, 'somebody');
-  assert.deepEqual(page.complaints, []);
-});
+for (const [document, heading] of [['docs/presence.md', '## In a page'], ['docs/sse.md', '## Who is here']]) {
+  test(`the page of ${document} shows who comes and goes`, { skip }, async (t) => {
+    const dir = await folder(t, { 'index.html': await block(document, heading, 'html'), 'favicon.ico': '' });
+    const site = ['root .', 'file_server', 'pushit /push {', 'default allow', 'channel rooms/* {', 'presence {', 'linger 1s', '}', '}', '}'];
+    await writeFile(join(dir, 'Caddyfile'), `http://localhost:8080 {\n${site.join('\n')}\n}\n`.replace('root .', `root ${dir}`));
+    const server = await Server.start(join(dir, 'Caddyfile'));
+    t.after(() => server.stop());
+    const browser = await startBrowser();
+    t.after(() => browser.close());
+    const page = await browser.open(`${server.url}/index.html`);
+    const shows = (count, names) =>
+      page.waitForFunction((...want) => ['#count', '#names'].every((id, i) => (document.querySelector(id)?.textContent ?? want[i]) === want[i]), {}, String(count), names);
+    await shows(1, 'somebody');
+    const other = new PushIt({ endpoint: `${server.url}/push`, channels: ['rooms/1'] });
+    t.after(() => other.close());
+    await shows(2, 'somebody, somebody');
+    other.close();
+    await shows(1, 'somebody');
+    assert.deepEqual(page.complaints, []);
+  });
+}
 
 test('the page of docs/history.md begins with what was before, and gets what it missed', { skip }, async (t) => {
   const dir = await folder(t, { 'index.html': await block('docs/history.md', '## In a page', 'html'), 'favicon.ico': '' });

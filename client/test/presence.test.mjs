@@ -172,6 +172,30 @@ describe('who is in a channel', () => {
     assert.deepEqual([other.last.channel, other.last.data], ['/meta/presence', { channel: 'room' }]);
   });
 
+  test('pages that are asked for too often come later', async () => {
+    const room = await Room.enter();
+    await room.answer({ number: 1, count: 1, members: [ann], next: '4' });
+    room.heard('join ann', 'change');
+    await room.world.socket.receive({ ...room.last, successful: false, error: 'too many', code: 'limit', retry: 300 });
+    await room.world.tick(299);
+    assert.equal(room.world.socket.sent.filter(({ channel }) => channel === '/meta/presence').length, 1);
+    await room.world.tick(1);
+    assert.deepEqual([room.last.channel, room.last.data], ['/meta/presence', { channel: 'room', next: '4' }]);
+    await room.answer({ number: 1, count: 2, members: [bob] });
+    room.heard('join bob', 'change');
+    // The answer to a subscribe says the same after a reconnect: what is shown stays.
+    await room.world.socket.lose();
+    await room.world.tick(1000);
+    await room.world.socket.accept();
+    await settle();
+    const { uuid, data } = room.world.socket.sent.find(({ channel }) => channel === '/meta/subscribe');
+    await room.world.socket.receive({ channel: '/meta/subscribe', uuid, data, successful: true, error: '', presence: { error: 'too many', code: 'limit', retry: 300 } });
+    await room.world.tick(300);
+    assert.deepEqual([room.last.channel, room.last.data], ['/meta/presence', { channel: 'room' }]);
+    await room.answer({ number: 9, count: 1, members: [bob] });
+    room.heard('change', 'leave ann', 'change');
+  });
+
   test('a signal closes it', async () => {
     const world = new World();
     const push = await world.connected();

@@ -34,8 +34,9 @@ const (
 
 // The names of the events that are not messages. Names of channels never begin with a slash.
 const (
-	eventGap   = "/meta/gap"
-	eventClose = "/meta/close"
+	eventGap      = "/meta/gap"
+	eventClose    = "/meta/close"
+	eventPresence = "/meta/presence"
 )
 
 var (
@@ -47,6 +48,7 @@ var (
 	errStreamFormat  = &httpError{http.StatusBadRequest, "The value of format must be text, json or frame."}
 	errStreamEvent   = &httpError{http.StatusBadRequest, "The value of event must be channel; without it, events have no name."}
 	errStreamChannel = &httpError{http.StatusBadRequest, "A parameter is missing its value: channel must be the name of a channel, or a pattern."}
+	errStreamMembers = &httpError{http.StatusBadRequest, "The value of presence must be the name of a channel, such as presence=rooms/1. A pattern has no members."}
 )
 
 // sseFraming is the framing of event streams. The hub gives them complete events.
@@ -121,9 +123,19 @@ type streamEnd struct {
 	Channel string          `json:"channel,omitempty"` // that it is about
 }
 
+// aboutMembers is how frames about the members of a channel begin. The object that has the
+// channel's name follows. It has no further member, and names have no braces (R10).
+const aboutMembers = `{"channel":"` + eventPresence + `","data":`
+
 // appendNotice appends a frame that is not a message. A stream has no answers, because its
-// client sends no frames, so only the last notice is left.
+// client sends no frames. So there are frames about members, whose event has the channel's
+// name in place of data, and the last notice.
 func appendNotice(dst, object []byte) []byte {
+	if rest, ok := bytes.CutPrefix(object, []byte(aboutMembers)); ok {
+		i := bytes.IndexByte(rest, '}')
+		dst = append(append(append(dst, "event: "+eventPresence+"\ndata: "...), rest[:i]...), rest[i+1:]...)
+		return append(dst, "\n\n"...)
+	}
 	if !bytes.HasPrefix(object, []byte(`{"channel":"`+eventClose+`"`)) {
 		return dst
 	}
@@ -187,7 +199,7 @@ func parseStream(r *http.Request) (q streamRequest, wrong *httpError) {
 		return q, errStreamQuery
 	}
 	seen := make(map[string]bool) // a query may have many: nothing has limited their number yet
-	for _, name := range values["channel"] {
+	for _, name := range slices.Concat(values["channel"], values["presence"]) {
 		if name == "" {
 			return q, errStreamChannel
 		}
@@ -196,6 +208,12 @@ func parseStream(r *http.Request) (q streamRequest, wrong *httpError) {
 			q.Channels = append(q.Channels, name)
 		}
 	}
+	for _, name := range values["presence"] {
+		if hub.IsPattern(name) {
+			return q, errStreamMembers
+		}
+	}
+	q.Members = slices.Compact(slices.Sorted(slices.Values(values["presence"])))
 	format, ok := formatNames[values.Get("format")]
 	if !ok || len(values["format"]) > 1 {
 		return q, errStreamFormat

@@ -241,6 +241,44 @@ func TestStreamOpens(t *testing.T) {
 	}
 }
 
+// members lists the members of all channels, whose info is "<channel>".
+type members struct{}
+
+func (members) Presence(string) *hub.PresenceRule {
+	return &hub.PresenceRule{Members: 100, Info: func(q *hub.Question) ([]byte, error) { return json.Marshal(q.Channel) }}
+}
+
+// TestStreamTellsWhoIsThere: the query names the channels whose members a stream shows. The
+// events are the same in each format.
+func TestStreamTellsWhoIsThere(t *testing.T) {
+	s, e := newStreamServer(t, &hub.Policy{Presences: members{}}, func(e *Endpoint) {
+		e.Opening = func(r *http.Request) (hub.Opening, *hub.Refusal) {
+			return hub.Opening{User: r.Header.Get("X-User")}, nil
+		}
+	})
+	for n, format := range []string{"", "&format=json&event=channel", "&format=frame"} {
+		of := strings.NewReplacer("ROOM", fmt.Sprint("room", n), "HALL", fmt.Sprint("hall", n)).Replace
+		ann := listen(t, s, of("channel=HALL&presence=ROOM")+format, "X-User", "ann")
+		ann.want(eventPresence, of(`{"channel":"ROOM","number":1,"count":1,"first":true,"members":[{"user":"ann","tabs":1,"info":"ROOM"}]}`))
+		bob := listen(t, s, of("channel=ROOM&channel=HALL&presence=HALL&presence=HALL"), "X-User", "bob")
+		bob.want(eventPresence, of(`{"channel":"HALL","number":1,"count":2,"first":true,"members":[{"user":"ann","tabs":1,"info":"HALL"},{"user":"bob","tabs":1,"info":"HALL"}]}`))
+		ann.want(eventPresence, of(`{"channel":"ROOM","number":2,"count":2,"joined":[{"user":"bob","tabs":1,"info":"ROOM"}]}`))
+		bob.leave()
+		ann.want(eventPresence, of(`{"channel":"ROOM","number":3,"count":1,"left":[{"user":"bob"}]}`))
+		ann.leave()
+	}
+	waitFor(t, "all to be gone", func() bool { stats := e.Hub.Stats(); return stats.Members == 0 && stats.Watchers == 0 })
+}
+
+// TestStreamThatMayNotSeeTheMembers: a refusal is an event, and messages come all the same.
+func TestStreamThatMayNotSeeTheMembers(t *testing.T) {
+	s, _ := newStreamServer(t, &hub.Policy{}, nil)
+	c := listen(t, s, "presence=a")
+	c.want(eventPresence, `{"channel":"a","successful":false,"error":"this channel tells nobody who is in it","code":"denied"}`)
+	say(t, s, "a", "1")
+	c.want("message", "1")
+}
+
 // TestStreamHeartbeats: a client that sends nothing stays, and gets a comment at each interval.
 func TestStreamHeartbeats(t *testing.T) {
 	s, _ := newStreamServer(t, &hub.Policy{Heartbeat: 200 * time.Millisecond}, nil)
@@ -288,6 +326,10 @@ func TestStreamRefusals(t *testing.T) {
 		{"long id", "channel=a", streamGates{}, []string{"Last-Event-ID", strings.Repeat("x", 129)}, 400, "at most 128", ""},
 		{"format", "channel=a&format=xml", streamGates{}, nil, 400, "text, json or frame", ""},
 		{"event", "channel=a&event=x", streamGates{}, nil, 400, "event must be channel", ""},
+		{"no members", "channel=a&presence=", streamGates{}, nil, 400, "missing its value", ""},
+		{"members of a pattern", "channel=a&presence=a/*", streamGates{}, nil, 400, "A pattern has no members", ""},
+		{"members of no name", "presence=a//b", streamGates{}, nil, 400, "A channel's name cannot have an empty segment", ""},
+		{"too many to show", "channel=a&presence=b&presence=c&presence=d", streamGates{}, nil, 429, "More than 3 channels for one agent", ""},
 		{"too many", "channel=a&channel=b&channel=c&channel=d", streamGates{}, nil, 429, "More than 3 channels for one agent", ""},
 		{"connect without credentials", "channel=a", streamGates{connect: no(hub.CodeDenied, "log in first", 0)}, nil, 401, "Log in first.", ""},
 		{"connect", "channel=a", streamGates{connect: no(hub.CodeDenied, "the token is of somebody else", 0)}, bearer, 403, "The token is of somebody else.", ""},

@@ -257,24 +257,45 @@ func (c *Channel) Join(node Node, id ID, info string, at int64) *Member {
 	if p != nil {
 		tabs += p.tabs
 	}
-	c.set(m, node, tabs, info, at, 0, false)
+	c.set(m, node, tabs, info, at, 0, cut)
 	return m
 }
 
-// Leave removes a tab of m at a node. A member whose last tab it was lingers if may is
-// set; else it leaves at once, even if it lingers already.
+// An ending is how a tab has ended.
+type ending uint8
+
+const (
+	lingers ending = iota // the member may come back
+	leaves                // it leaves at once
+	cut                   // it leaves before others do, even if it lingers already
+)
+
+// ending returns how a tab of m ends that may come back. An agent whose user nobody knows
+// would come back as another member.
+func (m *Member) ending(may bool) ending {
+	switch {
+	case !may:
+		return cut
+	case m.own.anonymous:
+		return leaves
+	}
+	return lingers
+}
+
+// Leave removes a tab of m at a node. A user whose last tab it was lingers if may is set;
+// else the member leaves at once, even if it lingers already.
 func (c *Channel) Leave(now time.Duration, node Node, m *Member, may bool) {
 	p := m.part(node)
 	if p == nil || p.tabs == 0 {
 		return
 	}
-	c.set(m, node, p.tabs-1, p.info, p.at, now, may)
+	c.set(m, node, p.tabs-1, p.info, p.at, now, m.ending(may))
 }
 
 // Restate replaces what is shown of m.
 func (c *Channel) Restate(node Node, m *Member, info string, at int64) {
 	if p := m.part(node); p != nil && p.tabs > 0 {
-		c.set(m, node, p.tabs, info, at, 0, false)
+		c.set(m, node, p.tabs, info, at, 0, cut)
 	}
 }
 
@@ -288,10 +309,10 @@ func (c *Channel) Set(now time.Duration, node Node, id ID, tabs int, info string
 		}
 		m = c.obtain(node, id)
 	}
-	c.set(m, node, int32(tabs), info, at, now, may)
+	c.set(m, node, int32(tabs), info, at, now, m.ending(may))
 }
 
-func (c *Channel) set(m *Member, node Node, tabs int32, info string, at int64, now time.Duration, may bool) {
+func (c *Channel) set(m *Member, node Node, tabs int32, info string, at int64, now time.Duration, how ending) {
 	d := m.note()
 	p := m.obtainPart(node)
 	fewer := tabs < p.tabs
@@ -303,15 +324,15 @@ func (c *Channel) set(m *Member, node Node, tabs int32, info string, at int64, n
 	switch {
 	case total >= d.tabs:
 		d.until = 0
-	case fewer && may && c.rule.Linger > 0:
+	case fewer && how == lingers && c.rule.Linger > 0:
 		c.linger(m, now+c.rule.Linger)
 		if total == 0 {
 			return // nothing of it shows before that time
 		}
-	case fewer && !may:
+	case fewer && how == cut:
 		d.until = 0
 	}
-	c.look(m, fewer && !may)
+	c.look(m, fewer && how == cut)
 }
 
 // linger has m stay as it is until a time.
@@ -324,11 +345,11 @@ func (c *Channel) linger(m *Member, until time.Duration) {
 	c.lingering = slices.Insert(c.lingering, i, linger{m, until})
 }
 
-// Down removes all tabs at a node that is gone. Members linger.
+// Down removes all tabs at a node that is gone. Members linger: the node may come back.
 func (c *Channel) Down(now time.Duration, node Node) {
 	for _, m := range slices.Clone(c.list) {
 		if p := m.part(node); p != nil && p.tabs > 0 {
-			c.set(m, node, 0, p.info, p.at, now, true)
+			c.set(m, node, 0, p.info, p.at, now, lingers)
 		}
 	}
 }

@@ -47,6 +47,18 @@ func newFallbackServer(t *testing.T, p *hub.Policy, change func(*Endpoint)) (*ht
 	return s, e
 }
 
+// newBystanders returns a server of e's hub with the times that are the default: for clients
+// that a short time of e's, which a test is about, must not end.
+func newBystanders(t *testing.T, e *Endpoint) *httptest.Server {
+	t.Helper()
+	s := httptest.NewServer(handler(&Endpoint{Hub: e.Hub, Policy: e.Policy, Sessions: e.Sessions, Origins: e.Origins, Transports: e.Transports, Caller: e.Caller, Opening: e.Opening}))
+	t.Cleanup(func() {
+		e.Hub.Drop(e.Policy)
+		s.Close()
+	})
+	return s
+}
+
 // The preludes of SockJS, and its frames, as they are on the wire.
 func preludeOf(t *testing.T, transport string) string {
 	t.Helper()

@@ -658,8 +658,9 @@ func TestStreamThatIsNotRead(t *testing.T) {
 		short.write = 200 * time.Millisecond
 		e.times = &short
 	})
-	reader := listen(t, s, "channel=a")
 	_ = listen(t, s, "channel=a")
+	s = newBystanders(t, e)
+	reader := listen(t, s, "channel=a")
 	large := `"` + strings.Repeat("x", 60_000) + `"`
 	for n := 0; e.Hub.Stats().Ended[hub.CloseSlow] == 0; n++ {
 		if n == 10_000 {

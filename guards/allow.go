@@ -105,18 +105,28 @@ func (g *DenyGuard) Fixed() (Kind, bool) {
 	return Deny, g.matching.always() && len(g.MatcherSetsRaw) == 0
 }
 
+// onPatterns implements patternAware.
+func (g *AllowGuard) onPatterns() error { return g.matching.onPatterns(g.MatcherSetsRaw) }
+
+// onPatterns implements patternAware.
+func (g *DenyGuard) onPatterns() error { return g.matching.onPatterns(g.MatcherSetsRaw) }
+
 // CanApprove implements Bounded.
 func (g *DenyGuard) CanApprove() bool { return false }
 
 // A matching has the matchers of a guard. It does not change once it is loaded.
 type matching struct {
-	sets  caddyhttp.MatcherSets // without sets, every request matches
-	reads placeholder.Reads
+	sets     caddyhttp.MatcherSets // without sets, every request matches
+	reads    placeholder.Reads
+	compared placeholder.Compared
 }
 
 // load loads the matchers in the field MatcherSetsRaw of a guard.
 func (m *matching) load(ctx caddy.Context, guard any, raw caddyhttp.RawMatcherSets) (err error) {
 	if m.reads, err = placeholder.CheckMatchers(raw); err != nil {
+		return err
+	}
+	if m.compared, err = placeholder.ComparedBy(raw); err != nil {
 		return err
 	}
 	if len(raw) == 0 {
@@ -131,17 +141,33 @@ func (m *matching) load(ctx caddy.Context, guard any, raw caddyhttp.RawMatcherSe
 
 func (m *matching) always() bool { return len(m.sets) == 0 }
 
+// onPatterns returns an error if the matchers would misunderstand every pattern. raw has
+// them if they are not loaded yet.
+func (m *matching) onPatterns(raw caddyhttp.RawMatcherSets) error {
+	if len(m.sets) > 0 {
+		return m.compared.OnPatterns()
+	}
+	compared, err := placeholder.ComparedBy(raw)
+	if err != nil {
+		return err
+	}
+	return compared.OnPatterns()
+}
+
 // decide returns matched if the request matches, otherwise Abstain.
 func (m *matching) decide(ctx context.Context, q *Question, matched Answer) Answer {
 	if m.always() {
 		return matched
 	}
 	if err := m.reads.Missing(q.Agent.Opening()); err != nil {
-		return Answer{Kind: Unavailable, Err: err}
+		return undecided(err)
 	}
 	r, err := q.Request(ctx)
 	if err != nil {
-		return Answer{Kind: Unavailable, Err: err}
+		return undecided(err)
+	}
+	if err := q.fooled(r, &m.compared); err != nil {
+		return undecided(err)
 	}
 	ok, err := m.sets.AnyMatchWithError(r)
 	if err == nil {
@@ -149,7 +175,7 @@ func (m *matching) decide(ctx context.Context, q *Question, matched Answer) Answ
 	}
 	switch {
 	case err != nil:
-		return Answer{Kind: Unavailable, Err: fmt.Errorf("matching: %w", err)}
+		return undecided(fmt.Errorf("matching: %w", err))
 	case ok:
 		return matched
 	default:

@@ -5,6 +5,7 @@ package guards
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -120,12 +121,13 @@ type backend struct {
 
 	asker *upstream.Asker[Answer]
 	names upstream.Names
+	reach *upstream.Reach
 	gate  hub.Fingerprint // the fingerprint of the guard's gate; "" if unknown
 }
 
 // newBackend returns the backend of a guard whose configuration reaches what reach says.
 func newBackend(o BackendOptions, reach *upstream.Reach) (*backend, error) {
-	if err := o.validate(); err != nil {
+	if err := cmp.Or(o.validate(), reach.Err); err != nil {
 		return nil, err
 	}
 	if o.InFlight == 0 {
@@ -135,7 +137,7 @@ func newBackend(o BackendOptions, reach *upstream.Reach) (*backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &backend{BackendOptions: o, asker: upstream.NewAsker[Answer](o.InFlight), names: names}, nil
+	return &backend{BackendOptions: o, asker: upstream.NewAsker[Answer](o.InFlight), names: names, reach: reach}, nil
 }
 
 // An outcome is an answer, and what its caching depends on.
@@ -173,7 +175,7 @@ func isShared(gate hub.GateName) bool {
 func (b *backend) decide(ctx context.Context, q *Question, sent []byte, ask func(ctx context.Context, q *Question) outcome) Answer {
 	values, err := b.values(ctx, q)
 	if err != nil {
-		return Answer{Kind: Unavailable, Err: err}
+		return undecided(err)
 	}
 	var key, store upstream.Key
 	if isShared(q.Gate) {
@@ -182,7 +184,7 @@ func (b *backend) decide(ctx context.Context, q *Question, sent []byte, ask func
 			store = key
 			if len(b.Key) > 0 {
 				if store, err = b.operatorsKey(ctx, q); err != nil {
-					return Answer{Kind: Unavailable, Err: err}
+					return undecided(err)
 				}
 			}
 			if answer, ok := b.asker.Cached(store); ok {
@@ -230,11 +232,14 @@ func (b *backend) values(ctx context.Context, q *Question) ([]string, error) {
 		}
 		values = append(values, value)
 	}
-	if len(b.names.Request) == 0 {
+	if len(b.names.Request) == 0 && b.reach.Compared.NeedsNothing(q.Pattern) {
 		return values, nil
 	}
 	req, err := q.Request(ctx)
 	if err != nil {
+		return nil, err
+	}
+	if err := q.fooled(req, &b.reach.Compared); err != nil {
 		return nil, err
 	}
 	repl := req.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
@@ -359,6 +364,14 @@ func (g *handlerGuard) LearnsHeaders() []string { return g.copied }
 
 // ReadsSnapshot implements SnapshotReader.
 func (g *handlerGuard) ReadsSnapshot() []string { return g.backend.names.LookedUp }
+
+// onPatterns implements patternAware.
+func (g *handlerGuard) onPatterns() error {
+	if g.backend == nil { // the guard was parsed, but not provisioned
+		return nil
+	}
+	return g.backend.reach.OnPatterns()
+}
 
 // Cleanup implements caddy.CleanerUpper.
 func (g *handlerGuard) Cleanup() error {

@@ -32,7 +32,7 @@ func kindOf(status int) Kind {
 // refusalOf returns the answer for an exchange that does not approve.
 func refusalOf(x *upstream.Exchange) Answer {
 	if err := x.Broken(); err != nil {
-		return Answer{Kind: Unavailable, Err: err}
+		return undecided(err)
 	}
 	kind := kindOf(x.Status())
 	a := Answer{Kind: kind, Err: x.Failure()}
@@ -51,7 +51,16 @@ func refused(x *upstream.Exchange) outcome {
 }
 
 // unavailable returns the outcome if a guard cannot decide.
-func unavailable(err error) outcome { return outcome{Answer: Answer{Kind: Unavailable, Err: err}} }
+func unavailable(err error) outcome { return outcome{Answer: undecided(err)} }
+
+// undecided returns the answer of a guard that cannot decide because of err. It denies if
+// the guard could not decide the next time either.
+func undecided(err error) Answer {
+	if _, ok := errors.AsType[placeholder.AmbiguousError](err); ok {
+		return Answer{Kind: Deny, Err: err}
+	}
+	return Answer{Kind: Unavailable, Err: err}
+}
 
 // fieldsOf returns the named header fields of a request as guards learn them. A field
 // without a value is learned as empty, so that the client's value does not count.

@@ -17,13 +17,6 @@ import (
 	"github.com/push-it/pushit/guards/internal/placeholder"
 )
 
-// An errStar says that the value of a placeholder could be taken for a pattern.
-type errStar string
-
-func (e errStar) Error() string {
-	return fmt.Sprintf("the value of {%s} has a *, which a rule could take for the pattern of the subscription", string(e))
-}
-
 // replace returns the value of a placeholder in the request r.
 func (q *Question) replace(r *http.Request, name string) (value any, known bool, err error) {
 	if !strings.HasPrefix(name, placeholder.Prefix) {
@@ -79,8 +72,15 @@ func (q *Question) placeholder(name string) (string, error) {
 	if placeholder.HasControl(value) {
 		return "", placeholder.ControlError(name)
 	}
-	if q.Pattern && strings.HasPrefix(plain, "agent.") && strings.Contains(value, "*") {
-		return "", errStar(name) // see withoutStars in internal/expr
+	if q.Pattern {
+		switch {
+		case plain == "channel":
+		case strings.HasPrefix(plain, placeholder.PartsPrefix) && value == "":
+			// It would equal every other empty value, such as the user of somebody unknown.
+			return "", placeholder.AmbiguousError(fmt.Sprintf("the pattern of the subscription does not say what {%s} is", name))
+		case strings.Contains(value, "*"):
+			return "", placeholder.StarError(name) // see withoutStars in internal/expr
+		}
 	}
 	if !escaped {
 		return value, nil

@@ -155,7 +155,34 @@ func compileBlock(b BlockConfig, compile func(hub.GateName, *GateConfig) (*Chain
 	if b.Patterns && out.gates[hub.GateSubscribe] == nil {
 		return out, fmt.Errorf("channel %s, at %s: patterns lets a subscription cover all of the block at once, so the block needs a subscribe gate of its own", strings.Join(b.Match, " "), b.Where)
 	}
-	return out, nil
+	return out, out.checkPatterns(b)
+}
+
+// A patternAware guard may misunderstand patterns.
+type patternAware interface {
+	// onPatterns returns an error if the guard would misunderstand every pattern.
+	onPatterns() error
+}
+
+// checkPatterns refuses guards that are asked about patterns and would misunderstand them.
+func (b *block) checkPatterns(c BlockConfig) (err error) {
+	if !c.Patterns {
+		return nil
+	}
+	for _, name := range []hub.GateName{hub.GateSubscribe, hub.GatePresence, hub.GateHistory} {
+		g := b.gates[name]
+		if g == nil {
+			continue
+		}
+		walk(g.guards, func(n NamedGuard) {
+			if aware, ok := n.Guard.(patternAware); ok && err == nil {
+				if e := aware.onPatterns(); e != nil {
+					err = fmt.Errorf("%s, at %s: %s: %w", name, c.Gates[name].Where, n.Name, e)
+				}
+			}
+		})
+	}
+	return err
 }
 
 func compileGate(name hub.GateName, g *GateConfig, timeout time.Duration, env *Env, s *sampler) (*Chain, error) {

@@ -33,6 +33,18 @@ func (q *Question) request(ctx context.Context, w http.ResponseWriter, body []by
 	return upstream.NewRequest(ctx, session{q}, w, body)
 }
 
+// fooled returns an error if a value of the session would fool matchers that see r.
+func (q *Question) fooled(r *http.Request, c *placeholder.Compared) error {
+	if c.NeedsNothing(q.Pattern) {
+		return nil
+	}
+	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	return c.Fooled(q.Pattern, func(name string) string {
+		value, _ := repl.GetString(name)
+		return value
+	})
+}
+
 // A session is a question as requests are made from it.
 type session struct{ *Question }
 

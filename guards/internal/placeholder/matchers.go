@@ -108,9 +108,29 @@ func checkMatcher(name string, raw json.RawMessage, r *Reads) error {
 			return nil
 		})
 	case *caddyhttp.MatchExpression:
-		return decoded(raw, func(m *caddyhttp.MatchExpression) error { return checkExpressionMatcher(m.Expr, r) })
+		expr, err := exprOf(raw)
+		if err != nil {
+			return err
+		}
+		return checkExpressionMatcher(expr, r)
 	}
 	return nil
+}
+
+// exprOf returns the expression of a matcher given as JSON: a string, or an object.
+// Caddy's own decoder panics if a field of the object is missing.
+func exprOf(raw json.RawMessage) (expr string, err error) {
+	if err := json.Unmarshal(raw, &expr); err == nil {
+		return expr, nil
+	}
+	var m struct{ Expr, Name *string }
+	if err := json.Unmarshal(raw, &m); err != nil {
+		return "", err
+	}
+	if m.Expr == nil || m.Name == nil {
+		return "", errors.New(`write it as a string, or as an object with "expr" and "name"`)
+	}
+	return *m.Expr, nil
 }
 
 func checkHeader(header caddyhttp.MatchHeader, r *Reads) error {
@@ -267,9 +287,23 @@ func checkProtocol(protocol string) error {
 var (
 	exprString      = regexp.MustCompile(`'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"`)
 	exprPlaceholder = regexp.MustCompile(`\{([a-zA-Z][\w.-]+)\}`) // as Caddy finds them
-	ExprCall        = regexp.MustCompile(`\b(\w+)\s*\(`)
+	exprCall        = regexp.MustCompile(`\b(\w+)\s*\(`)
 	exprProtocol    = regexp.MustCompile(`\bprotocol\s*\(\s*['"]([^'"]*)['"]`)
 )
+
+// callsIn returns the names of the functions that an expression calls.
+func callsIn(expr string) (names []string) {
+	for _, call := range exprCall.FindAllStringSubmatch(exprString.ReplaceAllString(expr, "''"), -1) {
+		names = append(names, call[1])
+	}
+	return names
+}
+
+// CallsFile reports whether an expression of Caddy's, given as JSON, looks at files.
+func CallsFile(raw json.RawMessage) bool {
+	expr, err := exprOf(raw)
+	return err != nil || slices.Contains(callsIn(expr), "file")
+}
 
 // checkExpressionMatcher checks an expression of Caddy's, which has a function for each
 // matcher.
@@ -280,9 +314,9 @@ func checkExpressionMatcher(expr string, r *Reads) error {
 		}
 	}
 	texts := exprString.FindAllString(expr, -1)
-	for _, call := range ExprCall.FindAllStringSubmatch(exprString.ReplaceAllString(expr, "''"), -1) {
+	for _, name := range callsIn(expr) {
 		var err error
-		switch name := call[1]; name {
+		switch name {
 		case "remote_ip":
 			r.remoteAddr = true
 		case "client_ip":

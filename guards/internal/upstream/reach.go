@@ -4,7 +4,10 @@
 package upstream
 
 import (
+	"cmp"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"maps"
 	"reflect"
 	"slices"
@@ -29,6 +32,13 @@ type Reach struct {
 	Known bool
 	// Others says that the configuration has modules from outside of Caddy.
 	Others bool
+	// Compared are the placeholders that matchers compare.
+	Compared placeholder.Compared
+	// Err is a mistake in a matcher.
+	Err error
+
+	matches bool // it has matchers
+	copies  bool // a handler puts the channel where matchers may find it
 
 	server *caddyhttp.Server // nil outside of a server
 	routes map[string]bool   // the named routes seen so far
@@ -59,6 +69,18 @@ var readers = []string{
 // others are modules of other packages that decide only by their configuration.
 var others = []string{"tls.ca_pool.source.inline", "tls.ca_pool.source.file", "caddy.network_proxy.none", "caddy.network_proxy.url"}
 
+// copiers are handlers that put values where the matchers of handlers behind them find
+// them. So may handlers of other packages.
+var copiers = []string{"vars", "map", "headers", "rewrite"}
+
+// OnPatterns returns an error if what r reaches would misunderstand patterns.
+func (r *Reach) OnPatterns() error {
+	if r.matches && r.copies {
+		return errors.New("matchers could take a pattern such as users/* for the name of a channel, because a directive puts {pushit.channel} where they look; " + placeholder.WriteCEL)
+	}
+	return r.Compared.OnPatterns()
+}
+
 func (r *Reach) module(id string, raw json.RawMessage) {
 	info, err := caddy.GetModule(id)
 	if err != nil {
@@ -66,6 +88,16 @@ func (r *Reach) module(id string, raw json.RawMessage) {
 		return
 	}
 	m := info.New()
+	switch name := info.ID.Name(); info.ID.Namespace() {
+	case "http.matchers":
+		r.matches = true
+		if err := r.Compared.Add(name, raw); err != nil {
+			r.Err, r.Known = cmp.Or(r.Err, fmt.Errorf("matcher %s: %w", name, err)), false
+			return
+		}
+	case "http.handlers":
+		r.copies = r.copies || (slices.Contains(copiers, name) || !isOf(m, caddysOwn)) && placeholder.NamesChannel(raw)
+	}
 	// A guard implements Fingerprinter if it decides by more.
 	isGuard := info.ID.Namespace() == guardNamespace
 	r.Others = r.Others || !isGuard && !isOf(m, caddysOwn)
@@ -84,7 +116,7 @@ func (r *Reach) module(id string, raw json.RawMessage) {
 	case *caddyhttp.MatchVarsRE:
 		r.addVars(slices.Collect(maps.Keys(*m)))
 	case *caddyhttp.MatchExpression:
-		r.Known = r.Known && !slices.ContainsFunc(placeholder.ExprCall.FindAllStringSubmatch(m.Expr, -1), func(call []string) bool { return call[1] == "file" })
+		r.Known = r.Known && !placeholder.CallsFile(raw)
 	}
 	r.parts(reflect.ValueOf(m))
 }

@@ -324,14 +324,18 @@ func (p *parser) path() error {
 	return p.noBlock("path")
 }
 
-func (p *parser) name() (err error) {
-	if p.handler.Name, err = p.argument("chat"); err != nil {
+func (p *parser) name() error { return p.text(&p.handler.Name, "chat", checkName) }
+
+// text reads the only argument of the current subdirective, which check must accept.
+func (p *parser) text(to *string, example string, check func(string) error) (err error) {
+	word := p.Val()
+	if *to, err = p.argument(example); err != nil {
 		return err
 	}
-	if err := checkName(p.handler.Name); err != nil {
+	if err := check(*to); err != nil {
 		return p.WrapErr(err)
 	}
-	return p.noBlock("name")
+	return p.noBlock(word)
 }
 
 func (p *parser) origins() error {

@@ -46,32 +46,30 @@ func gateSubdirectives() []subdirective {
 // path in the JSON.
 func channelSubdirectives(path string, b *ChannelBlock) []subdirective {
 	subs := []subdirective{
-		{name: "patterns", parse: func(p *parser) error {
-			b.Patterns = true
-			return p.alone("patterns")
-		}},
+		flag("patterns", &b.Patterns),
 		{name: "history", repeats: true, parse: func(p *parser) error {
 			return historyOrGate(p, path+".", &b.History, &b.Gates)
 		}},
 		{name: "echo", parse: func(p *parser) error { return p.echo(b) }},
-		{name: "existing", parse: func(p *parser) error {
-			b.Existing = true
-			return p.alone("existing")
-		}},
-		{name: "conflate", parse: func(p *parser) error {
-			b.Conflate = true
-			return p.alone("conflate")
-		}},
+		flag("existing", &b.Existing),
+		flag("conflate", &b.Conflate),
+		{name: "presence", parse: func(p *parser) error { return p.presence(path+".", &b.Presence, &b.Gates) }},
 	}
-	subs = append(subs, subdirective{name: "presence", parse: func(p *parser) error {
-		return p.presence(path+".", &b.Presence, &b.Gates)
-	}})
-	for _, name := range gateNames {
-		if name != string(hub.GatePresence) && name != string(hub.GateHistory) && name != string(hub.GateConnect) && name != string(hub.GateDisconnect) && name != string(hub.GateAPI) {
-			subs = append(subs, subdirective{name: name, parse: func(p *parser) error { return p.gate(path+".", &b.Gates) }})
-		}
+	for _, name := range []hub.GateName{hub.GateSubscribe, hub.GateUnsubscribe, hub.GatePublish, hub.GateDeliver} {
+		subs = append(subs, subdirective{name: string(name), parse: func(p *parser) error { return p.gate(path+".", &b.Gates) }})
 	}
 	return subs
+}
+
+// flag returns a subdirective that takes no arguments, and sets to.
+func flag(name string, to *bool) subdirective {
+	return subdirective{name: name, parse: func(p *parser) error {
+		*to = true
+		if p.NextArg() {
+			return p.Errf("unexpected %q after %s, which takes no value", p.Val(), name)
+		}
+		return p.noBlock(name)
+	}}
 }
 
 // verbs returns the words in the block of a gate that are not guards.
@@ -79,10 +77,7 @@ func verbs(name string, g *Gate) []subdirective {
 	return []subdirective{
 		{name: "to", parse: func(p *parser) error { return p.to(g) }},
 		{name: "transform", parse: func(p *parser) error { return p.transform(name, g) }},
-		{name: "discard", parse: func(p *parser) error {
-			g.Discard = true
-			return p.alone("discard")
-		}},
+		flag("discard", &g.Discard),
 		{name: "timeout", parse: func(p *parser) error {
 			if err := checkTimeoutOf(name); err != nil {
 				return p.WrapErr(err)
@@ -250,33 +245,9 @@ func (p *parser) transform(gate string, g *Gate) error {
 	return p.noBlock("transform")
 }
 
-// alone fails if anything follows word, which takes no arguments.
-func (p *parser) alone(word string) error {
-	if p.NextArg() {
-		return p.Errf("unexpected %q after %s, which takes no value", p.Val(), word)
-	}
-	return p.noBlock(word)
-}
+func (p *parser) namespace() error { return p.text(&p.handler.Namespace, "{labels.2}", checkNamespace) }
 
-func (p *parser) namespace() (err error) {
-	if p.handler.Namespace, err = p.argument("{labels.2}"); err != nil {
-		return err
-	}
-	if err := checkNamespace(p.handler.Namespace); err != nil {
-		return p.WrapErr(err)
-	}
-	return p.noBlock("namespace")
-}
-
-func (p *parser) defaultAnswer() (err error) {
-	if p.handler.Default, err = p.argument("deny"); err != nil {
-		return err
-	}
-	if err := checkDefault(p.handler.Default); err != nil {
-		return p.WrapErr(err)
-	}
-	return p.noBlock("default")
-}
+func (p *parser) defaultAnswer() error { return p.text(&p.handler.Default, "deny", checkDefault) }
 
 // timeoutOf reads timeout <gate> <duration>.
 func (p *parser) timeoutOf() error {
@@ -352,8 +323,8 @@ func checkHabits(pattern string) error {
 	return nil
 }
 
-// checkPolicy checks all gates together, and the history. Provision finds the same mistakes, but cannot
-// say at which line they are.
+// checkPolicy checks the history, and all gates together. Provision finds the same
+// mistakes, but cannot say at which line they are.
 func (p *parser) checkPolicy() error {
 	h := &p.handler
 	if err := h.History.check(h.blocks()); err != nil {

@@ -3,12 +3,7 @@
 
 package pushit
 
-import (
-	"fmt"
-
-	"github.com/push-it/pushit/guards"
-	"github.com/push-it/pushit/hub"
-)
+import "github.com/push-it/pushit/hub"
 
 // hasDelivery reports whether b says how messages are delivered.
 func (b *ChannelBlock) hasDelivery() bool { return b.delivery() != hub.Delivery{} }
@@ -18,40 +13,24 @@ func (b *ChannelBlock) delivery() hub.Delivery {
 }
 
 // deliveries finds how the messages of a channel are delivered.
-type deliveries []deliveryBlock
-
-type deliveryBlock struct {
-	match guards.Match
-	hub.Delivery
-}
+type deliveries []channelRule[hub.Delivery]
 
 // deliveries returns how h delivers the messages of channels, or nil if it has no rules.
 func (h *Handler) deliveries() (hub.Deliveries, error) {
-	var all deliveries
-	for i := range h.Channels {
-		b := &h.Channels[i]
-		if !b.hasDelivery() {
-			continue
-		}
-		match, err := guards.ParseMatch(b.Match)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", blockPath(i), err)
-		}
-		all = append(all, deliveryBlock{match, b.delivery()})
+	rules, err := channelRules(h, func(b *ChannelBlock) (hub.Delivery, bool, error) { return b.delivery(), b.hasDelivery(), nil })
+	if err != nil || rules == nil {
+		return nil, err
 	}
-	if all == nil {
-		return nil, nil
-	}
-	return all, nil
+	return deliveries(rules), nil
 }
 
 // Delivery implements hub.Deliveries. What any of the matching blocks says holds.
 func (all deliveries) Delivery(channel string) (d hub.Delivery) {
 	for i := range all {
 		if b := &all[i]; b.match.Matches(channel) {
-			d.NoEcho = d.NoEcho || b.NoEcho
-			d.Existing = d.Existing || b.Existing
-			d.Conflate = d.Conflate || b.Conflate
+			d.NoEcho = d.NoEcho || b.rule.NoEcho
+			d.Existing = d.Existing || b.rule.Existing
+			d.Conflate = d.Conflate || b.rule.Conflate
 		}
 	}
 	return d

@@ -15,7 +15,6 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
-	"github.com/push-it/pushit/guards"
 	"github.com/push-it/pushit/hub"
 	"github.com/push-it/pushit/internal/hubpool"
 )
@@ -108,70 +107,41 @@ func (h *Handler) keepHistory(log *slog.Logger) error {
 
 // checkHistories returns what is wrong with the histories of h.
 func (h *Handler) checkHistories() error {
-	errs := []error{h.History.check(h.blocks())}
-	for i, b := range h.Channels {
-		if err := b.History.check(nil); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", blockPath(i), err))
-		}
-	}
-	return errors.Join(errs...)
+	return errors.Join(h.History.check(h.blocks()), h.eachBlock(func(b *ChannelBlock) error { return b.History.check(nil) }))
 }
 
 // blocks returns the channel blocks; never nil.
 func (h *Handler) blocks() []ChannelBlock { return append([]ChannelBlock{}, h.Channels...) }
 
 func checkHistoryCount(n int) error {
-	if n < 1 || n > maxHistoryCount {
-		return fmt.Errorf("history: the number of messages must be between 1 and %d, not %d", maxHistoryCount, n)
-	}
-	return nil
+	return checkCount("history: the number of messages", n, maxHistoryCount)
 }
 
 // histories finds the history of a channel.
 type histories struct {
-	blocks []historyBlock
+	rules  []channelRule[hub.HistoryRule]
 	others hub.HistoryRule // of channels without a block
-}
-
-type historyBlock struct {
-	match guards.Match
-	rule  hub.HistoryRule
 }
 
 // histories returns the history rules of h, or nil if h keeps nothing.
 func (h *Handler) histories() (hub.Histories, error) {
-	var all histories
-	if h.History != nil {
-		all.others = h.History.rule()
+	rules, err := channelRules(h, func(b *ChannelBlock) (hub.HistoryRule, bool, error) { return b.History.rule(), b.History != nil, nil })
+	if err != nil || h.History == nil && rules == nil {
+		return nil, err
 	}
-	for i, b := range h.Channels {
-		if b.History == nil {
-			continue
-		}
-		match, err := guards.ParseMatch(b.Match)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", blockPath(i), err)
-		}
-		all.blocks = append(all.blocks, historyBlock{match, b.History.rule()})
-	}
-	if h.History == nil && len(all.blocks) == 0 {
-		return nil, nil
-	}
-	return &all, nil
+	return &histories{rules, h.History.rule()}, nil
 }
 
 func (h *History) rule() hub.HistoryRule {
+	if h == nil {
+		return hub.HistoryRule{}
+	}
 	return hub.HistoryRule{Count: h.Count, TTL: time.Duration(h.TTL)}
 }
 
 // History implements hub.Histories.
 func (all *histories) History(channel string) hub.HistoryRule {
-	for i := range all.blocks {
-		if all.blocks[i].match.Matches(channel) {
-			return all.blocks[i].rule
-		}
-	}
-	return all.others
+	return firstRule(all.rules, channel, all.others)
 }
 
 // historyOrGate reads what `history` says. If a number, `off`, or a block with a file
@@ -245,7 +215,9 @@ func (p *parser) history(to **History, in bool) error {
 			return errorAt(at, errFileInBlock)
 		}
 	} else if err := p.block("history", []subdirective{
-		{name: "file", parse: func(p *parser) error { return historyFile(p, h) }},
+		{name: "file", parse: func(p *parser) error {
+			return p.text(&h.File, hubpool.ExampleFile, func(path string) error { return hubpool.File{Path: path}.Check() })
+		}},
 		{name: "sync", parse: func(p *parser) error { return historySync(p, h) }},
 	}); err != nil {
 		return err
@@ -260,17 +232,6 @@ func (p *parser) history(to **History, in bool) error {
 	}
 	*to = h
 	return nil
-}
-
-// historyFile reads `file <path>`.
-func historyFile(p *parser, h *History) (err error) {
-	if h.File, err = p.argument(hubpool.ExampleFile); err != nil {
-		return err
-	}
-	if err := (&History{File: h.File}).checkFile(); err != nil {
-		return p.WrapErr(err)
-	}
-	return p.noBlock("file")
 }
 
 // historySync reads `sync always|<duration>`.

@@ -71,60 +71,33 @@ func (p *Presence) check() error {
 
 var errPresenceCounts = errors.New("presence: count lists nobody, so members has no effect: keep one of them")
 
-func checkPresenceMembers(n int) error {
-	if n < 1 || n > maxMembers {
-		return fmt.Errorf("presence: members must be between 1 and %d, not %d", maxMembers, n)
-	}
-	return nil
-}
+func checkPresenceMembers(n int) error { return checkCount("presence: members", n, maxMembers) }
 
 // checkPresences returns what is wrong with the presences of h.
 func (h *Handler) checkPresences() error {
-	errs := []error{h.Presence.check()}
-	for i, b := range h.Channels {
-		if err := b.Presence.check(); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", blockPath(i), err))
-		}
-	}
-	return errors.Join(errs...)
+	return errors.Join(h.Presence.check(), h.eachBlock(func(b *ChannelBlock) error { return b.Presence.check() }))
 }
 
 // presences finds the presence rule of a channel.
 type presences struct {
-	blocks []presenceBlock
+	rules  []channelRule[*hub.PresenceRule]
 	others *hub.PresenceRule // of channels without a block
-}
-
-type presenceBlock struct {
-	match guards.Match
-	rule  *hub.PresenceRule
 }
 
 // presences returns the presence rules of h, or nil if there are none.
 func (h *Handler) presences() (hub.Presences, error) {
-	var all presences
-	var err error
-	if all.others, err = h.Presence.rule(); err != nil {
+	others, err := h.Presence.rule()
+	if err != nil {
 		return nil, err
 	}
-	for i, b := range h.Channels {
-		if b.Presence == nil {
-			continue
-		}
-		match, err := guards.ParseMatch(b.Match)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", blockPath(i), err)
-		}
+	rules, err := channelRules(h, func(b *ChannelBlock) (*hub.PresenceRule, bool, error) {
 		rule, err := b.Presence.rule()
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", blockPath(i), err)
-		}
-		all.blocks = append(all.blocks, presenceBlock{match, rule})
+		return rule, rule != nil, err
+	})
+	if err != nil || others == nil && rules == nil {
+		return nil, err
 	}
-	if all.others == nil && len(all.blocks) == 0 {
-		return nil, nil
-	}
-	return &all, nil
+	return &presences{rules, others}, nil
 }
 
 func (p *Presence) rule() (*hub.PresenceRule, error) {
@@ -155,12 +128,7 @@ func (p *Presence) rule() (*hub.PresenceRule, error) {
 
 // Presence implements hub.Presences.
 func (all *presences) Presence(channel string) *hub.PresenceRule {
-	for i := range all.blocks {
-		if all.blocks[i].match.Matches(channel) {
-			return all.blocks[i].rule
-		}
-	}
-	return all.others
+	return firstRule(all.rules, channel, all.others)
 }
 
 // presence reads what `presence` says: settings, and the guards of the gate presence, which
@@ -229,10 +197,7 @@ func presenceSettings(to *Presence) []subdirective {
 			return p.noBlock("info")
 		}},
 		{name: "linger", parse: func(p *parser) error { return p.duration(&to.Linger, "15s", minLinger, maxLinger) }},
-		{name: "count", parse: func(p *parser) error {
-			to.Count = true
-			return p.alone("count")
-		}},
+		flag("count", &to.Count),
 		{name: "members", parse: func(p *parser) error {
 			text, err := p.argument("1000")
 			if err != nil {

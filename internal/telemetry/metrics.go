@@ -20,86 +20,40 @@ import (
 // A metric is a number or a histogram that each hub has.
 type metric struct {
 	desc *prometheus.Desc
-	kind prometheus.ValueType // unused for histograms
 	// read emits the metric from a hub's counts.
-	read func(m *metric, e emitter, s *hub.Stats)
+	read func(e emitter, s *hub.Stats)
 
-	name, help string
-	labels     []string // besides the hub's name
+	name   string
+	labels []string // besides the hub's name
 }
 
 // metrics are all metrics. No label has a value that clients choose, because each channel,
 // user or address would make a series of its own.
 var metrics = []*metric{
-	gauge("agents", "Open sessions, connected or not.", func(m *metric, e emitter, s *hub.Stats) {
-		for transport, n := range s.Agents {
-			e.value(m, float64(n), transport)
-		}
-	}, "transport"),
-	gauge("subscriptions", "Subscriptions of agents to channels and patterns.", func(m *metric, e emitter, s *hub.Stats) {
-		e.value(m, float64(s.Subscriptions))
-	}),
-	gauge("channels", "Channels that have subscribers.", func(m *metric, e emitter, s *hub.Stats) {
-		e.value(m, float64(s.Channels))
-	}),
-	gauge("patterns", "Patterns that have subscribers.", func(m *metric, e emitter, s *hub.Stats) {
-		e.value(m, float64(s.Patterns))
-	}),
-	gauge("presence_members", "Members of channels that tell who is in them, counted once in each channel.", func(m *metric, e emitter, s *hub.Stats) {
-		e.value(m, float64(s.Members))
-	}),
-	gauge("presence_watchers", "Subscriptions that are told who is in their channel.", func(m *metric, e emitter, s *hub.Stats) {
-		e.value(m, float64(s.Watchers))
-	}),
-	gauge("questions_in_flight", "Questions to gates that ask a backend and have not answered yet.",
-		func(m *metric, e emitter, s *hub.Stats) {
-			for gate, n := range s.Questions {
-				e.value(m, float64(n), string(gate))
-			}
-		}, "gate"),
+	labelled("agents", "Open sessions, connected or not.", gauge, "transport", func(s *hub.Stats) map[string]int { return s.Agents }, itself),
+	number("subscriptions", "Subscriptions of agents to channels and patterns.", gauge, func(s *hub.Stats) int { return s.Subscriptions }),
+	number("channels", "Channels that have subscribers.", gauge, func(s *hub.Stats) int { return s.Channels }),
+	number("patterns", "Patterns that have subscribers.", gauge, func(s *hub.Stats) int { return s.Patterns }),
+	number("presence_members", "Members of channels that tell who is in them, counted once in each channel.", gauge, func(s *hub.Stats) int { return s.Members }),
+	number("presence_watchers", "Subscriptions that are told who is in their channel.", gauge, func(s *hub.Stats) int { return s.Watchers }),
+	labelled("questions_in_flight", "Questions to gates that ask a backend and have not answered yet.", gauge, "gate",
+		func(s *hub.Stats) map[hub.GateName]int { return s.Questions }, gateName),
 
-	counter("messages_published_total", "Messages published by agents or by the server.", func(m *metric, e emitter, s *hub.Stats) {
-		e.value(m, float64(s.Published))
-	}),
-	counter("messages_delivered_total", "Messages written to agents, counted for each agent.", func(m *metric, e emitter, s *hub.Stats) {
-		e.value(m, float64(s.Delivered))
-	}),
-	counter("messages_dropped_total", "Messages that did not reach an agent, or were not published, by reason.",
-		func(m *metric, e emitter, s *hub.Stats) {
-			for why, n := range s.Dropped {
-				e.value(m, float64(n), why.String())
-			}
-		}, "reason"),
-	counter("frames_received_total", "Frames that agents sent, of any kind.", func(m *metric, e emitter, s *hub.Stats) {
-		e.value(m, float64(s.FramesReceived))
-	}),
-	counter("received_bytes_total", "Bytes of the frames that agents sent.", func(m *metric, e emitter, s *hub.Stats) {
-		e.value(m, float64(s.BytesReceived))
-	}),
-	counter("sent_bytes_total", "Bytes written to agents, including the framing of their transports.", func(m *metric, e emitter, s *hub.Stats) {
-		e.value(m, float64(s.BytesSent))
-	}),
-	counter("sessions_refused_total", "Sessions that were not opened, by the code of the refusal.", func(m *metric, e emitter, s *hub.Stats) {
-		for code, n := range s.Refused {
-			e.value(m, float64(n), string(code))
-		}
-	}, "code"),
-	counter("sessions_ended_total", "Sessions that have ended, by close code; 1000 if the server did not close the session.",
-		func(m *metric, e emitter, s *hub.Stats) {
-			for code, n := range s.Ended {
-				e.value(m, float64(n), strconv.Itoa(int(code)))
-			}
-		}, "code"),
-	counter("queue_overflows_total", "How often a queue was full, by queue.", func(m *metric, e emitter, s *hub.Stats) {
-		for queue, n := range s.Overflow {
-			e.value(m, float64(n), queue.String())
-		}
-	}, "queue"),
-	counter("reload_effects_total", "What reloads of the configuration did to sessions and subscriptions, by effect.", func(m *metric, e emitter, s *hub.Stats) {
-		for effect, n := range s.Reload {
-			e.value(m, float64(n), effect.String())
-		}
-	}, "effect"),
+	number("messages_published_total", "Messages published by agents or by the server.", counter, func(s *hub.Stats) uint64 { return s.Published }),
+	number("messages_delivered_total", "Messages written to agents, counted for each agent.", counter, func(s *hub.Stats) uint64 { return s.Delivered }),
+	labelled("messages_dropped_total", "Messages that did not reach an agent, or were not published, by reason.", counter, "reason",
+		func(s *hub.Stats) map[hub.DropReason]uint64 { return s.Dropped }, hub.DropReason.String),
+	number("frames_received_total", "Frames that agents sent, of any kind.", counter, func(s *hub.Stats) uint64 { return s.FramesReceived }),
+	number("received_bytes_total", "Bytes of the frames that agents sent.", counter, func(s *hub.Stats) uint64 { return s.BytesReceived }),
+	number("sent_bytes_total", "Bytes written to agents, including the framing of their transports.", counter, func(s *hub.Stats) uint64 { return s.BytesSent }),
+	labelled("sessions_refused_total", "Sessions that were not opened, by the code of the refusal.", counter, "code",
+		func(s *hub.Stats) map[hub.Code]uint64 { return s.Refused }, func(c hub.Code) string { return string(c) }),
+	labelled("sessions_ended_total", "Sessions that have ended, by close code; 1000 if the server did not close the session.", counter, "code",
+		func(s *hub.Stats) map[hub.CloseCode]uint64 { return s.Ended }, func(c hub.CloseCode) string { return strconv.Itoa(int(c)) }),
+	labelled("queue_overflows_total", "How often a queue was full, by queue.", counter, "queue",
+		func(s *hub.Stats) map[hub.QueueName]uint64 { return s.Overflow }, hub.QueueName.String),
+	labelled("reload_effects_total", "What reloads of the configuration did to sessions and subscriptions, by effect.", counter, "effect",
+		func(s *hub.Stats) map[hub.ReloadEffect]uint64 { return s.Reload }, hub.ReloadEffect.String),
 
 	histogram("gate_duration_seconds", "How long gates took to answer, by gate and answer.", func(m *metric, e emitter, s *hub.Stats) {
 		for gate, answers := range s.Gates {
@@ -117,23 +71,42 @@ var metrics = []*metric{
 	}, "transport"),
 }
 
-type readMetric = func(*metric, emitter, *hub.Stats)
+const (
+	gauge   = prometheus.GaugeValue
+	counter = prometheus.CounterValue
+)
 
-func gauge(name, help string, read readMetric, labels ...string) *metric {
-	return newMetric(prometheus.GaugeValue, name, help, read, labels)
+func itself(label string) string { return label }
+
+func gateName(name hub.GateName) string { return string(name) }
+
+// number returns a metric that is one number of a hub.
+func number[N int | uint64](name, help string, kind prometheus.ValueType, of func(*hub.Stats) N) *metric {
+	m := newMetric(name, help)
+	m.read = func(e emitter, s *hub.Stats) { e.value(m, kind, float64(of(s))) }
+	return m
 }
 
-func counter(name, help string, read readMetric, labels ...string) *metric {
-	return newMetric(prometheus.CounterValue, name, help, read, labels)
+// labelled returns a metric with a number for each value of a label.
+func labelled[K comparable, N int | uint64](name, help string, kind prometheus.ValueType, label string, of func(*hub.Stats) map[K]N, text func(K) string) *metric {
+	m := newMetric(name, help, label)
+	m.read = func(e emitter, s *hub.Stats) {
+		for key, n := range of(s) {
+			e.value(m, kind, float64(n), text(key))
+		}
+	}
+	return m
 }
 
-func histogram(name, help string, read readMetric, labels ...string) *metric {
-	return newMetric(prometheus.UntypedValue, name, help, read, labels)
+func histogram(name, help string, read func(*metric, emitter, *hub.Stats), labels ...string) *metric {
+	m := newMetric(name, help, labels...)
+	m.read = func(e emitter, s *hub.Stats) { read(m, e, s) }
+	return m
 }
 
-func newMetric(kind prometheus.ValueType, name, help string, read readMetric, labels []string) *metric {
-	m := &metric{kind: kind, read: read, name: prometheus.BuildFQName("caddy", "pushit", name), help: help, labels: labels}
-	m.desc = prometheus.NewDesc(m.name, m.help, append([]string{"hub"}, labels...), nil)
+func newMetric(name, help string, labels ...string) *metric {
+	m := &metric{name: prometheus.BuildFQName("caddy", "pushit", name), labels: labels}
+	m.desc = prometheus.NewDesc(m.name, help, append([]string{"hub"}, labels...), nil)
 	return m
 }
 
@@ -159,7 +132,7 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 	for name, h := range c.hubs {
 		stats := h.Stats()
 		for _, m := range metrics {
-			m.read(m, emitter{name, to}, &stats)
+			m.read(emitter{name, to}, &stats)
 		}
 	}
 }
@@ -170,8 +143,8 @@ type emitter struct {
 	to  chan<- prometheus.Metric
 }
 
-func (e emitter) value(m *metric, v float64, labels ...string) {
-	e.to <- prometheus.MustNewConstMetric(m.desc, m.kind, v, append([]string{e.hub}, labels...)...)
+func (e emitter) value(m *metric, kind prometheus.ValueType, v float64, labels ...string) {
+	e.to <- prometheus.MustNewConstMetric(m.desc, kind, v, append([]string{e.hub}, labels...)...)
 }
 
 func (e emitter) histogram(m *metric, h *hub.Histogram, labels ...string) {

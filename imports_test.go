@@ -27,7 +27,7 @@ var layers = [][]string{
 }
 
 // onlyTests are packages that no server contains.
-var onlyTests = []string{"/internal/wireclient", "/internal/needs", "/internal/doctable", "/hub/hubtest", "/hub/brokertest"}
+var onlyTests = []string{"/internal/wireclient", "/internal/needs", "/internal/doctable", "/hub/hubtest", "/hub/brokertest", "/internal/natsserver"}
 
 // layerOf returns the layer of a package, and the path that matches it.
 func layerOf(pkg string) (layer int, path string) {
@@ -98,6 +98,14 @@ var dependencyRules = []dependencyRule{
 	{
 		pkg: module + "/hub/transport",
 		bad: map[string]string{"github.com/caddyserver": whyNoCaddy, "go.uber.org/zap": whyNoZap},
+	},
+	{
+		pkg: module + "/hub/broker/nats",
+		bad: map[string]string{"github.com/caddyserver": whyNoCaddy, "go.uber.org/zap": whyNoZap},
+	},
+	{
+		pkg: module + "/cmd/caddy",
+		bad: map[string]string{"github.com/nats-io/nats-server": "a server is no client: contrib/embedded-nats has it, as a module of its own"},
 	},
 	{
 		pkg: module + "/internal/telemetry",

@@ -191,7 +191,8 @@ async function main() {
   const built = join(top, '.build');
   const caddy = join(built, 'caddy');
   const endToEnd = join(built, 'end-to-end.test');
-  const env = { ...process.env, PUSHIT_CADDY: caddy };
+  const nats = join(built, 'nats-server');
+  const env = { ...process.env, PUSHIT_CADDY: caddy, PUSHIT_NATS_SERVER: nats };
   const begun = Date.now();
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, stop);
   await mkdir(built, { recursive: true });
@@ -204,6 +205,7 @@ async function main() {
     ['go', 'vet', '-C', 'test', '-race', './...'],
     ['go', 'vet', '-C', 'bench', '-race', './...'],
     ['go', 'build', '-race', '-o', caddy, './cmd/caddy'],
+    ['go', 'build', '-C', 'test', '-o', nats, 'github.com/nats-io/nats-server/v2'],
     ['go', 'test', '-C', 'test', '-race', '-c', '-o', endToEnd, '.'],
   ]) {
     const from = Date.now();

@@ -122,6 +122,29 @@ type Stats struct {
 	Gates    map[GateName]map[AnswerName]Histogram
 	FanOut   Histogram
 	Sessions map[string]Histogram
+
+	// Broker is nil if there is only this machine.
+	Broker *BrokerStats
+}
+
+// BrokerStats are the counts of a Broker that connects several machines.
+type BrokerStats struct {
+	// Connected says that the engine can be reached, and Behind that the hub may not have
+	// all entries of the log. Nodes counts the nodes that are up, with this one.
+	Connected, Behind bool
+	Nodes             int
+	// Applied counts the entries that came here. Filled counts those of them that had to be
+	// read from the log, because they did not come by themselves. Lost counts entries that
+	// the log had dropped before. Skipped counts entries that are no messages.
+	Applied, Filled, Lost, Skipped uint64
+	// Publishes is how long publishes took that succeeded.
+	Publishes Histogram
+}
+
+// A Measured is a Broker that counts.
+type Measured interface {
+	Broker
+	Stats() BrokerStats
 }
 
 // A Histogram counts durations.
@@ -335,6 +358,10 @@ func (h *Hub) Stats() Stats {
 				s.Gates[gate][answer] = read
 			}
 		}
+	}
+	if m, ok := (*h.log.broker.Load()).(Measured); ok {
+		stats := m.Stats()
+		s.Broker = &stats
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -107,6 +107,55 @@ for (const name of ['chrome', 'firefox']) {
       }
     });
 
+    test('who is here, by name', async () => {
+      const ada = await ChatPage.open(browser, server.url, desktop);
+      await ada.join('people');
+      await ada.rename('Ada');
+      await ada.here('Only you are here');
+      const looks = [];
+      for (const [dark, size] of [[false, { width: 390, height: 800 }], [true, { width: 390, height: 800 }], [true, desktop]]) {
+        const grace = await ChatPage.open(browser, server.url, { ...size, dark });
+        await grace.join('people');
+        looks.push(grace);
+      }
+      const [grace, linus, margaret] = looks;
+      await grace.rename('Grace Hopper');
+      await linus.rename('Linus');
+      await margaret.rename('Margaret');
+      await ada.here('Grace Hopper, Linus, Margaret and you are here');
+      await grace.here('Ada, Linus, Margaret and you are here');
+      await linus.page.type('#text', 'h');
+      await ada.page.waitForSelector('#faces .typing');
+      await ada.page.click('#here');
+      await ada.page.waitForFunction(() => document.querySelector('#people-dialog').open);
+      assert.deepEqual(await ada.page.$$eval('#people .name', (names) => names.map((name) => name.textContent)), ['Grace Hopper', 'Linus', 'Margaret', 'Ada']);
+      await picture(ada.page, 'people-desktop-light');
+      await ada.page.click('#people-dialog .primary');
+      await grace.say('Who is here?');
+      await ada.sees('Who is here?');
+      await picture(ada.page, 'here-desktop-light');
+      await picture(grace.page, 'here-phone-light');
+      await picture(linus.page, 'here-phone-dark');
+      await picture(margaret.page, 'here-desktop-dark');
+      for (const { page } of looks) assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), await page.evaluate(() => innerWidth));
+
+      // A page that is reloaded is another one with the same name, and the old one is no ghost.
+      await linus.page.reload();
+      await linus.is('connected');
+      await ada.here('Grace Hopper, Margaret, Linus and you are here');
+      await margaret.page.close();
+      await ada.here('Grace Hopper, Linus and you are here');
+      await grace.rename('Rear Admiral Hopper');
+      await ada.here('Rear Admiral Hopper, Linus and you are here');
+      assert.deepEqual(await ada.complaints(), []);
+
+      // The server says whose name it is, and no page shows more than a name of a name.
+      await linus.page.evaluate(publishRaw, [{ name: '<img src=x onerror=window.pwned=1>', tab: 'x', uuid: 'not mine' }, { name: {}, tab: [] }, 7], 'names');
+      await linus.page.evaluate(publishRaw, [{ name: 'x'.repeat(41), tab: 'x' }], 'names');
+      await ada.here('Rear Admiral Hopper, Linus and you are here');
+      assert.equal(await ada.page.evaluate(() => window.pwned), undefined);
+    });
+
     test('the policy holds where the page would not', async () => {
       const chat = await ChatPage.open(browser, server.url);
       const refused = await chat.page.evaluate(() => {
@@ -282,15 +331,15 @@ for (const name of ['chrome', 'firefox']) {
   });
 }
 
-/** Publishes each item on `lobby` over a connection of its own; runs in the page. */
-function publishRaw(list) {
+/** Publishes each item on a channel over a connection of its own; runs in the page. */
+function publishRaw(list, on = 'lobby') {
   return new Promise((resolve) => {
     const socket = new WebSocket(location.origin.replace('http', 'ws') + '/push/websocket');
     const send = (uuid, channel, data) => socket.send(JSON.stringify({ channel, uuid, agentId: 'raw', data }));
     let answers = 0;
     socket.onopen = () => send('c', '/meta/connect', {});
     socket.onmessage = ({ data }) => {
-      if (JSON.parse(data).channel === '/meta/connect') list.forEach((each, n) => send(`raw-${n}`, 'lobby', each));
+      if (JSON.parse(data).channel === '/meta/connect') list.forEach((each, n) => send(`raw-${n}`, on, each));
       else if (++answers === list.length) resolve(socket.close());
     };
   });

@@ -86,6 +86,11 @@ export class ChatPage {
     await this.page.waitForFunction((wanted) => [...document.querySelectorAll('#log .mark')].some((item) => item.textContent.trim() === wanted), {}, words);
   }
 
+  /** Waits until the line above the room says so. */
+  async here(words) {
+    await this.page.waitForFunction((want) => document.querySelector('#who').textContent === want, {}, words);
+  }
+
   texts() {
     return this.page.$$eval('#log .text', (elements) => elements.map((element) => element.textContent));
   }

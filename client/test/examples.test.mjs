@@ -70,6 +70,72 @@ describe('the examples', { skip }, () => {
     assert.deepEqual(await complaints(page), []);
   });
 
+  test('cursors: pointers come and go, flowers stay', async (t) => {
+    const server = await Server.start('examples/cursors/Caddyfile');
+    t.after(() => server.stop());
+    const open = async (name, options) => {
+      const page = await browser.open(server.url, options);
+      await connected(page);
+      await page.$eval('#name', (input) => (input.value = ''));
+      await page.type('#name', name);
+      await page.$eval('#name', (input) => input.blur());
+      return page;
+    };
+    const who = (page, words) => page.waitForFunction((want) => document.querySelector('#who').textContent === want, {}, words);
+    const ada = await open('Ada', { width: 1200, height: 760 });
+    await who(ada, 'Only you are here');
+    await ada.mouse.click(700, 500);
+    await ada.waitForSelector('.flower');
+    const grace = await open('Grace Hopper', { width: 390, height: 780, dark: true });
+    await who(grace, 'Ada and you are here');
+    await grace.waitForSelector('.flower'); // planted before
+    await ada.mouse.move(300, 300);
+    await ada.mouse.move(840, 380, { steps: 12 });
+    const pointer = (page, name, left, top) =>
+      page.waitForFunction(
+        (...[want, ...place]) => {
+          const found = [...document.querySelectorAll('.pointer')].find((each) => each.textContent.trim() === want);
+          return found && ['left', 'top'].every((side, i) => Math.abs(Number.parseFloat(found.style[side]) - place[i]) < 0.5);
+        },
+        {},
+        name,
+        left,
+        top,
+      );
+    const box = await ada.$eval('#board', (board) => board.getBoundingClientRect().toJSON());
+    await pointer(grace, 'Ada', 70, ((380 - box.top) / box.height) * 100);
+    const small = await grace.$eval('#board', (board) => board.getBoundingClientRect().toJSON());
+    await grace.mouse.move(195, small.top + small.height / 2);
+    await pointer(ada, 'Grace Hopper', 50, 50);
+    await grace.mouse.click(100, small.top + 200);
+    await ada.waitForFunction(() => document.querySelectorAll('.flower').length === 2);
+    await grace.mouse.move(250, small.top + 300, { steps: 3 });
+    await pointer(ada, 'Grace Hopper', (250 / 390) * 100, (300 / small.height) * 100);
+    assert.equal(await ada.$$eval('.pointer', (all) => all.length), 1, 'a page shows its own pointer');
+    await picture(ada, 'cursors-desktop-light');
+    await picture(grace, 'cursors-phone-dark');
+    for (const page of [ada, grace]) {
+      assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), await page.evaluate(() => innerWidth));
+      assert.deepEqual(await complaints(page), []);
+    }
+    await grace.close();
+    await ada.waitForFunction(() => !document.querySelector('.pointer'));
+    await who(ada, 'Only you are here');
+    // Only flowers are kept.
+    const kept = await ada.evaluate(async () => {
+      const { PushIt } = await import('/push/pushit.mjs');
+      const { messages } = await new PushIt().history('boards/meadow', { last: 200 });
+      return messages.map(({ data }) => data.flower);
+    });
+    assert.deepEqual(kept, [true, true]);
+    const dark = await open('Linus', { width: 1200, height: 760, dark: true });
+    await dark.waitForFunction(() => document.querySelectorAll('.flower').length === 2);
+    await picture(dark, 'cursors-desktop-dark');
+    await dark.setViewport({ width: 390, height: 780 });
+    await picture(dark, 'cursors-phone-dark-2');
+    assert.equal(await dark.evaluate(() => document.documentElement.scrollWidth), 390);
+  });
+
   describe('live news from a backend', () => {
     const SECRET = 'a secret of this test 7f3a';
     const login = { username: 'editor', password: 'extra, extra' };

@@ -11,6 +11,7 @@
 
 import { paint, randomName } from './names.js';
 import { $, fromTemplate, sentence, showConnection } from './page.js';
+import { People, whoIsHere } from './people.js';
 import { PushIt } from './push/pushit.mjs';
 
 const EVERYTHING = '*'; // a pattern: all channels
@@ -21,6 +22,7 @@ const MOST_ENTRIES = 300; // entries that a room stores
 const OPENING = 50; // how many of the messages that the server keeps a room begins with
 const SAME_BREATH = 5 * 60_000; // messages of one sender within this many ms are shown together
 const NAME_LENGTH = 40;
+const MOST_FACES = 5; // that are shown above a room
 
 const log = $('log');
 const scroll = $('scroll');
@@ -74,6 +76,7 @@ const push = new PushIt();
 const tab = push.agentId; // distinguishes this page from others with the same name
 showConnection(push);
 push.channel(`${TYPING}*`).on('message', onTyping);
+const people = new People(push, myName, () => current && showPeople(current));
 
 let countdown = 0;
 push.on('state', ({ name, retryAt }) => {
@@ -117,7 +120,7 @@ function join(channel) {
   handle.on('message', (message) => onMessage(room, message));
   if (channel !== EVERYTHING) {
     room.here = handle.presence();
-    room.here.on('change', () => showRoom(room));
+    room.here.on('change', () => showPeople(room));
   }
   handle.subscribe((refusal) => {
     if (refusal.code === 'closed') return; // the page shows that the session is closed in another place
@@ -129,8 +132,9 @@ function join(channel) {
     handle.unsubscribe();
   };
   // After the subscribe, so that nothing falls between the two; what comes in both ways is seen.
-  handle.history({ last: OPENING }).then(
-    ({ messages }) => begin(room, messages),
+  // Of a pattern come more, because the page shows only some of them.
+  handle.history({ last: channel === EVERYTHING ? 4 * OPENING : OPENING }).then(
+    ({ messages }) => begin(room, messages.filter((message) => !isHidden(room, message.channel)).slice(-OPENING)),
     ({ code }) => code === 'timeout' && mark(room, 'gap', 'Earlier messages could not be loaded.'),
   );
   rememberRooms();
@@ -187,7 +191,7 @@ function enter(room) {
   toEnd();
 }
 
-/** Updates everything but the messages: the list, the count of unread ones, the hint, who types. */
+/** Updates everything but the messages: the list, the count of unread ones, the hint, who is here, who types. */
 function showRoom(room) {
   if (room === current && !document.hidden) room.unread = 0;
   const link = room.item.querySelector('a');
@@ -200,8 +204,7 @@ function showRoom(room) {
   const all = [...rooms.values()].reduce((sum, each) => sum + each.unread, 0);
   document.title = all > 0 ? `(${all}) pushit chat` : 'pushit chat';
   if (room !== current) return;
-  const here = room.here?.count ?? 0;
-  $('here').textContent = here ? `${here} here.` : '';
+  showPeople(room);
 
   $('empty').hidden = room.entries.length > 0 && !room.refused;
   $('empty').classList.toggle('refused', room.refused !== '');
@@ -214,12 +217,41 @@ function showRoom(room) {
     names.length === 0 ? '' : names.length > 3 ? 'Several people are typing …' : `${names.join(' and ')} ${names.length > 1 ? 'are' : 'is'} typing …`;
 }
 
+/** Shows who is in the room: some faces above it, and everybody in a dialog. */
+function showPeople(room) {
+  if (room !== current) return;
+  const all = people.of(room.here ?? []);
+  const others = (room.here?.count ?? 0) - all.length; // of a room with so many that the server only counts them
+  $('here').hidden = all.length + others === 0;
+  $('who').textContent = others > 0 ? `${all.length + others} are here` : whoIsHere(all);
+  const put = (list, element, { name, tab }) => {
+    paint(element, name);
+    element.classList.toggle('typing', room.typing.has(tab));
+    list.push(element);
+  };
+  const faces = [];
+  const entries = [];
+  for (const person of all) {
+    if (faces.length < MOST_FACES) {
+      const face = document.createElement('span');
+      face.append(Object.assign(document.createElement('span'), { className: 'avatar' }));
+      put(faces, face, person);
+    }
+    const entry = fromTemplate('person');
+    entry.querySelector('.name').textContent = person.name;
+    entry.querySelector('small').textContent = person.me ? 'you' : room.typing.has(person.tab) ? 'is typing …' : '';
+    put(entries, entry, person);
+  }
+  $('faces').replaceChildren(...faces);
+  $('people').replaceChildren(...entries);
+}
+
 // ---- What was said before, and meanwhile ----
 
 /** Puts messages that the server has kept above those that have come since the page was opened, or was back. */
 function begin(room, messages, at = 0) {
   for (const { channel, uuid, data } of messages) {
-    if (isTyping(room, channel) || room.seen.has(uuid)) continue;
+    if (isHidden(room, channel) || room.seen.has(uuid)) continue;
     known.add(channel);
     insert(room, makeEntry(room, uuid, channel, data, published.has(uuid) ? 'sent' : undefined), at++);
   }
@@ -276,12 +308,13 @@ function mark(room, kind, words) {
 
 // ---- Messages ----
 
-function isTyping(room, channel) {
-  return room.channel === EVERYTHING && channel.startsWith(TYPING);
+/** Whether a message of the pattern is one between the pages, which no room shows. */
+function isHidden(room, channel) {
+  return room.channel === EVERYTHING && (channel.startsWith(TYPING) || channel === 'names');
 }
 
 function onMessage(room, { channel, uuid, data }) {
-  if (isTyping(room, channel)) return;
+  if (isHidden(room, channel)) return;
   known.add(channel);
   const own = room.entries.find((entry) => entry.uuid === uuid && entry.status !== 'sent');
   if (own) return sent(room, own, true);
@@ -499,9 +532,12 @@ $('me').addEventListener('click', () =>
   ask('name-dialog', myName, (name) => {
     myName = name;
     remember('localStorage', 'name', name);
+    people.rename(name);
     showMe();
   }),
 );
+
+$('here').addEventListener('click', () => $('people-dialog').showModal());
 
 function ask(dialogId, value, done) {
   const dialog = $(dialogId);

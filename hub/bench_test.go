@@ -4,10 +4,13 @@
 package hub_test
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -206,4 +209,63 @@ func liveHeap() uint64 {
 	runtime.GC()
 	runtime.ReadMemStats(&m)
 	return m.HeapAlloc
+}
+
+// Operators that poll all the time do not delay messages: compare pollers=10 with pollers=0.
+// p99-ms is that of the time from a publish until the last of 100 subscribers has the message.
+func BenchmarkPublishBesideOperators(b *testing.B) {
+	for _, pollers := range []int{0, 10} {
+		b.Run(fmt.Sprintf("pollers=%d", pollers), func(b *testing.B) { benchmarkOperators(b, pollers) })
+	}
+}
+
+func benchmarkOperators(b *testing.B, pollers int) {
+	h, s := newFanout(b, 100, nil)
+	defer h.Close()
+	p := h.Use(&hub.Policy{Mount: "others", Heartbeat: time.Hour})
+	other := new(sink)
+	for i := range 10_000 {
+		a, err := h.Open(p, hub.Opening{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		a.Start(other)
+		a.Receive([]byte(connect(fmt.Sprint("o", i))))
+		a.Receive([]byte(subscribe(fmt.Sprint("rooms/", i))))
+		b.Cleanup(func() { a.Left("the end") })
+	}
+	stop := make(chan struct{})
+	var polling sync.WaitGroup
+	for range pollers {
+		polling.Go(func() {
+			for o := h.Operator(); ; {
+				select {
+				case <-stop:
+					return
+				case <-time.After(100 * time.Millisecond):
+				}
+				_, err1 := o.Agents(b.Context(), hub.AgentQuery{Limit: 1000})
+				_, err2 := o.Channels(b.Context(), hub.ChannelQuery{Limit: 1000})
+				if err := errors.Join(err1, err2); err != nil {
+					b.Error(err)
+				}
+			}
+		})
+	}
+	size := int64(100 * (len(message("news", "u", "1")) + 1))
+	var took []time.Duration
+	for n := int64(1); b.Loop(); n++ {
+		begun := time.Now()
+		if _, err := h.Publish(b.Context(), hub.NewMessage("news", "u", []byte("1"))); err != nil {
+			b.Fatal(err)
+		}
+		s.await(n * size)
+		took = append(took, time.Since(begun))
+		time.Sleep(time.Millisecond)
+	}
+	close(stop)
+	polling.Wait()
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)*99/100].Microseconds())/1000, "p99-ms")
+	b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "p50-ms")
 }

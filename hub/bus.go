@@ -27,3 +27,11 @@ func (s *swappable) busChanged(before, now Bus) {
 		f(now)
 	}
 }
+
+// joinNodes makes the hub known to the other nodes of a Bus.
+func (h *Hub) joinNodes(b Bus) {
+	h.others.watch(b)
+	if b != nil {
+		b.Handle(operatorTopic, h.answerOrder)
+	}
+}

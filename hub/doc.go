@@ -18,6 +18,7 @@
 //     later, and lease.go ends a right.
 //   - Presence: presence.go enters subscribers, and tells agents that watch a channel.
 //     hub/internal/presence finds out what has changed.
+//   - Operators: [Operator] in operator.go lists and ends what agents have, on all machines.
 //   - Guards, such as forward_auth and ask: the hub sees them as Gates. The documentation of
 //     package guards says where a backend's status becomes a verdict.
 //

@@ -48,6 +48,8 @@ type Hub struct {
 	ends          sampler.Sampler // of the log lines about agents that are gone
 	events        *eventQueue     // nil if nothing listens; set before the first Open
 	partings      atomic.Int32    // disconnect gates that are being asked
+	others        otherNodes
+	operating     chan struct{} // buffered(maxOperating): orders of Operators that are carried out
 
 	// Ends when Drain or Close is called.
 	life context.Context //nolint:containedctx // of the hub, whose part this is
@@ -76,6 +78,8 @@ func New(name string, broker Broker) (*Hub, error) {
 		quota:    newQuota(),
 		policies: make(map[string][]*Policy),
 		agents:   make(map[*Agent]struct{}),
+
+		operating: make(chan struct{}, maxOperating),
 	}
 	h.life, h.end = context.WithCancel(context.Background())
 	h.timers = newTimers()
@@ -89,6 +93,7 @@ func New(name string, broker Broker) (*Hub, error) {
 		h.Close()
 		return nil, fmt.Errorf("starting the broker of hub %q: %w", name, err)
 	}
+	h.OnBus(h.joinNodes)
 	return h, nil
 }
 

@@ -112,20 +112,26 @@ func (a *Agent) cut(r *Refusal) {
 	if retry <= 0 {
 		retry = cutRetry()
 	}
-	a.mu.Lock()
-	open := a.state < stateClosing
-	if open {
-		a.out.silenced = true
-		a.out.revokeLocked(func(*Message) bool { return false })
-	}
-	notify := a.closeLocked(CloseCut, r.Reason, retry)
-	a.mu.Unlock()
+	open := a.cutWith(r.Reason, retry)
 	if reload := a.reload.Load(); reload != nil && open {
 		reload.cut.Add(1)
 	}
+}
+
+// cutWith closes the session with CloseCut and drops what waits. It reports whether the
+// session was open.
+func (a *Agent) cutWith(reason string, retry time.Duration) (open bool) {
+	a.mu.Lock()
+	if open = a.state < stateClosing; open {
+		a.out.silenced = true
+		a.out.revokeLocked(func(*Message) bool { return false })
+	}
+	notify := a.closeLocked(CloseCut, reason, retry)
+	a.mu.Unlock()
 	if notify {
 		a.notify()
 	}
+	return open
 }
 
 // rescheduleLocked replaces the timers and limits of the old policy: heartbeat, handshake,

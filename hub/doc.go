@@ -7,6 +7,10 @@
 //
 // # Where to find what
 //
+// Begin with Hub in hub.go, Agent in agent.go and Policy in policy.go. A frame goes through
+// receive.go, op.go (which asks the gate), publish.go and node.go, and a message leaves
+// through outbox.go, flusher.go and write.go.
+//
 //   - Publish rate: inbox.publish in receive.go takes a token for
 //     Limits.PublishesPerSecond and refuses with CodeLimit. Program.Publish in program.go
 //     does it for requests of programs, with Limits.APIPublishesPerSecond. rate.go has the
@@ -19,6 +23,8 @@
 //   - Presence: presence.go enters subscribers, and tells agents that watch a channel.
 //     hub/internal/presence finds out what has changed.
 //   - Operators: [Operator] in operator.go lists and ends what agents have, on all machines.
+//   - History: history.go keeps messages and finds what an agent missed, position.go has
+//     the positions, and page.go answers /meta/history. hub/broker/disk keeps them in a file.
 //   - Guards, such as forward_auth and ask: the hub sees them as Gates. The documentation of
 //     package guards says where a backend's status becomes a verdict.
 //
@@ -77,13 +83,11 @@
 //	reauthorize   ask the gate of a lease again
 //	grace period  how long a lease goes on while its gate does not answer
 //	migrate       put the policy of a reload into effect for one agent
-//	listener      an agent that only listens, and sends no frames
 //	cut           close a session that the new policy does not allow
 //	revoke        end a subscription that is no longer allowed
 //	inbox         counts an agent's frames, and holds them while it connects
 //	outbox        queues frames for an agent, and writes them
-//	shard         the agents that one flusher serves
-//	flusher       writes for a shard, and never blocks
+//	flusher       writes for a part of the agents, its shard, and never blocks
 //	writer        writes for one agent, and may block
 //	member        a user who has agents in a channel, or one such agent
 //	fan-out       enqueueing a message in the outboxes of all subscribers
@@ -93,17 +97,21 @@
 //
 // # Who owns what
 //
-//	goroutine      started by            owns                                 ends when                       awaited by
-//	reader         the transport         Receive, Left, reading from the Conn the Conn ends                   nothing: Left is its last call
-//	flusher        New                   writes of the agents on its list     Close                           Close
-//	writer         a flusher             one agent's writes                   the agent's queue is empty      Close; Left, by outbox.idle
-//	timers         New                   handshakes, heartbeats, leases       Close                           Close
-//	question       Question.askRemote    one call of Gate.Decide              the gate returns                nothing, because a gate may hang
-//	reauthorizing  leases.reauthorize    nothing: it waits to ask             all is asked, the agent closes  nothing
-//	reauthorizer   reauthorizers.add     nothing: it waits for answers        no agent waits                  nothing
-//	Reload         Hub.Drop              nothing: it migrates agents          all agents are migrated         Reload.Done
-//	roster         roster.armLocked      nothing: it enqueues for watchers    all are told                    nothing: a closed agent takes nothing
-//	events         HandleEvents          the calls of Events.Handle           Close, when all are handled     Close, for a second: handlers may hang
+//	goroutine     started by                     owns                                 ends when                      awaited by
+//	reader        the transport                  Receive, Left, reading from the Conn the Conn ends                  nothing: Left is its last call
+//	flusher       newFlusher                     writes of the agents on its list     Close                          Close
+//	writer        writers.start                  one agent's writes                   the agent's queue is empty     Close; Left, by outbox.idle
+//	timers        newTimers                      handshakes, heartbeats, leases       Close                          Close
+//	question      Question.askRemote             one call of Gate.Decide              the gate returns               nothing: a gate may hang
+//	reauthorizing leases.reauthorize             nothing: it waits to ask             all is asked, the agent closes nothing
+//	reauthorizer  reauthorizers.add              nothing: it waits for answers        no agent waits                 nothing
+//	Reload        Hub.Drop, Reload.run           nothing: it migrates agents          all agents are migrated        Reload.Done
+//	migration     outbox.parkLocked              nothing: it migrates one agent       the agent is migrated          nothing
+//	spans         abandon                        spans of an agent that has left      they are ended                 nothing: a Tracer may hang
+//	sweep         history.add, history.sweepSome nothing: it drops old messages       it has looked at all           nothing: it does nothing after Close
+//	roster        roster.armLocked               nothing: it enqueues for watchers    all are told                   nothing: a closed agent takes nothing
+//	events        Hub.HandleEvents               the calls of Events.Handle           Close, when all are handled    Close, for a second: handlers may hang
+//	committer     disk.Broker.Start              the files of a log                   Close                          Close
 //
 // At most one goroutine writes for an agent, and none while its queue is empty. The
 // goroutine that queues the first item sets outbox.writing and adds the agent to its

@@ -45,20 +45,19 @@
 // bytes, and the state of an incomplete frame. Plain TCP and unix sockets need no buffer
 // while they wait. TLS and the connections of listener wrappers need a small one.
 //
-// For a fallback or a stream of Server-Sent Events, net/http keeps the request, its buffers and two goroutines. This package
-// adds none.
+// For a fallback or a stream of Server-Sent Events, net/http keeps the request, its buffers
+// and two goroutines. This package adds none.
 //
 // # Goroutines
 //
-//	goroutine  started by      owns                         ends when                  awaited by
-//	reader     Endpoint.Serve  reading the net.Conn,        the peer has left, or      nobody; it ends with
-//	                           Agent.Receive, closing the   within two seconds of      Agent.Left, which waits
-//	                           net.Conn, Agent.Left         Conn.Close                 for the hub's writer
-//	response   net/http        the header, the first bytes, the response is complete,  net/http
-//	                           session.detach               was cancelled or failed
-//	expiry     the session's   session.forget, Left         at once                    nobody
-//	           timer
-//	leaving    session.end     Left                         no frame is being received nobody
+//	goroutine  started by                                   owns                                         ends when                              awaited by
+//	reader     Endpoint.serveWebSocket, wsReader.read       reading the net.Conn, Agent.Receive,         the peer has left, or within           nothing: it ends with Agent.Left,
+//	                                                        closing the net.Conn, Agent.Left             two seconds of Conn.Close              which waits for the hub's writer
+//	response   net/http                                     the header, the first bytes, session.detach  the response is complete or cancelled  net/http
+//	deadline   Endpoint.serveReceive, Endpoint.serveStream  nothing: it asks a response to end           at once                                nothing
+//	greeting   session.endGreeting                          nothing: likewise for the first stream       at once                                nothing
+//	expiry     session.expireInLocked                       session.forget, Left                         at once                                nothing
+//	leaving    session.endLocked, session.Cut               Left                                         no frame is being received             nothing
 //
 // The hub writes to a Conn from one goroutine at a time. The reader never writes while the
 // hub may: it sends pongs with Agent.Send, and answers the peer's close frame after

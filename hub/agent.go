@@ -285,7 +285,7 @@ func (a *Agent) Left(reason string) {
 		a.hub.events.put(e)
 	}
 	p := a.policy.Load()
-	a.logEnd(p.Log, agentID, reason, code, lasted)
+	logEnd(a, p.Log, agentID, reason, code, lasted)
 	a.hub.forget(a, code, lasted)
 	if r := a.reload.Swap(nil); r != nil {
 		r.leave()

@@ -32,6 +32,6 @@ func (s *swappable) busChanged(before, now Bus) {
 func (h *Hub) joinNodes(b Bus) {
 	h.others.watch(b)
 	if b != nil {
-		b.Handle(operatorTopic, h.answerOrder)
+		b.Handle(operatorTopic, operated{h}.answerOrder)
 	}
 }

@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// logEnd logs that the agent is gone, sampled. The line must not contain credentials or a
+// logEnd logs that an agent is gone, sampled. The line must not contain credentials or a
 // fallback session's id, which would give access to the session.
-func (a *Agent) logEnd(log *slog.Logger, agentID, reason string, code CloseCode, lasted time.Duration) {
+func logEnd(a *Agent, log *slog.Logger, agentID, reason string, code CloseCode, lasted time.Duration) {
 	ctx := context.Background()
 	if !log.Enabled(ctx, slog.LevelInfo) {
 		return

@@ -29,10 +29,13 @@ import (
 //
 // It never delays messages: it holds no lock for longer than it takes to look at a thousand
 // agents or channels.
-type Operator struct{ hub *Hub }
+type Operator struct{ hub operated }
+
+// operated is what an Operator lists and does on this machine.
+type operated struct{ *Hub }
 
 // Operator returns the Operator of the hub.
-func (h *Hub) Operator() *Operator { return &Operator{h} }
+func (h *Hub) Operator() *Operator { return &Operator{operated{h}} }
 
 // A Selector says which agents are meant: those that all of its fields match. Fields that are
 // empty match all agents.
@@ -285,7 +288,7 @@ func reasonText(reason, otherwise string) (string, error) {
 
 // disconnect ends the sessions of the agents of this node that sel selects. What waits for
 // them is dropped.
-func (h *Hub) disconnect(ctx context.Context, sel Selector, f Farewell) (int, error) {
+func (h operated) disconnect(ctx context.Context, sel Selector, f Farewell) (int, error) {
 	s, err := sel.check(true)
 	if err != nil {
 		return 0, err
@@ -297,7 +300,7 @@ func (h *Hub) disconnect(ctx context.Context, sel Selector, f Farewell) (int, er
 	if f.Retry < 0 {
 		return 0, wrongSelection("retry is negative: to keep agents from coming back, set for_good")
 	}
-	agents, err := s.selected(ctx, h)
+	agents, err := s.selected(ctx, h.Hub)
 	if err != nil {
 		return 0, err
 	}
@@ -318,7 +321,7 @@ func (h *Hub) disconnect(ctx context.Context, sel Selector, f Farewell) (int, er
 
 // unsubscribe ends the subscriptions of the selected agents of this node to a channel or
 // pattern, by exactly that name.
-func (h *Hub) unsubscribeSelected(ctx context.Context, sel Selector, channel, reason string) (int, error) {
+func (h operated) unsubscribeSelected(ctx context.Context, sel Selector, channel, reason string) (int, error) {
 	s, err := sel.check(true)
 	if err != nil {
 		return 0, err
@@ -332,7 +335,7 @@ func (h *Hub) unsubscribeSelected(ctx context.Context, sel Selector, channel, re
 	if s.Channel == "" {
 		s.Channel = channel // it looks only at its subscribers
 	}
-	agents, err := s.selected(ctx, h)
+	agents, err := s.selected(ctx, h.Hub)
 	n := 0
 	for _, a := range agents {
 		a.mu.Lock()
@@ -355,12 +358,12 @@ const reauthorizePace = reloadPace
 // reauthorizeSelected has the gates of the selected agents of this node asked again: about
 // being connected, and about each subscription. With many agents that is spread over some
 // time.
-func (h *Hub) reauthorizeSelected(ctx context.Context, sel Selector) (int, error) {
+func (h operated) reauthorizeSelected(ctx context.Context, sel Selector) (int, error) {
 	s, err := sel.check(true)
 	if err != nil {
 		return 0, err
 	}
-	agents, err := s.selected(ctx, h)
+	agents, err := s.selected(ctx, h.Hub)
 	if err != nil {
 		return 0, err
 	}
@@ -450,7 +453,7 @@ type AgentInfo struct {
 const listedChannels = 16
 
 // infoOf returns what an operator sees of a. most limits the channels.
-func (h *Hub) infoOf(a *Agent, node string, most int) AgentInfo {
+func (h operated) infoOf(a *Agent, node string, most int) AgentInfo {
 	i := AgentInfo{
 		Node:      node,
 		Agent:     a.UUID(),
@@ -485,7 +488,7 @@ type AgentPage struct {
 }
 
 // listAgents returns a page of the agents of this node.
-func (h *Hub) listAgents(ctx context.Context, q AgentQuery, node string) (AgentPage, error) {
+func (h operated) listAgents(ctx context.Context, q AgentQuery, node string) (AgentPage, error) {
 	s, err := q.check(false)
 	if err != nil {
 		return AgentPage{}, err
@@ -501,7 +504,7 @@ func (h *Hub) listAgents(ctx context.Context, q AgentQuery, node string) (AgentP
 		}
 	}
 	list := smallest[*Agent]{most: limit + 1, compare: func(a, b *Agent) int { return bytes.Compare(a.id[:], b.id[:]) }}
-	err = s.each(ctx, h, func(a *Agent) {
+	err = s.each(ctx, h.Hub, func(a *Agent) {
 		if bytes.Compare(a.id[:], after[:]) > 0 {
 			list.add(a)
 		}
@@ -658,7 +661,7 @@ func (q *ChannelQuery) check() (limit int, err error) {
 }
 
 // listChannels returns a page of the channels of this node.
-func (h *Hub) listChannels(ctx context.Context, q ChannelQuery) (ChannelPage, error) {
+func (h operated) listChannels(ctx context.Context, q ChannelQuery) (ChannelPage, error) {
 	limit, err := q.check()
 	if err != nil {
 		return ChannelPage{}, err
@@ -724,7 +727,7 @@ func (d *directory) keys(ctx context.Context) func(yield func(string) bool) {
 }
 
 // channelInfo describes a channel or pattern as this node knows it.
-func (h *Hub) channelInfo(namespace, channel string) ChannelInfo {
+func (h operated) channelInfo(namespace, channel string) ChannelInfo {
 	i := ChannelInfo{Namespace: namespace, Channel: channel}
 	d, key := h.channels, keyOf(namespace, channel)
 	if IsPattern(channel) {
@@ -739,7 +742,7 @@ func (h *Hub) channelInfo(namespace, channel string) ChannelInfo {
 		return i
 	}
 	i.Members, i.Present = h.presences.count(key)
-	i.Messages, i.Position = h.history.count(key)
+	i.Messages, i.Position = countKept(h.history, key)
 	return i
 }
 
@@ -756,8 +759,8 @@ func (ps *presences) count(key string) (members int, ok bool) {
 	return r.state.Count(), true
 }
 
-// count returns how many messages of a channel are kept, and the position of the newest.
-func (h *history) count(key string) (messages int, position string) {
+// countKept returns how many messages of a channel are kept, and the position of the newest.
+func countKept(h *history, key string) (messages int, position string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	r := h.rings[key]
@@ -787,7 +790,7 @@ type NodeInfo struct {
 }
 
 // nodeInfo describes this node.
-func (h *Hub) nodeInfo(node string) NodeInfo {
+func (h operated) nodeInfo(node string) NodeInfo {
 	s := h.Stats()
 	i := NodeInfo{
 		Node: node, Agents: s.Agents, Subscriptions: s.Subscriptions, Channels: s.Channels, Patterns: s.Patterns,

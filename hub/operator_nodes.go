@@ -117,7 +117,7 @@ type order struct {
 var errOrder = errors.New("this machine does not know that order")
 
 // carryOut does what an order says on this node.
-func (h *Hub) carryOut(ctx context.Context, d *order) (any, error) {
+func (h operated) carryOut(ctx context.Context, d *order) (any, error) {
 	node := ""
 	if b := h.Bus(); b != nil {
 		node = b.Self().Name
@@ -150,7 +150,7 @@ func (h *Hub) carryOut(ctx context.Context, d *order) (any, error) {
 }
 
 // answerOrder answers another node. A node that cannot say what it did is silent.
-func (h *Hub) answerOrder(ctx context.Context, _ NodeID, b []byte) []byte {
+func (h operated) answerOrder(ctx context.Context, _ NodeID, b []byte) []byte {
 	var d order
 	if json.Unmarshal(b, &d) != nil {
 		return nil
@@ -170,7 +170,7 @@ func (h *Hub) answerOrder(ctx context.Context, _ NodeID, b []byte) []byte {
 
 // ask has all nodes carry out an order, and returns their answers: that of this node first.
 // silent are the names of those that did not answer.
-func ask[T any](ctx context.Context, h *Hub, d order) (answers []T, silent []string, err error) {
+func ask[T any](ctx context.Context, h operated, d order) (answers []T, silent []string, err error) {
 	own, err := h.carryOut(ctx, &d) // also finds what is wrong with it
 	if err != nil {
 		return nil, nil, err

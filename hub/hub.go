@@ -308,7 +308,7 @@ func (r *replica) Behind(behind bool) {
 // call at a time about one channel.
 func (h *Hub) fanOut(m *Message) {
 	f := h.fanouts.Get().(*fanout)
-	defer h.putFanout(f)
+	defer f.put(h)
 	f.nodes = h.appendNodes(f.nodes, m)
 	// Hold all nodes together. Otherwise an agent that moves from one to another
 	// meanwhile would get the message twice. Every delivery locks them in this order,
@@ -355,7 +355,8 @@ func (h *Hub) wake(f *fanout, a *Agent) {
 	f.batches[a.shard] = batch
 }
 
-func (h *Hub) putFanout(f *fanout) {
+// put wakes the flushers of the agents that f has queued for, and returns f to the pool.
+func (f *fanout) put(h *Hub) {
 	for i, batch := range f.batches {
 		if len(f.nodes) > 0 {
 			h.flushers[i].owed.Add(1)

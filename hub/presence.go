@@ -275,7 +275,7 @@ func (r *roster) countLocked() {
 func (r *roster) deliver(b *presence.Batch, ok bool) (behind bool) {
 	h := r.hub
 	f := h.fanouts.Get().(*fanout)
-	defer h.putFanout(f)
+	defer f.put(h)
 	var all, reset, count *Message // made when an agent needs them
 	obtain := func(m **Message, b *presence.Batch) *Message {
 		if *m == nil {

@@ -39,14 +39,14 @@ type frame struct {
 	Code       json.RawMessage `json:"code,omitempty"`
 }
 
-// agentOptions say what an agent does when it has come.
+// agentOptions say what an agent does after it has connected.
 type agentOptions struct {
 	socketOptions
 	subscribe []string
-	// onMessage is given each text frame that carries a message, in the form of
-	// the endpoint, by the agent's reader. It must not keep it. nil for nothing.
+	// onMessage, if not nil, gets each text frame that carries a message, in the form
+	// of the endpoint. The agent's reader calls it. It must not keep the frame.
 	onMessage func(payload []byte)
-	// stalls makes an agent that reads nothing after it has come, until resume.
+	// stalls makes the agent stop reading after it has connected, until resume.
 	stalls bool
 }
 
@@ -58,11 +58,11 @@ type agent struct {
 	onMessage func([]byte)
 	done      chan struct{} // closed when run has returned
 
-	answered     chan struct{} // buffered(1): an answer to a publish has come since it was looked at
+	answered     chan struct{} // buffered(1): a publish was answered since the last look
 	acknowledged atomic.Int64  // publishes, also those refused
 	refused      atomic.Int64
 
-	lastUUID int // owned by who asks and publishes
+	lastUUID int // owned by the goroutine that asks and publishes
 
 	// Owned by run until done is closed.
 	closing string // what /meta/close said
@@ -112,8 +112,8 @@ func (a *agent) begin(channels []string) error {
 	return opened(a.WebSocket)
 }
 
-// ask sends a frame and reads until its answer, which must be a yes. It is for
-// the time before run.
+// ask sends a frame and reads until its answer, which must be positive. Call it only
+// before run.
 func (a *agent) ask(f frame) error {
 	f.UUID, f.AgentID = a.nextUUID(), a.id
 	object, err := json.Marshal(f)
@@ -138,7 +138,7 @@ func (a *agent) ask(f frame) error {
 				return fmt.Errorf("%s: %q: %w", f.Channel, object, err)
 			}
 			switch {
-			case got.UUID != f.UUID: // of a channel subscribed to before
+			case got.UUID != f.UUID: // a message of an earlier subscription
 				a.deliver(payload)
 			case got.Channel != f.Channel || got.Successful == nil || !*got.Successful:
 				return fmt.Errorf("%s: the answer is %s", f.Channel, object)
@@ -195,8 +195,8 @@ func (a *agent) run() {
 	}
 }
 
-// take handles a text frame. What it is stands at its beginning: nothing is
-// decoded, for what is measured is the server.
+// take handles a text frame. It looks only at the beginning of the frame and decodes
+// nothing, because the server is measured, not this program.
 func (a *agent) take(payload []byte) error {
 	switch head := payload[:min(len(payload), 48)]; {
 	case len(payload) == 0:
@@ -229,7 +229,7 @@ func (a *agent) deliver(payload []byte) {
 	}
 }
 
-// depart leaves in order, and waits for the end.
+// depart closes the session in order, and waits until it has ended.
 func (a *agent) depart(ctx context.Context) error {
 	defer a.Cut()
 	if err := a.Leave(); err != nil {

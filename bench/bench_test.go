@@ -180,7 +180,7 @@ func TestAllRecoverWhatTheyMissed(t *testing.T) {
 	}
 }
 
-// A returning crowd that finds nothing must be one that can.
+// The checks of a returning crowd find the faults that there are.
 func TestReturnersFindFaults(t *testing.T) {
 	for _, test := range []struct {
 		name         string
@@ -320,7 +320,7 @@ func TestUnreadRequestsAreCounted(t *testing.T) {
 						if _, err := http.ReadRequest(requests); err != nil || n == answers {
 							break
 						}
-						_, _ = conn.Write([]byte(answer)) // who does not take it says so
+						_, _ = conn.Write([]byte(answer)) // a client that does not get it reports that
 					}
 					_ = conn.Close()
 				}
@@ -359,7 +359,7 @@ func TestUnreadRequestsAreCounted(t *testing.T) {
 	}
 }
 
-// A book that finds nothing must be one that can.
+// A book finds the faults that there are.
 func TestBookFindsFaults(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -388,7 +388,7 @@ func TestBookFindsFaults(t *testing.T) {
 	}
 }
 
-// A ledger that finds nothing must be one that can.
+// A ledger finds the faults that there are.
 func TestLedgerFindsFaults(t *testing.T) {
 	for _, test := range []struct {
 		name     string
@@ -454,7 +454,7 @@ func TestProgramsPublish(t *testing.T) {
 	}
 }
 
-// Kept messages take little memory; of how little, make bench tells.
+// Kept messages take little memory. make bench has the limit.
 func TestHistoryTakesLittle(t *testing.T) {
 	ctx, caddy := bounded(t)
 	const n = 5_000

@@ -18,8 +18,8 @@ import (
 	"time"
 )
 
-// makeCertificate writes cert.pem and key.pem for 127.0.0.1, good for a day, and
-// returns what a client needs to trust them.
+// makeCertificate writes cert.pem and key.pem for 127.0.0.1, valid for a day. It returns
+// the pool with which a client trusts them.
 func makeCertificate(dir string) (*tls.Config, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 	"os/exec"
 )
 
-// A child is a process of this program that runs another command. It ends when its input
-// does.
+// A child is a process of this program that runs another command. It ends when its
+// standard input is closed.
 type child struct {
 	cmd *exec.Cmd
 	in  io.WriteCloser

@@ -19,8 +19,8 @@ import (
 	"time"
 )
 
-// comebackCommand is the subcommand that is the crowd of recover. Its argument says
-// how many, and where they come. It is told by lines what to do.
+// comebackCommand is the subcommand that runs the crowd of recover. Its argument says how
+// many agents there are, and where they connect. Lines on its standard input say what to do.
 const comebackCommand = "come-back"
 
 // A comebackOrder is the argument.
@@ -29,7 +29,7 @@ type comebackOrder struct {
 	Load    recoverLoad
 }
 
-// serveComeback has agents come and leave; come back; and tell what they have seen.
+// serveComeback lets agents connect and leave, then come back, and reports what they got.
 func serveComeback(ctx context.Context, argument string) error {
 	var order comebackOrder
 	if err := json.Unmarshal([]byte(argument), &order); err != nil {
@@ -83,7 +83,8 @@ func serveComeback(ctx context.Context, argument string) error {
 	return json.NewEncoder(os.Stdout).Encode(res)
 }
 
-// away has everybody come once, to know from where on it will want messages, and leave.
+// away lets each agent connect once, to learn the position from which it will want
+// messages, and leave.
 func (re *returning) away(ctx context.Context) ([]*returner, error) {
 	all := make([]*returner, re.load.Agents)
 	err := each(len(all), func(i int) error {
@@ -99,7 +100,7 @@ func (re *returning) away(ctx context.Context) ([]*returner, error) {
 	return all, err
 }
 
-// back has everybody come back at once. It counts how often somebody tries.
+// back lets all agents come back at once. It counts the attempts.
 func (re *returning) back(ctx context.Context, wg *sync.WaitGroup, all []*returner) *atomic.Int64 {
 	var attempts atomic.Int64
 	re.begun = time.Now()
@@ -107,8 +108,8 @@ func (re *returning) back(ctx context.Context, wg *sync.WaitGroup, all []*return
 		wg.Go(func() {
 			for wait := firstWait; ; wait = min(2*wait, longestWait) {
 				attempts.Add(1)
-				_ = r.visit(ctx)                         // who is turned away tries again; what was lost is seen then
-				if pause(ctx, mathrand.N(wait)) != nil { //nolint:gosec // G404: chance is all it is for
+				_ = r.visit(ctx)                         // a refused agent tries again; losses are seen then
+				if pause(ctx, mathrand.N(wait)) != nil { //nolint:gosec // G404: a random wait is no secret
 					return
 				}
 			}
@@ -169,7 +170,7 @@ func startComeback(ctx context.Context, at target, load recoverLoad) (*comeback,
 
 func (c *comeback) pid() int { return c.cmd.Process.Pid }
 
-// say tells it what to do.
+// say sends it a line.
 func (c *comeback) say(line string) error {
 	_, err := io.WriteString(c.in, line+"\n")
 	return err
@@ -198,7 +199,7 @@ func (c *comeback) await(word string) error {
 	return err
 }
 
-// recovered reports whether all have what they missed.
+// recovered reports whether all agents have the messages that they missed.
 func (c *comeback) recovered() (bool, error) {
 	select {
 	case line, ok := <-c.lines:
@@ -211,7 +212,7 @@ func (c *comeback) recovered() (bool, error) {
 	}
 }
 
-// result tells what the last message of each room is, and returns what all have seen.
+// result sends the last message of each room, and returns what all agents have seen.
 func (c *comeback) result(last []int) (res comebackResult, err error) {
 	text, err := json.Marshal(last)
 	if err != nil {
@@ -234,5 +235,5 @@ func (c *comeback) stop() {
 	defer timer.Stop()
 	for range c.lines { // until it has ended
 	}
-	_ = c.cmd.Wait() // how it ended tells nothing
+	_ = c.cmd.Wait() // the status says nothing more
 }

@@ -20,8 +20,8 @@ const atOnce = 64
 // A crowd is many agents.
 type crowd []*agent
 
-// gather has n agents come; options is asked for each, from several goroutines.
-// When one fails, those that have come are sent away again.
+// gather connects n agents. It calls options for each, from several goroutines. If one
+// agent fails, it disconnects the others.
 func gather(ctx context.Context, n int, t target, at endpoint, options func(i int) agentOptions) (crowd, error) {
 	all := make(crowd, n)
 	err := each(n, func(i int) (err error) {
@@ -38,8 +38,8 @@ func gather(ctx context.Context, n int, t target, at endpoint, options func(i in
 	return all, nil
 }
 
-// depart has everybody leave: every second one in order, the others without a
-// word.
+// depart disconnects all agents: every second one in order, the others by cutting the
+// connection.
 func (c crowd) depart(ctx context.Context) error {
 	return each(len(c), func(i int) error {
 		if i%2 == 0 {
@@ -58,7 +58,7 @@ func (c crowd) vanish() {
 	}
 }
 
-// awaitHeartbeat waits until everybody has answered a ping.
+// awaitHeartbeat waits until all agents have answered a ping.
 func (c crowd) awaitHeartbeat(ctx context.Context) error {
 	within, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -70,7 +70,7 @@ func (c crowd) awaitHeartbeat(ctx context.Context) error {
 	})
 }
 
-// lost returns how many have ended on their own, and why the first of them did.
+// lost returns how many sessions have ended by themselves, and why the first of them did.
 func (c crowd) lost() (n int, why error) {
 	for _, a := range c {
 		select {

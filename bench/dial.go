@@ -58,8 +58,8 @@ func upgradeTo(t target, path string, o socketOptions) *wireclient.Upgrade {
 	}}
 }
 
-// dial opens a WebSocket as Chromium does. The deadline of the opening still
-// holds on return: see opened.
+// dial opens a WebSocket as Chromium does. The deadline of the opening is still set when it
+// returns: see opened.
 func dial(ctx context.Context, t target, path string, o socketOptions) (*wireclient.WebSocket, error) {
 	d := net.Dialer{Timeout: dialTimeout}
 	if o.receiveBuffer > 0 {
@@ -92,5 +92,5 @@ func upgrade(ctx context.Context, conn net.Conn, t target, path string, o socket
 	return ws, err
 }
 
-// opened lifts the deadline of the opening.
+// opened removes the deadline of the opening.
 func opened(ws *wireclient.WebSocket) error { return ws.Conn.SetDeadline(time.Time{}) }

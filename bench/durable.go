@@ -27,7 +27,7 @@ import (
 )
 
 // Two measurements of a history in a file: how many publishes a second are acknowledged,
-// and whether any that was is missing when the server was killed.
+// and whether an acknowledged one is missing after the server was killed.
 const (
 	durablePublishers = 64
 	leastDurable      = 20_000 // acknowledged publishes a second, with `sync always`
@@ -115,8 +115,7 @@ func measureDurable(ctx context.Context, window time.Duration, messages int) (ra
 	return float64(messages) / time.Since(began).Seconds(), c.cpu, err
 }
 
-// killCaddyfile is what the server that is killed is configured with. Arguments: directory,
-// address, sync.
+// killCaddyfile configures the server that is killed. Arguments: directory, address, sync.
 const killCaddyfile = globalOptions + `http://%[2]s {
 	pushit /push {
 		name kills
@@ -136,8 +135,8 @@ const killCaddyfile = globalOptions + `http://%[2]s {
 }
 `
 
-// runKills kills the server while many publish, and looks what is there when it has started
-// again.
+// runKills kills the server while many programs publish, and compares what the server has
+// after its next start.
 func runKills(ctx context.Context, r *report, o options) error {
 	n := kills
 	if o.short {
@@ -163,7 +162,7 @@ type killResult struct {
 	restart                          time.Duration
 }
 
-// A killing is a server that is killed, and those who publish meanwhile.
+// A killing is a server that is killed, and its publishers.
 type killing struct {
 	server *server
 	binary string
@@ -244,8 +243,8 @@ func (k *killing) kill(ctx context.Context, res *killResult) error {
 	return err
 }
 
-// publishers publish until they are told to stop. Each repeats a message under its uuid
-// until it is acknowledged.
+// publishers publish until ctx ends. Each repeats a message with the same uuid until it is
+// acknowledged.
 func (k *killing) publishers(ctx context.Context) (wait func() error) {
 	var all sync.WaitGroup
 	errs := make([]error, killPublishers)
@@ -297,8 +296,8 @@ func (k *killing) publish(ctx context.Context, id string, channel, publisher, n 
 	return position, err
 }
 
-// look subscribes to a channel from its first position on and compares what comes with what
-// was acknowledged.
+// look subscribes to a channel from its first position on, and compares the messages with
+// the acknowledged ones.
 func (k *killing) look(ctx context.Context, channel int, res *killResult) error {
 	a, err := come(ctx, k.server.plain, bare, agentOptions{stalls: true})
 	if err != nil {

@@ -9,13 +9,12 @@ import (
 	"strings"
 )
 
-// briefly has idle connections to a backend of a configuration that is gone be
-// closed soon, not after Caddy's two minutes: they would hide what is left behind.
+// briefly closes idle connections to a backend of an old configuration soon, not after
+// Caddy's two minutes. Otherwise they would hide what a reload leaves behind.
 const briefly = "\t\t\ttransport http {\n\t\t\t\tkeepalive 2s\n\t\t\t}\n"
 
-// edited returns a Caddyfile of the server's with some things in it changed at
-// random, all of which leave the agents their rights. asked is where a backend
-// answers that says yes.
+// edited returns a Caddyfile of the server's with random changes, none of which takes a
+// right from an agent. asked is the address of a backend that always approves.
 func (s *server) edited(r *rand.Rand, asked string) []byte {
 	pick := func(of ...string) string { return of[r.IntN(len(of))] }
 	seconds := func(least, most int) string { return fmt.Sprintf("%ds", least+r.IntN(most-least)) }

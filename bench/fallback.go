@@ -34,7 +34,7 @@ func (v route) String() string { return fmt.Sprintf("%s over HTTP/%d", v.transpo
 // lets 100 requests be open at once; an agent has two.
 const streamsAtOnce = 40
 
-// roads are what agents of fallbacks make their requests by. Over HTTP/1.1 each has
+// roads are the HTTP clients of agents over fallbacks. Over HTTP/1.1 each has
 // connections of its own, as browsers have: one of them is kept between two requests.
 // Those of HTTP/2 share one connection.
 type roads struct {
@@ -51,8 +51,8 @@ type roads struct {
 // of HTTP.
 type unread struct {
 	requests atomic.Int64
-	fresh    [4]atomic.Int64 // no connection was to be had, or it was a new one
-	kept     [4]atomic.Int64 // over a connection that requests were answered over before
+	fresh    [4]atomic.Int64 // there was no connection, or it was a new one
+	kept     [4]atomic.Int64 // over a connection on which requests were answered before
 }
 
 func (u *unread) count(version int, reused bool, n int) {
@@ -63,8 +63,8 @@ func (u *unread) count(version int, reused bool, n int) {
 	}
 }
 
-// of returns what an agent makes its requests by. Certificates are not looked at:
-// they change meanwhile.
+// of returns the HTTP client of an agent. It does not check certificates, because they
+// change during the measurement.
 func (r *roads) of(version int) http.RoundTripper {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -113,8 +113,8 @@ func (r *roads) close() {
 	}
 }
 
-// A fallbackAgent is a session of pushit over a fallback, as sockjs-client has it:
-// one request after the other receives, others send.
+// A fallbackAgent is a session over a fallback, as sockjs-client makes it: one request after
+// the other receives, and further requests send.
 type fallbackAgent struct {
 	*wireclient.Fallback // its receiving half is owned by run
 	by                   route
@@ -204,8 +204,8 @@ func (a *fallbackAgent) ask(ctx context.Context, channel, data string) error {
 	}
 }
 
-// isUnread reports whether a server that has not answered so may not have read the
-// request. If it has, and what it wrote is lost, the book tells.
+// isUnread reports whether the error means that a server may not have read the request. If
+// the server has read it, and its answer is lost, the book reports that.
 func isUnread(err error) bool {
 	if _, ok := errors.AsType[*quic.HandshakeTimeoutError](err); ok {
 		return true
@@ -220,7 +220,7 @@ func isUnread(err error) bool {
 	return strings.Contains(err.Error(), "connection in graceful shutdown") || wireclient.IsUnread(err)
 }
 
-// run receives until the session ends. It closes opened when that has begun.
+// run receives until the session ends. It closes opened when the session has begun.
 func (a *fallbackAgent) run(opened chan<- struct{}) {
 	defer close(a.done)
 	defer a.GiveUp()
@@ -240,7 +240,7 @@ func (a *fallbackAgent) run(opened chan<- struct{}) {
 	a.failure = errors.Join(err, closingError(string(a.said)))
 }
 
-// check fails a response that came over another version of HTTP than was meant.
+// check refuses a response that came over another version of HTTP than was intended.
 func (a *fallbackAgent) check(resp *http.Response) error {
 	if resp.ProtoMajor != a.by.version {
 		return fmt.Errorf("the response came over %s", resp.Proto)
@@ -292,7 +292,7 @@ func (a *fallbackAgent) notice() (said []byte, code int) {
 	return a.said, code
 }
 
-// lost returns why the session has ended, if it has by itself.
+// lost returns why the session has ended by itself; nil if it has not.
 func (a *fallbackAgent) lost() error {
 	select {
 	case <-a.done:
@@ -302,5 +302,5 @@ func (a *fallbackAgent) lost() error {
 	}
 }
 
-// patience bounds how long the end of what a server has is waited for.
+// patience is how long to wait until a server has released everything.
 const patience = 30 * time.Second

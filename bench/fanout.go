@@ -40,8 +40,8 @@ var fanoutCells = []cell{
 	{1000, 128, bare, true},
 }
 
-// A fanoutResult is the best of several runs of each kind: what disturbs a run
-// only ever makes it dearer.
+// A fanoutResult is the best of several runs of each kind, because disturbances only add to
+// the cost.
 type fanoutResult struct {
 	single, joined, floor cost
 }
@@ -49,7 +49,7 @@ type fanoutResult struct {
 // A cost is what one delivery costs the server.
 type cost struct {
 	cpu, user time.Duration
-	allocs    float64 // NaN where they are not known
+	allocs    float64 // NaN if they are not known
 }
 
 func (c cost) better(than cost) cost {
@@ -59,7 +59,7 @@ func (c cost) better(than cost) cost {
 	return than
 }
 
-// runFanout measures what it costs to deliver a message to many.
+// runFanout measures the cost of delivering a message to many agents.
 func runFanout(ctx context.Context, r *report, o options) error {
 	cells, deliveries, runs := fanoutCells, fanoutDeliveries, fanoutRuns
 	if o.short {
@@ -95,8 +95,8 @@ func microseconds(d time.Duration) float64 { return float64(d) / float64(time.Mi
 
 func ratio(a, b cost) float64 { return float64(a.cpu) / float64(b.cpu) }
 
-// measureFanout has as many agents come to pushit and to the floor, and publishes
-// to them in turns.
+// measureFanout connects the same number of agents to pushit and to the floor, and publishes
+// to both in turns.
 func measureFanout(ctx context.Context, caddy string, c cell, deliveries, runs int) (res fanoutResult, err error) {
 	if err := raiseFiles(2*c.agents + 200); err != nil {
 		return res, err
@@ -183,8 +183,8 @@ type fanoutRun struct {
 	got                *atomic.Int64 // deliveries, counted by the agents
 }
 
-// measure publishes, each time when all have what was published before, and
-// returns the cost of a delivery. publish publishes so many messages at once.
+// measure publishes again whenever all agents have the previous messages, and returns the
+// cost of a delivery. publish publishes that many messages at once.
 func (f *fanoutRun) measure(ctx context.Context, pid, messages int, publish func() error, allocs func() (float64, error)) (cost, error) {
 	rounds := max(1, f.deliveries/f.agents/messages)
 	return weighWork(pid, float64(rounds*f.agents*messages), allocs, func() error {
@@ -201,8 +201,8 @@ func (f *fanoutRun) measure(ctx context.Context, pid, messages int, publish func
 	})
 }
 
-// weighWork does something n times, and returns what one costs the process.
-// allocs says how many allocations it has made; nil if that is not to be known.
+// weighWork does something n times, and returns what one time costs the process. allocs
+// returns the allocations of the process; nil if they do not matter.
 func weighWork(pid int, n float64, allocs func() (float64, error), work func() error) (c cost, err error) {
 	c.allocs = math.NaN()
 	var before, reading float64
@@ -240,7 +240,7 @@ func weighWork(pid int, n float64, allocs func() (float64, error), work func() e
 	return c, nil
 }
 
-// await waits until so many deliveries have come.
+// await waits for that many deliveries.
 func (f *fanoutRun) await(ctx context.Context, want int64) error {
 	deadline := time.NewTimer(startTimeout)
 	defer deadline.Stop()

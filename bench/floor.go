@@ -21,9 +21,9 @@ import (
 	"github.com/push-it/pushit/internal/wireclient"
 )
 
-// floorCommand is the subcommand that serves the floor: the least that a server
-// can do to deliver by WebSocket. Whatever anybody sends goes to everybody, by one
-// write for each connection, from who received it.
+// floorCommand is the subcommand that serves the floor: the least that a server can do to
+// deliver over WebSocket. It sends each frame to all connections, with one write for each,
+// from the goroutine that has read the frame.
 const floorCommand = "serve-floor"
 
 type floorServer struct {
@@ -31,7 +31,7 @@ type floorServer struct {
 	conns []net.Conn
 }
 
-// serveFloor serves until ctx ends or its input does, and prints its address.
+// serveFloor prints its address, and serves until ctx ends or standard input is closed.
 func serveFloor(ctx context.Context) error {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -39,7 +39,7 @@ func serveFloor(ctx context.Context) error {
 	}
 	server := &http.Server{Handler: new(floorServer), ReadHeaderTimeout: dialTimeout}
 	go func() {
-		_, _ = io.Copy(io.Discard, os.Stdin) // it ends with who started this
+		_, _ = io.Copy(io.Discard, os.Stdin) // it is closed when the parent process ends
 		_ = server.Close()
 	}()
 	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
@@ -50,7 +50,7 @@ func serveFloor(ctx context.Context) error {
 	return nil
 }
 
-// ServeHTTP upgrades without any question.
+// ServeHTTP accepts every WebSocket.
 func (f *floorServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	conn, rw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
@@ -79,7 +79,7 @@ func (f *floorServer) read(conn net.Conn) {
 		frame := appendText(nil, payload)
 		f.mu.RLock()
 		for _, c := range f.conns {
-			_, _ = c.Write(frame) // who left is found by who reads
+			_, _ = c.Write(frame) // the reader notices a closed connection
 		}
 		f.mu.RUnlock()
 	}
@@ -162,10 +162,10 @@ func (f *floor) stop() {
 	_ = f.in.Close()
 	timer := time.AfterFunc(startTimeout, func() { _ = f.cmd.Process.Kill() })
 	defer timer.Stop()
-	_ = f.cmd.Wait() // how it ended tells nothing
+	_ = f.cmd.Wait() // the status says nothing more
 }
 
-// gather opens n connections, which count what comes.
+// gather opens n connections, which count the messages.
 func (f *floor) gather(ctx context.Context, n int, count func([]byte)) (crowd, error) {
 	all := make(crowd, n)
 	err := each(n, func(i int) error {

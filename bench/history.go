@@ -19,7 +19,7 @@ const (
 	mostHistoryMessage, mostHistoryChannel = 400.0, 400.0
 )
 
-// historyCaddyfile is what the server is configured with. Arguments: directory, address.
+// historyCaddyfile configures the server. Arguments: directory, address.
 const historyCaddyfile = globalOptions + `http://%[2]s {
 	pushit /programs {
 		name history
@@ -34,7 +34,7 @@ const historyCaddyfile = globalOptions + `http://%[2]s {
 }
 `
 
-// runHistory weighs kept messages.
+// runHistory measures the memory of kept messages.
 func runHistory(ctx context.Context, r *report, o options) error {
 	n := historyMessages
 	if o.short {
@@ -91,8 +91,8 @@ func (s *server) liveHeap(ctx context.Context) (int64, error) {
 	return m.HeapAlloc, err
 }
 
-// publishNumbered publishes messages of 200 bytes over one stream, to numbered channels in
-// turn, and wants a position for each: then it is kept.
+// publishNumbered publishes messages of 200 bytes over one stream, on numbered channels in
+// turn. Each answer must have a position, which shows that the message is kept.
 func publishNumbered(ctx context.Context, at target, n, channels int) error {
 	body, w := io.Pipe()
 	go func() {

@@ -15,26 +15,26 @@ const (
 	mostIdleMemory = 8.0 // KiB
 )
 
-// An idleLoad is who comes, and where.
+// An idleLoad says which agents connect, and where.
 type idleLoad struct {
 	agents   int
 	at       endpoint
 	secure   bool
-	weigh    bool   // measure memory too, which takes its time
+	weigh    bool   // measure memory too, which takes longer
 	profiles string // where profiles go; empty for none
 }
 
-// An idleResult is what many agents that do nothing cost.
+// An idleResult is the cost of many idle agents.
 type idleResult struct {
 	resident     float64 // bytes each, after a collection
 	free         float64 // bytes each of it that the runtime has free and keeps for later
 	live, stacks float64 // bytes each: heap in use after the collection, stacks
 	goroutines   int     // over those of a server without agents
-	left         census  // when all have left, came again and left again
-	kept         float64 // bytes resident over those before, when all have left
+	left         census  // after all have left, connected again, and left again
+	kept         float64 // bytes resident after all have left, over those before
 }
 
-// runIdle measures what idle agents cost, and that nothing is left of them.
+// runIdle measures the cost of idle agents, and checks that they leave nothing behind.
 func runIdle(ctx context.Context, r *report, o options) error {
 	n := orDefault(o.agents, idleAgents)
 	if o.short {
@@ -67,8 +67,8 @@ func runIdle(ctx context.Context, r *report, o options) error {
 	return nil
 }
 
-// measureIdle has agents with a subscription each come to a new server, and go,
-// and come and go again.
+// measureIdle connects agents with a subscription each to a new server, and disconnects
+// them, twice.
 func measureIdle(ctx context.Context, caddy string, load idleLoad) (res idleResult, err error) {
 	n := load.agents
 	if err := raiseFiles(n + 200); err != nil {
@@ -83,7 +83,7 @@ func measureIdle(ctx context.Context, caddy string, load idleLoad) (res idleResu
 	if load.secure {
 		t = s.secure
 	}
-	// What the first agents ever make the server allocate is no cost of each.
+	// The first agents make the server allocate what later ones share.
 	if err := comeAndGo(ctx, min(n, 256), t, load.at); err != nil {
 		return res, err
 	}
@@ -156,9 +156,9 @@ func comeAndGo(ctx context.Context, n int, t target, at endpoint) error {
 	return nil
 }
 
-// quiet waits until the numbers of goroutines and files change no more, and
-// returns them. The least of some looks counts: each look is itself a connection,
-// which may be seen, or the one before may.
+// quiet waits until the numbers of goroutines and files are stable, and returns them. It
+// takes the least of some looks, because each look is itself a connection that may be
+// counted.
 func quiet(ctx context.Context, s *server) (census, error) {
 	const looks = 15
 	var last, least census
@@ -175,13 +175,13 @@ func quiet(ctx context.Context, s *server) (census, error) {
 	return least, err
 }
 
-// A weight is what the server weighs after a collection.
+// A weight is the memory of the server after a garbage collection.
 type weight struct {
 	resident int64
 	memory
 }
 
-// weigh collects garbage and weighs the server, if it is to.
+// weigh collects garbage and measures the server's memory, if that is wanted.
 func weigh(ctx context.Context, s *server, really bool) (w weight, err error) {
 	if !really {
 		return w, nil

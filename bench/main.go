@@ -1,18 +1,17 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Command bench measures pushit as it is served: it builds cmd/caddy, starts it
-// with a Caddyfile of its own on a free port of the loopback, and puts a load on
-// it that is bounded and stops by itself.
+// Command bench measures a real server: it builds cmd/caddy, starts it with a Caddyfile of
+// its own on a free port of the loopback interface, and puts a bounded load on it.
 //
 //	go run -C bench . [-n agents] [-short] idle|slow|fanout|receive|programs|recover|history|durable|storm|streams|presence|stop|all
 //	go run -C bench . [-short] polls|kills
 //	go run -C bench . [-duration 5m] [-short] soak
 //	go run -C bench . [-n agents] [-short] reload
 //
-// Each figure is a line: PASS or FAIL where a limit is set, INFO where none is.
-// The exit status is 1 when a figure is over its limit, 2 when nothing could be
-// measured. PUSHIT_CADDY names a binary to measure in place of a new build.
+// Each figure is a line: PASS or FAIL if it has a limit, else INFO. The exit status is 1 if
+// a figure is over its limit, and 2 if nothing could be measured. PUSHIT_CADDY names a binary
+// to measure in place of a new build.
 package main
 
 import (
@@ -116,7 +115,7 @@ func mainStatus() int {
 	}
 }
 
-// serveOther is what this program does for another one of itself.
+// serveOther runs the commands that this program starts as processes of their own.
 func serveOther(ctx context.Context, what string) error {
 	switch what {
 	case floorCommand:
@@ -164,10 +163,10 @@ func orDefault[T comparable](values ...T) T {
 	return zero
 }
 
-// often is how often things are looked at that cost little to look at.
+// often is the interval of cheap polls.
 const often = 20 * time.Millisecond
 
-// until polls done from time to time, until it reports true or ctx ends.
+// until polls done until it returns true or ctx ends.
 func until(ctx context.Context, every time.Duration, what string, done func() (bool, error)) error {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
@@ -187,8 +186,7 @@ func until(ctx context.Context, every time.Duration, what string, done func() (b
 	}
 }
 
-// untilWithin is until with a limit of its own: passing it is no error, the
-// figures tell.
+// untilWithin is until with a time limit. Exceeding it is no error: the figures show it.
 func untilWithin(ctx context.Context, limit, every time.Duration, what string, done func() (bool, error)) error {
 	within, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -199,7 +197,7 @@ func untilWithin(ctx context.Context, limit, every time.Duration, what string, d
 	return err
 }
 
-// pause waits, unless ctx ends before.
+// pause waits, or returns early with an error if ctx ends.
 func pause(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

@@ -29,7 +29,7 @@ const (
 	busyLimit   = 10 * time.Minute
 )
 
-// A pollResult is what pollers have met with.
+// A pollResult counts what happened to pollers.
 type pollResult struct {
 	polls                   int
 	another                 int // told that another connection is open
@@ -38,8 +38,8 @@ type pollResult struct {
 	err                     error
 }
 
-// runPolls measures whether clients that do one thing after the other are left in
-// peace, on a machine that has other things to do.
+// runPolls checks that clients that send one request after the other are never told that
+// another connection is open, on a machine that is busy.
 func runPolls(ctx context.Context, r *report, o options) error {
 	total := polls
 	if o.short {
@@ -108,7 +108,7 @@ func (r *pollResult) add(other pollResult) {
 	}
 }
 
-// pollOn is one poller, until it has polled so often.
+// pollOn runs one poller until it has polled that often.
 func pollOn(ctx context.Context, s *server, come func() (*requester, error), total int) (r pollResult) {
 	a, err := come()
 	if err != nil {
@@ -116,7 +116,7 @@ func pollOn(ctx context.Context, s *server, come func() (*requester, error), tot
 	}
 	channel := "echo/" + uuid.NewString()
 	err = a.Send(ctx, fmt.Sprintf(`{"channel":"/meta/subscribe","uuid":"echo","data":{"channel":%q}}`, channel))
-	next := 0 // the message that is to come
+	next := 0 // the number of the next message
 	for sent := 0; err == nil && (a.polls < total || next < sent); {
 		// Two at a time, so that one waits while the other is fetched.
 		for a.polls < total && sent < next+2 && err == nil {
@@ -175,7 +175,7 @@ func startBusy(ctx context.Context) (stop func(), err error) {
 	}, nil
 }
 
-// beBusy keeps a processor busy, not for ever.
+// beBusy keeps a processor busy for busyLimit at most.
 func beBusy(ctx context.Context) {
 	for end := time.Now().Add(busyLimit); ctx.Err() == nil && time.Now().Before(end); {
 	}

@@ -22,8 +22,7 @@ const (
 	presenceTime     = 20 * time.Second
 )
 
-// presenceCaddyfile tells who is in rooms, and not who is in halls. Arguments: directory,
-// address.
+// presenceCaddyfile has presence in rooms, and none in halls. Arguments: directory, address.
 const presenceCaddyfile = globalOptions + `http://%[2]s {
 	pushit /push {
 		name presence
@@ -43,14 +42,14 @@ const presenceCaddyfile = globalOptions + `http://%[2]s {
 }
 `
 
-// A presenceResult is what it costs to tell many who is there.
+// A presenceResult is the cost of presence with many observers.
 type presenceResult struct {
 	member float64       // bytes of heap of a member, over a subscription
-	watch  float64       // the same of a member who is told of the others
+	watch  float64       // the same of a member who also observes
 	cpu    float64       // share of a core while some come and go
 	bytes  float64       // a second, to all observers
 	frames float64       // batches a second and observer
-	delay  time.Duration // until all knew of the last change
+	delay  time.Duration // until all observers had the last change
 }
 
 // runPresence measures a channel with many members who all see each other.
@@ -153,7 +152,7 @@ func (c crowd) subscribeAll(ctx context.Context, got *presenceCounts, channel st
 	return until(within, often, "waiting for answers", func() (bool, error) { return got.answers.Load() >= want, nil })
 }
 
-// churn has guests join and leave, each once a second, and weighs what that costs.
+// churn lets guests join and leave, each once a second, and measures the cost.
 func (res *presenceResult) churn(ctx context.Context, s *server, guests crowd, got *presenceCounts, n int, lasts time.Duration) error {
 	user, system, err := cpuTime(s.pid())
 	if err != nil {

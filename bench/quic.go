@@ -80,7 +80,7 @@ func (q *quicRoad) get(ctx context.Context, addr string) (*http3.ClientConn, err
 		case <-client.ReceivedSettings():
 			q.client, q.all = client, append(q.all, conn)
 		case <-hello.C:
-			_ = conn.CloseWithError(0, "") // nobody is there to be told
+			_ = conn.CloseWithError(0, "") // the peer may be gone
 			q.unserved++
 		}
 		hello.Stop()

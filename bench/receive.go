@@ -16,8 +16,8 @@ const (
 	receiveMessages = 50_000
 )
 
-// runReceive measures what it costs to take a message that nobody is subscribed
-// to, and to acknowledge it.
+// runReceive measures the cost of receiving and acknowledging a message on a channel without
+// subscribers.
 func runReceive(ctx context.Context, r *report, o options) error {
 	messages, runs := receiveMessages, fanoutRuns
 	if o.short {
@@ -70,7 +70,7 @@ func measureReceive(ctx context.Context, caddy string, at endpoint, n, messages,
 	return best, nil
 }
 
-// publishInTurn publishes data so many times, each time when the last is
+// publishInTurn publishes data that many times, each time after the previous message is
 // acknowledged.
 func (a *agent) publishInTurn(ctx context.Context, times int, data []byte) error {
 	deadline := time.NewTimer(startTimeout)

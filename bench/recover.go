@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// A recoverLoad is a crowd that comes back all at once and wants what it has missed, while
-// others keep receiving.
+// A recoverLoad is a crowd that comes back all at once and asks for the messages that it
+// missed, while other agents keep receiving.
 type recoverLoad struct {
 	Agents int // that come back
 	Rooms  int // channels; each of them is on one
@@ -32,14 +32,14 @@ var (
 )
 
 const (
-	// mostRecoverDelay is how much later those who stay may get their messages.
+	// mostRecoverDelay is how much later the agents that stay may get their messages.
 	mostRecoverDelay = 50 * time.Millisecond
 	// recoverPatience is how long it may take until all have what they missed.
 	recoverPatience = 2 * time.Minute
 	recoverData     = 200 // bytes of the data of a message
 )
 
-// recoverCaddyfile is what the server is configured with. Arguments: directory, address.
+// recoverCaddyfile configures the server. Arguments: directory, address.
 const recoverCaddyfile = globalOptions + `http://%[2]s {
 	pushit /push {
 		name recover
@@ -56,7 +56,7 @@ const recoverCaddyfile = globalOptions + `http://%[2]s {
 }
 `
 
-// A recoverResult is what came of it.
+// A recoverResult is the result.
 type recoverResult struct {
 	returned  comebackResult
 	lost      int           // of those who stayed, closed
@@ -70,7 +70,7 @@ type recoverResult struct {
 	others    float64       // what other processes had of the machine
 }
 
-// runRecover measures what many agents that come back cost those who stayed.
+// runRecover measures how much many returning agents delay the agents that stayed.
 func runRecover(ctx context.Context, r *report, o options) error {
 	load := recoverFull
 	if o.short {
@@ -166,7 +166,7 @@ func measureRecover(ctx context.Context, caddy string, load recoverLoad) (res re
 	return res, err
 }
 
-// gather has those come who stay, and who publishes.
+// gather connects the agents that stay, and the publisher.
 func (rec *recovering) gather(ctx context.Context) (err error) {
 	rec.live, err = gather(ctx, rec.load.live, rec.at, bare, func(int) agentOptions {
 		return agentOptions{socketOptions: socketOptions{readBuffer: 2 << 10}, subscribe: []string{"live"}, onMessage: rec.clock.take}
@@ -203,7 +203,7 @@ func (rec *recovering) acknowledged(ctx context.Context) error {
 	return err
 }
 
-// storm watches those who stay, before and while the others come back.
+// storm measures the agents that stay, before and while the others come back.
 func (rec *recovering) storm(ctx context.Context, back *comeback, res *recoverResult) (err error) {
 	end := time.Now().Add(rec.load.before)
 	if _, err := rec.window(ctx, func() (bool, error) { return time.Now().After(end), nil }); err != nil { // to warm up
@@ -256,8 +256,8 @@ func (rec *recovering) storm(ctx context.Context, back *comeback, res *recoverRe
 	return err
 }
 
-// window publishes at a steady pace until over says so, and waits until those who stay have
-// all of it. It returns how many deliveries there were.
+// window publishes at a steady pace until over returns true, and waits until the agents that
+// stay have all messages. It returns the number of deliveries.
 func (rec *recovering) window(ctx context.Context, over func() (bool, error)) (deliveries int, err error) {
 	within, cancel := context.WithTimeout(ctx, recoverPatience)
 	defer cancel()
@@ -288,7 +288,7 @@ func (rec *recovering) window(ctx context.Context, over func() (bool, error)) (d
 	return deliveries, err
 }
 
-// A comebackResult is what those who came back have seen.
+// A comebackResult is what the returning agents have got.
 type comebackResult struct {
 	Recovered  int // agents that have everything
 	Attempts   int
@@ -304,7 +304,7 @@ type returning struct {
 
 	mu    sync.Mutex // guards the following
 	times []time.Duration
-	last  []int // by room: the last message that there is; nil as long as it is not known
+	last  []int // by room: the number of the last message; nil until it is known
 	res   comebackResult
 	begun time.Time
 	done  int // agents that have the last message

@@ -44,7 +44,7 @@ const (
 	fewReloadFiles = fewFiles + 4
 )
 
-// A reloadResult is what came of it.
+// A reloadResult is the result.
 type reloadResult struct {
 	transports int
 	reloads    int
@@ -132,8 +132,7 @@ func (res *reloadResult) reportUnread(r *report) {
 	r.info("requests", float64(res.fresh[3]+res.kept[3]), "not read: over HTTP/3, rejected")
 }
 
-// leastOf returns the least: what messages on their way and pools add comes and
-// goes.
+// leastOf returns the least value, because messages on their way and pools add to the others.
 func leastOf(samples []soakSample, value func(soakSample) float64) float64 {
 	least := math.MaxFloat64
 	for _, s := range samples {
@@ -144,7 +143,7 @@ func leastOf(samples []soakSample, value func(soakSample) float64) float64 {
 
 // A visitor is an agent over any transport.
 type visitor interface {
-	lost() error // why it has ended, if it has by itself
+	lost() error // why it has ended by itself; nil if it has not
 	vanish()
 }
 
@@ -158,7 +157,7 @@ func (a *agent) lost() error {
 	}
 }
 
-// fallbackRoutes are the fallbacks there are, on every version of HTTP.
+// fallbackRoutes are all fallbacks, over every version of HTTP.
 var fallbackRoutes = func() (all []route) {
 	for _, transport := range []string{"xhr", "xhr_streaming", "eventsource"} {
 		for version := 1; version <= 3; version++ {
@@ -168,10 +167,10 @@ var fallbackRoutes = func() (all []route) {
 	return all
 }()
 
-// reloadChannel is what all are subscribed to.
+// reloadChannel is the channel of all agents.
 const reloadChannel = "reload"
 
-// A reloader is what the goroutines of the measurement share.
+// A reloader has what the goroutines of the measurement share.
 type reloader struct {
 	load   reloadLoad
 	server *server
@@ -227,7 +226,7 @@ func measureReload(ctx context.Context, caddy string, load reloadLoad) (res relo
 	if err := re.stir(ctx, random, asked, &res); err != nil {
 		return res, errors.Join(err, s.alive())
 	}
-	if err := re.settle(ctx); err != nil {
+	if err := re.awaitLast(ctx); err != nil {
 		return res, err
 	}
 	res.lost = make(map[string]int)
@@ -246,8 +245,8 @@ func measureReload(ctx context.Context, caddy string, load reloadLoad) (res relo
 	})
 	all = nil
 	re.roads.close()
-	backend.Close() // and with it what the server keeps open to it
-	// What a reload has left of old servers goes with their last connections.
+	backend.Close() // also closes the server's idle connections to it
+	// Old servers end with their last connections.
 	if err := s.load(ctx, s.caddyfile(heartbeat)); err != nil {
 		return res, err
 	}
@@ -259,7 +258,7 @@ func measureReload(ctx context.Context, caddy string, load reloadLoad) (res relo
 	return res, err
 }
 
-// gather has the agents come, in turn on each transport.
+// gather connects the agents, in turn over each transport.
 func (re *reloader) gather(ctx context.Context) ([]visitor, error) {
 	all := make([]visitor, re.load.agents)
 	err := each(len(all), func(i int) (err error) {
@@ -304,7 +303,7 @@ func (re *reloader) gather(ctx context.Context) ([]visitor, error) {
 	return nil, err
 }
 
-// stir reloads, while a stream is published.
+// stir reloads while a stream of messages is published.
 func (re *reloader) stir(ctx context.Context, random *rand.Rand, asked string, res *reloadResult) error {
 	publisher, err := come(ctx, re.server.plain, bare, agentOptions{})
 	if err != nil {
@@ -378,9 +377,8 @@ func (re *reloader) publish(ctx context.Context, a *agent) error {
 	})
 }
 
-// settle waits until everybody has the last message, or for so long that it is
-// lost.
-func (re *reloader) settle(ctx context.Context) error {
+// awaitLast waits until all agents have the last message, or gives it up for lost.
+func (re *reloader) awaitLast(ctx context.Context) error {
 	return untilWithin(ctx, patience, often, "waiting for the last messages", func() (bool, error) {
 		return re.book.isComplete(), re.server.alive()
 	})
@@ -414,8 +412,8 @@ func (s *server) makeCertificates() error {
 	)
 }
 
-// A book notes which message of the stream each agent has got last: they must come
-// one after the other, from the first on.
+// A book has the last message of the stream that each agent got. Messages must come one
+// after the other, from the first on.
 type book struct {
 	last atomic.Int64 // that was published
 	got  []atomic.Int64

@@ -43,7 +43,7 @@ func (r *report) atLeast(limit float64, unit string, value float64, format strin
 	r.verdict(value >= limit, fmt.Sprintf(format, args...), value, unit, "at least "+number(limit))
 }
 
-// exactly prints a figure that has to be one value.
+// exactly prints a figure that must have one value.
 func (r *report) exactly(want float64, unit string, value float64, name string) {
 	r.verdict(value == want, name, value, unit, number(want))
 }
@@ -74,7 +74,7 @@ func number(v float64) string {
 	return string(bytes.TrimRight([]byte(s), "."))
 }
 
-// commit names what is checked out, and says so when the tree differs from it.
+// commit names the commit of the checkout, and says if files differ from it.
 func commit(ctx context.Context) string {
 	out, err := exec.CommandContext(ctx, "git", "rev-parse", "HEAD").Output()
 	if err != nil {

@@ -68,7 +68,7 @@ func comeOver(ctx context.Context, client *http.Client, t target, transport stri
 	return a, nil
 }
 
-// browserHeader is what Chromium sends of itself with each request.
+// browserHeader is the header that Chromium sends with each request.
 var browserHeader = http.Header{
 	"User-Agent":      {"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0 Safari/537.36"},
 	"Accept":          {"*/*"},
@@ -76,7 +76,7 @@ var browserHeader = http.Header{
 	"Content-Type":    {"text/plain;charset=UTF-8"},
 }
 
-// stay receives until ctx ends, and returns why it could not.
+// stay receives until ctx ends, and returns the error if it cannot.
 func (a *requester) stay(ctx context.Context) error {
 	for {
 		if _, err := a.Receive(ctx); err != nil {
@@ -88,5 +88,5 @@ func (a *requester) stay(ctx context.Context) error {
 	}
 }
 
-// fallbackPatience bounds what a measurement of fallbacks may take.
+// fallbackPatience is the time limit of a measurement of fallbacks.
 const fallbackPatience = 10 * time.Minute

@@ -45,9 +45,9 @@ const globalOptions = `{
 }
 `
 
-// caddyfile is what the server is configured with. Limits that would stop the
-// load rather than the agents are lifted; those that bound the server's memory
-// are the defaults. Arguments: directory, heartbeat, plain address, TLS address.
+// caddyfile configures the server. Limits that would stop the load are off; those that bound
+// the server's memory have their defaults. Arguments: directory, heartbeat, plain address,
+// TLS address.
 const caddyfile = globalOptions + `(site) {
 	log {
 		output file %[1]s/access.log
@@ -79,11 +79,11 @@ https://%[4]s {
 }
 `
 
-// heartbeat is the server's, unless a reload says something else. Idle agents are
-// weighed when they have lived through one.
+// heartbeat is the server's heartbeat, unless a reload changes it. The memory of idle agents
+// is measured after one heartbeat.
 const heartbeat = "10s"
 
-// startTimeout bounds the start of a server and its end.
+// startTimeout is the time limit of the start and of the stop of a server.
 const startTimeout = 30 * time.Second
 
 // buildServer returns the path of the Caddy to measure: PUSHIT_CADDY, or one that
@@ -197,7 +197,7 @@ func (s *server) alive() error {
 	}
 }
 
-// complaint returns the end of what the server wrote to its output and log.
+// complaint returns the end of the server's output and log.
 func (s *server) complaint() error {
 	var said []byte
 	for _, name := range []string{"output", "caddy.log"} {
@@ -209,7 +209,7 @@ func (s *server) complaint() error {
 	return errors.New(string(bytes.TrimSpace(said)))
 }
 
-// stop ends the server and removes what it left.
+// stop ends the server and removes its files.
 func (s *server) stop() {
 	if s.cmd != nil {
 		_ = s.cmd.Process.Signal(syscall.SIGTERM)
@@ -234,10 +234,9 @@ func (s *server) reload(ctx context.Context, heartbeat string) error {
 	return err
 }
 
-// serve gives the server another configuration, with these arguments behind the directory
-// and the address, and returns where that is served: at an address of its own, for where
-// another configuration has been served, Caddy still closes a listener, and what it has
-// not accepted.
+// serve loads another configuration, with these arguments behind the directory and the
+// address, and returns its address. The address is a new one, because Caddy may still be
+// closing the listener of the old configuration, with the connections that wait there.
 func (s *server) serve(ctx context.Context, format string, arguments ...any) (at target, err error) {
 	if at.addr, _, err = freeAddresses(); err != nil {
 		return at, err
@@ -284,7 +283,7 @@ func (s *server) do(req *http.Request) ([]byte, error) {
 	return body, err
 }
 
-// memory is what the server's runtime says of itself.
+// memory has figures of the server's Go runtime.
 type memory struct {
 	HeapAlloc, HeapIdle, HeapReleased, StackInuse, Mallocs int64
 }
@@ -321,17 +320,15 @@ func (s *server) profile(ctx context.Context, dir string) error {
 	return nil
 }
 
-// collect has the server collect its garbage.
+// collect makes the server collect garbage.
 func (s *server) collect(ctx context.Context) error {
 	_, err := s.get(ctx, "/debug/pprof/heap?gc=1")
 	return err
 }
 
-// settled returns the resident memory when collections make it fall no more. One
-// is not enough: the first only moves what pools hold aside, and what one has
-// freed the runtime gives back to the kernel little by little, by a hundredth of
-// a processor's time, and not before the next where it was densely used. What it
-// keeps all the same is counted.
+// settled returns the resident memory after as many garbage collections as make it smaller.
+// One is not enough: the first only moves what pools hold aside, and the runtime returns
+// freed memory to the kernel slowly. What it never returns counts.
 func (s *server) settled(ctx context.Context) (int64, error) {
 	const (
 		rounds   = 30
@@ -358,7 +355,7 @@ func (s *server) settled(ctx context.Context) (int64, error) {
 	return residentMemory(s.pid())
 }
 
-// goroutines returns how many the server has.
+// goroutines returns the number of the server's goroutines.
 func (s *server) goroutines(ctx context.Context) (int, error) {
 	body, err := s.get(ctx, "/debug/pprof/goroutine?debug=1")
 	if err != nil {
@@ -369,7 +366,7 @@ func (s *server) goroutines(ctx context.Context) (int, error) {
 	return strconv.Atoi(count)
 }
 
-// census is what sessions could leave behind.
+// A census counts what sessions could leave behind.
 type census struct{ goroutines, files int }
 
 func (s *server) census(ctx context.Context) (c census, err error) {
@@ -380,12 +377,12 @@ func (s *server) census(ctx context.Context) (c census, err error) {
 	return c, err
 }
 
-// fewGoroutines and fewFiles are what a server may have more than before when all
-// agents have left: idle connections of Caddy's own come and go meanwhile.
+// fewGoroutines and fewFiles are how many more a server may have after all agents have left
+// than before: idle connections of Caddy's own come and go.
 const fewGoroutines, fewFiles = 5, 2
 
-// emptied waits, for a while, until the server is as it was before, but for a
-// few, and returns what it has more.
+// emptied waits for a while until the server has hardly more goroutines and files than
+// before, and returns how many more it has.
 func (s *server) emptied(ctx context.Context, before census) (left census, err error) {
 	err = untilWithin(ctx, 20*time.Second, often, "waiting until all are gone", func() (bool, error) {
 		now, err := s.census(ctx)

@@ -30,7 +30,7 @@ const (
 	mostOthers = 0.03
 )
 
-// A slowLoad is what the agents that do read are busy with.
+// A slowLoad is the load of the agents that read.
 type slowLoad struct {
 	readers  int
 	every    time.Duration // between publishes
@@ -59,7 +59,7 @@ type slowResult struct {
 	again         int             // pairs that were measured again, because that was too much
 }
 
-// runSlow measures what an agent that stops reading does to the others.
+// runSlow measures how much an agent that stops reading delays the others.
 func runSlow(ctx context.Context, r *report, o options) error {
 	load := slowFull
 	if o.short {
@@ -179,7 +179,7 @@ func (res *slowResult) add(st *stalls) {
 	}
 }
 
-// A slowRun is what the runs have in common.
+// A slowRun has what all runs share.
 type slowRun struct {
 	server    *server
 	load      slowLoad
@@ -244,12 +244,12 @@ func (w *slowRun) window(ctx context.Context) (res slowWindow, err error) {
 	return res, err
 }
 
-// A watch tells how much other processes disturb a run.
+// A watch measures how much other processes disturb a run.
 type watch struct {
 	pids  []int
 	begun time.Time
 	busy  time.Duration // of the machine
-	own   time.Duration // of the processes that are to be busy
+	own   time.Duration // of the processes of this measurement
 }
 
 func startWatch(pids ...int) (w watch, err error) {
@@ -272,7 +272,7 @@ func (w *watch) read() (busy, own time.Duration, err error) {
 	return busy, own, nil
 }
 
-// others returns how much of the machine others had since the start, 0 to 1.
+// others returns the share of the machine that other processes had since the start, 0 to 1.
 func (w *watch) others() (float64, error) {
 	busy, own, err := w.read()
 	whole := time.Since(w.begun) * time.Duration(runtime.NumCPU())
@@ -318,8 +318,8 @@ func (l *latencies) percentile(p float64) time.Duration {
 	return l.took[min(int(float64(len(l.took))*p), len(l.took)-1)]
 }
 
-// stalls keeps one agent at a time that reads nothing, one after the other, until
-// the first of them has been closed and the time is up.
+// stalls keeps one agent at a time that reads nothing, until the first of them has been
+// closed and the time is up.
 type stalls struct {
 	finished chan struct{} // closed when it is over; then the rest is set
 	stalled  int
@@ -356,7 +356,7 @@ func (st *stalls) wait() error {
 	return st.err
 }
 
-// one has an agent come and read no more, waits until the server has closed its
+// one connects an agent that stops reading, waits until the server has closed its
 // connection, and then reads how it ended.
 func (st *stalls) one(ctx context.Context, s *server, load slowLoad) error {
 	before, err := openFiles(s.pid())
@@ -375,8 +375,8 @@ func (st *stalls) one(ctx context.Context, s *server, load slowLoad) error {
 	st.stalled++
 	since := time.Now()
 	closed := false
-	// Nothing of it is seen on this side: what the kernel holds unread stands
-	// before the end. The server's side is a file less.
+	// This side does not see the end, because unread bytes come before it. But the
+	// server then has one file less.
 	err = untilWithin(ctx, load.deadline, time.Second/4, "waiting for the stalled agent to be closed", func() (bool, error) {
 		now, err := openFiles(s.pid())
 		closed = now <= before
@@ -399,7 +399,7 @@ func (st *stalls) one(ctx context.Context, s *server, load slowLoad) error {
 	}
 }
 
-// ending names how a stalled agent found its connection when it read again.
+// ending names what a stalled agent found when it read again.
 func ending(a *agent) string {
 	var frame *wireclient.CloseError
 	switch {

@@ -19,12 +19,12 @@ import (
 	"github.com/push-it/pushit/internal/wireclient"
 )
 
-// A soakLoad is a crowd that changes all the time around a few who stay.
+// A soakLoad is a crowd that changes all the time, and a few agents that stay.
 type soakLoad struct {
 	duration time.Duration
 	stayers  int           // agents that stay and check all they get
 	churners int           // agents that come, publish and leave, at a time
-	channels int           // each stayer is on all of them
+	channels int           // each agent that stays is subscribed to all of them
 	stream   int           // messages that a churner publishes before it leaves
 	every    time.Duration // between the messages of a churner
 	reload   time.Duration // between reloads of the configuration
@@ -52,7 +52,7 @@ func soakShort(duration time.Duration) soakLoad {
 	}
 }
 
-// A soakResult is what came of it.
+// A soakResult is the result.
 type soakResult struct {
 	visits     int64    // of churners
 	unanswered int64    // of them, found no answer while the configuration changed
@@ -123,7 +123,7 @@ func medianOf(samples []soakSample, value func(soakSample) float64) float64 {
 	return median(values)
 }
 
-// A soak is what its goroutines share.
+// A soak has what its goroutines share.
 type soak struct {
 	load   soakLoad
 	server *server
@@ -157,7 +157,7 @@ func measureSoak(ctx context.Context, caddy string, load soakLoad) (res soakResu
 	if err := so.churn(ctx, &res); err != nil {
 		return res, errors.Join(err, s.alive())
 	}
-	if err := so.settle(ctx); err != nil {
+	if err := so.awaitAll(ctx); err != nil {
 		return res, err
 	}
 	res.visits, res.unanswered = so.visits.Load(), so.unanswered.Load()
@@ -170,7 +170,7 @@ func measureSoak(ctx context.Context, caddy string, load soakLoad) (res soakResu
 	return res, err
 }
 
-// warm has each kind of agent come once, and the configuration be loaded again.
+// warm connects each kind of agent once, and reloads the configuration.
 func (so *soak) warm(ctx context.Context) error {
 	for _, t := range []target{so.server.plain, so.server.secure} {
 		for _, at := range []endpoint{bare, sockjs} {
@@ -182,8 +182,8 @@ func (so *soak) warm(ctx context.Context) error {
 	return so.server.reload(ctx, "11s")
 }
 
-// stay has those come who check everything: on each channel by its name, by a
-// pattern, or by both, in turn; each gets every message once all the same.
+// stay connects the agents that check everything. They subscribe to each channel by its name,
+// by a pattern, or by both, in turn. Each must get every message once.
 func (so *soak) stay(ctx context.Context) (crowd, error) {
 	all := make(crowd, so.load.stayers)
 	err := each(len(all), func(i int) (err error) {
@@ -213,7 +213,7 @@ func (so *soak) stay(ctx context.Context) (crowd, error) {
 
 func soakChannel(c int) string { return "soak/" + strconv.Itoa(c) }
 
-// churn has agents come and go until the time is up, and looks at the server.
+// churn connects and disconnects agents until the time is up, and looks at the server.
 func (so *soak) churn(ctx context.Context, res *soakResult) error {
 	within, cancel := context.WithTimeout(ctx, so.load.duration)
 	defer cancel()
@@ -266,7 +266,7 @@ func (so *soak) visit(ctx context.Context) error {
 		}
 	}
 	if r.IntN(4) == 0 {
-		// Gone without waiting for answers: what arrived is a stream without holes.
+		// It leaves without waiting for answers: what arrived must be a stream without holes.
 		return nil
 	}
 	if err := so.acknowledged(ctx, a); err != nil {
@@ -279,7 +279,7 @@ func (so *soak) visit(ctx context.Context) error {
 	return nil
 }
 
-// peek comes and goes before anything is agreed on.
+// peek opens a connection and closes it before the handshake.
 func (so *soak) peek(ctx context.Context, t target, at endpoint) error {
 	ws, err := dial(ctx, t, at.path, socketOptions{})
 	if err != nil {
@@ -289,10 +289,9 @@ func (so *soak) peek(ctx context.Context, t target, at endpoint) error {
 	return nil
 }
 
-// unlucky forgives an opening that got no answer, and counts it. A reload cuts
-// some: Caddy opens a listener beside the old one and closes that, with what the
-// kernel has queued there; and net/http closes a connection whose first request
-// comes when its server has begun to shut down.
+// unlucky forgives an opening without an answer, and counts it. A reload cuts some: Caddy
+// closes the old listener with the connections that the kernel has queued there, and
+// net/http closes a connection whose first request comes while its server shuts down.
 func (so *soak) unlucky(err error) error {
 	if errors.Is(err, wireclient.ErrUnanswered) {
 		so.unanswered.Add(1)
@@ -329,7 +328,7 @@ func (so *soak) reloads(ctx context.Context, count *int) error {
 		case <-tick.C:
 		}
 		beat := []string{heartbeat, "11s"}[*count%2]
-		// Not ended in the middle: a reload under way goes on all the same.
+		// A reload under way goes on even if ctx ends.
 		if err := so.server.reload(context.WithoutCancel(ctx), beat); err != nil {
 			return fmt.Errorf("reloading: %w", err)
 		}
@@ -374,15 +373,15 @@ func (so *soak) look(ctx context.Context) (one soakSample, err error) {
 	return one, err
 }
 
-// settle waits until those who stayed have all they are to have, or for so long
-// that the rest is lost.
-func (so *soak) settle(ctx context.Context) error {
+// awaitAll waits until the agents that stayed have all messages, or gives the rest up for
+// lost.
+func (so *soak) awaitAll(ctx context.Context) error {
 	return untilWithin(ctx, 20*time.Second, often, "waiting for the last messages", func() (bool, error) {
 		return so.ledger.complete(), so.server.alive()
 	})
 }
 
-// A ledger is what those who stay have got, and what they were to get.
+// A ledger has the messages that the agents that stay have got, and those that they must get.
 type ledger struct {
 	mu       sync.Mutex // guards the following
 	got      []map[int64]int
@@ -444,8 +443,8 @@ func (l *ledger) promised(stream int64, n int) {
 	l.promises[stream] = n
 }
 
-// complete reports whether all have what was acknowledged, and as much as the
-// others of the rest.
+// complete reports whether all agents have all acknowledged messages, and the same number of
+// the others.
 func (l *ledger) complete() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -462,8 +461,8 @@ func (l *ledger) complete() bool {
 	return true
 }
 
-// report adds what is missing to the faults. Streams whose publisher did not wait
-// for answers end where they end, for all at the same message.
+// report adds what is missing to the faults. A stream whose publisher did not wait for
+// answers may end anywhere, but for all agents at the same message.
 func (l *ledger) report(res *soakResult) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

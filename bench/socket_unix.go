@@ -7,7 +7,7 @@ package main
 
 import "syscall"
 
-// setReceiveBuffer bounds what the kernel takes for a program that does not read.
+// setReceiveBuffer limits the bytes that the kernel receives for a program that does not read.
 func setReceiveBuffer(c syscall.RawConn, n int) error {
 	var failed error
 	err := c.Control(func(fd uintptr) {

@@ -28,13 +28,13 @@ const (
 	stopAgents  = 2000
 	stopStalled = 20
 	stopChannel = "news"
-	// stopDrain is how long the server has to send everybody away: the default.
+	// stopDrain is the server's drain: the default.
 	stopDrain = 5 * time.Second
 	// mostLinger is what the end of the server itself may take: net/http waits for so
 	// long for connections over which nothing was asked yet.
 	mostLinger = 5 * time.Second
-	// stopSlots parts the window in which agents are to come back; each part has its
-	// share of them, within leastShare and mostShare.
+	// stopSlots divides the window in which agents should come back. Each slot has its
+	// share of them, between leastShare and mostShare.
 	stopSlots             = 10
 	leastShare, mostShare = 0.05, 0.15
 	// The window that is documented (R34) begins then, and is as long as it takes for
@@ -43,20 +43,20 @@ const (
 	stopRate = 500
 )
 
-// stopTo is the end of the window for so many agents.
+// stopTo is the end of the window for that many agents.
 func stopTo(agents float64) time.Duration {
 	length := time.Duration(agents / stopRate * float64(time.Second))
 	return stopFrom + min(max(length, time.Second), time.Minute)
 }
 
-// A stopLoad is a crowd that is there when the server stops.
+// A stopLoad is a crowd that is connected when the server stops.
 type stopLoad struct {
 	agents  int
-	stalled int  // more that take nothing: the drain is to end without them
+	stalled int  // further agents that read nothing: the drain must end without them
 	byAdmin bool // stopped at the admin endpoint, in place of SIGTERM
 }
 
-// A guest is an agent that waits to be sent away.
+// A guest is an agent that waits until the server sends it away.
 type guest interface {
 	// ended is closed when the session has ended.
 	ended() <-chan struct{}
@@ -66,14 +66,14 @@ type guest interface {
 	vanish()
 }
 
-// A stopKind is a way to be there.
+// A stopKind is a kind of connection.
 type stopKind struct {
 	name string
-	asks bool // it hears of the end when it asks again, when the server may be gone
+	asks bool // it polls, so it hears of the end only when it asks again; the server may be gone
 	come func(ctx context.Context, c *stopCrowd, onMessage func([]byte)) (guest, error)
 }
 
-// stopKinds are all ways; as many agents come in each.
+// stopKinds are all kinds, each with the same number of agents.
 var stopKinds = []stopKind{
 	{"WebSocket, bare", false, webSocketGuest(bare, false)},
 	{"WebSocket, SockJS", false, webSocketGuest(sockjs, false)},
@@ -87,7 +87,7 @@ var stopKinds = []stopKind{
 	{"xhr, HTTP/2", true, fallbackGuest(route{"xhr", 2})},
 }
 
-// fallbackGuest has agents come over a fallback: over HTTP/1.1, or over TLS and HTTP/2.
+// fallbackGuest connects agents over a fallback: over HTTP/1.1, or over TLS and HTTP/2.
 func fallbackGuest(by route) func(context.Context, *stopCrowd, func([]byte)) (guest, error) {
 	return func(ctx context.Context, c *stopCrowd, onMessage func([]byte)) (guest, error) {
 		t := c.server.plain
@@ -132,14 +132,14 @@ func (w webSocket) notice() (said []byte, code int) {
 	return objects[len(objects)-1], code
 }
 
-// A stopResult is what came of it.
+// A stopResult is the result.
 type stopResult struct {
 	gone     time.Duration // from the signal until all but those that take nothing had gone
 	took     time.Duration // to the end of the process
 	status   int           // of the process
 	messages int64         // of what was published right before, not got
 	counted  [2]float64    // agents and deliveries, as the metrics had them before
-	refused  string        // what was answered to who came meanwhile
+	refused  string        // the answer to an agent that came meanwhile
 	kinds    []stopCount
 	slots    [stopSlots]int
 	outside  int // told to come back outside of the window
@@ -199,7 +199,7 @@ func share(n int, all []int) float64 {
 	return 100 * float64(n) / float64(max(sum, 1))
 }
 
-// measureStop has a crowd come, and the server stop.
+// measureStop connects a crowd, and stops the server.
 func measureStop(ctx context.Context, caddy string, load stopLoad) (res stopResult, err error) {
 	if err := raiseFiles(load.agents + load.stalled + 200); err != nil {
 		return res, err
@@ -219,7 +219,7 @@ func measureStop(ctx context.Context, caddy string, load stopLoad) (res stopResu
 		return res, err
 	}
 	defer publisher.vanish()
-	// All are there, and have got something, as the metrics say.
+	// The metrics must count all agents and their messages.
 	if err := c.publish(ctx, publisher, 1); err != nil {
 		return res, err
 	}
@@ -236,7 +236,7 @@ func measureStop(ctx context.Context, caddy string, load stopLoad) (res stopResu
 	if err := c.publish(ctx, publisher, last); err != nil {
 		return res, err
 	}
-	var spare net.Conn // one that has asked nothing holds up the end by seconds
+	var spare net.Conn // a connection without a request delays the end by seconds
 	if load.stalled > 0 {
 		if spare, err = net.DialTimeout("tcp", s.plain.addr, dialTimeout); err != nil {
 			return res, err
@@ -271,7 +271,7 @@ func measureStop(ctx context.Context, caddy string, load stopLoad) (res stopResu
 	return res, nil
 }
 
-// end has the server stop, and does not wait.
+// end tells the server to stop, and does not wait.
 func (s *server) end(ctx context.Context, byAdmin bool) error {
 	if !byAdmin {
 		return s.cmd.Process.Signal(syscall.SIGTERM)
@@ -288,7 +288,7 @@ func (s *server) end(ctx context.Context, byAdmin bool) error {
 	return nil
 }
 
-// A stopCrowd is who is there when the server stops.
+// A stopCrowd has the agents that are connected when the server stops.
 type stopCrowd struct {
 	server  *server
 	roads   roads   // of the fallbacks
@@ -332,7 +332,7 @@ func (c *stopCrowd) vanish() {
 	c.roads.close()
 }
 
-// publish has so many messages published and acknowledged.
+// publish publishes that many messages and waits for the answers.
 func (c *stopCrowd) publish(ctx context.Context, publisher *agent, n int) error {
 	want := publisher.acknowledged.Load() + int64(n)
 	if err := publisher.publish(stopChannel, repeat([]byte(`"one of the last"`), n)...); err != nil {
@@ -374,7 +374,7 @@ func sumOf(metrics []byte, name string) (sum float64) {
 	return sum
 }
 
-// await waits until all have ended, or for so long.
+// await waits until all sessions have ended, at most that long.
 func (c *stopCrowd) await(within time.Duration) {
 	late := make(chan struct{})
 	timer := time.AfterFunc(within, func() { close(late) })
@@ -391,7 +391,7 @@ func (c *stopCrowd) await(within time.Duration) {
 	wg.Wait()
 }
 
-// count looks at how everybody was sent away.
+// count counts how the agents were sent away.
 func (c *stopCrowd) count(res *stopResult) {
 	res.kinds = make([]stopCount, len(stopKinds))
 	for i, kind := range stopKinds {

@@ -17,26 +17,26 @@ import (
 	"github.com/push-it/pushit/internal/wireclient"
 )
 
-// A stormLoad is a crowd that comes back all at once, and is let in by a backend.
+// A stormLoad is a crowd that comes back all at once, and whose connect gate asks a backend.
 type stormLoad struct {
 	agents int
-	users  int           // who they are of, in equal parts
-	takes  time.Duration // the backend, for an answer
-	away   time.Duration // the backend, at first
+	users  int           // the agents belong to that many users, in equal parts
+	takes  time.Duration // for an answer of the backend
+	away   time.Duration // how long the backend is away at first
 	cached bool
 }
 
 const (
 	// mostAsked is how many questions a guard asks at once by default.
 	mostAsked = 64
-	// mostStorm is when the last agent has to be in.
+	// mostStorm is the time within which the last agent must be connected.
 	mostStorm = 2 * time.Minute
-	// stormCache is how long answers are kept where they are.
+	// stormCache is how long answers are cached, if they are.
 	stormCache = time.Minute
-	// stormPatience is how long an agent waits for the answer to /meta/connect:
-	// more than the server takes to find out that it cannot say.
+	// stormPatience is how long an agent waits for the answer to /meta/connect: longer
+	// than the server takes to answer unavailable.
 	stormPatience = 45 * time.Second
-	// stormTabs is how many agents a user has, where they share.
+	// stormTabs is how many agents a user has, if users have several.
 	stormTabs = 100
 )
 
@@ -44,8 +44,8 @@ const (
 // further one twice as long, up to longestWait.
 const firstWait, longestWait = 500 * time.Millisecond, 30 * time.Second
 
-// stormCaddyfile is what the server is configured with. Arguments: directory,
-// address, the backend's address, options of the guard.
+// stormCaddyfile configures the server. Arguments: directory, address, the backend's address,
+// options of the guard.
 const stormCaddyfile = globalOptions + `http://%[2]s {
 	pushit /push {
 		name storm
@@ -65,8 +65,8 @@ const stormCaddyfile = globalOptions + `http://%[2]s {
 }
 `
 
-// storms are the loads: everybody somebody else, and few users with many tabs each
-// and a cache; and both again with the backend away at first.
+// storms are the loads: a user for each agent; few users with many tabs each, and a cache;
+// and both again with the backend away at first.
 func storms(agents int, short bool) (loads []stormLoad) {
 	load := stormLoad{agents: orDefault(agents, 9000), takes: 50 * time.Millisecond}
 	away := 10 * time.Second
@@ -86,9 +86,9 @@ func storms(agents int, short bool) (loads []stormLoad) {
 	return loads
 }
 
-// A stormResult is what came of it.
+// A stormResult is the result.
 type stormResult struct {
-	out       int           // agents that are not in at the end
+	out       int           // agents that are not connected at the end
 	half, all time.Duration // until so many were in
 	counts    stormCounts
 	backend   tally
@@ -143,13 +143,12 @@ func runStorm(ctx context.Context, r *report, o options) error {
 	return nil
 }
 
-// mostRequests is how often a backend is asked in that time, when what it answers
-// is kept.
+// mostRequests is how often a backend is asked in that time if its answers are cached.
 func (l stormLoad) mostRequests(within time.Duration) int {
 	return l.users * (1 + int(within/stormCache))
 }
 
-// A storm is what its agents share.
+// A storm has what its agents share.
 type storm struct {
 	load  stormLoad
 	at    target
@@ -204,7 +203,7 @@ func measureStorm(ctx context.Context, caddy string, load stormLoad) (res stormR
 		return res, err
 	}
 	res.counts = s.counts
-	res.half, res.all = mostStorm+time.Second, mostStorm+time.Second // in case they were not
+	res.half, res.all = mostStorm+time.Second, mostStorm+time.Second // if they never connect
 	slices.Sort(s.times)
 	if n := len(s.times); n >= load.agents/2 {
 		res.half = s.times[load.agents/2-1]
@@ -215,8 +214,7 @@ func measureStorm(ctx context.Context, caddy string, load stormLoad) (res stormR
 	return res, nil
 }
 
-// configure gives the server the configuration with the gate, and returns where that is
-// served.
+// configure loads the configuration with the gate, and returns its address.
 func (l stormLoad) configure(ctx context.Context, s *server, b *backend) (at target, err error) {
 	options := ""
 	if l.cached {
@@ -225,8 +223,8 @@ func (l stormLoad) configure(ctx context.Context, s *server, b *backend) (at tar
 	return s.serve(ctx, stormCaddyfile, b.addr, options)
 }
 
-// await has the backend come back in time, and waits until all are in, or will
-// not come any more.
+// await starts the backend again in time, and waits until all agents are connected, or will
+// not try again.
 func (s *storm) await(ctx context.Context, server *server, b *backend) error {
 	if s.load.away > 0 {
 		if err := pause(ctx, s.load.away); err != nil {
@@ -241,7 +239,7 @@ func (s *storm) await(ctx context.Context, server *server, b *backend) error {
 	})
 }
 
-// visit comes, and comes back as the protocol says, until ctx ends.
+// visit connects, and comes back as the protocol says, until ctx ends.
 func (s *storm) visit(ctx context.Context, i int) {
 	for wait := firstWait; ; wait = min(2*wait, longestWait) {
 		end := s.attempt(ctx, i)
@@ -256,16 +254,16 @@ func (s *storm) visit(ctx context.Context, i int) {
 		if end.was {
 			wait = firstWait
 		}
-		if pause(ctx, end.retry+mathrand.N(wait)) != nil { //nolint:gosec // G404: chance is all it is for
+		if pause(ctx, end.retry+mathrand.N(wait)) != nil { //nolint:gosec // G404: a random wait is no secret
 			return
 		}
 	}
 }
 
-// An outcome is what became of an attempt.
+// An outcome is the result of an attempt.
 type outcome struct {
-	was    bool   // it was in
-	code   string // of the refusal, empty for none
+	was    bool   // it was connected
+	code   string // of the refusal; empty if there was none
 	closed int    // the code of the end, 0 for none
 	retry  time.Duration
 	never  bool // retry is false
@@ -336,7 +334,7 @@ func (s *storm) read(ws *wireclient.WebSocket, end *outcome) error {
 	return err
 }
 
-// enter notes that one more is in.
+// enter counts a connected agent.
 func (s *storm) enter() {
 	s.mu.Lock()
 	s.times = append(s.times, time.Since(s.begin))
@@ -344,7 +342,7 @@ func (s *storm) enter() {
 	s.inside.Add(1)
 }
 
-// hear notes what a frame says, and reports whether it lets the agent in.
+// hear notes what a frame says, and reports whether it connects the agent.
 func (e *outcome) hear(payload []byte) (in bool, err error) {
 	var f struct {
 		frame

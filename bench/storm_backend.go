@@ -20,14 +20,14 @@ import (
 	"time"
 )
 
-// backendCommand is the subcommand that serves a backend, which answers whether
-// somebody is logged in. Its argument is how long it takes for that.
+// backendCommand is the subcommand that serves a backend, which says whether a user is
+// logged in. Its argument is how long an answer takes.
 const backendCommand = "serve-backend"
 
-// userCookie is the cookie by which the backend knows who asks.
+// userCookie is the cookie that names the user.
 const userCookie = "user"
 
-// A tally is what a backend has seen.
+// A tally counts the requests of a backend.
 type tally struct {
 	Requests int // in all
 	Most     int // at once
@@ -44,9 +44,9 @@ type backendServer struct {
 	users    map[string]bool
 }
 
-// serveBackend serves until ctx ends or its input does. It prints two addresses:
-// where it is asked, and where it is told to go away and to come back. It is away
-// at first.
+// serveBackend serves until ctx ends or standard input is closed. It prints two addresses:
+// that of the backend, and that where the backend is told to stop and to start. It is
+// stopped at first.
 func serveBackend(ctx context.Context, takes string) error {
 	b := &backendServer{users: make(map[string]bool)}
 	var err error
@@ -70,7 +70,7 @@ func serveBackend(ctx context.Context, takes string) error {
 	mux.HandleFunc("GET /tally", b.tell)
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: dialTimeout}
 	go func() {
-		_, _ = io.Copy(io.Discard, os.Stdin) // it ends with who started this
+		_, _ = io.Copy(io.Discard, os.Stdin) // it is closed when the parent process ends
 		_ = server.Close()
 	}()
 	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
@@ -81,8 +81,8 @@ func serveBackend(ctx context.Context, takes string) error {
 	return nil
 }
 
-// listenLow listens on a port that no system gives to outgoing connections: it is
-// still free when the backend comes back.
+// listenLow listens on a port that no system gives to outgoing connections, so it is still
+// free when the backend starts again.
 func listenLow() (l net.Listener, err error) {
 	for range 100 {
 		l, err = net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(20_000+rand.IntN(10_000))) //nolint:gosec // G404: any will do
@@ -110,10 +110,10 @@ func (b *backendServer) tell(w http.ResponseWriter, _ *http.Request) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.tally.Users = len(b.users)
-	_ = json.NewEncoder(w).Encode(b.tally) // who asked has left
+	_ = json.NewEncoder(w).Encode(b.tally) // an error means that the client has left
 }
 
-// answer takes its time, also when nobody waits for it any more: so do most.
+// answer takes its time even if nobody waits for it any more, as most backends do.
 func (b *backendServer) answer(w http.ResponseWriter, r *http.Request) {
 	var user string
 	if cookie, err := r.Cookie(userCookie); err == nil && r.URL.Path == "/auth" {
@@ -144,7 +144,7 @@ type backend struct {
 	addr, control string
 }
 
-// startBackend starts a backend that takes so long for an answer. It is away.
+// startBackend starts a backend that takes that long for an answer. It does not listen yet.
 func startBackend(ctx context.Context, takes time.Duration) (*backend, error) {
 	c, err := startChild(ctx, backendCommand, takes.String())
 	if err != nil {
@@ -160,7 +160,7 @@ func startBackend(ctx context.Context, takes time.Duration) (*backend, error) {
 	return b, nil
 }
 
-// come has it come back.
+// come makes it listen.
 func (b *backend) come(ctx context.Context) error {
 	_, err := b.do(ctx, http.MethodPost, "/come")
 	return err
@@ -196,5 +196,5 @@ func (b *backend) stop() {
 	_ = b.in.Close()
 	timer := time.AfterFunc(startTimeout, func() { _ = b.cmd.Process.Kill() })
 	defer timer.Stop()
-	_ = b.cmd.Wait() // how it ended tells nothing
+	_ = b.cmd.Wait() // the status says nothing more
 }

@@ -11,15 +11,15 @@ import (
 	"time"
 )
 
-// idleStreams is how many sessions over a fallback are weighed.
+// idleStreams is how many sessions over a fallback are measured.
 const idleStreams = 2000
 
 // fallbackGoroutines is how many goroutines a session over a stream or a waiting
 // poll has at most: the two of net/http's connection.
 const fallbackGoroutines = 2
 
-// runStreams measures what idle sessions over fallbacks cost, and that nothing is
-// left of them.
+// runStreams measures the cost of idle sessions over fallbacks, and checks that they leave
+// nothing behind.
 func runStreams(ctx context.Context, r *report, o options) error {
 	n := orDefault(o.agents, idleStreams)
 	if o.short {
@@ -42,15 +42,15 @@ func runStreams(ctx context.Context, r *report, o options) error {
 	return nil
 }
 
-// A streamResult is what idle sessions cost.
+// A streamResult is the cost of idle sessions.
 type streamResult struct {
 	idleResult
 	lost int     // sessions that ended on their own
-	beat float64 // microseconds of the server's for each request to receive
+	beat float64 // microseconds of the server's processor time for each request to receive
 }
 
-// measureStreams has sessions come to a new server, stay, for long enough to weigh
-// them if that is wanted, and go.
+// measureStreams opens sessions at a new server and closes them. In between, it measures
+// their memory if that is wanted.
 func measureStreams(ctx context.Context, caddy, transport string, n int, heavy bool, profiles string) (res streamResult, err error) {
 	ctx, cancel := context.WithTimeout(ctx, fallbackPatience)
 	defer cancel()
@@ -86,7 +86,7 @@ func measureStreams(ctx context.Context, caddy, transport string, n int, heavy b
 		if err := s.profile(ctx, profiles); err != nil {
 			return err
 		}
-		// Connections over which was sent take a moment to go.
+		// The connections for sending take a moment to close.
 		var with census
 		err = untilWithin(ctx, 20*time.Second, often, "waiting until those who stay are alone", func() (bool, error) {
 			var err error
@@ -106,8 +106,8 @@ func measureStreams(ctx context.Context, caddy, transport string, n int, heavy b
 	return res, err
 }
 
-// renewing returns what a heartbeat, and the request to receive that follows it,
-// costs the server, when there have been n of them: microseconds.
+// renewing returns what a heartbeat, and the request to receive that follows it, cost the
+// server, in microseconds, when there have been n of them.
 func (s *server) renewing(ctx context.Context, n int, requests func() int64) (float64, error) {
 	began, err := s.processorTime()
 	if err != nil {
@@ -123,8 +123,8 @@ func (s *server) renewing(ctx context.Context, n int, requests func() int64) (fl
 	return float64((ended - began).Microseconds()) / float64(requests()-first), err
 }
 
-// stayed has n sessions come, calls meanwhile, and has them go. It returns how many
-// ended on their own.
+// stayed opens n sessions, calls meanwhile, and closes them. It returns how many ended by
+// themselves.
 func stayed(ctx context.Context, s *server, transport string, n int, meanwhile func(requests func() int64) error) (lost int, err error) {
 	client := requesterClient(n)
 	defer client.CloseIdleConnections()
@@ -146,7 +146,7 @@ func stayed(ctx context.Context, s *server, transport string, n int, meanwhile f
 		})
 		return nil
 	})
-	client.CloseIdleConnections() // those that were needed for coming
+	client.CloseIdleConnections() // those of the requests that opened the sessions
 	if err == nil && meanwhile != nil {
 		err = meanwhile(requests.Load)
 	}
@@ -155,7 +155,7 @@ func stayed(ctx context.Context, s *server, transport string, n int, meanwhile f
 	return int(ended.Load()), err
 }
 
-// processorTime is what the server has used.
+// processorTime returns the processor time that the server has used.
 func (s *server) processorTime() (time.Duration, error) {
 	user, system, err := cpuTime(s.pid())
 	return user + system, err

@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * Publishers and subscribers whose connections are cut, again and again, at
- * random: nothing that was accepted is lost to who was subscribed, nothing comes
- * twice or out of order, and each publish ends once.
+ * Publishers and subscribers whose connections are cut at random, again and again.
+ * Subscribers lose no accepted message, get none twice or out of order, and each
+ * publish ends once.
  *
  * @module
  */
@@ -46,7 +46,7 @@ export async function chaos(server, { publishers, subscribers, cuts, between, se
     await until('each publish has ended', () => writers.every((writer) => writer.waiting === 0));
     await until('all are subscribed again', () => all.every((each) => each.subscribed));
     const last = new Publisher('last', client({ endpoint: `${server.url}/push` }), random);
-    // Who sits on a connection that is half open finds out in a while, and hears the next.
+    // A client with a half-open connection notices that after a while, and gets the next message.
     let said = -Infinity;
     await until('all have heard the last', () => {
       if (performance.now() - said > 2_000) {
@@ -64,7 +64,7 @@ export async function chaos(server, { publishers, subscribers, cuts, between, se
   }
 }
 
-/** Cuts connections: one, or all, or on the server's side only; or holds back what is on its way. */
+/** Cuts connections: one, or all, or only on the server's side. Or delays what is on its way. */
 export async function cutAtRandom(proxy, random, cuts, between) {
   for (let n = 0; n < cuts; n++) {
     await new Promise((resolve) => setTimeout(resolve, random() * 2 * between));
@@ -164,7 +164,7 @@ function verdict(witness, readers, writers) {
         if (got.length === 0) continue;
         const first = place.get(got[0]) ?? NaN;
         if (!(first >= next)) result.doubled++;
-        // What was published when it was subscribed already, it has to hear.
+        // It must get everything that was published while it was subscribed.
         for (let at = next; at < first; at++) if (sent.get(order[at]).at > since) result.lost++;
         for (const [k, name] of got.entries()) if (place.get(name) !== first + k) result[place.get(name) < first + k ? 'doubled' : 'lost']++;
         next = first + got.length;

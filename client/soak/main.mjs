@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * Long runs of the client, against a real server: `make soak` starts it. What
- * has to hold is printed, a line each; where it does not, it ends with 1.
+ * Long runs of the client against a real server: `make soak` starts them. Each check
+ * prints a line. If one fails, the exit status is 1.
  *
  *     node --experimental-websocket soak/main.mjs [storm] [chaos] [missed] [jitter] [reload]
  *
@@ -81,7 +81,7 @@ if (wanted('reload')) {
 
 process.exit(report.failures === 0 ? 0 : 1);
 
-/** Everybody has got everything, once and in order. */
+/** All clients have all messages, once and in order. */
 function exact({ published, accepted, delivered, wanted: all, ...faults }) {
   report.note(`${published} published, ${accepted} accepted, ${delivered} of ${all} delivered`);
   report.atLeast(1, 'messages to deliver', all);

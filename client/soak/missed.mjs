@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * Subscribers of channels with a history whose connections fail, again and again:
- * each of them gets every message, once, and in the order that all others see.
+ * Subscribers of channels with a history, whose connections fail again and again. Each
+ * gets every message, once, and in the same order as the others.
  *
  * @module
  */
@@ -18,16 +18,16 @@ const TRANSPORTS = ['websocket', 'xhr_streaming', 'xhr'];
 /** Names, a pattern, and both. */
 const WANTED = [CHANNELS, ['chaos/*'], ['chaos/*', ...CHANNELS]];
 
-/** Has a server keep what these runs publish. */
+/** Makes a server keep the messages of these runs. */
 export function withHistory(handler) {
   handler.history = { count: 10_000, ttl: '10m' };
   handler.limits = { ...handler.limits, history_bytes: 256 << 20 };
 }
 
-/** Keeps what a client was told: the messages of each channel. */
+/** Records the messages of each channel that a client got. */
 class Reader {
   heard = new Map(CHANNELS.map((channel) => [channel, []]));
-  /** What a listener of its own was told of each channel or pattern. */
+  /** The messages of each channel or pattern that a listener of its own got. */
   listeners = new Map();
   gaps = 0;
 
@@ -78,7 +78,7 @@ async function run(server, { publishers, subscribers, pause, seed, options = QUI
     for (const channel of CHANNELS) last.publish(channel);
     await until('the last one is published', () => last.waiting === 0);
     const ends = (heard) => CHANNELS.every((channel) => heard.get(channel).at(-1)?.startsWith('last-'));
-    // Who sits on a connection that is half open finds out in a while.
+    // A client with a half-open connection notices that after a while.
     await until('all have heard the last', () => all.every((each) => ends(each.heard) && [...each.listeners].every(([name, heard]) => (name === 'chaos/*' ? ends(heard) : heard.get(name).at(-1)?.startsWith('last-')))));
     return verdict(witness, readers, [...writers, last]);
   } finally {
@@ -95,7 +95,7 @@ function verdict(witness, readers, writers) {
     if (accepted) result.accepted++;
     if (ends !== 1) result.endedOtherwise++;
   }
-  /** Compares what somebody heard with what there was. */
+  /** Compares what a client got with what was published. */
   const compare = (got, order) => {
     const heard = new Set(got);
     const missed = order.filter((name) => !heard.has(name)).length;
@@ -125,7 +125,7 @@ function verdict(witness, readers, writers) {
 export const cutsWithHistory = (server, { cuts, between, ...rest }) => run(server, { pause: 200, ...rest }, (proxy, random) => cutAtRandom(proxy, random, cuts, between));
 
 /**
- * The network is gone at random, for `away` ms each time: nothing gets through, or
+ * The network fails at random, for `away` ms each time: nothing gets through, or
  * connections break, and no new ones open.
  *
  * @param {{publishers: number, subscribers: number, lasts: number, away: number, between: number, seed: number, options?: object}} run

@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * Pages and programs that publish and listen while `caddy reload` is called again and
- * again, over HTTP/1.1: each reload closes the connections that browsers keep, some of
- * them in the moment in which a request is made.
+ * Pages and programs that publish and subscribe over HTTP/1.1 while `caddy reload` runs
+ * again and again. Each reload closes the connections that browsers keep open, some of
+ * them just when a request is sent.
  *
  * @module
  */

@@ -45,7 +45,7 @@ export function sharesOf(times, begin) {
   return slots;
 }
 
-/** The same numbers each time (xorshift32), so that what fails can be seen again. */
+/** The same numbers each time (xorshift32), so that a failure can be repeated. */
 export function randomFrom(seed) {
   let state = seed >>> 0 || 1;
   return () => {

@@ -2,9 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * npm's sockjs-client in Chromium, through Caddy, while two processes keep the
- * processors busy: sessions of five echoes over each transport, every one of which
- * has to go through.
+ * npm's sockjs-client in Chromium, through Caddy, while two processes keep the processors
+ * busy. Sessions of five echoes over each transport, all of which must succeed.
  *
  *   node soak/sockjs.mjs [sessions over each transport, 100]
  *
@@ -21,20 +20,20 @@ import { startSite, transports } from '../test/sockjs.mjs';
 
 const sessions = Number(process.argv[2] ?? 100);
 const ECHOES = 5;
-/** How long a session may take, in ms: long, for what is measured is whether it goes through. */
+/** How long a session may take, in ms. It is long, because only success counts. */
 const DEADLINE = 60_000;
 const BUSY = 2;
-/** How long all of it may take, in ms; the busy processes end by then whatever happens. */
+/** How long everything may take, in ms. The busy processes end after that in any case. */
 const LIMIT = 15 * 60_000;
 
-/** Starts a process that does nothing, as fast as it can. */
+/** Starts a process that keeps a processor busy. */
 function startBusy() {
   const child = spawn(process.execPath, ['-e', `const end = Date.now() + ${LIMIT}; while (Date.now() < end);`], { stdio: 'ignore' });
   process.once('exit', () => child.kill('SIGKILL'));
   return child;
 }
 
-/** @returns {Promise<string[]>} why sessions did not go through, one each */
+/** @returns {Promise<string[]>} the reason of each session that failed */
 async function run(page, transport) {
   const failures = [];
   for (let n = 0; n < sessions; n++) {

@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * Many clients lose their server at the same moment, and come back: not all at
- * once. On a simulated clock, where nothing but the client's own waits shows; and
- * for real.
+ * Many clients lose their server at the same moment, and do not come back all at once.
+ * Once on a simulated clock, which shows only the waits of the clients, and once with a
+ * real server.
  *
  * @module
  */
@@ -12,12 +12,12 @@
 import { PushIt } from '../src/pushit.js';
 import { randomFrom } from './report.mjs';
 
-/** Whatever follows without waiting for time, follows. */
+/** Lets everything run that does not wait for a timer. */
 async function settled() {
   for (let n = 0; n < 12; n++) await null;
 }
 
-/** A clock, and all that is planned on it. */
+/** A simulated clock with its timers. */
 class Clock {
   now = 1_000_000;
   #timers = new Map(); // by the time that they come at
@@ -123,7 +123,7 @@ export async function simulatedStorm({ clients, away, seed }) {
   await clock.runTo(clock.now + away);
   server.up = true;
   const back = clock.now;
-  await clock.runTo(back + 35_000); // longer waits there are none
+  await clock.runTo(back + 35_000); // no wait is longer
   for (const push of pushes) push.close();
   return { times, back };
 }
@@ -135,7 +135,7 @@ export async function simulatedStorm({ clients, away, seed }) {
  */
 export async function realStorm(server, { clients, away, seed }) {
   const random = randomFrom(seed);
-  // Only the clients' own chance is repeatable; the rest is as real as it gets.
+  // Only the random numbers of the clients are repeatable.
   const global = new Proxy(globalThis, {
     get(target, name) {
       if (name === 'Math') return { random };
@@ -160,11 +160,11 @@ export async function realStorm(server, { clients, away, seed }) {
 }
 
 /**
- * Has clients publish all the time while the server is sent away and started again,
+ * Clients publish all the time while the server is stopped and started again, each time
  * as soon as all of them are back.
  *
- * How long Caddy takes is not what this is about: while it stops and starts, each
- * client publishes a fifth of what its outbox takes, and then waits for it.
+ * The time that Caddy takes does not matter: while it stops and starts, each client
+ * publishes a fifth of what its outbox takes, and then waits for it.
  *
  * @param {import('../test/harness.mjs').Server} server
  * @param {{clients: number, restarts: number, every: number}} options  `every` is how many ms lie between two publishes of a client
@@ -204,7 +204,7 @@ export async function quickRestarts(server, { clients, restarts, every }) {
   }
 }
 
-/** Waits for what has to become true, up to two minutes. */
+/** Waits until a condition is true, for up to two minutes. */
 export async function until(what, is) {
   const deadline = Date.now() + 120_000;
   while (!(await is())) {

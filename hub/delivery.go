@@ -13,8 +13,8 @@ import (
 type Delivery struct {
 	// NoEcho keeps a message from the agent that published it.
 	NoEcho bool
-	// Existing refuses publishes to channels that nobody has: without a subscriber, of the
-	// channel or of a pattern that matches it, and without kept messages.
+	// Existing refuses publishes to channels without a subscriber, to the channel or to a
+	// pattern that matches it, and without kept messages.
 	Existing bool
 	// Conflate gives agents that lag only the newest of the messages that wait for them.
 	// It has no effect if there is a deliver gate, which may withhold the newest message.
@@ -64,7 +64,7 @@ func (p *Policy) delivery(channel string) Delivery {
 	return p.Deliveries.Delivery(channel)
 }
 
-// An exclusion names the agents that do not get a message live. It has one of the two.
+// An exclusion names the agents that do not get a message live. One of its fields is set.
 type exclusion struct {
 	agent   uuid.UUID // the agent that published it
 	agentID string    // all agents with this agentId

@@ -32,9 +32,9 @@ type Histories interface {
 const sweepEvery = 5 * time.Second
 
 // A history keeps messages of channels that have a HistoryRule, in memory, for agents that
-// come back. It is what this machine has of the hub's log: entries are added in the order
-// of their numbers, and subscribers get them in that order. So one position says which
-// messages a subscription got, even if it is to a pattern.
+// come back. It is this machine's copy of the hub's log. Entries are added in the order of
+// their numbers, and subscribers get them in that order. So one position says which messages a
+// subscription got, even if it is to a pattern.
 //
 // Numbers here rise for as long as the hub lives. If the log is replaced by another one,
 // its first number follows the last one of the old log: the difference to the number in the
@@ -44,13 +44,13 @@ type history struct {
 	piece int       // see sweepPiece; immutable
 
 	mu     sync.Mutex // guards the following; a leaf, taken under node.mu and Agent.mu
-	keeper Keeper     // is told what is dropped, nil for nothing
+	keeper Keeper     // hears which entries are dropped; may be nil
 	epoch  Epoch
 	base   uint64
 	last   uint64 // the number of the newest entry
 	head   uint64 // entries up to this number were in the log when it was begun
-	replay bool   // not all of these have come yet
-	behind bool   // the log may have entries that have not come yet
+	replay bool   // not all of these have arrived yet
+	behind bool   // the log may have entries that have not arrived yet
 	rings  map[string]*ring
 	recent *list.List // of *ring: the front was published on least recently
 	log    []*entry   // all entries in their order; dropped ones stay for a while
@@ -67,8 +67,8 @@ type history struct {
 // unknownTime is later than any time that is known.
 const unknownTime = math.MaxInt64
 
-// A ring is what is kept of one channel. It stays when it has no entries left: it proves
-// that nothing was missed since.
+// A ring has the kept messages of one channel. It stays when it has no entries left, as the
+// proof that nothing was missed since.
 type ring struct {
 	key     string
 	rule    HistoryRule
@@ -161,7 +161,7 @@ func (h *history) newRingLocked(key string, floor uint64, why string) *ring {
 	return r
 }
 
-// replayed says that all entries have come that were in the log when it was begun.
+// replayed says that all entries that were in the log at its beginning have arrived.
 func (h *history) replayed() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -170,7 +170,7 @@ func (h *history) replayed() {
 	}
 }
 
-// replayedLocked sets the floors that the entries do not tell of by themselves.
+// replayedLocked sets the floors that do not follow from the entries.
 func (h *history) replayedLocked() {
 	h.replay = false
 	h.last = max(h.last, h.head)
@@ -183,8 +183,8 @@ func (h *history) replayedLocked() {
 	}
 	note("", h.lost)
 	for _, r := range h.rings {
-		// The log may have dropped entries of a channel of which it has as many as it may
-		// have. A Keeper drops only what it is told to.
+		// The log may have dropped older entries of a channel whose history is full. A Keeper
+		// drops only what it is told to drop.
 		if n := len(r.entries); h.keeper == nil && n > 0 && n >= r.rule.Count && r.entries[0].seq-1 > r.floor {
 			r.floor, r.why, r.gone = r.entries[0].seq-1, "count", unknownTime
 		}
@@ -207,7 +207,7 @@ func (h *history) entryLocked(seq uint64, n int) *entry {
 	return h.log[i]
 }
 
-// setFloor notes that entries of a channel were dropped before they could come here.
+// setFloor notes that entries of a channel were dropped before they arrived here.
 func (h *history) setFloor(key string, seq uint64, why string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -223,8 +223,8 @@ func (h *history) setFloor(key string, seq uint64, why string) {
 	r.floor, r.why, r.gone = max(r.floor, n), why, unknownTime
 }
 
-// loseUpTo notes that no entry up to a number will come, of whatever channel. It reports
-// whether any of them is new: subscribers would have got it.
+// loseUpTo notes that entries up to a number will not arrive, of any channel. It reports
+// whether subscribers have missed one.
 func (h *history) loseUpTo(seq uint64) (fresh bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -270,8 +270,8 @@ func (h *history) limit(most int) {
 	h.trimLogLocked()
 }
 
-// shrinkLocked drops messages until there is room. The newest message of the ring last goes
-// in no case.
+// shrinkLocked drops messages until there is room. It never drops the newest message of the
+// ring last.
 func (h *history) shrinkLocked(last *ring) {
 	if h.most == 0 {
 		return
@@ -332,7 +332,7 @@ func (h *history) forgetLocked(r *ring, why string) {
 	}
 }
 
-// trimLocked drops what r has too many of, or for too long.
+// trimLocked drops entries of r that are too many or too old.
 func (h *history) trimLocked(r *ring, now time.Time) {
 	if n := len(r.entries) - r.rule.Count; n > 0 {
 		h.dropLocked(r, n, "count")
@@ -353,7 +353,7 @@ func (h *history) trimLogLocked() {
 // sweepNow drops messages that are too old. It lets others have the lock in between.
 func (h *history) sweepNow() {
 	for h.sweepSome() {
-		runtime.Gosched() // who waits for the lock goes first
+		runtime.Gosched() // let goroutines that wait for the lock go first
 	}
 }
 
@@ -423,15 +423,15 @@ func newRecovering(req recoveryRequest) *recovering {
 	return &recovering{recoveryRequest: req}
 }
 
-// A recovery is what a subscription begins with.
+// A recovery has the messages that a subscription begins with.
 type recovery struct {
 	messages []*Message // in their order
-	head     uint64     // the subscription gets live what has a higher number
+	head     uint64     // messages with higher numbers are live
 	from     uint64     // messages, and what is live, are all that follow this number
 	had      uint64     // the agent has got all up to this number before
 	position Position   // of from
-	whole    bool       // nothing is missing
-	why      string     // else why: epoch, count, age, bytes or limit
+	whole    bool       // no message is missing
+	why      string     // otherwise the reason: epoch, count, age, bytes or limit
 }
 
 // recover returns the kept messages that a subscription begins with. The caller holds the
@@ -455,7 +455,7 @@ func (h *history) recover(req *recovering, key string, pattern bool, skip func(s
 			return out
 		}
 		after, out.had = seq, seq
-		if seq > h.last { // what the agent has got comes here later
+		if seq > h.last { // entries that the agent has got arrive here later
 			out.head, out.from = seq, seq
 			return out
 		}
@@ -513,9 +513,8 @@ func (h *history) tooOldLocked(e *entry, now time.Duration) bool {
 	return now-e.at >= h.rings[e.key].rule.TTL
 }
 
-// takeLocked takes the messages that a search has found into out, at most last of them if
-// that is not 0. taken counts those that were skipped too. full says that there was no room
-// for more.
+// takeLocked adds the messages that a search has found to out, at most last of them if that is
+// not 0. taken includes skipped ones. full says that there was no room for more.
 func (h *history) takeLocked(out *recovery, found *scan, last int, skip func(seq uint64, channel string) bool, room, roomBytes int) (taken int, full bool) {
 	now := h.clock(time.Now())
 	for i := len(found.entries) - 1; i >= 0 && (last == 0 || taken < last); i-- {

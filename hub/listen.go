@@ -45,10 +45,10 @@ type Listener struct {
 type Beginning struct {
 	// Channels is the number of subscriptions.
 	Channels int
-	// Position is a position that everything follows that the listener gets. It is empty if
-	// none of its channels has a history.
+	// Position precedes everything that the listener gets. It is empty if none of its
+	// channels has a history.
 	Position string
-	// Gaps are the channels of which messages are missing.
+	// Gaps are the channels with missing messages.
 	Gaps []Gap
 }
 
@@ -124,9 +124,9 @@ func (l *Listener) await(done func() bool) {
 	}
 }
 
-// Release lets the frames flow that wait since Listen. Kept messages and live ones of
-// different channels have mixed meanwhile. From now on, the numbers of messages rise: a
-// listener that got one has got all with lower numbers.
+// Release sends the frames that wait since Listen. It sorts the messages that have numbers,
+// because kept and live ones of different channels have mixed. So their numbers rise: a listener
+// that got one has got all with lower numbers.
 //
 // This holds because the hub enqueues messages with numbers one after the other, for all
 // subscriptions of an agent, and all subscriptions exist by now.
@@ -143,7 +143,7 @@ func (l *Listener) Release() {
 	}
 }
 
-// opensLocked reports whether l is a listener whose frames do not flow yet. l may be nil.
+// opensLocked reports whether l is a listener before Release. l may be nil.
 func (l *Listener) opensLocked() bool { return l != nil && !l.flowing }
 
 // beginsLocked notes what a subscription begins with.
@@ -157,7 +157,7 @@ func (l *Listener) beginsLocked(channel string, b *beginning) {
 	}
 }
 
-// refuseLocked notes why the agent may not listen. l may be nil.
+// refuseLocked notes the reason why the agent may not listen. l may be nil.
 func (l *Listener) refuseLocked(channel string, r *Refusal) {
 	if l != nil && l.refused == nil {
 		l.refused = &ListenError{r, channel}

@@ -12,11 +12,11 @@ import (
 )
 
 const (
-	// maxPage is the most messages of one answer to a /meta/history.
+	// maxPage is the largest number of messages in one answer to /meta/history.
 	maxPage = 1000
-	// defaultPage is how many come if the frame does not say.
+	// defaultPage is their number if the frame does not say.
 	defaultPage = 100
-	// maxPageBytes is the most bytes of the messages of one answer. A page with a single
+	// maxPageBytes is the largest number of bytes of these messages. A page with a single
 	// message may be larger.
 	maxPageBytes = 256 << 10
 )
@@ -35,9 +35,8 @@ type page struct {
 	why      string     // why there are none: epoch or none; empty if the history has no others
 }
 
-// page returns kept messages of a channel, or of the channels below a prefix. It passes
-// over messages that are too old, and does not drop them. It lets others have the lock in
-// between.
+// page returns kept messages of a channel, or of the channels below a prefix. It skips messages
+// that are too old, without dropping them. It releases the lock in between.
 func (h *history) page(req pageRequest, key string, pattern bool, room int) (out page) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -12,36 +12,38 @@ import (
 	"github.com/push-it/pushit/hub/internal/presence"
 )
 
-// A PresenceRule says who is told who is in a channel. Each agent that subscribes to the
-// channel is a member of it; agents of one user are one member.
+// A PresenceRule is the configuration of the presence of a channel: the list of its members,
+// which agents can watch. Each agent that subscribes to the channel is a member of it. Agents
+// of one user are one member.
 type PresenceRule struct {
 	// Linger is how long a member stays listed after its last agent is gone.
 	Linger time.Duration
-	// Members is the most that are listed. A channel with more is only counted.
+	// Members is the largest number of members that are listed. If a channel has more, agents
+	// get only their number.
 	Members int
-	// Count says that members are only counted.
+	// Count says that agents get only the number of members.
 	Count bool
 	// Info returns what others see of an agent, as JSON; nil shows nothing. Question has
 	// the agent, its identity and the channel. It is called with no lock held.
 	Info func(*Question) ([]byte, error)
-	// By is different for a rule that differs in anything.
+	// By is different for rules that differ in anything.
 	By Fingerprint
 }
 
-// Presences finds the rule of a channel; nil if nobody is told who is there. It is called
+// Presences finds the rule of a channel, or nil if it has no presence. It is called
 // concurrently and must not block.
 type Presences interface {
 	Presence(channel string) *PresenceRule
 }
 
-// MaxPresenceInfo is the most bytes of what PresenceRule.Info returns.
+// MaxPresenceInfo is the largest number of bytes that PresenceRule.Info may return.
 const MaxPresenceInfo = 1 << 10
 
 // thisNode is this server among the nodes of a cluster.
 const thisNode presence.Node = 0
 
 // presence returns the rule of a channel or pattern. Patterns have none: an agent that
-// subscribes to one is not in each of its channels.
+// subscribes to a pattern is not a member of each of its channels.
 func (p *Policy) presence(channel string) *PresenceRule {
 	if p.Presences == nil || IsPattern(channel) {
 		return nil
@@ -54,8 +56,8 @@ func (r *PresenceRule) is(o *PresenceRule) bool {
 	return r == o || r != nil && o != nil && r.By.is(o.By)
 }
 
-// A roster knows who is in one channel, and tells the agents that watch it. It is there
-// while the channel has members, or members linger.
+// A roster has the members of one channel, and tells the agents that watch it about changes.
+// It exists while the channel has members, or members linger.
 type roster struct {
 	// Immutable.
 	hub          *Hub
@@ -81,10 +83,10 @@ type roster struct {
 type seat struct {
 	roster *roster
 	member *presence.Member // nil once it has left; guarded by the agent's mu
-	watch  *watch           // nil: the agent is not told who is there
+	watch  *watch           // nil: the agent does not watch
 }
 
-// A watch is the right to be told who is in a channel.
+// A watch is the right of an agent to see the members of a channel.
 type watch struct {
 	lease  lease // guarded by the agent's mu
 	index  int   // in roster.watchers; guarded by the node's mu
@@ -146,7 +148,7 @@ func (r *PresenceRule) shared() presence.Rule {
 
 // ruleLocked puts the rule of a subscription into effect. before says that the subscription
 // listed members so far. Endpoints with different rules may share a hub: while one of them
-// lists members, the roster does. Agents of the others are only told the count.
+// lists members, the roster does. Agents of the others get only the count.
 func (r *roster) ruleLocked(p *presentation, before bool) {
 	if before {
 		r.listing--
@@ -159,7 +161,7 @@ func (r *roster) ruleLocked(p *presentation, before bool) {
 	}
 }
 
-// drop forgets r if nobody is in it any more.
+// drop removes r if it has no members and no watchers.
 func (ps *presences) drop(r *roster) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
@@ -170,8 +172,8 @@ func (ps *presences) drop(r *roster) {
 	}
 }
 
-// leave removes a tab of a member. Without linger, the member leaves at once. lists is that
-// of its seat.
+// leave removes a tab of a member. Without linger, the member leaves at once. lists says
+// whether its subscription listed members.
 func (r *roster) leave(m *presence.Member, linger, lists bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -182,7 +184,8 @@ func (r *roster) leave(m *presence.Member, linger, lists bool) {
 	r.armLocked()
 }
 
-// restate replaces what is shown of a member. lists is that of its seat so far.
+// restate replaces what is shown of a member. lists says whether its subscription listed
+// members so far.
 func (r *roster) restate(m *presence.Member, p *presentation, lists bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -191,11 +194,10 @@ func (r *roster) restate(m *presence.Member, p *presentation, lists bool) {
 	r.armLocked()
 }
 
-// behindRetry is how soon an agent that has missed a batch is told, if it reads again.
+// behindRetry is how soon an agent that missed a batch hears of it, if it reads again.
 const behindRetry = time.Second
 
-// armLocked sets the timer to when there is something to do, at least Interval after the
-// last time.
+// armLocked sets the timer for the next work of r, at least Interval after the last run.
 func (r *roster) armLocked() {
 	now := r.now()
 	at := r.state.Next(now)
@@ -219,7 +221,7 @@ func (r *roster) armLocked() {
 	}
 }
 
-// run tells the watchers what has changed.
+// run sends the watchers what has changed.
 func (r *roster) run() {
 	r.delivering.Lock()
 	defer r.delivering.Unlock()
@@ -239,7 +241,7 @@ func (r *roster) run() {
 		if n != nil || r.watching == 0 {
 			break
 		}
-		r.mu.Unlock() // somebody has just begun to watch
+		r.mu.Unlock() // an agent has just begun to watch
 	}
 	r.due, r.last = 0, r.now()
 	b, ok := r.state.Take(r.last)
@@ -269,8 +271,8 @@ func (r *roster) countLocked() {
 	r.counted = r.state.Count()
 }
 
-// deliver queues a batch for all watchers. A watcher whose queue is crowded misses it, and
-// is told later to ask for the list again. deliver reports whether there is such a one. The
+// deliver queues a batch for all watchers. A watcher whose queue is crowded misses it. It is
+// told later to ask for the list again. deliver reports whether there is such a watcher. The
 // caller holds the mu of the node.
 func (r *roster) deliver(b *presence.Batch, ok bool) (behind bool) {
 	h := r.hub
@@ -323,8 +325,8 @@ func (r *roster) message(frame []byte) *Message {
 	return &Message{Channel: r.channel, key: r.key, object: frame, presence: true}
 }
 
-// offer queues a frame about members, unless much waits already: a list can be asked for
-// again. An agent that is being closed counts as one that has got it.
+// offer queues a frame about members, unless the queue is crowded: the agent can ask for the
+// list again. For an agent that is being closed, it reports that the frame was queued.
 func (o *outbox) offer(m *Message) (queued, notify bool) {
 	a := o.agent
 	a.mu.Lock()
@@ -387,8 +389,8 @@ func (r *PresenceRule) infoOf(a *Agent, i *Identity, channel string) (info []byt
 	return info, err
 }
 
-// seatLocked makes the subscriber a member, as p presents it; or no member any more if the
-// channel has no presence. The caller holds the node's mu and the agent's.
+// seatLocked makes the subscriber a member, as p presents it. If the channel has no presence,
+// it ends the membership. The caller holds the node's mu and the agent's.
 func (s *subscription) seatLocked(p *presentation) {
 	t := s.seat
 	switch {
@@ -404,7 +406,7 @@ func (s *subscription) seatLocked(p *presentation) {
 	case t.member != nil && t.member.ID() == p.id:
 		t.roster.restate(t.member, p, s.lists)
 		s.listLocked(!p.rule.Count)
-	default: // a reload has made somebody else of the agent
+	default: // a reload has given the agent another user
 		_, m := s.agent.hub.presences.join(s.agent.hub, s.node, s.channel, p) // first, so that the roster stays
 		s.vacateLocked(false)
 		t.member = m
@@ -412,7 +414,7 @@ func (s *subscription) seatLocked(p *presentation) {
 	}
 }
 
-// listLocked notes whether members are listed for the agent. If that has changed, the agent
+// listLocked notes whether the agent gets a list of members. If that has changed, the agent
 // is told soon. The caller holds the node's mu and the agent's.
 func (s *subscription) listLocked(lists bool) {
 	t := s.seat
@@ -445,8 +447,8 @@ func (ls *leases) vacateLocked() {
 	}
 }
 
-// watchLocked has the agent told who is in the channel. The caller holds the node's mu and
-// the agent's.
+// watchLocked makes the agent a watcher of the channel. The caller holds the node's mu and the
+// agent's.
 func (s *subscription) watchLocked(l lease) {
 	t := s.seat
 	if t.watch != nil {
@@ -482,7 +484,7 @@ func (s *subscription) unwatchLocked() bool {
 	return true
 }
 
-// watchLease returns the right to be told who is in the channel; nil if there is none.
+// watchLease returns the lease of the watch; nil if the agent does not watch.
 func (s *subscription) watchLease() *lease {
 	if s.seat == nil || s.seat.watch == nil {
 		return nil
@@ -490,9 +492,9 @@ func (s *subscription) watchLease() *lease {
 	return &s.seat.watch.lease
 }
 
-// snapshotLocked adds a page of members to an answer to a watcher. If no other agent
-// watches, the newest changes come with it, so that the first one who asks is in the list.
-// The caller holds the node's mu.
+// snapshotLocked adds a page of members to an answer to a watcher. If no other agent watches,
+// the page includes the newest changes, so that the first agent that asks finds itself in the
+// list. The caller holds the node's mu.
 func (r *roster) snapshotLocked(answer []byte, after uint64, lists bool) []byte {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -502,8 +504,8 @@ func (r *roster) snapshotLocked(answer []byte, after uint64, lists bool) []byte 
 	return appendSnapshot(answer, r.state, after, r.settlesLocked(), lists)
 }
 
-// takeLocked makes the newest changes a part of the list, if they can be told to nobody
-// besides the agent that asks.
+// takeLocked adds the newest changes to the list, unless another agent watches, which must get
+// them in a batch.
 func (r *roster) takeLocked() {
 	if r.watching <= 1 {
 		r.state.Take(r.now())
@@ -511,14 +513,14 @@ func (r *roster) takeLocked() {
 	}
 }
 
-// settlesLocked returns how long it takes until all who were there before the server started
-// have had time to come back.
+// settlesLocked returns the time until all members from before the server's start have had
+// time to come back.
 func (r *roster) settlesLocked() time.Duration {
 	return max(r.state.Linger()-(r.now()-r.born), 0)
 }
 
-// present brings the membership up to the agent's present policy and identity. The caller
-// holds no lock.
+// present updates the membership to the agent's present policy and identity. The caller holds
+// no lock.
 func (s *subscription) present() {
 	a := s.agent
 	for {
@@ -567,8 +569,8 @@ func (ls *leases) present() {
 	}
 }
 
-// membersLocked adds the members of the channel to the answer to a subscribe, or why there
-// are none. The caller holds the node's mu and the agent's.
+// membersLocked adds the members of the channel to the answer to a subscribe, or the reason
+// why the agent cannot see them. The caller holds the node's mu and the agent's.
 func (o *op) membersLocked(s *subscription, answer []byte) []byte {
 	if r := o.watchLocked(s); r != nil {
 		return appendNoPresence(answer, r)
@@ -576,14 +578,14 @@ func (o *op) membersLocked(s *subscription, answer []byte) []byte {
 	return s.seat.roster.snapshotLocked(answer, 0, s.lists)
 }
 
-// watchLocked carries out the wish of a subscribe to be told who is in the channel. The
-// caller holds the node's mu and the agent's.
+// watchLocked makes the agent a watcher, as its subscribe asked. It returns the reason if that
+// is not allowed. The caller holds the node's mu and the agent's.
 func (o *op) watchLocked(s *subscription) *Refusal {
 	f := o.furtherVerdict(GatePresence)
 	switch {
 	case IsPattern(s.channel):
 		return noPatternPresence
-	case o.members.refused != nil: // what the agent has been told so far goes on
+	case o.members.refused != nil: // an earlier watch goes on
 		return o.members.refused
 	case s.seat == nil || f == nil:
 		return noPresence

@@ -13,10 +13,10 @@ import (
 	"github.com/push-it/pushit/internal/jsontext"
 )
 
-// metaPresence is the channel of frames about who is in a channel (PROTOCOL.md, R70 to R76).
+// metaPresence is the channel of frames about the members of a channel (PROTOCOL.md, R70 to R76).
 const metaPresence = "/meta/presence"
 
-// Why an agent is not told who is in a channel.
+// Why an agent cannot see the members of a channel.
 var (
 	noPresence        = refuse(CodeDenied, "this channel tells nobody who is in it")
 	noPatternPresence = refuse(CodeInvalid, "a pattern has no members: ask for those of a channel")
@@ -79,7 +79,7 @@ func metaPresenceRequest(data []byte) (req presenceRequest, r *Refusal) {
 	return req, nil
 }
 
-// appendID appends the beginning of a member: who it is.
+// appendID appends the beginning of a member: its user or uuid.
 func appendID(dst []byte, id presence.ID) []byte {
 	if !id.Anonymous {
 		return jsontext.AppendString(append(dst, `{"user":`...), id.Name)
@@ -117,7 +117,7 @@ func appendCount(dst []byte, number uint64, count int, listed bool) []byte {
 	return dst
 }
 
-// appendPresence appends the frame that tells a batch of changes.
+// appendPresence appends the frame with a batch of changes.
 func appendPresence(dst []byte, channel string, b *presence.Batch) []byte {
 	dst = append(dst, `{"channel":"/meta/presence","data":`...)
 	dst = append(append(dst, channelData(channel)...), ',')
@@ -148,9 +148,9 @@ func appendPresence(dst []byte, channel string, b *presence.Batch) []byte {
 	return append(dst, '}')
 }
 
-// appendSnapshot adds a page of members to an answer. settles is how long it takes until
-// all who were there before the server started have had time to come back. Without lists,
-// there is only the count.
+// appendSnapshot adds a page of members to an answer. settles is the time until all members
+// from before the server's start have had time to come back. Without lists, the answer has
+// only the count.
 func appendSnapshot(answer []byte, c *presence.Channel, after uint64, settles time.Duration, lists bool) []byte {
 	dst := append(answer[:len(answer)-1], `,"presence":{`...)
 	lists = lists && c.Listed()
@@ -169,15 +169,14 @@ func appendSnapshot(answer []byte, c *presence.Channel, after uint64, settles ti
 	return append(dst, "}}"...)
 }
 
-// appendNoPresence adds to an answer why it has no members.
+// appendNoPresence adds to an answer the reason why it has no members.
 func appendNoPresence(answer []byte, r *Refusal) []byte {
 	dst := append(answer[:len(answer)-1], `,"presence":{`...)
 	with := frameAppendRefusal(nil, r)
 	return append(append(dst, with[1:]...), "}}"...)
 }
 
-// appendUnwatched appends the notice that the agent is not told any more who is in a
-// channel.
+// appendUnwatched appends the notice that the agent no longer sees the members of a channel.
 func appendUnwatched(dst []byte, channel string, r *Refusal) []byte {
 	dst = append(dst, `{"channel":"/meta/presence","data":`...)
 	dst = append(append(dst, channelData(channel)...), `,"successful":false`...)

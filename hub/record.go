@@ -20,7 +20,7 @@ const (
 	recordConflates
 )
 
-// ErrRecord is the error of ParseRecord for what is no record.
+// ErrRecord says that something is not a record.
 var ErrRecord = errors.New("this is not the record of a message")
 
 // AppendRecord appends m as a log keeps it: everything but its number and time.
@@ -55,8 +55,8 @@ func appendText(dst []byte, text string) []byte {
 	return append(binary.AppendUvarint(dst, uint64(len(text))), text...)
 }
 
-// ParseRecord returns the message that AppendRecord has appended. It keeps nothing of b. It
-// does not check whether names and data are valid: a log has a checksum for that.
+// ParseRecord returns the message that AppendRecord has appended. It keeps no reference to b.
+// It does not check whether names and data are valid: a log has a checksum for that.
 func ParseRecord(b []byte) (*Message, error) {
 	if len(b) == 0 || b[0] != recordVersion {
 		return nil, ErrRecord
@@ -87,8 +87,8 @@ func ParseRecord(b []byte) (*Message, error) {
 	return m, nil
 }
 
-// A recordReader reads the parts of a record. After the first part that is not there,
-// failed is set, and the parts have no meaning.
+// A recordReader reads the parts of a record. If a part is missing, it sets failed, and the
+// parts have no meaning.
 type recordReader struct {
 	rest   []byte
 	failed bool

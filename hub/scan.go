@@ -11,10 +11,10 @@ import (
 	"time"
 )
 
-// A scan is a search of the log for what was published below a prefix. A log may have
-// hundreds of thousands of entries, and who publishes must not wait for so long. So most of
-// the search comes before the lock of the pattern's node is taken, in pieces. The rest is
-// done under it: what was published meanwhile.
+// A scan searches the log for messages below a prefix. A log may have hundreds of thousands of
+// entries, and publishers must not wait that long. So most of the search runs in pieces, before
+// the lock of the pattern's node is taken. Only the entries that were added meanwhile are
+// searched under it.
 type scan struct {
 	after   uint64   // it is about entries with a higher number
 	upTo    uint64   // and has looked at those up to this one
@@ -31,7 +31,7 @@ func (h *history) search(req recoveryRequest, prefix string) *scan {
 	}
 	s := &scan{after: after, upTo: after}
 	for end := h.newest(); s.upTo < end && h.searchSome(s, prefix); {
-		runtime.Gosched() // who waits for the lock goes first
+		runtime.Gosched() // let goroutines that wait for the lock go first
 	}
 	return s
 }

@@ -24,11 +24,10 @@ import (
 const (
 	// maxPosition is the longest Last-Event-ID, in bytes. Positions are much shorter.
 	maxPosition = 128
-	// streamRetry is how long clients wait before they come back, at least and beyond that
-	// at random: when a server is gone, its clients must not come back all at once.
+	// Clients wait for streamRetry, and a random time beyond it, before they come back.
+	// Otherwise all clients of a server that is gone would come back at once.
 	streamRetry, streamRetrySpread = time.Second, 2 * time.Second
-	// turnRetry is how long they wait after the server has ended a stream that can go on at
-	// once.
+	// turnRetry is how long they wait if the server has ended a stream that can go on at once.
 	turnRetry = 100 * time.Millisecond
 )
 

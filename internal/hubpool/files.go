@@ -102,9 +102,9 @@ func openFile(name string, f File, log *slog.Logger) (*disk.Broker, error) {
 	return b, nil
 }
 
-// KeepIn says where u's configuration has the history of the hub. The file is opened, so
-// that errors are found while the configuration is loaded. The hub moves there when no
-// older configuration needs it where it is. Without a call it is in memory.
+// KeepIn says where u's configuration keeps the history of the hub. It opens the file, so that
+// errors are found while the configuration is loaded. The hub moves there when no older
+// configuration needs the old place. Without a call, the history is in memory.
 func (u *Use) KeepIn(f File, place string, log *slog.Logger) error {
 	h := u.hub
 	h.mu.Lock()
@@ -132,12 +132,12 @@ func (u *Use) KeepIn(f File, place string, log *slog.Logger) error {
 		h.logs.wanted = make(map[<-chan struct{}]wantedLog)
 	}
 	h.logs.wanted[u.key.generation] = w
-	return h.settleLogLocked()
+	return h.moveLogLocked()
 }
 
-// onlyValidates reports whether this process only looks whether a configuration is valid.
-// Then it must not open the file: the server may have it open, and a file that another user
-// makes is one that the server cannot write.
+// onlyValidates reports whether this process only validates a configuration. Then it must not
+// open the file: the server may have it open, and the server could not write a file that
+// another user has created.
 func onlyValidates() bool {
 	return len(os.Args) > 1 && (os.Args[1] == "validate" || os.Args[1] == "adapt")
 }
@@ -157,7 +157,7 @@ func describe(f File) string {
 	return fmt.Sprintf("%s with sync %v", f.Path, f.Sync)
 }
 
-// generationGoneLocked forgets what a configuration wants that has no endpoints any more.
+// generationGoneLocked forgets the wish of a configuration without endpoints.
 func (h *Hub) generationGoneLocked(generation <-chan struct{}) error {
 	for key := range h.uses {
 		if key.generation == generation {
@@ -169,12 +169,12 @@ func (h *Hub) generationGoneLocked(generation <-chan struct{}) error {
 		closing = w.open.Close()
 	}
 	delete(h.logs.wanted, generation)
-	return errors.Join(closing, h.settleLogLocked())
+	return errors.Join(closing, h.moveLogLocked())
 }
 
-// settleLogLocked moves the hub's log to where the only configuration that is left wants
-// it. While there are two, nothing moves: the newer one may still fail to load.
-func (h *Hub) settleLogLocked() error {
+// moveLogLocked moves the hub's log to where the only remaining configuration keeps it. While
+// there are two, nothing moves: the newer one may still fail to load.
+func (h *Hub) moveLogLocked() error {
 	var generation <-chan struct{}
 	for key := range h.uses {
 		if generation != nil && key.generation != generation {

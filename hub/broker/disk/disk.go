@@ -11,8 +11,8 @@
 // that was answered, because the operating system has it. A power cut can take what was not
 // synced: see Options.Sync.
 //
-// bbolt alone would not do: without a sync for each transaction a power cut can destroy the
-// whole file, and with it each batch of publishes costs two.
+// bbolt alone is not enough. Without a sync for each transaction, a power cut can destroy the
+// whole file. With it, each batch of publishes costs two syncs.
 package disk
 
 import (
@@ -51,14 +51,15 @@ const (
 	hole = 1 << 20
 )
 
-// Options say where a log is, and what it promises.
+// Options say where a log is, and when it is synced.
 type Options struct {
 	// Path is the path of the file. The journal is beside it: "<path>-journal".
 	Path string
 	// Sync is how long entries may be unsynced. A power cut, or a crash of the operating
-	// system, takes those of this time. 0: each entry is synced before it is acknowledged.
+	// system, loses the entries of this time. 0: each entry is synced before it is
+	// acknowledged.
 	Sync time.Duration
-	// Log is told about damage and a full disk. nil: nobody is.
+	// Log gets messages about damage and a full disk. It may be nil.
 	Log *slog.Logger
 	// Closed is called when the file was closed, if it is not nil.
 	Closed func()
@@ -115,9 +116,9 @@ type outcome struct {
 	err error
 }
 
-// Open opens the log, and makes it if it is not there. While it is open, nobody else can
-// open it. A file that is damaged is moved aside, the log begins empty, and Options.Log is
-// told. Other files are left alone: Open returns an error.
+// Open opens the log, and creates it if it does not exist. While it is open, no other process
+// can open it. If the file is damaged, Open moves it aside, begins an empty log, and logs an
+// error. If the file is something else, Open returns an error and does not touch it.
 func Open(o Options) (*Broker, error) { return open(o, openFile) }
 
 func open(o Options, openJournal func(path string) (file, error)) (*Broker, error) {
@@ -609,8 +610,8 @@ func (b *Broker) write(records []byte) error {
 	return nil
 }
 
-// breakDown refuses all further publishes: it is not known what the disk has. After a sync
-// that failed, another one says nothing about what the first one should have written.
+// breakDown refuses all further publishes, because it is not known what the disk has. If a sync
+// has failed, a later success says nothing about what the first one should have written.
 func (b *Broker) breakDown(err error) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -745,7 +746,7 @@ func (b *Broker) closeFiles() error {
 	return errors.Join(append(errs, safely(b.store.db.Close))...)
 }
 
-// A known is what is remembered of an entry, to recognize a repeat.
+// A known identifies an entry, to recognize a repeated publish.
 type known struct {
 	seq uint64
 	at  int64 // nanoseconds since 1970
@@ -767,8 +768,8 @@ func (b *Broker) recall(id [16]byte) (k known, ok bool) {
 	return k, ok
 }
 
-// rotateIDs forgets IDs that are old enough. IDs of a batch must not be forgotten before it
-// is answered, so this is called before.
+// rotateIDs forgets IDs that are old enough. It is called before a batch, because the IDs of a
+// batch must not be forgotten before it is answered.
 func (b *Broker) rotateIDs(now time.Time) {
 	if now.Sub(b.idsFrom) >= idsFor {
 		b.ids[0], b.ids[1], b.idsFrom = make(map[[16]byte]known), b.ids[0], now

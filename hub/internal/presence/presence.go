@@ -1,12 +1,13 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package presence works out who is in a channel, and what to tell those who watch it.
+// Package presence keeps the list of the members of a channel, and works out what to tell the
+// agents that watch it.
 //
-// Each node of a cluster says how many tabs each user has in the channel. A [Channel]
-// merges what the nodes say: it does not matter in which order they say it. From the
-// merged list it makes batches of joins, leaves and changes, which it numbers. So all who
-// watch at this node see the same list at the same number.
+// Each node of a cluster says how many tabs each user has in the channel. A [Channel] merges
+// these statements, in whatever order they come. From the merged list it makes numbered
+// batches of joins, leaves and changes. So all watchers at this node see the same list at the
+// same number.
 package presence
 
 import (
@@ -18,18 +19,18 @@ import (
 // Interval is the least time between two batches of a channel.
 const Interval = 250 * time.Millisecond
 
-// The limits of one batch and one page. What does not fit comes with the next one.
+// The limits of one batch and one page. The rest comes with the next one.
 const (
 	maxChanges = 256
 	maxMembers = 256
 	maxBytes   = 32 << 10
-	overhead   = 48 // about what a member costs besides its name and info
+	overhead   = 48 // the approximate bytes of a member besides its name and info
 )
 
 // A Node is a number that the owner of a Channel gives to each server of a cluster.
 type Node uint16
 
-// An ID says who a member is: a user, or an agent whose user nobody knows.
+// An ID identifies a member: a user, or an agent without a known user.
 type ID struct {
 	Name      string // of the user; or the 16 bytes of the agent's uuid
 	Anonymous bool
@@ -45,7 +46,7 @@ type Rule struct {
 	Count bool
 }
 
-// A View is a member as it was last told to those who watch.
+// A View is a member as the watchers know it.
 type View struct {
 	ID
 	Tabs int
@@ -59,7 +60,7 @@ type Batch struct {
 	Number uint64
 	Count  int  // members after it
 	Listed bool // false: the channel is only counted, and the batch has no members
-	// Reset says that the list has to be asked for again: the channel was only counted.
+	// Reset says that watchers must ask for the list again: the channel was only counted.
 	Reset bool
 
 	Joined, Left, Changed []View
@@ -71,51 +72,51 @@ type part struct {
 	at   int64 // when the node said it: the newest info counts
 	tabs int32
 	node Node
-	// anonymous says that the member is an agent whose user nobody knows. It counts only in
-	// Member.own, and stands here because it takes no memory here.
+	// anonymous says that the member is an agent without a known user. It counts only in
+	// Member.own, and is here because it takes no memory here.
 	anonymous bool
 }
 
-// A Member is somebody who has tabs in the channel, or had some a moment ago.
+// A Member has tabs in the channel, or had some a moment ago.
 type Member struct {
 	name  string
 	own   part // of the node that named the member first
 	order uint64
-	rare  *rare // nil if all of it is empty, as of most members
+	rare  *rare // nil if everything in it is empty, as for most members
 }
 
-// What is rare of a Member takes memory only where it is needed.
+// A rare has fields that most Members do not need, to save memory.
 type rare struct {
 	change change
 	others []part // of further nodes
 }
 
-// A change is a member's difference from what was told.
+// A change is the difference between a member and what the watchers know of it.
 type change struct {
-	open    bool          // false: what was told is what is so
-	info    string        // as it was told
-	tabs    int32         // the same; 0: the member is not listed
+	open    bool          // false: there is no difference
+	info    string        // as the watchers know it
+	tabs    int32         // likewise; 0: the watchers do not know the member
 	queued  bool          // the member is in Channel.changed
 	urgent  bool          // the member is in Channel.urgent
 	removed bool          // the member has left; others may still point to it
-	until   time.Duration // until then the tabs are not lowered; 0: they are at once
+	until   time.Duration // until then the watchers see no fewer tabs; 0: they see it at once
 }
 
-// A Channel knows who is in one channel. Its owner makes sure that one goroutine uses it
-// at a time. Times are on any clock that only goes forward, and never 0.
+// A Channel has the members of one channel. Its owner makes sure that only one goroutine at a
+// time uses it. Times are on any clock that only goes forward, and never 0.
 type Channel struct {
 	rule     Rule
 	users    map[string]*Member
 	agents   map[string]*Member // anonymous ones
 	list     []*Member          // by order; members that have left stay for a while
-	dead     int                // how many of list have left
+	dead     int                // number of members in list that have left
 	orders   uint64
 	number   uint64
-	listed   int  // members that were told
+	listed   int  // members that the watchers know
 	counting bool // the channel is only counted
-	switched bool // a Rule may have changed that
+	switched bool // a new Rule may have changed that
 
-	urgent, changed []*Member // those to look at in the next batch
+	urgent, changed []*Member // for the next batch
 	lingering       []linger  // in the order of their times
 }
 
@@ -156,7 +157,7 @@ func (c *Channel) obtain(node Node, id ID) *Member {
 	return m
 }
 
-// part returns what a node says about m; nil if it says nothing.
+// part returns the statement of a node about m; nil if there is none.
 func (m *Member) part(node Node) *part {
 	if m.own.node == node {
 		return &m.own
@@ -196,7 +197,7 @@ func (m *Member) merged() (tabs int32, info string) {
 	at, there := m.own.at, m.own.tabs > 0
 	for _, p := range m.rare.others {
 		tabs += p.tabs
-		// A node where the member has no tabs any more counts only if no other has some.
+		// The info of a node without tabs counts only if no other node has tabs.
 		newer := p.at > at || p.at == at && p.info > info
 		if p.tabs > 0 && (!there || newer) {
 			at, info, there = p.at, p.info, true
@@ -208,7 +209,7 @@ func (m *Member) merged() (tabs int32, info string) {
 // ID returns who the member is.
 func (m *Member) ID() ID { return ID{m.name, m.own.anonymous} }
 
-// note notes what was told of m, before it changes.
+// note stores what the watchers know of m, before m changes.
 func (m *Member) note() *change {
 	d := m.change()
 	if d == nil {
@@ -219,7 +220,7 @@ func (m *Member) note() *change {
 	return d
 }
 
-// change returns the difference from what was told, or nil if there is none.
+// change returns the difference from what the watchers know, or nil if there is none.
 func (m *Member) change() *change {
 	if m.rare == nil || !m.rare.change.open {
 		return nil
@@ -227,14 +228,14 @@ func (m *Member) change() *change {
 	return &m.rare.change
 }
 
-// told forgets the difference from what was told: there is none any more.
+// told notes that the watchers know m as it is.
 func (m *Member) told() {
 	if m.rare.change = (change{}); len(m.rare.others) == 0 {
 		m.rare = nil
 	}
 }
 
-// look has the next batch look at m, before others if it is urgent.
+// look adds m to the next batch, before others if it is urgent.
 func (c *Channel) look(m *Member, urgent bool) {
 	d := m.note()
 	switch {
@@ -248,8 +249,8 @@ func (c *Channel) look(m *Member, urgent bool) {
 	}
 }
 
-// Join adds a tab at a node, and says what is shown of the member. at is the wall clock of
-// the node, in any unit that all nodes use.
+// Join adds a tab at a node. info is what others see of the member. at is the wall clock of the
+// node, in any unit that all nodes use.
 func (c *Channel) Join(node Node, id ID, info string, at int64) *Member {
 	m := c.obtain(node, id)
 	p := m.part(node)
@@ -266,12 +267,12 @@ type ending uint8
 
 const (
 	lingers ending = iota // the member may come back
-	leaves                // it leaves at once
-	cut                   // it leaves before others do, even if it lingers already
+	leaves                // the member leaves at once
+	cut                   // likewise, before others, even if it lingers already
 )
 
-// ending returns how a tab of m ends that may come back. An agent whose user nobody knows
-// would come back as another member.
+// ending returns how a tab of m ends. may says that it may come back. An agent without a
+// known user never does: it would be another member.
 func (m *Member) ending(may bool) ending {
 	switch {
 	case !may:
@@ -282,8 +283,8 @@ func (m *Member) ending(may bool) ending {
 	return lingers
 }
 
-// Leave removes a tab of m at a node. A user whose last tab it was lingers if may is set;
-// else the member leaves at once, even if it lingers already.
+// Leave removes a tab of m at a node. If it was the last tab of a user and may is set, the
+// member lingers. Otherwise it leaves at once, even if it lingers already.
 func (c *Channel) Leave(now time.Duration, node Node, m *Member, may bool) {
 	p := m.part(node)
 	if p == nil || p.tabs == 0 {
@@ -292,15 +293,15 @@ func (c *Channel) Leave(now time.Duration, node Node, m *Member, may bool) {
 	c.set(m, node, p.tabs-1, p.info, p.at, now, m.ending(may))
 }
 
-// Restate replaces what is shown of m.
+// Restate replaces what others see of m.
 func (c *Channel) Restate(node Node, m *Member, info string, at int64) {
 	if p := m.part(node); p != nil && p.tabs > 0 {
 		c.set(m, node, p.tabs, info, at, 0, cut)
 	}
 }
 
-// Set is what another node says: how many tabs a member has there, and what is shown of
-// it. Saying the same again changes nothing. may is as in Leave.
+// Set applies the statement of another node: how many tabs a member has there, and what others
+// see of it. Repeating a statement changes nothing. may is as in Leave.
 func (c *Channel) Set(now time.Duration, node Node, id ID, tabs int, info string, at int64, may bool) {
 	m := c.of(id)[id.Name]
 	if m == nil {
@@ -327,7 +328,7 @@ func (c *Channel) set(m *Member, node Node, tabs int32, info string, at int64, n
 	case fewer && how == lingers && c.rule.Linger > 0:
 		c.linger(m, now+c.rule.Linger)
 		if total == 0 {
-			return // nothing of it shows before that time
+			return // the watchers see nothing of it before that time
 		}
 	case fewer && how == cut:
 		d.until = 0
@@ -335,17 +336,17 @@ func (c *Channel) set(m *Member, node Node, tabs int32, info string, at int64, n
 	c.look(m, fewer && how == cut)
 }
 
-// linger has m stay as it is until a time.
+// linger keeps m as it is until a time.
 func (c *Channel) linger(m *Member, until time.Duration) {
 	m.change().until = until
-	i := len(c.lingering) // another rule may have given members before it more time
+	i := len(c.lingering) // another rule may have given earlier members more time
 	for i > 0 && c.lingering[i-1].until > until {
 		i--
 	}
 	c.lingering = slices.Insert(c.lingering, i, linger{m, until})
 }
 
-// Down removes all tabs at a node that is gone. Members linger: the node may come back.
+// Down removes all tabs at a node that is gone. Its members linger, because it may come back.
 func (c *Channel) Down(now time.Duration, node Node) {
 	for _, m := range slices.Clone(c.list) {
 		if p := m.part(node); p != nil && p.tabs > 0 {
@@ -354,7 +355,7 @@ func (c *Channel) Down(now time.Duration, node Node) {
 	}
 }
 
-// Each yields what a node says about each member that has tabs there.
+// Each yields the statement of a node about each member that has tabs there.
 func (c *Channel) Each(node Node, yield func(id ID, tabs int, info string, at int64) bool) {
 	for _, m := range c.list {
 		if p := m.part(node); p != nil && p.tabs > 0 && !yield(m.ID(), int(p.tabs), p.info, p.at) {
@@ -363,8 +364,8 @@ func (c *Channel) Each(node Node, yield func(id ID, tabs int, info string, at in
 	}
 }
 
-// Next returns when Take must be called: at once if something has changed, else when the
-// first member stops lingering. It returns 0 if there is nothing to wait for.
+// Next returns when to call Take: now if something has changed, otherwise when the first member
+// stops lingering. It returns 0 if there is nothing to wait for.
 func (c *Channel) Next(now time.Duration) time.Duration {
 	switch {
 	case len(c.urgent) > 0 || len(c.changed) > 0 || c.switched:
@@ -379,7 +380,7 @@ func (c *Channel) Next(now time.Duration) time.Duration {
 // Linger returns how long members stay listed after they are gone.
 func (c *Channel) Linger() time.Duration { return c.rule.Linger }
 
-// Count returns how many members were told.
+// Count returns how many members the watchers know.
 func (c *Channel) Count() int { return c.listed }
 
 // Number returns the number of the last batch.
@@ -388,13 +389,13 @@ func (c *Channel) Number() uint64 { return c.number }
 // Listed reports whether members are listed, and not only counted.
 func (c *Channel) Listed() bool { return !c.counting }
 
-// IsEmpty reports whether nothing would be lost if the Channel were made anew.
+// IsEmpty reports whether the Channel has no members, so that a new one could replace it.
 func (c *Channel) IsEmpty() bool {
 	return len(c.users) == 0 && len(c.agents) == 0
 }
 
-// Take returns what has changed. It takes a bounded number of changes; Next tells whether
-// there are more. ok is false if there is nothing to tell.
+// Take returns the next batch, with a bounded number of changes. Next tells whether there are
+// more. ok is false if nothing has changed.
 func (c *Channel) Take(now time.Duration) (b Batch, ok bool) {
 	for len(c.lingering) > 0 && c.lingering[0].until <= now {
 		if l := c.lingering[0]; l.member.change() != nil && l.member.change().until == l.until {
@@ -444,9 +445,9 @@ func (c *Channel) Take(now time.Duration) (b Batch, ok bool) {
 	return b, ok
 }
 
-// switchMode reports whether the channel is counted from now on, or listed again. It is
-// listed again only when it has clearly fewer members, so that it does not switch all the
-// time.
+// switchMode switches between listing and counting if the number of members requires it, and
+// reports whether it has. A channel is listed again only when it has clearly fewer members, so
+// that it does not switch all the time.
 func (c *Channel) switchMode() (switched bool) {
 	counting := c.rule.Count || c.listed > c.rule.Members || c.counting && !c.switched && c.listed > c.rule.Members*9/10
 	switched = counting != c.counting
@@ -454,7 +455,7 @@ func (c *Channel) switchMode() (switched bool) {
 	return switched
 }
 
-// next removes and returns the next member to look at.
+// next removes and returns the next member for the batch.
 func (c *Channel) next() (m *Member) {
 	from := &c.changed
 	if len(c.urgent) > 0 {
@@ -467,7 +468,7 @@ func (c *Channel) next() (m *Member) {
 	return m
 }
 
-// kind is what has happened to a member.
+// A kind says what has happened to a member.
 type kind uint8
 
 const (
@@ -477,7 +478,7 @@ const (
 	changed
 )
 
-// tell makes what is so of m what was told, and returns the difference.
+// tell returns what has changed of m, for a batch. The watchers then know m as it is.
 func (c *Channel) tell(m *Member) (v View, k kind) {
 	d := m.change()
 	if d == nil || d.removed {
@@ -524,7 +525,7 @@ func (c *Channel) remove(m *Member) {
 
 func (m *Member) isRemoved() bool { return m.change() != nil && m.change().removed }
 
-// view returns m as it was told; ok is false if it is not listed.
+// view returns m as the watchers know it; ok is false if they do not know it.
 func (m *Member) view() (v View, ok bool) {
 	tabs, info := m.merged()
 	if d := m.change(); d != nil {
@@ -533,8 +534,9 @@ func (m *Member) view() (v View, ok bool) {
 	return View{m.ID(), int(tabs), info}, tabs > 0 && !m.isRemoved()
 }
 
-// Page returns members as they were told, in the order in which they came: those that
-// follow after, which is 0 or what another Page returned. next is 0 for the last page.
+// Page returns members as the watchers know them, in the order in which they came. after is 0
+// for the first page, and then the next that the previous Page returned. next is 0 for the last
+// page.
 func (c *Channel) Page(after uint64) (members []View, next uint64) {
 	i := sort.Search(len(c.list), func(i int) bool { return c.list[i].order > after })
 	size := 0

@@ -25,6 +25,7 @@
 //   - Operators: [Operator] in operator.go lists and ends what agents have, on all machines.
 //   - History: history.go keeps messages and finds what an agent missed, position.go has
 //     the positions, and page.go answers /meta/history. hub/broker/disk keeps them in a file.
+//   - Programs within the server publish and listen without gates: inside.go.
 //   - Guards, such as forward_auth and ask: the hub sees them as Gates. The documentation of
 //     package guards says where a backend's status becomes a verdict.
 //
@@ -112,6 +113,7 @@
 //	roster        roster.armLocked               nothing: it enqueues for watchers    all are told                   nothing: a closed agent takes nothing
 //	events        Hub.HandleEvents               the calls of Events.Handle           Close, when all are handled    Close, for a second: handlers may hang
 //	committer     disk.Broker.Start              the files of a log                   Close                          Close
+//	feed          Inside.Listen                  Left of its agent                    the feed ends                  nothing: Left is its last call
 //
 // At most one goroutine writes for an agent, and none while its queue is empty. The
 // goroutine that queues the first item sets outbox.writing and adds the agent to its

@@ -167,6 +167,9 @@ type Program struct {
 	agent *Agent // gates are asked about it. It has no Conn, and the hub does not list it
 	lease lease
 	from  *Sender // of all its messages
+	who   string  // under which repeats remembers it
+
+	inside bool // it is within the server: no gate decides about it
 }
 
 // ServesPrograms reports whether p has the gate api.
@@ -205,7 +208,7 @@ func (pr *Program) authorize(ctx context.Context) *Refusal {
 		return v.Refusal
 	}
 	a.identify(v.Identity)
-	pr.from = &Sender{User: a.User()}
+	pr.from, pr.who = &Sender{User: a.User()}, programPrefix+a.User()
 	pr.lease = newLease(&v, fingerprintOf(g), a.hub.timers.now())
 	return nil
 }
@@ -214,6 +217,9 @@ func (pr *Program) authorize(ctx context.Context) *Refusal {
 // hours, and its gate can change or its lease can end meanwhile.
 func (pr *Program) isCurrent() bool {
 	a := pr.agent
+	if pr.inside {
+		return true
+	}
 	p, now := a.hub.newest(a.policy.Load().Mount), a.hub.timers.now()
 	if p == nil || p != a.policy.Load() && !fingerprintOf(p.gate(GateAPI, "")).is(pr.lease.by) {
 		return false
@@ -250,7 +256,7 @@ func (pr *Program) Publish(ctx context.Context, p Publication) (Receipt, *Refusa
 		return Receipt{}, r
 	}
 	limits := a.policy.Load().Limits
-	if wait, ok := a.hub.programs.take(a.hub.timers.now(), limits.APIPublishesPerSecond, len(p.Channels)); !ok {
+	if wait, ok := a.hub.programs.take(a.hub.timers.now(), limits.APIPublishesPerSecond, len(p.Channels)); !ok && !pr.inside {
 		r := refuse(CodeLimit, fmt.Sprintf("more than %d publishes a second by programs", limits.APIPublishesPerSecond))
 		r.Retry = wait
 		return Receipt{}, r
@@ -297,7 +303,7 @@ func (pr *Program) Publish(ctx context.Context, p Publication) (Receipt, *Refusa
 func (pr *Program) message(p *Publication, channel string) *Message {
 	a := pr.agent
 	policy := a.policy.Load()
-	m := NewMessage(channel, p.UUID, p.Data).in(a.opening.Namespace).By(programPrefix + a.User())
+	m := NewMessage(channel, p.UUID, p.Data).in(a.opening.Namespace).By(pr.who)
 	m.From = pr.from
 	m.conflate = policy.conflates(channel, policy.delivery(channel))
 	if p.Except != "" {
@@ -318,9 +324,8 @@ func (pr *Program) withoutRepeats(p *Publication, receipt *Receipt) (fresh []str
 		return p.Channels, nil, nil
 	}
 	a := pr.agent
-	who := programPrefix + a.User()
 	for _, ch := range p.Channels {
-		key, kind, position := a.hub.repeats.note(time.Now(), who, keyOf(a.opening.Namespace, ch), p.UUID, p.Data)
+		key, kind, position := a.hub.repeats.note(time.Now(), pr.who, keyOf(a.opening.Namespace, ch), p.UUID, p.Data)
 		switch kind {
 		case repeatConflict:
 			a.hub.repeats.forget(notes...)

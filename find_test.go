@@ -38,11 +38,11 @@ func ExampleFindHub() {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 
-	feed, err := h.Inside("").Listen(ctx, hub.Listening{Channels: []string{"orders/*"}})
+	feed, err := hub.NewInside(h, "").Listen(ctx, hub.Listening{Channels: []string{"orders/*"}})
 	if err != nil {
 		log.Fatal(err)
 	}
-	receipt, refusal := h.Inside("").Publish(ctx, hub.Publication{
+	receipt, refusal := hub.NewInside(h, "").Publish(ctx, hub.Publication{
 		Channels: []string{"orders/7"},
 		Data:     []byte(`{"state": "paid"}`),
 	})

@@ -29,11 +29,11 @@ func ExampleNew() {
 
 	ctx := context.Background()
 	for n := range 3 {
-		if _, refusal := h.Inside("").Publish(ctx, hub.Publication{Channels: []string{"stories/1"}, Data: fmt.Append(nil, n)}); refusal != nil {
+		if _, refusal := hub.NewInside(h, "").Publish(ctx, hub.Publication{Channels: []string{"stories/1"}, Data: fmt.Append(nil, n)}); refusal != nil {
 			log.Fatal(refusal)
 		}
 	}
-	page, refusal := h.Inside("").History("stories/1", "", 2)
+	page, refusal := hub.NewInside(h, "").History("stories/1", "", 2)
 	if refusal != nil {
 		log.Fatal(refusal)
 	}
@@ -55,7 +55,7 @@ func ExampleInside_Listen() {
 	h.Use(&hub.Policy{Mount: "/push", Histories: keepTen{}})
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	news := h.Inside("")
+	news := hub.NewInside(h, "")
 	publish := func(text string) {
 		if _, refusal := news.Publish(ctx, hub.Publication{Channels: []string{"news"}, Data: []byte(text)}); refusal != nil {
 			log.Fatal(refusal)

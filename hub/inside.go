@@ -22,9 +22,9 @@ type Inside struct {
 	namespace string
 }
 
-// Inside returns what programs within the server use to publish and to listen. Without
+// NewInside returns what programs within the server use to publish and to listen. Without
 // tenants, the namespace is empty.
-func (h *Hub) Inside(namespace string) *Inside { return &Inside{h, namespace} }
+func NewInside(h *Hub, namespace string) *Inside { return &Inside{h, namespace} }
 
 const (
 	// insidePrefix begins the name under which repeats remembers programs within the server.

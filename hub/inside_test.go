@@ -41,7 +41,7 @@ var denyEverything = func() hub.Gates {
 // far since its last call.
 func (b *bubble) listenInside(ctx context.Context, l hub.Listening) (*hub.Feed, func() []string) {
 	b.Helper()
-	f, err := b.hub.Inside("").Listen(ctx, l)
+	f, err := hub.NewInside(b.hub, "").Listen(ctx, l)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -69,7 +69,7 @@ func (b *bubble) listenInside(ctx context.Context, l hub.Listening) (*hub.Feed, 
 // patterns, whatever the gates say. It begins with what is kept.
 func TestInsideNoGateIsAsked(t *testing.T) {
 	inBubble(t, hub.Policy{Gates: denyEverything, Histories: keepsAll{}}, func(b *bubble) {
-		in := b.hub.Inside("")
+		in := hub.NewInside(b.hub, "")
 		if _, r := in.Publish(b.Context(), hub.Publication{Channels: []string{"news"}, UUID: "u0", Data: []byte("0")}); r != nil {
 			b.Fatal(r)
 		}
@@ -103,7 +103,7 @@ func TestInsideNoGateIsAsked(t *testing.T) {
 func TestInsideANamespace(t *testing.T) {
 	inBubble(t, hub.Policy{}, func(b *bubble) {
 		_, came := b.listenInside(b.Context(), hub.Listening{Channels: []string{"news"}})
-		if _, r := b.hub.Inside("acme").Publish(b.Context(), hub.Publication{Channels: []string{"news"}}); r != nil {
+		if _, r := hub.NewInside(b.hub, "acme").Publish(b.Context(), hub.Publication{Channels: []string{"news"}}); r != nil {
 			b.Fatal(r)
 		}
 		if got := came(); got != nil {
@@ -122,13 +122,13 @@ func TestInsideFeedsEnd(t *testing.T) {
 			b.Errorf("after its context: %q", got)
 		}
 
-		idle, err := b.hub.Inside("").Listen(b.Context(), hub.Listening{Channels: []string{"news"}})
+		idle, err := hub.NewInside(b.hub, "").Listen(b.Context(), hub.Listening{Channels: []string{"news"}})
 		if err != nil {
 			b.Fatal(err)
 		}
 		_, came = b.listenInside(b.Context(), hub.Listening{Channels: []string{"news"}})
 		for n := range 50 {
-			if _, r := b.hub.Inside("").Publish(b.Context(), hub.Publication{Channels: []string{"news"}, Data: fmt.Append(nil, n)}); r != nil {
+			if _, r := hub.NewInside(b.hub, "").Publish(b.Context(), hub.Publication{Channels: []string{"news"}, Data: fmt.Append(nil, n)}); r != nil {
 				b.Fatal(r)
 			}
 			synctest.Wait()
@@ -150,10 +150,10 @@ func TestInsideFeedsEnd(t *testing.T) {
 		if got := came(); len(got) != 1 || !strings.Contains(got[0], "going away") {
 			b.Errorf("after the hub: %q", got)
 		}
-		if _, err := b.hub.Inside("").Listen(b.Context(), hub.Listening{Channels: []string{"news"}}); err == nil {
+		if _, err := hub.NewInside(b.hub, "").Listen(b.Context(), hub.Listening{Channels: []string{"news"}}); err == nil {
 			b.Error("a hub that stops begins a feed")
 		}
-		if _, r := b.hub.Inside("").Publish(b.Context(), hub.Publication{Channels: []string{"news"}}); r == nil || r.Code != hub.CodeUnavailable {
+		if _, r := hub.NewInside(b.hub, "").Publish(b.Context(), hub.Publication{Channels: []string{"news"}}); r == nil || r.Code != hub.CodeUnavailable {
 			b.Errorf("a hub that stops takes a message: %v", r)
 		}
 	})
@@ -161,7 +161,7 @@ func TestInsideFeedsEnd(t *testing.T) {
 
 func TestInsideRefuses(t *testing.T) {
 	inBubble(t, hub.Policy{}, func(b *bubble) {
-		in := b.hub.Inside("")
+		in := hub.NewInside(b.hub, "")
 		for _, p := range []hub.Publication{
 			{}, {Channels: make([]string, 17)}, {Channels: []string{"a//b"}}, {Channels: []string{"a/*"}},
 			{Channels: []string{"a"}, Data: []byte("{")}, {Channels: []string{"a"}, Data: []byte("1 2")},
@@ -188,13 +188,13 @@ func TestInsideRefuses(t *testing.T) {
 func TestHistoryFromInside(t *testing.T) {
 	inBubble(t, hub.Policy{Histories: keepsAll{}}, func(b *bubble) {
 		for n := range 5 {
-			if _, r := b.hub.Inside("").Publish(b.Context(), hub.Publication{Channels: []string{"news"}, UUID: fmt.Sprint("u", n), Data: fmt.Append(nil, n)}); r != nil {
+			if _, r := hub.NewInside(b.hub, "").Publish(b.Context(), hub.Publication{Channels: []string{"news"}, UUID: fmt.Sprint("u", n), Data: fmt.Append(nil, n)}); r != nil {
 				b.Fatal(r)
 			}
 		}
 		var got []string
 		for before := ""; ; {
-			page, r := b.hub.Inside("").History("news", before, 2)
+			page, r := hub.NewInside(b.hub, "").History("news", before, 2)
 			if r != nil {
 				b.Fatal(r)
 			}
@@ -208,7 +208,7 @@ func TestHistoryFromInside(t *testing.T) {
 		if strings.Join(got, " ") != "u44 u33 u22 u11 u00" {
 			b.Errorf("%q", got)
 		}
-		if _, r := b.hub.Inside("").History("news", "nonsense", 2); r == nil || r.Code != hub.CodeInvalid {
+		if _, r := hub.NewInside(b.hub, "").History("news", "nonsense", 2); r == nil || r.Code != hub.CodeInvalid {
 			b.Errorf("a position that there is not: %v", r)
 		}
 	})
@@ -224,7 +224,7 @@ func TestMembersFromInside(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		members, next := r.hub.Inside("").Members("room", 0)
+		members, next := hub.NewInside(r.hub, "").Members("room", 0)
 		written, err := json.Marshal(members)
 		want := fmt.Sprintf(`[{"user":"alice","tabs":2},{"user":"bob","tabs":1},{"agent":%q,"tabs":1}]`, peers[3].Agent.UUID())
 		if err != nil || string(written) != want || next != 0 {

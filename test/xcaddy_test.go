@@ -16,7 +16,7 @@ import (
 	"github.com/push-it/pushit/internal/doctable"
 )
 
-// TestXcaddyBuildsAGuard runs the command of examples/guard: xcaddy builds a Caddy with
+// TestXcaddyBuildsAGuard runs the command of contrib/guard: xcaddy builds a Caddy with
 // pushit and a guard from another module. The guard works in a configuration, and its
 // mistakes are found. The build has the race detector, because the other tests have built
 // most of it already.
@@ -27,7 +27,7 @@ func TestXcaddyBuildsAGuard(t *testing.T) {
 	}
 	version := regexp.MustCompile("xcaddy/cmd/(xcaddy@v[0-9.]+)`").FindStringSubmatch(doctable.Read(t, "xcaddy.md"))[1]
 	command := ""
-	for line := range strings.Lines(doctable.Read(t, "examples/guard/README.md")) {
+	for line := range strings.Lines(doctable.Read(t, "contrib/guard/README.md")) {
 		if strings.HasPrefix(line, "xcaddy build") {
 			command = strings.TrimSpace(line)
 		}
@@ -57,14 +57,14 @@ func TestXcaddyBuildsAGuard(t *testing.T) {
 		out, err := exec.CommandContext(t.Context(), caddy, "validate", "--config", file).CombinedOutput()
 		return string(out), err
 	}
-	blocks := markdownFence.FindAllStringSubmatch(doctable.Read(t, "examples/guard/README.md"), -1)
+	blocks := markdownFence.FindAllStringSubmatch(doctable.Read(t, "contrib/guard/README.md"), -1)
 	if out, err := validate(blocks[0][2]); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
 	if out, err := validate(strings.Replace(blocks[0][2], "opening_hours 9 17", "opening_hours 17 9", 1)); err == nil || !strings.Contains(out, "write the first and the last hour") {
 		t.Errorf("hours that there are not: %v\n%s", err, out)
 	}
-	if out, err := exec.CommandContext(t.Context(), "go", "test", "-C", "examples/guard", "-race", ".").CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), "go", "test", "-C", "contrib/guard", "-race", ".").CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
 }

@@ -111,6 +111,8 @@
 //	spans         abandon                        spans of an agent that has left      they are ended                 nothing: a Tracer may hang
 //	sweep         history.add, history.sweepSome nothing: it drops old messages       it has looked at all           nothing: it does nothing after Close
 //	roster        roster.armLocked               nothing: it enqueues for watchers    all are told                   nothing: a closed agent takes nothing
+//	presenceBus   presences.connect              broadcasts of members                another Bus, Close             nothing: a closed Bus takes nothing
+//	presenceNode  presenceNode.request           one request of a node's members      all parts, or partTimeout      nothing: the node is gone by then
 //	events        Hub.HandleEvents               the calls of Events.Handle           Close, when all are handled    Close, for a second: handlers may hang
 //	committer     disk.Broker.Start              the files of a log                   Close                          Close
 //	feed          Inside.Listen                  Left of its agent                    the feed ends                  nothing: Left is its last call
@@ -127,7 +129,10 @@
 //
 //	Hub.mu, then roster.delivering, then node.mu (a channel's before its patterns', longer prefixes first), then Agent.mu, then a leaf
 //
-// No other lock is taken under a leaf, except roster.mu under presences.mu. The leaves are
+// No other lock is taken under a leaf, except roster.mu under presences.mu, and
+// presenceBus.noting under both. presenceNode.mu and presenceBus.saying are taken before
+// these, with no other lock held. presenceBus.saying is held during Bus.Broadcast, which
+// does not wait. The leaves are
 // the locks of directory shards, timers, flusher, writers, quota, repeats, presences,
 // roster, reauthorizers, Reload, eventQueue, samplers, and the history, which calls a
 // [Keeper] with its lock held: a Keeper takes no lock there but a leaf of its own. A Broker

@@ -94,6 +94,7 @@ func New(name string, broker Broker) (*Hub, error) {
 		return nil, fmt.Errorf("starting the broker of hub %q: %w", name, err)
 	}
 	h.OnBus(h.joinNodes)
+	h.OnBus(func(b Bus) { h.presences.connect(h, b) })
 	return h, nil
 }
 

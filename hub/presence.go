@@ -76,6 +76,7 @@ type roster struct {
 	watching int           // watchers
 	counted  int           // of the hub's count of members
 	listing  int           // members whose endpoint lists them, by subscription
+	seats    int           // members, by subscription at this node
 	behind   bool          // an agent has missed a batch, and must be told
 }
 
@@ -99,6 +100,7 @@ type watch struct {
 type presences struct {
 	closed            atomic.Bool
 	members, watchers atomic.Int64
+	bus               atomic.Pointer[presenceBus] // nil: there is one machine
 
 	mu      sync.Mutex // guards rosters; roster.mu is taken under it
 	rosters map[string]*roster
@@ -107,6 +109,9 @@ type presences struct {
 // close stops all timers.
 func (ps *presences) close() {
 	ps.closed.Store(true)
+	if pb := ps.bus.Swap(nil); pb != nil {
+		pb.close()
+	}
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	for _, r := range ps.rosters {
@@ -127,18 +132,26 @@ func (ps *presences) join(h *Hub, n *node, channel string, p *presentation) (*ro
 	defer ps.mu.Unlock()
 	r := ps.rosters[n.key]
 	if r == nil {
-		r = &roster{hub: h, key: n.key, channel: channel, born: h.timers.now(), state: presence.New(p.rule.shared())}
-		if ps.rosters == nil {
-			ps.rosters = make(map[string]*roster)
-		}
-		ps.rosters[n.key] = r
+		r = ps.addLocked(h, n.key, channel, p.rule.shared())
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.ruleLocked(p, false)
+	r.seats++
 	m := r.state.Join(thisNode, p.id, p.info, time.Now().UnixNano())
+	r.noteLocked(p.id, false)
 	r.armLocked()
 	return r, m
+}
+
+// addLocked adds an empty roster.
+func (ps *presences) addLocked(h *Hub, key, channel string, rule presence.Rule) *roster {
+	r := &roster{hub: h, key: key, channel: channel, born: h.timers.now(), state: presence.New(rule)}
+	if ps.rosters == nil {
+		ps.rosters = make(map[string]*roster)
+	}
+	ps.rosters[key] = r
+	return r
 }
 
 // shared returns what a roster needs of the rule.
@@ -180,7 +193,9 @@ func (r *roster) leave(m *presence.Member, linger, lists bool) {
 	if lists {
 		r.listing--
 	}
+	r.seats--
 	r.state.Leave(r.now(), thisNode, m, linger)
+	r.noteLocked(m.ID(), !linger)
 	r.armLocked()
 }
 
@@ -191,6 +206,7 @@ func (r *roster) restate(m *presence.Member, p *presentation, lists bool) {
 	defer r.mu.Unlock()
 	r.ruleLocked(p, lists)
 	r.state.Restate(thisNode, m, p.info, time.Now().UnixNano())
+	r.noteLocked(p.id, false)
 	r.armLocked()
 }
 

@@ -228,8 +228,18 @@ func (m *Member) change() *change {
 	return &m.rare.change
 }
 
-// told notes that the watchers know m as it is.
+// told notes that the watchers know m as it is. It forgets what nodes have said that have no
+// tabs of m any more, so that members do not grow with each node that comes and goes.
 func (m *Member) told() {
+	r := m.rare
+	if len(r.others) > 0 {
+		r.others = slices.DeleteFunc(r.others, func(p part) bool { return p.tabs == 0 })
+		if last := len(r.others) - 1; m.own.tabs == 0 && last >= 0 {
+			p := r.others[last]
+			p.anonymous = m.own.anonymous
+			m.own, r.others = p, r.others[:last]
+		}
+	}
 	if m.rare.change = (change{}); len(m.rare.others) == 0 {
 		m.rare = nil
 	}
@@ -363,6 +373,22 @@ func (c *Channel) Each(node Node, yield func(id ID, tabs int, info string, at in
 		}
 	}
 }
+
+// State returns what a node says about a member: nothing, that is 0 tabs, if it has none there.
+func (c *Channel) State(node Node, id ID) (tabs int, info string, at int64) {
+	m := c.of(id)[id.Name]
+	if m == nil {
+		return 0, "", 0
+	}
+	p := m.part(node)
+	if p == nil {
+		return 0, "", 0
+	}
+	return int(p.tabs), p.info, p.at
+}
+
+// Rule returns the rule.
+func (c *Channel) Rule() Rule { return c.rule }
 
 // Next returns when to call Take: now if something has changed, otherwise when the first member
 // stops lingering. It returns 0 if there is nothing to wait for.

@@ -132,8 +132,13 @@ func TestOperatorSelects(t *testing.T) {
 			}
 		}
 		for _, s := range []hub.Selector{
-			{User: "a", All: true}, {Address: "somewhere"}, {Address: "192.0.2.1/33"}, {Channel: "a b"}, {Channel: "a/*/b"},
-			{User: strings.Repeat("x", 2000)}, {Attributes: map[string]string{"": "x"}},
+			{User: "a", All: true},
+			{Address: "somewhere"},
+			{Address: "192.0.2.1/33"},
+			{Channel: "a b"},
+			{Channel: "a/*/b"},
+			{User: strings.Repeat("x", 2000)},
+			{Attributes: map[string]string{"": "x"}},
 		} {
 			if _, err := o.Agents(t.Context(), hub.AgentQuery{Selector: s}); !errors.Is(err, hub.ErrSelector) {
 				t.Errorf("%+.100v: %v", s, err)

@@ -392,7 +392,7 @@ func testPayloads(t *testing.T, l Log) {
 	all := nodes(t, l, "a", "b")
 	a, b := all[0].Bus(), all[1].Bus()
 	b.Handle("echo", func(_ context.Context, _ hub.NodeID, b []byte) []byte { return b })
-	b.Handle("more", func(_ context.Context, _ hub.NodeID, b []byte) []byte { return make([]byte, hub.MaxBusPayload+1) })
+	b.Handle("more", func(context.Context, hub.NodeID, []byte) []byte { return make([]byte, hub.MaxBusPayload+1) })
 	most := bytes.Repeat([]byte{0, 1, 2, 255}, hub.MaxBusPayload/4)
 	if got, err := a.Request(soon(t), b.Self(), "echo", most); err != nil || !bytes.Equal(got, most) {
 		t.Errorf("%d bytes became %d: %v", len(most), len(got), err)

@@ -207,10 +207,8 @@ func parseStream(r *http.Request) (q streamRequest, wrong *httpError) {
 			q.Channels = append(q.Channels, name)
 		}
 	}
-	for _, name := range values["presence"] {
-		if hub.IsPattern(name) {
-			return q, errStreamMembers
-		}
+	if slices.ContainsFunc(values["presence"], hub.IsPattern) {
+		return q, errStreamMembers
 	}
 	q.Members = slices.Compact(slices.Sorted(slices.Values(values["presence"])))
 	format, ok := formatNames[values.Get("format")]

@@ -40,6 +40,7 @@ var build = sync.OnceValues(func() (string, error) {
 	_, here, _, _ := runtime.Caller(0)
 	top := filepath.Join(filepath.Dir(here), "..", "..")
 	path := filepath.Join(top, ".build", "nats-server")
+	//nolint:gosec // G204: folders of this checkout
 	out, err := exec.Command("go", "build", "-C", filepath.Join(top, "test"), "-o", path, "github.com/nats-io/nats-server/v2").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("building nats-server: %w\n%s", err, out)
@@ -145,7 +146,7 @@ var loopback = func() string {
 	if runtime.GOOS != "linux" {
 		return "127.0.0.1"
 	}
-	return fmt.Sprintf("127.%d.%d.%d", 64+rand.IntN(128), rand.IntN(256), 1+rand.IntN(254))
+	return fmt.Sprintf("127.%d.%d.%d", 64+rand.IntN(128), rand.IntN(256), 1+rand.IntN(254)) //nolint:gosec // G404: an address is no secret
 }()
 
 // freeAddress returns an address where nobody listens.
@@ -159,8 +160,10 @@ func freeAddress(tb testing.TB) string {
 	return l.Addr().String()
 }
 
-// URL returns the address for clients, and Addr the same without its scheme.
-func (s *Server) URL() string  { return "nats://" + s.addr }
+// URL returns the address for clients.
+func (s *Server) URL() string { return "nats://" + s.addr }
+
+// Addr returns the address for clients without its scheme.
 func (s *Server) Addr() string { return s.addr }
 
 // Start starts the server if it does not run.
@@ -180,7 +183,7 @@ func (s *Server) Start() {
 		s.tb.Fatal(err)
 	}
 	defer func() { _ = out.Close() }()
-	cmd := exec.Command(binary, "-c", s.config)
+	cmd := exec.Command(binary, "-c", s.config) //nolint:gosec // G204: the server that Binary has built
 	cmd.Stdout, cmd.Stderr = out, out
 	endWithParent(cmd)
 	if err := cmd.Start(); err != nil {

@@ -280,8 +280,7 @@ func (p *publishing) run(ctx context.Context) (hub.Position, error) {
 	for {
 		pause := tryPatience
 		if err := p.send(); err != nil {
-			var refusal *setupError
-			if errors.As(err, &refusal) {
+			if _, ok := errors.AsType[*setupError](err); ok {
 				return hub.Position{}, err
 			}
 			pause, p.refused = tryAgain, err

@@ -88,6 +88,7 @@ func (n *names) goodbye() string   { return n.base + "g" }
 // broadcast returns the subject of broadcasts about a topic, request that of requests to a
 // node.
 func (n *names) broadcast(topic string) string { return n.base + "b." + token(topic) }
+
 func (n *names) request(incarnation, topic string) string {
 	return n.base + "r." + token(incarnation) + "." + token(topic)
 }

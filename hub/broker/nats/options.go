@@ -263,5 +263,5 @@ func (o *Options) connection() ([]nats.Option, error) {
 // reconnectDelay is how long a node waits after it has tried all servers so many times.
 func reconnectDelay(times int) time.Duration {
 	wait := min(time.Duration(1+times/20)*100*time.Millisecond, 2*time.Second)
-	return wait + rand.N(wait)
+	return wait + rand.N(wait) //nolint:gosec // G404: a random wait is no secret
 }

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -100,16 +101,8 @@ const (
 )
 
 func isCode(err error, codes ...int) bool {
-	var e *apiError
-	if !errors.As(err, &e) {
-		return false
-	}
-	for _, c := range codes {
-		if e.ErrCode == c {
-			return true
-		}
-	}
-	return false
+	e, ok := errors.AsType[*apiError](err)
+	return ok && slices.Contains(codes, e.ErrCode)
 }
 
 // A setupError is one that lasts until somebody changes the settings here, or those of NATS.
@@ -234,7 +227,7 @@ func (b *Broker) widen(info *streamInfo) error {
 	if err := b.update(info, changes); err != nil {
 		return err
 	}
-	if auto := b.options.Replicas == 0; info.Cluster != nil && now.Replicas < want.Replicas && !(auto && time.Since(b.scaled) < time.Minute) {
+	if auto := b.options.Replicas == 0; info.Cluster != nil && now.Replicas < want.Replicas && (!auto || time.Since(b.scaled) >= time.Minute) {
 		b.scaled = time.Now()
 		if err := b.update(info, map[string]any{"num_replicas": want.Replicas}); err != nil && !auto {
 			return err // else NATS has fewer servers, or not all of them are there yet

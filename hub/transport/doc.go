@@ -38,6 +38,12 @@
 // without a limit, and they end when a reload replaces the handler. The handler also
 // accepts bodies of any size, and answers 204 to some that it drops.
 //
+// # Sessions at other machines
+//
+// If the hub has a Bus, any machine takes any request of a fallback session, and relays it to
+// the session's home: see relay.go for both sides, relay_home.go for the home's. Without a
+// Bus, a request costs one look at a nil more.
+//
 // # What an idle session costs
 //
 // For a WebSocket, the HTTP handler returns after the upgrade, so the request, its writers
@@ -55,9 +61,14 @@
 //	                                                        closing the net.Conn, Agent.Left             two seconds of Conn.Close              which waits for the hub's writer
 //	response   net/http                                     the header, the first bytes, session.detach  the response is complete or cancelled  net/http
 //	deadline   Endpoint.serveReceive, Endpoint.serveStream  nothing: it asks a response to end           at once                                nothing
+//	           Sessions.receiveFor
 //	greeting   session.endGreeting                          nothing: likewise for the first stream       at once                                nothing
 //	expiry     session.expireInLocked                       session.forget, Left                         at once                                nothing
 //	leaving    session.endLocked, session.Cut               Left                                         no frame is being received             nothing
+//	relayed    relays.obtain                                session.detach, the result of a relay        the frame is written, or given up      nothing
+//	hurrying   Sessions.hurry                               nothing: it asks the home to end a response  the response has ended, in a second    nothing
+//	giving up  relay.receive                                nothing: it tells the home                   the home has heard it, in two seconds  nothing
+//	forgetting relays.answered                              relays.byID                                  at once                                nothing
 //
 // The hub writes to a Conn from one goroutine at a time. The reader never writes while the
 // hub may: it sends pongs with Agent.Send, and answers the peer's close frame after

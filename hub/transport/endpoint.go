@@ -135,6 +135,7 @@ func (e *Endpoint) Retire() {
 	for _, s := range e.Sessions.streamsOf(e.Policy.Mount) {
 		s.end()
 	}
+	e.Sessions.hurry(func(rl *relay, protocol int) bool { return rl.request.Mount == e.Policy.Mount && protocol == 3 })
 	for _, s := range e.Sessions.all() {
 		s.mu.Lock()
 		r := s.response

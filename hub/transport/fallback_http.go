@@ -4,6 +4,7 @@
 package transport
 
 import (
+	"context"
 	"errors"
 	"io"
 	"mime"
@@ -127,9 +128,14 @@ func (e *Endpoint) serveReceive(w http.ResponseWriter, r *http.Request, kind *fr
 		fail(w, wrong)
 		return
 	}
-	if number > 1 && e.Sessions.find(key) == nil {
-		fail(w, errUnknown) // a later request must not open a new session
-		return
+	if e.Sessions.find(key) == nil {
+		if e.Hub.Bus() != nil && e.receiveElsewhere(w, r, kind, callback, key, by, number) {
+			return
+		}
+		if number > 1 {
+			fail(w, errUnknown) // a later request must not open a new session
+			return
+		}
 	}
 	s := e.session(w, r, kind, key, by)
 	if s == nil {
@@ -155,7 +161,8 @@ func (e *Endpoint) serveReceive(w http.ResponseWriter, r *http.Request, kind *fr
 	if response.fresh && !kind.poll {
 		defer s.endGreeting(response).Stop()
 	}
-	s.detach(response, response.serve(r.Context()))
+	inOrder := response.serve(r.Context())
+	s.detach(response, inOrder, response.reason())
 }
 
 // session returns the session with that key, and opens it if it does not exist. If the
@@ -197,6 +204,9 @@ func isCallback(name string) bool {
 // got all of them.
 func (e *Endpoint) serveSend(w http.ResponseWriter, r *http.Request, key sessionKey, by *claimant, jsonp bool) {
 	s := e.Sessions.find(key)
+	if s == nil && e.Hub.Bus() != nil && e.sendElsewhere(w, r, key, by, jsonp) {
+		return
+	}
 	isOf := s != nil && s.isOf(e, by)
 	if s != nil && !isOf {
 		e.refuseClaim(s, by)
@@ -206,33 +216,58 @@ func (e *Endpoint) serveSend(w http.ResponseWriter, r *http.Request, key session
 		fail(w, errUnknown)
 		return
 	}
-	if s.senders.Add(1) > maxSenders {
-		s.senders.Add(-1)
+	if !s.enterSender() {
 		LeaveBody(w, r)
 		fail(w, errSenders)
 		return
 	}
 	defer s.senders.Add(-1)
-	s.agent.Touch()
-	s.heard.Store(true)
 	body, wrong := s.awaitBody(w, r, jsonp)
 	if wrong == nil {
 		wrong = s.receive(r, body)
 	} else {
 		LeaveBody(w, r)
 	}
-	switch h := w.Header(); {
-	case wrong != nil:
+	if wrong != nil {
 		fail(w, wrong)
-	case jsonp:
-		h.Set("Content-Type", "text/plain; charset=UTF-8")
-		h.Set("Cache-Control", noCache)
-		_, _ = w.Write([]byte("ok")) // a client that is gone needs no answer
-	default:
-		h.Set("Content-Type", "text/plain; charset=UTF-8")
-		h.Set("Cache-Control", noCache)
-		w.WriteHeader(http.StatusNoContent)
+		return
 	}
+	tookBody(w, jsonp)
+}
+
+// enterSender notes a request to send, unless there are too many.
+func (s *session) enterSender() bool {
+	if s.senders.Add(1) > maxSenders {
+		s.senders.Add(-1)
+		return false
+	}
+	s.agent.Touch()
+	s.heard.Store(true)
+	return true
+}
+
+// takeBody takes the body of a request to send that another machine got.
+func (s *session) takeBody(ctx context.Context, number int64, body []byte) *httpError {
+	if s.isOver() {
+		return errUnknown
+	}
+	if !s.enterSender() {
+		return errSenders
+	}
+	defer s.senders.Add(-1)
+	return s.take(ctx, number, body)
+}
+
+// tookBody answers a request to send whose body was taken.
+func tookBody(w http.ResponseWriter, jsonp bool) {
+	h := w.Header()
+	h.Set("Content-Type", "text/plain; charset=UTF-8")
+	h.Set("Cache-Control", noCache)
+	if jsonp {
+		_, _ = w.Write([]byte("ok")) // a client that is gone needs no answer
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
 }
 
 // awaitBody calls body with a deadline. When the session ends, the deadline ends too: an
@@ -266,15 +301,19 @@ func (s *session) awaitBody(w http.ResponseWriter, r *http.Request, jsonp bool) 
 
 // body reads the body of a request to send.
 func (s *session) body(w http.ResponseWriter, r *http.Request, jsonp bool) ([]byte, *httpError) {
+	return readBody(w, r, jsonp, bodyLimit(s.agent.Policy().Limits))
+}
+
+// readBody reads the body of a request to send, with most bytes.
+func readBody(w http.ResponseWriter, r *http.Request, jsonp bool, most int) ([]byte, *httpError) {
 	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") { // RFC 9110, section 8.4.1
 		return nil, errEncoded
 	}
 	form := jsonp && isForm(r)
-	most := bodyLimit(s.agent.Policy().Limits)
 	if form {
 		most *= 3 // a form may write each byte as %XX
 	}
-	tooLarge := &httpError{http.StatusRequestEntityTooLarge, "A body may have at most " + strconv.Itoa(most) + " bytes here."}
+	tooLarge := bodyTooLarge(most)
 	if r.ContentLength > int64(most) {
 		return nil, tooLarge
 	}
@@ -301,6 +340,10 @@ func (s *session) body(w http.ResponseWriter, r *http.Request, jsonp bool) ([]by
 	return []byte(fields["d"][0]), nil
 }
 
+func bodyTooLarge(most int) *httpError {
+	return &httpError{http.StatusRequestEntityTooLarge, "A body may have at most " + strconv.Itoa(most) + " bytes here."}
+}
+
 // bodyLimit returns the most bytes that a SockJS message may have.
 func bodyLimit(l hub.Limits) int { return 2*l.FrameSize() + sockJSOverhead }
 
@@ -311,6 +354,15 @@ func isForm(r *http.Request) bool {
 
 // receive hands the frames in body to the agent, when it is this request's turn.
 func (s *session) receive(r *http.Request, body []byte) *httpError {
+	number, wrong := requestNumber(r)
+	if wrong != nil {
+		return wrong
+	}
+	return s.take(r.Context(), number, body)
+}
+
+// take is receive for a request with a number, or 0.
+func (s *session) take(ctx context.Context, number int64, body []byte) *httpError {
 	switch {
 	case len(body) == 0:
 		return errPayload
@@ -325,14 +377,10 @@ func (s *session) receive(r *http.Request, body []byte) *httpError {
 	case err != nil:
 		return errBroken
 	}
-	number, wrong := requestNumber(r)
-	if wrong != nil {
-		return wrong
-	}
 	select {
 	case s.turn <- struct{}{}:
 		defer func() { <-s.turn }()
-	case <-r.Context().Done():
+	case <-ctx.Done():
 		return errBody // the client is gone
 	}
 	if number > 0 && number <= s.numbered {

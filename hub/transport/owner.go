@@ -6,8 +6,9 @@ package transport
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
+	"errors"
 	"net/http"
-	"slices"
 	"time"
 
 	"github.com/push-it/pushit/hub"
@@ -28,6 +29,19 @@ type Caller struct {
 // use the session's name are told that it does not exist. Names are part of URLs, and URLs
 // get into logs, so a name alone must not be enough.
 type owner [sha256.Size]byte
+
+// MarshalText implements encoding.TextMarshaler.
+func (o owner) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, o[:]), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (o *owner) UnmarshalText(text []byte) error {
+	b, err := hex.DecodeString(string(text))
+	if err == nil && len(b) != len(o) {
+		err = errors.New("an owner has another length")
+	}
+	copy(o[:], b)
+	return err
+}
 
 // A claimant is the client that makes a request with the name of a fallback session.
 type claimant struct {
@@ -96,31 +110,26 @@ func (c *claimant) cookie(name string) (values []string) {
 }
 
 // refuseClaim logs a request that may not use the session it names, if only the session
-// cookies differ. Most likely the application has renewed one of them. The log gets their
-// names, never their values.
+// cookies differ. Most likely the application has renewed one of them.
 func (e *Endpoint) refuseClaim(s *session, by *claimant) {
 	if len(e.SessionCookies) == 0 {
 		return
 	}
-	first := opener(s.agent.Opening())
-	if first.owner(nil) != by.owner(nil) {
-		return
+	c := by.claim(e.SessionCookies)
+	if differ := s.differing(&c); len(differ) > 0 {
+		e.logDiffering(differ)
 	}
-	var differ []string
-	for _, name := range e.SessionCookies {
-		if name != stickyCookie && !slices.Equal(first.cookie(name), by.cookie(name)) {
-			differ = append(differ, name)
-		}
-	}
-	if len(differ) == 0 {
-		return
-	}
+}
+
+// logDiffering logs that these session cookies kept a request out. The log gets their names,
+// never their values.
+func (e *Endpoint) logDiffering(cookies []string) {
 	left, ok := e.renewed.Take(time.Now())
 	if !ok {
 		return
 	}
 	e.Policy.Log.Info("a request was refused, because session cookies differ from those that opened the session",
-		"cookies", differ,
+		"cookies", cookies,
 		"likely_cause", "the application renews the cookie: in session_cookies, name only cookies whose value stays the same for the whole login",
 		"left_out", left)
 }

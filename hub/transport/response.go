@@ -31,7 +31,8 @@ type response struct {
 	carrier carrier // told when the response takes frames; nil: the response carries only bye
 	fresh   bool    // the response carries the o frame
 	first   []byte  // what a stream begins with
-	bye     string  // a close frame
+	bye     string  // a close frame, or the frame of a relay
+	relayed bool    // another machine writes the frame to the client
 
 	endNext atomic.Bool // the next frame is the last
 

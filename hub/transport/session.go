@@ -44,6 +44,9 @@ type Sessions struct {
 	byID map[sessionKey]*session
 	// streams are those of Server-Sent Events over HTTP/3, by mount.
 	streams map[*stream]string
+
+	homes  *homes // of sessions at other machines
+	relays relays // of requests that other machines got
 }
 
 // A sessionKey identifies a session. Clients choose the id.
@@ -51,7 +54,10 @@ type sessionKey struct{ mount, id string }
 
 // NewSessions returns an empty Sessions.
 func NewSessions() *Sessions {
-	return &Sessions{byID: make(map[sessionKey]*session), streams: make(map[*stream]string)}
+	return &Sessions{
+		byID: make(map[sessionKey]*session), streams: make(map[*stream]string),
+		homes: newHomes(), relays: relays{byID: make(map[relayID]*homeRelay), passing: make(map[*relay]int)},
+	}
 }
 
 // find returns the session with that key, or nil.
@@ -137,12 +143,16 @@ func (ss *Sessions) newSession(key sessionKey, by owner, cookies []string, a *hu
 // a reload, e may use other cookies than before. Then isOf finds the owner anew, from the
 // request that opened the session.
 func (s *session) isOf(e *Endpoint, by *claimant) bool {
-	asks := by.owner(e.SessionCookies)
+	return s.isOwnedBy(by.owner(e.SessionCookies), e.SessionCookies)
+}
+
+// isOwnedBy is isOf for a client that was identified with the help of these cookies.
+func (s *session) isOwnedBy(asks owner, cookies []string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !slices.Equal(s.cookies, e.SessionCookies) {
+	if !slices.Equal(s.cookies, cookies) {
 		first := opener(s.agent.Opening())
-		s.owner, s.cookies = first.owner(e.SessionCookies), e.SessionCookies
+		s.owner, s.cookies = first.owner(cookies), cookies
 	}
 	return s.owner == asks
 }
@@ -330,6 +340,9 @@ func (s *session) attach(r *response) (bye string) {
 			if !complete && before.isComplete() { // the client did not wait for its end
 				complete = true
 				by = time.Now().Add(s.times.goodbye)
+				if before.relayed { // another machine writes it
+					by = time.Now().Add(s.times.write)
+				}
 			}
 			if time.Now().Before(by) {
 				changed := s.changedLocked()
@@ -361,12 +374,13 @@ func (s *session) ready(r *response) {
 
 // detach is called when the response r is over. If it did not end in order, its last frames
 // may be lost, so the session ends, as SockJS's protocol says (HandlingClose.test_abort_xhr_streaming).
-func (s *session) detach(r *response, inOrder bool) {
+// why is then the reason for the log.
+func (s *session) detach(r *response, inOrder bool, why string) {
 	s.mu.Lock()
 	s.response = nil
 	if !inOrder { // end it before another response can be attached
 		s.changeLocked()
-		s.endLocked(closeFrame(closeInterrupted, interrupted), r.reason())
+		s.endLocked(closeFrame(closeInterrupted, interrupted), why)
 		return
 	}
 	if s.bye == "" {

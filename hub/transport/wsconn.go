@@ -35,11 +35,12 @@ type times struct {
 	goodbye    time.Duration // for a close frame whose writing may block
 	closing    time.Duration // from our close frame to the peer's, or the end of the conn
 	notice     time.Duration // from Agent.Close to Conn.Close
+	relay      time.Duration // for the answer of another machine
 }
 
 // defaultTimes are the times outside of tests. In 30 s, a message of 64 KiB arrives over 20
 // kbit/s. The hub calls Conn.Close within 2 s, and gives up a write after 10 s.
-var defaultTimes = &times{disconnect: disconnectDelay, abandoned: 500 * time.Millisecond, write: 10 * time.Second, message: 30 * time.Second, goodbye: time.Second, closing: 2 * time.Second, notice: 5 * time.Second}
+var defaultTimes = &times{disconnect: disconnectDelay, abandoned: 500 * time.Millisecond, write: 10 * time.Second, message: 30 * time.Second, goodbye: time.Second, closing: 2 * time.Second, notice: 5 * time.Second, relay: relayPatience}
 
 // A wsConn is a WebSocket. The hub writes to it, and a wsReader reads from it.
 type wsConn struct {

@@ -106,6 +106,7 @@ func Acquire(name string) (*Hub, error) {
 		h := &Hub{Hub: inner, Sessions: transport.NewSessions(), Announcer: telemetry.NewAnnouncer(name), uses: make(map[useKey]*Use)}
 		h.farewell.over = make(chan struct{})
 		inner.HandleEvents(h.Announcer)
+		h.Sessions.Join(inner)
 		return h, nil
 	})
 	if err != nil {

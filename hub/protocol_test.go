@@ -50,6 +50,8 @@ type fixture struct {
 			Reset                 bool
 			Joined, Left, Changed []presence.View
 		}
+		Members   []presence.View
+		Settles   int // ms
 		CloseCode CloseCode
 		Refusal   *struct {
 			Code              Code
@@ -189,6 +191,9 @@ func frameMeaning(frame []byte) (m meaning, r *Refusal) {
 			if r != nil {
 				return m, r
 			}
+			if _, r = metaWatches(in.data); r != nil {
+				return m, r
+			}
 			if req.isSet() {
 				m.data = string(in.data)
 			}
@@ -273,6 +278,23 @@ func (f *fixture) toAgent(t *testing.T) {
 	case "presence":
 		b := presence.Batch(*m.Batch)
 		got = appendPresence(nil, m.Channel, &b)
+	case "members":
+		in, invalid := decodeFrame([]byte(m.To))
+		if invalid != nil {
+			t.Fatal(invalid)
+		}
+		if got = appendSubscribed(nil, &in, nil); r != nil {
+			got = appendNoPresence(got, r)
+			break
+		}
+		c := presence.New(presence.Rule{Members: 1000})
+		for _, v := range m.Members {
+			c.Set(1, thisNode, v.ID, v.Tabs, v.Info, 1, false)
+		}
+		c.Take(1)
+		got = appendSnapshot(got, c, 0, time.Duration(m.Settles)*time.Millisecond-1, true)
+	case "unwatched":
+		got = appendUnwatched(nil, m.Channel, r)
 	case "error":
 		got = appendError(nil, m.UUID, r)
 	case "connected":

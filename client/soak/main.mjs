@@ -5,7 +5,7 @@
  * Long runs of the client against a real server: `make soak` starts them. Each check
  * prints a line. If one fails, the exit status is 1.
  *
- *     node --experimental-websocket soak/main.mjs [storm] [chaos] [missed] [jitter] [reload]
+ *     node --experimental-websocket soak/main.mjs [storm] [chaos] [missed] [jitter] [reload] [present]
  *
  * (Node.js 20 has a WebSocket only with that flag; later ones have it anyway.)
  *
@@ -15,6 +15,7 @@
 import { Server } from '../test/harness.mjs';
 import { chaos } from './chaos.mjs';
 import { cutsWithHistory, jitter, withHistory } from './missed.mjs';
+import { present } from './present.mjs';
 import { reloads } from './reload.mjs';
 import { Report } from './report.mjs';
 import { realStorm, simulatedStorm } from './storm.mjs';
@@ -77,6 +78,16 @@ if (wanted('reload')) {
   report.exactly(0, 'messages lost', result.lost);
   report.exactly(0, 'messages that came twice', result.doubled);
   report.exactly(0, 'messages out of order', result.reordered);
+}
+
+if (wanted('present')) {
+  console.log('\nclient: programs and pages come, go, are reloaded, frozen and killed, and all show who is here');
+  const result = await present({ agents: 1_000, watchers: 20, pages: 20, browsers: ['chrome', 'firefox'], rounds: 10, linger: 5, seed });
+  report.note(`${result.rounds} rounds; the lists of a round were true after at most ${(result.slowest / 1000).toFixed(1)} s`);
+  report.atLeast(300, 'lists that were compared', result.lists);
+  report.exactly(0, 'ghosts', result.ghosts);
+  report.exactly(0, 'members that were missing', result.missing);
+  report.exactly(0, 'lists that were wrong', result.wrong);
 }
 
 process.exit(report.failures === 0 ? 0 : 1);

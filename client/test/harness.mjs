@@ -283,6 +283,14 @@ class Browser {
     return page;
   }
 
+  /** Ends it as a crash does. */
+  async kill() {
+    const child = this.#browser.process();
+    const gone = child.exitCode !== null || child.signalCode !== null || new Promise((resolve) => child.once('exit', resolve));
+    child.kill('SIGKILL');
+    await within('the end of the browser', gone);
+  }
+
   async close() {
     const child = this.#browser.process();
     try {

@@ -130,6 +130,42 @@ describe('what the server says is understood', () => {
           if (frame.joined) assert.deepEqual([...list], [...frame.changed, ...frame.joined]);
           break;
         }
+        case 'members': {
+          const world = new World();
+          const push = await world.connected();
+          const told = [];
+          push.on('error', ({ code, channel }) => told.push({ code, channel }));
+          const { channel } = JSON.parse(made.to);
+          const to = frame.data.channel;
+          if (channel === '/meta/presence') {
+            push.subscribe(to);
+            await settle();
+            await world.socket.subscribed();
+          }
+          const list = push.channel(to).presence();
+          await settle();
+          const ask = world.socket.sent.at(-1);
+          assert.deepEqual([ask.channel, ask.data], [channel, JSON.parse(made.to).data]);
+          await world.socket.receive({ ...frame, uuid: ask.uuid });
+          assert.deepEqual([[...list], list.count], [frame.presence.members ?? [], frame.presence.count ?? 0]);
+          assert.deepEqual(told, made.refusal ? [{ code: made.refusal.code, channel: to }] : []);
+          assert.ok(push.channels.includes(to), 'the subscription holds');
+          break;
+        }
+        case 'unwatched': {
+          const world = new World();
+          const push = await world.connected();
+          const told = [];
+          push.on('error', ({ code, channel }) => told.push({ code, channel }));
+          const list = push.channel(made.channel).presence();
+          await settle();
+          const { uuid, data } = world.socket.sent.at(-1);
+          await world.socket.receive({ channel: '/meta/subscribe', uuid, data, successful: true, error: '', presence: { number: 1, count: 1, members: [{ user: 'ann', tabs: 1 }] } });
+          assert.equal(list.count, 1);
+          await world.socket.receive(frame);
+          assert.deepEqual([list.count, [...list], told], [0, [], [{ code: made.refusal.code, channel: made.channel }]]);
+          break;
+        }
         case 'close': {
           const world = new World();
           const push = await world.connected();

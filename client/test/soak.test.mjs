@@ -11,6 +11,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { chaos } from '../soak/chaos.mjs';
 import { cutsWithHistory, jitter, withHistory } from '../soak/missed.mjs';
+import { present } from '../soak/present.mjs';
 import { reloads } from '../soak/reload.mjs';
 import { sharesOf } from '../soak/report.mjs';
 import { quickRestarts, realStorm, simulatedStorm } from '../soak/storm.mjs';
@@ -84,4 +85,12 @@ test('the server is reloaded over HTTP/1.1, and nothing is lost or doubled', asy
   t.diagnostic(`${participants} programs and pages, ${sent} published`);
   assert.ok(sent > participants);
   assert.deepEqual({ faults, ...counts }, { faults: [], failed: 0, gaps: 0, lost: 0, doubled: 0, reordered: 0 });
+});
+
+test('programs and pages come and go, and every list is the truth', async (t) => {
+  const browsers = ['chrome', 'firefox'].filter((name) => !without(name));
+  const { lists, slowest, ...faults } = await present({ agents: 40, watchers: 4, pages: 2 * browsers.length, browsers, rounds: 2, linger: 1, seed: 1 });
+  t.diagnostic(`${lists} lists; true after at most ${slowest} ms`);
+  assert.ok(lists >= 8);
+  assert.deepEqual(faults, { rounds: 2, ghosts: 0, missing: 0, wrong: 0 });
 });

@@ -58,6 +58,9 @@ type presenceFrame struct {
 	Listed *bool
 	Reset  bool
 
+	First, More bool // of a page for a listener
+	Members     []member
+
 	Joined, Left, Changed []member
 
 	Presence *struct {
@@ -87,6 +90,7 @@ type tab struct {
 	number     uint64
 	list       map[string]member
 	frames     int
+	listener   bool // it sends no frames, and gets pages
 }
 
 func (p *tab) credentials(claim int) string {
@@ -119,6 +123,8 @@ func (p *tab) read() {
 			p.snapshot(&f, line)
 		case f.Channel == "/meta/presence" && (refused || f.UUID == "stop"):
 			p.watching = false
+		case f.Channel == "/meta/presence" && f.First:
+			p.begin(&f, line)
 		case f.Channel == "/meta/presence" && f.Successful != nil:
 			p.snapshot(&f, line)
 		case f.Channel == "/meta/presence":
@@ -145,6 +151,17 @@ func (p *tab) snapshot(f *presenceFrame, line string) {
 	}
 }
 
+// begin takes the first page for a listener. The lists of these tests have one page.
+func (p *tab) begin(f *presenceFrame, line string) {
+	p.watching, p.resync, p.number, p.list = true, false, f.Number, make(map[string]member)
+	for _, m := range f.Members {
+		p.list[m.key()] = m
+	}
+	if len(p.list) != f.Count || f.More {
+		p.t.Fatalf("%s: %s", p.name, line)
+	}
+}
+
 func (p *tab) apply(f *presenceFrame, line string) {
 	p.t.Helper()
 	if !p.watching {
@@ -154,7 +171,7 @@ func (p *tab) apply(f *presenceFrame, line string) {
 		return
 	}
 	if f.Reset || f.Number != p.number+1 {
-		if !p.stalled {
+		if !p.stalled || p.listener { // a listener gets the list again
 			p.t.Fatalf("%s reads all, and gets %s after %d", p.name, line, p.number)
 		}
 		p.resync = true
@@ -227,7 +244,9 @@ func (w *world) reload() {
 				User  string
 				Claim int
 			}
-			if err := json.Unmarshal(q.Credentials, &c); err != nil {
+			if c.User = q.Agent.Opening().User; c.User != "" {
+				// a listener, which has none
+			} else if err := json.Unmarshal(q.Credentials, &c); err != nil {
 				return deniedVerdict("no credentials")
 			}
 			v := slow(c.User, connect)
@@ -289,6 +308,25 @@ func (w *world) open(user string, asks bool) *tab {
 	return p
 }
 
+// listen opens a listener, whose user a login has named.
+func (w *world) listen(user string) {
+	w.n++
+	a, err := w.hub.Open(w.policy, hub.Opening{Transport: "test", User: user})
+	if err != nil {
+		w.Fatal(err)
+	}
+	p := &tab{t: w.T, name: fmt.Sprint(user, "#", w.n, " listens"), user: user, listener: true, Peer: hubtest.Carry(a, hubtest.NewConn())}
+	l, refused := hub.Listen(w.Context(), a, hub.Listening{Channels: []string{worldChannel}, Members: []string{worldChannel}})
+	if refused != nil {
+		p.Leave()
+		return
+	}
+	l.Release()
+	w.lives[user]++
+	p.subscribed = true
+	w.tabs = append(w.tabs, p)
+}
+
 func (p *tab) subscribe() string {
 	return fmt.Sprintf(`{"channel":"/meta/subscribe","uuid":"s","data":{"channel":%q,"presence":%t}}`, worldChannel, p.asked)
 }
@@ -305,6 +343,10 @@ func (w *world) step() {
 		w.open(users[random.IntN(len(users))], random.IntN(3) > 0)
 		return
 	}
+	if len(w.tabs) < 14 && random.IntN(8) == 0 {
+		w.listen(users[2+random.IntN(5)])
+		return
+	}
 	i := random.IntN(len(w.tabs))
 	p := w.tabs[i]
 	leave := func() {
@@ -312,12 +354,20 @@ func (w *world) step() {
 		p.gone = true
 		w.tabs = slices.DeleteFunc(w.tabs, func(q *tab) bool { return q == p })
 	}
-	switch random.IntN(14) {
+	n := random.IntN(14)
+	if p.listener && 3 < n && n < 9 {
+		return // it sends no frames
+	}
+	switch n {
 	case 0:
 		leave()
 	case 1, 2: // the page is reloaded
 		leave()
-		w.open(p.user, p.asked)
+		if p.listener {
+			w.listen(p.user)
+		} else {
+			w.open(p.user, p.asked)
+		}
 	case 3: // the connection breaks
 		p.Conn.Fail(errors.New("broken"))
 	case 4:
@@ -359,7 +409,9 @@ func (w *world) settle(seed uint64) {
 			if p.read(); p.resync {
 				p.Send(p.frame("presence", ""))
 			}
-			p.Send(`{"channel":"/meta/ping","uuid":"p"}`)
+			if !p.listener {
+				p.Send(`{"channel":"/meta/ping","uuid":"p"}`)
+			}
 		}
 	}
 	synctest.Wait()
@@ -389,7 +441,7 @@ func (w *world) settle(seed uint64) {
 		default:
 		}
 		if !p.watching {
-			if p.asked && p.subscribed && w.deniedP == "" && p.frames > 0 && !p.gone && !p.stalled {
+			if !p.listener && p.asked && p.subscribed && w.deniedP == "" && p.frames > 0 && !p.gone && !p.stalled {
 				// It may have been denied before, and a client asks again.
 				p.Send(p.frame("presence", ""))
 				synctest.Wait()

@@ -20,10 +20,11 @@ import (
 func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "pushit",
-		Usage: "explain",
-		Short: "Explains why gates of pushit allow or refuse (pushit explain)",
+		Usage: "<command>",
+		Short: "Sees and steers what pages and programs do over pushit",
 		CobraFunc: func(cmd *cobra.Command) {
 			cmd.AddCommand(explainCommand())
+			cmd.AddCommand(adminCommands()...)
 		},
 	})
 }

@@ -4,6 +4,8 @@
 package pushit
 
 import (
+	"slices"
+
 	"github.com/push-it/pushit/hub"
 	"github.com/push-it/pushit/internal/hubpool"
 )
@@ -22,4 +24,13 @@ func FindHub(name string) (h *hub.Hub, ok bool) {
 		}
 	}
 	return nil, false
+}
+
+// hubNames returns the names of all hubs, sorted.
+func hubNames() (names []string) {
+	for name := range hubpool.Each {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
 }

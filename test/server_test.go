@@ -66,6 +66,7 @@ type server struct {
 	logFile string
 	listen  string // its address; "" lets the system choose
 	http3   bool   // whether it serves HTTP/3, which needs a chosen address
+	admin   string // the address of its admin endpoint; "" for none
 }
 
 // serve runs Caddy with a Caddyfile until the test ends. It replaces all ports by free
@@ -117,7 +118,7 @@ func (s *server) load(config string) error {
 
 func (s *server) loadJSON(c map[string]any) error {
 	s.t.Helper()
-	c["admin"] = object{"disabled": true, "config": object{"persist": false}}
+	c["admin"] = object{"disabled": s.admin == "", "listen": s.admin, "config": object{"persist": false}}
 	c["logging"] = object{"logs": object{"default": object{
 		"level":  "DEBUG",
 		"writer": object{"output": "file", "filename": s.logFile, "roll": false},

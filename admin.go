@@ -1,0 +1,483 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package pushit
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/push-it/pushit/hub"
+)
+
+func init() { caddy.RegisterModule(adminAPI{}) }
+
+// adminAPI lets operators see and steer hubs, below /pushit/ of Caddy's admin endpoint. It
+// asks no gate: Caddy's admin endpoint says who may use it. Nothing that it answers has
+// credentials.
+type adminAPI struct{}
+
+// CaddyModule returns the Caddy module information.
+func (adminAPI) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "admin.api.pushit", New: func() caddy.Module { return new(adminAPI) }}
+}
+
+// adminPath is the path of the admin API.
+const adminPath = "/pushit/"
+
+// Routes implements caddy.AdminRouter.
+func (adminAPI) Routes() []caddy.AdminRoute {
+	return []caddy.AdminRoute{{Pattern: adminPath, Handler: caddy.AdminHandlerFunc(serveAdmin)}}
+}
+
+// maxAdminBody is the most bytes of a request to the admin API.
+const maxAdminBody = 1 << 20
+
+// An adminCall is a request to the admin API.
+type adminCall struct {
+	w     http.ResponseWriter
+	r     *http.Request
+	query url.Values
+}
+
+// adminReads answer GET requests, and adminChanges POST requests. An answer is written as
+// JSON; nil has been written already.
+var (
+	adminReads = map[string]func(*adminCall) (any, error){
+		"hubs": adminHubs, "channels": adminChannels, "agents": adminAgents,
+		"history": adminHistory, "members": adminMembers, "tail": adminTail,
+	}
+	adminChanges = map[string]func(*adminCall) (any, error){
+		"publish": adminPublish, "disconnect": adminDisconnect, "unsubscribe": adminUnsubscribe, "reauthorize": adminReauthorize,
+	}
+)
+
+func serveAdmin(w http.ResponseWriter, r *http.Request) error {
+	name := strings.TrimPrefix(r.URL.Path, adminPath)
+	read, reads := adminReads[name]
+	change, changes := adminChanges[name]
+	serve, method := read, http.MethodGet
+	if changes {
+		serve, method = change, http.MethodPost
+	}
+	if !reads && !changes {
+		all := slices.Sorted(maps.Keys(adminReads))
+		return adminError(http.StatusNotFound, "there is no %s%s: GET %s; POST %s", adminPath, name,
+			strings.Join(all, ", "), strings.Join(slices.Sorted(maps.Keys(adminChanges)), ", "))
+	}
+	if r.Method != method {
+		w.Header().Set("Allow", method)
+		return adminError(http.StatusMethodNotAllowed, "%s%s takes %s, not %s", adminPath, name, method, r.Method)
+	}
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return adminError(http.StatusBadRequest, "the query cannot be read: %v", err)
+	}
+	answer, err := serve(&adminCall{w, r, query})
+	if err != nil {
+		return asAdminError(err)
+	}
+	if answer == nil {
+		return nil
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	return json.NewEncoder(w).Encode(answer)
+}
+
+func adminError(status int, format string, args ...any) error {
+	message := fmt.Sprintf(format, args...)
+	return caddy.APIError{HTTPStatus: status, Err: errors.New(message), Message: message}
+}
+
+// asAdminError gives an error the status that it has.
+func asAdminError(err error) error {
+	var already caddy.APIError
+	var refusal *hub.Refusal
+	if listen := (*hub.ListenError)(nil); errors.As(err, &listen) {
+		err = listen.Refusal
+	}
+	switch {
+	case errors.As(err, &already):
+		return err
+	case errors.Is(err, hub.ErrSelector):
+		return adminError(http.StatusBadRequest, "%s", strings.TrimPrefix(err.Error(), hub.ErrSelector.Error()+": "))
+	case errors.As(err, &refusal):
+		status := map[hub.Code]int{
+			hub.CodeInvalid: http.StatusBadRequest, hub.CodeMissing: http.StatusNotFound,
+			hub.CodeTooLarge: http.StatusRequestEntityTooLarge, hub.CodeLimit: http.StatusTooManyRequests,
+		}[refusal.Code]
+		if status == 0 {
+			status = http.StatusServiceUnavailable
+		}
+		return adminError(status, "%s", refusal.Reason)
+	}
+	return adminError(http.StatusServiceUnavailable, "%v", err)
+}
+
+// only returns an error if the query has other parameters than these.
+func (c *adminCall) only(names ...string) error {
+	for _, name := range slices.Sorted(maps.Keys(c.query)) {
+		if !slices.Contains(names, name) {
+			return adminError(http.StatusBadRequest, "there is no parameter %q: there are %s", name, strings.Join(names, ", "))
+		}
+	}
+	return nil
+}
+
+// limit returns the parameter limit, 0 if there is none.
+func (c *adminCall) limit() (int, error) {
+	text := c.query.Get("limit")
+	if text == "" {
+		return 0, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 || n > 1000 {
+		return 0, adminError(http.StatusBadRequest, "limit must be a number from 1 to 1000, not %q", text)
+	}
+	return n, nil
+}
+
+// read reads the body of a request.
+func (c *adminCall) read(to any) error {
+	if err := c.only(); err != nil {
+		return err
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, maxAdminBody))
+	if err != nil {
+		return adminError(http.StatusRequestEntityTooLarge, "the body cannot be read: %v", err)
+	}
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.DisallowUnknownFields()
+	if err := d.Decode(to); err != nil {
+		return adminError(http.StatusBadRequest, "the body must be a JSON object: %v", err)
+	}
+	if d.Decode(new(any)) != io.EOF {
+		return adminError(http.StatusBadRequest, "the body must be one JSON object")
+	}
+	return nil
+}
+
+// hubOf returns the hub of that name. Without a name, there must be only one hub.
+func hubOf(name string) (*hub.Hub, error) {
+	names := hubNames()
+	if name == "" && len(names) == 1 {
+		name = names[0]
+	}
+	if h, ok := FindHub(name); ok {
+		return h, nil
+	}
+	all := strings.Join(names, ", ")
+	switch {
+	case len(names) == 0:
+		return nil, adminError(http.StatusNotFound, "there is no hub: the configuration has no pushit")
+	case name == "":
+		return nil, adminError(http.StatusBadRequest, "there are several hubs: name one of %s", all)
+	}
+	return nil, adminError(http.StatusNotFound, "there is no hub %q: there are %s", name, all)
+}
+
+// A hubListing describes a hub on each machine.
+type hubListing struct {
+	Hub    string         `json:"hub"`
+	Nodes  []hub.NodeInfo `json:"nodes"`
+	Silent []string       `json:"silent,omitempty"`
+}
+
+func adminHubs(c *adminCall) (any, error) {
+	if err := c.only(); err != nil {
+		return nil, err
+	}
+	all := []hubListing{}
+	for _, name := range hubNames() {
+		h, ok := FindHub(name)
+		if !ok {
+			continue // a reload has just removed it
+		}
+		nodes, silent, err := h.Operator().Nodes(c.r.Context())
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, hubListing{name, nodes, silent})
+	}
+	return map[string]any{"hubs": all}, nil
+}
+
+func adminChannels(c *adminCall) (any, error) {
+	if err := c.only("hub", "namespace", "prefix", "channel", "after", "limit"); err != nil {
+		return nil, err
+	}
+	limit, err := c.limit()
+	if err != nil {
+		return nil, err
+	}
+	h, err := hubOf(c.query.Get("hub"))
+	if err != nil {
+		return nil, err
+	}
+	q := hub.ChannelQuery{Namespace: c.query.Get("namespace"), Prefix: c.query.Get("prefix"), Channel: c.query.Get("channel"), After: c.query.Get("after"), Limit: limit}
+	page, err := h.Operator().Channels(c.r.Context(), q)
+	return page, err
+}
+
+// selectorParameters are the parameters that select agents.
+var selectorParameters = []string{"agent", "agent_id", "user", "channel", "namespace", "address", "transport", "attribute"}
+
+func adminAgents(c *adminCall) (any, error) {
+	if err := c.only(append([]string{"hub", "after", "limit"}, selectorParameters...)...); err != nil {
+		return nil, err
+	}
+	limit, err := c.limit()
+	if err != nil {
+		return nil, err
+	}
+	h, err := hubOf(c.query.Get("hub"))
+	if err != nil {
+		return nil, err
+	}
+	s := hub.Selector{
+		Agent: c.query.Get("agent"), AgentID: c.query.Get("agent_id"), User: c.query.Get("user"), Channel: c.query.Get("channel"),
+		Namespace: c.query.Get("namespace"), Address: c.query.Get("address"), Transport: c.query.Get("transport"),
+	}
+	for _, text := range c.query["attribute"] {
+		if err := addAttribute(&s, text); err != nil {
+			return nil, adminError(http.StatusBadRequest, "%v", err)
+		}
+	}
+	page, err := h.Operator().Agents(c.r.Context(), hub.AgentQuery{Selector: s, After: c.query.Get("after"), Limit: limit})
+	return page, err
+}
+
+// addAttribute adds an attribute in the form name=value.
+func addAttribute(s *hub.Selector, text string) error {
+	name, value, ok := strings.Cut(text, "=")
+	if !ok || name == "" {
+		return fmt.Errorf("write an attribute as name=value, not %q", text)
+	}
+	if s.Attributes == nil {
+		s.Attributes = make(map[string]string)
+	}
+	s.Attributes[name] = value
+	return nil
+}
+
+// named returns the hub and the namespace that the query names, and its channel, which must
+// be there.
+func (c *adminCall) named() (in *hub.Inside, channel string, err error) {
+	h, err := hubOf(c.query.Get("hub"))
+	if err != nil {
+		return nil, "", err
+	}
+	channel = c.query.Get("channel")
+	if r := hub.CheckPattern(channel, hub.MaxNameLength); r != nil {
+		return nil, "", r
+	}
+	return hub.NewInside(h, c.query.Get("namespace")), channel, nil
+}
+
+func adminHistory(c *adminCall) (any, error) {
+	if err := c.only("hub", "namespace", "channel", "before", "limit"); err != nil {
+		return nil, err
+	}
+	limit, err := c.limit()
+	if err != nil {
+		return nil, err
+	}
+	in, channel, err := c.named()
+	if err != nil {
+		return nil, err
+	}
+	page, r := in.History(channel, c.query.Get("before"), limit)
+	if r != nil {
+		return nil, r
+	}
+	return page, nil
+}
+
+func adminMembers(c *adminCall) (any, error) {
+	if err := c.only("hub", "namespace", "channel", "after"); err != nil {
+		return nil, err
+	}
+	var after uint64
+	if text := c.query.Get("after"); text != "" {
+		var err error
+		if after, err = strconv.ParseUint(text, 10, 64); err != nil {
+			return nil, adminError(http.StatusBadRequest, "after must be the next of the page before, not %q", text)
+		}
+	}
+	in, channel, err := c.named()
+	if err != nil {
+		return nil, err
+	}
+	members, next := in.Members(channel, after)
+	answer := map[string]any{"members": append([]hub.MemberInfo{}, members...)}
+	if next != 0 {
+		answer["next"] = strconv.FormatUint(next, 10)
+	}
+	return answer, nil
+}
+
+// adminTail writes the messages of channels as they come, one to a line, until the client
+// ends it.
+func adminTail(c *adminCall) (any, error) {
+	if err := c.only("hub", "namespace", "channel", "last"); err != nil {
+		return nil, err
+	}
+	l := hub.Listening{Channels: c.query["channel"]}
+	if text := c.query.Get("last"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 || n > 1000 {
+			return nil, adminError(http.StatusBadRequest, "last must be a number of messages from 1 to 1000, not %q", text)
+		}
+		l.Last = n
+	}
+	h, err := hubOf(c.query.Get("hub"))
+	if err != nil {
+		return nil, err
+	}
+	feed, err := hub.NewInside(h, c.query.Get("namespace")).Listen(c.r.Context(), l)
+	if err != nil {
+		return nil, err
+	}
+	defer feed.Close()
+	c.w.Header().Set("Content-Type", "application/x-ndjson")
+	c.w.Header().Set("Cache-Control", "no-store")
+	out := http.NewResponseController(c.w)
+	_ = out.Flush() // that it has begun; if it fails, so does the first message
+	to := json.NewEncoder(c.w)
+	for m := range feed.All() {
+		if to.Encode(m) != nil || out.Flush() != nil {
+			return nil, nil // the client is gone
+		}
+	}
+	if err := feed.Err(); err != nil {
+		_ = to.Encode(map[string]string{"error": err.Error()}) // the client may be gone
+	}
+	return nil, nil
+}
+
+// An adminPublication is the body of a publish.
+type adminPublication struct {
+	Hub       string          `json:"hub"`
+	Namespace string          `json:"namespace"`
+	Channel   string          `json:"channel"`
+	Channels  []string        `json:"channels"`
+	Data      json.RawMessage `json:"data"`
+	UUID      string          `json:"uuid"`
+	Except    string          `json:"except"`
+	History   *bool           `json:"history"`
+}
+
+func adminPublish(c *adminCall) (any, error) {
+	var p adminPublication
+	if err := c.read(&p); err != nil {
+		return nil, err
+	}
+	switch {
+	case p.Channel != "" && p.Channels != nil:
+		return nil, adminError(http.StatusBadRequest, "write channel or channels, not both")
+	case p.Data == nil:
+		return nil, adminError(http.StatusBadRequest, "data is missing: write null to publish nothing but the message itself")
+	case p.Channel != "":
+		p.Channels = []string{p.Channel}
+	}
+	h, err := hubOf(p.Hub)
+	if err != nil {
+		return nil, err
+	}
+	receipt, r := hub.NewInside(h, p.Namespace).Publish(c.r.Context(), hub.Publication{
+		Channels: p.Channels, Data: p.Data, UUID: p.UUID, Except: p.Except, NoHistory: p.History != nil && !*p.History,
+	})
+	if r != nil {
+		return nil, r
+	}
+	answer := map[string]any{"uuid": receipt.UUID, "subscriptions": receipt.Subscriptions}
+	if receipt.Position != "" {
+		answer["position"] = receipt.Position
+	}
+	if receipt.Repeated {
+		answer["repeated"] = true
+	}
+	return answer, nil
+}
+
+// An adminChange is the body of a change: which agents it is about, and what they are told.
+type adminChange struct {
+	Hub string `json:"hub"`
+	hub.Selector
+	Reason string `json:"reason"`
+	// Retry is how long disconnected agents stay away, such as "30s"; "never" keeps them
+	// from coming back by themselves.
+	Retry string `json:"retry"`
+}
+
+func (c *adminCall) change() (o *hub.Operator, change adminChange, err error) {
+	if err = c.read(&change); err != nil {
+		return nil, change, err
+	}
+	h, err := hubOf(change.Hub)
+	if err != nil {
+		return nil, change, err
+	}
+	return h.Operator(), change, nil
+}
+
+var errRetryElsewhere = adminError(http.StatusBadRequest, "retry is for disconnect alone")
+
+func adminDisconnect(c *adminCall) (any, error) {
+	o, change, err := c.change()
+	if err != nil {
+		return nil, err
+	}
+	f := hub.Farewell{Reason: change.Reason, ForGood: change.Retry == "never"}
+	if change.Retry != "" && !f.ForGood {
+		if f.Retry, err = caddy.ParseDuration(change.Retry); err != nil || f.Retry < 0 || f.Retry > 30*24*time.Hour {
+			return nil, adminError(http.StatusBadRequest, `retry must be a time up to 30d, such as "30s", or "never", not %q`, change.Retry)
+		}
+	}
+	e, err := o.Disconnect(c.r.Context(), change.Selector, f)
+	return e, err
+}
+
+func adminUnsubscribe(c *adminCall) (any, error) {
+	o, change, err := c.change()
+	switch {
+	case err != nil:
+		return nil, err
+	case change.Retry != "":
+		return nil, errRetryElsewhere
+	case change.Channel == "":
+		return nil, adminError(http.StatusBadRequest, "channel is missing: name the channel or pattern that the agents have subscribed to")
+	}
+	e, err := o.Unsubscribe(c.r.Context(), change.Selector, change.Channel, change.Reason)
+	return e, err
+}
+
+func adminReauthorize(c *adminCall) (any, error) {
+	o, change, err := c.change()
+	switch {
+	case err != nil:
+		return nil, err
+	case change.Retry != "":
+		return nil, errRetryElsewhere
+	case change.Reason != "":
+		return nil, adminError(http.StatusBadRequest, "reauthorize takes no reason: the gates give theirs")
+	}
+	e, err := o.Reauthorize(c.r.Context(), change.Selector)
+	return e, err
+}
+
+// Interface guards
+var _ caddy.AdminRouter = (*adminAPI)(nil)

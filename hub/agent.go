@@ -173,14 +173,14 @@ func (a *Agent) reply(object []byte) { a.Send(a.out.conn.Form().encode(object)) 
 // nodes in before. It reports whether it queued it, and whether the caller must notify the
 // agent's flusher. The caller holds the locks of those nodes and of the node that it
 // enqueues for.
-func (a *Agent) enqueue(b []byte, m *Message, before []*node) (queued, notify bool) {
+func (a *Agent) enqueue(b []byte, m *Message, before []*node) (queued, notify bool, lag *lag) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.state != stateConnected || m.excludesLocked(a) || a.leases.gotThrough(before, m) {
-		return false, false
+		return false, false, nil
 	}
 	notify = a.out.acceptLocked(item{bytes: b, msg: m})
-	return a.state == stateConnected, notify
+	return a.state == stateConnected, notify, a.out.lagLocked()
 }
 
 // notify wakes the agent's flusher. The caller has set the writing flag of the outbox.
@@ -241,6 +241,7 @@ func (a *Agent) stateChangedLocked() {
 		a.ops.pending = nil
 	}
 	a.in.held = nil
+	a.out.caughtUpLocked()
 	a.cond.Broadcast()
 }
 

@@ -59,7 +59,11 @@
 //     answers about different channels may overtake each other.
 //   - An agent's queue is written as fast as its Conn takes bytes. No timer delays a
 //     message. Messages that queue up meanwhile are joined in one write.
-//   - A slow reader never delays anyone else. When its queue exceeds a limit, it is closed
+//   - Publishers wait for agents that lag, so that a burst closes nobody who reads: each
+//     publish for 2 seconds at most, and only while agents take something. See pace.go.
+//   - A reader that is slower than the others holds publishers up for 3 seconds in 50
+//     minutes at most, ten times that on a busy machine; one that reads nothing, for one
+//     second in a burst. When its queue exceeds a limit, it is closed
 //     with [CloseSlow], which tells it that it has lost messages.
 //   - After an agent is closed or cut, it gets no message of any channel.
 //   - If a gate grants a lease for a time (see [Verdict]), it is asked again before that
@@ -133,7 +137,7 @@
 // presenceBus.noting under both. presenceNode.mu and presenceBus.saying are taken before
 // these, with no other lock held. presenceBus.saying is held during Bus.Broadcast, which
 // does not wait. The leaves are
-// the locks of directory shards, timers, flusher, writers, quota, repeats, presences,
+// the locks of directory shards, paces, timers, flusher, writers, quota, repeats, presences,
 // roster, reauthorizers, Reload, eventQueue, samplers, and the history, which calls a
 // [Keeper] with its lock held: a Keeper takes no lock there but a leaf of its own. A Broker
 // may hold a lock while it applies an entry. It is taken before all others except Hub.mu.

@@ -5,34 +5,25 @@ package hub
 
 import (
 	"sync"
-	"sync/atomic"
 )
 
-const (
-	// fanoutBatch is how many agents a fan-out hands to a flusher at a time. It is small
-	// enough that writing starts while the fan-out still walks through a large channel.
-	fanoutBatch = 64
-	// owedShare divides Limits.QueueMessages: a publisher that has enqueued that many
-	// messages waits until the flushers have taken their lists.
-	owedShare = 4
-)
+// fanoutBatch is how many agents a fan-out hands to a flusher at a time. It is small
+// enough that writing starts while the fan-out still walks through a large channel.
+const fanoutBatch = 64
 
 // A flusher writes the queues of the agents of one shard. There is one for each core.
 type flusher struct {
 	done chan struct{} // closed when run has returned; never sent on
 
-	owed atomic.Int32 // messages enqueued for its agents since it last took its list
-
 	mu     sync.Mutex // guards the following; no other lock is taken under it
 	work   sync.Cond  // on mu: dirty is not empty, or closed is set
-	taken  sync.Cond  // on mu: run took the list, or closed is set
 	dirty  []*Agent   // agents with something to write, each once
 	closed bool
 }
 
 func newFlusher() *flusher {
 	f := &flusher{done: make(chan struct{})}
-	f.work.L, f.taken.L = &f.mu, &f.mu
+	f.work.L = &f.mu
 	go f.run()
 	return f
 }
@@ -59,22 +50,7 @@ func (f *flusher) close() {
 	f.closed = true
 	f.mu.Unlock()
 	f.work.Signal()
-	f.taken.Broadcast()
 	<-f.done
-}
-
-// keepUp waits until the flusher takes its list, if most or more messages were enqueued
-// since it last did. Publishers call it, with no lock held. Otherwise a burst could fill
-// the queue of an agent that reads fast, only because the flusher had no time to write.
-func (f *flusher) keepUp(most int32) {
-	if f.owed.Load() < most {
-		return
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for f.owed.Load() >= most && !f.closed && len(f.dirty) > 0 {
-		f.taken.Wait()
-	}
 }
 
 func (f *flusher) run() {
@@ -90,9 +66,7 @@ func (f *flusher) run() {
 			return
 		}
 		work, f.dirty = f.dirty, work[:0]
-		f.owed.Store(0)
 		f.mu.Unlock()
-		f.taken.Broadcast()
 		for i, a := range work {
 			work[i] = nil
 			a.out.flush()

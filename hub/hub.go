@@ -43,6 +43,7 @@ type Hub struct {
 	reauthorizers reauthorizers
 	nextShard     atomic.Uint32
 	counts        *counts
+	pacer         pacer
 	programs      sharedBucket    // of what programs publish
 	failures      sampler.Sampler // log lines about publishes that failed
 	ends          sampler.Sampler // of the log lines about agents that are gone
@@ -88,6 +89,8 @@ func New(name string, broker Broker) (*Hub, error) {
 	}
 	h.counts = newCounts(len(h.flushers))
 	h.fanouts.New = func() any { return &fanout{batches: make([][]*Agent, len(h.flushers))} }
+	h.pacer.hub = h
+	h.pacer.limit(nil)
 	h.log.broker.Store(&broker)
 	if err := h.start(broker, (*replica)(h)); err != nil {
 		h.Close()
@@ -203,9 +206,12 @@ func (h *Hub) Close() {
 // one was. stop takes that back, and reports whether f will not be called.
 func (h *Hub) OnEnd(f func()) (stop func() bool) { return context.AfterFunc(h.life, f) }
 
-// Publish gives m to the Broker, and counts it. It returns the position of m if the log
+// Publish gives m to the Broker, and counts it. While agents that get m lag, it first waits
+// for them, for a bounded time (see pace.go). It returns the position of m if the log
 // has it. See Broker.Publish for the errors.
 func (h *Hub) Publish(ctx context.Context, m *Message) (Position, error) {
+	p, size := h.pacer.begin(ctx, m)
+	defer h.pacer.end(p, size)
 	at, err := h.log.publish(ctx, m)
 	if err != nil {
 		h.counts.drop(DropFailed, 1)
@@ -215,8 +221,8 @@ func (h *Hub) Publish(ctx context.Context, m *Message) (Position, error) {
 	return at, nil
 }
 
-// limitHistoryLocked gives the history the highest limit of all policies. The caller holds
-// h.mu.
+// limitHistoryLocked gives the history the highest limit of all policies, and the pacer the
+// lowest ones. The caller holds h.mu.
 func (h *Hub) limitHistoryLocked() {
 	most := 0
 	for _, policies := range h.policies {
@@ -224,6 +230,7 @@ func (h *Hub) limitHistoryLocked() {
 			most = max(most, p.Limits.HistoryBytes)
 		}
 	}
+	h.pacer.limit(h.policies)
 	if most > 0 { // else there is no endpoint, or the next configuration has not come yet
 		h.history.limit(most)
 	}
@@ -261,7 +268,8 @@ type fanout struct {
 	batches [][]*Agent // for each flusher, by index
 	form    *Form
 	bytes   []byte
-	queued  int32 // for how many subscriptions
+	queued  int32  // for how many subscriptions
+	lags    []*lag // of the agents that lag
 }
 
 // A replica is a Hub as its Broker sees it.
@@ -302,9 +310,6 @@ func (r *replica) Behind(behind bool) {
 	r.history.mu.Lock()
 	defer r.history.mu.Unlock()
 	r.history.behind = behind
-	if !behind && r.history.replay { // the log came later than this server
-		r.history.replayedLocked()
-	}
 }
 
 // fanOut queues m for every agent that subscribed to its channel or to a pattern that
@@ -328,6 +333,9 @@ func (h *Hub) fanOut(m *Message) {
 	for _, n := range f.nodes {
 		n.mu.RUnlock()
 	}
+	if len(f.lags) > 0 {
+		f.nodes[0].pace.crowdAt(f.lags, f.queued)
+	}
 	m.queued.Store(f.queued)
 }
 
@@ -340,9 +348,12 @@ func (h *Hub) enqueue(f *fanout, m *Message, s *subscription, before []*node) {
 	if form := a.out.conn.Form(); form != f.form {
 		f.form, f.bytes = form, m.encoded(form)
 	}
-	queued, notify := a.enqueue(f.bytes, m, before)
+	queued, notify, lag := a.enqueue(f.bytes, m, before)
 	if queued {
 		f.queued++
+	}
+	if lag != nil {
+		f.lags = append(f.lags, lag)
 	}
 	if notify {
 		h.wake(f, a)
@@ -362,9 +373,6 @@ func (h *Hub) wake(f *fanout, a *Agent) {
 // put wakes the flushers of the agents that f has queued for, and returns f to the pool.
 func (f *fanout) put(h *Hub) {
 	for i, batch := range f.batches {
-		if len(f.nodes) > 0 {
-			h.flushers[i].owed.Add(1)
-		}
 		if len(batch) > 0 {
 			h.flushers[i].add(batch...)
 		}
@@ -372,6 +380,7 @@ func (f *fanout) put(h *Hub) {
 		f.batches[i] = batch[:0]
 	}
 	clear(f.nodes)
-	f.nodes, f.form, f.bytes, f.queued = f.nodes[:0], nil, nil, 0
+	clear(f.lags)
+	f.nodes, f.lags, f.form, f.bytes, f.queued = f.nodes[:0], f.lags[:0], nil, nil, 0
 	h.fanouts.Put(f)
 }

@@ -117,10 +117,12 @@ type Stats struct {
 	Reload   map[ReloadEffect]uint64
 
 	// Gates is how long gates took to answer. FanOut is how long it took to enqueue a
-	// message for all its subscribers. Sessions is how long sessions lasted, by
+	// message for all its subscribers. Held is how long publishes waited for agents that lag,
+	// without those that did not wait. Sessions is how long sessions lasted, by
 	// transport.
 	Gates    map[GateName]map[AnswerName]Histogram
 	FanOut   Histogram
+	Held     Histogram
 	Sessions map[string]Histogram
 
 	// Broker is nil if there is only this machine.
@@ -167,6 +169,10 @@ var (
 	fanOutBounds = []time.Duration{
 		5 * time.Microsecond, 25 * time.Microsecond, 100 * time.Microsecond, 500 * time.Microsecond,
 		2500 * time.Microsecond, 10 * time.Millisecond, 50 * time.Millisecond, 250 * time.Millisecond, time.Second,
+	}
+	heldBounds = []time.Duration{
+		time.Millisecond, 5 * time.Millisecond, 25 * time.Millisecond, 100 * time.Millisecond, 500 * time.Millisecond,
+		time.Second, maxHold,
 	}
 	sessionBounds = []time.Duration{
 		time.Second, 10 * time.Second, time.Minute, 10 * time.Minute, time.Hour, 6 * time.Hour, 24 * time.Hour, 7 * 24 * time.Hour,
@@ -224,6 +230,7 @@ type counts struct {
 	questions [len(timedGates)]atomic.Int64
 	gates     [len(timedGates)][len(answerNames)]histogram
 	fanOut    histogram
+	held      histogram // how long publishes waited for readers; those that did not wait do not count
 
 	transports map[string]*transportCount // guarded by Hub.mu, as is the next
 	ended      map[CloseCode]uint64
@@ -239,6 +246,7 @@ func newCounts(shards int) *counts {
 	c := &counts{
 		shards:     make([]shardCount, shards),
 		fanOut:     histogram{bounds: fanOutBounds},
+		held:       histogram{bounds: heldBounds},
 		transports: make(map[string]*transportCount),
 		ended:      make(map[CloseCode]uint64),
 	}
@@ -248,6 +256,14 @@ func newCounts(shards int) *counts {
 		}
 	}
 	return c
+}
+
+// sent returns how many bytes were written to agents.
+func (c *counts) sent() (n uint64) {
+	for i := range c.shards {
+		n += c.shards[i].sent.Load()
+	}
+	return n
 }
 
 // openedLocked counts a session. The caller holds Hub.mu.
@@ -338,15 +354,16 @@ func (h *Hub) Stats() Stats {
 		Reload:        readAll[ReloadEffect](c.reload[:]),
 		Gates:         make(map[GateName]map[AnswerName]Histogram),
 		FanOut:        c.fanOut.read(),
+		Held:          c.held.read(),
 		Sessions:      make(map[string]Histogram),
 	}
 	for i := range c.shards {
 		l := &c.shards[i]
 		s.Delivered += l.delivered.Load()
-		s.BytesSent += l.sent.Load()
 		s.FramesReceived += l.frames.Load()
 		s.BytesReceived += l.bytes.Load()
 	}
+	s.BytesSent = c.sent()
 	for i, code := range codes {
 		s.Refused[code] = c.refused[i].Load()
 	}

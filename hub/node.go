@@ -42,6 +42,8 @@ type node struct {
 	members []*subscription
 	told    bool // the event that it is occupied was queued
 	dead    bool // no longer in its directory: look the key up again
+
+	pace pace
 }
 
 // addLocked adds s. The caller holds n.mu.

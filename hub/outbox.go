@@ -236,6 +236,8 @@ type outbox struct {
 	full     bool          // the agent's reader waits until the queue is half empty
 	idle     chan struct{} // if not nil, closed when writing ends
 	closeBy  time.Time     // the write deadline of an agent that is being closed
+	lag      *lag          // not nil while so much waits that publishers wait
+	moved    time.Duration // when the agent last took something from a writer, on the hub's clock; 0 without a writer
 }
 
 // acceptLocked queues an item. If the queue would exceed its limits, also without messages
@@ -301,6 +303,7 @@ func (o *outbox) awaitRoom() {
 
 // roomLocked wakes the agent's reader if it waits in awaitRoom and there is room now.
 func (o *outbox) roomLocked() {
+	o.caughtUpLocked()
 	if o.full && !o.queue.isCrowded() {
 		o.full = false
 		o.agent.cond.Broadcast()

@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"sync"
 	"time"
@@ -295,7 +294,6 @@ func (pr *Program) Publish(ctx context.Context, p Publication) (Receipt, *Refusa
 			a.hub.repeats.published(notes[i], position)
 		}
 	}
-	a.hub.keepUp(limits)
 	return receipt, nil
 }
 
@@ -342,14 +340,6 @@ func (pr *Program) withoutRepeats(p *Publication, receipt *Receipt) (fresh []str
 
 func uuidUsed(channel string) *Refusal {
 	return refuse(CodeInvalid, "this uuid was already used for other data on "+channel)
-}
-
-// keepUp waits until the flushers have looked at a burst, see flusher.keepUp.
-func (h *Hub) keepUp(l Limits) {
-	most := max(l.QueueMessages/owedShare, 1)
-	for _, f := range h.flushers {
-		f.keepUp(int32(min(most, math.MaxInt32)))
-	}
 }
 
 // newest returns the newest policy of a mount, nil if there is none.

@@ -58,7 +58,6 @@ func (o *op) publish() AnswerName {
 		a.answer(&o.in, &Refusal{CodeUnavailable, "the server could not publish the message; try again", time.Second})
 		return AnswerName(CodeUnavailable)
 	}
-	a.hub.keepUp(a.policy.Load().Limits)
 	a.hub.repeats.published(key, position)
 	a.reply(appendPublished(nil, o.in.uuid, position))
 	return Allowed

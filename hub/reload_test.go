@@ -1000,7 +1000,7 @@ func TestLowerLimitsCloseNoAgentDuringTheReload(t *testing.T) {
 		}
 		synctest.Wait()
 		meanwhile := sync.OnceFunc(func() {
-			if _, err := b.hub.Publish(t.Context(), hub.NewMessage("news", "meanwhile", []byte("1"))); err != nil {
+			if _, err := b.hub.Publish(b.Context(), hub.NewMessage("news", "meanwhile", []byte("1"))); err != nil {
 				t.Error(err)
 			}
 		})

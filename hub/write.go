@@ -75,6 +75,7 @@ func (o *outbox) flush() {
 // so that a reload can still drop them.
 func (o *outbox) write(begun []byte) {
 	if len(begun) > 0 {
+		o.noteMoved()
 		n, err := o.writeBlocking(begun)
 		o.noteSent(n)
 		if !o.wrote(nil, err) {
@@ -117,6 +118,9 @@ func sizeOf(items []item) (n int) {
 // awaitReader waits until the Conn has a reader, unless only heartbeats wait.
 func (o *outbox) awaitReader(w Waiter) {
 	o.agent.mu.Lock()
+	if o.moved == 0 {
+		o.moved = o.clock()
+	}
 	beat := o.conn.Form().Heartbeat
 	matters := o.queue.items != nil && slices.ContainsFunc(*o.queue.items, func(it item) bool {
 		return len(it.bytes) == 0 || len(beat) == 0 || &it.bytes[0] != &beat[0]
@@ -143,6 +147,9 @@ func (o *outbox) take(most int, wait bool) (*[]item, rules) {
 			o.parkLocked()
 			return nil, rules{}
 		}
+		if o.moved == 0 {
+			o.moved = o.clock()
+		}
 		a.mu.Unlock()
 		a.migrate(true)
 		a.mu.Lock()
@@ -152,6 +159,9 @@ func (o *outbox) take(most int, wait bool) (*[]item, rules) {
 		return nil, rules{}
 	}
 	defer a.mu.Unlock()
+	if wait {
+		o.moved = o.clock()
+	}
 	r := rules{policy: a.applied, revoked: o.revoked.Load()}
 	if a.state >= stateClosing { // it is not migrated any more
 		r.policy = a.policy.Load()
@@ -366,7 +376,7 @@ func (o *outbox) endLocked() {
 		o.conn.Close(code, reason)
 		a.mu.Lock()
 	}
-	o.writing = false
+	o.writing, o.moved = false, 0
 	if o.idle != nil {
 		close(o.idle)
 		o.idle = nil

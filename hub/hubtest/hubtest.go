@@ -8,6 +8,7 @@ package hubtest
 
 import (
 	"bytes"
+	"math"
 	"os"
 	"strings"
 	"sync"
@@ -28,6 +29,9 @@ type Conn struct {
 	Blocks bool
 	// Take returns how many of the n bytes of a TryWrite the Conn takes. nil takes all.
 	Take func(n int) int
+	// Speed is how many bytes a second the peer reads; 0 is all at once. Buffer is how many
+	// the Conn takes before the peer has read them.
+	Speed, Buffer int
 
 	closed chan struct{} // closed by Close
 
@@ -36,6 +40,8 @@ type Conn struct {
 	stuck    bool
 	failure  error
 	blocked  bool // a Write has waited
+	unread   int  // bytes that the Conn took and the peer had not read at the time of readAt
+	readAt   time.Time
 	deadline time.Time
 	written  bytes.Buffer
 	writes   int
@@ -96,6 +102,7 @@ func (c *Conn) TryWrite(p []byte) (int, error) {
 	} else if c.Take != nil {
 		n = min(n, c.Take(n))
 	}
+	n = min(n, c.roomLocked())
 	c.tookLocked(p[:n])
 	if n < len(p) {
 		return n, hub.ErrWouldBlock
@@ -104,19 +111,23 @@ func (c *Conn) TryWrite(p []byte) (int, error) {
 }
 
 // Write implements hub.Conn.
-func (c *Conn) Write(p []byte) (int, error) {
+func (c *Conn) Write(p []byte) (wrote int, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for {
 		if !c.deadline.IsZero() && !time.Now().Before(c.deadline) {
-			return 0, os.ErrDeadlineExceeded
+			return wrote, os.ErrDeadlineExceeded
 		}
 		if c.failure != nil {
-			return 0, c.failure
+			return wrote, c.failure
 		}
 		if !c.stuck {
-			c.tookLocked(p)
-			return len(p), nil
+			n := min(len(p), c.roomLocked())
+			c.tookLocked(p[:n])
+			wrote += n
+			if p = p[n:]; len(p) == 0 {
+				return wrote, nil
+			}
 		}
 		if !c.blocked {
 			c.blocked = true
@@ -126,8 +137,20 @@ func (c *Conn) Write(p []byte) (int, error) {
 	}
 }
 
+// roomLocked returns how many bytes the Conn takes now.
+func (c *Conn) roomLocked() int {
+	if c.Speed == 0 {
+		return math.MaxInt
+	}
+	now := time.Now()
+	c.unread = max(0, c.unread-int(now.Sub(c.readAt).Seconds()*float64(c.Speed)))
+	c.readAt = now
+	return max(0, c.Buffer-c.unread)
+}
+
 func (c *Conn) tookLocked(p []byte) {
 	if len(p) > 0 {
+		c.unread += len(p)
 		c.written.Write(p)
 		c.writes++
 		c.signalLocked()
@@ -173,10 +196,14 @@ func (c *Conn) AwaitBlocked(timeout time.Duration) {
 // waitLocked waits until something has changed or the deadline has passed.
 func (c *Conn) waitLocked() {
 	changed := c.changed
-	timer := time.NewTimer(time.Hour)
+	patience := time.Hour
 	if !c.deadline.IsZero() {
-		timer.Reset(time.Until(c.deadline))
+		patience = time.Until(c.deadline)
 	}
+	if c.Speed > 0 && !c.stuck { // until the peer has read an eighth of the buffer
+		patience = min(patience, time.Duration(c.Buffer)*time.Second/8/time.Duration(c.Speed)+1)
+	}
+	timer := time.NewTimer(patience)
 	c.mu.Unlock()
 	select {
 	case <-changed:

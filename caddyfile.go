@@ -68,6 +68,9 @@ func init() {
 //	        file <path>
 //	        sync always|<duration>
 //	    }
+//	    broker    <engine> [<args...>] {
+//	        ...
+//	    }
 //	    history   <guard>
 //	    history {
 //	        <guards...>
@@ -174,6 +177,7 @@ func subdirectives() []subdirective {
 			return p.duration(&p.handler.Grace, "60s", minGrace, maxGrace)
 		}},
 		{name: "drain", parse: (*parser).drain},
+		{name: "broker", parse: parseBroker},
 		{name: "limits", parse: (*parser).limits},
 	}, append(transportSubdirectives(), gateSubdirectives()...)...)
 }
@@ -477,6 +481,9 @@ func (p *parser) finish() error {
 	}
 	if err := p.checkPolicy(); err != nil {
 		return err
+	}
+	if err := p.handler.checkBroker(); err != nil {
+		return errorAt(p.seen["broker"], err)
 	}
 	a := p.adaptation()
 	if err := a.chooseName(p); err != nil {

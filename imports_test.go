@@ -20,7 +20,7 @@ var layers = [][]string{
 	{"/cmd/caddy"}, // a Caddy with the module in it
 	{""},           // the handler, which wires the rest together
 	{"/internal/hubpool", "/internal/explain", "/internal/routing"},
-	{"/internal/telemetry"},
+	{"/internal/telemetry", "/brokers"},
 	{"/guards", "/hub/transport", "/hub/broker", "/client"},
 	{"/hub"},
 	{"/internal/jsontext", "/internal/sampler"},

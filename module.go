@@ -134,6 +134,13 @@ type Handler struct {
 	// `channels` takes precedence. Default: none.
 	History *History `json:"history,omitempty"`
 
+	// Connects the hub with the same hub on other machines: a module of the namespace
+	// `http.pushit.brokers`, named by `engine`. All machines together are then one hub. It
+	// belongs to the hub: all endpoints with a broker and the same name must have the same
+	// one. It lives as long as the hub, also over reloads. Default: none, this is the only
+	// machine.
+	BrokerRaw json.RawMessage `json:"broker,omitempty" caddy:"namespace=http.pushit.brokers inline_key=engine"`
+
 	// Tells pages who is in channels. The `presence` of `channels` goes before it.
 	// Default: nobody is told.
 	Presence *Presence `json:"presence,omitempty"`
@@ -184,6 +191,10 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if h.gates, err = h.policy(ctx, h.env); err != nil {
 		return err
 	}
+	engine, err := h.engine(ctx, ctx.Slogger().With("hub", h.Name))
+	if err != nil {
+		return err
+	}
 	if h.hub, err = hubpool.Acquire(h.Name); err != nil {
 		return err
 	}
@@ -222,7 +233,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if p.Presences, err = h.presences(); err != nil {
 		return err
 	}
-	if err := h.keepHistory(log); err != nil {
+	if err := errors.Join(h.keepHistory(log), h.connect(engine)); err != nil {
 		return err
 	}
 	h.used = h.hub.Use(p)
@@ -303,6 +314,7 @@ func (h *Handler) check() (*transport.Origins, error) {
 		h.Limits.check(),
 		h.checkGates(),
 		h.checkHistories(),
+		h.checkBroker(),
 		h.checkPresences(),
 	)
 }
@@ -325,7 +337,7 @@ func (h *Handler) settings() hubpool.Settings {
 		Name: h.Name, Path: h.Path, Origins: h.Origins, Transports: h.Transports, SessionCookies: h.SessionCookies,
 		Heartbeat: h.Heartbeat, Handshake: h.Handshake, Grace: h.Grace, Drain: h.Drain,
 		Limits: Limits(hub.Limits(h.Limits).WithDefaults()), Namespace: h.Namespace,
-		Default: h.Default, Gates: h.Gates, Timeouts: h.Timeouts, Channels: h.Channels, History: h.History, Presence: h.Presence,
+		Default: h.Default, Gates: h.Gates, Timeouts: h.Timeouts, Channels: h.Channels, History: h.History, BrokerRaw: h.BrokerRaw, Presence: h.Presence,
 	}
 	all.withDefaults()
 	var fields map[string]json.RawMessage

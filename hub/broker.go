@@ -79,7 +79,9 @@ type Sink interface {
 	Lost(from, to uint64)
 
 	// Behind says whether the log may have entries that were not applied here yet, for
-	// longer than it takes to hand them over.
+	// longer than it takes to hand them over. A Broker whose log cannot be reached may call
+	// it before Reset, and return from Start; then it calls Reset as soon as it can. Behind
+	// with false says that the entries up to the head of the last Reset were applied.
 	Behind(behind bool)
 }
 

@@ -430,6 +430,7 @@ type recovery struct {
 	from     uint64     // messages, and what is live, are all that follow this number
 	had      uint64     // the agent has got all up to this number before
 	position Position   // of from
+	unread   Position   // the agent's own one, if there is no log that could tell about it
 	whole    bool       // no message is missing
 	why      string     // otherwise the reason: epoch, count, age, bytes or limit
 }
@@ -443,11 +444,20 @@ func (h *history) recover(req *recovering, key string, pattern bool, skip func(s
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	out = recovery{head: h.last, from: h.last, whole: true}
-	defer func() { out.position = h.positionLocked(out.from) }()
+	defer func() {
+		if out.position = out.unread; out.position.Epoch == "" {
+			out.position = h.positionLocked(out.from)
+		}
+	}()
 	if req == nil {
 		return out
 	}
 	var after uint64
+	if p, ok := ParsePosition(req.position); ok && h.epoch == "" {
+		// There is no log yet. When it comes, all agents are sent back to ask again.
+		out.unread = p
+		return out
+	}
 	if req.position != "" {
 		seq, ok := h.findLocked(req.position)
 		if !ok {

@@ -310,6 +310,9 @@ func (r *replica) Behind(behind bool) {
 	r.history.mu.Lock()
 	defer r.history.mu.Unlock()
 	r.history.behind = behind
+	if !behind && r.history.replay { // the log came later than this server
+		r.history.replayedLocked()
+	}
 }
 
 // fanOut queues m for every agent that subscribed to its channel or to a pattern that

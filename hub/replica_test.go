@@ -4,6 +4,7 @@
 package hub
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -249,3 +250,43 @@ func TestLost(t *testing.T) {
 		}
 	}
 }
+
+// A server may be started while its log cannot be reached. Nobody is told then that messages
+// are missing, and the log that comes is complete before it is told that it is.
+func TestLogThatComesLater(t *testing.T) {
+	hub, err := New("late", &lateBroker{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hub.Close()
+	h, late := hub.history, (*hub.log.broker.Load()).(*lateBroker)
+	if r := h.ask(recoveryRequest{position: "e.3.7"}, "a", false, noLimit, noLimit); !r.whole || len(r.messages) > 0 || r.position.String() != "e.3.7" {
+		t.Errorf("without a log: %+v", r)
+	}
+	rule := HistoryRule{2, time.Hour}
+	late.sink.Reset("e", 1, 6)
+	for _, seq := range []uint64{4, 6} {
+		late.sink.Entry(seq, time.Now(), NewMessage("a", fmt.Sprint(seq), nil).Keep(rule))
+	}
+	late.sink.Behind(false)
+	for after, whole := range map[uint64]bool{2: false, 3: true, 5: true, 6: true} { // 3 may have been dropped
+		if r := h.ask(recoveryRequest{position: h.at(after)}, "a", false, noLimit, noLimit); r.whole != whole {
+			t.Errorf("after %d: %+v", after, r)
+		}
+	}
+}
+
+// A lateBroker has a log only when the test says so.
+type lateBroker struct {
+	Broker
+	sink Sink
+}
+
+func (b *lateBroker) Start(_ context.Context, s Sink) error {
+	b.sink = s
+	s.Behind(true)
+	return nil
+}
+
+func (*lateBroker) Bus() Bus     { return nil }
+func (*lateBroker) Close() error { return nil }

@@ -25,6 +25,7 @@ func TestCaddyfilesOfTheRepository(t *testing.T) {
 	t.Setenv("DEVICES_CA", devices)
 	t.Setenv("PUBLISHER_SECRET", "a secret of some length")
 	t.Setenv("DATA", t.TempDir()) // for the file of a history
+	t.Setenv("NATS_PASSWORD", "a password")
 	found := 0
 	err := filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
 		name := entry.Name()

@@ -9,10 +9,12 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/push-it/pushit/brokers"
 	"github.com/push-it/pushit/hub"
 	"github.com/push-it/pushit/hub/broker/disk"
 )
@@ -59,15 +61,18 @@ func CheckSync(d time.Duration) error {
 type logs struct {
 	now    File
 	broker *disk.Broker // of now, nil for memory
+	engine hub.Broker   // connects the hub with other machines; nil if there are none
+	keep   brokers.Keep // what all configurations so far need of engine
 	wanted map[<-chan struct{}]wantedLog
 }
 
-// A wantedLog is the log that one configuration wants.
+// A wantedLog is the log that one configuration wants: an engine, a file, or memory.
 type wantedLog struct {
-	file  File
-	place string       // of the endpoint that says so, for errors
-	open  *disk.Broker // it was opened, but is not used yet; nil if it is used, or for memory
-	log   *slog.Logger
+	file   File
+	engine *Engine
+	place  string     // of the endpoint that says so, for errors
+	open   hub.Broker // it was opened, but is not used yet; nil if it is used, or for memory
+	log    *slog.Logger
 }
 
 // claims has the hub of each file that this process has open.
@@ -110,6 +115,9 @@ func (u *Use) KeepIn(f File, place string, log *slog.Logger) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if w, ok := h.logs.wanted[u.key.generation]; ok {
+		if w.engine != nil {
+			return errFileAndBroker(h.Name(), w.place, place)
+		}
 		if w.file != f {
 			one, other := describe(w.file), describe(f)
 			return fmt.Errorf("two endpoints of the hub %q, in %s and in %s, have different history files: %s and %s. The file belongs to the hub: write the same in both, or only in one",
@@ -118,7 +126,7 @@ func (u *Use) KeepIn(f File, place string, log *slog.Logger) error {
 		return nil
 	}
 	w := wantedLog{file: f, place: place, log: log}
-	if f.Path != h.logs.now.Path {
+	if f.Path != h.logs.now.Path || h.logs.engine != nil {
 		if onlyValidates() {
 			return checkDirectory(f.Path)
 		}
@@ -128,6 +136,11 @@ func (u *Use) KeepIn(f File, place string, log *slog.Logger) error {
 		}
 		w.open = b
 	}
+	return h.wantLocked(u, w)
+}
+
+// wantLocked notes what u's configuration wants.
+func (h *Hub) wantLocked(u *Use, w wantedLog) error {
 	if h.logs.wanted == nil {
 		h.logs.wanted = make(map[<-chan struct{}]wantedLog)
 	}
@@ -135,11 +148,11 @@ func (u *Use) KeepIn(f File, place string, log *slog.Logger) error {
 	return h.moveLogLocked()
 }
 
-// onlyValidates reports whether this process only validates a configuration. Then it must not
-// open the file: the server may have it open, and the server could not write a file that
-// another user has created.
+// onlyValidates reports whether this process only looks at a configuration, and serves
+// nothing. Then it must not open the file: the server may have it open, and the server could
+// not write a file that another user has created. Nor must it be a node of the hub.
 func onlyValidates() bool {
-	return len(os.Args) > 1 && (os.Args[1] == "validate" || os.Args[1] == "adapt")
+	return len(os.Args) > 1 && slices.Contains([]string{"validate", "adapt", "pushit"}, os.Args[1])
 }
 
 // checkDirectory says when a file cannot be made because its directory is not there.
@@ -182,30 +195,44 @@ func (h *Hub) moveLogLocked() error {
 		}
 		generation = key.generation
 	}
-	if generation == nil || Leaving() && h.logs.broker != nil {
+	if generation == nil || Leaving() && (h.logs.broker != nil || h.logs.engine != nil) {
 		return nil // the hub closes
 	}
 	w := h.logs.wanted[generation]
-	if w.file == h.logs.now {
+	switch {
+	case w.engine != nil && h.logs.engine != nil:
+		return w.engine.Adopt(h.logs.engine, w.engine.settings(h))
+	case w.engine == nil && h.logs.engine == nil && w.file == h.logs.now:
 		return nil
-	}
-	if w.file.Path == h.logs.now.Path {
+	case w.engine == nil && h.logs.engine == nil && w.file.Path == h.logs.now.Path:
 		h.logs.broker.SetSync(w.file.Sync)
 		h.logs.now = w.file
 		return nil
 	}
-	next := hub.NewMemoryBroker()
-	if w.open != nil {
-		next = w.open
+	next := w.open
+	switch {
+	case next != nil:
+	case w.engine != nil: // it has failed before
+		var err error
+		if next, err = w.engine.Open(w.engine.settings(h)); err != nil {
+			return err
+		}
+	default:
+		next = hub.NewMemoryBroker()
 	}
-	h.logs.now, h.logs.broker = w.file, w.open
+	h.logs.now, h.logs.broker, h.logs.engine = w.file, nil, nil
+	if w.engine != nil {
+		h.logs.engine = next
+	} else {
+		h.logs.broker, _ = next.(*disk.Broker)
+	}
 	w.open = nil
-	if w.file.Path != "" {
+	if w.file.Path != "" || w.engine != nil {
 		h.logs.wanted[generation] = w
 	}
 	err := h.Swap(next)
-	if err != nil && h.logs.broker != nil {
-		h.logs.now, h.logs.broker = File{}, nil
+	if err != nil && (h.logs.broker != nil || h.logs.engine != nil) {
+		h.logs.now, h.logs.broker, h.logs.engine = File{}, nil, nil
 	}
 	return err
 }

@@ -39,6 +39,14 @@ var metrics = []*metric{
 	labelled("questions_in_flight", "Questions to gates that ask a backend and have not answered yet.", gauge, "gate",
 		func(s *hub.Stats) map[hub.GateName]int { return s.Questions }, gateName),
 
+	ofBroker("broker_connected", "Whether the engine that connects this machine with others can be reached.", gauge, func(b *hub.BrokerStats) int { return oneIf(b.Connected) }),
+	ofBroker("broker_behind", "Whether messages of other machines may be missing here for now.", gauge, func(b *hub.BrokerStats) int { return oneIf(b.Behind) }),
+	ofBroker("broker_nodes", "Machines that are up, with this one.", gauge, func(b *hub.BrokerStats) int { return b.Nodes }),
+	ofBroker("broker_messages_applied_total", "Messages of all machines that came here.", counter, func(b *hub.BrokerStats) uint64 { return b.Applied }),
+	ofBroker("broker_messages_filled_total", "Messages that did not come by themselves, and were read from the engine.", counter, func(b *hub.BrokerStats) uint64 { return b.Filled }),
+	ofBroker("broker_messages_lost_total", "Messages that the engine had dropped before they came here.", counter, func(b *hub.BrokerStats) uint64 { return b.Lost }),
+	ofBroker("broker_messages_skipped_total", "Entries of the engine that are no messages.", counter, func(b *hub.BrokerStats) uint64 { return b.Skipped }),
+
 	number("messages_published_total", "Messages published by agents or by the server.", counter, func(s *hub.Stats) uint64 { return s.Published }),
 	number("messages_delivered_total", "Messages written to agents, counted for each agent.", counter, func(s *hub.Stats) uint64 { return s.Delivered }),
 	labelled("messages_dropped_total", "Messages that did not reach an agent, or were not published, by reason.", counter, "reason",
@@ -66,6 +74,11 @@ var metrics = []*metric{
 		func(m *metric, e emitter, s *hub.Stats) { e.histogram(m, &s.Held) }),
 	histogram("fan_out_duration_seconds", "How long it took to queue a message for all its subscribers.",
 		func(m *metric, e emitter, s *hub.Stats) { e.histogram(m, &s.FanOut) }),
+	histogram("broker_publish_duration_seconds", "How long the engine took to take a message.", func(m *metric, e emitter, s *hub.Stats) {
+		if s.Broker != nil {
+			e.histogram(m, &s.Broker.Publishes)
+		}
+	}),
 	histogram("session_duration_seconds", "How long sessions lasted that have ended, by transport.", func(m *metric, e emitter, s *hub.Stats) {
 		for transport, h := range s.Sessions {
 			e.histogram(m, &h, transport)
@@ -87,6 +100,24 @@ func number[N int | uint64](name, help string, kind prometheus.ValueType, of fun
 	m := newMetric(name, help)
 	m.read = func(e emitter, s *hub.Stats) { e.value(m, kind, float64(of(s))) }
 	return m
+}
+
+// ofBroker returns a metric that only hubs on several machines have.
+func ofBroker[N int | uint64](name, help string, kind prometheus.ValueType, of func(*hub.BrokerStats) N) *metric {
+	m := newMetric(name, help)
+	m.read = func(e emitter, s *hub.Stats) {
+		if s.Broker != nil {
+			e.value(m, kind, float64(of(s.Broker)))
+		}
+	}
+	return m
+}
+
+func oneIf(is bool) int {
+	if is {
+		return 1
+	}
+	return 0
 }
 
 // labelled returns a metric with a number for each value of a label.

@@ -4,15 +4,20 @@
 package nats
 
 import (
+	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nkeys"
 
+	"github.com/push-it/pushit/hub"
+	"github.com/push-it/pushit/internal/doctable"
 	"github.com/push-it/pushit/internal/natsserver"
 )
 
@@ -111,6 +116,47 @@ func TestRefusals(t *testing.T) {
 	if _, err := long.Publish(t.Context(), m); err == nil || !strings.Contains(err.Error(), "max_payload") {
 		t.Errorf("a message that is too long: %v", err)
 	}
+}
+
+// The rights that docs/cluster.md lists are enough.
+func TestRights(t *testing.T) {
+	t.Parallel()
+	rights := make(map[string]string)
+	for _, row := range doctable.Rows(t, "../../../docs/cluster.md", "## Who may connect") {
+		rights[row[0]] = `"` + strings.Join(doctable.Codes(row[1]), `", "`) + `"`
+	}
+	s := natsserver.New(t, fmt.Sprintf(`authorization: { users: [
+		{ user: me, password: "%s", permissions: { publish: [%s], subscribe: [%s] } },
+	] }`, secret, rights["publish"], rights["subscribe"]))
+	o := Options{Hub: "h", Node: "a", URLs: []string{s.URL()}, Auth: Auth{User: "me", Password: secret}, Log: logger(t)}
+	a := started(t, o)
+	o.Node = "b"
+	b := started(t, o)
+	b.say(t, message("a", "1"))
+	await(t, "the message", func() bool { return a.has("1") })
+	b.Bus().Handle("echo", func(_ context.Context, _ hub.NodeID, b []byte) []byte { return b })
+	await(t, "an answer", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		got, err := a.Bus().Request(ctx, b.Bus().Self(), "echo", []byte("x"))
+		return err == nil && string(got) == "x"
+	})
+	if err := a.fillAgain(); err != nil {
+		t.Errorf("reading from the stream: %v", err)
+	}
+}
+
+// fillAgain reads an entry that is here already.
+func (r *replica) fillAgain() error {
+	e, err := r.get(map[string]any{"seq": 1})
+	if err != nil || e.seq != 1 {
+		return fmt.Errorf("%v: %w", e, err)
+	}
+	answer, err := r.conn().Request(r.names.api+"DIRECT.GET."+r.names.stream, []byte(`{"seq":1}`), patience)
+	if err == nil && answer.Header.Get("Status") != "" {
+		err = errors.New(answer.Header.Get("Description"))
+	}
+	return err
 }
 
 // What something else has made is left alone.

@@ -166,6 +166,51 @@ func (b *Broker) replaceBy(next *link) error {
 	return nil
 }
 
+// Resize has the stream be at least as large as o says, with at least as many replicas.
+func (b *Broker) Resize(o Options) {
+	o = o.withDefaults()
+	b.mu.Lock()
+	changed := b.options.Replicas != o.Replicas || b.options.MaxBytes != o.MaxBytes
+	b.options.Replicas, b.options.MaxBytes = o.Replicas, o.MaxBytes
+	b.mu.Unlock()
+	if changed {
+		b.look()
+	}
+}
+
+// Probe connects for a moment, and returns what only other settings can mend. It returns nil
+// if NATS is away.
+func Probe(o Options) error {
+	b, err := New(o)
+	if err != nil {
+		return err
+	}
+	defer b.end()
+	l, err := b.dial()
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	b.link.Store(l)
+	for late := time.Now().Add(startPatience); time.Now().Before(late); time.Sleep(20 * time.Millisecond) {
+		if err := l.refusal(); err != nil {
+			return err
+		}
+		if !l.nc.IsConnected() {
+			continue
+		}
+		if err := b.checkPayload(l.nc); err != nil {
+			return err
+		}
+		if _, err := b.info(); err == nil || isCode(err, codeNoStream) {
+			return nil
+		} else if isCode(err, codeNotForAccount, codeNotEnabled) {
+			return &setupError{err}
+		}
+	}
+	return l.refusal()
+}
+
 // SameEngine returns what differs if o is about another log than b's.
 func (b *Broker) SameEngine(o Options) error {
 	o = o.withDefaults()

@@ -151,31 +151,32 @@ func (b *Broker) info() (*streamInfo, error) {
 	return &i, nil
 }
 
-// wanted returns the configuration that this node needs. Others may need more.
-func (b *Broker) wanted() streamConfig {
+// wanted returns the configuration that this node needs. Others may need more. auto says that
+// it takes fewer replicas where there are not as many servers.
+func (b *Broker) wanted() (c streamConfig, auto bool) {
 	b.mu.Lock()
-	keep := b.keep
+	keep, replicas, most := b.keep, b.options.Replicas, b.options.MaxBytes
 	b.mu.Unlock()
-	c := streamConfig{
+	c = streamConfig{
 		Name: b.names.stream, Description: "messages of pushit's hub " + b.options.Hub,
 		Subjects: []string{b.names.published()}, Retention: "limits", Storage: "file", Discard: "old",
 		MaxConsumers: -1, MaxMsgs: -1, MaxMsgSize: -1,
-		MaxBytes: b.options.MaxBytes, MaxAge: max(keep.TTL, duplicatesFor), MaxPerSubject: int64(max(keep.Count, leastCount)),
-		Replicas: b.options.Replicas, Duplicates: duplicatesFor, AllowDirect: true,
+		MaxBytes: most, MaxAge: max(keep.TTL, duplicatesFor), MaxPerSubject: int64(max(keep.Count, leastCount)),
+		Replicas: replicas, Duplicates: duplicatesFor, AllowDirect: true,
 		RePublish: &rePublish{Source: b.names.published(), Destination: b.names.live()},
 	}
-	if c.Replicas == 0 {
+	if auto = replicas == 0; auto {
 		c.Replicas = autoReplicas
 	}
-	return c
+	return c, auto
 }
 
 // create makes the stream. Another node may do so at the same time.
 func (b *Broker) create() error {
-	c := b.wanted()
+	c, auto := b.wanted()
 	var i streamInfo
 	err := b.call(createPatience, "STREAM.CREATE."+c.Name, c, &i)
-	if b.options.Replicas == 0 && isCode(err, codeNoReplicas) || isCode(err, codeNoPeers) && b.options.Replicas == 0 && time.Since(b.connectedSince()) > 2*createPatience {
+	if auto && isCode(err, codeNoReplicas) || auto && isCode(err, codeNoPeers) && time.Since(b.connectedSince()) > 2*createPatience {
 		c.Replicas = 1
 		err = b.call(createPatience, "STREAM.CREATE."+c.Name, c, &i)
 	}
@@ -200,7 +201,7 @@ func (b *Broker) create() error {
 // widen sees to it that the stream of info is one of pushit, and keeps what this node needs.
 // It never narrows anything: that would delete messages, and another node may need them.
 func (b *Broker) widen(info *streamInfo) error {
-	want := b.wanted()
+	want, auto := b.wanted()
 	var now streamConfig
 	if err := json.Unmarshal(info.Config, &now); err != nil {
 		return fmt.Errorf("reading the configuration of the stream %s: %w", want.Name, err)
@@ -227,7 +228,7 @@ func (b *Broker) widen(info *streamInfo) error {
 	if err := b.update(info, changes); err != nil {
 		return err
 	}
-	if auto := b.options.Replicas == 0; info.Cluster != nil && now.Replicas < want.Replicas && (!auto || time.Since(b.scaled) >= time.Minute) {
+	if info.Cluster != nil && now.Replicas < want.Replicas && (!auto || time.Since(b.scaled) >= time.Minute) {
 		b.scaled = time.Now()
 		if err := b.update(info, map[string]any{"num_replicas": want.Replicas}); err != nil && !auto {
 			return err // else NATS has fewer servers, or not all of them are there yet

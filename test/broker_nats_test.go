@@ -1,0 +1,249 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package test
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/push-it/pushit/internal/natsserver"
+)
+
+const natsSecret = "a-secret-of-nats-that-no-log-has"
+
+// joined is an endpoint whose hub is connected through NATS.
+func joined(broker string) string {
+	return `
+	http://site.test {
+		metrics /metrics
+		pushit /push {
+			name shared
+			default allow
+			history 100 1h
+			api bearer "` + apiSecret + `"
+			` + broker + `
+		}
+	}`
+}
+
+// otherMachine runs a Caddy in another process, and returns its site. kill ends it at once.
+func (s *server) otherMachine(config string) (other site, kill func()) {
+	t := s.t
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := l.Addr().String()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := net.SplitHostPort(address)
+	config = "{\n\tadmin off\n\tauto_https off\n\tpersist_config off\n}\n" + strings.Replace(config, "http://site.test {", "http://site.test:"+port+" {\n\tbind 127.0.0.1", 1)
+	file := filepath.Join(t.TempDir(), "Caddyfile")
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := startProgram(t, address, caddyBinary(t), "run", "--config", file)
+	other = s.site("site.test")
+	other.elsewhere, other.host = address, "site.test:"+port
+	return other, func() { _ = p.cmd.Process.Kill() }
+}
+
+// tell publishes as a program.
+func (s site) tell(data string) {
+	s.t.Helper()
+	if status, _, body := s.post("/push/publish", "application/json", `{"channel":"news","data":`+data+`}`, asBackend()); status != 200 {
+		s.t.Fatalf("status %d, %s", status, body)
+	}
+}
+
+// Two machines are one hub: messages, their order, history and positions.
+func TestTwoMachinesOverNATS(t *testing.T) {
+	nats := natsserver.New(t, "")
+	config := func(node string) string {
+		return joined("broker nats " + nats.URL() + " {\n node " + node + "\n}")
+	}
+	s := serve(t, config("one"))
+	here := s.site("site.test")
+	there, kill := s.otherMachine(config("two"))
+
+	a, _ := here.open("/push/websocket", nil, nil)
+	b, _ := there.open("/push/websocket", nil, nil)
+	a.subscribe("news")
+	b.subscribe("news")
+	var position any
+	for n, from := range []func(){
+		func() { here.tell("0") },
+		func() { there.tell("1") },
+		func() { a.publish("news", 2) },
+		func() { b.publish("news", 3) },
+	} {
+		from()
+		for _, agent := range []*agent{a, b} {
+			m := agent.receive()
+			if m["data"] != float64(n) {
+				t.Fatalf("message %d is %v", n, m)
+			}
+			if n == 0 {
+				position = m["position"]
+			}
+		}
+	}
+	// An agent moves from one to the other with its position.
+	kill()
+	b2, _ := here.open("/push/websocket", nil, nil)
+	if answer := b2.subscribeFrom("news", object{"position": position}); answer["recovered"] != true {
+		t.Fatalf("at the other machine: %v", answer)
+	}
+	for n := 1; n <= 3; n++ {
+		b2.wantMessage("news", float64(n))
+	}
+	got := here.awaitMetrics(scrape{
+		of("broker_connected", "hub=shared"):              1,
+		of("broker_behind", "hub=shared"):                 0,
+		of("broker_messages_applied_total", "hub=shared"): 4,
+		of("broker_messages_lost_total", "hub=shared"):    0,
+	})
+	if n := got[of("broker_nodes", "hub=shared")]; n != 1 && n != 2 {
+		t.Errorf("there are %v nodes", n)
+	}
+	if n := got[of("broker_publish_duration_seconds_count", "hub=shared")]; n != 2 {
+		t.Errorf("%v publishes were measured, want 2", n)
+	}
+	lintedMetrics(t)
+	// The history outlives all machines, because NATS has it.
+	s.stop()
+	if err := s.load(config("one")); err != nil {
+		t.Fatal(err)
+	}
+	late, _ := s.site("site.test").open("/push/websocket", nil, nil)
+	if answer := late.subscribeFrom("news", object{"position": position}); answer["recovered"] != true {
+		t.Fatalf("after a restart: %v", answer)
+	}
+	for n := 1; n <= 3; n++ {
+		late.wantMessage("news", float64(n))
+	}
+}
+
+// A reload may change who the machine is for NATS, but not the NATS. What cannot work is found
+// before anything has changed.
+func TestReloadsOfTheBroker(t *testing.T) {
+	nats := natsserver.New(t, `authorization: { users: [ { user: one, password: "`+natsSecret+`" }, { user: two, password: "`+natsSecret+`" } ] }`)
+	other := natsserver.New(t, "")
+	t.Setenv("PUSHIT_TEST_NATS", natsSecret)
+	as := func(user string) string {
+		return "broker nats " + nats.URL() + " {\n user " + user + " {env.PUSHIT_TEST_NATS}\n}"
+	}
+	s := serve(t, joined(""))
+	here := s.site("site.test")
+	a, _ := here.open("/push/websocket", nil, nil)
+	a.subscribe("news")
+	here.tell("1")
+	a.wantMessage("news", 1.0)
+	t.Setenv("PUSHIT_TEST_EMPTY", "")
+
+	for _, c := range []struct{ broker, want string }{
+		{"broker nats " + nats.URL(), "does not let this node in"},
+		{"broker nats " + nats.URL() + " {\n user one wrong-" + natsSecret + "\n}", "does not let this node in"},
+		{"broker nats " + nats.URL() + " {\n user one {env.PUSHIT_TEST_EMPTY}\n}", "the password is empty, because {env.PUSHIT_TEST_EMPTY} is"},
+		{"broker nats " + nats.URL() + " {\n nkey /nowhere/seed\n}", "/nowhere/seed"},
+		{"broker nats " + nats.URL() + " {\n tls {\n ca /nowhere/ca.pem\n}\n}", "/nowhere/ca.pem"},
+	} {
+		if err := s.load(joined(c.broker)); err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), natsSecret) {
+			t.Errorf("%s: %v, want %q", c.broker, err, c.want)
+		}
+	}
+	here.tell("2") // it goes on as before
+	a.wantMessage("news", 2.0)
+
+	var position any
+	for n, c := range []string{joined(as("one")), joined(as("two")), joined(as("two")) + "\n#", joined(as("one"))} {
+		if err := s.load(c); err != nil {
+			t.Fatal(err)
+		}
+		here.tell(fmt.Sprint(10 + n))
+		m := a.receive()
+		if m["data"] != float64(10+n) {
+			t.Fatalf("after reload %d: %v", n, m)
+		}
+		if n == 0 {
+			position = m["position"]
+		}
+	}
+	late, _ := here.open("/push/websocket", nil, nil)
+	if answer := late.subscribeFrom("news", object{"position": position}); answer["recovered"] != true {
+		t.Errorf("over reloads: %v", answer)
+	}
+	for n := 1; n <= 3; n++ {
+		late.wantMessage("news", float64(10+n))
+	}
+	for _, c := range []struct{ config, want string }{
+		{joined("broker nats " + other.URL()), "none of these servers is among"},
+		{joined("broker nats " + nats.URL() + " {\n user one {env.PUSHIT_TEST_NATS}\n prefix other\n}"), "cannot change in a reload"},
+		{joined("broker nats " + nats.URL() + " {\n user one wrong\n}"), "does not let this node in"},
+		{joined(as("one")) + "\nhttp://two.test {\n pushit /two {\n name shared\n default allow\n history 1 1h {\n file " + filepath.Join(t.TempDir(), "h.db") + "\n}\n}\n}", "has a broker"},
+		{joined(as("one")) + "\nhttp://two.test {\n pushit /two {\n name shared\n default allow\n " + as("two") + "\n}\n}", "have different brokers"},
+	} {
+		if err := s.load(c.config); err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), natsSecret) {
+			t.Errorf("%s: %v, want %q", c.config, err, c.want)
+		}
+	}
+	here.tell("20")
+	a.wantMessage("news", 20.0)
+	if err := s.load(joined("")); err != nil { // it is the only machine again
+		t.Fatal(err)
+	}
+	here.tell("21")
+	a.wantMessage("news", 21.0)
+	if strings.Contains(s.log(), natsSecret) {
+		t.Error("the log has the secret")
+	}
+}
+
+// Without NATS the server starts and serves. Publishes are refused for now. When NATS comes,
+// all works.
+func TestServerWithoutNATS(t *testing.T) {
+	nats := natsserver.Absent(t, "")
+	s := serve(t, joined("broker nats "+nats.URL()))
+	here := s.site("site.test")
+	a, _ := here.open("/push/websocket", nil, nil)
+	a.subscribe("news")
+	id := a.send("news", 1)
+	if answer := a.receive(); answer["uuid"] != id || answer["code"] != "unavailable" || answer["retry"] == nil {
+		t.Errorf("a publish without NATS: %v", answer)
+	}
+	if status, _, body := here.post("/push/publish", "application/json", `{"channel":"news","data":1}`, asBackend()); status != 503 {
+		t.Errorf("a publish of a program without NATS: %d %s", status, body)
+	}
+	nats.Start()
+	// Nobody knows what the page has missed until then, so it is sent away to ask again.
+	if f := a.receive(); f["channel"] != "/meta/close" || f["retry"] == nil {
+		t.Errorf("when NATS comes: %v", f)
+	}
+	var err error
+	for late := time.Now().Add(fallbackPatience); time.Now().Before(late); time.Sleep(50 * time.Millisecond) {
+		status, _, body := here.post("/push/publish", "application/json", `{"channel":"news","data":2,"uuid":"it"}`, asBackend())
+		if status == 200 {
+			err = nil
+			break
+		}
+		err = errors.New(body)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	late, _ := here.open("/push/websocket", nil, nil)
+	late.subscribeFrom("news", object{"since": 10})
+	late.wantMessage("news", 2.0)
+	if n := strings.Count(s.log(), "NATS cannot be reached: nothing is published"); n != 1 {
+		t.Errorf("the log says %d times that NATS is away", n)
+	}
+}

@@ -4,7 +4,7 @@
 // Command bench measures a real server: it builds cmd/caddy, starts it with a Caddyfile of
 // its own on a free port of the loopback interface, and puts a bounded load on it.
 //
-//	go run -C bench . [-n agents] [-short] idle|slow|fanout|bursts|receive|programs|recover|history|durable|storm|streams|presence|stop|all
+//	go run -C bench . [-n agents] [-short] idle|slow|fanout|bursts|receive|programs|recover|history|durable|storm|streams|presence|cluster|stop|all
 //	go run -C bench . [-short] polls|kills
 //	go run -C bench . [-duration 5m] [-short] soak
 //	go run -C bench . [-n agents] [-short] reload
@@ -57,6 +57,7 @@ var measurements = []measurement{
 	{"streams", runStreams, true},
 	{"polls", runPolls, false},
 	{"presence", runPresence, true},
+	{"cluster", runCluster, true},
 	{"stop", runStop, true},
 	{"soak", runSoak, false},
 	{"reload", runReload, false},

@@ -53,6 +53,11 @@ func NewMessage(channel, uuid string, data []byte) *Message {
 	return m
 }
 
+// Came says that m has come back from the log as another object, which was applied here. So m
+// tells to how many subscriptions of this machine it went. A Broker with such a log calls it
+// before Publish returns.
+func (m *Message) Came(applied *Message) { m.queued.Store(applied.queued.Load()) }
+
 // copy returns a Message like m that was not published yet.
 func (m *Message) copy() *Message {
 	c := NewMessage(m.Channel, m.UUID, m.Data)

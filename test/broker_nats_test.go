@@ -46,22 +46,28 @@ func (s *server) otherMachine(config string) (other site, kill func()) {
 		t.Fatal(err)
 	}
 	_, port, _ := net.SplitHostPort(address)
-	config = "{\n\tadmin off\n\tauto_https off\n\tpersist_config off\n}\n" + strings.Replace(config, "http://site.test {", "http://site.test:"+port+" {\n\tbind 127.0.0.1", 1)
+	_, rest, _ := strings.Cut(config, "http://")
+	host, _, ok := strings.Cut(rest, " {")
+	if !ok {
+		t.Fatalf("no site in %s", config)
+	}
+	config = "{\n\tadmin off\n\tauto_https off\n\tpersist_config off\n}\n" + strings.Replace(config, "http://"+host+" {", "http://"+host+":"+port+" {\n\tbind 127.0.0.1", 1)
 	file := filepath.Join(t.TempDir(), "Caddyfile")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	p := startProgram(t, address, caddyBinary(t), "run", "--config", file)
-	other = s.site("site.test")
-	other.elsewhere, other.host = address, "site.test:"+port
+	other = s.site(host)
+	other.elsewhere, other.host = address, host+":"+port
 	return other, func() { _ = p.cmd.Process.Kill() }
 }
 
 // tell publishes as a program.
 func (s site) tell(data string) {
 	s.t.Helper()
-	if status, _, body := s.post("/push/publish", "application/json", `{"channel":"news","data":`+data+`}`, asBackend()); status != 200 {
-		s.t.Fatalf("status %d, %s", status, body)
+	status, _, body := s.post("/push/publish", "application/json", `{"channel":"news","data":`+data+`}`, asBackend())
+	if status != 200 || !strings.Contains(body, `"subscriptions":1,`) && !strings.Contains(body, `"subscriptions":1}`) {
+		s.t.Fatalf("status %d, %s, want one subscription on this machine", status, body)
 	}
 }
 

@@ -110,7 +110,7 @@ func TestSystemdSettings(t *testing.T) {
 // server, and looks for mistakes in the Dockerfile and in the configuration of releases.
 func TestContribFitsTheServer(t *testing.T) {
 	check, metrics := contribCheck(t), metricsOfAll(t)
-	out, ok := check("-metrics", metrics, alertRules, dashboards, "contrib/docker/Dockerfile", ".goreleaser.yaml")
+	out, ok := check("-metrics", metrics, alertRules, dashboards, "contrib/docker/Dockerfile", "examples/cluster/compose.yaml", ".goreleaser.yaml")
 	if !ok {
 		t.Fatal(out)
 	}
@@ -134,6 +134,9 @@ func TestContribFitsTheServer(t *testing.T) {
 		{"contrib/docker/Dockerfile", "USER caddy", "USER 0", "runs as root"},
 		{"contrib/docker/Dockerfile", "HEALTHCHECK --interval=30s --timeout=5s --start-period=10s --retries=3 \\\n\tCMD", "HEALTHCHECK NONE\n#", "has no HEALTHCHECK"},
 		{"contrib/docker/Dockerfile", "--from=build", "--from=builder", "no such stage"},
+		{"examples/cluster/compose.yaml", "image: nats:2.12-alpine", "image: nats", "has no version"},
+		{"examples/cluster/compose.yaml", "restart: unless-stopped", "restarts: unless-stopped", "restarts"},
+		{"examples/cluster/compose.yaml", "networks: [engine]", "networks: [engines]", "engines"},
 		{".goreleaser.yaml", "CGO_ENABLED=0", "CGO_ENABLED=1", "is not static"},
 		{".goreleaser.yaml", "goarch:", "goarchs:", "goarchs"},
 	} {

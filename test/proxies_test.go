@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/push-it/pushit/internal/natsserver"
 	"github.com/push-it/pushit/internal/needs"
 	"github.com/push-it/pushit/internal/wireclient"
 )
@@ -414,6 +415,34 @@ func TestDeploymentCDN(t *testing.T) {
 	}
 }
 
+// TestDeploymentManyServers has two servers with one hub. No cookie leads to either, and one
+// of them is lost.
+func TestDeploymentManyServers(t *testing.T) {
+	nats := natsserver.New(t, "")
+	config := func(node string) string {
+		return strings.Replace(joined("broker nats "+nats.URL()+" {\n node "+node+"\n}"), "site.test", "example.com", 1)
+	}
+	s := serve(t, config("one"))
+	there, kill := s.otherMachine(config("two"))
+	address := startHaproxy(t, deploymentBlock(t, "Several servers", "haproxy", 0), s.addr("srv0"), there.elsewhere)
+	front := s.behind(address)
+	talk := func() {
+		for _, transport := range []string{"xhr", "xhr_streaming", "eventsource"} {
+			c := front.fallback(front.client("h1"), "/push", transport)
+			c.connect("news")
+			c.echo("news", 3)
+		}
+		a := front.connect("/push/websocket", nil).subscribe("news")
+		a.publish("news", "here")
+		a.wantMessage("news", "here")
+	}
+	for range 3 {
+		talk()
+	}
+	kill()
+	talk()
+}
+
 // TestDeploymentSeveralServers has two servers with a hub each. Only the cookie leads the
 // requests of a session to its server.
 func TestDeploymentSeveralServers(t *testing.T) {
@@ -423,7 +452,7 @@ func TestDeploymentSeveralServers(t *testing.T) {
 		t.Fatal("no empty line behind the global options")
 	}
 	s := serve(t, global+"\n\n"+site+"\n"+replaced(t, site, ":8080", ":8081", "pushit /push {", "pushit /push {\n\t\tname two"))
-	address := startHaproxy(t, deploymentBlock(t, "Several servers", "haproxy", 0), s.addr("srv0"), s.addr("srv1"))
+	address := startHaproxy(t, deploymentBlock(t, "Several servers", "haproxy", 1), s.addr("srv0"), s.addr("srv1"))
 	front := s.behind(address)
 	for range 6 {
 		for _, transport := range []string{"xhr", "xhr_streaming", "eventsource"} {

@@ -5,7 +5,7 @@
  * Long runs of the client against a real server: `make soak` starts them. Each check
  * prints a line. If one fails, the exit status is 1.
  *
- *     node --experimental-websocket soak/main.mjs [storm] [chaos] [missed] [jitter] [reload] [present]
+ *     node --experimental-websocket soak/main.mjs [storm] [chaos] [missed] [jitter] [reload] [present] [cluster]
  *
  * (Node.js 20 has a WebSocket only with that flag; later ones have it anyway.)
  *
@@ -13,11 +13,13 @@
  */
 
 import { Server } from '../test/harness.mjs';
+import { Cluster } from '../test/cluster.mjs';
 import { chaos } from './chaos.mjs';
+import { clusterChaos, forCluster, PRESENCE_LIMIT } from './cluster.mjs';
 import { cutsWithHistory, jitter, withHistory } from './missed.mjs';
 import { present } from './present.mjs';
 import { reloads } from './reload.mjs';
-import { Report } from './report.mjs';
+import { randomFrom, Report } from './report.mjs';
 import { realStorm, simulatedStorm } from './storm.mjs';
 
 const report = new Report();
@@ -88,6 +90,22 @@ if (wanted('present')) {
   report.exactly(0, 'ghosts', result.ghosts);
   report.exactly(0, 'members that were missing', result.missing);
   report.exactly(0, 'lists that were wrong', result.wrong);
+}
+
+if (wanted('cluster')) {
+  const minutes = Number(process.env.CLUSTER_MINUTES) || 15;
+  console.log(`\nclient: three Caddys, three NATS servers, and all that can happen to them, for ${minutes} minutes`);
+  const cluster = await Cluster.start({ random: randomFrom(seed), change: forCluster });
+  try {
+    const result = await clusterChaos(cluster, { publishers: 12, subscribers: 18, lasts: minutes * 60_000, seed, say: (text) => report.note(text) });
+    report.note(`${result.lost} live messages did not reach a Caddy; requests to each: ${cluster.balancer.requests.join(', ')}`);
+    report.atLeast(minutes * 4, 'faults', result.faults);
+    exact(result);
+    const slowest = Math.max(...result.presence);
+    report.atMost(PRESENCE_LIMIT, 'ms until all see the same members, after a fault and once all are subscribed', Math.round(slowest));
+  } finally {
+    await cluster.stop();
+  }
 }
 
 process.exit(report.failures === 0 ? 0 : 1);

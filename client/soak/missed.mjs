@@ -52,29 +52,45 @@ class Reader {
  *
  * @param {import('../test/harness.mjs').Server} server  with a history
  * @param {{publishers: number, subscribers: number, pause: number, seed: number, options?: object}} run
- *   `pause` is how many ms a publisher waits at most between two messages
  * @param {(proxy: Proxy, random: () => number) => Promise<void>} disturb
  */
-async function run(server, { publishers, subscribers, pause, seed, options = QUICK }, disturb) {
-  const random = randomFrom(seed);
+async function run(server, given, disturb) {
   const proxy = await Proxy.start(() => server.port);
+  try {
+    return await everybodyHears({ url: proxy.url, steady: server.url }, given, (random) => disturb(proxy, random));
+  } finally {
+    await proxy.stop();
+  }
+}
+
+/**
+ * Publishers and subscribers, while `disturb` does its worst.
+ *
+ * @param {{url: string, steady: string}} where  what is disturbed, and a way that is not, or
+ *   not as much: to see the order of all messages
+ * @param {{publishers: number, subscribers: number, pause: number, seed: number, options?: object}} run
+ *   `pause` is how many ms a publisher waits at most between two messages
+ * @param {(random: () => number, readers: Reader[]) => Promise<void>} disturb
+ */
+export async function everybodyHears({ url, steady }, { publishers, subscribers, pause, seed, options = QUICK }, disturb) {
+  const random = randomFrom(seed);
   const pushes = [];
   const client = (given) => {
-    pushes.push(new PushIt({ endpoint: `${proxy.url}/push`, outboxMessages: 10_000, outboxBytes: 10e6, ...options, ...given }));
+    pushes.push(new PushIt({ endpoint: `${url}/push`, outboxMessages: 10_000, outboxBytes: 10e6, ...options, ...given }));
     return pushes.at(-1);
   };
   const by = (n) => ({ transports: [TRANSPORTS[n % 3]] });
   try {
-    const witness = new Reader(client({ endpoint: `${server.url}/push` }), ['chaos/*']);
+    const witness = new Reader(client({ endpoint: `${steady}/push` }), ['chaos/*']);
     const readers = Array.from({ length: subscribers }, (_, n) => new Reader(client(by(n)), WANTED[Math.floor(n / 3) % 3]));
     const writers = Array.from({ length: publishers }, (_, n) => new Publisher(n, client(by(n)), random, pause));
     const all = [witness, ...readers];
     await until('all are subscribed', () => all.every((each) => each.subscribed));
     for (const writer of writers) writer.start();
-    await disturb(proxy, random);
+    await disturb(random, readers);
     for (const writer of writers) writer.stop();
     await until('each publish has ended', () => writers.every((writer) => writer.waiting === 0));
-    const last = new Publisher('last', client({ endpoint: `${server.url}/push` }), random);
+    const last = new Publisher('last', client({ endpoint: `${steady}/push` }), random);
     for (const channel of CHANNELS) last.publish(channel);
     await until('the last one is published', () => last.waiting === 0);
     const ends = (heard) => CHANNELS.every((channel) => heard.get(channel).at(-1)?.startsWith('last-'));
@@ -83,7 +99,6 @@ async function run(server, { publishers, subscribers, pause, seed, options = QUI
     return verdict(witness, readers, [...writers, last]);
   } finally {
     for (const push of pushes) push.close();
-    await proxy.stop();
   }
 }
 

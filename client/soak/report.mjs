@@ -28,6 +28,10 @@ export class Report {
     this.#figure(value >= least, name, value, `at least ${least}`);
   }
 
+  atMost(most, name, value) {
+    this.#figure(value <= most, name, value, `at most ${most}`);
+  }
+
   /** Each of ten equal slots of time has its share. */
   slots(least, most, name, times, begin) {
     const shares = sharesOf(times, begin);

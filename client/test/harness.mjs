@@ -68,13 +68,18 @@ export class Server {
   #process = null;
   #exited = null;
   #log = [];
+  #env;
+  /** The address that it listens on. */
+  host;
   /** @type {number} 0 until it is known */
   port = 0;
 
-  constructor(binary, dir, config) {
+  constructor(binary, dir, config, host, env) {
     this.#binary = binary;
     this.#dir = dir;
     this.#config = config;
+    this.#env = env;
+    this.host = host;
   }
 
   /**
@@ -85,12 +90,14 @@ export class Server {
    * @param {(handler: object) => void} [change]  changes each pushit handler's JSON
    * @param {Record<string, string>} [passwords]  of accounts whose password should be quick
    * to check
+   * @param {{host?: string, env?: Record<string, string>}} [options]  the address to listen
+   * on, and variables of the environment
    * @returns {Promise<Server>}
    */
-  static async start(caddyfile, change = () => {}, passwords = {}) {
+  static async start(caddyfile, change = () => {}, passwords = {}, { host = '127.0.0.1', env = {} } = {}) {
     const binary = await caddyBinary();
     const dir = await mkdtemp(join(tmpdir(), 'pushit-caddy-'));
-    const { stdout } = await run(binary, ['adapt', '--config', caddyfile], { cwd: top });
+    const { stdout } = await run(binary, ['adapt', '--config', caddyfile], { cwd: top, env: { ...process.env, ...env } });
     const config = JSON.parse(stdout);
     config.admin = { listen: `unix/${join(dir, 'admin')}`, config: { persist: false } };
     let found = 0;
@@ -108,7 +115,7 @@ export class Server {
       change(object);
     });
     if (found === 0) throw new Error(`${caddyfile} has no pushit handler`);
-    const server = new Server(binary, dir, config);
+    const server = new Server(binary, dir, config, host, env);
     try {
       await server.start();
     } catch (error) {
@@ -119,7 +126,7 @@ export class Server {
   }
 
   get url() {
-    return `http://localhost:${this.port}`;
+    return `http://${this.host === '127.0.0.1' ? 'localhost' : this.host}:${this.port}`;
   }
 
   /** The lines that the server has logged. */
@@ -129,7 +136,7 @@ export class Server {
 
   /** Starts it, later again at the same port. */
   async start() {
-    for (const server of Object.values(this.#config.apps.http.servers)) server.listen = [`127.0.0.1:${this.port}`];
+    for (const server of Object.values(this.#config.apps.http.servers)) server.listen = [`${this.host}:${this.port}`];
     const path = join(this.#dir, 'caddy.json');
     await writeFile(path, JSON.stringify(this.#config));
     // The port was the server's own a moment ago. One attempt fails only if another process
@@ -145,14 +152,15 @@ export class Server {
   }
 
   async #launch(path) {
-    const env = { ...process.env, HOME: this.#dir, XDG_CONFIG_HOME: this.#dir, XDG_DATA_HOME: this.#dir };
+    const env = { ...process.env, ...this.#env, HOME: this.#dir, XDG_CONFIG_HOME: this.#dir, XDG_DATA_HOME: this.#dir };
     const child = spawn(this.#binary, ['run', '--config', path], { cwd: top, env, stdio: ['ignore', 'ignore', 'pipe'] });
     this.#process = child;
-    process.once('exit', () => child.kill('SIGKILL')); // if a test run is interrupted, no process is left
+    const end = () => child.kill('SIGKILL'); // if a test run is interrupted, no process is left
+    process.once('exit', end);
     this.#exited = new Promise((resolve) => {
       child.once('exit', resolve);
       child.once('error', resolve);
-    });
+    }).finally(() => process.off('exit', end));
     await new Promise((resolve, reject) => {
       this.#exited.then(() => reject(new Error('Caddy ended at its start')));
       createInterface({ input: child.stderr }).on('line', (line) => {
@@ -181,6 +189,11 @@ export class Server {
       }),
     );
     if (status !== 200) throw new Error(`reloading: HTTP ${status}\n${this.log}`);
+  }
+
+  /** Sends it a signal: SIGSTOP and SIGCONT hold it up for a while. */
+  signal(name) {
+    this.#process?.kill(name);
   }
 
   /** Ends it like a crash, or with another signal. */

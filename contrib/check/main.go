@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command check looks for mistakes in the files of contrib: alert rules, dashboards, a
-// Dockerfile and the configuration of a release. It compares the metrics that rules and
+// Dockerfile, a Compose file and the configuration of a release. It compares the metrics that rules and
 // dashboards name with those of a server:
 //
 //	check -metrics metrics.txt rules.yml dashboard.json Dockerfile .goreleaser.yaml
@@ -70,6 +70,8 @@ func check(metrics string, paths []string) (*report, error) {
 			r.release(text)
 		case strings.HasPrefix(name, "Dockerfile"):
 			r.dockerfile(text)
+		case strings.HasPrefix(name, "compose"):
+			r.compose(path, text)
 		case filepath.Ext(name) == ".yml":
 			r.rules(known, text)
 		case filepath.Ext(name) == ".json":

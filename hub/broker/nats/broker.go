@@ -192,7 +192,7 @@ type waiter struct {
 type event struct {
 	applied bool // here, at this position
 	at      hub.Position
-	data    []byte // of what was applied
+	message *hub.Message // that was applied
 	answer  *publishAnswer
 }
 
@@ -345,9 +345,10 @@ func (p *publishing) await(wait <-chan time.Time, done *<-chan struct{}) (at hub
 		case e := <-p.events:
 			switch {
 			case e.applied:
-				if string(e.data) != string(p.message.Data) {
+				if string(e.message.Data) != string(p.message.Data) {
 					return hub.Position{}, hub.ErrConflict, true
 				}
+				p.message.Came(e.message)
 				return e.at, nil, true
 			case e.answer.Error != nil:
 				if again := p.refusedBy(e.answer.Error); !again {
@@ -424,7 +425,7 @@ func (b *Broker) applied(id string, at hub.Position, m *hub.Message) {
 		return
 	}
 	for _, w := range b.waiting[key] {
-		w.tell(event{applied: true, at: at, data: m.Data})
+		w.tell(event{applied: true, at: at, message: m})
 	}
 }
 

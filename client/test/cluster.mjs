@@ -1,0 +1,426 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+/**
+ * Several machines on this one: servers of NATS, links to them that fail, Caddys that
+ * share a broker, and a load balancer before them that sends no client to the same
+ * Caddy twice in a row.
+ *
+ *   PUSHIT_NATS_SERVER  the nats-server to use; without it, it is built in test/
+ *
+ * @module
+ */
+
+import { Buffer } from 'node:buffer';
+import { execFile, spawn } from 'node:child_process';
+import { createWriteStream } from 'node:fs';
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import http from 'node:http';
+import net from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { Server, top, within } from './harness.mjs';
+
+const run = promisify(execFile);
+
+/** The maximum time until a NATS server lets clients in, in ms. */
+const DEADLINE = 60_000;
+
+async function natsBinary() {
+  if (process.env.PUSHIT_NATS_SERVER) return process.env.PUSHIT_NATS_SERVER;
+  const path = join(top, '.build', 'nats-server');
+  await run('go', ['build', '-C', join(top, 'test'), '-o', path, 'github.com/nats-io/nats-server/v2']);
+  return path;
+}
+
+/** A process that can be killed, ended, stopped for a while, and started again. */
+class Process {
+  #child = null;
+  #exited;
+
+  get running() {
+    return this.#child !== null;
+  }
+
+  launch(binary, args, log) {
+    const child = spawn(binary, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+    const out = createWriteStream(log, { flags: 'a' });
+    child.stdout.pipe(out, { end: false });
+    child.stderr.pipe(out, { end: false });
+    const end = () => child.kill('SIGKILL'); // if a test run is interrupted, no process is left
+    process.once('exit', end);
+    this.#child = child;
+    this.#exited = new Promise((resolve) => {
+      child.once('exit', resolve);
+      child.once('error', resolve);
+    }).then(() => {
+      process.off('exit', end);
+      out.end();
+      this.#child = null;
+    });
+  }
+
+  async kill(signal = 'SIGKILL') {
+    if (!this.#child) return;
+    this.#child.kill(signal);
+    await within('the end of a process', this.#exited);
+  }
+
+  signal(name) {
+    this.#child?.kill(name);
+  }
+}
+
+/** A port of an address where nobody listens. */
+async function freePort(host) {
+  const server = net.createServer();
+  await new Promise((resolve, reject) => {
+    server.once('error', reject);
+    server.listen(0, host, resolve);
+  });
+  const { port } = server.address();
+  await new Promise((resolve) => server.close(resolve));
+  return port;
+}
+
+/**
+ * A TCP connection in the way of another: it can hold everything back, refuse and cut, and
+ * lose messages of NATS that are republished, as NATS itself may.
+ */
+export class Link {
+  /** The share of live messages that are lost. */
+  loses = 0;
+  /** How many were. */
+  lost = 0;
+  #server;
+  #sockets = new Set();
+  #held = false;
+  #down = false;
+  #waiting = [];
+
+  /**
+   * @param {string} host  where to listen
+   * @param {() => {host: string, port: number}} target
+   * @param {() => number} random
+   */
+  static async start(host, target, random = Math.random) {
+    const link = new Link();
+    link.#server = net.createServer((client) => link.#open(client, target(), random));
+    await new Promise((resolve, reject) => {
+      link.#server.once('error', reject);
+      link.#server.listen(0, host, resolve);
+    });
+    link.host = host;
+    link.port = link.#server.address().port;
+    return link;
+  }
+
+  get address() {
+    return `${this.host}:${this.port}`;
+  }
+
+  #open(client, target, random) {
+    if (this.#down) {
+      client.resetAndDestroy();
+      return;
+    }
+    const server = net.connect(target.port, target.host);
+    const filter = new LiveFilter(() => {
+      const lose = this.loses > 0 && random() < this.loses;
+      if (lose) this.lost++;
+      return lose;
+    });
+    for (const [from, to, change] of [
+      [client, server, (chunk) => chunk],
+      [server, client, (chunk) => (this.loses > 0 || filter.busy ? filter.pass(chunk) : chunk)],
+    ]) {
+      this.#sockets.add(from);
+      from.setNoDelay(true);
+      from.on('error', () => {}); // the event close follows
+      from.on('data', (chunk) => this.#pass(() => to.destroyed || to.write(change(chunk))));
+      from.on('close', () => {
+        this.#sockets.delete(from);
+        this.#pass(() => to.destroy());
+      });
+    }
+  }
+
+  #pass(fn) {
+    if (this.#held) this.#waiting.push(fn);
+    else fn();
+  }
+
+  /** Holds everything back silently, as a network that is gone does. Later it goes on. */
+  set held(on) {
+    this.#held = on;
+    if (!on) for (const fn of this.#waiting.splice(0)) fn();
+  }
+
+  /** Cuts what is open, and refuses what comes, until it is switched off. */
+  set down(on) {
+    this.#down = on;
+    if (on) for (const socket of this.#sockets) socket.resetAndDestroy();
+  }
+
+  async stop() {
+    const closed = new Promise((resolve) => this.#server.close(resolve));
+    this.down = true;
+    this.#waiting = [];
+    await closed;
+  }
+}
+
+/** Takes live messages out of what a NATS server sends: MSG and HMSG of subjects with `.l.` in them. */
+class LiveFilter {
+  #rest = Buffer.alloc(0);
+  #lose;
+
+  constructor(lose) {
+    this.#lose = lose;
+  }
+
+  /** Whether it has the beginning of a message. */
+  get busy() {
+    return this.#rest.length > 0;
+  }
+
+  pass(chunk) {
+    let data = this.#rest.length > 0 ? Buffer.concat([this.#rest, chunk]) : chunk;
+    const out = [];
+    for (;;) {
+      const end = data.indexOf('\r\n');
+      if (end < 0) break;
+      const line = data.toString('latin1', 0, end);
+      const words = line.split(/\s+/);
+      const payload = words[0] === 'MSG' || words[0] === 'HMSG' ? Number(words.at(-1)) + 2 : 0;
+      const length = end + 2 + payload;
+      if (data.length < length) break;
+      const live = payload > 0 && /^pushit\.[^.]+\.l\./.test(words[1]);
+      if (!live || !this.#lose()) out.push(data.subarray(0, length));
+      data = data.subarray(length);
+    }
+    this.#rest = data;
+    return Buffer.concat(out);
+  }
+}
+
+/** A NATS server with JetStream, at the same address and with the same files when it starts again. */
+export class NatsServer extends Process {
+  constructor(binary, dir, host, port, config) {
+    super();
+    Object.assign(this, { binary, dir, host, port, config });
+  }
+
+  async start() {
+    const path = join(this.dir, 'nats.conf');
+    await writeFile(path, this.config);
+    this.launch(this.binary, ['-c', path], join(this.dir, 'log'));
+    await within('the start of a NATS server', this.#greets(), DEADLINE);
+  }
+
+  /** Waits until it lets clients in. */
+  async #greets() {
+    for (;;) {
+      const greeted = await new Promise((resolve) => {
+        const socket = net.connect(this.port, this.host);
+        socket.once('data', () => resolve(true));
+        socket.once('error', () => resolve(false));
+        socket.once('close', () => resolve(false));
+      });
+      if (greeted) return;
+      if (!this.running) throw new Error(`a NATS server ended at its start:\n${await this.log()}`);
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+  }
+
+  log() {
+    return readFile(join(this.dir, 'log'), 'utf8').catch(() => '');
+  }
+}
+
+/**
+ * A load balancer that knows nothing of sessions: each request goes to the next server that
+ * takes the connection.
+ */
+export class Balancer {
+  /** How many requests each server got. @type {number[]} */
+  requests;
+  #next = 0;
+  #server;
+  #sockets = new Set();
+
+  /** @param {{host: string, port: number}[]} targets */
+  static async start(targets) {
+    const balancer = new Balancer();
+    balancer.targets = targets;
+    balancer.requests = targets.map(() => 0);
+    const server = http.createServer({ keepAlive: true });
+    server.on('connection', (socket) => {
+      balancer.#sockets.add(socket);
+      socket.on('error', () => {});
+      socket.on('close', () => balancer.#sockets.delete(socket));
+    });
+    server.on('request', (request, response) => balancer.#request(request, response));
+    server.on('upgrade', (request, socket, head) => balancer.#upgrade(request, socket, head));
+    await new Promise((resolve, reject) => {
+      server.once('error', reject);
+      server.listen(0, '127.0.0.1', resolve);
+    });
+    balancer.#server = server;
+    balancer.url = `http://localhost:${server.address().port}`;
+    return balancer;
+  }
+
+  /** Connects to the next server that takes it. @returns {Promise<net.Socket>} */
+  async #connect() {
+    let failed;
+    for (let n = 0; n < this.targets.length; n++) {
+      const at = this.#next++ % this.targets.length;
+      const socket = net.connect(this.targets[at]);
+      try {
+        await new Promise((resolve, reject) => {
+          socket.once('connect', resolve);
+          socket.once('error', reject);
+        });
+        this.requests[at]++;
+        socket.removeAllListeners('error');
+        socket.on('error', () => {});
+        return socket;
+      } catch (error) {
+        failed = error;
+      }
+    }
+    throw failed;
+  }
+
+  async #request(request, response) {
+    let socket;
+    try {
+      socket = await this.#connect();
+    } catch {
+      response.writeHead(502).end();
+      return;
+    }
+    if (response.destroyed) {
+      socket.destroy();
+      return;
+    }
+    const { method, url: path, headers } = request;
+    const forwarded = { ...headers, 'x-forwarded-for': '127.0.0.1' };
+    const upstream = http.request({ createConnection: () => socket, method, path, headers: forwarded }, (answer) => {
+      response.writeHead(answer.statusCode, answer.headers);
+      response.flushHeaders();
+      answer.pipe(response);
+      answer.on('error', () => response.destroy());
+    });
+    upstream.on('error', () => (response.headersSent ? response.destroy() : response.writeHead(502).end()));
+    response.on('close', () => upstream.destroy());
+    request.pipe(upstream);
+  }
+
+  async #upgrade(request, socket, head) {
+    let upstream;
+    try {
+      upstream = await this.#connect();
+    } catch {
+      socket.end('HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n');
+      return;
+    }
+    const lines = [`${request.method} ${request.url} HTTP/1.1`];
+    for (let n = 0; n < request.rawHeaders.length; n += 2) lines.push(`${request.rawHeaders[n]}: ${request.rawHeaders[n + 1]}`);
+    upstream.write(`${lines.join('\r\n')}\r\n\r\n`);
+    upstream.write(head);
+    socket.pipe(upstream).pipe(socket);
+    socket.on('close', () => upstream.destroy());
+    upstream.on('close', () => socket.destroy());
+  }
+
+  /** Cuts a random connection of a client. */
+  cutOne(random = Math.random) {
+    const all = [...this.#sockets];
+    all[Math.floor(random() * all.length)]?.resetAndDestroy();
+  }
+
+  async stop() {
+    const closed = new Promise((resolve) => this.#server.close(resolve));
+    for (const socket of this.#sockets) socket.destroy();
+    await closed;
+  }
+}
+
+/**
+ * Three Caddys on 127.0.0.1 to 127.0.0.3 over three NATS servers. Each Caddy reaches the
+ * NATS servers over links of its own, and so do the NATS servers each other.
+ */
+export class Cluster {
+  nats = [];
+  nodes = [];
+  /** The links of each Caddy, one to each NATS server. @type {Link[][]} */
+  links = [];
+  /** The links of each NATS server: those from it, and those to it. @type {Link[][]} */
+  routes = [];
+
+  /**
+   * @param {{size?: number, engines?: number, random?: () => number, change?: (handler: object) => void}} [options]
+   */
+  static async start({ size = 3, engines = 3, random = Math.random, change = () => {} } = {}) {
+    const cluster = new Cluster();
+    try {
+      await cluster.#start(size, engines, random, change);
+    } catch (error) {
+      await cluster.stop();
+      throw error;
+    }
+    return cluster;
+  }
+
+  async #start(size, engines, random, change) {
+    const binary = await natsBinary();
+    this.dir = await mkdtemp(join(tmpdir(), 'pushit-cluster-'));
+    const hosts = Array.from({ length: Math.max(size, engines) }, (_, n) => `127.0.0.${n + 1}`);
+    const ports = await Promise.all(hosts.map(async (host) => [await freePort(host), await freePort(host)]));
+    this.routes = Array.from({ length: engines }, () => []);
+    for (let n = 0; n < engines; n++) {
+      const [port, cluster] = ports[n];
+      const routes = [];
+      for (let to = 0; to < engines; to++) {
+        if (to === n) continue;
+        const link = await Link.start(hosts[n], () => ({ host: hosts[to], port: ports[to][1] }));
+        this.routes[n].push(link);
+        this.routes[to].push(link);
+        routes.push(`nats://${link.address}`);
+      }
+      const dir = join(this.dir, `nats-${n}`);
+      await mkdir(dir);
+      const config = [
+        `server_name: "n${n}"`,
+        `listen: "${hosts[n]}:${port}"`,
+        `jetstream { store_dir: "${dir}", max_file_store: 4GB }`,
+        engines > 1 ? `cluster { name: test, listen: "${hosts[n]}:${cluster}", no_advertise: true, ping_interval: "1s", routes: [${routes.map((route) => `"${route}"`)}] }` : '',
+      ].join('\n');
+      this.nats.push(new NatsServer(binary, dir, hosts[n], port, config));
+    }
+    await Promise.all(this.nats.map((each) => each.start()));
+    for (let n = 0; n < size; n++) {
+      this.links.push(await Promise.all(this.nats.map(({ host, port }) => Link.start(hosts[n], () => ({ host, port }), random))));
+    }
+    // The Caddys begin one after the other: the first one makes the stream.
+    for (let n = 0; n < size; n++) {
+      const node = await Server.start('examples/cluster/Caddyfile', change, {}, {
+        host: hosts[n],
+        env: { PUSHIT_NATS: this.links[n].map(({ address }) => `nats://${address}`).join(' '), PUSHIT_NODE: `node-${n + 1}` },
+      });
+      this.nodes.push(node);
+    }
+    this.balancer = await Balancer.start(this.nodes);
+  }
+
+  async stop() {
+    await this.balancer?.stop();
+    await Promise.all(this.nodes.map((node) => node.stop()));
+    await Promise.all(this.nats.map((each) => each.kill()));
+    await Promise.all([...new Set([...this.links.flat(), ...this.routes.flat()])].map((link) => link.stop()));
+    if (this.dir) await rm(this.dir, { recursive: true, force: true });
+  }
+}

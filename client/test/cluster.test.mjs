@@ -1,0 +1,29 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+/**
+ * A short version of soak/cluster.mjs: three real Caddys, and real NATS.
+ *
+ * @module
+ */
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { clusterChaos, forCluster } from '../soak/cluster.mjs';
+import { randomFrom } from '../soak/report.mjs';
+import { Cluster } from './cluster.mjs';
+
+test('machines and NATS come and go, and everybody hears everything, and sees who is here', async (t) => {
+  const seed = 1 + Math.floor(Math.random() * 2 ** 31);
+  const cluster = await Cluster.start({ engines: 1, random: randomFrom(seed), change: forCluster });
+  t.after(() => cluster.stop());
+  const faults = ['a Caddy is killed', 'a Caddy hangs', 'a Caddy is reloaded', 'a NATS server is killed', 'a Caddy is cut off from NATS'];
+  const result = await clusterChaos(cluster, { publishers: 6, subscribers: 9, lasts: 8_000, seed, scale: 0.3, faults, say: (text) => t.diagnostic(text) });
+  const { published, accepted, delivered, wanted, faults: count, lost, presence, ...rest } = result;
+  t.diagnostic(`seed ${seed}: ${published} published, ${accepted} accepted, ${delivered} of ${wanted} delivered; ${count} faults, ${lost} live messages did not reach a Caddy`);
+  assert.ok(accepted > 20 && wanted > accepted && lost > 0 && count > 1);
+  assert.ok(cluster.balancer.requests.every((n) => n > 10), `requests to each Caddy: ${cluster.balancer.requests}`);
+  assert.equal(delivered, wanted);
+  assert.ok(presence.every(Number.isFinite), `who is here is not agreed upon: ${presence}`);
+  assert.deepEqual(rest, { endedOtherwise: 0, unheard: 0, missed: 0, doubled: 0, reordered: 0, gaps: 0 });
+});

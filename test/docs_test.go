@@ -280,6 +280,12 @@ func checkCommand(t *testing.T, line string) error {
 	case args[0] == "docker" && args[1] == "build":
 		_, err := os.Stat(args[slices.Index(args, "-f")+1])
 		return err
+	case strings.HasPrefix(args[0], "examples/"):
+		_, err := os.Stat(args[0])
+		return err
+	case args[0] == "docker" && args[1] == "compose":
+		_, err := os.Stat(args[slices.Index(args, "-f")+1])
+		return err
 	case args[0] == "cp" && strings.HasPrefix(args[1], "contrib/"):
 		_, err := os.Stat(args[1])
 		return err

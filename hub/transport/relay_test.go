@@ -15,7 +15,9 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -254,49 +256,69 @@ func (c *sockJSClient) finishOrAbort(name string) {
 	}
 }
 
-// 20,000 polls go to machines at random in the soak; here are some hundreds. Messages come in
-// order, once, and there is no 404.
+// Requests go to machines at random, while all clients publish. Messages come in order, once,
+// to everybody, and no request is refused. PUSHIT_POLLS sets how many requests to receive
+// there are at least: 20,000 takes a few minutes.
 func TestRandomPolls(t *testing.T) {
 	t.Parallel()
-	const clients, each = 6, 60
-	var joined sync.WaitGroup
-	joined.Add(clients)
+	const clients = 6
+	target := int64(600)
+	if text := os.Getenv("PUSHIT_POLLS"); text != "" {
+		var err error
+		if target, err = strconv.ParseInt(text, 10, 64); err != nil {
+			t.Fatalf("PUSHIT_POLLS: %v", err)
+		}
+	}
 	m := newMachines(t, 3, hub.Policy{Limits: hub.Limits{PublishesPerSecond: 1000, FramesPerSecond: 1000}}, nil)
-	m.choose = func(*http.Request) int { return rand.IntN(3) } //nolint:gosec // G404: a test
-	var all sync.WaitGroup
+	var polls, sends atomic.Int64
+	m.choose = func(r *http.Request) int {
+		if strings.HasSuffix(r.URL.Path, "_send") {
+			sends.Add(1)
+		} else {
+			polls.Add(1)
+		}
+		return rand.IntN(3) //nolint:gosec // G404: a test
+	}
+	var joined, all sync.WaitGroup
+	joined.Add(clients)
 	for n := range clients {
 		all.Go(func() {
 			c := m.client(t)
-			name := fallbackNames[n%len(fallbackNames)]
+			name := []string{"xhr", "jsonp", "eventsource"}[n%3]
 			c.connect(name)
 			joined.Done()
 			joined.Wait() // so each gets all messages
 			sent := make(chan struct{})
 			go func() {
 				defer close(sent)
-				for i := range each {
-					c.publish(fmt.Sprintf("%d/%d", n, i))
+				for i, last := 0, false; !last; i++ {
+					last = polls.Load() >= target
+					c.publish(fmt.Sprintf("%d/%d/%t", n, i, last))
 				}
 			}()
 			next := make([]int, clients)
-			for got := 0; got < clients*each; {
+			for ended := 0; ended < clients; {
 				for _, d := range c.messages(name, 1) {
 					var from, i int
-					if _, err := fmt.Sscanf(d, `"%d/%d"`, &from, &i); err != nil {
+					var last bool
+					if _, err := fmt.Sscanf(d, `"%d/%d/%t"`, &from, &i, &last); err != nil {
 						t.Errorf("got %s", d)
 						return
 					}
 					if i != next[from] {
 						t.Errorf("client %d got %d/%d, want %d", n, from, i, next[from])
 					}
-					next[from]++
-					got++
+					next[from] = i + 1
+					if last {
+						ended++
+					}
 				}
 			}
 			<-sent
 		})
 	}
 	all.Wait()
+	t.Logf("%d requests to receive and %d to send at 3 machines", polls.Load(), sends.Load())
 }
 
 // post sends a body over a machine, and returns the status and how long it took.
@@ -764,4 +786,16 @@ func FuzzRelays(f *testing.F) {
 			t.Errorf("%q is answered %q", b, answer)
 		}
 	})
+}
+
+// On one machine, a request of a session costs no allocation more: nothing looks elsewhere.
+func TestOneMachineRelaysNothing(t *testing.T) {
+	e := newEndpoint(t, hub.Limits{})
+	if n := testing.AllocsPerRun(1000, func() {
+		if e.Hub.Bus() != nil {
+			t.Error("one machine has a Bus")
+		}
+	}); n != 0 {
+		t.Errorf("looking for other machines takes %v allocations", n)
+	}
 }

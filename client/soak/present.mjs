@@ -109,7 +109,7 @@ export async function present({ agents, watchers, pages, browsers: names, rounds
     };
     const close = async (each) => {
       opened.delete(each);
-      await each.page.close({ runBeforeUnload: false });
+      await each.page.close({ runBeforeUnload: false }).catch(() => {}); // it is closed already
     };
     for (let n = 0; n < agents; n++) enter(n < watchers);
     for (const name of names) browsers.push(await startBrowser(name));
@@ -129,11 +129,13 @@ export async function present({ agents, watchers, pages, browsers: names, rounds
       }
       for (const each of [...opened]) {
         const dice = random();
-        if (dice < 0.25) await each.page.reload();
-        else if (dice < 0.45) {
+        const replace = async () => {
           await close(each);
           await open(each.browser);
-        } else if (dice < 0.6) {
+        };
+        if (dice < 0.25) await each.page.reload().catch(replace); // Firefox may lose sight of a page on a busy machine
+        else if (dice < 0.45) await replace();
+        else if (dice < 0.6) {
           await freeze(each, 'frozen');
           frozen.push(each);
         }

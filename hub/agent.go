@@ -30,6 +30,8 @@ const (
 // Its parts do the work. The inbox counts and holds its frames. Its ops are the
 // operations that gates decide. Its leases are the rights that gates granted. The outbox
 // writes to it.
+//
+// It is larger than 40 methods because gates, transports and the hub's parts all meet here.
 type Agent struct {
 	// Immutable after Open.
 	hub     *Hub
@@ -141,7 +143,7 @@ func (a *Agent) Start(c Conn) {
 	} else if opening := c.Form().Opening; opening != nil {
 		a.out.queue.add(item{bytes: opening})
 	}
-	notify := !a.out.queue.isEmpty() && a.out.wakeLocked()
+	notify := a.out.hasWorkLocked() && a.out.wakeLocked()
 	a.mu.Unlock()
 	a.Touch()
 	if !closing {
@@ -169,18 +171,34 @@ func (a *Agent) Send(p []byte) {
 // reply queues the answer to a frame; object is one JSON object.
 func (a *Agent) reply(object []byte) { a.Send(a.out.conn.Form().encode(object)) }
 
-// enqueue queues a message, unless the agent already got it as a member of one of the
-// nodes in before. It reports whether it queued it, and whether the caller must notify the
-// agent's flusher. The caller holds the locks of those nodes and of the node that it
-// enqueues for.
-func (a *Agent) enqueue(b []byte, m *Message, before []*node) (queued, notify bool, lag *lag) {
+// enqueue queues a message that s brings, unless the agent already got it as a member of one
+// of the nodes in before. It reports whether it queued it, or the agent gets it when it
+// catches up, and whether the caller must notify the agent's flusher. The caller holds the
+// locks of those nodes and of the node of s.
+func (a *Agent) enqueue(b []byte, m *Message, s *subscription, before []*node) (queued, notify bool, lag *lag) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.state != stateConnected || m.excludesLocked(a) || a.leases.gotThrough(before, m) {
+	if a.state != stateConnected {
 		return false, false, nil
 	}
-	notify = a.out.acceptLocked(item{bytes: b, msg: m})
-	return a.state == stateConnected, notify, a.out.lagLocked()
+	if m.seq != 0 {
+		a.leases.catchUp.seen = m.seq
+	}
+	switch {
+	case s.isPast(m):
+		return false, false, nil
+	case m.excludesLocked(a):
+		s.excludeLocked(m)
+		return false, false, nil
+	case a.leases.gotThrough(before, m):
+		return false, false, nil
+	case s.behind == nil:
+		notify = a.out.acceptLocked(item{bytes: b, msg: m})
+		lag = a.out.lagLocked()
+	case m.seq == 0:
+		notify = a.out.holdLocked(s.behind, item{bytes: b, msg: m})
+	}
+	return a.state == stateConnected, notify, lag
 }
 
 // notify wakes the agent's flusher. The caller has set the writing flag of the outbox.
@@ -233,6 +251,9 @@ func (a *Agent) noticeLocked() []byte {
 // stateChangedLocked cancels pending questions and wakes every goroutine that waits for
 // the agent.
 func (a *Agent) stateChangedLocked() {
+	if a.state >= stateClosing {
+		a.leases.catchUp.endLocked()
+	}
 	if a.ops != nil {
 		if a.state >= stateClosing {
 			abandon(a.ops.pending)

@@ -18,7 +18,7 @@ type entry struct {
 	key  string        // of its ring; "" for all channels, if it was dropped
 	at   time.Duration // when it was published, see history.clock
 	text string        // the uuid and the data; "": it was dropped
-	id   uint32        // length of the uuid
+	id   uint32        // length of the uuid; of a dropped one, history.drops after it
 	// check is of its position; 0: unknown, because it was dropped before it came here.
 	check uint16
 	from  *Sender
@@ -37,10 +37,13 @@ func newEntry(seq uint64, key string, at time.Duration, check uint16, m *Message
 
 func (e *entry) dropped() bool { return e.text == "" }
 
-// drop forgets the message.
-func (e *entry) drop() {
-	e.text, e.from, e.shared = "", nil, weak.Pointer[Message]{}
+// drop forgets the message. n counts what was dropped.
+func (e *entry) drop(n uint32) {
+	e.text, e.from, e.shared, e.id = "", nil, weak.Pointer[Message]{}, n
 }
+
+// droppedSince reports whether the message was dropped since n were.
+func (e *entry) droppedSince(n uint32) bool { return e.dropped() && int32(e.id-n) > 0 }
 
 // What entries and rings cost besides their texts, about, as measured by
 // TestHistoryAllocSizes. Of that, an entry takes 80 bytes, and its places in the log and in

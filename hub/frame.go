@@ -356,6 +356,14 @@ func appendRecovered(answer []byte, whole bool, why string) []byte {
 	return append(answer, '}')
 }
 
+// appendMissed appends what tells an agent that messages of a subscription were dropped
+// before it could get them. It has the form of the answer to a subscribe. The messages that
+// follow position still come.
+func appendMissed(dst []byte, uuid, channel, position, why string) []byte {
+	in := inbound{channel: metaSubscribe, uuid: uuid, data: channelData(channel)}
+	return appendRecovered(appendPosition(appendSubscribed(dst, &in, nil), position), false, why)
+}
+
 // appendPage appends the answer to in, a /meta/history that was allowed.
 func appendPage(dst []byte, in *inbound, p page) []byte {
 	dst = append(frameAppendOutcome(frameAppendHead(dst, in), nil), `,"messages":[`...)

@@ -39,6 +39,8 @@ const sweepEvery = 5 * time.Second
 // Numbers here rise for as long as the hub lives. If the log is replaced by another one,
 // its first number follows the last one of the old log: the difference to the number in the
 // log is base.
+//
+// It is larger than 40 methods because keeping, searching and recovering share its mu.
 type history struct {
 	begin time.Time // of clock; immutable
 	piece int       // see sweepPiece; immutable
@@ -58,6 +60,7 @@ type history struct {
 	bytes  int
 	most   int    // of bytes; 0 for no limit
 	lost   uint64 // the highest number that was dropped of channels without a ring
+	drops  uint32 // counts what was dropped; wraps around
 	why    string // why that was
 	ages   ages
 	sweep  *time.Timer
@@ -100,7 +103,7 @@ func (h *history) reset(epoch Epoch, first, head uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, e := range h.log {
-		e.drop() // a search may have it
+		h.markLocked(e) // a search may have it
 	}
 	clear(h.rings)
 	h.recent.Init()
@@ -236,7 +239,9 @@ func (h *history) loseUpTo(seq uint64) (fresh bool) {
 	for _, r := range h.rings {
 		r.floor, r.why, r.gone = n, h.why, unknownTime
 	}
-	h.log = append(h.log, &entry{seq: n, at: h.clock(time.Now())})
+	e := &entry{seq: n, at: h.clock(time.Now())}
+	h.markLocked(e)
+	h.log = append(h.log, e)
 	return n > h.head
 }
 
@@ -297,12 +302,18 @@ func (h *history) dropLocked(r *ring, n int, why string) {
 		h.bytes -= e.size()
 		h.live--
 		r.floor, r.why, r.gone = e.seq, why, e.at
-		e.drop()
+		h.markLocked(e)
 		if h.keeper != nil {
 			h.keeper.Dropped(r.key, e.seq-h.base, why)
 		}
 	}
 	r.entries = withoutFirst(r.entries, n)
+}
+
+// markLocked marks an entry as dropped.
+func (h *history) markLocked(e *entry) {
+	h.drops++
+	e.drop(h.drops)
 }
 
 // withoutFirst returns entries without the first n. It moves none of the others: entries
@@ -395,161 +406,4 @@ func (h *history) findLocked(text string) (seq uint64, ok bool) {
 	}
 	now := h.positionLocked(seq).Check
 	return seq, now == 0 || now == p.Check
-}
-
-// A recoveryRequest says which kept messages a subscription begins with. At most one of
-// its fields is set.
-type recoveryRequest struct {
-	position string    // those that follow this position
-	last     int       // the newest ones of this number
-	since    time.Time // those published since then
-}
-
-func (req recoveryRequest) isSet() bool {
-	return req.position != "" || req.last > 0 || !req.since.IsZero()
-}
-
-// A recovering is a recoveryRequest under way.
-type recovering struct {
-	recoveryRequest
-	searched *scan // for a pattern: what search has returned; without it, recover searches
-}
-
-// newRecovering returns nil if req asks for nothing.
-func newRecovering(req recoveryRequest) *recovering {
-	if !req.isSet() {
-		return nil
-	}
-	return &recovering{recoveryRequest: req}
-}
-
-// A recovery has the messages that a subscription begins with.
-type recovery struct {
-	messages []*Message // in their order
-	head     uint64     // messages with higher numbers are live
-	from     uint64     // messages, and what is live, are all that follow this number
-	had      uint64     // the agent has got all up to this number before
-	position Position   // of from
-	unread   Position   // the agent's own one, if there is no log that could tell about it
-	whole    bool       // no message is missing
-	why      string     // otherwise the reason: epoch, count, age, bytes or limit
-}
-
-// recover returns the kept messages that a subscription begins with. The caller holds the
-// mu of the subscription's node, and adds the subscription before it releases it. So no
-// message is lost or doubled between the kept messages and the live ones. skip reports
-// whether the agent got a message of a channel through another subscription. room and
-// roomBytes limit the messages. nil begins with what is live.
-func (h *history) recover(req *recovering, key string, pattern bool, skip func(seq uint64, channel string) bool, room, roomBytes int) (out recovery) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	out = recovery{head: h.last, from: h.last, whole: true}
-	defer func() {
-		if out.position = out.unread; out.position.Epoch == "" {
-			out.position = h.positionLocked(out.from)
-		}
-	}()
-	if req == nil {
-		return out
-	}
-	var after uint64
-	if p, ok := ParsePosition(req.position); ok && h.epoch == "" {
-		// There is no log yet. When it comes, all agents are sent back to ask again.
-		out.unread = p
-		return out
-	}
-	if req.position != "" {
-		seq, ok := h.findLocked(req.position)
-		if !ok {
-			out.whole, out.why = false, "epoch"
-			return out
-		}
-		after, out.had = seq, seq
-		if seq > h.last { // entries that the agent has got arrive here later
-			out.head, out.from = seq, seq
-			return out
-		}
-	}
-	found := req.searched
-	if !pattern {
-		found = h.ringLocked(req.recoveryRequest, key, after)
-	} else {
-		if found == nil {
-			found = &scan{after: after, upTo: after}
-		}
-		h.searchLocked(found, key, math.MaxInt)
-	}
-	taken, full := h.takeLocked(&out, found, req.last, skip, room, roomBytes)
-	if pattern && taken < req.last && found.after > 0 && !full {
-		// Some were dropped since they were found, so older ones are due. This is rare.
-		after, _ = h.newestLocked(key, h.last, req.last, math.MaxInt)
-		found = &scan{after: after, upTo: after}
-		h.searchLocked(found, key, math.MaxInt)
-		out.messages = nil
-		_, full = h.takeLocked(&out, found, req.last, skip, room, roomBytes)
-	}
-	switch {
-	case full:
-		out.whole, out.why = false, "limit"
-	case req.last == 0 && found.floor > found.after:
-		out.whole, out.why = false, found.why
-	}
-	if len(out.messages) > 0 {
-		out.from = out.messages[0].seq - 1
-	}
-	return out
-}
-
-// ringLocked returns the entries of a channel that a request asks for.
-func (h *history) ringLocked(req recoveryRequest, key string, after uint64) *scan {
-	r := h.rings[key]
-	if r == nil {
-		return &scan{after: after, floor: h.lost, why: h.why}
-	}
-	s := &scan{after: after, entries: following(r.entries, after), floor: r.floor, why: r.why}
-	if !req.since.IsZero() {
-		since := h.clock(req.since)
-		n, _ := slices.BinarySearchFunc(s.entries, since, func(e *entry, t time.Duration) int { return cmp.Compare(e.at, t) })
-		if n > 0 || r.gone < since { // what was dropped is older
-			s.floor = 0
-		}
-		s.entries = s.entries[n:]
-	}
-	return s
-}
-
-// tooOldLocked reports whether the next sweep drops an entry.
-func (h *history) tooOldLocked(e *entry, now time.Duration) bool {
-	return now-e.at >= h.rings[e.key].rule.TTL
-}
-
-// takeLocked adds the messages that a search has found to out, at most last of them if that is
-// not 0. taken includes skipped ones. full says that there was no room for more.
-func (h *history) takeLocked(out *recovery, found *scan, last int, skip func(seq uint64, channel string) bool, room, roomBytes int) (taken int, full bool) {
-	now := h.clock(time.Now())
-	for i := len(found.entries) - 1; i >= 0 && (last == 0 || taken < last); i-- {
-		e := found.entries[i]
-		switch {
-		case e.dropped(): // since it was found
-			found.miss(e.seq, h.whyLocked(e))
-			continue
-		case h.tooOldLocked(e, now):
-			found.miss(e.seq, "age")
-			continue
-		}
-		taken++
-		if _, channel, _ := cutKey(e.key); skip(e.seq, channel) {
-			continue
-		}
-		m := h.messageLocked(e)
-		if room == 0 || roomBytes < len(m.object) {
-			full = true
-			break
-		}
-		room--
-		roomBytes -= len(m.object)
-		out.messages = append(out.messages, m)
-	}
-	slices.Reverse(out.messages)
-	return taken, full
 }

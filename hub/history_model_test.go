@@ -10,7 +10,6 @@ import (
 	"os"
 	"slices"
 	"strconv"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -121,101 +120,206 @@ func (m *historyModel) kept() map[uint64]bool {
 	return kept
 }
 
-// recover makes a request, and has messages be published in the middle of it.
-func (m *historyModel) recover() {
-	t, random := m.t, m.random
+// An asked is a subscription of the model that recovers.
+type asked struct {
+	*subscription
+	recovery
+	req    recoveryRequest
+	after  uint64
+	since  time.Time
+	told   bool            // messages are missing
+	missed map[uint64]bool // by number: messages that were not kept when it began
+	owed   bool            // it must be told, and was not when it began
+}
+
+func (s *asked) String() string { return fmt.Sprintf("%+v of %q, after %d", s.req, s.channel, s.after) }
+
+// wants reports whether the request is about a message, if it is kept.
+func (s *asked) wants(e modelEntry) bool {
+	return e.seq > s.after && matches(s.channel, e.channel) && !e.at.Before(s.since)
+}
+
+// ask makes a random request. For a pattern, it has messages be published during the search.
+func (m *historyModel) ask() *asked {
+	random := m.random
 	key, pattern := m.names[random.IntN(len(m.names))], false
 	if random.IntN(2) == 0 {
 		key, pattern = []string{"a/", "", "a/b/", "none/"}[random.IntN(4)], true
 	}
-	var req recoveryRequest
-	after := uint64(0)
+	s := &asked{subscription: subscriptionTo(key, pattern), missed: make(map[uint64]bool)}
 	switch random.IntN(4) {
 	case 0:
-		req.last = 1 + random.IntN(30)
+		s.req.last = 1 + random.IntN(30)
 	case 1:
-		req.since = time.Now().Add(-time.Duration(random.IntN(60_000)) * time.Millisecond)
+		s.since = time.Now().Add(-time.Duration(random.IntN(60_000)) * time.Millisecond)
+		s.req.since = s.since
 	default:
-		after = uint64(random.IntN(len(m.all) + 1))
-		req.position = m.h.at(after)
+		s.after = uint64(random.IntN(len(m.all) + 1))
+		s.req.position = m.h.at(s.after)
 	}
-	asked := newRecovering(req)
-	if pattern {
-		asked.searched = m.h.search(req, key)
-		for range random.IntN(8) {
-			if random.IntN(4) == 0 {
-				time.Sleep(time.Duration(random.IntN(3000)) * time.Millisecond)
-			}
-			m.publish()
-		}
-	}
-	room := noLimit
-	if random.IntN(4) == 0 {
-		room = random.IntN(6)
-	}
-	skips := uint64(1 + random.IntN(5)) // another subscription has every so many
-	skip := func(seq uint64, channel string) bool {
-		if e := m.all[seq-1]; e.channel != channel {
-			t.Errorf("seed %d: %d is asked about as of %q, and was on %q", m.seed, seq, channel, e.channel)
-		}
-		return skips > 1 && seq%skips == 0
-	}
-	got := m.h.recover(asked, key, pattern, skip, room, noLimit)
-	what := fmt.Sprintf("seed %d: %+v of %q, after %d", m.seed, req, key, after)
+	return s
+}
 
+// recover has subscriptions begin, and catch up together, in pieces. Messages are published
+// and dropped meanwhile.
+func (m *historyModel) recover() {
+	var all []*asked
+	var requests []*recovering
+	for range 1 + m.random.IntN(3) {
+		s := m.ask()
+		if slices.ContainsFunc(all, func(other *asked) bool { return other.channel == s.channel }) {
+			continue
+		}
+		asked := newRecovering(s.req)
+		if s.node.home.patterns {
+			asked.searched = m.h.search(s.req, s.node.key)
+			m.meanwhile(8)
+		}
+		all, requests = append(all, s), append(requests, asked)
+	}
+	var g laggards
+	due := make(map[uint64][]*asked) // by number: who must get it, or be told
+	for i, s := range all {
+		s.recovery = m.h.recover(requests[i], s.node.key, s.node.home.patterns)
+		s.begin(&g, s.recovery)
+		m.checkBeginning(s, due)
+	}
+	begun := len(m.all)
+	got := m.feed(&g, all)
+	for _, e := range m.all[begun:] {
+		for _, s := range all {
+			if matches(s.channel, e.channel) {
+				due[e.seq] = append(due[e.seq], s)
+			}
+		}
+	}
+	for seq, by := range due {
+		if got[seq] {
+			continue
+		}
+		for _, s := range by {
+			if !s.told && (s.recovery.whole || !s.missed[seq]) {
+				m.t.Fatalf("seed %d: %s: %d is missing, and nothing says so", m.seed, s, seq)
+			}
+		}
+	}
+	for _, s := range all {
+		if s.told && !s.node.home.patterns && !m.tight && !slices.ContainsFunc(m.all, func(e modelEntry) bool { return s.wants(e) && !got[e.seq] }) {
+			m.t.Fatalf("seed %d: %s: a gap is told, and nothing is missing", m.seed, s)
+		}
+	}
+}
+
+// meanwhile has a few messages be published and time pass.
+func (m *historyModel) meanwhile(most int) {
+	for range m.random.IntN(most) {
+		if m.random.IntN(4) == 0 {
+			time.Sleep(time.Duration(m.random.IntN(3000)) * time.Millisecond)
+			synctest.Wait() // a sweep may have begun
+		}
+		m.publish()
+	}
+}
+
+// checkBeginning compares what a subscription begins with with the list.
+func (m *historyModel) checkBeginning(s *asked, due map[uint64][]*asked) {
 	kept := m.kept()
 	missing := false
 	var want []modelEntry
 	for _, e := range m.all {
-		if e.seq <= after || pattern && !strings.HasPrefix(e.channel, key) || !pattern && e.channel != key || e.at.Before(req.since) {
-			continue
-		}
-		if kept[e.seq] {
+		switch {
+		case !s.wants(e):
+		case kept[e.seq]:
 			want = append(want, e)
-		} else {
+		default:
 			missing = true
 		}
 	}
-	if req.last > 0 {
-		want, missing = want[max(0, len(want)-req.last):], false
+	if s.req.last > 0 {
+		want, missing = want[max(0, len(want)-s.req.last):], false
 	}
-	want = slices.DeleteFunc(want, func(e modelEntry) bool { return skips > 1 && e.seq%skips == 0 })
-	full := len(want) > room
-	want = want[max(0, len(want)-room):]
-	m.compare(what, got, want)
-	if (missing || full) && got.whole {
-		t.Fatalf("%s: messages are missing, and nothing says so", what)
+	r, pattern := s.recovery, s.node.home.patterns
+	switch last := uint64(len(m.all)); {
+	case missing && r.whole && !pattern: // what a pattern lost during the search is told later
+		m.t.Fatalf("seed %d: %s: messages are missing, and nothing says so", m.seed, s)
+	case !m.tight && !pattern && !missing && !r.whole:
+		m.t.Fatalf("seed %d: %s: nothing is missing, but %q", m.seed, s, r.why)
+	case r.head != last, len(want) == 0 && !pattern && r.from != last, len(want) > 0 && r.from >= want[0].seq, len(want) > 0 && !pattern && r.from != want[0].seq-1:
+		m.t.Fatalf("seed %d: %s: head %d, from %d, of %d; want %v", m.seed, s, r.head, r.from, last, want)
 	}
-	if !m.tight && !pattern && !missing && !full && !got.whole {
-		t.Fatalf("%s: nothing is missing, but %q", what, got.why)
+	for _, e := range want {
+		due[e.seq] = append(due[e.seq], s)
 	}
-	if got.head != uint64(len(m.all)) || len(got.messages) > 0 && got.from != got.messages[0].seq-1 || len(got.messages) == 0 && got.from != got.head {
-		t.Fatalf("%s: head %d, from %d, of %d", what, got.head, got.from, len(m.all))
+	for _, e := range m.all {
+		if missing && s.wants(e) && !kept[e.seq] { // it may still come, or is told later
+			due[e.seq] = append(due[e.seq], s)
+			s.missed[e.seq] = true
+		}
 	}
 }
 
-// compare compares what was recovered with what the list has.
-func (m *historyModel) compare(what string, got recovery, want []modelEntry) {
-	text := func(seq uint64, channel, data string) string { return fmt.Sprintf("%d:%s:%s ", seq, channel, data) }
-	var is, due strings.Builder
-	for _, g := range got.messages {
-		is.WriteString(text(g.seq, g.Channel, string(g.Data)))
-		e := m.all[g.seq-1]
-		if wanted := fmt.Sprintf(`{"channel":%q,"uuid":"u%s","data":%s,"position":%q}`, e.channel, e.text, e.text, m.h.at(e.seq)); string(g.object) != wanted && !m.gone(g.seq) {
-			m.t.Fatalf("%s: %s, want %s", what, g.object, wanted)
+// feed has g catch up. It returns the numbers of the messages that came.
+func (m *historyModel) feed(g *laggards, all []*asked) map[uint64]bool {
+	t, got, highest := m.t, make(map[uint64]bool), uint64(0)
+	slow := m.random.IntN(2) == 0
+	for done := false; !done; {
+		room, roomBytes := 1+m.random.IntN(6), 1+m.random.IntN(300)
+		if !slow {
+			room, roomBytes = noLimit, noLimit
+		}
+		var pieces []piece
+		pieces, done = m.h.feed(g, room, roomBytes)
+		if len(pieces) > room+len(all) {
+			t.Fatalf("seed %d: %d pieces, room for %d", m.seed, len(pieces), room)
+		}
+		for _, p := range pieces {
+			if p.msg == nil {
+				i := slices.IndexFunc(all, func(s *asked) bool { return s.subscription == p.missed })
+				all[i].told = true
+				if p.why == "" || p.position.Epoch != m.h.epoch {
+					t.Fatalf("seed %d: a gap without a reason or position: %+v", m.seed, p)
+				}
+				continue
+			}
+			e := m.all[p.msg.seq-1]
+			if p.msg.seq <= highest || !slices.ContainsFunc(all, func(s *asked) bool { return s.wants(e) || m.seesAfter(s, e) }) {
+				t.Fatalf("seed %d: %d came after %d", m.seed, p.msg.seq, highest)
+			}
+			highest = p.msg.seq
+			got[highest] = true
+			m.compare(p.msg, e)
+		}
+		if slow && !done && m.random.IntN(2) == 0 {
+			m.meanwhile(4)
 		}
 	}
-	for _, e := range want {
-		due.WriteString(text(e.seq, e.channel, e.text))
+	for _, l := range g.subs {
+		if l.fed != uint64(len(m.all)) {
+			t.Fatalf("seed %d: %q has caught up to %d, of %d", m.seed, l.channel, l.fed, len(m.all))
+		}
 	}
-	if is.String() == due.String() {
-		return
+	return got
+}
+
+// seesAfter reports whether e was published after s began.
+func (m *historyModel) seesAfter(s *asked, e modelEntry) bool {
+	return e.seq > s.recovery.head && matches(s.channel, e.channel)
+}
+
+// compare compares a message with what was published.
+func (m *historyModel) compare(got *Message, e modelEntry) {
+	wanted := fmt.Sprintf(`{"channel":%q,"uuid":"u%s","data":%s,"position":%q}`, e.channel, e.text, e.text, m.h.at(e.seq))
+	if string(got.object) != wanted && !m.gone(got.seq) {
+		m.t.Fatalf("seed %d: %s, want %s", m.seed, got.object, wanted)
 	}
-	m.t.Fatalf("%s: %s; want %s", what, is.String(), due.String())
 }
 
 // gone reports whether the log no longer has a number: then its position has no check.
-func (m *historyModel) gone(seq uint64) bool { return m.h.entryLocked(seq, len(m.h.log)) == nil }
+func (m *historyModel) gone(seq uint64) bool {
+	m.h.mu.Lock()
+	defer m.h.mu.Unlock()
+	return m.h.entryLocked(seq, len(m.h.log)) == nil
+}
 
 // count compares the history's counts with what there is, and looks at the order of things.
 func (m *historyModel) count() {

@@ -15,7 +15,13 @@ import (
 	"time"
 )
 
-func textOfRecovery(r recovery) string {
+// A recovered is a recovery, and what came of it.
+type recovered struct {
+	recovery
+	messages []*Message
+}
+
+func textOfRecovery(r recovered) string {
 	var b strings.Builder
 	for _, m := range r.messages {
 		fmt.Fprintf(&b, "%d:%s ", m.seq, m.Channel)
@@ -37,18 +43,45 @@ func started() *history {
 }
 
 // at returns the text of a position.
-func (h *history) at(seq uint64) string { return h.positionLocked(seq).String() }
+func (h *history) at(seq uint64) string { return h.positionOf(seq).String() }
+
+// subscriptionTo returns a subscription to a channel, or to the channels below a prefix.
+func subscriptionTo(key string, pattern bool) *subscription {
+	s := &subscription{channel: key, node: &node{key: key, home: &directory{patterns: pattern}}}
+	if pattern {
+		s.channel += "*"
+	}
+	return s
+}
+
+// begin has s begin with r, as one of g.
+func (s *subscription) begin(g *laggards, r recovery) {
+	s.from, s.fed = r.from, r.from
+	g.add(laggard{subscription: s, drops: r.drops, begun: r.begun, floor: r.floor, asked: true})
+}
 
 // ask recovers like a subscribe.
-func (h *history) ask(req recoveryRequest, key string, pattern bool, room, roomBytes int) recovery {
+func (h *history) ask(req recoveryRequest, key string, pattern bool) (out recovered) {
 	r := newRecovering(req)
 	if pattern && r != nil {
 		r.searched = h.search(req, key)
 	}
-	return h.recover(r, key, pattern, noneGot, room, roomBytes)
+	out.recovery = h.recover(r, key, pattern)
+	var g laggards
+	subscriptionTo(key, pattern).begin(&g, out.recovery)
+	for done := false; !done; {
+		var pieces []piece
+		pieces, done = h.feed(&g, noLimit, noLimit)
+		for _, p := range pieces {
+			if p.msg != nil {
+				out.messages = append(out.messages, p.msg)
+			} else if out.whole {
+				out.whole, out.why = false, p.why
+			}
+		}
+	}
+	return out
 }
-
-func noneGot(uint64, string) bool { return false }
 
 const noLimit = 1 << 30
 
@@ -77,7 +110,7 @@ func TestHistoryGivesMemoryBack(t *testing.T) {
 		if h.rings["quiet/0"] != nil || h.rings["quiet/99"] == nil {
 			t.Error("the channels that were published on least recently are not those that went")
 		}
-		r := h.ask(recoveryRequest{position: h.at(0)}, "quiet/0", false, noLimit, noLimit)
+		r := h.ask(recoveryRequest{position: h.at(0)}, "quiet/0", false)
 		if r.whole || r.why != "bytes" {
 			t.Errorf("a channel that was forgotten: %+v", r)
 		}
@@ -89,12 +122,12 @@ func TestHistoryGivesMemoryBack(t *testing.T) {
 		}
 		h.mu.Unlock()
 		// A channel without messages still proves that no message was missed.
-		if r := h.ask(recoveryRequest{position: h.at(h.last)}, "busy", false, noLimit, noLimit); !r.whole {
+		if r := h.ask(recoveryRequest{position: h.at(h.last)}, "busy", false); !r.whole {
 			t.Errorf("a channel without messages: %+v", r)
 		}
 		// A large message is kept even if it alone exceeds the limit.
 		keep("large", 10)
-		if r := h.ask(recoveryRequest{last: 5}, "large", false, noLimit, noLimit); len(r.messages) != 1 {
+		if r := h.ask(recoveryRequest{last: 5}, "large", false); len(r.messages) != 1 {
 			t.Errorf("%d messages", len(r.messages))
 		}
 	})
@@ -112,10 +145,10 @@ func TestHistoryLogIsBounded(t *testing.T) {
 	if len(h.log) > 5_000 {
 		t.Errorf("the log has %d entries, of which 2 are kept", len(h.log))
 	}
-	if r := h.ask(recoveryRequest{position: h.at(0)}, "old", false, noLimit, noLimit); len(r.messages) != 1 || !r.whole {
+	if r := h.ask(recoveryRequest{position: h.at(0)}, "old", false); len(r.messages) != 1 || !r.whole {
 		t.Errorf("the old one is lost: %+v", r)
 	}
-	if r := h.ask(recoveryRequest{position: h.at(0)}, "", true, noLimit, noLimit); r.whole {
+	if r := h.ask(recoveryRequest{position: h.at(0)}, "", true); r.whole {
 		t.Error("50,000 messages are missing, and nothing says so")
 	}
 }
@@ -134,35 +167,33 @@ func TestRecoveryRequests(t *testing.T) {
 		h.keep(tenant, HistoryRule{8, time.Hour})
 		for name, c := range map[string]struct {
 			req     recoveryRequest
-			room    int
 			n       int
 			whole   bool
 			why     string
 			pattern bool
 		}{
-			"only a position":        {req: recoveryRequest{}, room: 100, whole: true},
-			"the last 3":             {req: recoveryRequest{last: 3}, room: 100, n: 3, whole: true},
-			"more than there are":    {req: recoveryRequest{last: 30}, room: 100, n: 8, whole: true},
-			"since a time":           {req: recoveryRequest{since: begin.Add(8 * time.Second)}, room: 100, n: 3, whole: true},
-			"since long":             {req: recoveryRequest{since: begin}, room: 100, n: 8, why: "count"},
-			"position":               {req: recoveryRequest{position: h.at(7)}, room: 100, n: 3, whole: true},
-			"too old":                {req: recoveryRequest{position: h.at(1)}, room: 100, n: 8, why: "count"},
-			"the newest":             {req: recoveryRequest{position: h.at(10)}, room: 100, whole: true},
-			"of the future":          {req: recoveryRequest{position: h.at(12)}, room: 100, why: "epoch"},
-			"of another process":     {req: recoveryRequest{position: "abc.5"}, room: 100, why: "epoch"},
-			"no position":            {req: recoveryRequest{position: "x"}, room: 100, why: "epoch"},
-			"negative":               {req: recoveryRequest{position: string(h.epoch) + ".-1"}, room: 100, why: "epoch"},
-			"no room":                {req: recoveryRequest{last: 8}, room: 2, n: 2, why: "limit"},
-			"a pattern":              {req: recoveryRequest{position: h.at(7)}, room: 100, n: 3, whole: true, pattern: true},
-			"a pattern, too old":     {req: recoveryRequest{position: h.at(1)}, room: 100, n: 8, why: "count", pattern: true},
-			"a pattern since a time": {req: recoveryRequest{since: begin.Add(8 * time.Second)}, room: 100, n: 3, whole: true, pattern: true},
-			"a pattern, the last 3":  {req: recoveryRequest{last: 3}, room: 100, n: 3, whole: true, pattern: true},
+			"only a position":        {req: recoveryRequest{}, whole: true},
+			"the last 3":             {req: recoveryRequest{last: 3}, n: 3, whole: true},
+			"more than there are":    {req: recoveryRequest{last: 30}, n: 8, whole: true},
+			"since a time":           {req: recoveryRequest{since: begin.Add(8 * time.Second)}, n: 3, whole: true},
+			"since long":             {req: recoveryRequest{since: begin}, n: 8, why: "count"},
+			"position":               {req: recoveryRequest{position: h.at(7)}, n: 3, whole: true},
+			"too old":                {req: recoveryRequest{position: h.at(1)}, n: 8, why: "count"},
+			"the newest":             {req: recoveryRequest{position: h.at(10)}, whole: true},
+			"of the future":          {req: recoveryRequest{position: h.at(12)}, why: "epoch"},
+			"of another process":     {req: recoveryRequest{position: "abc.5"}, why: "epoch"},
+			"no position":            {req: recoveryRequest{position: "x"}, why: "epoch"},
+			"negative":               {req: recoveryRequest{position: string(h.epoch) + ".-1"}, why: "epoch"},
+			"a pattern":              {req: recoveryRequest{position: h.at(7)}, n: 3, whole: true, pattern: true},
+			"a pattern, too old":     {req: recoveryRequest{position: h.at(1)}, n: 8, why: "count", pattern: true},
+			"a pattern since a time": {req: recoveryRequest{since: begin.Add(8 * time.Second)}, n: 3, whole: true, pattern: true},
+			"a pattern, the last 3":  {req: recoveryRequest{last: 3}, n: 3, whole: true, pattern: true},
 		} {
 			key := "a"
 			if c.pattern {
 				key = "" // the namespace must not be reachable
 			}
-			r := h.ask(c.req, key, c.pattern, c.room, noLimit)
+			r := h.ask(c.req, key, c.pattern)
 			if len(r.messages) != c.n || r.whole != c.whole || r.why != c.why {
 				t.Errorf("%s: %d messages, %t, %q; want %d, %t, %q", name, len(r.messages), r.whole, r.why, c.n, c.whole, c.why)
 			}
@@ -251,7 +282,7 @@ func BenchmarkPublishBeside(b *testing.B) {
 	for name, other := range map[string]func(h *history){
 		"nothing":  nil,
 		"sweeps":   (*history).sweepAgain,
-		"patterns": func(h *history) { h.ask(recoveryRequest{position: "e.1"}, "none/", true, noLimit, noLimit) },
+		"patterns": func(h *history) { h.ask(recoveryRequest{position: "e.1"}, "none/", true) },
 	} {
 		b.Run(name, func(b *testing.B) {
 			h := started()

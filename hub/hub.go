@@ -172,7 +172,7 @@ func (h *Hub) open(p *Policy, o Opening) (*Agent, *Refusal) {
 func (h *Hub) newAgent(o Opening) *Agent {
 	a := &Agent{hub: h, id: uuid.New(), opening: o}
 	a.cond.L = &a.mu
-	a.in.agent, a.out.agent, a.leases.agent = a, a, a
+	a.in.agent, a.out.agent, a.leases.agent, a.leases.catchUp.agent = a, a, a, a
 	a.identity.Store(noIdentity)
 	return a
 }
@@ -345,13 +345,10 @@ func (h *Hub) fanOut(m *Message) {
 // enqueue queues m for a, unless a got it through one of the nodes in before.
 func (h *Hub) enqueue(f *fanout, m *Message, s *subscription, before []*node) {
 	a := s.agent
-	if s.beganWith(m) {
-		return
-	}
 	if form := a.out.conn.Form(); form != f.form {
 		f.form, f.bytes = form, m.encoded(form)
 	}
-	queued, notify, lag := a.enqueue(f.bytes, m, before)
+	queued, notify, lag := a.enqueue(f.bytes, m, s, before)
 	if queued {
 		f.queued++
 	}

@@ -85,6 +85,8 @@ func (box *inbox) hold(frame []byte) bool {
 // releaseHeld handles the held frames in order, until none is left.
 func (box *inbox) releaseHeld() {
 	a := box.agent
+	a.BeginBatch()
+	defer a.EndBatch()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for a.in.held != nil && a.state == stateConnected {

@@ -149,7 +149,8 @@ type leases struct {
 
 	connect lease
 	subs    []*subscription
-	asking  bool // reauthorize runs a goroutine
+	catchUp catchUp // what the subscriptions have to catch up with
+	asking  bool    // reauthorize runs a goroutine
 }
 
 // find returns the index of the subscription on n, or -1. An agent has few
@@ -163,13 +164,14 @@ func (ls *leases) find(n *node) int {
 func (ls *leases) gotThrough(nodes []*node, m *Message) bool {
 	return slices.ContainsFunc(nodes, func(n *node) bool {
 		i := ls.find(n)
-		return i >= 0 && !ls.subs[i].beganWith(m)
+		return i >= 0 && !ls.subs[i].isPast(m)
 	})
 }
 
 // drop removes the subscription with index i. The caller holds its node's mu too.
 func (ls *leases) drop(i int) {
 	s := ls.subs[i]
+	s.stopLocked()
 	s.vacateLocked(false)
 	s.node.removeLocked(s)
 	ls.subs = slices.Delete(ls.subs, i, i+1)
@@ -189,11 +191,14 @@ func (s *subscription) covers(m *Message) bool {
 }
 
 // matches reports whether the subscription is to a channel, or to a pattern that matches it.
-func (s *subscription) matches(channel string) bool {
-	if IsPattern(s.channel) {
-		return strings.HasPrefix(channel, patternPrefix(s.channel))
+func (s *subscription) matches(channel string) bool { return matches(s.channel, channel) }
+
+// matches reports whether a name or pattern matches a channel.
+func matches(pattern, channel string) bool {
+	if IsPattern(pattern) {
+		return strings.HasPrefix(channel, patternPrefix(pattern))
 	}
-	return s.channel == channel
+	return pattern == channel
 }
 
 // each yields the leases of all subscriptions, and of the lists of members.

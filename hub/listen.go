@@ -4,9 +4,9 @@
 package hub
 
 import (
-	"cmp"
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -35,10 +35,19 @@ type Listener struct {
 	members []string
 
 	// Guarded by the agent's mu.
-	flowing bool         // Release was called
+	begins  bool         // beginLocked was called
 	refused *ListenError // the first refusal
-	from    uint64       // the lowest number that a subscription begins after
-	begun   Beginning
+	opened  []opened
+	group   laggards // nothing kept comes live before the listener begins
+}
+
+// An opened is a subscription that a listener begins with.
+type opened struct {
+	*subscription
+	recover *recovering
+	whyNot  string // a gate keeps messages from it
+	none    bool   // none are kept
+	by      Fingerprint
 }
 
 // A Beginning is what a listener begins with.
@@ -98,6 +107,7 @@ func Listen(ctx context.Context, a *Agent, l Listening) (*Listener, *ListenError
 	own.await(func() bool {
 		return a.ops == nil || !slices.ContainsFunc(a.ops.pending, func(o *op) bool { return o.why == byFrame })
 	})
+	own.search()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.state != stateConnected {
@@ -106,8 +116,63 @@ func Listen(ctx context.Context, a *Agent, l Listening) (*Listener, *ListenError
 	if own.refused != nil {
 		return nil, own.refused
 	}
-	own.Begun = own.begun
+	own.beginLocked()
 	return own, nil
+}
+
+// search looks for the kept messages of patterns, which may take some time.
+func (l *Listener) search() {
+	l.agent.mu.Lock()
+	all := slices.Clone(l.opened)
+	l.agent.mu.Unlock()
+	for _, s := range all {
+		if s.recover != nil && s.node.home.patterns && !s.none && s.whyNot == "" {
+			s.recover.searched = l.agent.hub.history.search(s.recover.recoveryRequest, s.node.key)
+		}
+	}
+}
+
+// beginLocked begins the subscriptions, all at one moment. They catch up together, so that
+// the numbers of their messages rise.
+func (l *Listener) beginLocked() {
+	a, h := l.agent, l.agent.hub.history
+	lowest := uint64(math.MaxUint64)
+	l.Begun.Channels = len(l.opened)
+	for _, s := range l.opened {
+		why := s.whyNot
+		if s.none {
+			why = "none"
+		}
+		r := h.recoverUnless(why, s.recover, s.node)
+		s.from, s.fed = r.from, r.from
+		l.group.add(laggard{subscription: s.subscription, drops: r.drops, begun: r.begun, floor: r.floor, by: s.by, asked: s.recover != nil})
+		if !s.none && r.from < lowest {
+			lowest, l.Begun.Position = r.from, r.position.String()
+		}
+		if s.recover != nil && !r.whole {
+			l.Begun.Gaps = append(l.Begun.Gaps, Gap{s.channel, r.why})
+		}
+	}
+	l.opened, l.begins = nil, true
+	if len(l.group.subs) > 0 {
+		c := &a.leases.catchUp
+		c.behind = append(c.behind, &l.group)
+		c.feedLocked()
+	}
+}
+
+// opensWithLocked notes a subscription, which o has asked for.
+func (l *Listener) opensWithLocked(o *op, s *subscription) {
+	s.behind = &l.group
+	made := opened{subscription: s, recover: o.recover, whyNot: o.whyNotRecovered(), none: !l.agent.policy.Load().keeps(s.channel)}
+	if f := o.furtherVerdict(GateHistory); f != nil {
+		made.by = f.by
+	}
+	if i := slices.IndexFunc(l.opened, func(each opened) bool { return each.subscription == s }); i >= 0 {
+		l.opened[i] = made // the connect gate has named the channel too
+		return
+	}
+	l.opened = append(l.opened, made)
 }
 
 func tooManyChannels(limits Limits) *Refusal {
@@ -124,38 +189,24 @@ func (l *Listener) await(done func() bool) {
 	}
 }
 
-// Release sends the frames that wait since Listen. It sorts the messages that have numbers,
-// because kept and live ones of different channels have mixed. So their numbers rise: a listener
-// that got one has got all with lower numbers.
+// Release lets the frames flow that wait since Listen. The numbers of messages rise: a
+// listener that got one has got all with lower numbers.
 //
-// This holds because the hub enqueues messages with numbers one after the other, for all
-// subscriptions of an agent, and all subscriptions exist by now.
+// This holds because all subscriptions catch up together, and the hub then enqueues messages
+// with numbers one after the other, for all subscriptions of an agent.
 func (l *Listener) Release() {
 	a := l.agent
 	a.mu.Lock()
-	l.flowing = true
 	a.out.held = false
-	a.out.queue.order()
-	notify := !a.out.queue.isEmpty() && a.out.wakeLocked()
+	notify := a.out.hasWorkLocked() && a.out.wakeLocked()
 	a.mu.Unlock()
 	if notify {
 		a.notify()
 	}
 }
 
-// opensLocked reports whether l is a listener before Release. l may be nil.
-func (l *Listener) opensLocked() bool { return l != nil && !l.flowing }
-
-// beginsLocked notes what a subscription begins with.
-func (l *Listener) beginsLocked(channel string, b *beginning) {
-	l.begun.Channels++
-	if b.position != (Position{}) && (l.begun.Position == "" || b.from < l.from) {
-		l.from, l.begun.Position = b.from, b.position.String()
-	}
-	if l.request.isSet() && !b.whole {
-		l.begun.Gaps = append(l.begun.Gaps, Gap{channel, b.why})
-	}
-}
+// opensLocked reports whether l is a listener that has not begun yet. l may be nil.
+func (l *Listener) opensLocked() bool { return l != nil && !l.begins }
 
 // refuseLocked notes the reason why the agent may not listen. l may be nil.
 func (l *Listener) refuseLocked(channel string, r *Refusal) {
@@ -199,23 +250,4 @@ func (e *ending) refusal() *Refusal {
 		r.Code = CodeLimit
 	}
 	return r
-}
-
-// order moves the messages that have numbers into the backlog, and sorts it.
-func (q *queue) order() {
-	if q.items != nil {
-		*q.items = slices.DeleteFunc(*q.items, func(it item) bool {
-			if it.msg == nil || it.msg.seq == 0 {
-				return false
-			}
-			q.release(1, len(it.bytes))
-			q.backlog = append(q.backlog, it)
-			return true
-		})
-		if len(*q.items) == 0 {
-			putItems(q.items)
-			q.items = nil
-		}
-	}
-	slices.SortFunc(q.backlog, func(a, b item) int { return cmp.Compare(a.msg.seq, b.msg.seq) })
 }

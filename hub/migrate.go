@@ -206,6 +206,7 @@ func (m *migration) subscriptions(all bool, made []string) {
 	subs := slices.Clone(a.leases.subs)
 	a.mu.Unlock()
 	for _, s := range subs {
+		m.stopCatchingUp(s)
 		for !m.reauthorize(GateSubscribe, s, all, made) {
 		}
 		if all || m.from == nil || !m.from.presence(s.channel).is(m.to.presence(s.channel)) {
@@ -215,6 +216,20 @@ func (m *migration) subscriptions(all bool, made []string) {
 		}
 	}
 	a.leases.setTimer()
+}
+
+// stopCatchingUp ends a subscription that gets kept messages, if another gate decides now who
+// may have them. Its client subscribes again, and that gate is asked.
+func (m *migration) stopCatchingUp(s *subscription) {
+	a := m.agent
+	a.mu.Lock()
+	l := s.laggardLocked()
+	a.mu.Unlock()
+	if l == nil || !l.asked || l.by.is(fingerprintOf(m.to.gate(GateHistory, s.channel))) {
+		return
+	}
+	o := &op{agent: a, gate: GateHistory, channel: s.channel, sub: s, why: byReload, policy: m.to, identity: a.identity.Load()}
+	a.revoke(s, &Refusal{CodeUnavailable, "other rules decide about kept messages now; subscribe again", time.Second}, o)
 }
 
 // reauthorize does that for one subscription, or with GatePresence for the right to its

@@ -15,21 +15,17 @@ type subscription struct {
 	node    *node
 	channel string // or pattern
 	index   int    // in node.members; guarded by node.mu
-	after   uint64 // kept messages up to this number are not live for it; guarded by node.mu
 	seat    *seat  // nil: its channel has no presence; written with node.mu and agent.mu held, read with either
 
 	// Guarded by agent.mu.
 	lease     lease
-	from      uint64 // the agent has got all kept messages that follow this number
-	had       uint64 // and, before this session, all up to this one
-	byConnect bool   // the connect gate made it, and no other gate was asked
+	from      uint64    // it brings all kept messages that follow this number
+	fed       uint64    // kept messages up to this number do not come live
+	behind    *laggards // nil: it is live; else none come live, because it catches up
+	byConnect bool      // the connect gate made it, and no other gate was asked
 
 	lists bool // in a seat: its endpoint lists members, and does not only count them; guarded as seat
 }
-
-// beganWith reports whether m was kept already when s began. Then recovery or another
-// subscription of the agent has brought m, if it was due, and s does not.
-func (s *subscription) beganWith(m *Message) bool { return m.seq != 0 && m.seq <= s.after }
 
 // A node is a channel or pattern that has subscribers. The first subscriber makes it; when
 // the last one leaves, it is dead.

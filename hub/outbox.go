@@ -41,10 +41,7 @@ type queue struct {
 	limits *Limits
 	former *Limits // the limits before a reload, while the queue exceeds the new ones
 
-	// backlog are kept messages for a listener (see listen.go). They precede items. They do
-	// not count until they are taken, so that they leave room for live messages.
-	backlog     []item
-	fromBacklog bool // the items that were taken last were of the backlog
+	later laterItems // wait for subscriptions that catch up
 
 	conflation conflation
 }
@@ -67,9 +64,6 @@ func (q *queue) add(it item) {
 // take removes and returns the first items, up to most bytes, but at least one. It returns
 // nil if there is none. The items still count until release.
 func (q *queue) take(most int) *[]item {
-	if q.fromBacklog = len(q.backlog) > 0; q.fromBacklog {
-		return q.takeBacklog(most)
-	}
 	all := q.items
 	if all == nil {
 		return nil
@@ -95,31 +89,7 @@ func (q *queue) take(most int) *[]item {
 	return part
 }
 
-// backlogRoom is how many times a queue's limits the backlog may have.
-const backlogRoom = 4
-
-// takeBacklog removes, counts and returns the first items of the backlog: few enough to leave
-// room for live messages.
-func (q *queue) takeBacklog(most int) *[]item {
-	l := q.currentLimits()
-	most = min(most, l.QueueBytes/4)
-	n, size := 1, len(q.backlog[0].bytes)
-	for n < len(q.backlog) && n < l.QueueMessages/4 && size+len(q.backlog[n].bytes) <= most {
-		size += len(q.backlog[n].bytes)
-		n++
-	}
-	part := itemsPool.Get().(*[]item)
-	*part = append(*part, q.backlog[:n]...)
-	clear(q.backlog[:n])
-	if q.backlog = q.backlog[n:]; len(q.backlog) == 0 {
-		q.backlog = nil
-	}
-	q.count += n
-	q.bytes += size
-	return part
-}
-
-func (q *queue) isEmpty() bool { return q.items == nil && q.backlog == nil }
+func (q *queue) isEmpty() bool { return q.items == nil }
 
 // release stops counting items that take returned, once they are written or dropped.
 func (q *queue) release(count, bytes int) {
@@ -130,13 +100,6 @@ func (q *queue) release(count, bytes int) {
 // putBack puts items that were taken in front again. The queue then owns the slice.
 func (q *queue) putBack(items []item) {
 	if len(items) == 0 {
-		return
-	}
-	if q.fromBacklog {
-		for _, it := range items {
-			q.release(1, len(it.bytes))
-		}
-		q.backlog = append(items, q.backlog...)
 		return
 	}
 	q.conflation.notePutBack(items)
@@ -150,16 +113,14 @@ func (q *queue) putBack(items []item) {
 // drop drops the waiting messages for which keep returns false. If keep is nil, it drops
 // every item. It returns how many messages it dropped.
 func (q *queue) drop(keep func(*Message) bool) (messages int) {
-	q.backlog = slices.DeleteFunc(q.backlog, func(it item) bool {
-		gone := keep == nil || !keep(it.msg)
-		if gone {
-			messages++
+	q.later = slices.DeleteFunc(q.later, func(l laterItem) bool {
+		if keep != nil && keep(l.msg) {
+			return false
 		}
-		return gone
+		q.release(1, len(l.bytes))
+		messages++
+		return true
 	})
-	if len(q.backlog) == 0 {
-		q.backlog = nil
-	}
 	if q.items == nil {
 		return messages
 	}
@@ -220,6 +181,7 @@ type outbox struct {
 	blocks bool // conn cannot write without blocking
 
 	revoked atomic.Uint32 // counts revokeLocked; changed with mu held
+	batch   atomic.Uint32 // see Agent.BeginBatch
 
 	// Owned by the goroutine that writes; see writing.
 	deadline bool          // the Conn has a write deadline
@@ -248,15 +210,26 @@ func (o *outbox) acceptLocked(it item) (notify bool) {
 		o.makeRoomLocked(it)
 	}
 	if !o.queue.fits(len(it.bytes)) {
-		counts := o.agent.hub.counts
-		counts.overflow[QueueAgent].Add(1)
-		if it.isMessage() {
-			counts.drop(DropSlow, 1)
-		}
-		return o.agent.closeLocked(CloseSlow, "you read slower than messages arrive on your channels", time.Second)
+		return o.overflowLocked(it)
 	}
 	o.queue.add(it)
 	return o.wakeLocked()
+}
+
+// overflowLocked closes the agent, because an item does not fit into the queue.
+func (o *outbox) overflowLocked(it item) (notify bool) {
+	counts := o.agent.hub.counts
+	counts.overflow[QueueAgent].Add(1)
+	if it.isMessage() {
+		counts.drop(DropSlow, 1)
+	}
+	return o.agent.closeLocked(CloseSlow, "you read slower than messages arrive on your channels", time.Second)
+}
+
+// hasWorkLocked reports whether there is something to write, or something to look for that
+// may have to be written.
+func (o *outbox) hasWorkLocked() bool {
+	return !o.queue.isEmpty() || o.agent.leases.catchUp.behind != nil && !o.waitsForBatchLocked()
 }
 
 // wakeLocked sets the writing flag if nothing writes for the agent yet. It reports whether

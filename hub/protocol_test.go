@@ -308,6 +308,8 @@ func (f *fixture) toAgent(t *testing.T) {
 		if m.Recovered != nil {
 			got = appendRecovered(appendPosition(got, m.Position), *m.Recovered, m.Why)
 		}
+	case "missed":
+		got = appendMissed(nil, m.UUID, m.Channel, m.Position, m.Why)
 	case "history":
 		in, invalid := decodeFrame([]byte(m.To))
 		if invalid != nil {

@@ -234,9 +234,9 @@ func TestRecoveredMessagesComeOnce(t *testing.T) {
 	})
 }
 
-// The deliver gate decides about recovered messages. They leave half of the queue for
-// live ones.
-func TestRecoveryIsGatedAndBounded(t *testing.T) {
+// The deliver gate decides about recovered messages. They come in pieces that leave half of
+// the queue for live ones.
+func TestRecoveryIsGatedAndPaced(t *testing.T) {
 	hides := &gates{deliver: func(_ *hub.Agent, m *hub.Message) *hub.Message {
 		if string(m.Data) == "3" {
 			return nil
@@ -245,27 +245,42 @@ func TestRecoveryIsGatedAndBounded(t *testing.T) {
 	}}
 	inBubble(t, hub.Policy{Gates: hides, Histories: kept{Count: 1000, TTL: time.Hour}, Limits: hub.Limits{QueueMessages: 20, PublishesPerSecond: hub.Unlimited, FramesPerSecond: hub.Unlimited}}, func(b *bubble) {
 		publisher := b.join()
-		for n := range 6 {
-			publisher.Send(publish("news", fmt.Sprint(n), fmt.Sprint(n)))
+		for n := range 60 {
+			publisher.Send(publish("news", fmt.Sprint("m", n), fmt.Sprint(n)))
 			b.frames(publisher)
 		}
 		p := b.join()
 		p.Send(subscribeSince("news", `"since":100`))
-		if got := b.frames(p); len(got) != 6 || string(got[4].Data) != "4" {
-			b.Errorf("%+v", got)
-		}
-		for n := range 40 {
-			publisher.Send(publish("news", fmt.Sprint("x", n), fmt.Sprint(n+10)))
-			b.frames(publisher)
-		}
-		p = b.join()
-		p.Send(subscribeSince("news", `"since":100`))
 		got := b.frames(p)
-		if len(got) != 11 || *got[0].Recovered || got[0].Reason != "limit" || string(got[10].Data) != "49" {
+		if len(got) != 60 || !*got[0].Recovered || string(got[4].Data) != "4" || string(got[59].Data) != "59" {
 			b.Errorf("%d frames, %+v", len(got), got[0])
 		}
-		if !p.Agent.IsOpen() {
-			b.Error("it was closed for what it recovered")
+		slow := b.join()
+		slow.Conn.Stall(true)
+		slow.Send(subscribeSince("news", `"since":100`), subscribe("other"))
+		for n := range 5 {
+			publisher.Send(publish("other", fmt.Sprint("o", n), "0"), publish("news", fmt.Sprint("l", n), fmt.Sprint(60+n)))
+			b.frames(publisher)
+		}
+		if !slow.Agent.IsOpen() {
+			b.Fatal("it was closed for what it recovers")
+		}
+		slow.Conn.Stall(false)
+		next := 0
+		for _, f := range b.frames(slow) {
+			if f.Channel != "news" {
+				continue
+			}
+			if next == 3 {
+				next++
+			}
+			if string(f.Data) != fmt.Sprint(next) {
+				b.Fatalf("%s came, want %d", f.Data, next)
+			}
+			next++
+		}
+		if next != 65 {
+			b.Errorf("%d messages came, want 65", next)
 		}
 	})
 }
@@ -368,29 +383,38 @@ func (r *reader) visit() bool {
 	return true
 }
 
-// A client that comes back may have read further on one channel than on a pattern that
-// covers it, if its session ended between the answers to the two.
-func TestWhatAnotherSubscriptionHadDoesNotComeAgain(t *testing.T) {
-	inBubble(t, hub.Policy{Histories: kept{Count: 100, TTL: time.Hour}}, func(b *bubble) {
-		publisher := b.join()
-		var positions []string
-		for n, channel := range []string{"a/x", "a/y", "a/x", "a/y", "a/x"} {
-			publisher.Send(publish(channel, fmt.Sprint("m", n), fmt.Sprint(n)))
-			positions = append(positions, b.frames(publisher)[0].Position)
-		}
-		a := b.join()
-		a.Send(subscribeSince("a/x", `"position":"`+positions[2]+`"`))
-		a.Send(subscribeSince("a/*", `"position":"`+positions[0]+`"`))
-		var got []string
-		for _, f := range b.frames(a) {
-			if f.Data != nil && f.Channel != "/meta/subscribe" {
-				got = append(got, f.UUID)
-			}
-		}
-		if want := []string{"m4", "m1", "m3"}; !slices.Equal(got, want) {
-			b.Errorf("%q, want %q", got, want)
-		}
-	})
+// A client has a position for each subscription, and comes back with all of them. What one
+// subscription has not read comes, even if another one, which began later, has begun after it.
+func TestEachSubscriptionGetsWhatFollowsItsPosition(t *testing.T) {
+	for name, patternFirst := range map[string]bool{"the pattern first": true, "the name first": false} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, hub.Policy{Histories: kept{Count: 100, TTL: time.Hour}}, func(b *bubble) {
+				publisher := b.join()
+				var positions []string
+				for n, channel := range []string{"a/x", "a/y", "a/x", "a/y", "a/x"} {
+					publisher.Send(publish(channel, fmt.Sprint("m", n), fmt.Sprint(n)))
+					positions = append(positions, b.frames(publisher)[0].Position)
+				}
+				frames := []string{subscribeSince("a/*", `"position":"`+positions[0]+`"`), subscribeSince("a/x", `"position":"`+positions[2]+`"`)}
+				want := []string{"m1", "m2", "m3", "m4"}
+				if !patternFirst {
+					slices.Reverse(frames)
+					want = []string{"m4", "m1", "m2", "m3"}
+				}
+				a := b.join()
+				a.Send(frames...)
+				var got []string
+				for _, f := range b.frames(a) {
+					if f.Data != nil && f.Channel != "/meta/subscribe" {
+						got = append(got, f.UUID)
+					}
+				}
+				if !slices.Equal(got, want) {
+					b.Errorf("%q, want %q", got, want)
+				}
+			})
+		})
+	}
 }
 
 // A subscription may begin when a message is kept already and not fanned out yet. The agent

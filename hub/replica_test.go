@@ -102,7 +102,7 @@ func TestReplay(t *testing.T) {
 					pattern := key == "" || key[len(key)-1] == '/'
 					for after := range log.last + 1 {
 						req := recoveryRequest{position: h.at(after)}
-						was, is := h.ask(req, key, pattern, noLimit, noLimit), again.ask(req, key, pattern, noLimit, noLimit)
+						was, is := h.ask(req, key, pattern), again.ask(req, key, pattern)
 						// What was forgotten may have been of this channel, and what was before the
 						// log may have been of the pattern.
 						cautious := was.whole && !is.whole && (again.lost > after || pattern && len(again.log) > 0 && again.log[0].seq > after+1)
@@ -153,7 +153,7 @@ func TestReplayOfAStream(t *testing.T) {
 		{"a/full", 9, 0, true},
 		{"a/full", 10, 0, false},
 	} {
-		r := h.ask(recoveryRequest{position: h.at(c.after)}, c.key, c.key == "a/", noLimit, noLimit)
+		r := h.ask(recoveryRequest{position: h.at(c.after)}, c.key, c.key == "a/")
 		if r.whole != c.whole || len(r.messages) != c.n {
 			t.Errorf("%s after %d: %d messages, %t; want %d, %t", c.key, c.after, len(r.messages), r.whole, c.n, c.whole)
 		}
@@ -180,14 +180,14 @@ func TestAnotherLog(t *testing.T) {
 			t.Errorf("entry %d of the new log: new %t, number %d after %d", seq+1, fresh, m.seq, newest)
 		}
 	}
-	if r := h.ask(recoveryRequest{position: old}, "a", false, noLimit, noLimit); r.whole || r.why != "epoch" || len(r.messages) != 0 {
+	if r := h.ask(recoveryRequest{position: old}, "a", false); r.whole || r.why != "epoch" || len(r.messages) != 0 {
 		t.Errorf("a position of the old log: %+v", r)
 	}
-	r := h.ask(recoveryRequest{position: "f.2"}, "a", false, noLimit, noLimit)
+	r := h.ask(recoveryRequest{position: "f.2"}, "a", false)
 	if !r.whole || len(r.messages) != 2 || r.position.Epoch != "f" || r.position.Seq != 2 {
 		t.Errorf("a position of the new log: %+v", r)
 	}
-	if r := h.ask(recoveryRequest{since: time.Now().Add(-time.Minute)}, "a", false, noLimit, noLimit); r.whole {
+	if r := h.ask(recoveryRequest{since: time.Now().Add(-time.Minute)}, "a", false); r.whole {
 		t.Error("what the old log had is missing, and nothing says so")
 	}
 }
@@ -199,14 +199,14 @@ func TestChecks(t *testing.T) {
 		defer h.close()
 		h.keep(NewMessage("a", "u", nil), HistoryRule{10, time.Hour})
 		before := h.at(1)
-		if r := h.ask(recoveryRequest{position: before}, "a", false, noLimit, noLimit); !r.whole {
+		if r := h.ask(recoveryRequest{position: before}, "a", false); !r.whole {
 			t.Errorf("its own position: %+v", r)
 		}
 		time.Sleep(time.Millisecond)
 		again := started() // a copy of the log from before entry 1
 		defer again.close()
 		again.keep(NewMessage("a", "v", nil), HistoryRule{10, time.Hour})
-		if r := again.ask(recoveryRequest{position: before}, "a", false, noLimit, noLimit); r.whole || r.why != "epoch" {
+		if r := again.ask(recoveryRequest{position: before}, "a", false); r.whole || r.why != "epoch" {
 			t.Errorf("a position of another entry 1: %+v", r)
 		}
 	})
@@ -220,15 +220,15 @@ func TestAheadOfAMachineThatIsBehind(t *testing.T) {
 	rule := HistoryRule{10, time.Hour}
 	h.keep(NewMessage("a", "1", nil), rule)
 	ahead := recoveryRequest{position: "e.3.7"}
-	if r := h.ask(ahead, "a", false, noLimit, noLimit); r.whole || r.why != "epoch" {
+	if r := h.ask(ahead, "a", false); r.whole || r.why != "epoch" {
 		t.Errorf("a position that is not in the log: %+v", r)
 	}
 	h.behind = true
-	if r := h.ask(ahead, "a", false, noLimit, noLimit); !r.whole || r.head != 3 || r.from != 3 || len(r.messages) != 0 {
+	if r := h.ask(ahead, "a", false); !r.whole || r.head != 3 || r.from != 3 || len(r.messages) != 0 {
 		t.Errorf("while it is behind: %+v", r)
 	}
 	h.behind = false
-	if r := h.ask(ahead, "a", false, noLimit, noLimit); r.whole {
+	if r := h.ask(ahead, "a", false); r.whole {
 		t.Errorf("when it no longer is: %+v", r)
 	}
 }
@@ -243,7 +243,7 @@ func TestLost(t *testing.T) {
 	h.add(5, time.Now(), NewMessage("b", "5", nil).Keep(rule))
 	for _, key := range []string{"a", "b", "none", ""} {
 		for after := range uint64(6) {
-			r := h.ask(recoveryRequest{position: h.at(after)}, key, key == "", noLimit, noLimit)
+			r := h.ask(recoveryRequest{position: h.at(after)}, key, key == "")
 			if r.whole != (after >= 4) {
 				t.Errorf("%q after %d: %+v", key, after, r)
 			}
@@ -260,7 +260,7 @@ func TestLogThatComesLater(t *testing.T) {
 	}
 	defer hub.Close()
 	h, late := hub.history, (*hub.log.broker.Load()).(*lateBroker)
-	if r := h.ask(recoveryRequest{position: "e.3.7"}, "a", false, noLimit, noLimit); !r.whole || len(r.messages) > 0 || r.position.String() != "e.3.7" {
+	if r := h.ask(recoveryRequest{position: "e.3.7"}, "a", false); !r.whole || len(r.messages) > 0 || r.position.String() != "e.3.7" {
 		t.Errorf("without a log: %+v", r)
 	}
 	rule := HistoryRule{2, time.Hour}
@@ -270,7 +270,7 @@ func TestLogThatComesLater(t *testing.T) {
 	}
 	late.sink.Behind(false)
 	for after, whole := range map[uint64]bool{2: false, 3: true, 5: true, 6: true} { // 3 may have been dropped
-		if r := h.ask(recoveryRequest{position: h.at(after)}, "a", false, noLimit, noLimit); r.whole != whole {
+		if r := h.ask(recoveryRequest{position: h.at(after)}, "a", false); r.whole != whole {
 			t.Errorf("after %d: %+v", after, r)
 		}
 	}

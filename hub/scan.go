@@ -18,22 +18,37 @@ import (
 type scan struct {
 	after   uint64   // it is about entries with a higher number
 	upTo    uint64   // and has looked at those up to this one
-	entries []*entry // that may still be kept
+	first   uint64   // the lowest number of a message that is kept; 0 if there is none
+	last    bool     // it is about the newest messages
+	entries []*entry // all that may still be kept, if last is set
 	floor   uint64   // the highest number of those that were dropped
 	why     string   // why that was
+	drops   uint32   // history.drops when it began
+	begun   time.Duration
 }
 
 // search begins a recovery of a pattern. It returns nil if there is nothing to search for.
 func (h *history) search(req recoveryRequest, prefix string) *scan {
+	s := h.newScan(req)
 	after, ok := h.searchFrom(req, prefix)
 	if !ok {
 		return nil
 	}
-	s := &scan{after: after, upTo: after}
+	s.after, s.upTo = after, after
 	for end := h.newest(); s.upTo < end && h.searchSome(s, prefix); {
 		runtime.Gosched() // let goroutines that wait for the lock go first
 	}
 	return s
+}
+
+func (h *history) newScan(req recoveryRequest) *scan {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.newScanLocked(req)
+}
+
+func (h *history) newScanLocked(req recoveryRequest) *scan {
+	return &scan{last: req.last > 0, drops: h.drops, begun: h.clock(time.Now())}
 }
 
 // searchSome continues s by a piece, and reports whether it has not come to the end.
@@ -53,13 +68,18 @@ func (h *history) searchLocked(s *scan, prefix string, most int) (more bool) {
 	if more = len(rest) > most; more {
 		rest = rest[:most]
 	}
+	now := h.clock(time.Now())
 	for _, e := range rest {
 		switch {
 		case e.key != "" && !isBelow(e.key, prefix):
 		case e.dropped():
 			s.miss(e.seq, h.whyLocked(e))
-		default:
+		case s.last:
 			s.entries = append(s.entries, e)
+		case h.tooOldLocked(e, now):
+			s.miss(e.seq, "age")
+		case s.first == 0:
+			s.first = e.seq
 		}
 	}
 	if more {

@@ -5,7 +5,6 @@ package hub
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -72,45 +71,67 @@ func (o *op) subscribeLocked(n *node, in *inbound, limits Limits, pr *presentati
 	if i < 0 && len(a.leases.subs) >= limits.ChannelsPerAgent {
 		return false, false, tooManyChannels(limits)
 	}
-	began := o.beginLocked(n, in)
+	began, opens := o.beginLocked(n, in), a.in.listener.opensLocked()
 	var s *subscription
+	var again []span
 	if i >= 0 {
 		s = a.leases.subs[i]
 		s.lease = newLease(v, o.by, now)
 		s.byConnect = s.byConnect || o.gate == GateConnect
-		s.from, s.had = min(s.from, began.from), max(s.had, began.had)
+		again = s.beginAgainLocked(&began)
 	} else {
-		s = &subscription{agent: a, node: n, channel: strings.Clone(o.channel), lease: newLease(v, o.by, now), byConnect: o.gate == GateConnect, after: began.head, from: began.from, had: began.had}
+		s = &subscription{
+			agent: a, node: n, channel: strings.Clone(o.channel), lease: newLease(v, o.by, now), byConnect: o.gate == GateConnect,
+			from: began.from, fed: began.fed,
+		}
 		n.addLocked(s)
 		a.leases.subs = append(a.leases.subs, s)
 	}
 	s.seatLocked(pr)
-	form := a.out.conn.Form()
 	l := a.in.listener
 	if o.members.asked && l == nil {
 		began.answer = o.membersLocked(s, began.answer)
 	}
-	if l.opensLocked() {
-		l.beginsLocked(o.channel, &began)
+	if opens {
+		l.opensWithLocked(o, s)
 		if o.members.asked {
 			notify = o.listenLocked(s)
 		}
-	} else {
-		notify = a.out.acceptLocked(item{bytes: form.encode(began.answer)})
+		return notify, false, nil
 	}
-	for _, m := range began.messages {
-		if a.in.listener.opensLocked() {
-			a.out.queue.backlog = append(a.out.queue.backlog, item{bytes: m.encoded(form), msg: m})
-			continue
+	notify = a.out.acceptLocked(item{bytes: a.out.conn.Form().encode(began.answer)})
+	behind := began.from < began.head && (i < 0 || again != nil) || i < 0 && a.leases.catchUp.overlapsLocked(s.channel)
+	if behind && a.state == stateConnected {
+		l := laggard{subscription: s, drops: began.drops, begun: began.begun, floor: began.floor, asked: o.recover != nil}
+		if f := o.furtherVerdict(GateHistory); f != nil {
+			l.by = f.by
 		}
-		notify = a.out.acceptLocked(item{bytes: m.encoded(form), msg: m}) || notify
+		a.leases.catchUp.startLocked(l)
+		s.behind.ended = append(s.behind.ended, again...)
+		a.leases.catchUp.feedLocked()
+		notify = a.out.hasWorkLocked() && a.out.wakeLocked() || notify
 	}
 	return notify, false, nil
+}
+
+// beginAgainLocked notes that the agent has subscribed again. It returns what s has brought,
+// if older messages are to come.
+func (s *subscription) beginAgainLocked(b *beginning) (brought []span) {
+	if b.from >= s.from {
+		return nil
+	}
+	if s.behind == nil {
+		s.fed = s.agent.leases.catchUp.broughtLocked(s)
+	}
+	brought = []span{s.span()}
+	s.from, s.fed = b.from, b.from
+	return brought
 }
 
 // A beginning is what a subscription begins with: the answer, and kept messages.
 type beginning struct {
 	recovery
+	fed    uint64 // kept messages up to this number do not come live
 	answer []byte
 }
 
@@ -118,10 +139,9 @@ type beginning struct {
 // agent's mu.
 func (o *op) beginLocked(n *node, in *inbound) (b beginning) {
 	a := o.agent
-	p := a.policy.Load()
-	pattern := IsPattern(o.channel)
-	if !p.keeps(o.channel) {
-		b.from = a.hub.history.newest() // a reload may keep messages from now on
+	if !a.policy.Load().keeps(o.channel) {
+		b.recovery = a.hub.history.recover(nil, n.key, n.home.patterns) // a reload may keep messages from now on
+		b.whole = false
 		b.answer = appendSubscribed(nil, in, nil)
 		if o.recover != nil {
 			b.why = "none"
@@ -129,32 +149,26 @@ func (o *op) beginLocked(n *node, in *inbound) (b beginning) {
 		}
 		return b
 	}
-	got := func(seq uint64, channel string) bool {
-		return slices.ContainsFunc(a.leases.subs, func(s *subscription) bool { return (s.from < seq || seq <= s.had) && s.matches(channel) })
+	b.recovery = a.hub.history.recoverUnless(o.whyNotRecovered(), o.recover, n)
+	if from := a.leases.catchUp.wideLocked(o.channel, b.from); from > b.from {
+		b.from, b.position = from, a.hub.history.positionOf(from)
 	}
-	// No more than half of the queue: live messages need room too.
-	l := a.out.queue.currentLimits()
-	room, roomBytes := l.QueueMessages/2-a.out.queue.count, l.QueueBytes/2-a.out.queue.bytes
-	if a.in.listener.opensLocked() {
-		room, roomBytes = backlogRoom*l.QueueMessages, backlogRoom*l.QueueBytes
-		for _, it := range a.out.queue.backlog {
-			room--
-			roomBytes -= len(it.msg.object)
-		}
-	}
-	request, why := o.recover, o.whyNotRecovered()
-	if why != "" {
-		request = nil
-	}
-	b.recovery = a.hub.history.recover(request, n.key, pattern, got, room, roomBytes)
-	if why != "" {
-		b.whole, b.why = false, why
-	}
+	b.fed = b.from
 	b.answer = appendPosition(appendSubscribed(nil, in, nil), b.position.String())
 	if o.recover != nil {
 		b.answer = appendRecovered(b.answer, b.whole, b.why)
 	}
 	return b
+}
+
+// recoverUnless returns what a subscription to n begins with: nothing kept if why is set.
+func (h *history) recoverUnless(why string, req *recovering, n *node) recovery {
+	if why == "" {
+		return h.recover(req, n.key, n.home.patterns)
+	}
+	r := h.recover(nil, n.key, n.home.patterns)
+	r.whole, r.why = false, why
+	return r
 }
 
 // furtherToRecover notes that the gate history is asked, if the subscribe of o is to begin

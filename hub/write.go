@@ -8,6 +8,7 @@ import (
 	"errors"
 	"math"
 	"os"
+	"runtime"
 	"slices"
 	"time"
 )
@@ -49,8 +50,11 @@ func (o *outbox) flush() {
 		start(nil)
 		return
 	}
-	items, r := o.take(math.MaxInt, false)
+	items, r, more := o.take(math.MaxInt, false)
 	if items == nil {
+		if more {
+			o.agent.notify() // the other agents of the shard go first
+		}
 		return
 	}
 	join := getJoin(joinSize)
@@ -91,7 +95,11 @@ func (o *outbox) write(begun []byte) {
 		if waits {
 			o.awaitReader(waiter)
 		}
-		items, r := o.take(most, true)
+		items, r, more := o.take(most, true)
+		if items == nil && more {
+			runtime.Gosched()
+			continue
+		}
 		if items == nil {
 			return
 		}
@@ -122,7 +130,7 @@ func (o *outbox) awaitReader(w Waiter) {
 		o.moved = o.clock()
 	}
 	beat := o.conn.Form().Heartbeat
-	matters := o.queue.items != nil && slices.ContainsFunc(*o.queue.items, func(it item) bool {
+	matters := o.agent.leases.catchUp.behind != nil || o.queue.items != nil && slices.ContainsFunc(*o.queue.items, func(it item) bool {
 		return len(it.bytes) == 0 || len(beat) == 0 || &it.bytes[0] != &beat[0]
 	})
 	if matters && o.deadline {
@@ -136,16 +144,17 @@ func (o *outbox) awaitReader(w Waiter) {
 }
 
 // take takes items from the queue, up to most bytes, but at least one, and returns the
-// rules they were taken under. If nothing waits, it ends the writing and returns nil. If
-// the agent's policy is not in effect yet, take migrates the agent; without wait, it parks
-// the outbox and returns nil.
-func (o *outbox) take(most int, wait bool) (*[]item, rules) {
+// rules they were taken under. If nothing waits, it ends the writing and returns nil; or
+// more, if subscriptions that catch up have not found anything yet. If the agent's policy is
+// not in effect yet, take migrates the agent; without wait, it parks the outbox and returns
+// nil.
+func (o *outbox) take(most int, wait bool) (items *[]item, r rules, more bool) {
 	a := o.agent
 	a.mu.Lock()
 	for !a.isCurrentLocked() {
 		if !wait {
 			o.parkLocked()
-			return nil, rules{}
+			return nil, rules{}, false
 		}
 		if o.moved == 0 {
 			o.moved = o.clock()
@@ -154,22 +163,26 @@ func (o *outbox) take(most int, wait bool) (*[]item, rules) {
 		a.migrate(true)
 		a.mu.Lock()
 	}
-	if o.queue.isEmpty() || a.state == stateGone {
+	a.leases.catchUp.feedLocked()
+	if !o.hasWorkLocked() || a.state == stateGone {
 		o.endLocked()
-		return nil, rules{}
+		return nil, rules{}, false
 	}
 	defer a.mu.Unlock()
+	if o.queue.isEmpty() {
+		return nil, rules{}, true
+	}
 	if wait {
 		o.moved = o.clock()
 	}
-	r := rules{policy: a.applied, revoked: o.revoked.Load()}
+	r = rules{policy: a.applied, revoked: o.revoked.Load()}
 	if a.state >= stateClosing { // it is not migrated any more
 		r.policy = a.policy.Load()
 	}
 	if o.queue.conflation.fresh > 0 && o.queue.lags(a.hub.timers.now()) {
 		o.conflateLocked(nil)
 	}
-	return o.queue.take(most), r
+	return o.queue.take(most), r, false
 }
 
 // parkLocked stops the writing until the agent is migrated, so that nothing is written
@@ -353,7 +366,7 @@ func (o *outbox) wrote(items *[]item, err error) bool {
 		o.failLocked(err, messages)
 	}
 	o.roomLocked()
-	if !o.queue.isEmpty() && a.state != stateGone {
+	if o.hasWorkLocked() && a.state != stateGone {
 		a.mu.Unlock()
 		return true
 	}

@@ -137,10 +137,10 @@ export interface State {
 
 /**
  * Why messages are missing: `epoch`, the server was restarted; `count`, `age`, `bytes`, it
- * has dropped them; `limit`, they are more than it sends at once; `none`, the channel has no history;
+ * has dropped them; `none`, the channel has no history;
  * `denied`, you may not have them; `unavailable`, the server could not find out whether you may.
  */
-export type Missing = 'epoch' | 'count' | 'age' | 'bytes' | 'limit' | 'none' | 'denied' | 'unavailable' | (string & {});
+export type Missing = 'epoch' | 'count' | 'age' | 'bytes' | 'none' | 'denied' | 'unavailable' | (string & {});
 
 /** Which messages of a history to get. */
 export interface HistoryOptions {

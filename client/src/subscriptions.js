@@ -64,10 +64,10 @@ export function makeSubscriptions(push) {
 
     /**
      * Asks for what this session has not been asked for, at most so many. What matches the
-     * most comes last: the server leaves out what the others have got.
+     * most comes first: its position moves with each message that comes for the others.
      */
     _resubscribe(session, most = Infinity) {
-      for (const sub of [...subs.values()].sort((a, b) => breadth(a) - breadth(b))) if (!sub._asked && !sub._on && !sub._leaving && most-- > 0) ask(session, sub);
+      for (const sub of [...subs.values()].sort((a, b) => breadth(b) - breadth(a))) if (!sub._asked && !sub._on && !sub._leaving && most-- > 0) ask(session, sub);
     },
 
     _begun: begun,
@@ -116,7 +116,7 @@ export function makeSubscriptions(push) {
     return subs.get(name);
   }
 
-  /** Names come before patterns, and long patterns before those that match more. */
+  /** Names are below patterns, and long patterns below those that match more. */
   function breadth({ _name: name }) {
     return name.endsWith('*') && 999 - name.length;
   }

@@ -1317,10 +1317,10 @@ describe('subscribing', () => {
     assert.deepEqual(push.told.filter((line) => line.startsWith('error')), []);
   });
 
-  test('what matches more is asked for later, and what is not there does not move its position', async () => {
+  test('what matches more is asked for first, and what is not there does not move its position', async () => {
     const push = await world.connected({ channels: ['*', 'p/*', 'p/x', 'p/q/*', 'a'] });
     const asked = () => world.socket.about.filter((each) => each.startsWith('subscribe'));
-    assert.deepEqual(asked(), ['*', 'p/*', 'p/x', 'p/q/*', 'a'].map((name) => `subscribe ${name}`).sort((a, b) => ['p/x', 'a', 'p/q/*', 'p/*', '*'].indexOf(a.slice(10)) - ['p/x', 'a', 'p/q/*', 'p/*', '*'].indexOf(b.slice(10))));
+    assert.deepEqual(asked(), ['*', 'p/*', 'p/q/*', 'p/x', 'a'].map((name) => `subscribe ${name}`));
     for (const name of ['p/x', 'a', '*']) await world.socket.answer('/meta/subscribe', { position: '7-1' }, (frame) => frame.data?.channel === name);
     // The answer about p/* is still on its way, and with it what is missing there.
     await world.socket.receive({ channel: 'p/x', uuid: 'm', data: 1, position: '7-5' });
@@ -1339,7 +1339,7 @@ describe('subscribing', () => {
     await world.socket.lose();
     await world.tick(1000);
     await world.socket.raw('o');
-    assert.deepEqual(world.socket.sent.slice(1).map(({ data }) => data), [{ channel: 'a' }, { channel: 'b', position: '9-4' }, { channel: 'p/*', position: '3-3' }].map((each) => (each.channel === 'a' ? { channel: 'a', position: '7-1' } : each)));
+    assert.deepEqual(world.socket.sent.slice(1).map(({ data }) => data), [{ channel: 'p/*', position: '3-3' }, { channel: 'a', position: '7-1' }, { channel: 'b', position: '9-4' }]);
     assert.equal(push.state.name, 'connecting');
   });
 });

@@ -107,6 +107,16 @@ describe('what the server says is understood', () => {
           else assert.equal(ended[0].data.channel, to.data.channel);
           break;
         }
+        case 'missed': {
+          const { world, push, sent } = await asked('/meta/subscribe', 'u', { channel: made.channel });
+          await world.socket.receive({ channel: sent.channel, uuid: sent.uuid, data: sent.data, successful: true, error: '', position: 'first' });
+          const gaps = [];
+          push.on('gap', (gap) => gaps.push(gap));
+          await world.socket.receive(frame);
+          assert.deepEqual(gaps, [{ channel: made.channel, reason: made.why }]);
+          assert.equal((await back(world)).data.position, made.position);
+          break;
+        }
         case 'history': {
           const to = JSON.parse(made.to);
           const { world, ended, sent } = await asked(to.channel, to.uuid, to.data);

@@ -146,6 +146,8 @@ func (a *fakeAgent) Receive(frame []byte) {
 }
 
 func (a *fakeAgent) ReceiveTooLarge(begin []byte) { a.Receive(append([]byte("too large: "), begin...)) }
+func (a *fakeAgent) BeginBatch()                  {}
+func (a *fakeAgent) EndBatch()                    {}
 
 func (a *fakeAgent) Touch() {
 	a.mu.Lock()

@@ -393,6 +393,8 @@ func (s *session) take(ctx context.Context, number int64, body []byte) *httpErro
 	if len(spans) == 0 && !s.idle.take(time.Now()) {
 		return errIdleSender
 	}
+	s.agent.BeginBatch()
+	defer s.agent.EndBatch()
 	for _, at := range spans {
 		if s.isOver() {
 			break

@@ -31,6 +31,9 @@ const (
 	turnRetry = 100 * time.Millisecond
 )
 
+// noticeSubscribe is the channel of the hub's notice that messages are missing.
+const noticeSubscribe = "/meta/subscribe"
+
 // The names of the events that are not messages. Names of channels never begin with a slash.
 const (
 	eventGap      = "/meta/gap"
@@ -128,12 +131,15 @@ const aboutMembers = `{"channel":"` + eventPresence + `","data":`
 
 // appendNotice appends a frame that is not a message. A stream has no answers, because its
 // client sends no frames. So there are frames about members, whose event has the channel's
-// name in place of data, and the last notice.
+// name in place of data, the notice that messages are missing, and the last notice.
 func appendNotice(dst, object []byte) []byte {
 	if rest, ok := bytes.CutPrefix(object, []byte(aboutMembers)); ok {
 		i := bytes.IndexByte(rest, '}')
 		dst = append(append(append(dst, "event: "+eventPresence+"\ndata: "...), rest[:i]...), rest[i+1:]...)
 		return append(dst, "\n\n"...)
+	}
+	if bytes.HasPrefix(object, []byte(`{"channel":"`+noticeSubscribe+`"`)) {
+		return appendGapNotice(dst, object)
 	}
 	if !bytes.HasPrefix(object, []byte(`{"channel":"`+eventClose+`"`)) {
 		return dst
@@ -156,6 +162,26 @@ func appendNotice(dst, object []byte) []byte {
 	return appendNamed(dst, eventClose, last)
 }
 
+// appendGapNotice appends what the hub says if messages of a subscription were dropped before
+// they could be sent.
+func appendGapNotice(dst, object []byte) []byte {
+	var frame struct {
+		Data   struct{ Channel string }
+		Reason string
+	}
+	if json.Unmarshal(object, &frame) != nil || frame.Reason == "" {
+		return dst
+	}
+	return appendGap(dst, hub.Gap{Channel: frame.Data.Channel, Reason: frame.Reason})
+}
+
+func appendGap(dst []byte, gap hub.Gap) []byte {
+	return appendNamed(dst, eventGap, struct {
+		Channel string `json:"channel"`
+		Reason  string `json:"reason"`
+	}{gap.Channel, gap.Reason})
+}
+
 func appendRetry(dst []byte, in time.Duration) []byte {
 	return fmt.Appendf(dst, "retry: %d\n\n", in.Milliseconds())
 }
@@ -176,10 +202,7 @@ func appendBeginning(dst []byte, b *hub.Beginning) []byte {
 	}
 	dst = append(dst, '\n')
 	for _, gap := range b.Gaps {
-		dst = appendNamed(dst, eventGap, struct {
-			Channel string `json:"channel"`
-			Reason  string `json:"reason"`
-		}{gap.Channel, gap.Reason})
+		dst = appendGap(dst, gap)
 	}
 	return dst
 }

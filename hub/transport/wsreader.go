@@ -23,6 +23,8 @@ type agent interface {
 	Start(c hub.Conn)
 	Receive(frame []byte)
 	ReceiveTooLarge(begin []byte)
+	BeginBatch()
+	EndBatch()
 	Touch()
 	Send(p []byte)
 	Close(code hub.CloseCode, reason string, retry time.Duration)
@@ -164,6 +166,8 @@ func (r *wsReader) take(p []byte) error {
 			return errOverrun
 		}
 	}
+	r.agent.BeginBatch()
+	defer r.agent.EndBatch()
 	for len(p) > 0 {
 		rest, err := r.frames.feed(p)
 		if v, ok := errors.AsType[*violation](err); ok {

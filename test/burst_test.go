@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -86,10 +87,12 @@ func TestBurstsCloseNobodyWhoReads(t *testing.T) {
 			}
 			at := plain
 			at.t = t
+			var publishing sync.WaitGroup
+			defer publishing.Wait() // the last answers may come after the messages
 			if c.program {
-				go at.publishAll(channel)
+				publishing.Go(func() { at.publishAll(channel) })
 			} else {
-				at.publishByAgents(channel)
+				at.publishByAgents(&publishing, channel)
 			}
 			late := time.After(burstPatience)
 			for range burstAgents {
@@ -126,23 +129,23 @@ func readBurst(next func() (objects []string, err error), channel string) error 
 }
 
 // publishByAgents has some agents publish the burst, each as fast as it can.
-func (s site) publishByAgents(channel string) {
+func (s site) publishByAgents(publishing *sync.WaitGroup, channel string) {
 	data := strings.Repeat("x", burstSize)
 	for range burstPublishers {
 		p, _ := s.open("/push/websocket", nil, nil)
-		go func() {
+		publishing.Go(func() {
 			for range burstEach {
 				p.send(channel, data)
 			}
-		}()
-		go func() {
+		})
+		publishing.Go(func() {
 			for answered := range burstEach {
 				if _, err := p.ws.Read(); err != nil {
 					s.t.Errorf("a publisher after %d answers: %v", answered, err)
 					return
 				}
 			}
-		}()
+		})
 	}
 }
 
@@ -162,7 +165,14 @@ func (s site) publishAll(channel string) {
 		return
 	}
 	defer func() { _ = resp.Body.Close() }()
-	if body, err := io.ReadAll(resp.Body); err != nil || strings.Contains(string(body), "error") {
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
 		s.t.Errorf("status %d: %.500s, %v", resp.StatusCode, body, err)
+	}
+	for line := range strings.Lines(string(body)) {
+		if strings.Contains(line, `"error"`) {
+			s.t.Errorf("a message was not published: %s", line)
+			return
+		}
 	}
 }

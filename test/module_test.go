@@ -401,6 +401,7 @@ func TestEverySettingHasToAgree(t *testing.T) {
 		"origins": []any{"null"}, "transports": []any{"xhr"}, "session_cookies": []any{"sid"},
 		"heartbeat": "20s", "handshake": "20s", "drain": "2s", "grace": "20s",
 		"limits": object{"agents": 5}, "namespace": "{http.request.host}", "history": object{"count": 5, "ttl": "1m"}, "presence": object{"linger": "20s"},
+		"broker":  object{"engine": "nats"},
 		"default": "deny", "gates": object{"publish": gate(object{"guard": "allow"}, nil)}, "timeouts": object{"publish": "2s"},
 		"channels": []any{object{"match": []any{"a"}, "gates": object{"publish": gate(object{"guard": "allow"}, nil)}}},
 	}

@@ -192,7 +192,7 @@ func (i *Inside) open() *Agent {
 	if h.closed || h.going {
 		return nil
 	}
-	h.quota.enter(a.address, Limits{Agents: Unlimited, AgentsPerIP: Unlimited, UnconnectedPerIP: Unlimited})
+	_ = h.quota.enter(a.address, Limits{Agents: Unlimited, AgentsPerIP: Unlimited, UnconnectedPerIP: Unlimited}) // nothing limits it
 	h.agents[a] = struct{}{}
 	h.counts.openedLocked(insideTransport)
 	return a

@@ -408,7 +408,7 @@ func TestPresenceOfManyNodesIsLarge(t *testing.T) {
 		if s := b.hub.Stats(); s.Members != 1201 {
 			t.Errorf("a node that has just started counts %d members", s.Members)
 		}
-		b.node.LoseBroadcasts(func(topic string, b []byte) bool { return len(b) > 4 }) // all but heartbeats
+		b.node.LoseBroadcasts(func(_ string, b []byte) bool { return len(b) > 4 }) // all but heartbeats
 		c.leave(c.tabs[0])
 		c.open(c.places[0], "late")
 		time.Sleep(4 * time.Second)

@@ -9,12 +9,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/push-it/pushit/hub"
 	"github.com/push-it/pushit/internal/doctable"
+	"github.com/push-it/pushit/internal/needs"
 )
 
 // contribCheck builds contrib/check. The result runs it, and returns what it prints.
@@ -75,10 +77,10 @@ func TestAlertsAreDocumented(t *testing.T) {
 
 // TestSystemdSettings has systemd read the settings of contrib/systemd.
 func TestSystemdSettings(t *testing.T) {
-	analyze, err := exec.LookPath("systemd-analyze")
-	if err != nil {
-		t.Skip("there is no systemd")
+	if runtime.GOOS != "linux" {
+		t.Skip("systemd is what only Linux has")
 	}
+	analyze := needs.Program(t, "systemd-analyze")
 	dir := t.TempDir()
 	unit := filepath.Join(dir, "caddy.service")
 	verify := func(settings string) string {

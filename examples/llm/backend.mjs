@@ -54,14 +54,16 @@ async function answer(channel, question) {
   request.end();
 }
 
-const server = http.createServer(async (request, response) => {
+// Caddy keeps a connection for 2 minutes. It does not send a question again when it finds
+// out that the connection is gone, so we keep it for longer.
+const server = http.createServer({ keepAliveTimeout: 150_000 }, async (request, response) => {
   let question = '';
-  for await (const chunk of request) {
-    question += chunk;
-    if (question.length > 1000) {
-      response.writeHead(413).end('A question has at most 1000 characters.\n');
-      return;
-    }
+  // It is read to its end even if it is too long: an answer may be lost when the
+  // connection closes while something is still on its way. The Caddyfile sets a limit.
+  for await (const chunk of request) if (question.length <= 1000) question += chunk;
+  if (question.length > 1000) {
+    response.writeHead(413).end('A question has at most 1000 characters.\n');
+    return;
   }
   if (request.method !== 'POST' || !question.trim()) {
     response.writeHead(400).end('Send a question.\n');

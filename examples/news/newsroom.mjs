@@ -23,6 +23,9 @@ if (!PUBLISHER_SECRET) {
 
 const MOST_BODY = 16_384; // bytes
 const ATTEMPTS = 3;
+// Caddy keeps a connection for 2 minutes. It does not send a form again when it finds
+// out that the connection is gone, so we keep it for longer.
+const KEEP_ALIVE = 150_000; // ms
 
 /** Publishes a message. It may be sent more than once: the uuid sees to it that it is published once. */
 async function publish(message) {
@@ -46,26 +49,31 @@ async function publish(message) {
   }
 }
 
-/** @returns {Promise<URLSearchParams>} what is in the form */
+/**
+ * Reads the form to its end, even one that is refused: an answer may be lost when the
+ * connection closes while the form is still on its way.
+ *
+ * @returns {Promise<URLSearchParams | undefined>} what is in the form; nothing if it is too large
+ */
 async function form(request) {
   const chunks = [];
   let size = 0;
   for await (const chunk of request) {
     size += chunk.length;
-    if (size > MOST_BODY) throw Object.assign(new Error('That is too much text.'), { status: 413 });
-    chunks.push(chunk);
+    if (size <= MOST_BODY) chunks.push(chunk);
   }
-  return new URLSearchParams(Buffer.concat(chunks).toString());
+  return size <= MOST_BODY ? new URLSearchParams(Buffer.concat(chunks).toString()) : undefined;
 }
 
 async function take(request) {
   const refuse = (status, why) => {
     throw Object.assign(new Error(why), { status });
   };
+  const fields = await form(request);
   if (request.method !== 'POST' || request.url !== '/editor/publish') refuse(404, 'There is nothing here.');
   // The browser adds the editor's password by itself, so the form of another site must not get this far.
   if (request.headers['sec-fetch-site'] !== 'same-origin') refuse(403, 'Only the form of this site publishes news.');
-  const fields = await form(request);
+  if (!fields) refuse(413, 'That is too much text.');
   const title = (fields.get('title') ?? '').trim();
   const text = (fields.get('text') ?? '').trim();
   if (!title || title.length > 120) refuse(400, 'Write a title of 1 to 120 characters.');
@@ -73,14 +81,14 @@ async function take(request) {
   return publish({ channel: 'news', data: { title, text, at: Date.now() } });
 }
 
-const server = createServer(async (request, response) => {
+const server = createServer({ keepAliveTimeout: KEEP_ALIVE }, async (request, response) => {
   try {
     await take(request);
     response.writeHead(303, { Location: '/editor/#published' }).end();
   } catch (error) {
     if (!error.status) console.error(`newsroom: publishing failed: ${error.message}`);
     const why = error.status ? error.message : 'The news could not be published. Try again in a moment.';
-    response.writeHead(error.status ?? 502, { 'Content-Type': 'text/plain; charset=utf-8', Connection: 'close' }).end(`${why}\n`);
+    response.writeHead(error.status ?? 502, { 'Content-Type': 'text/plain; charset=utf-8' }).end(`${why}\n`);
   }
 });
 

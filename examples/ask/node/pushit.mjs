@@ -26,7 +26,9 @@ function answer({ gate, channel, agent, message, credentials }) {
   return text === '' ? { status: 204 } : yes({ data: { from: agent.user, text } })
 }
 
-createServer(async (request, response) => {
+// Caddy keeps a connection for 2 minutes. It does not ask again when it finds out that the
+// connection is gone, so we keep it for longer.
+createServer({ keepAliveTimeout: 150_000 }, async (request, response) => {
   const { status, type, body } = await json(request).then(answer).catch(() => no('not a question', 400))
   response.writeHead(status, type && { 'Content-Type': type }).end(body)
 }).listen(process.env.PORT ?? 8081, '127.0.0.1')

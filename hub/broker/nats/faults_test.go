@@ -120,7 +120,7 @@ func (r *replica) say(tb testing.TB, m *hub.Message) {
 func TestFaults(t *testing.T) {
 	t.Parallel()
 	if runtime.GOOS != "linux" {
-		t.Skip("no process can be stopped here")
+		t.Skip("this test stops processes as only Linux does here")
 	}
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -132,7 +132,7 @@ func TestFaults(t *testing.T) {
 		p := natsserver.NewProxy(t, s.Addr())
 		proxies = append(proxies, p)
 		other := natsserver.NewProxy(t, servers[(i+1)%3].Addr())
-		o := Options{Hub: "faults", Node: fmt.Sprint("n", i), URLs: []string{p.URL(), other.URL()}, Keep: Keep{Count: 100_000, TTL: time.Hour}, Log: logger(t)}
+		o := Options{Hub: "faults", Node: fmt.Sprint("n", i), URLs: []string{p.URL(), other.URL()}, Keep: hub.HistoryRule{Count: 100_000, TTL: time.Hour}, Log: logger(t)}
 		dropping := rand.New(rand.NewPCG(seed, uint64(i)))
 		r, err := start(t, o, func(b *Broker) {
 			b.drop = func(uint64) bool { return dropping.IntN(50) == 0 }
@@ -317,7 +317,7 @@ func TestForeignEntries(t *testing.T) {
 func TestWiden(t *testing.T) {
 	t.Parallel()
 	s := natsserver.New(t, "")
-	o := Options{Hub: "wide", Node: "a", URLs: []string{s.URL()}, MaxBytes: 8 << 20, Keep: Keep{Count: 5000, TTL: time.Hour}, Log: logger(t)}
+	o := Options{Hub: "wide", Node: "a", URLs: []string{s.URL()}, MaxBytes: 8 << 20, Keep: hub.HistoryRule{Count: 5000, TTL: time.Hour}, Log: logger(t)}
 	a := started(t, o)
 	info, err := a.info()
 	if err != nil {
@@ -326,10 +326,10 @@ func TestWiden(t *testing.T) {
 	if err := a.update(info, map[string]any{"metadata": map[string]string{"owner": "ops"}, "max_msgs_per_subject": 6000}); err != nil {
 		t.Fatal(err)
 	}
-	o.Node, o.MaxBytes, o.Keep = "b", 4<<20, Keep{Count: 10, TTL: 48 * time.Hour}
+	o.Node, o.MaxBytes, o.Keep = "b", 4<<20, hub.HistoryRule{Count: 10, TTL: 48 * time.Hour}
 	b := started(t, o)
-	b.Widen(Keep{Count: 7000})
-	b.Widen(Keep{Count: 1})
+	b.Keep(hub.HistoryRule{Count: 7000})
+	b.Keep(hub.HistoryRule{Count: 1})
 	await(t, "the stream to grow", func() bool {
 		info, err := a.info()
 		if err != nil {

@@ -81,7 +81,7 @@ type Broker struct {
 	scaled time.Time // when more replicas were wanted last; of the same goroutine
 
 	mu       sync.Mutex // guards the following; a leaf
-	keep     Keep
+	keep     hub.HistoryRule
 	started  bool
 	closed   bool
 	waiting  map[[16]byte][]*waiter // publishes, by ID
@@ -108,6 +108,7 @@ func New(o Options) (*Broker, error) {
 		waiting:  make(map[[16]byte][]*waiter),
 		byNumber: make(map[uint64]*waiter),
 	}
+	b.counts.publishes = newPublishRecorder()
 	b.life, b.end = context.WithCancel(context.Background())
 	b.bus = newBus(b, hub.NodeID{Name: o.Node, Incarnation: incarnation})
 	return b, nil
@@ -141,10 +142,10 @@ func (b *Broker) Start(_ context.Context, s hub.Sink) error {
 	return nil
 }
 
-// Widen has the stream keep at least this.
-func (b *Broker) Widen(k Keep) {
+// Keep makes the stream keep at least what rule keeps of each channel.
+func (b *Broker) Keep(rule hub.HistoryRule) {
 	b.mu.Lock()
-	wider := b.keep.with(k)
+	wider := b.keep.With(rule)
 	changed := wider != b.keep
 	b.keep = wider
 	b.mu.Unlock()
@@ -233,7 +234,7 @@ func (b *Broker) Publish(ctx context.Context, m *hub.Message) (hub.Position, err
 	}
 	at, err := p.run(ctx)
 	if err == nil {
-		b.counts.publishes.observe(time.Since(begun))
+		b.counts.publishes.Observe(time.Since(begun))
 	}
 	return at, err
 }
@@ -375,14 +376,14 @@ func (p *publishing) await(wait <-chan time.Time, done *<-chan struct{}) (at hub
 			ending = time.After(contextPatience)
 		case <-wait:
 			if stored != nil {
-				return hub.Position{Epoch: p.b.log.epochNow(), Seq: stored.Seq}, nil, true
+				return p.b.placeOf(stored.Seq), nil, true
 			}
 			return hub.Position{}, nil, false
 		case <-ending:
 			if stored == nil {
 				return hub.Position{}, nil, false
 			}
-			return hub.Position{Epoch: p.b.log.epochNow(), Seq: stored.Seq}, nil, true
+			return p.b.placeOf(stored.Seq), nil, true
 		case <-p.b.life.Done():
 			return hub.Position{}, nil, false
 		}
@@ -396,6 +397,16 @@ func (p *publishing) refusedBy(e *apiError) (again bool) {
 	p.refused = e
 	p.open--
 	return e.ErrCode == codeSameIDInProcess || e.Code == 503 || p.open > 0
+}
+
+// placeOf returns the position of an entry that the stream has, and that did not come here in
+// time. Without an answer from the stream, the position has no check.
+func (b *Broker) placeOf(seq uint64) hub.Position {
+	at := hub.Position{Epoch: b.log.epochNow(), Seq: seq}
+	if e, _, err := b.log.lookUp(seq); err == nil {
+		at.Check = hub.CheckOf(e.at)
+	}
+	return at
 }
 
 // first returns the position of an entry that is said to be m, published before.

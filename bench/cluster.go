@@ -196,12 +196,10 @@ func (c *cluster) stop() {
 
 // post publishes with a request, and returns the lines of the answer.
 func (m machine) post(ctx context.Context, contentType, body string) (lines []string, err error) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+m.at.addr+"/push/publish", strings.NewReader(body))
+	r, err := publishRequest(ctx, m.at, "/push", contentType, strings.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
-	r.Header.Set("Authorization", "Bearer "+programSecret)
-	r.Header.Set("Content-Type", contentType)
 	resp, err := http.DefaultClient.Do(r)
 	if err != nil {
 		return nil, err

@@ -270,12 +270,10 @@ func (k *killing) publish(ctx context.Context, id string, channel, publisher, n 
 	defer cancel()
 	body := fmt.Sprintf(`{"channel":"ch/%d","uuid":%q,"data":[%d,%d]}`, channel, id, publisher, n)
 	err = until(within, often, "publishing "+id, func() (bool, error) {
-		req, err := http.NewRequestWithContext(within, http.MethodPost, "http://"+k.server.plain.addr+"/push/publish", strings.NewReader(body))
+		req, err := publishRequest(within, k.server.plain, "/push", "application/json", strings.NewReader(body))
 		if err != nil {
 			return false, err
 		}
-		req.Header.Set("Authorization", "Bearer "+programSecret)
-		req.Header.Set("Content-Type", "application/json")
 		resp, err := k.client.Do(req)
 		if err != nil {
 			return false, nil //nolint:nilerr // it was killed

@@ -103,12 +103,10 @@ func publishNumbered(ctx context.Context, at target, n, channels int) error {
 		}
 		_ = w.CloseWithError(lines.Flush())
 	}()
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, at.origin()+"/programs/publish", body)
+	r, err := publishRequest(ctx, at, "/programs", "application/x-ndjson", body)
 	if err != nil {
 		return err
 	}
-	r.Header.Set("Authorization", "Bearer "+programSecret)
-	r.Header.Set("Content-Type", "application/x-ndjson")
 	resp, err := http.DefaultClient.Do(r)
 	if err != nil {
 		return err

@@ -72,8 +72,9 @@ func measurePrograms(ctx context.Context, caddy string, messages, requests, runs
 	return costs, nil
 }
 
-func (s *server) publishRequest(ctx context.Context, contentType string, body io.Reader) (*http.Request, error) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+s.plain.addr+"/programs/publish", body)
+// publishRequest returns a request of a program to the endpoint at a path of t.
+func publishRequest(ctx context.Context, t target, path, contentType string, body io.Reader) (*http.Request, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, t.origin()+path+"/publish", body)
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +87,7 @@ var programMessage = `{"channel":"news","data":"` + strings.Repeat("x", 198) + `
 
 // publishStream publishes over one request, and wants each message to be answered.
 func (s *server) publishStream(ctx context.Context, client *http.Client, messages int) error {
-	r, err := s.publishRequest(ctx, "application/x-ndjson", strings.NewReader(strings.Repeat(programMessage+"\n", messages)))
+	r, err := publishRequest(ctx, s.plain, "/programs", "application/x-ndjson", strings.NewReader(strings.Repeat(programMessage+"\n", messages)))
 	if err != nil {
 		return err
 	}
@@ -113,7 +114,7 @@ func (s *server) publishAtOnce(ctx context.Context, client *http.Client, request
 	errs := make([]error, requests)
 	for i := range requests {
 		wg.Go(func() {
-			r, err := s.publishRequest(ctx, "application/json", strings.NewReader(programMessage))
+			r, err := publishRequest(ctx, s.plain, "/programs", "application/json", strings.NewReader(programMessage))
 			if err != nil {
 				errs[i] = err
 				return

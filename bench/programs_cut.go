@@ -314,12 +314,10 @@ func (c *cutting) repeatStream(ctx context.Context, channel string, n int) (repe
 	for i := range n {
 		body.WriteString(cutMessage(channel, i+1) + "\n")
 	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, c.at.origin()+"/programs/publish", &body)
+	r, err := publishRequest(ctx, c.at, "/programs", "application/x-ndjson", &body)
 	if err != nil {
 		return 0, err
 	}
-	r.Header.Set("Authorization", "Bearer "+programSecret)
-	r.Header.Set("Content-Type", "application/x-ndjson")
 	resp, err := http.DefaultClient.Do(r)
 	if err != nil {
 		return 0, err
@@ -378,12 +376,10 @@ func (c *cutting) repeatRequests(ctx context.Context, channel string, n int) (in
 	defer client.CloseIdleConnections()
 	var repeated atomic.Int64
 	err := c.atOnce(n, func(i int) error {
-		r, err := http.NewRequestWithContext(ctx, http.MethodPost, c.at.origin()+"/programs/publish", strings.NewReader(cutMessage(channel, i+1)))
+		r, err := publishRequest(ctx, c.at, "/programs", "application/json", strings.NewReader(cutMessage(channel, i+1)))
 		if err != nil {
 			return err
 		}
-		r.Header.Set("Authorization", "Bearer "+programSecret)
-		r.Header.Set("Content-Type", "application/json")
 		resp, err := client.Do(r)
 		if err != nil {
 			return err

@@ -12,7 +12,7 @@
  */
 
 import { Buffer } from 'node:buffer';
-import { execFile, spawn } from 'node:child_process';
+import { execFile } from 'node:child_process';
 import { createWriteStream } from 'node:fs';
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import http from 'node:http';
@@ -21,6 +21,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { Server, top, within } from './harness.mjs';
+import { freePort, Process } from './process.mjs';
 
 const run = promisify(execFile);
 
@@ -32,56 +33,6 @@ async function natsBinary() {
   const path = join(top, '.build', 'nats-server');
   await run('go', ['build', '-C', join(top, 'test'), '-o', path, 'github.com/nats-io/nats-server/v2']);
   return path;
-}
-
-/** A process that can be killed, ended, stopped for a while, and started again. */
-class Process {
-  #child = null;
-  #exited;
-
-  get running() {
-    return this.#child !== null;
-  }
-
-  launch(binary, args, log) {
-    const child = spawn(binary, args, { stdio: ['ignore', 'pipe', 'pipe'] });
-    const out = createWriteStream(log, { flags: 'a' });
-    child.stdout.pipe(out, { end: false });
-    child.stderr.pipe(out, { end: false });
-    const end = () => child.kill('SIGKILL'); // if a test run is interrupted, no process is left
-    process.once('exit', end);
-    this.#child = child;
-    this.#exited = new Promise((resolve) => {
-      child.once('exit', resolve);
-      child.once('error', resolve);
-    }).then(() => {
-      process.off('exit', end);
-      out.end();
-      this.#child = null;
-    });
-  }
-
-  async kill(signal = 'SIGKILL') {
-    if (!this.#child) return;
-    this.#child.kill(signal);
-    await within('the end of a process', this.#exited);
-  }
-
-  signal(name) {
-    this.#child?.kill(name);
-  }
-}
-
-/** A port of an address where nobody listens. */
-async function freePort(host) {
-  const server = net.createServer();
-  await new Promise((resolve, reject) => {
-    server.once('error', reject);
-    server.listen(0, host, resolve);
-  });
-  const { port } = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  return port;
 }
 
 /**
@@ -215,7 +166,8 @@ export class NatsServer extends Process {
   async start() {
     const path = join(this.dir, 'nats.conf');
     await writeFile(path, this.config);
-    this.launch(this.binary, ['-c', path], join(this.dir, 'log'));
+    const child = this.launch(this.binary, ['-c', path], { stdio: ['ignore', 'ignore', 'pipe'] });
+    child.stderr.pipe(createWriteStream(join(this.dir, 'log'), { flags: 'a' }));
     await within('the start of a NATS server', this.#greets(), DEADLINE);
   }
 
@@ -232,6 +184,11 @@ export class NatsServer extends Process {
       if (!this.running) throw new Error(`a NATS server ended at its start:\n${await this.log()}`);
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
+  }
+
+  async kill(signal = 'SIGKILL') {
+    this.signal(signal);
+    await within('the end of a NATS server', this.exited);
   }
 
   log() {

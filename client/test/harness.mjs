@@ -13,7 +13,7 @@
  * @module
  */
 
-import { execFile, spawn } from 'node:child_process';
+import { execFile } from 'node:child_process';
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -23,6 +23,7 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import puppeteer from 'puppeteer-core';
 import { skipWithout } from './needs.mjs';
+import { Process } from './process.mjs';
 
 const run = promisify(execFile);
 
@@ -65,8 +66,7 @@ export class Server {
   #binary;
   #dir;
   #config;
-  #process = null;
-  #exited = null;
+  #process = new Process();
   #log = [];
   #env;
   /** The address that it listens on. */
@@ -153,16 +153,9 @@ export class Server {
 
   async #launch(path) {
     const env = { ...process.env, ...this.#env, HOME: this.#dir, XDG_CONFIG_HOME: this.#dir, XDG_DATA_HOME: this.#dir };
-    const child = spawn(this.#binary, ['run', '--config', path], { cwd: top, env, stdio: ['ignore', 'ignore', 'pipe'] });
-    this.#process = child;
-    const end = () => child.kill('SIGKILL'); // if a test run is interrupted, no process is left
-    process.once('exit', end);
-    this.#exited = new Promise((resolve) => {
-      child.once('exit', resolve);
-      child.once('error', resolve);
-    }).finally(() => process.off('exit', end));
+    const child = this.#process.launch(this.#binary, ['run', '--config', path], { cwd: top, env, stdio: ['ignore', 'ignore', 'pipe'] });
     await new Promise((resolve, reject) => {
-      this.#exited.then(() => reject(new Error('Caddy ended at its start')));
+      this.#process.exited.then(() => reject(new Error('Caddy ended at its start')));
       createInterface({ input: child.stderr }).on('line', (line) => {
         this.#log.push(line);
         const { msg, actual_address: address } = parsed(line);
@@ -193,15 +186,13 @@ export class Server {
 
   /** Sends it a signal: SIGSTOP and SIGCONT hold it up for a while. */
   signal(name) {
-    this.#process?.kill(name);
+    this.#process.signal(name);
   }
 
   /** Ends it like a crash, or with another signal. */
   async kill(signal = 'SIGKILL') {
-    if (!this.#process) return;
-    this.#process.kill(signal);
-    await within('Caddy ending', this.#exited);
-    this.#process = null;
+    this.#process.signal(signal);
+    await within('Caddy ending', this.#process.exited);
   }
 
   /** Ends it for good, and removes its files. */

@@ -13,10 +13,10 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { existsSync, readdirSync } from 'node:fs';
-import net from 'node:net';
 import { describe, test } from 'node:test';
 import { Server, within } from './harness.mjs';
 import { skipWithout } from './needs.mjs';
+import { freePort } from './process.mjs';
 import { Proxy } from './proxy.mjs';
 import { makeSite } from './site.mjs';
 
@@ -53,14 +53,6 @@ async function screen(t) {
   const xvfb = start(t, '/usr/bin/Xvfb', ['-displayfd', '3', '-screen', '0', '1000x800x24', '-nolisten', 'tcp'], { stdio: ['ignore', 'ignore', 'ignore', 'pipe'] });
   const number = new Promise((resolve) => xvfb.stdio[3].once('data', (data) => resolve(String(data).trim())));
   return `:${await within('starting Xvfb', number)}`;
-}
-
-async function freePort() {
-  const server = net.createServer();
-  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  return port;
 }
 
 class WebDriver {

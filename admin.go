@@ -138,14 +138,18 @@ func (c *adminCall) only(names ...string) error {
 }
 
 // limit returns the parameter limit, 0 if there is none.
-func (c *adminCall) limit() (int, error) {
-	text := c.query.Get("limit")
+func (c *adminCall) limit() (int, error) { return c.count("limit", "a number") }
+
+// count returns a parameter from 1 to 1000, 0 if there is none. what says what it is, for
+// errors.
+func (c *adminCall) count(name, what string) (int, error) {
+	text := c.query.Get(name)
 	if text == "" {
 		return 0, nil
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 1 || n > 1000 {
-		return 0, adminError(http.StatusBadRequest, "limit must be a number from 1 to 1000, not %q", text)
+		return 0, adminError(http.StatusBadRequest, "%s must be %s from 1 to 1000, not %q", name, what, text)
 	}
 	return n, nil
 }
@@ -228,8 +232,7 @@ func adminChannels(c *adminCall) (any, error) {
 		return nil, err
 	}
 	q := hub.ChannelQuery{Namespace: c.query.Get("namespace"), Prefix: c.query.Get("prefix"), Channel: c.query.Get("channel"), After: c.query.Get("after"), Limit: limit}
-	page, err := h.Operator().Channels(c.r.Context(), q)
-	return page, err
+	return h.Operator().Channels(c.r.Context(), q)
 }
 
 // selectorParameters are the parameters that select agents.
@@ -256,8 +259,7 @@ func adminAgents(c *adminCall) (any, error) {
 			return nil, adminError(http.StatusBadRequest, "%v", err)
 		}
 	}
-	page, err := h.Operator().Agents(c.r.Context(), hub.AgentQuery{Selector: s, After: c.query.Get("after"), Limit: limit})
-	return page, err
+	return h.Operator().Agents(c.r.Context(), hub.AgentQuery{Selector: s, After: c.query.Get("after"), Limit: limit})
 }
 
 // addAttribute adds an attribute in the form name=value.
@@ -335,19 +337,15 @@ func adminTail(c *adminCall) (any, error) {
 	if err := c.only("hub", "namespace", "channel", "last"); err != nil {
 		return nil, err
 	}
-	l := hub.Listening{Channels: c.query["channel"]}
-	if text := c.query.Get("last"); text != "" {
-		n, err := strconv.Atoi(text)
-		if err != nil || n < 1 || n > 1000 {
-			return nil, adminError(http.StatusBadRequest, "last must be a number of messages from 1 to 1000, not %q", text)
-		}
-		l.Last = n
+	last, err := c.count("last", "a number of messages")
+	if err != nil {
+		return nil, err
 	}
 	h, err := hubOf(c.query.Get("hub"))
 	if err != nil {
 		return nil, err
 	}
-	feed, err := hub.NewInside(h, c.query.Get("namespace")).Listen(c.r.Context(), l)
+	feed, err := hub.NewInside(h, c.query.Get("namespace")).Listen(c.r.Context(), hub.Listening{Channels: c.query["channel"], Last: last})
 	if err != nil {
 		return nil, err
 	}
@@ -447,8 +445,7 @@ func adminDisconnect(c *adminCall) (any, error) {
 			return nil, adminError(http.StatusBadRequest, `retry must be a time up to 30d, such as "30s", or "never", not %q`, change.Retry)
 		}
 	}
-	e, err := o.Disconnect(c.r.Context(), change.Selector, f)
-	return e, err
+	return o.Disconnect(c.r.Context(), change.Selector, f)
 }
 
 func adminUnsubscribe(c *adminCall) (any, error) {
@@ -461,8 +458,7 @@ func adminUnsubscribe(c *adminCall) (any, error) {
 	case change.Channel == "":
 		return nil, adminError(http.StatusBadRequest, "channel is missing: name the channel or pattern that the agents have subscribed to")
 	}
-	e, err := o.Unsubscribe(c.r.Context(), change.Selector, change.Channel, change.Reason)
-	return e, err
+	return o.Unsubscribe(c.r.Context(), change.Selector, change.Channel, change.Reason)
 }
 
 func adminReauthorize(c *adminCall) (any, error) {
@@ -475,8 +471,7 @@ func adminReauthorize(c *adminCall) (any, error) {
 	case change.Reason != "":
 		return nil, adminError(http.StatusBadRequest, "reauthorize takes no reason: the gates give theirs")
 	}
-	e, err := o.Reauthorize(c.r.Context(), change.Selector)
-	return e, err
+	return o.Reauthorize(c.r.Context(), change.Selector)
 }
 
 // Interface guards

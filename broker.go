@@ -56,17 +56,17 @@ func (h *Handler) connect(e *hubpool.Engine) error {
 }
 
 // keep returns the most that any channel of h keeps.
-func (h *Handler) keep() (k brokers.Keep) {
+func (h *Handler) keep() (most hub.HistoryRule) {
 	histories := []*History{h.History}
 	for _, b := range h.Channels {
 		histories = append(histories, b.History)
 	}
 	for _, one := range histories {
 		if one != nil {
-			k = k.With(brokers.Keep{Count: one.Count, TTL: time.Duration(one.TTL)})
+			most = most.With(hub.HistoryRule{Count: one.Count, TTL: time.Duration(one.TTL)})
 		}
 	}
-	return k
+	return most
 }
 
 // parseBroker reads `broker <engine> …`.

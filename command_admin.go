@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -150,7 +149,7 @@ func table(cmd *cobra.Command, head []string, rows [][]string) error {
 // printable returns text without control characters.
 func printable(text string) string {
 	quoted := strconv.Quote(text)
-	if quoted == `"`+text+`"` || !strings.Contains(quoted, `\`) {
+	if quoted == `"`+text+`"` {
 		return text
 	}
 	return quoted
@@ -311,7 +310,8 @@ func publishCommand() *cobra.Command {
 			if data = bytes.TrimSpace(data); !json.Valid(data) || len(data) > maxStdin {
 				return usageError{errors.New("the data must be JSON: write a text in quotes, such as '\"hello\"'")}
 			}
-			body := map[string]any{"hub": a.hub, "namespace": a.namespace, "channel": args[0], "data": json.RawMessage(data), "uuid": uuid, "except": except, "history": !lost}
+			keep := !lost
+			body := adminPublication{Hub: a.hub, Namespace: a.namespace, Channel: args[0], Data: data, UUID: uuid, Except: except, History: &keep}
 			var receipt struct {
 				UUID          string
 				Subscriptions int
@@ -383,8 +383,9 @@ func (a *adminCommand) tail(cmd *cobra.Command, from io.Reader, count int) error
 	return nil
 }
 
-// change makes a command that changes something about the agents that its flags select.
-func (a *adminCommand) change(name, short, long, example, did string, more func(body map[string]any, cmd *cobra.Command, args []string) error, args cobra.PositionalArgs) *cobra.Command {
+// change makes a command that changes something about the agents that its flags select. more
+// adds what the command line says besides.
+func (a *adminCommand) change(name, short, long, example, did string, more func(change *adminChange, args []string), args cobra.PositionalArgs) *cobra.Command {
 	var s hub.Selector
 	var attributes []string
 	use := strings.Split(name, " ")[0]
@@ -393,19 +394,8 @@ func (a *adminCommand) change(name, short, long, example, did string, more func(
 			if err := a.selected(&s, attributes); err != nil {
 				return err
 			}
-			body := map[string]any{"hub": a.hub}
-			text, err := json.Marshal(s)
-			if err == nil {
-				var fields map[string]any
-				err = json.Unmarshal(text, &fields)
-				maps.Copy(body, fields)
-			}
-			if err != nil {
-				return err
-			}
-			if err := more(body, cmd, args); err != nil {
-				return err
-			}
+			body := adminChange{Hub: a.hub, Selector: s}
+			more(&body, args)
 			var e hub.Effect
 			if done, err := a.answer(cmd, http.MethodPost, use, nil, body, &e); done || err != nil {
 				return err
@@ -427,10 +417,7 @@ func disconnectCommand() *cobra.Command {
 	var reason, retry string
 	cmd := a.change("disconnect", "Ends the sessions of agents", "Their connect gate decides about those that come back.",
 		"  caddy pushit disconnect --user eve --retry never --reason 'your account was closed'\n  caddy pushit disconnect --attribute plan=free --retry 10m",
-		"Sessions ended", func(body map[string]any, _ *cobra.Command, _ []string) error {
-			body["reason"], body["retry"] = reason, retry
-			return nil
-		}, cobra.NoArgs)
+		"Sessions ended", func(change *adminChange, _ []string) { change.Reason, change.Retry = reason, retry }, cobra.NoArgs)
 	cmd.Flags().StringVar(&reason, "reason", "", "what the agents are told")
 	cmd.Flags().StringVar(&retry, "retry", "", `how long they stay away, such as 30s, or "never"; without it, they come back soon`)
 	return cmd
@@ -441,10 +428,7 @@ func unsubscribeCommand() *cobra.Command {
 	var reason string
 	cmd := a.change("unsubscribe <channel>", "Ends subscriptions to a channel or pattern", "The agents stay connected.",
 		"  caddy pushit unsubscribe rooms/7 --user eve --reason 'you were removed from the room'",
-		"Subscriptions ended", func(body map[string]any, _ *cobra.Command, args []string) error {
-			body["channel"], body["reason"] = args[0], reason
-			return nil
-		}, cobra.ExactArgs(1))
+		"Subscriptions ended", func(change *adminChange, args []string) { change.Channel, change.Reason = args[0], reason }, cobra.ExactArgs(1))
 	_ = cmd.Flags().MarkHidden("channel") // the argument says it
 	cmd.Flags().StringVar(&reason, "reason", "", "what the agents are told")
 	return cmd
@@ -454,5 +438,5 @@ func reauthorizeCommand() *cobra.Command {
 	var a adminCommand
 	return a.change("reauthorize", "Asks the gates of agents again", "What a gate no longer allows ends.",
 		"  caddy pushit reauthorize --user bob\n  caddy pushit reauthorize --all",
-		"Agents asked about", func(map[string]any, *cobra.Command, []string) error { return nil }, cobra.NoArgs)
+		"Agents asked about", func(*adminChange, []string) {}, cobra.NoArgs)
 }

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -46,25 +45,17 @@ type Module interface {
 
 // Settings are what a hub needs of a Broker.
 type Settings struct {
-	Hub  string
-	Keep Keep
+	Hub string
+	// Keep is what the log must keep of each channel, at least.
+	Keep hub.HistoryRule
 	// MessageSize is the size of the longest message of an agent, in bytes.
 	MessageSize int
 	Log         *slog.Logger
 }
 
-// Keep is what the history of a hub needs of the log.
-type Keep struct {
-	Count int           // messages of each channel
-	TTL   time.Duration // of each message
-}
-
-// With returns what is enough for both.
-func (k Keep) With(other Keep) Keep { return Keep{max(k.Count, other.Count), max(k.TTL, other.TTL)} }
-
 // A Keeper is a Broker whose log can be told to keep more while it runs.
 type Keeper interface {
-	Keep(k Keep)
+	Keep(rule hub.HistoryRule)
 }
 
 // Parse reads the module that the current word names, with its arguments and its block, and

@@ -191,12 +191,9 @@ type natsBroker struct {
 	fingerprint [sha256.Size]byte
 }
 
-// Keep implements Keeper.
-func (b *natsBroker) Keep(k Keep) { b.Widen(nats.Keep(k)) }
-
 func (n *NATS) with(s Settings) nats.Options {
 	o := n.options
-	o.Hub, o.Keep, o.MessageSize, o.Log = s.Hub, nats.Keep(s.Keep), s.MessageSize, s.Log
+	o.Hub, o.Keep, o.MessageSize, o.Log = s.Hub, s.Keep, s.MessageSize, s.Log
 	return o
 }
 

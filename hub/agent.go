@@ -31,7 +31,7 @@ const (
 // operations that gates decide. Its leases are the rights that gates granted. The outbox
 // writes to it.
 //
-// It is larger than 40 methods because gates, transports and the hub's parts all meet here.
+// It has more than 40 methods because gates, transports and the hub's parts all meet here.
 type Agent struct {
 	// Immutable after Open.
 	hub     *Hub

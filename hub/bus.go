@@ -3,6 +3,11 @@
 
 package hub
 
+import (
+	"context"
+	"errors"
+)
+
 // Bus returns the Bus of the hub's Broker, nil if there is only this machine. A reload may
 // replace it: see OnBus.
 func (h *Hub) Bus() Bus { return (*h.log.broker.Load()).Bus() }
@@ -16,6 +21,35 @@ func (h *Hub) OnBus(f func(Bus)) {
 	if b := h.Bus(); b != nil {
 		f(b)
 	}
+}
+
+// AskEach asks nodes by a request to each, all at once. It is for a Bus whose Ask has no
+// better way, and does what Bus.Ask says.
+func AskEach(ctx context.Context, nodes []NodeID, request func(context.Context, NodeID) ([]byte, error), answer func(from NodeID, b []byte) (more bool)) error {
+	asking, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type result struct {
+		from NodeID
+		b    []byte
+		err  error
+	}
+	results := make(chan result, len(nodes))
+	for _, id := range nodes {
+		go func() {
+			b, err := request(asking, id)
+			results <- result{id, b, err}
+		}()
+	}
+	for range nodes {
+		switch r := <-results; {
+		case r.err == nil && !answer(r.from, r.b):
+			return nil
+		case r.err == nil, errors.Is(r.err, ErrNoNode), errors.Is(r.err, ErrNoAnswer):
+		default:
+			return r.err
+		}
+	}
+	return nil
 }
 
 // busChanged tells those that called OnBus. The caller holds swapping.

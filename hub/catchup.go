@@ -325,8 +325,9 @@ func (c *catchUp) startLocked(l laggard) {
 	}
 }
 
-// wideLocked returns the number up to which a wider pattern has brought what follows from, if
-// there is one: a client that comes back must not get that again.
+// wideLocked returns the number up to which a wider pattern of the agent has already brought
+// the messages that follow from. Without such a pattern, it returns from. A client that comes
+// back must not get these messages again.
 func (c *catchUp) wideLocked(channel string, from uint64) uint64 {
 	brought := from
 	for _, s := range c.agent.leases.subs {

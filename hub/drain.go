@@ -44,6 +44,20 @@ func comeBack(n int) []time.Duration {
 // client's own backoff spreads it.
 var goingAway = &Refusal{CodeUnavailable, "the server is going away", 5 * time.Second}
 
+// goingAway returns goingAway if the hub stops or has stopped, else nil.
+func (h *Hub) goingAway() *Refusal {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.goingAwayLocked()
+}
+
+func (h *Hub) goingAwayLocked() *Refusal {
+	if h.closed || h.going {
+		return goingAway
+	}
+	return nil
+}
+
 // drainLook is how often Drain checks whether all agents are gone.
 const drainLook = 10 * time.Millisecond
 

@@ -22,6 +22,11 @@ type HistoryRule struct {
 	TTL time.Duration
 }
 
+// With returns the rule that keeps whatever r or other keeps.
+func (r HistoryRule) With(other HistoryRule) HistoryRule {
+	return HistoryRule{max(r.Count, other.Count), max(r.TTL, other.TTL)}
+}
+
 // Histories finds the history rule of a channel. It is called concurrently and must not
 // block.
 type Histories interface {
@@ -40,7 +45,7 @@ const sweepEvery = 5 * time.Second
 // its first number follows the last one of the old log: the difference to the number in the
 // log is base.
 //
-// It is larger than 40 methods because keeping, searching and recovering share its mu.
+// It has more than 40 methods because keeping, searching and recovering share its mu.
 type history struct {
 	begin time.Time // of clock; immutable
 	piece int       // see sweepPiece; immutable

@@ -150,9 +150,9 @@ func (h *Hub) open(p *Policy, o Opening) (*Agent, *Refusal) {
 	a.shard = uint16(h.nextShard.Add(1) % uint32(len(h.flushers)))
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.closed || h.going {
+	if r := h.goingAwayLocked(); r != nil {
 		h.quota.leave(key, false)
-		return nil, goingAway
+		return nil, r
 	}
 	a.applied, a.out.queue.limits = p, &p.Limits
 	// A reload may have dropped p since the request came in.
@@ -163,9 +163,14 @@ func (h *Hub) open(p *Policy, o Opening) (*Agent, *Refusal) {
 		p = all[len(all)-1]
 	}
 	a.policy.Store(p)
-	h.agents[a] = struct{}{}
-	h.counts.openedLocked(o.Transport)
+	h.listLocked(a)
 	return a, nil
+}
+
+// listLocked adds a to the hub's agents, and counts it.
+func (h *Hub) listLocked(a *Agent) {
+	h.agents[a] = struct{}{}
+	h.counts.openedLocked(a.opening.Transport)
 }
 
 // newAgent makes an agent that the hub does not list, and that has no policy yet.
@@ -284,7 +289,7 @@ func (r *replica) Entry(seq uint64, at time.Time, m *Message) {
 	}
 	begun := h.timers.now()
 	h.fanOut(m)
-	h.counts.fanOut.observe(h.timers.now() - begun)
+	h.counts.fanOut.Observe(h.timers.now() - begun)
 }
 
 // Reset implements Sink.

@@ -64,22 +64,13 @@ func (i *Inside) Publish(ctx context.Context, p Publication) (Receipt, *Refusal)
 	if !json.Valid(p.Data) {
 		return Receipt{}, refuse(CodeInvalid, "the data of a message must be one JSON value")
 	}
-	if r := i.closed(); r != nil {
+	if r := i.hub.goingAway(); r != nil {
 		return Receipt{}, r
 	}
 	a := i.hub.newAgent(Opening{Namespace: i.namespace, Transport: insideTransport})
 	a.policy.Store(i.policy())
 	pr := &Program{agent: a, from: new(Sender), who: insidePrefix, inside: true}
 	return pr.Publish(ctx, p)
-}
-
-func (i *Inside) closed() *Refusal {
-	i.hub.mu.Lock()
-	defer i.hub.mu.Unlock()
-	if i.hub.closed || i.hub.going {
-		return goingAway
-	}
-	return nil
 }
 
 // A Received is a message as a Feed gets it.
@@ -189,12 +180,11 @@ func (i *Inside) open() *Agent {
 	a.policy.Store(p)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.closed || h.going {
+	if h.goingAwayLocked() != nil {
 		return nil
 	}
 	_ = h.quota.enter(a.address, Limits{Agents: Unlimited, AgentsPerIP: Unlimited, UnconnectedPerIP: Unlimited}) // nothing limits it
-	h.agents[a] = struct{}{}
-	h.counts.openedLocked(insideTransport)
+	h.listLocked(a)
 	return a
 }
 

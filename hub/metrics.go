@@ -182,14 +182,19 @@ var (
 // maxBounds is how many bounds a histogram can have.
 const maxBounds = 12
 
-// A histogram counts durations. It is safe by itself.
-type histogram struct {
+// A Recorder counts durations for a Histogram. It is safe by itself.
+type Recorder struct {
 	bounds  []time.Duration // immutable; at most maxBounds, rising
 	sum     atomic.Int64
 	buckets [maxBounds + 1]atomic.Uint64 // one for the durations up to each bound, and one for longer ones
 }
 
-func (h *histogram) observe(d time.Duration) {
+// NewRecorder returns a Recorder for a Histogram with these bounds: at most 12, rising. The
+// caller must not change them.
+func NewRecorder(bounds ...time.Duration) *Recorder { return &Recorder{bounds: bounds} }
+
+// Observe counts a duration.
+func (h *Recorder) Observe(d time.Duration) {
 	i := 0
 	for i < len(h.bounds) && d > h.bounds[i] {
 		i++
@@ -198,7 +203,8 @@ func (h *histogram) observe(d time.Duration) {
 	h.sum.Add(int64(d))
 }
 
-func (h *histogram) read() Histogram {
+// Read returns what was counted so far.
+func (h *Recorder) Read() Histogram {
 	out := Histogram{Below: make(map[time.Duration]uint64, len(h.bounds))}
 	for i, bound := range h.bounds {
 		out.Count += h.buckets[i].Load()
@@ -228,9 +234,9 @@ type counts struct {
 	reload    [reloadEffects]atomic.Uint64
 	refused   [len(codes)]atomic.Uint64
 	questions [len(timedGates)]atomic.Int64
-	gates     [len(timedGates)][len(answerNames)]histogram
-	fanOut    histogram
-	held      histogram // how long publishes waited for readers; those that did not wait do not count
+	gates     [len(timedGates)][len(answerNames)]Recorder
+	fanOut    Recorder
+	held      Recorder // how long publishes waited for readers; those that did not wait do not count
 
 	transports map[string]*transportCount // guarded by Hub.mu, as is the next
 	ended      map[CloseCode]uint64
@@ -239,14 +245,14 @@ type counts struct {
 // A transportCount counts the sessions of one transport.
 type transportCount struct {
 	now    int
-	lasted histogram
+	lasted Recorder
 }
 
 func newCounts(shards int) *counts {
 	c := &counts{
 		shards:     make([]shardCount, shards),
-		fanOut:     histogram{bounds: fanOutBounds},
-		held:       histogram{bounds: heldBounds},
+		fanOut:     Recorder{bounds: fanOutBounds},
+		held:       Recorder{bounds: heldBounds},
 		transports: make(map[string]*transportCount),
 		ended:      make(map[CloseCode]uint64),
 	}
@@ -270,7 +276,7 @@ func (c *counts) sent() (n uint64) {
 func (c *counts) openedLocked(transport string) {
 	t := c.transports[transport]
 	if t == nil {
-		t = &transportCount{lasted: histogram{bounds: sessionBounds}}
+		t = &transportCount{lasted: Recorder{bounds: sessionBounds}}
 		c.transports[transport] = t
 	}
 	t.now++
@@ -280,7 +286,7 @@ func (c *counts) openedLocked(transport string) {
 func (c *counts) endedLocked(transport string, code CloseCode, lasted time.Duration) {
 	t := c.transports[transport]
 	t.now--
-	t.lasted.observe(lasted)
+	t.lasted.Observe(lasted)
 	if code == 0 {
 		code = CloseNormal
 	}
@@ -307,7 +313,7 @@ func (c *counts) refuse(code Code) {
 func (c *counts) asked(gate GateName, answer AnswerName, took time.Duration) {
 	g, a := indexOf(timedGates[:], gate), indexOf(answerNames[:], answer)
 	if g >= 0 && a >= 0 {
-		c.gates[g][a].observe(took)
+		c.gates[g][a].Observe(took)
 	}
 }
 
@@ -353,8 +359,8 @@ func (h *Hub) Stats() Stats {
 		Overflow:      readAll[QueueName](c.overflow[:]),
 		Reload:        readAll[ReloadEffect](c.reload[:]),
 		Gates:         make(map[GateName]map[AnswerName]Histogram),
-		FanOut:        c.fanOut.read(),
-		Held:          c.held.read(),
+		FanOut:        c.fanOut.Read(),
+		Held:          c.held.Read(),
 		Sessions:      make(map[string]Histogram),
 	}
 	for i := range c.shards {
@@ -371,7 +377,7 @@ func (h *Hub) Stats() Stats {
 		s.Questions[gate] = int(c.questions[g].Load())
 		s.Gates[gate] = make(map[AnswerName]Histogram)
 		for a, answer := range answerNames {
-			if read := c.gates[g][a].read(); read.Count > 0 {
+			if read := c.gates[g][a].Read(); read.Count > 0 {
 				s.Gates[gate][answer] = read
 			}
 		}
@@ -384,7 +390,7 @@ func (h *Hub) Stats() Stats {
 	defer h.mu.Unlock()
 	for name, t := range c.transports {
 		s.Agents[name] = t.now
-		s.Sessions[name] = t.lasted.read()
+		s.Sessions[name] = t.lasted.Read()
 	}
 	maps.Copy(s.Ended, c.ended)
 	return s

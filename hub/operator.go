@@ -194,7 +194,6 @@ func (s *selection) each(ctx context.Context, h *Hub, f func(*Agent)) error {
 		piece = piece[:0]
 	}
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	for a := range h.agents {
 		if piece = append(piece, a); len(piece) < lookAt {
 			continue
@@ -202,15 +201,14 @@ func (s *selection) each(ctx context.Context, h *Hub, f func(*Agent)) error {
 		// The iteration goes on where it was, whatever changes in the map.
 		h.mu.Unlock()
 		look()
-		runtime.Gosched() // others wait for the lock
-		h.mu.Lock()
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		runtime.Gosched() // others wait for the lock
+		h.mu.Lock()
 	}
 	h.mu.Unlock()
 	look()
-	h.mu.Lock()
 	return nil
 }
 

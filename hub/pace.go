@@ -62,7 +62,7 @@ type paceTurn struct {
 	ready chan struct{} // closed when it may begin; it counts from then on
 }
 
-// A crowd are the agents that lag after one message.
+// A crowd is the agents that lag after one message.
 type crowd struct {
 	lags   []*lag
 	queued int           // subscriptions that the message was queued for
@@ -97,7 +97,8 @@ func (p *pacer) limit(all map[string][]*Policy) {
 	p.limits.Store(&paceLimits{max(l.messages/paceShare, 1), max(l.bytes/paceShare, 1)})
 }
 
-// isBehind reports whether so much waits for the agent that publishers wait. One item never does.
+// isBehind reports whether so much waits for the agent that publishers wait. A single item is
+// never so much.
 func (q *queue) isBehind(share int) bool {
 	l := q.currentLimits()
 	return q.count > max(1, l.QueueMessages/share) || q.count > 1 && q.bytes > l.QueueBytes/share
@@ -185,7 +186,7 @@ func (p *pace) slowLocked() *slowPace {
 func (pc *pacer) hold(ctx context.Context, p *pace, l *paceLimits, size int) {
 	h := pc.hub
 	begun := h.timers.now()
-	defer func() { h.counts.held.observe(h.timers.now() - begun) }()
+	defer func() { h.counts.held.Observe(h.timers.now() - begun) }()
 	ctx, cancel := context.WithTimeout(ctx, maxHold)
 	defer cancel()
 	defer context.AfterFunc(h.life, cancel)()
@@ -299,8 +300,8 @@ func (o *outbox) noteMoved() {
 	o.moved = o.clock()
 }
 
-// silence returns for how long the agent has taken nothing that is being written. It is 0
-// until a flusher has tried to write: the agent is not to blame for that.
+// silence returns for how long the agent has taken nothing that is being written. Until a
+// flusher has tried to write, it returns 0: the agent is not to blame for that wait.
 func (l *lag) silence(now time.Duration) time.Duration {
 	l.agent.mu.Lock()
 	defer l.agent.mu.Unlock()
@@ -331,11 +332,8 @@ func (p *pace) spend(d time.Duration) {
 	p.slow.spent += d
 }
 
-// crowdAt notes which agents lag after a message. lags may be empty.
+// crowdAt notes which agents lag after a message.
 func (p *pace) crowdAt(lags []*lag, queued int32) {
-	if len(lags) == 0 {
-		return
-	}
 	c := &crowd{lags: slices.Clone(lags), queued: int(queued), over: make(chan struct{})}
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -177,11 +177,8 @@ func (p *Policy) ServesPrograms() bool { return p.gate(GateAPI, "") != nil }
 // Authorize asks the gate api of p about the program that made a request. This gate
 // replaces connect and publish: a program that it allows may publish on all channels.
 func (h *Hub) Authorize(ctx context.Context, p *Policy, o Opening) (*Program, *Refusal) {
-	h.mu.Lock()
-	going := h.closed || h.going
-	h.mu.Unlock()
-	if going {
-		return nil, goingAway
+	if r := h.goingAway(); r != nil {
+		return nil, r
 	}
 	a := h.newAgent(o)
 	a.policy.Store(p)

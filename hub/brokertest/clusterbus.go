@@ -6,7 +6,6 @@ package brokertest
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -364,28 +363,5 @@ func (n *Node) Ask(ctx context.Context, topic string, b []byte, answer func(hub.
 	n.mu.Lock()
 	ids := slices.Collect(maps.Keys(n.peers))
 	n.mu.Unlock()
-	asking, cancel := context.WithCancel(ctx)
-	defer cancel()
-	type result struct {
-		from hub.NodeID
-		b    []byte
-		err  error
-	}
-	results := make(chan result, len(ids))
-	for _, id := range ids {
-		go func() {
-			a, err := n.Request(asking, id, topic, b)
-			results <- result{id, a, err}
-		}()
-	}
-	for range ids {
-		switch r := <-results; {
-		case r.err == nil && !answer(r.from, r.b):
-			return nil
-		case r.err == nil, errors.Is(r.err, hub.ErrNoNode), errors.Is(r.err, hub.ErrNoAnswer):
-		default:
-			return r.err
-		}
-	}
-	return nil
+	return hub.AskEach(ctx, ids, func(ctx context.Context, id hub.NodeID) ([]byte, error) { return n.Request(ctx, id, topic, b) }, answer)
 }

@@ -80,7 +80,7 @@ func (ss *Sessions) Join(h *hub.Hub) {
 	h.OnEnd(ss.hurryAll)
 }
 
-// endAll ends what a machine has relayed, which is gone.
+// endAll ends the relays of a machine that is gone.
 func (rs *relays) endAll(node hub.NodeID) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
@@ -236,8 +236,8 @@ func (ss *Sessions) claimed(q *relayRequest) (*session, relayAnswer) {
 	return s, unknown
 }
 
-// answered is called when a message about a relay was answered, with its result or not. If
-// nothing more has to come, or nothing comes, the relay ends.
+// answered notes that this machine has answered a message about a relay; result says whether
+// with its result. The relay ends if nothing more has to come, or if nothing comes.
 func (rs *relays) answered(hr *homeRelay, result bool) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
@@ -245,18 +245,22 @@ func (rs *relays) answered(hr *homeRelay, result bool) {
 		return
 	}
 	if result && hr.isOver() {
-		hr.end()
-		delete(rs.byID, hr.id)
+		rs.endLocked(hr)
 		return
 	}
 	hr.timer = time.AfterFunc(askAgain, func() {
 		rs.mu.Lock()
 		defer rs.mu.Unlock()
 		if hr.asking == 0 {
-			hr.end()
-			delete(rs.byID, hr.id)
+			rs.endLocked(hr)
 		}
 	})
+}
+
+// endLocked ends a relay and forgets it.
+func (rs *relays) endLocked(hr *homeRelay) {
+	hr.end()
+	delete(rs.byID, hr.id)
 }
 
 // find returns the relay with that id, nil if there is none.
@@ -293,8 +297,7 @@ func (rs *relays) written(ctx context.Context, id relayID, q *relayRequest) {
 	if hr.timer != nil {
 		hr.timer.Stop()
 	}
-	hr.end()
-	delete(rs.byID, id)
+	rs.endLocked(hr)
 }
 
 // hurry ends the response of a relay.

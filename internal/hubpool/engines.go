@@ -9,6 +9,7 @@ import (
 	"log/slog"
 
 	"github.com/push-it/pushit/brokers"
+	"github.com/push-it/pushit/hub"
 )
 
 // An Engine is what a configuration says about the other machines of a hub.
@@ -76,11 +77,11 @@ func (h *Hub) hasOtherLocked(u *Use) bool {
 
 // Keep says what an endpoint of the hub needs of its log. Only an engine must know: other logs
 // keep what the hub keeps.
-func (u *Use) Keep(k brokers.Keep) {
+func (u *Use) Keep(rule hub.HistoryRule) {
 	h := u.hub
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.logs.keep = h.logs.keep.With(k)
+	h.logs.keep = h.logs.keep.With(rule)
 	if keeper, ok := h.logs.engine.(brokers.Keeper); ok {
 		keeper.Keep(h.logs.keep)
 	}

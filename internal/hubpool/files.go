@@ -14,7 +14,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/push-it/pushit/brokers"
 	"github.com/push-it/pushit/hub"
 	"github.com/push-it/pushit/hub/broker/disk"
 )
@@ -60,9 +59,9 @@ func CheckSync(d time.Duration) error {
 // Hub.mu.
 type logs struct {
 	now    File
-	broker *disk.Broker // of now, nil for memory
-	engine hub.Broker   // connects the hub with other machines; nil if there are none
-	keep   brokers.Keep // what all configurations so far need of engine
+	broker *disk.Broker    // of now, nil for memory
+	engine hub.Broker      // connects the hub with other machines; nil if there are none
+	keep   hub.HistoryRule // what all configurations so far need of engine
 	wanted map[<-chan struct{}]wantedLog
 }
 

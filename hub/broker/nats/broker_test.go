@@ -24,7 +24,7 @@ import (
 func logOf(urls ...string) func(t *testing.T) brokertest.Log {
 	var logs atomic.Int64
 	return func(t *testing.T) brokertest.Log {
-		o := Options{Hub: fmt.Sprintf("%s-%d", t.Name()[:4], logs.Add(1)), URLs: urls, MaxBytes: 64 << 20, Keep: Keep{Count: 100_000}, Log: logger(t)}
+		o := Options{Hub: fmt.Sprintf("%s-%d", t.Name()[:4], logs.Add(1)), URLs: urls, MaxBytes: 64 << 20, Keep: hub.HistoryRule{Count: 100_000}, Log: logger(t)}
 		return logWith(o)
 	}
 }

@@ -38,9 +38,9 @@ const (
 // A bus is the hub.Bus of a Broker, over plain NATS. Requests to a node that is gone fail at
 // once, because NATS knows who listens.
 //
-// Whether others are down is a question of time, and a node that was stopped, or whose server
-// hangs, has a wrong idea of it. So it counts the heartbeats of its own that come back: a
-// node is down when three of these have come, and none of its own. Besides, a node declares
+// Whether others are down is a question of time. A node that was stopped, or whose server
+// hangs, misjudges the time. So each node measures it in heartbeats of its own that come back:
+// another node is down when three of these have come, and none of the other node's. Besides, a node declares
 // nobody down while it cannot ask the stream. A server that is cut off from the others has no
 // leader to ask. So only the side of a cut that can publish declares the other one down.
 type bus struct {
@@ -461,30 +461,7 @@ func (u *bus) Ask(ctx context.Context, topic string, b []byte, answer func(hub.N
 		}
 	}
 	u.mu.Unlock()
-	asking, cancel := context.WithCancel(ctx)
-	defer cancel()
-	type result struct {
-		from hub.NodeID
-		b    []byte
-		err  error
-	}
-	results := make(chan result, len(ids))
-	for _, id := range ids {
-		go func() {
-			a, err := u.Request(asking, id, topic, b)
-			results <- result{id, a, err}
-		}()
-	}
-	for range ids {
-		switch r := <-results; {
-		case r.err == nil && !answer(r.from, r.b):
-			return nil
-		case r.err == nil, errors.Is(r.err, hub.ErrNoNode), errors.Is(r.err, hub.ErrNoAnswer):
-		default:
-			return r.err
-		}
-	}
-	return nil
+	return hub.AskEach(ctx, ids, func(ctx context.Context, id hub.NodeID) ([]byte, error) { return u.Request(ctx, id, topic, b) }, answer)
 }
 
 var _ hub.Bus = (*bus)(nil)

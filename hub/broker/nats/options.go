@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/push-it/pushit/hub"
 )
 
 // Defaults and bounds of Options.
@@ -49,8 +51,8 @@ type Options struct {
 	// MaxBytes is the most bytes of the stream. When it is full, the oldest messages go.
 	// Default: DefaultMaxBytes.
 	MaxBytes int64
-	// Keep is what the stream must keep at least.
-	Keep Keep
+	// Keep is what the stream must keep of each channel, at least.
+	Keep hub.HistoryRule
 	// MessageSize is the size of the longest message of an agent, in bytes. NATS must take
 	// it. 0: this is not checked.
 	MessageSize int
@@ -67,17 +69,6 @@ type Auth struct {
 	Token, User, Password string
 	// TLS are the settings of TLS. nil: as the server wants it.
 	TLS *tls.Config
-}
-
-// Keep is what the history of a hub needs of the log.
-type Keep struct {
-	Count int           // messages of each channel
-	TTL   time.Duration // of each message
-}
-
-// with returns what is enough for both.
-func (k Keep) with(other Keep) Keep {
-	return Keep{max(k.Count, other.Count), max(k.TTL, other.TTL)}
 }
 
 // String keeps secrets out of what is printed.

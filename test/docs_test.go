@@ -139,11 +139,11 @@ func (f fence) language() string {
 	return language
 }
 
-// fences returns the fenced blocks of the README, xcaddy.md and docs/.
+// fences returns the fenced blocks of the README, xcaddy.md, docs/ and docs/guides/.
 func fences(t *testing.T) (all []fence) {
 	t.Helper()
 	for _, path := range documents(t) {
-		if path != "README.md" && path != "xcaddy.md" && filepath.Dir(path) != "docs" {
+		if path != "README.md" && path != "xcaddy.md" && filepath.Dir(path) != "docs" && filepath.Dir(path) != guides {
 			continue
 		}
 		for _, m := range markdownFence.FindAllStringSubmatch(doctable.Read(t, path), -1) {
@@ -171,12 +171,52 @@ var runBy = map[string]string{
 	"haproxy docs/deployment.md":    "TestDeploymentHaproxy",
 }
 
+// guides is the folder whose examples are parts of files.
+const guides = "docs/guides"
+
+// guideFiles names the tests that run the files of which guides show parts.
+var guideFiles = map[string]string{
+	"examples/php/Caddyfile":                                    "TestGuides",
+	"examples/php/public/index.php":                             "TestGuides",
+	"examples/php/laravel/routes/web.php":                       "TestGuidesForPHPFrameworks",
+	"examples/php/laravel/app/Providers/AppServiceProvider.php": "TestGuidesForPHPFrameworks",
+	"examples/php/laravel/app/Jobs/TellShipped.php":             "TestGuidesForPHPFrameworks",
+	"examples/php/symfony/src/Controller/PushItController.php":  "TestGuidesForPHPFrameworks",
+	"examples/php/symfony/config/services.yaml":                 "TestGuidesForPHPFrameworks",
+}
+
+// TestGuidesShowTheirExamples checks that each example of a guide is part of a file that a
+// test runs. The file follows the language.
+func TestGuidesShowTheirExamples(t *testing.T) {
+	shown := make(map[string]bool)
+	for _, f := range fences(t) {
+		if filepath.Dir(f.path) != guides {
+			continue
+		}
+		_, file, _ := strings.Cut(f.kind, " ")
+		if guideFiles[file] == "" {
+			t.Errorf("%s: no test runs this %q:\n%s", f.path, f.kind, f.text)
+			continue
+		}
+		shown[file] = true
+		text := strings.Replace(doctable.Read(t, file), "http://localhost:8080 {", "example.com {", 1)
+		if !strings.Contains("\n"+text, "\n"+f.text) {
+			t.Errorf("%s: this is not in %s:\n%s", f.path, file, f.text)
+		}
+	}
+	for file := range guideFiles {
+		if !shown[file] {
+			t.Errorf("no guide shows %s", file)
+		}
+	}
+}
+
 // TestEachExampleIsRun checks that a test runs the examples of each language in a
-// document.
+// document. TestGuidesShowTheirExamples does it for the guides.
 func TestEachExampleIsRun(t *testing.T) {
 	all := fences(t)
 	for _, f := range all {
-		if runBy[f.language()] == "" && runBy[f.language()+" "+f.path] == "" {
+		if filepath.Dir(f.path) != guides && runBy[f.language()] == "" && runBy[f.language()+" "+f.path] == "" {
 			t.Errorf("%s: no test runs this %q:\n%s", f.path, f.kind, f.text)
 		}
 	}

@@ -183,6 +183,11 @@ var guideFiles = map[string]string{
 	"examples/php/laravel/app/Jobs/TellShipped.php":             "TestGuidesForPHPFrameworks",
 	"examples/php/symfony/src/Controller/PushItController.php":  "TestGuidesForPHPFrameworks",
 	"examples/php/symfony/config/services.yaml":                 "TestGuidesForPHPFrameworks",
+	"examples/python/Caddyfile":                                 "TestGuides",
+	"examples/python/flask_shop.py":                             "TestGuides",
+	"examples/python/shop/settings.py":                          "TestGuides",
+	"examples/python/shop/urls.py":                              "TestGuides",
+	"examples/python/shop/views.py":                             "TestGuides",
 }
 
 // TestGuidesShowTheirExamples checks that each example of a guide is part of a file that a

@@ -30,7 +30,8 @@ import (
 // A guideBackend is the shop of a guide in docs/guides: its users log in, and see when
 // their orders are shipped. All of them do the same over HTTP.
 type guideBackend struct {
-	name string // its folder in examples/
+	name   string
+	folder string // in examples/
 	// upstream is what its Caddyfile calls it.
 	upstream string
 	// start starts it at a socket or an address in dir, and returns how Caddy calls that.
@@ -40,7 +41,15 @@ type guideBackend struct {
 }
 
 var guideBackends = []guideBackend{
-	{name: "php", upstream: "unix//run/php/php-fpm.sock", start: startPHPShop, caddyfile: []string{"/srv/shop/public", "PWD/examples/php/public"}},
+	{name: "php", folder: "php", upstream: "unix//run/php/php-fpm.sock", start: startPHPShop, caddyfile: []string{"/srv/shop/public", "PWD/examples/php/public"}},
+	{name: "flask", folder: "python", upstream: "localhost:8000", start: func(t *testing.T, dir string) (string, *exec.Cmd) {
+		socket := filepath.Join(dir, "flask")
+		return "unix/" + socket, command(t, "flask", "--app", "flask_shop", "run", "--host", "unix://"+socket)
+	}},
+	{name: "django", folder: "python", upstream: "localhost:8000", start: func(t *testing.T, _ string) (string, *exec.Cmd) {
+		address := freeUDP(t)
+		return address, command(t, "django-admin", "runserver", "--noreload", "--settings", "shop.settings", address)
+	}},
 }
 
 // TestGuides runs the backends of the guides, each behind the Caddyfile of its guide: who
@@ -53,6 +62,8 @@ func TestGuides(t *testing.T) {
 	lossy := httptest.NewServer(proxy)
 	t.Cleanup(lossy.Close)
 	t.Setenv("PUSHIT_URL", lossy.URL+"/push")
+	t.Setenv("PYTHONPATH", "examples/python")
+	t.Setenv("PYTHONDONTWRITEBYTECODE", "1")
 
 	addresses := make([]string, len(guideBackends))
 	listening := make([]func(), len(guideBackends))
@@ -69,7 +80,7 @@ func TestGuides(t *testing.T) {
 	for i, b := range guideBackends {
 		t.Run(b.name, func(t *testing.T) {
 			listening[i]()
-			config := replaced(t, doctable.Read(t, "examples/"+b.name+"/Caddyfile"), append(b.caddyfile, b.upstream, addresses[i], "http://localhost:8080 {", "http://shop.test {")...)
+			config := replaced(t, doctable.Read(t, "examples/"+b.folder+"/Caddyfile"), append(b.caddyfile, b.upstream, addresses[i], "http://localhost:8080 {", "http://shop.test {")...)
 			wd, err := os.Getwd()
 			if err != nil {
 				t.Fatal(err)

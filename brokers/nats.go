@@ -7,11 +7,13 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"reflect"
 	"strings"
+	"sync"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -73,8 +75,13 @@ type NATS struct {
 	// the servers.
 	Domain string `json:"domain,omitempty"`
 
+	// A NATS server within this process, in place of servers elsewhere. The build of Caddy
+	// needs the module http.pushit.brokers.nats.embedded, which has the settings.
+	EmbeddedRaw json.RawMessage `json:"embedded,omitempty"`
+
 	options     nats.Options // without what Settings have
 	fingerprint [sha256.Size]byte
+	server      *natsServer // nil if the servers are elsewhere
 }
 
 // NATSTLS are the settings of a TLS connection to NATS.
@@ -99,7 +106,7 @@ func (*NATS) CaddyModule() caddy.ModuleInfo {
 
 // Provision resolves placeholders and checks the settings. Secrets are forgotten, except in
 // the options.
-func (n *NATS) Provision(caddy.Context) error {
+func (n *NATS) Provision(ctx caddy.Context) error {
 	o := &n.options
 	var errs []error
 	set := func(to *string, what, text string) {
@@ -134,13 +141,18 @@ func (n *NATS) Provision(caddy.Context) error {
 			return fmt.Errorf("broker nats: tls: %w", err)
 		}
 	}
+	if len(n.EmbeddedRaw) > 0 {
+		if err := n.embed(ctx); err != nil {
+			return fmt.Errorf("broker nats: %w", err)
+		}
+	}
 	probe := *o
 	probe.Hub = "x" // the hub has another name, which was checked
 	if err := probe.Check(); err != nil {
 		return fmt.Errorf("broker nats: %w", err)
 	}
 	n.Token, n.Password = "", ""
-	text := fmt.Sprintf("%q", []string{strings.Join(o.URLs, " "), o.Credentials, o.NKey, o.Token, o.User, o.Password, string(tlsFiles)})
+	text := fmt.Sprintf("%t %q", n.server != nil, []string{strings.Join(o.URLs, " "), o.Credentials, o.NKey, o.Token, o.User, o.Password, string(tlsFiles)})
 	n.fingerprint = sha256.Sum256([]byte(text))
 	return nil
 }
@@ -189,27 +201,59 @@ func (t *NATSTLS) config() (c *tls.Config, from []byte, err error) {
 type natsBroker struct {
 	*nats.Broker
 	fingerprint [sha256.Size]byte
+	end         func() // ends its use of the server in this process; nil if there is none
 }
 
-func (n *NATS) with(s Settings) nats.Options {
+// Close implements hub.Broker. The server in this process ends after the Broker.
+func (b *natsBroker) Close() error {
+	err := b.Broker.Close()
+	if b.end != nil {
+		b.end()
+	}
+	return err
+}
+
+// with returns the options of a Broker. If the server is in this process, it runs then.
+func (n *NATS) with(s Settings) (nats.Options, error) {
 	o := n.options
 	o.Hub, o.Keep, o.MessageSize, o.Log = s.Hub, s.Keep, s.MessageSize, s.Log
-	return o
+	if n.server == nil {
+		return o, nil
+	}
+	var err error
+	o.URLs, o.Auth, err = n.server.start()
+	return o, err
 }
 
 // Open implements Module.
 func (n *NATS) Open(s Settings) (hub.Broker, error) {
-	b, err := nats.New(n.with(s))
+	o, err := n.with(s)
 	if err != nil {
 		return nil, err
 	}
-	return &natsBroker{Broker: b, fingerprint: n.fingerprint}, nil
+	inner, err := nats.New(o)
+	if err != nil {
+		return nil, err
+	}
+	b := &natsBroker{Broker: inner, fingerprint: n.fingerprint}
+	if n.server != nil {
+		if _, _, b.end, err = n.server.module.Use(); err != nil {
+			return nil, err
+		}
+		b.end = sync.OnceFunc(b.end)
+	}
+	return b, nil
 }
 
 // Check implements Module.
 func (n *NATS) Check(running hub.Broker, s Settings) error {
-	o := n.with(s)
-	if running == nil {
+	o, err := n.with(s)
+	switch {
+	case err != nil:
+		return err
+	case running == nil && n.server != nil:
+		return nil // a server that starts lets this process in
+	case running == nil:
 		return nats.Probe(o)
 	}
 	b, err := asNATS(running)
@@ -231,7 +275,10 @@ func (n *NATS) Adopt(running hub.Broker, s Settings) error {
 	if err != nil {
 		return err
 	}
-	o := n.with(s)
+	o, err := n.with(s)
+	if err != nil {
+		return err
+	}
 	if b.fingerprint != n.fingerprint {
 		if err := b.Reconnect(o); err != nil {
 			return err
@@ -259,8 +306,9 @@ func (*NATS) GoString() string { return "nats" }
 
 // Interface guards
 var (
-	_ Module            = (*NATS)(nil)
-	_ caddy.Provisioner = (*NATS)(nil)
-	_ hub.Measured      = (*natsBroker)(nil)
-	_ Keeper            = (*natsBroker)(nil)
+	_ Module             = (*NATS)(nil)
+	_ caddy.Provisioner  = (*NATS)(nil)
+	_ caddy.CleanerUpper = (*NATS)(nil)
+	_ hub.Measured       = (*natsBroker)(nil)
+	_ Keeper             = (*natsBroker)(nil)
 )

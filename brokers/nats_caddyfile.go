@@ -4,6 +4,7 @@
 package brokers
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 
@@ -21,6 +22,7 @@ type option struct {
 	example string // what follows the word
 	set     func(d *caddyfile.Dispenser, args []string) error
 	block   []option // what its own block may have; nil: it has none
+	reads   bool     // set reads the block itself
 }
 
 // words returns the options of the block of nats.
@@ -73,6 +75,7 @@ func (n *NATS) words() []option {
 		}},
 		{name: "prefix", args: 1, example: "staging", set: text(&n.Prefix, "prefix", nats.CheckPrefix)},
 		{name: "domain", args: 1, example: "hub", set: text(&n.Domain, "domain", nats.CheckDomain)},
+		{name: "embedded", reads: true, set: func(d *caddyfile.Dispenser, _ []string) error { return n.parseEmbedded(d) }},
 	}
 }
 
@@ -119,6 +122,9 @@ func (n *NATS) addURLs(d *caddyfile.Dispenser, urls []string) error {
 //	    max_bytes   <size>
 //	    prefix      <word>
 //	    domain      <word>
+//	    embedded {
+//	        …  the settings of contrib/embedded-nats
+//	    }
 //	}
 func (n *NATS) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the word
@@ -127,6 +133,9 @@ func (n *NATS) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	if err := parseOptions(d, "broker nats", n.words()); err != nil {
 		return err
+	}
+	if err := n.checkEmbedded(); err != nil {
+		return d.WrapErr(err)
 	}
 	auth := nats.Auth{Credentials: n.Credentials, NKey: n.NKey, Token: n.Token, User: n.User, Password: n.Password}
 	return wrap(d, auth.Check())
@@ -187,13 +196,14 @@ func (o *option) parse(d *caddyfile.Dispenser, parent string) error {
 	case o.args > 0 && len(args) > o.args:
 		return d.Errf("unexpected %q after %s, which is written as %s %s", args[o.args], o.name, o.name, o.example)
 	}
-	for _, a := range args {
-		if a == "" {
-			return d.Errf("%s is empty; is an environment variable not set?", o.name)
-		}
+	if slices.Contains(args, "") {
+		return d.Errf("%s is empty; is an environment variable not set?", o.name)
 	}
 	if err := o.set(d, args); err != nil {
 		return err
+	}
+	if o.reads {
+		return nil
 	}
 	if o.block != nil {
 		return parseOptions(d, o.name+" of "+parent, o.block)

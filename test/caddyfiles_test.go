@@ -26,6 +26,8 @@ func TestCaddyfilesOfTheRepository(t *testing.T) {
 	t.Setenv("PUBLISHER_SECRET", "a secret of some length")
 	t.Setenv("DATA", t.TempDir()) // for the file of a history
 	t.Setenv("NATS_PASSWORD", "a password")
+	t.Setenv("NODE", "web1")
+	t.Setenv("PUSHIT_CLUSTER_SECRET", strings.Repeat("secret", 10))
 	found := 0
 	err := filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
 		name := entry.Name()

@@ -7,6 +7,7 @@ require (
 	github.com/igm/sockjs-go/v3 v3.0.3
 	github.com/prometheus/client_golang v1.24.1
 	github.com/push-it/pushit v0.0.0
+	github.com/push-it/pushit/contrib/embedded-nats v0.0.0
 	github.com/quic-go/quic-go v0.63.0
 	github.com/spf13/cobra v1.10.2
 	go.opentelemetry.io/proto/otlp v1.11.0
@@ -183,5 +184,7 @@ require (
 )
 
 replace github.com/push-it/pushit => ../
+
+replace github.com/push-it/pushit/contrib/embedded-nats => ../contrib/embedded-nats
 
 tool github.com/nats-io/nats-server/v2

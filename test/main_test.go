@@ -11,7 +11,8 @@ import (
 	"os"
 	"testing"
 
-	_ "github.com/push-it/pushit" // the module under test
+	_ "github.com/push-it/pushit"                       // the module under test
+	_ "github.com/push-it/pushit/contrib/embedded-nats" // for the examples that use it
 )
 
 // TestMain runs the tests in the root of the repository, as the documents' examples

@@ -39,6 +39,10 @@ func validate(t *testing.T, adapted []byte) (warnings []warning, failed error) {
 	}
 	c.Admin, c.StorageRaw = &caddy.AdminConfig{Disabled: true}, storage
 	c.Logging = &caddy.Logging{Logs: map[string]*caddy.CustomLog{"default": {BaseLog: caddy.BaseLog{Level: "WARN", WriterRaw: writer}}}}
+	// As `caddy validate` does: no machine of the examples is asked for anything.
+	args := os.Args
+	os.Args = []string{args[0], "validate"}
+	defer func() { os.Args = args }()
 	failed = caddy.Validate(&c)
 	log, err := os.ReadFile(file)
 	if err != nil && (failed == nil || !os.IsNotExist(err)) {

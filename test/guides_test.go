@@ -6,6 +6,7 @@ package test
 import (
 	"context"
 	"fmt"
+	"html"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -15,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -38,18 +40,28 @@ type guideBackend struct {
 	start func(t *testing.T, dir string) (address string, cmd *exec.Cmd)
 	// caddyfile replaces more in its Caddyfile: old, new, ...
 	caddyfile []string
+	// shipped is what it publishes.
+	shipped any
+	// first is another check before the others, or nil.
+	first func(t *testing.T, s site)
 }
 
+var isShipped = object{"status": "shipped"}
+
 var guideBackends = []guideBackend{
-	{name: "php", folder: "php", upstream: "unix//run/php/php-fpm.sock", start: startPHPShop, caddyfile: []string{"/srv/shop/public", "PWD/examples/php/public"}},
+	{name: "php", folder: "php", upstream: "unix//run/php/php-fpm.sock", start: startPHPShop, caddyfile: []string{"/srv/shop/public", "PWD/examples/php/public"}, shipped: isShipped},
 	{name: "flask", folder: "python", upstream: "localhost:8000", start: func(t *testing.T, dir string) (string, *exec.Cmd) {
 		socket := filepath.Join(dir, "flask")
 		return "unix/" + socket, command(t, "flask", "--app", "flask_shop", "run", "--host", "unix://"+socket)
-	}},
+	}, shipped: isShipped},
 	{name: "django", folder: "python", upstream: "localhost:8000", start: func(t *testing.T, _ string) (string, *exec.Cmd) {
 		address := freeUDP(t)
 		return address, command(t, "django-admin", "runserver", "--noreload", "--settings", "shop.settings", address)
-	}},
+	}, shipped: isShipped},
+	{name: "rails", folder: "rails", upstream: "localhost:3000", start: func(t *testing.T, dir string) (string, *exec.Cmd) {
+		socket := filepath.Join(dir, "rails")
+		return "unix/" + socket, command(t, "ruby", "test/testdata/guides/rails.rb", socket)
+	}, shipped: "<turbo-stream action=\"replace\" target=\"order_1\">\n  <template><p id=\"order_1\">Order 1 is on its way.</p></template>\n</turbo-stream>\n", first: checkTurboStream},
 }
 
 // TestGuides runs the backends of the guides, each behind the Caddyfile of its guide: who
@@ -87,14 +99,17 @@ func TestGuides(t *testing.T) {
 			}
 			s := serve(t, strings.ReplaceAll(config, "PWD", wd)).site("shop.test")
 			proxy.target.Store(&url.URL{Scheme: "http", Host: s.address()})
+			if b.first != nil {
+				b.first(t, s)
+			}
 			proxy.lose.Store(true)
-			checkShop(t, s)
+			checkShop(t, s, b.shipped)
 		})
 	}
 }
 
 // checkShop uses the shop as two users and a stranger do.
-func checkShop(t *testing.T, s site) {
+func checkShop(t *testing.T, s site, shipped any) {
 	t.Helper()
 	stranger, answer := s.open("/push/websocket", nil, nil)
 	stranger.wantRefused(answer, hub.CodeDenied)
@@ -132,12 +147,34 @@ func checkShop(t *testing.T, s site) {
 			t.Errorf("%s ships ann's order: %d %s", name, status, text)
 		}
 	}
-	if m := ann.receive(); m["channel"] != "orders/1" || !reflect.DeepEqual(m["data"], object{"status": "shipped"}) {
+	if m := ann.receive(); m["channel"] != "orders/1" || !reflect.DeepEqual(m["data"], shipped) {
 		t.Errorf("ann received %v", m)
 	}
 	for a, channel := range map[*agent]string{ann: "orders/1", bob: "orders/2"} {
 		s.post("/push/publish", "application/json", `{"channel":"`+channel+`","data":"end"}`, asBackend())
 		a.wantMessage(channel, "end")
+	}
+}
+
+// checkTurboStream opens the page of an order, which says where its stream is. What happens
+// before the browser has opened the stream is in it.
+func checkTurboStream(t *testing.T, s site) {
+	t.Helper()
+	_, cookie, _ := s.shopPost("/login", url.Values{"user": {"bob"}, "password": {"builder"}}, nil)
+	header := http.Header{"Cookie": {cookie}}
+	_, page := s.get("/orders/2", header)
+	m := regexp.MustCompile(`<turbo-stream-source src="([^"]+)">`).FindStringSubmatch(page)
+	if m == nil {
+		t.Fatalf("there is no stream in %q", page)
+	}
+	s.shopPost("/orders/2/ship", nil, header)
+	address := "http://" + s.host + html.UnescapeString(m[1])
+	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return s.dial(ctx) }}}
+	if e := events(t, &client, address, "", header).next(); !strings.Contains(e.Data, "Order 2 is on its way.") {
+		t.Errorf("the stream begins with %+v", e)
+	}
+	if stream := events(t, &client, address, "", nil); stream.resp.StatusCode != http.StatusUnauthorized {
+		t.Errorf("without a login: status %d", stream.resp.StatusCode)
 	}
 }
 
@@ -253,10 +290,9 @@ func startPHPShop(t *testing.T, dir string) (address string, cmd *exec.Cmd) {
 // are not installed here.
 func TestGuidesForPHPFrameworks(t *testing.T) {
 	var files []string
-	for file, by := range guideFiles {
-		switch {
-		case by != "TestGuidesForPHPFrameworks":
-		case filepath.Ext(file) == ".php":
+	for _, file := range guideFiles[t.Name()] {
+		switch filepath.Ext(file) {
+		case ".php":
 			files = append(files, file)
 		default:
 			var config struct {

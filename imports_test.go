@@ -17,8 +17,8 @@ const module = "github.com/push-it/pushit"
 // unless a longer path matches. Imports point down, or to another package below the same
 // path.
 var layers = [][]string{
-	{"/cmd/caddy"}, // a Caddy with the module in it
-	{""},           // the handler, which wires the rest together
+	{"/cmd/caddy", "/examples"}, // a Caddy with the module in it; programs to learn from
+	{""},                        // the handler, which wires the rest together
 	{"/internal/hubpool", "/internal/explain", "/internal/routing"},
 	{"/internal/telemetry", "/brokers"},
 	{"/guards", "/hub/transport", "/hub/broker", "/client"},

@@ -178,6 +178,13 @@ const guides = "docs/guides"
 // guideFiles lists the files of which guides show parts, by the test that runs them.
 var guideFiles = map[string][]string{
 	"TestGuides": {
+		"examples/go/Caddyfile",
+		"examples/go/shop/shop.go",
+		"examples/node/Caddyfile",
+		"examples/node/next/app/orders/[order]/ship/route.ts",
+		"examples/node/next/app/pushit/channel/route.ts",
+		"examples/node/next/app/pushit/session/route.ts",
+		"examples/node/shop.mjs",
 		"examples/php/Caddyfile",
 		"examples/php/public/index.php",
 		"examples/python/Caddyfile",

@@ -24,6 +24,8 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/push-it/pushit/examples/go/push"
+	"github.com/push-it/pushit/examples/go/shop"
 	"github.com/push-it/pushit/hub"
 	"github.com/push-it/pushit/internal/doctable"
 	"github.com/push-it/pushit/internal/needs"
@@ -36,8 +38,9 @@ type guideBackend struct {
 	folder string // in examples/
 	// upstream is what its Caddyfile calls it.
 	upstream string
-	// start starts it at a socket or an address in dir, and returns how Caddy calls that.
-	start func(t *testing.T, dir string) (address string, cmd *exec.Cmd)
+	// start returns the command that starts it, at a socket in dir or at a port, and how
+	// Caddy calls that.
+	start func(t *testing.T, dir string) (address string, cmd *exec.Cmd) // cmd is nil if it runs in this process
 	// caddyfile replaces more in its Caddyfile: old, new, ...
 	caddyfile []string
 	// shipped is what it publishes.
@@ -58,6 +61,17 @@ var guideBackends = []guideBackend{
 		address := freeUDP(t)
 		return address, command(t, "django-admin", "runserver", "--noreload", "--settings", "shop.settings", address)
 	}, shipped: isShipped},
+	{name: "express", folder: "node", upstream: "localhost:8000", start: func(t *testing.T, dir string) (string, *exec.Cmd) {
+		socket := filepath.Join(dir, "express")
+		cmd := command(t, "node", "--import", "./test/testdata/guides/packages.mjs", "examples/node/shop.mjs")
+		cmd.Env = append(os.Environ(), "PORT="+socket)
+		return "unix/" + socket, cmd
+	}, shipped: isShipped},
+	{name: "next", folder: "node", upstream: "localhost:8000", start: func(t *testing.T, dir string) (string, *exec.Cmd) {
+		socket := filepath.Join(dir, "next")
+		return "unix/" + socket, command(t, "node", "--import", "./test/testdata/guides/packages.mjs", "test/testdata/guides/next.mjs", socket)
+	}, shipped: isShipped},
+	{name: "go", folder: "go", upstream: "localhost:8000", start: startGoShop, caddyfile: []string{"localhost:8001", "unix/DIR/ask"}, shipped: isShipped},
 	{name: "rails", folder: "rails", upstream: "localhost:3000", start: func(t *testing.T, dir string) (string, *exec.Cmd) {
 		socket := filepath.Join(dir, "rails")
 		return "unix/" + socket, command(t, "ruby", "test/testdata/guides/rails.rb", socket)
@@ -77,7 +91,7 @@ func TestGuides(t *testing.T) {
 	t.Setenv("PYTHONPATH", "examples/python")
 	t.Setenv("PYTHONDONTWRITEBYTECODE", "1")
 
-	addresses := make([]string, len(guideBackends))
+	addresses, dirs := make([]string, len(guideBackends)), make([]string, len(guideBackends))
 	listening := make([]func(), len(guideBackends))
 	for i, b := range guideBackends {
 		dir, err := os.MkdirTemp("", "pushit-") // the path of a socket must be short
@@ -85,19 +99,23 @@ func TestGuides(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = os.RemoveAll(dir) })
+		dirs[i] = dir
 		var cmd *exec.Cmd
-		addresses[i], cmd = b.start(t, dir)
-		listening[i] = startBackend(t, addresses[i], cmd)
+		if addresses[i], cmd = b.start(t, dir); cmd != nil {
+			listening[i] = startBackend(t, addresses[i], cmd)
+		}
 	}
 	for i, b := range guideBackends {
 		t.Run(b.name, func(t *testing.T) {
-			listening[i]()
+			if listening[i] != nil {
+				listening[i]()
+			}
 			config := replaced(t, doctable.Read(t, "examples/"+b.folder+"/Caddyfile"), append(b.caddyfile, b.upstream, addresses[i], "http://localhost:8080 {", "http://shop.test {")...)
 			wd, err := os.Getwd()
 			if err != nil {
 				t.Fatal(err)
 			}
-			s := serve(t, strings.ReplaceAll(config, "PWD", wd)).site("shop.test")
+			s := serve(t, strings.NewReplacer("PWD", wd, "DIR", dirs[i]).Replace(config)).site("shop.test")
 			proxy.target.Store(&url.URL{Scheme: "http", Host: s.address()})
 			if b.first != nil {
 				b.first(t, s)
@@ -313,4 +331,26 @@ func TestGuidesForPHPFrameworks(t *testing.T) {
 	if out, err := command(t, "php", append([]string{"-r", compile, "--"}, files...)...).CombinedOutput(); err != nil || len(files) < 4 {
 		t.Errorf("%d files: %v\n%s", len(files), err, out)
 	}
+}
+
+func startGoShop(t *testing.T, dir string) (address string, cmd *exec.Cmd) {
+	t.Helper()
+	var listeners []net.Listener
+	for _, name := range []string{"go", "ask"} {
+		l, err := net.Listen("unix", filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		listeners = append(listeners, l)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = shop.New(push.New(os.Getenv("PUSHIT_URL"), apiSecret)).Serve(listeners[0], listeners[1]) // the test closes one
+	}()
+	t.Cleanup(func() {
+		_ = listeners[0].Close() // it ends both
+		<-ended
+	})
+	return "unix/" + filepath.Join(dir, "go"), nil
 }

@@ -117,6 +117,7 @@
 //	roster        roster.armLocked               nothing: it enqueues for watchers    all are told                   nothing: a closed agent takes nothing
 //	presenceBus   presences.connect              broadcasts of members                another Bus, Close             nothing: a closed Bus takes nothing
 //	presenceNode  presenceNode.request           one request of a node's members      all parts, or partTimeout      nothing: the node is gone by then
+//	asking        AskEach                        one request to a node                it answers, the asker ends     nothing: the asker may have enough
 //	events        Hub.HandleEvents               the calls of Events.Handle           Close, when all are handled    Close, for a second: handlers may hang
 //	committer     disk.Broker.Start              the files of a log                   Close                          Close
 //	feed          Inside.Listen                  Left of its agent                    the feed ends                  nothing: Left is its last call

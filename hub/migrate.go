@@ -112,17 +112,18 @@ func (a *Agent) cut(r *Refusal) {
 	if retry <= 0 {
 		retry = cutRetry()
 	}
-	open := a.cutWith(r.Reason, retry)
-	if reload := a.reload.Load(); reload != nil && open {
-		reload.cut.Add(1)
-	}
+	a.cutWith(r.Reason, retry, true)
 }
 
-// cutWith closes the session with CloseCut and drops what waits. It reports whether the
-// session was open.
-func (a *Agent) cutWith(reason string, retry time.Duration) (open bool) {
+// cutWith closes the session with CloseCut and drops what waits. byReload says whether to
+// count it for a reload. It reports whether the session was open.
+func (a *Agent) cutWith(reason string, retry time.Duration, byReload bool) (open bool) {
 	a.mu.Lock()
 	if open = a.state < stateClosing; open {
+		// It is counted before anyone can find out that it is decided.
+		if reload := a.reload.Load(); reload != nil && byReload {
+			reload.cut.Add(1)
+		}
 		a.out.silenced = true
 		a.out.revokeLocked(func(*Message) bool { return false })
 	}

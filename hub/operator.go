@@ -310,7 +310,7 @@ func (h operated) disconnect(ctx context.Context, sel Selector, f Farewell) (int
 		case f.Retry > 0:
 			retry = f.Retry
 		}
-		if agents[i].cutWith(reason, retry) {
+		if agents[i].cutWith(reason, retry, false) {
 			n++
 		}
 	}

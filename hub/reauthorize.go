@@ -193,14 +193,11 @@ func (ls *leases) seeTo(due *dueLeases) {
 		a.mu.Lock()
 		late := s.lease.grace
 		a.mu.Unlock()
-		if !late {
-			a.revoke(s, expired, nil)
-		} else if a.revoke(s, tooLate(), nil) {
-			if r := a.reload.Load(); r != nil {
-				r.ended.Add(1)
-				r.late.Add(1)
-			}
+		r := expired
+		if late {
+			r = tooLate()
 		}
+		a.end(s, r, nil, late)
 	}
 	for _, s := range due.blind {
 		a.mu.Lock()
@@ -261,10 +258,8 @@ func (o *op) applyLease() (done bool) {
 	if o.gate == GatePresence {
 		end = a.leases.unwatch
 	}
-	if r != nil && !unknown && end(o.sub, r, o) && o.gate == GateSubscribe {
-		if reload := a.reload.Load(); o.why == byReload && reload != nil {
-			reload.ended.Add(1)
-		}
+	if r != nil && !unknown {
+		end(o.sub, r, o)
 	}
 	a.mu.Lock()
 	if o.isStale() {
@@ -392,15 +387,28 @@ func (o *op) mayBecome(v *Verdict, reload bool) bool {
 // revoke does nothing. If a reload is its reason, revoke also drops the messages that
 // already wait. It reports whether it ended the subscription.
 func (a *Agent) revoke(s *subscription, r *Refusal, o *op) (revoked bool) {
+	return a.end(s, r, o, false)
+}
+
+// end is revoke. late says that the gate has not answered in time after a reload.
+func (a *Agent) end(s *subscription, r *Refusal, o *op, late bool) (ended bool) {
 	n := s.node
 	n.mu.Lock()
 	a.mu.Lock()
 	var notify bool
 	if i := slices.Index(a.leases.subs, s); i >= 0 && a.state == stateConnected && (o == nil || !o.isStale()) {
-		revoked = true
+		ended = true
 		a.leases.drop(i)
-		if o != nil && o.why == byReload {
+		byReload := o != nil && o.why == byReload
+		if byReload {
 			a.out.revokeLocked(a.leases.cover)
+		}
+		// It is counted before anyone can find out that it is decided.
+		if reload := a.reload.Load(); reload != nil && (byReload || late) {
+			reload.ended.Add(1)
+			if late {
+				reload.late.Add(1)
+			}
 		}
 		if l := a.in.listener; l != nil {
 			notify = l.endLocked(s.channel, r)
@@ -414,7 +422,7 @@ func (a *Agent) revoke(s *subscription, r *Refusal, o *op) (revoked bool) {
 	if notify {
 		a.notify()
 	}
-	return revoked
+	return ended
 }
 
 // unwatch ends the right to the list of members of a subscription's channel, and tells the

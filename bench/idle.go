@@ -13,6 +13,8 @@ const (
 	idleAgents = 5000
 	// mostIdleMemory is what an idle agent may keep resident.
 	mostIdleMemory = 8.0 // KiB
+	// mostSecureMemory is the same with TLS. Go's crypto/tls keeps 6.6 KiB of it.
+	mostSecureMemory = 18.0 // KiB
 )
 
 // An idleLoad says which agents connect, and where.
@@ -56,12 +58,15 @@ func runIdle(ctx context.Context, r *report, o options) error {
 		r.atMost(fewFiles, "files", float64(res.left.files), "%d came, left, came and left, %s: left behind", n, at.name)
 		r.info("MiB", res.kept/(1<<20), "%d came, left, came and left, %s: resident memory over that before", n, at.name)
 	}
-	res, err := measureIdle(ctx, o.caddy, idleLoad{n, bare, true, true, ""})
+	res, err := measureIdle(ctx, o.caddy, idleLoad{n, bare, true, true, o.profiles})
 	if err != nil {
 		return err
 	}
-	r.info("KiB", res.resident/1024, "%d idle agents, bare, TLS 1.3: resident memory of each", n)
-	r.info("goroutines", float64(res.goroutines), "%d idle agents, bare, TLS 1.3", n)
+	r.atMost(mostSecureMemory, "KiB", res.resident/1024, "%d idle agents, bare, TLS 1.3: resident memory of each", n)
+	r.info("KiB", res.free/1024, "%d idle agents, bare, TLS 1.3: of it free in the runtime's hands", n)
+	r.info("KiB", res.live/1024, "%d idle agents, bare, TLS 1.3: live heap of each", n)
+	r.info("KiB", res.stacks/1024, "%d idle agents, bare, TLS 1.3: stacks of each", n)
+	r.atMost(float64(n+fewGoroutines), "goroutines", float64(res.goroutines), "%d idle agents, bare, TLS 1.3: one goroutine each", n)
 	r.atMost(fewGoroutines, "goroutines", float64(res.left.goroutines), "%d came, left, came and left, TLS 1.3: left behind", n)
 	r.atMost(fewFiles, "files", float64(res.left.files), "%d came, left, came and left, TLS 1.3: left behind", n)
 	return nil

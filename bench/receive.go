@@ -23,21 +23,27 @@ func runReceive(ctx context.Context, r *report, o options) error {
 	if o.short {
 		messages, runs = 2_000, 1
 	}
-	for _, at := range []endpoint{bare, sockjs} {
-		c, err := measureReceive(ctx, o.caddy, at, orDefault(o.agents, receiveAgents), messages, runs)
+	for _, cell := range []cell{{at: bare}, {at: sockjs}, {at: bare, secure: true}} {
+		cell.agents = orDefault(o.agents, receiveAgents)
+		c, err := measureReceive(ctx, o.caddy, cell, messages, runs)
 		if err != nil {
 			return err
 		}
-		r.info("us", microseconds(c.cpu), "a publish of 128 bytes, %s: taking and acknowledging it", at.name)
-		r.info("us", microseconds(c.user), "a publish of 128 bytes, %s: user mode of it", at.name)
-		r.info("allocations", c.allocs, "a publish of 128 bytes, %s", at.name)
+		name := cell.at.name
+		if cell.secure {
+			name += ", TLS 1.3"
+		}
+		r.info("us", microseconds(c.cpu), "a publish of 128 bytes, %s: taking and acknowledging it", name)
+		r.info("us", microseconds(c.user), "a publish of 128 bytes, %s: user mode of it", name)
+		r.info("allocations", c.allocs, "a publish of 128 bytes, %s", name)
 	}
 	return nil
 }
 
-// measureReceive has each of n agents publish one message after the other, the
+// measureReceive has each of its agents publish one message after the other, the
 // next when the last is acknowledged.
-func measureReceive(ctx context.Context, caddy string, at endpoint, n, messages, runs int) (best cost, err error) {
+func measureReceive(ctx context.Context, caddy string, what cell, messages, runs int) (best cost, err error) {
+	n := what.agents
 	if err := raiseFiles(n + 200); err != nil {
 		return best, err
 	}
@@ -46,7 +52,11 @@ func measureReceive(ctx context.Context, caddy string, at endpoint, n, messages,
 		return best, err
 	}
 	defer s.stop()
-	all, err := gather(ctx, n, s.plain, at, func(int) agentOptions { return agentOptions{} })
+	t := s.plain
+	if what.secure {
+		t = s.secure
+	}
+	all, err := gather(ctx, n, t, what.at, func(int) agentOptions { return agentOptions{} })
 	if err != nil {
 		return best, err
 	}

@@ -8,6 +8,7 @@ package transport
 import (
 	"errors"
 	"net"
+	"syscall"
 )
 
 // A rawConn is not available on this system. Each net.Conn is read with a buffer of its own
@@ -15,6 +16,11 @@ import (
 type rawConn struct{}
 
 func newRawConn(net.Conn) *rawConn { return nil }
+
+// socketOf returns nil: readers do not wait on the socket itself here.
+func socketOf(net.Conn) syscall.RawConn { return nil }
+
+func isReadable(uintptr) bool { return true }
 
 func (*rawConn) read() (*readBuffer, int, error) { return nil, 0, errors.ErrUnsupported }
 

@@ -34,22 +34,40 @@ type rawConn struct {
 // newRawConn returns nil if nc is not a bare socket, because a wrapper's Read and Write must
 // not be bypassed.
 func newRawConn(nc net.Conn) *rawConn {
-	var rc syscall.RawConn
+	rc := socketOf(nc)
+	if rc == nil {
+		return nil
+	}
+	c := &rawConn{rc: rc}
+	c.readFunc, c.writeFunc = c.tryRead, c.tryWrite
+	return c
+}
+
+// socketOf returns nil if nc is not a bare socket.
+func socketOf(nc net.Conn) (rc syscall.RawConn) {
 	var err error
 	switch c := nc.(type) {
 	case *net.TCPConn:
 		rc, err = c.SyscallConn()
 	case *net.UnixConn:
 		rc, err = c.SyscallConn()
-	default:
-		return nil
 	}
 	if err != nil {
 		return nil
 	}
-	c := &rawConn{rc: rc}
-	c.readFunc, c.writeFunc = c.tryRead, c.tryWrite
-	return c
+	return rc
+}
+
+// isReadable reports whether a read from the socket would not block. Like tryRead, it must
+// try each time, so it looks at the next byte.
+func isReadable(fd uintptr) bool {
+	var next [1]byte
+	for {
+		_, _, err := syscall.Recvfrom(int(fd), next[:], syscall.MSG_PEEK)
+		if !errors.Is(err, syscall.EINTR) {
+			return !errors.Is(err, syscall.EAGAIN)
+		}
+	}
 }
 
 // read waits for bytes and returns them in a buffer from the pool, which the caller puts back.

@@ -5,10 +5,13 @@ package transport
 
 import (
 	"crypto/tls"
+	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/push-it/pushit/hub"
@@ -46,14 +49,16 @@ var defaultTimes = &times{disconnect: disconnectDelay, abandoned: 500 * time.Mil
 type wsConn struct {
 	// Immutable after newConn.
 	nc    net.Conn
-	raw   *rawConn // nil if reading and writing go through nc
+	raw   *rawConn        // nil if reading and writing go through nc
+	below syscall.RawConn // the socket below TLS, to wait on; nil if there is none
 	times *times
 
 	form atomic.Pointer[hub.Form] // speakLegacy changes it, once
 
 	// Owned by the reader.
-	small  []byte      // nil if raw is not
+	small  []byte      // nil until fill needs it
 	pooled *readBuffer // the buffer that fill has returned, if it is from the pool
+	empty  bool        // all that has arrived at nc is read, so fill can wait on the socket below
 
 	// Set by the writer. Close reads them, and after Agent.Left the reader does.
 	torn   atomic.Bool // a frame is written in part
@@ -76,8 +81,8 @@ var (
 func newConn(nc net.Conn, form *hub.Form, t *times) *wsConn {
 	c := &wsConn{nc: nc, raw: newRawConn(nc), times: t}
 	c.form.Store(form)
-	if c.raw == nil {
-		c.small = make([]byte, smallSize)
+	if t, ok := nc.(*tls.Conn); ok {
+		c.below = socketOf(t.NetConn())
 	}
 	return c
 }
@@ -152,13 +157,13 @@ func (c *wsConn) Close(code hub.CloseCode, reason string) {
 		bye = appendSockJSClose(nil, code, reason)
 	}
 	said := c.goodbye(appendClose(bye, inFrame, reason))
-	if said {
-		_ = c.nc.SetReadDeadline(time.Now().Add(c.times.closing)) // if it fails, the next read fails too
-	} else {
+	if !said {
 		c.abort()
 	}
 	c.mu.Lock()
-	c.said = said
+	if c.said = said; said {
+		_ = c.nc.SetReadDeadline(time.Now().Add(c.times.closing)) // if it fails, the next read fails too
+	}
 	if c.closed == nil {
 		c.closed = make(chan struct{})
 	}
@@ -246,7 +251,7 @@ func (c *wsConn) part() {
 	}
 	_ = c.nc.SetReadDeadline(time.Now().Add(c.times.closing)) // if it fails, the next read fails too
 	for dropped := 0; ended && dropped < maxDropped; {
-		p, err := c.fill(true)
+		p, err := c.fill(true, false)
 		if err != nil {
 			break
 		}
@@ -286,21 +291,46 @@ func (c *wsConn) readBy(t time.Time) {
 	}
 }
 
+// errEmpty is what fill returns if all that has arrived is read. The next fill waits without
+// a buffer. Before that, the caller should go on in a new goroutine, because the stack of this
+// one has grown.
+var errEmpty = errors.New("all that has arrived is read")
+
 // fill waits for bytes and returns them. The caller may use them until it calls done. more
-// says that an incomplete message is arriving, so fill reads as much as it can.
-func (c *wsConn) fill(more bool) (p []byte, err error) {
-	if c.raw != nil {
+// says that an incomplete message is arriving, so fill reads as much as it can. rest says that
+// the peer is likely to be silent for some time, so that waiting should cost little memory.
+func (c *wsConn) fill(more, rest bool) (p []byte, err error) {
+	switch {
+	case c.raw != nil: // waiting costs little anyhow
 		b, n, err := c.raw.read()
 		if err != nil {
 			return nil, err
 		}
 		c.pooled = b
 		return b[:n], nil
+	case c.empty: // which only drain sets
+		c.empty = false
+		if err := c.below.Read(isReadable); err != nil {
+			return nil, err
+		}
+		more = true // the buffer is needed only for a moment
+	case rest && c.below != nil:
+		return c.drain()
 	}
-	p = c.small
-	if more {
+	return c.read(more)
+}
+
+// read reads from nc.
+func (c *wsConn) read(more bool) (p []byte, err error) {
+	switch {
+	case more:
 		c.pooled = readBuffers.Get().(*readBuffer)
 		p = c.pooled[:]
+	case c.small == nil:
+		c.small = make([]byte, smallSize)
+		fallthrough
+	default:
+		p = c.small
 	}
 	for range 100 {
 		n, err := c.nc.Read(p)
@@ -314,6 +344,37 @@ func (c *wsConn) fill(more bool) (p []byte, err error) {
 	}
 	c.done()
 	return nil, io.ErrNoProgress
+}
+
+// longAgo is a deadline that has passed.
+var longAgo = time.Unix(1, 0)
+
+// drain returns bytes that the tls.Conn holds already, or errEmpty. There is no other way to
+// ask it: while the read deadline has passed, a tls.Conn returns what it holds, and does not
+// read from the socket. No read deadline is set when drain is called, unless Close has set it;
+// then drain just reads.
+func (c *wsConn) drain() (p []byte, err error) {
+	c.mu.Lock()
+	asks := !c.closing
+	if asks {
+		err = c.nc.SetReadDeadline(longAgo)
+	}
+	c.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	if p, err = c.read(true); !asks {
+		return p, err
+	}
+	c.mu.Lock()
+	if !c.said { // Close sets a deadline when it has said why
+		_ = c.nc.SetReadDeadline(time.Time{}) // if it fails, the next read fails too
+	}
+	c.mu.Unlock()
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		c.empty, c.small, err = true, nil, errEmpty
+	}
+	return p, err
 }
 
 // done returns the buffer of fill to the pool.

@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -56,6 +57,12 @@ func socketPair(t *testing.T, network string) (ours, theirs net.Conn) {
 // tlsPair is socketPair with TLS on it.
 func tlsPair(t *testing.T) (ours, theirs net.Conn) {
 	t.Helper()
+	return tlsPairOver(t, func(nc net.Conn) net.Conn { return nc })
+}
+
+// tlsPairOver is tlsPair with something between the client's TLS and its socket.
+func tlsPairOver(t *testing.T, between func(net.Conn) net.Conn) (ours, theirs net.Conn) {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -67,7 +74,7 @@ func tlsPair(t *testing.T) (ours, theirs net.Conn) {
 	}
 	a, b := socketPair(t, "tcp")
 	server := tls.Server(a, &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{cert}, PrivateKey: key}}})
-	client := tls.Client(b, &tls.Config{InsecureSkipVerify: true})
+	client := tls.Client(between(b), &tls.Config{InsecureSkipVerify: true})
 	failed := make(chan error, 1)
 	go func() { failed <- server.Handshake() }()
 	if err := client.Handshake(); err != nil {
@@ -93,6 +100,17 @@ func needRaw(t *testing.T, c *wsConn) {
 		t.Skip("only on Unix a conn is read and written by its own system calls")
 	default:
 		t.Fatal("the conn is not read and written by its own system calls")
+	}
+}
+
+func needSocketBelow(t *testing.T, c *wsConn) {
+	t.Helper()
+	switch {
+	case c.below != nil:
+	case runtime.GOOS == "windows": // which rawconn_other.go is for
+		t.Skip("only on Unix a reader waits on the socket below TLS")
+	default:
+		t.Fatal("the reader does not know the socket below TLS")
 	}
 }
 
@@ -248,6 +266,104 @@ func TestSessionsOnRealConns(t *testing.T) {
 			t.Run("the peer vanishes", func(t *testing.T) { endsWithThePeer(t, pair) })
 		})
 	}
+}
+
+// A corked conn keeps what is written until send. One goroutine uses it at a time.
+type corked struct {
+	net.Conn
+	on   bool
+	kept []byte
+}
+
+func (c *corked) Write(p []byte) (int, error) {
+	if !c.on {
+		return c.Conn.Write(p)
+	}
+	c.kept = append(c.kept, p...)
+	return len(p), nil
+}
+
+// send writes all that is kept but the last bytes.
+func (c *corked) send(t *testing.T, but int) {
+	t.Helper()
+	n := len(c.kept) - but
+	if _, err := c.Conn.Write(c.kept[:n]); err != nil {
+		t.Fatal(err)
+	}
+	c.kept = c.kept[n:]
+}
+
+// TestRecordsThatArriveTogether: crypto/tls reads several records at once, and more of them
+// than a reader asks for. The reader handles each as soon as it is whole, although the socket
+// has no more bytes then.
+func TestRecordsThatArriveTogether(t *testing.T) {
+	t.Parallel()
+	var wire *corked
+	ours, theirs := tlsPairOver(t, func(nc net.Conn) net.Conn {
+		wire = &corked{Conn: nc}
+		return wire
+	})
+	a := newFakeAgent(hub.Limits{})
+	go newWSReader(ours, a, false, patient).run(nil)
+	p := newPeer(t, theirs)
+	var want []string
+	for round := range 3 * talkative { // beyond talkative, the reader waits in another way
+		wire.on = true
+		for i := range 3 {
+			want = append(want, fmt.Sprintf("%d.%d", round, i))
+			p.send(text(want[len(want)-1]))
+		}
+		wire.send(t, 1)
+		a.await(t, "Receive", func() bool { return len(a.received) == len(want)-1 })
+		wire.send(t, 0)
+		a.await(t, "Receive", func() bool { return len(a.received) == len(want) })
+		if wire.on = false; round%3 == 2 {
+			p.send(frame(opPing, true, ""))
+			p.want(opPong, "")
+		}
+	}
+	if got := a.messages(); !slices.Equal(got, want) {
+		t.Errorf("received %q, want %q", got, want)
+	}
+	p.send(closing(1000, ""))
+	p.wantClose(1000, "")
+	p.wantEnd()
+	<-a.left
+}
+
+// TestAnIdleReaderWithTLSKeepsNoBuffer: it waits on the socket, and hears from there when its
+// own side closes.
+func TestAnIdleReaderWithTLSKeepsNoBuffer(t *testing.T) {
+	t.Parallel()
+	ours, theirs := tlsPair(t)
+	c := newConn(ours, bareForm, quick)
+	needSocketBelow(t, c)
+	for _, sent := range []string{"", "first", "second"} {
+		if sent != "" {
+			if _, err := theirs.Write([]byte(sent)); err != nil {
+				t.Fatal(err)
+			}
+			if p, err := c.fill(false, true); string(p) != sent || err != nil {
+				t.Fatalf("got %q, %v; want %q", p, err, sent)
+			}
+			c.done()
+		}
+		if p, err := c.fill(false, true); !errors.Is(err, errEmpty) {
+			t.Fatalf("when all is read: %q, %v", p, err)
+		}
+		if c.small != nil || c.pooled != nil {
+			t.Error("the conn keeps a buffer while it waits")
+		}
+	}
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		c.Close(hub.CloseNormal, "bye")
+	}()
+	if _, err := c.fill(false, true); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("when the peer does not answer the close frame: %v", err)
+	}
+	<-closed
 }
 
 var longMessage = strings.Repeat("long ", 12_000)

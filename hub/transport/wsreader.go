@@ -18,6 +18,10 @@ import (
 // unread, the system would send a reset, and the peer could lose the close frame.
 const maxDropped = 16 << 20
 
+// talkative is after how many messages between two pings or pongs a peer is expected to send
+// more.
+const talkative = 4
+
 // An agent is what a wsReader needs of a *hub.Agent.
 type agent interface {
 	Start(c hub.Conn)
@@ -49,7 +53,7 @@ type wsReader struct {
 	timed     bool // a read deadline is set
 	begun     bool // a message has come, and legacy is known
 	legacy    bool // messages are objects, because the client is of 2011
-	deep      bool // a message was handled, so the goroutine's stack has grown
+	spoken    int8 // messages since the last ping or pong, up to talkative
 	dropped   int  // bytes read after the close frame
 }
 
@@ -128,20 +132,29 @@ func because(err error) string {
 }
 
 // read handles what arrives until the conn ends. This is where an idle WebSocket waits. A
-// goroutine begins with 2 KiB of stack. Handling a message needs more, and the runtime never
-// shrinks a stack back to 2 KiB. So after a message a new goroutine goes on, with half the
-// memory.
+// goroutine begins with 2 KiB of stack. Handling what arrives needs more, and the runtime
+// never shrinks a stack back to 2 KiB. So a new goroutine goes on, with half the memory. With
+// TLS, reading alone needs more, so that goroutine waits without reading, unless the peer is
+// talkative: then it would cost more time than it is worth.
 func (r *wsReader) read() {
-	for !r.deep {
-		p, err := r.conn.fill(r.timed)
+	for {
+		p, err := r.conn.fill(r.timed, r.rests())
+		if err == errEmpty { //nolint:errorlint // fill does not wrap it
+			break
+		}
 		if err = r.filled(p, err); err != nil {
 			r.end(err)
 			return
 		}
+		if !r.rests() {
+			break
+		}
 	}
-	r.deep = false
 	go r.goOn()
 }
+
+// rests reports whether fill should prepare to wait for a long time.
+func (r *wsReader) rests() bool { return r.conn.below != nil && !r.timed && r.spoken < talkative }
 
 // filled handles the result of fill.
 func (r *wsReader) filled(p []byte, err error) error {
@@ -214,12 +227,15 @@ func (r *wsReader) refuse(v *violation) error {
 	return nil
 }
 
+// heard counts a message.
+func (r *wsReader) heard() { r.spoken = min(r.spoken+1, talkative) }
+
 // limit implements sink. All transports have the same limit.
 func (r *wsReader) limit() int { return bodyLimit(r.agent.Policy().Limits) }
 
 // tooLarge implements sink.
 func (r *wsReader) tooLarge(p []byte) error {
-	r.deep = true
+	r.heard()
 	if r.sockJS && !r.legacy {
 		p = firstString(p)
 	}
@@ -229,7 +245,7 @@ func (r *wsReader) tooLarge(p []byte) error {
 
 // message implements sink.
 func (r *wsReader) message(p []byte) error {
-	r.deep = true
+	r.heard()
 	if !r.sockJS {
 		r.agent.Receive(p)
 		return nil
@@ -263,6 +279,7 @@ func (r *wsReader) message(p []byte) error {
 
 // ping implements sink.
 func (r *wsReader) ping(op byte, p []byte) error {
+	r.spoken = 0
 	if err := r.idle(); err != nil {
 		return err
 	}

@@ -102,12 +102,12 @@ func (c *Chain) explain(ctx context.Context, hq *hub.Question, steps []Step) ([]
 	if !errors.Is(answer.Err, upstream.ErrOver) { // otherwise the guard has answered early
 		c.report(q, name, answer)
 	}
-	return steps, answer.verdict()
+	return steps, answer.verdict(name)
 }
 
-// verdict returns the verdict for an answer that does not approve.
-func (a *Answer) verdict() hub.Verdict {
-	return hub.Verdict{Refusal: a.refusal(), Overflow: errors.Is(a.Err, upstream.ErrFull)}
+// verdict returns the verdict for an answer of a guard that does not approve.
+func (a *Answer) verdict(guard string) hub.Verdict {
+	return hub.Verdict{Refusal: a.refusal(), Guard: guard, Overflow: errors.Is(a.Err, upstream.ErrFull)}
 }
 
 // An earlyAnswerer is a guard that asks its backend in the goroutine that calls Decide,
@@ -127,14 +127,14 @@ func (c *Chain) early(q *Question, g *NamedGuard) func(Answer) {
 	}
 	return func(a Answer) {
 		c.report(q, g.Name, a)
-		q.AnswerEarly(a.verdict())
+		q.AnswerEarly(a.verdict(g.Name))
 	}
 }
 
 func (c *Chain) question(hq *hub.Question) *Question {
 	left := c.timeout
 	q := &Question{Question: hq, Env: c.env, Left: &left}
-	if id := hq.Identity; id != nil && hq.Gate != hub.GateConnect && hq.Gate != hub.GateAPI {
+	if id := hq.Identity; id != nil && hq.Gate != hub.GateConnect && hq.Gate != hub.GateAPI && hq.Gate != hub.GateDebug {
 		q.Learned = Learned{User: id.User, UserBy: UserByLogin, Claims: id.Claims, Attributes: id.Attributes, Header: id.Header, Grants: id.Grants}
 	}
 	return q

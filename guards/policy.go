@@ -123,7 +123,7 @@ func Compile(c PolicyConfig, env *Env) (*Policy, error) {
 // gateNames are all gates, in the order in which they are checked.
 var gateNames = []hub.GateName{
 	hub.GateConnect, hub.GateSubscribe, hub.GateUnsubscribe, hub.GatePublish, hub.GateDeliver, hub.GateDisconnect, hub.GateAPI,
-	hub.GatePresence, hub.GateHistory,
+	hub.GatePresence, hub.GateHistory, hub.GateDebug,
 }
 
 func compileBlock(b BlockConfig, compile func(hub.GateName, *GateConfig) (*Chain, error)) (block, error) {
@@ -143,7 +143,7 @@ func compileBlock(b BlockConfig, compile func(hub.GateName, *GateConfig) (*Chain
 		if g == nil {
 			continue
 		}
-		if name == hub.GateConnect || name == hub.GateDisconnect || name == hub.GateAPI {
+		if name == hub.GateConnect || name == hub.GateDisconnect || name == hub.GateAPI || name == hub.GateDebug {
 			return out, fmt.Errorf("%s, at %s: it is not about a channel; write it outside of the channel block", name, g.Where)
 		}
 		chain, err := compile(name, g)
@@ -206,7 +206,7 @@ func compileGate(name hub.GateName, g *GateConfig, timeout time.Duration, env *E
 		c.timeout = g.Timeout
 	case timeout > 0:
 		c.timeout = timeout
-	case name == hub.GateConnect, name == hub.GateAPI:
+	case name == hub.GateConnect, name == hub.GateAPI, name == hub.GateDebug:
 		c.timeout = DefaultConnectTimeout
 	default:
 		c.timeout = DefaultTimeout
@@ -223,6 +223,11 @@ func compileGate(name hub.GateName, g *GateConfig, timeout time.Duration, env *E
 
 // checkGuards finds guards that are never asked, and gates that can never allow.
 func checkGuards(name hub.GateName, guards []NamedGuard) error {
+	if name == hub.GateDebug {
+		if err := checkDebug(guards); err != nil {
+			return err
+		}
+	}
 	if len(guards) == 0 && name != hub.GateDeliver {
 		return errors.New("it has no guard, so nothing would be allowed; write allow to allow everything")
 	}
@@ -242,6 +247,20 @@ func checkGuards(name hub.GateName, guards []NamedGuard) error {
 		return nil // the configuration says so explicitly
 	}
 	return errors.New("it can never allow, because none of its guards approves; end it with allow, or write only deny")
+}
+
+// checkDebug refuses a status page for everybody.
+func checkDebug(guards []NamedGuard) (err error) {
+	const instead = "write who may see the status page, such as debug user alice, or debug allow @office with a matcher"
+	if len(guards) == 0 {
+		return errors.New("it has no guard: " + instead)
+	}
+	walk(guards, func(g NamedGuard) {
+		if isFixed(g.Guard, Allow, Pass) && err == nil {
+			err = fmt.Errorf("%s without a matcher would show the status page to everybody: %s", g.Name, instead)
+		}
+	})
+	return err
 }
 
 func (v *verbs) compile(name hub.GateName, g *GateConfig) (err error) {
@@ -320,7 +339,7 @@ func (p *Policy) Gate(name hub.GateName, channel string) hub.Gate {
 	if name == hub.GateHistory && hub.IsPattern(channel) {
 		return p.historyOfPattern(channel)
 	}
-	if c, _ := p.find(name, channel); c != nil && (!c.open() || name == hub.GateAPI) {
+	if c, _ := p.find(name, channel); c != nil && (!c.open() || name == hub.GateAPI || name == hub.GateDebug) {
 		return c
 	}
 	return nil

@@ -223,6 +223,7 @@ func (a *Agent) closeLocked(code CloseCode, reason string, retry time.Duration) 
 	a.state = stateClosing
 	a.closeCode, a.closeReason, a.closeRetry = code, reason, retry
 	a.leftBecause = reason
+	a.noteClose(code, reason)
 	a.stateChangedLocked()
 	if code == CloseCut || code == CloseEndpoint || code == CloseDenied {
 		a.leases.vacateLocked() // it has lost the right: it does not linger

@@ -28,6 +28,7 @@ func (q *Question) askLocal(ctx context.Context, g Gate) (v Verdict) {
 			q.panicked(p)
 			v = unanswered
 		}
+		q.noteRefusal(&v)
 		q.answered(span, answerName(&v), begun)
 	}()
 	return g.Decide(ctx, q)
@@ -58,6 +59,9 @@ func (q *Question) askRemote(ctx context.Context, g Gate, then func(Verdict)) {
 			}
 			if v.Overflow {
 				a.hub.counts.overflow[QueueGate].Add(1)
+			}
+			if name != Abandoned {
+				q.noteRefusal(&v)
 			}
 			q.answered(span, name, begun)
 			if then != nil && !left {

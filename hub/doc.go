@@ -23,6 +23,7 @@
 //   - Presence: presence.go enters subscribers, and tells agents that watch a channel.
 //     hub/internal/presence finds out what has changed.
 //   - Operators: [Operator] in operator.go lists and ends what agents have, on all machines.
+//     refusals.go remembers what was refused recently.
 //   - History: history.go keeps messages and finds what an agent missed, position.go has
 //     the positions, and page.go answers /meta/history. hub/broker/disk keeps them in a file.
 //   - Programs within the server publish and listen without gates: inside.go.
@@ -138,7 +139,7 @@
 // presenceBus.noting under both. presenceNode.mu and presenceBus.saying are taken before
 // these, with no other lock held. presenceBus.saying is held during Bus.Broadcast, which
 // does not wait. The leaves are
-// the locks of directory shards, paces, timers, flusher, writers, quota, repeats, presences,
+// the locks of directory shards, paces, timers, flusher, writers, quota, repeats, refusals, presences,
 // roster, reauthorizers, Reload, eventQueue, samplers, and the history, which calls a
 // [Keeper] with its lock held: a Keeper takes no lock there but a leaf of its own. A Broker
 // may hold a lock while it applies an entry. It is taken before all others except Hub.mu.

@@ -44,6 +44,7 @@ type Hub struct {
 	reauthorizers reauthorizers
 	nextShard     atomic.Uint32
 	counts        *counts
+	refusals      refusals
 	pacer         pacer
 	programs      sharedBucket    // of what programs publish
 	failures      sampler.Sampler // log lines about publishes that failed
@@ -136,6 +137,7 @@ func (h *Hub) Open(p *Policy, o Opening) (*Agent, error) {
 	a, r := h.open(p, o)
 	if r != nil {
 		h.counts.refuse(r.Code)
+		h.noteRefusal(opSession, r, "", "", o.User, &o)
 		return nil, r
 	}
 	return a, nil

@@ -85,7 +85,7 @@ var (
 		Allowed, AnswerName(CodeDenied), AnswerName(CodeUnavailable), AnswerName(CodeExpired),
 		AnswerName(CodeLimit), AnswerName(CodeInvalid), Abandoned,
 	}
-	timedGates = [...]GateName{GateConnect, GateSubscribe, GateUnsubscribe, GatePublish, GateDisconnect, GateAPI, GatePresence, GateHistory}
+	timedGates = [...]GateName{GateConnect, GateSubscribe, GateUnsubscribe, GatePublish, GateDisconnect, GateAPI, GatePresence, GateHistory, GateDebug}
 	codes      = [...]Code{CodeDenied, CodeUnavailable, CodeInvalid, CodeLimit, CodeExpired}
 )
 
@@ -300,8 +300,12 @@ func (c *counts) drop(why DropReason, n int) {
 	}
 }
 
-// CountRefused counts a session that the transport itself refused, without calling Open.
-func (h *Hub) CountRefused(code Code) { h.counts.refuse(code) }
+// CountRefused counts a session that the transport itself refused, without calling Open. The
+// reason is for operators.
+func (h *Hub) CountRefused(r *Refusal) {
+	h.counts.refuse(r.Code)
+	h.noteRefusal(opSession, r, "", "", "", new(Opening))
+}
 
 func (c *counts) refuse(code Code) {
 	if i := indexOf(codes[:], code); i >= 0 {

@@ -218,6 +218,9 @@ var refreshing = &Refusal{CodeLimit, "this session is being refreshed, or was re
 // maxQuestions open.
 func (o *op) do() {
 	a := o.agent
+	if o.refused != nil {
+		a.refused(o.gate, o.channel, o.refused)
+	}
 	a.mu.Lock()
 	var gate Gate
 	var q *Question
@@ -249,7 +252,7 @@ func (o *op) do() {
 	if o.gate == GateConnect && w.isConnecting() {
 		a.mu.Unlock()
 		if o.why == byFrame {
-			a.answer(&o.in, refreshing)
+			a.refuse(GateConnect, "", &o.in, refreshing)
 		}
 		o.finish()
 		return
@@ -307,6 +310,8 @@ func (o *op) resolveGate() (Gate, *Question) {
 	o.verdict, o.decided, o.by, o.asked = Verdict{Refusal: r}, false, "", 0
 	if r == nil {
 		o.by = fingerprintOf(g)
+	} else {
+		a.refused(o.gate, o.channel, r)
 	}
 	o.local = g == nil || isLocal(g)
 	q := &Question{
@@ -458,6 +463,7 @@ func (o *op) apply() (done bool) {
 	case o.gate == GateSubscribe:
 		r, stale := a.hub.subscribe(o, &o.in)
 		if r != nil {
+			a.refused(o.gate, o.channel, r)
 			o.refuseSubscribe(r)
 		}
 		return !stale

@@ -408,7 +408,24 @@ type AgentQuery struct {
 	After string `json:"after,omitempty"`
 	// Limit is the most agents of the page: 1 to 1000. 0 is 100.
 	Limit int `json:"limit,omitempty"`
+	// Top asks for the agents with the longest queues, and among equals for the newest, in
+	// this order. There is no next page, and After must be empty.
+	Top bool `json:"top,omitempty"`
 }
+
+// check returns the selection and the limit.
+func (q *AgentQuery) check() (s *selection, limit int, err error) {
+	if s, err = q.Selector.check(false); err != nil {
+		return nil, 0, err
+	}
+	if q.Top && q.After != "" {
+		return nil, 0, errTopAfter
+	}
+	limit, err = pageLimit(q.Limit)
+	return s, limit, err
+}
+
+var errTopAfter = wrongSelection("top has no next page: leave after out")
 
 // pageLimits are the default and the most items of a page.
 const (
@@ -481,17 +498,39 @@ type AgentPage struct {
 	Agents []AgentInfo `json:"agents"`
 	// Next is the After of the next page; empty after the last one.
 	Next string `json:"next,omitempty"`
+	// More says of Top that there are more agents.
+	More bool `json:"more,omitempty"`
 	// Silent are the machines that did not answer: their agents are missing.
 	Silent []string `json:"silent,omitempty"`
 }
 
+// A listedAgent is an agent with what a list is sorted by.
+type listedAgent struct {
+	*Agent
+	queued int // bytes
+}
+
+func byName(a, b listedAgent) int { return bytes.Compare(a.id[:], b.id[:]) }
+
+func byQueue(a, b listedAgent) int {
+	return cmp.Or(cmp.Compare(b.queued, a.queued), cmp.Compare(b.opened, a.opened), byName(a, b))
+}
+
+// compareQueues orders agents of all nodes as byQueue does those of one.
+func (i *AgentInfo) compareQueues(o *AgentInfo) int {
+	return cmp.Or(cmp.Compare(o.QueuedBytes, i.QueuedBytes), o.Since.Compare(i.Since), strings.Compare(i.Agent, o.Agent))
+}
+
+// queuedBytes returns how much waits to be written to the agent.
+func (a *Agent) queuedBytes() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.out.queue.bytes
+}
+
 // listAgents returns a page of the agents of this node.
 func (h operated) listAgents(ctx context.Context, q AgentQuery, node string) (AgentPage, error) {
-	s, err := q.check(false)
-	if err != nil {
-		return AgentPage{}, err
-	}
-	limit, err := pageLimit(q.Limit)
+	s, limit, err := q.check()
 	if err != nil {
 		return AgentPage{}, err
 	}
@@ -501,10 +540,16 @@ func (h operated) listAgents(ctx context.Context, q AgentQuery, node string) (Ag
 			return AgentPage{}, wrongSelection("after is not the next of a page")
 		}
 	}
-	list := smallest[*Agent]{most: limit + 1, compare: func(a, b *Agent) int { return bytes.Compare(a.id[:], b.id[:]) }}
+	list := smallest[listedAgent]{most: limit + 1, compare: byName}
+	if q.Top {
+		list.compare = byQueue
+	}
 	err = s.each(ctx, h.Hub, func(a *Agent) {
-		if bytes.Compare(a.id[:], after[:]) > 0 {
-			list.add(a)
+		switch {
+		case q.Top:
+			list.add(listedAgent{a, a.queuedBytes()})
+		case bytes.Compare(a.id[:], after[:]) > 0:
+			list.add(listedAgent{a, 0})
 		}
 	})
 	page := AgentPage{Agents: []AgentInfo{}}
@@ -515,10 +560,15 @@ func (h operated) listAgents(ctx context.Context, q AgentQuery, node string) (Ag
 	room := pageBytes
 	for n, a := range list.sorted() {
 		yield(n)
-		i := h.infoOf(a, node, most)
+		i := h.infoOf(a.Agent, node, most)
+		if q.Top {
+			i.QueuedBytes = a.queued // the list is sorted by it
+		}
 		room -= i.size()
 		if n == limit || room < 0 && n > 0 {
-			page.Next = page.Agents[n-1].Agent
+			if page.More = q.Top; !q.Top {
+				page.Next = page.Agents[n-1].Agent
+			}
 			break
 		}
 		page.Agents = append(page.Agents, i)
@@ -605,6 +655,10 @@ type ChannelQuery struct {
 	After string `json:"after,omitempty"`
 	// Limit is the most channels of the page: 1 to 1000. 0 is 100.
 	Limit int `json:"limit,omitempty"`
+	// Top asks for the channels and patterns with the most subscribers, in this order. There
+	// is no next page, and After must be empty. With many machines, each names its own, so a
+	// channel may be missing that is not among them on any machine.
+	Top bool `json:"top,omitempty"`
 }
 
 // A ChannelInfo describes a channel or pattern.
@@ -626,6 +680,8 @@ type ChannelPage struct {
 	Channels []ChannelInfo `json:"channels"`
 	// Next is the After of the next page; empty after the last one.
 	Next string `json:"next,omitempty"`
+	// More says of Top that there are more channels.
+	More bool `json:"more,omitempty"`
 	// Silent are the machines that did not answer: their subscribers are missing.
 	Silent []string `json:"silent,omitempty"`
 }
@@ -638,9 +694,17 @@ func (i *ChannelInfo) compare(o *ChannelInfo) int {
 	return cmp.Or(strings.Compare(i.Namespace, o.Namespace), strings.Compare(i.Channel, o.Channel))
 }
 
+// compareSubscribers orders channels: by subscribers, the most first.
+func (i *ChannelInfo) compareSubscribers(o *ChannelInfo) int {
+	return cmp.Or(cmp.Compare(o.Subscribers, i.Subscribers), i.compare(o))
+}
+
 func (q *ChannelQuery) check() (limit int, err error) {
 	if limit, err = pageLimit(q.Limit); err != nil {
 		return 0, err
+	}
+	if q.Top && q.After != "" {
+		return 0, errTopAfter
 	}
 	if q.Channel != "" {
 		if r := CheckPattern(q.Channel, MaxNameLength); r != nil {
@@ -671,9 +735,35 @@ func (h operated) listChannels(ctx context.Context, q ChannelQuery) (ChannelPage
 		}
 		return page, nil
 	}
+	list := h.findChannels(ctx, &q, limit)
+	room := pageBytes
+	for n, found := range list.sorted() {
+		yield(n)
+		i := h.channelInfo(found.Namespace, found.Channel)
+		if q.Top {
+			i.Subscribers = found.Subscribers // the list is sorted by it
+		}
+		room -= i.size()
+		if n == limit || room < 0 && n > 0 {
+			if page.More = q.Top; !q.Top {
+				page.Next = page.Channels[n-1].next()
+			}
+			break
+		}
+		page.Channels = append(page.Channels, i)
+	}
+	return page, ctx.Err()
+}
+
+// findChannels finds the channels and patterns that a page of limit begins with. Only Top needs
+// their subscribers.
+func (h operated) findChannels(ctx context.Context, q *ChannelQuery, limit int) smallest[ChannelInfo] {
 	var after ChannelInfo
 	after.Namespace, after.Channel, _ = strings.Cut(q.After, "/")
 	list := smallest[ChannelInfo]{most: limit + 1, compare: func(a, b ChannelInfo) int { return a.compare(&b) }}
+	if q.Top {
+		list.compare = func(a, b ChannelInfo) int { return a.compareSubscribers(&b) }
+	}
 	for _, d := range []*directory{h.channels, h.patterns} {
 		for key := range d.keys(ctx) {
 			i := ChannelInfo{}
@@ -684,23 +774,16 @@ func (h operated) listChannels(ctx context.Context, q ChannelQuery) (ChannelPage
 			if d.patterns {
 				i.Channel += "*"
 			}
-			if i.compare(&after) > 0 && strings.HasPrefix(i.Channel, q.Prefix) {
-				list.add(i)
+			if i.compare(&after) <= 0 || !strings.HasPrefix(i.Channel, q.Prefix) {
+				continue
 			}
+			if q.Top {
+				i.Subscribers = d.find(key).subscribers()
+			}
+			list.add(i)
 		}
 	}
-	room := pageBytes
-	for n, found := range list.sorted() {
-		yield(n)
-		i := h.channelInfo(found.Namespace, found.Channel)
-		room -= i.size()
-		if n == limit || room < 0 && n > 0 {
-			page.Next = page.Channels[n-1].next()
-			break
-		}
-		page.Channels = append(page.Channels, i)
-	}
-	return page, ctx.Err()
+	return list
 }
 
 // keys yields the keys of all nodes, with no lock held.
@@ -731,17 +814,23 @@ func (h operated) channelInfo(namespace, channel string) ChannelInfo {
 	if IsPattern(channel) {
 		d, key = h.patterns, keyOf(namespace, patternPrefix(channel))
 	}
-	if n := d.find(key); n != nil {
-		n.mu.RLock()
-		i.Subscribers = len(n.members)
-		n.mu.RUnlock()
-	}
+	i.Subscribers = d.find(key).subscribers()
 	if d.patterns {
 		return i
 	}
 	i.Members, i.Present = h.presences.count(key)
 	i.Messages, i.Position = countKept(h.history, key)
 	return i
+}
+
+// subscribers returns how many subscribers n has. n may be nil.
+func (n *node) subscribers() int {
+	if n == nil {
+		return 0
+	}
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	return len(n.members)
 }
 
 // count returns how many members a channel has.
@@ -779,6 +868,16 @@ type NodeInfo struct {
 	Members       int            `json:"members"`
 	Published     uint64         `json:"published"` // by agents and programs at this machine
 	Delivered     uint64         `json:"delivered"`
+	// Since is when the hub was made. All counts begin then.
+	Since time.Time `json:"since"`
+	// FramesReceived and BytesReceived are what agents sent, and BytesSent what was written to
+	// them. Dropped are messages that an agent did not get, or that were not published.
+	FramesReceived uint64 `json:"frames_received"`
+	BytesReceived  uint64 `json:"bytes_received"`
+	BytesSent      uint64 `json:"bytes_sent"`
+	Dropped        uint64 `json:"dropped"`
+	// Refusals counts what was refused, by gates and limits.
+	Refusals uint64 `json:"refusals"`
 	// Position is how far the machine has applied the log. Behind says that there is more.
 	Position string `json:"position,omitempty"`
 	Behind   bool   `json:"behind,omitempty"`
@@ -793,6 +892,12 @@ func (h operated) nodeInfo(node string) NodeInfo {
 	i := NodeInfo{
 		Node: node, Agents: s.Agents, Subscriptions: s.Subscriptions, Channels: s.Channels, Patterns: s.Patterns,
 		Members: s.Members, Published: s.Published, Delivered: s.Delivered,
+		Since:          h.timers.start.Truncate(time.Millisecond).UTC(),
+		FramesReceived: s.FramesReceived, BytesReceived: s.BytesReceived, BytesSent: s.BytesSent,
+		Refusals: h.refusals.count(),
+	}
+	for _, n := range s.Dropped {
+		i.Dropped += n
 	}
 	h.history.mu.Lock()
 	defer h.history.mu.Unlock()

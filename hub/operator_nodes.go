@@ -39,10 +39,18 @@ type Effect struct {
 func (o *Operator) Agents(ctx context.Context, q AgentQuery) (AgentPage, error) {
 	pages, silent, err := ask[AgentPage](ctx, o.hub, order{Do: "agents", Agents: &q})
 	page := AgentPage{Silent: silent}
-	page.Agents, page.Next = merge(pages, q.Limit, func(p AgentPage) ([]AgentInfo, string) { return p.Agents, p.Next }, merging[AgentInfo]{
+	m := merging[AgentInfo]{
 		compare: func(a, b *AgentInfo) int { return strings.Compare(a.Agent, b.Agent) },
 		next:    func(i *AgentInfo) string { return i.Agent },
-	})
+	}
+	if q.Top {
+		m.compare = (*AgentInfo).compareQueues
+	}
+	page.Agents, page.Next = merge(pages, q.Limit, func(p AgentPage) ([]AgentInfo, string) { return p.Agents, p.Next }, m)
+	if q.Top {
+		page.More = page.Next != "" || slices.ContainsFunc(pages, func(p AgentPage) bool { return p.More })
+		page.Next = ""
+	}
 	return page, err
 }
 
@@ -51,10 +59,73 @@ func (o *Operator) Agents(ctx context.Context, q AgentQuery) (AgentPage, error) 
 func (o *Operator) Channels(ctx context.Context, q ChannelQuery) (ChannelPage, error) {
 	pages, silent, err := ask[ChannelPage](ctx, o.hub, order{Do: "channels", Channels: &q})
 	page := ChannelPage{Silent: silent}
+	if q.Top && err == nil {
+		page.Channels, page.More = o.topChannels(ctx, pages, q.Limit)
+		return page, nil
+	}
 	page.Channels, page.Next = merge(pages, q.Limit, func(p ChannelPage) ([]ChannelInfo, string) { return p.Channels, p.Next }, merging[ChannelInfo]{
 		compare: (*ChannelInfo).compare, next: (*ChannelInfo).next, join: (*ChannelInfo).join,
 	})
 	return page, err
+}
+
+// topChannels makes one list of those of all nodes. A node names only its own top, so all of
+// them are asked about each channel of the list.
+func (o *Operator) topChannels(ctx context.Context, pages []ChannelPage, limit int) (list []ChannelInfo, more bool) {
+	for _, p := range pages {
+		list = append(list, p.Channels...)
+		more = more || p.More
+	}
+	joined := joinEqual(list)
+	limit, _ = pageLimit(limit) // it was checked
+	cut := func() {
+		slices.SortFunc(joined, func(a, b ChannelInfo) int { return a.compareSubscribers(&b) })
+		more = more || len(joined) > limit
+		joined = joined[:min(len(joined), limit)]
+	}
+	cut()
+	if len(pages) < 2 {
+		return joined, more
+	}
+	names := make([]string, len(joined))
+	for i := range joined {
+		names[i] = joined[i].next()
+	}
+	exact, _, err := ask[ChannelPage](ctx, o.hub, order{Do: "named", Names: names})
+	if err != nil || len(exact) < len(pages) {
+		return joined, more // the numbers of the nodes that named them
+	}
+	list = nil
+	for _, p := range exact {
+		list = append(list, p.Channels...)
+	}
+	joined = joinEqual(list)
+	cut()
+	return joined, more
+}
+
+// joinEqual joins the entries of each channel.
+func joinEqual(list []ChannelInfo) []ChannelInfo {
+	slices.SortStableFunc(list, func(a, b ChannelInfo) int { return a.compare(&b) })
+	joined := []ChannelInfo{}
+	for i := range list {
+		if n := len(joined); n > 0 && joined[n-1].compare(&list[i]) == 0 {
+			joined[n-1].join(&list[i])
+			continue
+		}
+		joined = append(joined, list[i])
+	}
+	return joined
+}
+
+// Refusals returns what was refused recently, on all machines, the newest first: at most 100
+// of each. namespace, if not empty, selects those in it. silent are the machines that did not
+// answer.
+func (o *Operator) Refusals(ctx context.Context, namespace string) (list []RefusalInfo, silent []string, err error) {
+	all, silent, err := ask[[]RefusalInfo](ctx, o.hub, order{Do: "refusals", Selector: Selector{Namespace: namespace}})
+	list = slices.Concat(all...)
+	slices.SortStableFunc(list, func(a, b RefusalInfo) int { return b.Time.Compare(a.Time) })
+	return list, silent, err
 }
 
 // join adds what another machine knows of the channel. Each knows all members and messages;
@@ -112,6 +183,7 @@ type order struct {
 	Farewell Farewell      `json:"farewell"`
 	Agents   *AgentQuery   `json:"agents,omitempty"`
 	Channels *ChannelQuery `json:"channels,omitempty"`
+	Names    []string      `json:"names,omitempty"` // of channels, as ChannelInfo.next
 }
 
 var errOrder = errors.New("this machine does not know that order")
@@ -135,6 +207,16 @@ func (h operated) carryOut(ctx context.Context, d *order) (any, error) {
 		return h.listAgents(ctx, *d.Agents, node)
 	case d.Do == "channels" && d.Channels != nil:
 		return h.listChannels(ctx, *d.Channels)
+	case d.Do == "named" && len(d.Names) <= longestListing:
+		page := ChannelPage{}
+		for n, name := range d.Names {
+			yield(n)
+			namespace, channel, _ := strings.Cut(name, "/")
+			page.Channels = append(page.Channels, h.channelInfo(namespace, channel))
+		}
+		return page, nil
+	case d.Do == "refusals":
+		return h.refusals.recent(d.Selector.Namespace, node), nil
 	case d.Do == "nodes":
 		return h.nodeInfo(node), nil
 	case d.Do == "disconnect":

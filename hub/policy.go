@@ -223,13 +223,14 @@ const (
 	GateAPI         GateName = "api"
 	GatePresence    GateName = "presence"
 	GateHistory     GateName = "history"
+	GateDebug       GateName = "debug"
 )
 
 // Gates finds the gate for an operation. The hub calls its methods often, concurrently
 // and with no lock held. They must not block.
 type Gates interface {
 	// Gate returns the named gate (any but deliver) for a channel, or nil to allow the
-	// operation without asking. For connect and disconnect the channel is empty. The
+	// operation without asking. For connect, disconnect, api and debug the channel is empty. The
 	// channel is a pattern only for unsubscribe and history. A gate history of a pattern
 	// decides about all channels that the pattern matches.
 	Gate(name GateName, channel string) Gate
@@ -300,6 +301,8 @@ func (q *Question) AnswerEarly(v Verdict) {
 // A Verdict is a gate's answer. A nil Refusal allows the operation.
 type Verdict struct {
 	Refusal *Refusal
+	// Guard names the part of the gate that refused, for operators. It may be empty.
+	Guard string
 	// Overflow reports that the gate refused because too many questions already wait for
 	// its backend.
 	Overflow bool

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -186,20 +187,24 @@ func (h *Hub) Authorize(ctx context.Context, p *Policy, o Opening) (*Program, *R
 	return pr, pr.authorize(ctx)
 }
 
+// ShowsStatus reports whether p has the gate debug, which decides who sees the status page.
+func (p *Policy) ShowsStatus() bool { return p.gate(GateDebug, "") != nil }
+
+// AuthorizeStatus asks the gate debug of p about somebody who wants to see the status page.
+func (h *Hub) AuthorizeStatus(ctx context.Context, p *Policy, o Opening) *Refusal {
+	if r := h.goingAway(); r != nil {
+		return r
+	}
+	a := h.newAgent(o)
+	a.policy.Store(p)
+	v, _ := a.askAboutRequest(ctx, GateDebug)
+	return v.Refusal
+}
+
 // authorize asks the gate of the newest policy of the program's endpoint.
 func (pr *Program) authorize(ctx context.Context) *Refusal {
 	a := pr.agent
-	p := a.hub.newest(a.policy.Load().Mount)
-	if p == nil {
-		return refuse(CodeUnavailable, "this endpoint is no longer served")
-	}
-	a.policy.Store(p)
-	g := p.gate(GateAPI, "")
-	if g == nil {
-		return refuse(CodeDenied, "programs may not publish here")
-	}
-	q := &Question{Gate: GateAPI, Agent: a, Identity: noIdentity}
-	v := q.askAndWait(ctx, g)
+	v, g := a.askAboutRequest(ctx, GateAPI)
 	if v.Refusal != nil {
 		return v.Refusal
 	}
@@ -207,6 +212,22 @@ func (pr *Program) authorize(ctx context.Context) *Refusal {
 	pr.from, pr.who = &Sender{User: a.User()}, programPrefix+a.User()
 	pr.lease = newLease(&v, fingerprintOf(g), a.hub.timers.now())
 	return nil
+}
+
+// askAboutRequest asks a gate of the newest policy of the endpoint about a request without a
+// session. Without that gate, the request is refused.
+func (a *Agent) askAboutRequest(ctx context.Context, name GateName) (Verdict, Gate) {
+	p := a.hub.newest(a.policy.Load().Mount)
+	if p == nil {
+		return Verdict{Refusal: refuse(CodeUnavailable, "this endpoint is no longer served")}, nil
+	}
+	a.policy.Store(p)
+	g := p.gate(name, "")
+	if g == nil {
+		return Verdict{Refusal: refuse(CodeDenied, "this is not allowed")}, nil
+	}
+	q := &Question{Gate: name, Agent: a, Identity: noIdentity}
+	return q.askAndWait(ctx, g), g
 }
 
 // isCurrent reports whether the gate's last answer still holds. A request can last for
@@ -242,12 +263,21 @@ func (pr *Program) Check(p Publication) *Refusal {
 // published, unless it is CodeUnavailable: then it may have been published on some of the
 // channels, and repeating it with the same UUID publishes it on the others.
 func (pr *Program) Publish(ctx context.Context, p Publication) (Receipt, *Refusal) {
-	a := pr.agent
 	if !pr.isCurrent() {
 		if r := pr.authorize(ctx); r != nil {
 			return Receipt{}, r
 		}
 	}
+	receipt, r := pr.publish(ctx, p)
+	if r != nil && !pr.inside {
+		pr.agent.refused(GateAPI, strings.Join(p.Channels, " "), r)
+	}
+	return receipt, r
+}
+
+// publish publishes p for a program that may publish.
+func (pr *Program) publish(ctx context.Context, p Publication) (Receipt, *Refusal) {
+	a := pr.agent
 	if r := pr.Check(p); r != nil {
 		return Receipt{}, r
 	}

@@ -24,14 +24,14 @@ func (o *op) publish() AnswerName {
 		a.reply(appendPublished(nil, o.in.uuid, position))
 		return Allowed
 	case repeatConflict:
-		a.answer(&o.in, errUUIDUsed)
+		a.refuse(o.gate, o.channel, &o.in, errUUIDUsed)
 		return AnswerName(CodeInvalid)
 	}
 	messages := o.publications(who)
 	for _, m := range messages {
 		if a.policy.Load().delivery(m.Channel).Existing && !a.hub.exists(m) {
 			a.hub.repeats.forget(key)
-			a.answer(&o.in, missing("this channel")) // a gate may have chosen another one
+			a.refuse(o.gate, o.channel, &o.in, missing("this channel")) // a gate may have chosen another one
 			return AnswerName(CodeMissing)
 		}
 	}
@@ -47,7 +47,7 @@ func (o *op) publish() AnswerName {
 			continue // it was published before; a gate may set other data each time
 		case errors.Is(err, ErrConflict):
 			a.hub.repeats.forget(key)
-			a.answer(&o.in, errUUIDUsed)
+			a.refuse(o.gate, o.channel, &o.in, errUUIDUsed)
 			return AnswerName(CodeInvalid)
 		}
 		a.hub.logFailure(a.policy.Load().Log, m, err, slog.String("agent", a.UUID()))
@@ -55,7 +55,7 @@ func (o *op) publish() AnswerName {
 			continue // a channel already has it, so the client must not send it again
 		}
 		a.hub.repeats.forget(key)
-		a.answer(&o.in, &Refusal{CodeUnavailable, "the server could not publish the message; try again", time.Second})
+		a.refuse(o.gate, o.channel, &o.in, &Refusal{CodeUnavailable, "the server could not publish the message; try again", time.Second})
 		return AnswerName(CodeUnavailable)
 	}
 	a.hub.repeats.published(key, position)

@@ -40,7 +40,14 @@ func (a *Agent) ReceiveTooLarge(begin []byte) {
 		return
 	}
 	in, _ := decodeFrame(begin) // only for the uuid
-	a.reply(appendError(nil, in.uuid, refuse(CodeLimit, fmt.Sprintf("the frame is too large; at most %d bytes are allowed", p.Limits.FrameSize()))))
+	a.in.refuseFrame(&in, refuse(CodeLimit, fmt.Sprintf("the frame is too large; at most %d bytes are allowed", p.Limits.FrameSize())))
+}
+
+// refuseFrame answers a frame that cannot be read.
+func (box *inbox) refuseFrame(in *inbound, r *Refusal) {
+	a := box.agent
+	a.refused(opFrame, "", r)
+	a.reply(appendError(nil, in.uuid, r))
 }
 
 // admits waits until there is room for answers, and takes a token of the frame rate. It
@@ -64,12 +71,12 @@ func (box *inbox) handle(frame []byte) {
 	p := a.policy.Load()
 	if len(frame) > p.Limits.FrameSize() {
 		in, _ := decodeFrame(frame) // only for the uuid
-		a.reply(appendError(nil, in.uuid, refuse(CodeLimit, fmt.Sprintf("the frame has %d bytes; at most %d are allowed", len(frame), p.Limits.FrameSize()))))
+		a.in.refuseFrame(&in, refuse(CodeLimit, fmt.Sprintf("the frame has %d bytes; at most %d are allowed", len(frame), p.Limits.FrameSize())))
 		return
 	}
 	in, r := decodeFrame(frame)
 	if r != nil {
-		a.reply(appendError(nil, in.uuid, r))
+		a.in.refuseFrame(&in, r)
 		return
 	}
 	if in.channel == metaConnect {
@@ -153,7 +160,7 @@ func (box *inbox) connect(p *Policy, in *inbound) {
 		r = refuse(CodeLimit, fmt.Sprintf("the credentials have %d bytes; at most %d are allowed", len(credentials), p.Limits.CredentialsSize))
 	}
 	if r != nil {
-		a.answer(in, r)
+		a.refuse(GateConnect, "", in, r)
 		return
 	}
 	a.mu.Lock()
@@ -304,11 +311,11 @@ func (box *inbox) refuseConnect(answer []byte, r *Refusal, p *Policy) bool {
 func (box *inbox) refresh(in *inbound, id string, credentials []byte) {
 	a := box.agent
 	if in.agentID != id {
-		a.answer(in, refuse(CodeInvalid, "this session connected with another agentId"))
+		a.refuse(GateConnect, "", in, refuse(CodeInvalid, "this session connected with another agentId"))
 		return
 	}
 	if _, ok := a.in.refreshes.take(a.hub.timers.now(), refreshesPerSecond); !ok || a.leases.isReauthorizing() {
-		a.answer(in, refreshing)
+		a.refuse(GateConnect, "", in, refreshing)
 		return
 	}
 	in.data = bytes.Clone(credentials)
@@ -323,7 +330,7 @@ func (box *inbox) subscription(p *Policy, gate GateName, in *inbound) {
 		r = CheckPattern(channel, p.Limits.NameLength)
 	}
 	if r != nil {
-		a.answer(in, r)
+		a.refuse(gate, channel, in, r)
 		return
 	}
 	o := &op{agent: a, gate: gate, channel: channel, in: *in}
@@ -344,7 +351,7 @@ func (box *inbox) subscription(p *Policy, gate GateName, in *inbound) {
 		o.further = append(o.further, further{gate: GateHistory})
 	}
 	if r != nil {
-		a.answer(in, r)
+		a.refuse(gate, channel, in, r)
 		return
 	}
 	o.do()
@@ -365,7 +372,7 @@ func (box *inbox) members(p *Policy, in *inbound) {
 		o.members, r = metaPresenceRequest(in.data)
 	}
 	if r != nil {
-		a.answer(in, r)
+		a.refuse(GatePresence, channel, in, r)
 		return
 	}
 	if r := a.in.takePage(); r != nil {
@@ -397,7 +404,7 @@ func (ls *leases) watches(channel string) bool {
 func (box *inbox) publish(p *Policy, in *inbound) {
 	a := box.agent
 	if r := CheckName(in.channel, p.Limits.NameLength); r != nil {
-		a.answer(in, r)
+		a.refuse(GatePublish, in.channel, in, r)
 		return
 	}
 	if wait, ok := a.in.publishes.take(a.hub.timers.now(), p.Limits.PublishesPerSecond); !ok {

@@ -57,6 +57,10 @@ type Endpoint struct {
 	// Opening makes the snapshot of a request that opens a session, or says why the
 	// request may not open one.
 	Opening func(*http.Request) (hub.Opening, *hub.Refusal)
+	// Status answers a GET or HEAD of a file of the status page, which the gate debug has
+	// allowed. name is its path below that of the page, with a slash; empty for the page
+	// itself. nil is no status page.
+	Status func(w http.ResponseWriter, r *http.Request, name string, o *hub.Opening)
 
 	times      *times          // nil for defaultTimes
 	foreign    sampler.Sampler // of log lines about pages of other sites
@@ -81,6 +85,9 @@ func (e *Endpoint) Serve(w http.ResponseWriter, r *http.Request, rest string) bo
 	if kind := framings[t.transport]; allowed && kind != nil && kind.callback {
 		allowed = e.Origins.refers(r.Header, c.Scheme, c.Host)
 	}
+	if t.kind == statusPage {
+		allowed = allowed && cross == "" || (t.file == "" || t.file == "/") && isNavigation(r)
+	}
 	if !allowed {
 		e.refuseOrigin(r, c)
 		LeaveBody(w, r)
@@ -101,6 +108,8 @@ func (e *Endpoint) Serve(w http.ResponseWriter, r *http.Request, rest string) bo
 		e.serveInfo(w, r, cross)
 	case t.kind == publishing:
 		e.servePublish(w, r)
+	case t.kind == statusPage:
+		e.serveStatus(w, r, t.file)
 	case t.kind == streaming:
 		e.serveStream(w, r, cross)
 	case t.kind == bareWebSocket:
@@ -116,7 +125,7 @@ func (e *Endpoint) Serve(w http.ResponseWriter, r *http.Request, rest string) bo
 // refuseOrigin counts and logs a request that is refused because another site's page made
 // it. The line names both sites and says what to do.
 func (e *Endpoint) refuseOrigin(r *http.Request, c Caller) {
-	e.Hub.CountRefused(hub.CodeDenied)
+	e.Hub.CountRefused(&hub.Refusal{Code: hub.CodeDenied, Reason: "a page of another origin; the log names it"})
 	left, ok := e.foreign.Take(time.Now())
 	if !ok {
 		return
@@ -165,13 +174,18 @@ const (
 	streaming  // of Server-Sent Events
 	sockJS     // /<server>/<session>/<transport>
 	iframe
+	statusPage // and its files
 )
 
 // A target is what a request asks for.
 type target struct {
 	kind                       kind
 	server, session, transport string
+	file                       string // of the status page: its path below that of the page
 }
+
+// statusPath is the path of the status page below the endpoint's.
+const statusPath = "/debug"
 
 func routeOf(rest string) target {
 	switch rest {
@@ -185,6 +199,8 @@ func routeOf(rest string) target {
 		return target{kind: streaming, transport: eventStream}
 	case "/publish":
 		return target{kind: publishing}
+	case statusPath:
+		return target{kind: statusPage}
 	}
 	parts := strings.Split(rest, "/")
 	if len(parts) == 5 && parts[0] == "" && parts[1] == "" && parts[4] == webSocket {
@@ -195,6 +211,8 @@ func routeOf(rest string) target {
 		return target{kind: iframe}
 	case len(parts) == 4 && parts[0] == "" && isTransport(parts[3]):
 		return target{kind: sockJS, server: parts[1], session: parts[2], transport: parts[3]}
+	case strings.HasPrefix(rest, statusPath+"/"):
+		return target{kind: statusPage, file: strings.TrimPrefix(rest, statusPath)}
 	}
 	return target{}
 }

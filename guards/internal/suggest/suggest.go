@@ -60,7 +60,7 @@ func Distance(a, b string) int {
 
 // ofPushit are words of pushit's own block and of its gates that no guard has.
 var ofPushit = []string{
-	"connect", "subscribe", "unsubscribe", "publish", "deliver", "disconnect", "presence", "history", "channel", "patterns", "namespace", "recheck", "heartbeat", "limits", "session_cookies",
+	"connect", "subscribe", "unsubscribe", "publish", "deliver", "disconnect", "api", "debug", "presence", "history", "channel", "patterns", "namespace", "recheck", "heartbeat", "limits", "session_cookies",
 }
 
 // MissingBrace returns the likely mistake if a word in the block of a guard belongs

@@ -76,8 +76,8 @@ func init() {
 //	        <guards...>
 //	        timeout <duration>
 //	    }
-//	    connect|subscribe|unsubscribe|publish|deliver|disconnect|api <guard>
-//	    connect|subscribe|unsubscribe|publish|deliver|disconnect|api {
+//	    connect|subscribe|unsubscribe|publish|deliver|disconnect|api|debug <guard>
+//	    connect|subscribe|unsubscribe|publish|deliver|disconnect|api|debug {
 //	        <guards...>
 //	        to        <channel...>
 //	        transform <expression>

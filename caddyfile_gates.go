@@ -168,7 +168,11 @@ func (p *parser) gate(parent string, gates *map[string]*Gate) error {
 		}
 	}
 	if lines == 0 {
-		return errorAt(at, fmt.Errorf("%s needs a guard, such as %s allow, or a block with one guard on each line", name, name))
+		example := "allow"
+		if name == string(hub.GateDebug) {
+			example = "user alice"
+		}
+		return errorAt(at, fmt.Errorf("%s needs a guard, such as %s %s, or a block with one guard on each line", name, name, example))
 	}
 	return nil
 }

@@ -63,7 +63,7 @@ func explainCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVarP(&o.Config, "config", "c", "Caddyfile", "the configuration file")
 	f.StringVarP(&o.Adapter, "adapter", "a", "", "the config adapter, if the file is neither a Caddyfile nor JSON")
-	f.StringVar(&o.Gate, "gate", "", "the gate: connect, subscribe, unsubscribe, publish, deliver, disconnect, api, presence, history")
+	f.StringVar(&o.Gate, "gate", "", "the gate: connect, subscribe, unsubscribe, publish, deliver, disconnect, api, debug, presence, history")
 	f.StringVar(&o.Channel, "channel", "", "the channel; for subscribe also a pattern")
 	f.StringVar(&o.Data, "data", "null", "the data of the message, as JSON; for publish and deliver")
 	f.StringVar(&o.From, "from", "", "the user who published the message; for deliver")

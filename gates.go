@@ -93,7 +93,7 @@ type ChannelBlock struct {
 var gateNames = []string{
 	string(hub.GateConnect), string(hub.GateSubscribe), string(hub.GateUnsubscribe),
 	string(hub.GatePublish), string(hub.GateDeliver), string(hub.GateDisconnect), string(hub.GateAPI),
-	string(hub.GatePresence), string(hub.GateHistory),
+	string(hub.GateDebug), string(hub.GatePresence), string(hub.GateHistory),
 }
 
 // The allowed durations of gates.

@@ -19,7 +19,7 @@ const module = "github.com/push-it/pushit"
 var layers = [][]string{
 	{"/cmd/caddy", "/examples"}, // a Caddy with the module in it; programs to learn from
 	{""},                        // the handler, which wires the rest together
-	{"/internal/hubpool", "/internal/explain", "/internal/routing"},
+	{"/internal/hubpool", "/internal/explain", "/internal/routing", "/internal/statuspage"},
 	{"/internal/telemetry", "/brokers"},
 	{"/guards", "/hub/transport", "/hub/broker", "/client"},
 	{"/hub"},

@@ -28,6 +28,7 @@ import (
 	"github.com/push-it/pushit/hub/transport"
 	"github.com/push-it/pushit/internal/hubpool"
 	"github.com/push-it/pushit/internal/routing"
+	"github.com/push-it/pushit/internal/statuspage"
 	"github.com/push-it/pushit/internal/telemetry"
 )
 
@@ -118,8 +119,9 @@ type Handler struct {
 	Default string `json:"default,omitempty"`
 
 	// The gates, by name: `connect`, `subscribe`, `unsubscribe`, `publish`, `deliver`,
-	// `disconnect`, and `api` for programs that publish with requests. The gates of
-	// `channels` take precedence.
+	// `disconnect`, `presence`, `history`, `api` for programs that publish with requests,
+	// and `debug` for people who see the status page. The gates of `channels` take
+	// precedence.
 	Gates map[string]*Gate `json:"gates,omitempty"`
 
 	// How long the guards of a gate may take, by the name of the gate. The `timeout` of a
@@ -237,7 +239,17 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.used = h.hub.Use(p)
-	h.endpoint = &transport.Endpoint{
+	h.endpoint = h.newEndpoint(origins)
+	h.warn(log, doubts)
+	if c := ctx.Logger().Check(zap.DebugLevel, "endpoint provisioned"); c != nil {
+		c.Write(zap.String("hub", h.Name), zap.String("path", h.Path))
+	}
+	return nil
+}
+
+// newEndpoint returns what answers requests.
+func (h *Handler) newEndpoint(origins *transport.Origins) *transport.Endpoint {
+	return &transport.Endpoint{
 		Hub:            h.hub.Hub,
 		Policy:         h.used,
 		Sessions:       h.hub.Sessions,
@@ -247,12 +259,8 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		ResponseTime:   h.site.responseTime(),
 		Caller:         caller,
 		Opening:        h.opening,
+		Status:         statuspage.New(h.hub.Hub).Serve,
 	}
-	h.warn(log, doubts)
-	if c := ctx.Logger().Check(zap.DebugLevel, "endpoint provisioned"); c != nil {
-		c.Write(zap.String("hub", h.Name), zap.String("path", h.Path))
-	}
-	return nil
 }
 
 // observe reports what happens in the hub to metrics and events, and tells the hub when

@@ -90,6 +90,7 @@ http://b.localhost {
 		name other
 		default deny
 		subscribe allow
+		debug user alice
 	}
 }
 `
@@ -115,6 +116,9 @@ func TestExplain(t *testing.T) {
 		{"reason", []string{"--gate", "subscribe", "--channel", "x"}, 1, []string{`): deny, "not for you"`, "refused, denied: not for you"}},
 		{"grant", []string{"--gate", "subscribe", "--channel", "x", "--grant", "x"}, 0, []string{"): pass", "allowed"}},
 		{"pattern", []string{"--gate", "subscribe", "--channel", "users/bob/*", "--user", "bob"}, 0, []string{file + ":19, in channel", "): pass", "allowed"}},
+		{"status page", []string{"--gate", "debug", "--name", "other", "--user", "alice"}, 0, []string{"gate       debug\n", "user (" + file + ":40): pass", "verdict    allowed\n"}},
+		{"status page for another", []string{"--gate", "debug", "--name", "other", "--user", "bob"}, 1, []string{"): deny", "verdict    refused, denied"}},
+		{"status page without its gate", []string{"--gate", "debug", "--name", "default", "--user", "alice"}, 1, []string{"gate       debug\n", "written    nowhere\n", "HTTP 404: write debug with a guard"}},
 		{"pattern where there is none", []string{"--gate", "subscribe", "--channel", "*", "--user", "bob"}, 1, []string{"refused, denied: you cannot subscribe to patterns here"}},
 		{
 			"publish",

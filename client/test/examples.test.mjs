@@ -46,30 +46,6 @@ describe('the examples', { skip }, () => {
   });
   after(() => browser?.close());
 
-  test('the debug page publishes, subscribes and tells', async (t) => {
-    const server = await Server.start('examples/debug/Caddyfile');
-    t.after(() => server.stop());
-    const page = await browser.open(server.url);
-    await connected(page);
-    await page.click('#subscribe button');
-    await page.waitForFunction(() => document.querySelector('#subscriptions bdi')?.textContent === 'stories/*');
-    await page.$eval('#post textarea', (area) => (area.value = '{"text": "<img src=x>", "n": [1, 2]}'));
-    await page.click('#post button');
-    await page.waitForSelector('.log .taken');
-    await page.waitForFunction(() => /"<img src=x>"/.test(document.querySelector('.log .message pre').textContent));
-    await page.$eval('#subscribe input', (input) => (input.value = 'no good'));
-    await page.click('#subscribe button');
-    await logs(page, /^refused no good .*invalid/);
-    await pictures(page, 'debug');
-    await page.click('#subscriptions button');
-    await page.waitForFunction(() => !document.querySelector('#subscriptions bdi'));
-    await page.click('#close');
-    await page.waitForSelector('#state[data-state="closed"]');
-    await page.click('#connect');
-    await connected(page);
-    assert.deepEqual(await complaints(page), []);
-  });
-
   test('cursors: pointers come and go, flowers stay', async (t) => {
     const server = await Server.start('examples/cursors/Caddyfile');
     t.after(() => server.stop());

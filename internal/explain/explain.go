@@ -167,7 +167,7 @@ func (o *Options) question() (*hub.Question, error) {
 
 // aboutChannel adds the channel and the message to q.
 func (o *Options) aboutChannel(q *hub.Question) error {
-	ofChannel := q.Gate != hub.GateConnect && q.Gate != hub.GateDisconnect && q.Gate != hub.GateAPI
+	ofChannel := q.Gate != hub.GateConnect && q.Gate != hub.GateDisconnect && q.Gate != hub.GateAPI && q.Gate != hub.GateDebug
 	switch {
 	case !ofChannel && o.Channel != "":
 		return fmt.Errorf("%s is not about a channel: leave out --channel", o.Gate)
@@ -378,6 +378,11 @@ func (e *explanation) ask(ctx context.Context, q *hub.Question) hub.Verdict {
 		return e.ask(ctx, &subscribe)
 	}
 	e.line("written", e.written(q, block))
+	if chain == nil && (q.Gate == hub.GateAPI || q.Gate == hub.GateDebug) {
+		r := &hub.Refusal{Code: hub.CodeMissing, Reason: "without this gate the address answers HTTP 404: write " + string(q.Gate) + " with a guard in the block of pushit"}
+		e.line("verdict", verdict(r))
+		return hub.Verdict{Refusal: r}
+	}
 	if chain == nil {
 		e.line("verdict", "allowed: there is no gate")
 		return hub.Allow

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/push-it/pushit/hub"
@@ -25,6 +26,8 @@ import (
 // it, because JSON strings escape it.
 const recordEnd = '\n'
 
+var recordEnds = []byte{recordEnd}
+
 // heartbeatFrame is the SockJS frame of a heartbeat. Its record is the same.
 const heartbeatFrame = "h"
 
@@ -36,12 +39,14 @@ var fallbackForm = hub.NewForm(
 	},
 	nil, []byte{heartbeatFrame[0], recordEnd})
 
-// messagesFrame makes one SockJS frame of all messages in p, which are records that the hub
-// joined. heartbeat reports whether there are heartbeats too. If there is nothing else, the
-// frame is nil.
-func messagesFrame(p []byte) (frame []byte, heartbeat bool) {
-	frame = append(make([]byte, 0, len(p)+len(`a[]`)), `a[`...)
-	for record := range bytes.SplitSeq(bytes.TrimSuffix(p, []byte{recordEnd}), []byte{recordEnd}) {
+// messagesFrame appends to dst, which is empty, one SockJS frame of all messages in p, which
+// are records that the hub joined. heartbeat reports whether there are heartbeats too. If
+// there is nothing else, the frame is nil.
+func messagesFrame(dst, p []byte) (frame []byte, heartbeat bool) {
+	frame = append(slices.Grow(dst, len(p)+len(`a[]`)), `a[`...)
+	for len(p) > 0 {
+		record, rest, _ := bytes.Cut(p, recordEnds)
+		p = rest
 		if string(record) == heartbeatFrame {
 			heartbeat = true
 			continue

@@ -76,7 +76,7 @@ func TestMessagesFrame(t *testing.T) {
 		{joinedRecords(beat, beat), "", true},
 		{joinedRecords(beat), "", true},
 	} {
-		frame, heartbeat := messagesFrame(tc.in)
+		frame, heartbeat := messagesFrame(nil, tc.in)
 		if string(frame) != tc.want || heartbeat != tc.heartbeat || tc.want == "" && frame != nil {
 			t.Errorf("%q becomes %q, %v; want %q, %v", tc.in, frame, heartbeat, tc.want, tc.heartbeat)
 		}
@@ -135,12 +135,12 @@ func TestFramingsAreThoseOfSockJSGo(t *testing.T) {
 			}
 			bye := closeFrame(code, reason)
 			if f.poll {
-				frame, _ := messagesFrame(joinedRecords(records...))
+				frame, _ := messagesFrame(nil, joinedRecords(records...))
 				want = []string{dressed("o"), dressed(string(frame)), dressed(bye)}
 			} else {
 				all := string(f.prelude(nil, "call")) + dressed("o")
 				for _, r := range records {
-					frame, _ := messagesFrame([]byte(r))
+					frame, _ := messagesFrame(nil, []byte(r))
 					all += dressed(string(frame))
 				}
 				want = []string{all + dressed(bye)}
@@ -216,5 +216,27 @@ func TestLimitsAreThoseOfSockJS(t *testing.T) {
 	}
 	if want := sockjs.DefaultOptions.DisconnectDelay; disconnectDelay != want {
 		t.Errorf("a session lasts %v without a request, want %v", disconnectDelay, want)
+	}
+}
+
+// BenchmarkFallbackDelivery measures what delivering a message to one more session costs: the
+// message is quoted already.
+func BenchmarkFallbackDelivery(b *testing.B) {
+	records := joinedRecords(record(`{"channel":"stories/5","uuid":"0190b5a8-7e2f-7d1c-9d3c-5f1f2f3f4f5f","data":{"text":"` + strings.Repeat("hello world ", 10) + `"}}`))
+	for _, kind := range []string{"xhr_streaming", "eventsource"} {
+		b.Run(kind, func(b *testing.B) {
+			s := NewSessions().newSession(sessionKey{}, owner{}, nil, nil, defaultTimes)
+			w := &frameWriter{header: make(http.Header)}
+			r := newResponse(w, framings[kind], "", 1, defaultTimes)
+			s.attach(r)
+			s.ready(r)
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := s.Write(records); err != nil {
+					b.Fatal(err)
+				}
+				w.frame, r.size = w.frame[:0], 0
+			}
+		})
 	}
 }

@@ -162,13 +162,12 @@ func (r *response) putNext(frame []byte, last bool) error {
 	if r.framing.wrap == nil {
 		return r.write(frame, last)
 	}
-	p := r.framing.wrap(make([]byte, 0, len(frame)+wrapRoom), frame, r.callback)
-	r.size += len(p)
-	return r.write(p, last || r.framing.poll || r.size >= responseLimit || r.endNext.Load())
+	buffer := messages.Get().(*[]byte)
+	defer putMessage(buffer)
+	*buffer = r.framing.wrap(*buffer, frame, r.callback)
+	r.size += len(*buffer)
+	return r.write(*buffer, last || r.framing.poll || r.size >= responseLimit || r.endNext.Load())
 }
-
-// wrapRoom is the room for what framings add to a frame.
-const wrapRoom = 64
 
 // write writes p and flushes it. If it is the last, the response is complete. The caller
 // holds turn.

@@ -167,7 +167,12 @@ func (s *session) TryWrite([]byte) (int, error) { return 0, hub.ErrWouldBlock }
 // messages stay in the hub's queue until then. Write drops heartbeats between two requests,
 // when there is no response to keep alive.
 func (s *session) Write(p []byte) (int, error) {
-	frame, heartbeat := messagesFrame(p)
+	buffer := messages.Get().(*[]byte)
+	frame, heartbeat := messagesFrame(*buffer, p)
+	if frame != nil {
+		*buffer = frame
+	}
+	defer putMessage(buffer)
 	s.mu.Lock()
 	r, by, over := s.response, s.writeBy, s.bye != ""
 	ready := r != nil && r.isReady()

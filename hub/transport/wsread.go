@@ -71,6 +71,14 @@ type frameReader struct {
 
 var messages = sync.Pool{New: func() any { b := make([]byte, 0, firstMessage); return &b }}
 
+// putMessage returns a buffer to the pool, unless it is large.
+func putMessage(b *[]byte) {
+	if cap(*b) <= maxPooled {
+		*b = (*b)[:0]
+		messages.Put(b)
+	}
+}
+
 // maxSkipped is the most bytes of a message that is dropped because it is too large. A larger
 // message ends the session.
 const maxSkipped = 8 << 20
@@ -119,10 +127,7 @@ func (f *frameReader) release() {
 	if f.partial == nil {
 		return
 	}
-	if cap(*f.partial) <= maxPooled {
-		*f.partial = (*f.partial)[:0]
-		messages.Put(f.partial)
-	}
+	putMessage(f.partial)
 	f.partial = nil
 }
 

@@ -200,6 +200,15 @@ var guideFiles = map[string][]string{
 		"examples/rails/app/views/orders/show.html.erb",
 		"examples/rails/config/routes.rb",
 	},
+	"client/test/guides.test.mjs": {
+		"examples/react/Caddyfile",
+		"examples/react/src/App.tsx",
+		"examples/react/src/pushit.ts",
+		"examples/react/vite.config.js",
+		"examples/svelte/Room.svelte",
+		"examples/vue/Room.vue",
+		"examples/vue/pushit.ts",
+	},
 	"TestGuidesForPHPFrameworks": {
 		"examples/php/laravel/routes/web.php",
 		"examples/php/laravel/app/Providers/AppServiceProvider.php",

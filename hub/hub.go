@@ -257,17 +257,39 @@ func (h *Hub) forget(a *Agent, code CloseCode, lasted time.Duration) {
 // appendNodes appends the nodes that get m: its channel, and the patterns that match it, the
 // longest prefix first.
 func (h *Hub) appendNodes(nodes []*node, m *Message) []*node {
-	if n := h.channels.find(m.key); n != nil {
+	n := m.node
+	if n == nil || n.dead.Load() {
+		n = h.channels.find(m.key)
+	}
+	if n != nil {
 		nodes = append(nodes, n)
 	}
-	if h.patterns.count.Load() > 0 {
-		for prefix := range prefixesOf(m.Channel) {
-			if n := h.patterns.find(m.key[:len(m.key)-len(m.Channel)+len(prefix)]); n != nil {
-				nodes = append(nodes, n)
-			}
+	return h.appendPatterns(nodes, m)
+}
+
+func (h *Hub) appendPatterns(nodes []*node, m *Message) []*node {
+	if h.patterns.count.Load() == 0 {
+		return nodes
+	}
+	for prefix := range prefixesOf(m.Channel) {
+		if n := h.patterns.find(m.key[:len(m.key)-len(m.Channel)+len(prefix)]); n != nil {
+			nodes = append(nodes, n)
 		}
 	}
 	return nodes
+}
+
+// firstNode returns the first of the nodes that get m, or nil. If that is its channel, m
+// remembers it. Call it before m is published.
+func (h *Hub) firstNode(m *Message) *node {
+	if m.node = h.channels.find(m.key); m.node != nil {
+		return m.node
+	}
+	var few [4]*node
+	if patterns := h.appendPatterns(few[:0], m); len(patterns) > 0 {
+		return patterns[0]
+	}
+	return nil
 }
 
 // A fanout holds the working memory of one delivery.

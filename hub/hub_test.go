@@ -648,6 +648,41 @@ func TestBrokerAway(t *testing.T) {
 	})
 }
 
+// A hookedBroker calls before when a message is published, but not applied yet.
+type hookedBroker struct {
+	hub.Broker
+	before func()
+}
+
+func (h *hookedBroker) Publish(ctx context.Context, m *hub.Message) (hub.Position, error) {
+	h.before()
+	return h.Broker.Publish(ctx, m)
+}
+
+// A message that is being published goes to those who subscribe meanwhile, even if all who
+// were subscribed before have left.
+func TestChannelIsReplacedDuringAPublish(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broker := &hookedBroker{Broker: hub.NewMemoryBroker(), before: func() {}}
+		h, err := hub.New("test", broker)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer h.Close()
+		b := &bubble{T: t, hub: h, policy: h.Use(&hub.Policy{})}
+		publisher, old, next, all := b.join(), b.join("a"), b.join(), b.join("*")
+		broker.before = func() {
+			old.Agent.Receive([]byte(`{"channel":"/meta/unsubscribe","uuid":"n","data":{"channel":"a"}}`))
+			next.Agent.Receive([]byte(subscribe("a")))
+		}
+		publisher.Send(publish("a", "u", "1"))
+		b.want(publisher, published("u"))
+		b.want(all, message("a", "u", "1"))
+		b.want(next, subscribed("a"), message("a", "u", "1"))
+		b.want(old, `{"channel":"/meta/unsubscribe","uuid":"n","data":{"channel":"a"},"successful":true,"error":""}`)
+	})
+}
+
 func TestReloadMovesAgents(t *testing.T) {
 	inBubble(t, hub.Policy{}, func(b *bubble) {
 		p, publisher := b.join("news"), b.join()

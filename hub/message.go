@@ -34,6 +34,7 @@ type Message struct {
 	keep   packedRule               // what is kept of its channel
 	seq    uint64                   // its number in the history; 0 for a message that is not kept
 	queued atomic.Int32             // subscriptions of this machine that it was queued for
+	node   *node                    // of its channel, found before it is published; nil if there was none
 
 	conflate bool // see Delivery.Conflate
 	presence bool // it is no message, but a frame about the members of its channel

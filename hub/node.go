@@ -37,7 +37,8 @@ type node struct {
 	mu      sync.RWMutex // guards the following; read-held while a fan-out enqueues a message for the members
 	members []*subscription
 	told    bool // the event that it is occupied was queued
-	dead    bool // no longer in its directory: look the key up again
+
+	dead atomic.Bool // no longer in its directory: look the key up again; set with mu held
 
 	pace pace
 }
@@ -69,13 +70,13 @@ func (n *node) removeLocked(s *subscription) {
 
 // unlock releases n.mu, and removes n from its directory if it has no members.
 func (n *node) unlock() {
-	if !n.dead && len(n.members) == 0 {
-		n.dead = true
+	if !n.dead.Load() && len(n.members) == 0 {
+		n.dead.Store(true)
 		if n.told {
 			n.tellLocked(ChannelVacated)
 		}
 	}
-	dead := n.dead
+	dead := n.dead.Load()
 	n.mu.Unlock()
 	if dead {
 		n.home.release(n)

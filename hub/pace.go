@@ -127,12 +127,11 @@ func (o *outbox) caughtUpLocked() {
 // begin waits until a publish of m may begin. The caller calls end with p and size when the
 // publish has ended. p is of the first node that gets m, or nil if there is none.
 func (pc *pacer) begin(ctx context.Context, m *Message) (p *pace, size int) {
-	var few [4]*node
-	nodes := pc.hub.appendNodes(few[:0], m)
-	if len(nodes) == 0 {
+	n := pc.hub.firstNode(m)
+	if n == nil {
 		return nil, 0
 	}
-	p, size = &nodes[0].pace, len(m.object)
+	p, size = &n.pace, len(m.object)
 	l := pc.limits.Load()
 	p.mu.Lock()
 	if p.fitsLocked(l, size) && (p.slow == nil || len(p.slow.waiting) == 0 && p.slow.crowd == nil) {

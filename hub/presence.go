@@ -248,7 +248,7 @@ func (r *roster) run() {
 			// No subscription begins or ends between the batch and its delivery. So an agent
 			// gets the batches that follow its snapshot, and no other.
 			n.mu.RLock()
-			if n.dead {
+			if n.dead.Load() {
 				n.mu.RUnlock()
 				continue
 			}

@@ -37,7 +37,7 @@ func (h *Hub) subscribe(o *op, in *inbound) (r *Refusal, stale bool) {
 			return refuse(CodeLimit, fmt.Sprintf("the server has reached its limit of %d channels", limits.Channels)), false
 		}
 		n.mu.Lock()
-		if n.dead {
+		if n.dead.Load() {
 			n.mu.Unlock()
 			continue // its last member has just left: obtain a new one
 		}

@@ -88,7 +88,7 @@ func (box *inbox) handle(frame []byte) {
 		if about, r := metaChannel(in.data); r == nil && isAboutChannel(channel) {
 			channel = about
 		}
-		a.in.refuseInTurn(GatePublish, channel, &in, r)
+		a.in.refuseInTurn(gateOfFrame(in.channel), channel, &in, r)
 		return
 	}
 	switch in.channel {
@@ -125,6 +125,21 @@ func (box *inbox) mayAct(p *Policy, in *inbound, size int) *Refusal {
 		return refuse(CodeLimit, fmt.Sprintf("the message has %d bytes; at most %d are allowed", size, p.Limits.MessageSize))
 	}
 	return nil
+}
+
+// gateOfFrame returns the gate that decides about frames with this channel name.
+func gateOfFrame(channel string) GateName {
+	switch channel {
+	case metaSubscribe:
+		return GateSubscribe
+	case metaUnsubscribe:
+		return GateUnsubscribe
+	case metaPresence:
+		return GatePresence
+	case metaHistory:
+		return GateHistory
+	}
+	return GatePublish
 }
 
 // isAboutChannel reports whether frames with this channel name another one in their data.

@@ -73,7 +73,7 @@ type refusalKind struct {
 // take counts a refusal, and reports whether to list it, and how many were left out before.
 func (k *refusalKind) take(now time.Duration) (others uint64, ok bool) {
 	k.total.Add(1)
-	second := uint64(now/time.Second) + 1 //nolint:gosec // G115: the hub's clock is never negative
+	second := uint64(now/time.Second) + 1
 	for {
 		w := k.window.Load()
 		n := w & 0xFF

@@ -36,7 +36,11 @@ http://:8080 {
 			presence
 			conflate
 		}
-		debug user alice
+		debug {
+			deny @off-duty "you are off duty"
+			user alice
+		}
+		@off-duty header Cookie *off-duty*
 	}
 	respond "the site" 200
 }
@@ -71,6 +75,9 @@ describe('the status page', { skip: without('chrome') }, () => {
       pattern.source,
     );
 
+  /** Has the page ask for the state at once, as it does when the network is back. */
+  const hurry = (page) => page.evaluate(() => dispatchEvent(new Event('online')));
+
   test('shows channels, agents and refusals, and has a console behind all gates', async () => {
     const agent = new PushIt({ endpoint: `${server.url}/push`, channels: ['news', 'rooms/*'] });
     agents.push(agent);
@@ -99,6 +106,7 @@ describe('the status page', { skip: without('chrome') }, () => {
     await page.$eval('#subscribe input', (input) => (input.value = 'announcements'));
     await page.click('#publish button');
     await sees(page, '#log .refused', /publish refused.*denied: only the editors write here/);
+    await hurry(page);
     await sees(page, '#refusals li', /publish announcements/);
     await picture(page, 'status-1200-light');
 
@@ -106,8 +114,19 @@ describe('the status page', { skip: without('chrome') }, () => {
     assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), 390);
     await picture(page, 'status-390-light');
 
+    // The gate refuses, and allows again.
+    await page.evaluate(() => (document.cookie = 'off-duty=1'));
+    await hurry(page);
+    await page.waitForSelector('#live[data-state="refused"]');
+    await sees(page, '#notice', /^You may not see this page any more. You are off duty.$/);
+    await picture(page, 'status-390-refused');
+    await page.evaluate(() => (document.cookie = 'off-duty=; max-age=0'));
+    await hurry(page);
+    await page.waitForSelector('#live[data-state="live"]');
+
     // The server goes away, and comes back.
     await server.kill();
+    await hurry(page);
     await page.waitForSelector('#live[data-state="away"]');
     await sees(page, '#notice', /does not answer/);
     await picture(page, 'status-390-away');

@@ -147,7 +147,7 @@ const (
 	// page takes a twentieth of a core at most, however many agents and channels there are.
 	share = 20
 	// longestFresh limits that.
-	longestFresh = 30 * time.Second
+	longestFresh = 10 * time.Second
 	// mostReading is how many requests for the state are under way, and mostKnown how many
 	// different ones are remembered.
 	mostReading = 64
@@ -225,26 +225,40 @@ func (g *reading) read(ctx context.Context, h *hub.Hub, q *query) ([]byte, error
 	return g.body, nil
 }
 
-// readState asks all machines of the hub.
+// readState asks all machines of the hub, about everything at once: one that hangs costs its
+// timeout once.
 func readState(ctx context.Context, h *hub.Hub, q *query) (*state, error) {
 	o := h.Operator()
+	var nodes []hub.NodeInfo
+	var silent []string
+	var channels hub.ChannelPage
+	var agents hub.AgentPage
+	var refusals []hub.RefusalInfo
+	errs := make([]error, 4)
+	var asking sync.WaitGroup
+	asking.Go(func() { nodes, silent, errs[0] = o.Nodes(ctx) })
+	asking.Go(func() {
+		channels, errs[1] = o.Channels(ctx, hub.ChannelQuery{Namespace: q.namespace, Prefix: q.prefix, Limit: q.limit, Top: true})
+	})
+	asking.Go(func() {
+		selector := hub.Selector{Namespace: q.namespace, Channel: q.channel, User: q.user}
+		agents, errs[2] = o.Agents(ctx, hub.AgentQuery{Selector: selector, Limit: q.limit, Top: true})
+	})
+	asking.Go(func() { refusals, _, errs[3] = o.Refusals(ctx, q.namespace) })
+	asking.Wait()
+	for _, err := range errs { // not joined: a wrong query is one sentence
+		if err != nil {
+			return nil, err
+		}
+	}
 	s := &state{
-		Hub: h.Name(), Time: time.Now().Truncate(time.Millisecond).UTC(),
+		Hub: h.Name(), Time: time.Now().Truncate(time.Millisecond).UTC(), Silent: silent,
 		Machines: []machine{}, Channels: []channel{}, Agents: []agent{}, Refusals: []refusal{},
+		MoreChannels: channels.More, MoreAgents: agents.More,
 	}
-	nodes, silent, err := o.Nodes(ctx)
-	if err != nil {
-		return nil, err
-	}
-	s.Silent = silent
 	for i := range nodes {
 		s.Machines = append(s.Machines, machineOf(&nodes[i]))
 	}
-	channels, err := o.Channels(ctx, hub.ChannelQuery{Namespace: q.namespace, Prefix: q.prefix, Limit: q.limit, Top: true})
-	if err != nil {
-		return nil, err
-	}
-	s.MoreChannels = channels.More
 	for _, c := range channels.Channels {
 		out := channel{Namespace: c.Namespace, Name: c.Channel, Subscribers: c.Subscribers, Messages: c.Messages}
 		if c.Present {
@@ -252,23 +266,16 @@ func readState(ctx context.Context, h *hub.Hub, q *query) (*state, error) {
 		}
 		s.Channels = append(s.Channels, out)
 	}
-	selector := hub.Selector{Namespace: q.namespace, Channel: q.channel, User: q.user}
-	agents, err := o.Agents(ctx, hub.AgentQuery{Selector: selector, Limit: q.limit, Top: true})
-	if err != nil {
-		return nil, err
-	}
-	s.MoreAgents = agents.More
 	for i := range agents.Agents {
 		s.Agents = append(s.Agents, agentOf(&agents.Agents[i]))
 	}
-	refusals, _, err := o.Refusals(ctx, q.namespace)
 	for _, i := range refusals[:min(len(refusals), q.limit)] {
 		s.Refusals = append(s.Refusals, refusal{
 			Time: i.Time, Machine: i.Node, Operation: string(i.Operation), Code: string(i.Code), Guard: i.Guard, Reason: i.Reason,
 			Channel: i.Channel, User: i.User, Namespace: i.Namespace, Count: i.Count, Others: i.Others,
 		})
 	}
-	return s, err
+	return s, nil
 }
 
 func machineOf(n *hub.NodeInfo) machine {

@@ -65,13 +65,14 @@ func stateIsBounded(t *testing.T) {
 		w := get(p, "/state"+tc.query)
 		var got struct {
 			Channels, Agents, Refusals []json.RawMessage
-			More_channels, More_agents bool //nolint:revive // as in the JSON
+			MoreChannels               bool `json:"more_channels"`
+			MoreAgents                 bool `json:"more_agents"`
 			Machines                   []struct{ Channels int }
 		}
 		if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil || w.Code != http.StatusOK {
 			t.Fatalf("%d: %v", w.Code, err)
 		}
-		if len(got.Channels) != tc.rows || len(got.Agents) == 0 || len(got.Agents) > tc.rows || len(got.Refusals) > tc.rows || len(got.Refusals) == 0 || !got.More_channels || !got.More_agents {
+		if len(got.Channels) != tc.rows || len(got.Agents) == 0 || len(got.Agents) > tc.rows || len(got.Refusals) > tc.rows || len(got.Refusals) == 0 || !got.MoreChannels || !got.MoreAgents {
 			t.Errorf("%s: %d channels, %d agents, %d refusals", tc.query, len(got.Channels), len(got.Agents), len(got.Refusals))
 		}
 		if got.Machines[0].Channels != 15_000 {

@@ -30,7 +30,7 @@ export class Chart {
   }
 
   /** The largest value that is shown. */
-  get most() {
+  get #most() {
     return Math.max(0, ...this.#values.filter((value) => value !== null));
   }
 
@@ -41,8 +41,13 @@ export class Chart {
     this.#draw();
   }
 
+  clear() {
+    this.#values = [];
+    this.#draw();
+  }
+
   #draw() {
-    const top = this.most || 1;
+    const top = this.#most || 1;
     const first = POINTS - this.#values.length;
     let line = '';
     let area = '';
@@ -66,6 +71,6 @@ export class Chart {
     this.#line.setAttribute('d', line);
     this.#area.setAttribute('d', area);
     const now = this.#values.at(-1);
-    this.element.setAttribute('aria-label', now === undefined || now === null ? `${this.#name}: not known yet` : `${this.#name}: ${this.#format(now)} now, ${this.#format(this.most)} at most in the last minutes`);
+    this.element.setAttribute('aria-label', now === undefined || now === null ? `${this.#name}: not known yet` : `${this.#name}: ${this.#format(now)} now, ${this.#format(this.#most)} at most in the last minutes`);
   }
 }

@@ -12,6 +12,9 @@ import { Poller } from './poll.mjs';
 /** What the tables are limited to. */
 const filter = { prefix: '', user: '', channel: '' };
 
+/** The state before, to compute rates with. */
+let before;
+
 const perSecond = (n) => `${rate(n)} a second`;
 
 /** The tiles: a value, and a chart of it. */
@@ -36,6 +39,7 @@ const poller = new Poller(() => filter, {
     if ($('live').textContent !== words[status]) $('live').textContent = words[status];
     $('notice').hidden = !why;
     if ($('notice').textContent !== why) $('notice').textContent = why;
+    if (status === 'refused') forget();
   },
 });
 
@@ -77,13 +81,21 @@ function Tile(name, format, unit = '') {
     value.replaceChildren(text, ...(unit ? [el('small', ` ${unit}`)] : []));
     note.textContent = about;
   };
-  Object.defineProperty(this, 'most', { get: () => chart.most });
+  this.clear = () => {
+    chart.clear();
+    value.textContent = '–';
+    note.textContent = '';
+  };
+}
+
+/** Who may not see the state any more does not see the old one either. */
+function forget() {
+  for (const id of ['facts', 'machines', 'channels', 'agents', 'refusals']) $(id).replaceChildren();
+  for (const tile of Object.values(tiles)) tile.clear();
+  before = undefined;
 }
 
 const sum = (machines, name) => machines.reduce((n, machine) => n + machine[name], 0);
-
-/** The state before, to compute rates with. */
-let before;
 
 /**
  * How much a count grew in a second since the state before. Only machines that were there
@@ -142,7 +154,7 @@ function showNumbers(now) {
     Patterns: count(Math.max(...machines.map((machine) => machine.patterns))) + (machines.length > 1 ? '+' : ''),
     Present: count(Math.max(...machines.map((machine) => machine.members))),
     'Kept messages': count(Math.max(...machines.map((machine) => machine.history_messages))),
-    'History memory': bytes(Math.max(...machines.map((machine) => machine.history_bytes))),
+    'History size': bytes(Math.max(...machines.map((machine) => machine.history_bytes))),
   };
   show($('facts'), Object.entries(facts), ([name]) => name, ([name, value]) => el('div', el('dt', name), el('dd', value)));
 }
@@ -153,7 +165,7 @@ function showMachines({ machines, silent = [], time: now }) {
   const rows = [...machines, ...silent.map((name) => ({ name, silent: true }))];
   show($('machines'), rows, ({ name }) => name, (machine) =>
     machine.silent
-      ? row(cell('td', machine.name), cell('td.number', '–'), cell('td.number', '–'), cell('td', '–'), cell('td', el('span.tag.bad', 'does not answer')))
+      ? row(cell('td', machine.name), cell('td.number', el('span.soft', '–')), cell('td.number', el('span.soft', '–')), cell('td', '–'), cell('td', el('span.tag.bad', 'does not answer')))
       : row(
           cell('td', machine.name || 'this machine'),
           cell('td.number', count(Object.values(machine.agents).reduce((a, b) => a + b, 0))),
@@ -187,10 +199,10 @@ function showAgents({ agents, more_agents: more, time: now }) {
     const names = (agent.channels ?? []).join(', ');
     const rest = agent.subscriptions - (agent.channels ?? []).length;
     const queue = agent.queued_frames ? el('span.queued', `${count(agent.queued_frames)} · ${bytes(agent.queued_bytes)}`) : el('span.soft', '0');
-    const who = agent.user ? cut(agent.user) : el('span.soft.mono', agent.name);
+    const who = el('span.cut', inNamespace(agent.namespace), agent.user || el('span.soft.mono', agent.name));
     who.title = `${agent.user ?? 'no user'}, in the log ${agent.name}…${agent.machine ? `, at ${agent.machine}` : ''}`;
     return row(
-      cell('td', inNamespace(agent.namespace), who),
+      cell('td', who),
       cell('td', el('span.tag', agent.transport), !agent.connected && el('span.tag.warn', 'connecting')),
       cell('td', names ? cut(names + (rest > 0 ? ` and ${count(rest)} more` : '')) : el('span.soft', 'none')),
       cell('td', time(agent.since, duration(new Date(now) - new Date(agent.since)))),

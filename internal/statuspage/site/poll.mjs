@@ -53,7 +53,7 @@ export class Poller {
     this.#asking = asking;
     let wait = EVERY;
     try {
-      const next = await load(this.#query(), asking.signal);
+      const next = await load(this.#query(), asking);
       if (asking !== this.#asking) return;
       this.#failures = 0;
       this.#on.state(next);
@@ -70,17 +70,20 @@ export class Poller {
   }
 }
 
-async function load(query, signal) {
+async function load(query, asking) {
   const url = new URL(state);
   for (const [name, value] of Object.entries(query)) if (value) url.searchParams.set(name, value);
   let response;
   let text;
+  const late = setTimeout(() => asking.abort(), PATIENCE);
   try {
     // A login that redirects to its own page does so for the state, too, when it has ended.
-    response = await fetch(url, { cache: 'no-store', redirect: 'manual', signal: AbortSignal.any([signal, AbortSignal.timeout(PATIENCE)]) });
+    response = await fetch(url, { cache: 'no-store', redirect: 'manual', signal: asking.signal });
     text = await response.text();
   } catch {
     throw new Failure('away', 'The server does not answer. This page goes on as soon as it does.');
+  } finally {
+    clearTimeout(late);
   }
   if (response.type === 'opaqueredirect') throw new Failure('refused', 'Your login has ended. Reload this page to log in again.');
   if (response.ok) {

@@ -30,6 +30,7 @@ export class Presence extends Emitter {
     let doubted; // those that nothing has brought since the list was asked for again
     let asking; // the session that is asked for a page
     let stopTimer;
+    let closed;
 
     const put = (member) => {
       const id = key(member);
@@ -73,6 +74,7 @@ export class Presence extends Emitter {
       asking = push._session;
       asking?._ask('/meta/presence', { channel: name, next }, (frame, refusal) => {
         asking = undefined;
+        if (closed) return; // no timer starts any more
         if (refusal) refused(refusal, next);
         else page(frame.presence, next);
       });
@@ -116,6 +118,7 @@ export class Presence extends Emitter {
     Object.defineProperty(this, 'count', { get: () => Math.max(count, members.size) });
     this[Symbol.iterator] = () => members.values();
     this.close = stoppable(signal, () => {
+      closed = true;
       stopTimer?.();
       stop();
     });

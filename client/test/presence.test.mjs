@@ -196,6 +196,23 @@ describe('who is in a channel', () => {
     room.heard('change', 'leave ann', 'change');
   });
 
+  test('a page that comes after it was closed starts no timer', async () => {
+    const world = new World();
+    const push = await world.connected();
+    push.subscribe('room');
+    await settle();
+    await world.socket.subscribed();
+    const { timers } = world;
+    const list = push.channel('room').presence();
+    await settle();
+    const { channel, uuid, data } = world.socket.sent.at(-1);
+    assert.equal(channel, '/meta/presence');
+    list.close();
+    await world.socket.receive({ channel, uuid, data, successful: true, error: '', presence: { number: 1, count: 1, members: [ann], settles: 15_000 } });
+    assert.equal(world.timers, timers);
+    assert.equal(list.count, 0);
+  });
+
   test('a signal closes it', async () => {
     const world = new World();
     const push = await world.connected();

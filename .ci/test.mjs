@@ -198,15 +198,15 @@ async function main() {
   await mkdir(built, { recursive: true });
 
   // Everything is built with the race detector, vet's view included, so that there is one
-  // set of packages to build. test/ and bench/ are modules of their own, so that building
+  // set of packages to build. Nobody debugs these programs: -w leaves out what debuggers read. test/ and bench/ are modules of their own, so that building
   // pushit does not need what only they do.
   for (const command of [
     ['go', 'vet', '-race', './...'],
     ['go', 'vet', '-C', 'test', '-race', './...'],
     ['go', 'vet', '-C', 'bench', '-race', './...'],
-    ['go', 'build', '-race', '-o', caddy, './cmd/caddy'],
+    ['go', 'build', '-race', '-ldflags=-w', '-o', caddy, './cmd/caddy'],
     ['go', 'build', '-C', 'test', '-o', nats, 'github.com/nats-io/nats-server/v2'],
-    ['go', 'test', '-C', 'test', '-race', '-c', '-o', endToEnd, '.'],
+    ['go', 'test', '-C', 'test', '-race', '-ldflags=-w', '-c', '-o', endToEnd, '.'],
   ]) {
     const from = Date.now();
     const status = await run(top, command, env);
@@ -219,7 +219,7 @@ async function main() {
 
   // Tests that wait run beside each other, however few processors there are.
   const parallel = `-parallel=${Math.max(8, availableParallelism())}`;
-  const goTest = ['go', 'test', '-json', '-vet=off', '-shuffle=on', '-timeout=20m', parallel];
+  const goTest = ['go', 'test', '-json', '-vet=off', '-ldflags=-w', '-shuffle=on', '-timeout=20m', parallel];
   // One Caddy at a time runs in a process, so the end-to-end tests share two of them.
   const half = '^Test[A-M]';
   const endToEndTests = (...which) =>

@@ -64,7 +64,7 @@ func TestXcaddyBuildsAGuard(t *testing.T) {
 	if out, err := validate(strings.Replace(blocks[0][2], "opening_hours 9 17", "opening_hours 17 9", 1)); err == nil || !strings.Contains(out, "write the first and the last hour") {
 		t.Errorf("hours that there are not: %v\n%s", err, out)
 	}
-	if out, err := exec.CommandContext(t.Context(), "go", "test", "-C", "contrib/guard", "-race", ".").CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), "go", "test", "-C", "contrib/guard", "-race", "-ldflags=-w", ".").CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
 }

@@ -36,7 +36,7 @@ const inBrowser = (name) =>
       site = await makeSite();
       server = await Server.start(site.caddyfile);
       proxy = await Proxy.start(() => server.port);
-      browser = await startBrowser(name);
+      browser = await startBrowser(name, { windows: true });
     });
 
     after(async () => {

@@ -8,12 +8,15 @@
  *
  *   PUSHIT_CADDY        the Caddy to test; without it, it is built from ./cmd/caddy
  *   CHROMIUM, FIREFOX   the browsers' executables
+ *   CHROMIUM_SHELL      Chromium without windows, which takes half the processor time; without
+ *                       it, and where Debian's is not installed, CHROMIUM is used instead
  *   PUSHIT_SCREENSHOTS  a folder for pictures of what the tests see; without it, none are taken
  *
  * @module
  */
 
 import { execFile } from 'node:child_process';
+import { existsSync } from 'node:fs';
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -216,27 +219,34 @@ function walk(value, visit) {
   for (const each of Object.values(value)) walk(each, visit);
 }
 
+const chromium = process.env.CHROMIUM || '/usr/bin/chromium';
+const shell = process.env.CHROMIUM_SHELL || '/usr/bin/chromium-headless-shell';
 const executables = {
-  chrome: process.env.CHROMIUM || '/usr/bin/chromium',
+  chrome: !process.env.CHROMIUM && existsSync(shell) ? shell : chromium,
+  windows: chromium,
   firefox: process.env.FIREFOX || '/usr/bin/firefox-esr',
 };
 
 /** Returns why tests of a browser must be skipped, or false. */
-export const without = (name) => skipWithout({ [name]: executables[name] });
+export const without = (name) => skipWithout({ [name]: executables[name === 'chrome' ? 'windows' : name] });
+
+const LOOK = 50; // ms between looks at a page that has to change
 
 /**
  * Starts a browser with a fresh profile. It keeps pages for visitors who come back, as
  * browsers do, and resolves pushit.test to this machine.
  *
  * @param {'chrome' | 'firefox'} [name]
+ * @param {{windows?: boolean}} [options]  `windows` is for tests that hide a page, freeze it or
+ * leave it: then Chromium has windows and tabs, though nobody sees them
  * @returns {Promise<Browser>}
  */
-export async function startBrowser(name = 'chrome') {
+export async function startBrowser(name = 'chrome', { windows = false } = {}) {
   const flags =
     '--host-resolver-rules=MAP\u00a0pushit.test\u00a0127.0.0.1 --headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync';
   const browser = await puppeteer.launch({
     browser: name,
-    executablePath: executables[name],
+    executablePath: executables[windows && name === 'chrome' ? 'windows' : name],
     headless: true,
     args: name === 'chrome' ? flags.split(' ').map((flag) => flag.replaceAll('\u00a0', ' ')) : [],
     ignoreDefaultArgs: name === 'chrome' ? ['--disable-back-forward-cache'] : [],
@@ -278,6 +288,9 @@ class Browser {
         window.violations.push(`${event.effectiveDirective}: ${event.blockedURI} ${event.sample}`);
       });
     });
+    // Looking at each picture that is drawn would make the browser draw all the time.
+    const wait = page.waitForFunction.bind(page);
+    page.waitForFunction = (what, options, ...args) => wait(what, { polling: LOOK, ...options }, ...args);
     await page.setViewport({ width, height });
     if (this.#name === 'chrome') {
       await page.emulateMediaFeatures([{ name: 'prefers-color-scheme', value: dark ? 'dark' : 'light' }]);

@@ -145,7 +145,7 @@ var (
 // MaxBusPayload is how long a message of a Bus can be, in bytes. Longer ones are errors.
 const MaxBusPayload = 1_000_000
 
-// BusTimeout is how long the heartbeats of a node are missing until it is down.
+// BusTimeout is how long it takes at most until a node is down that has ended or hangs.
 const BusTimeout = 3 * time.Second
 
 // A Bus carries messages between the machines of a hub, each at most once. It is for what
@@ -156,7 +156,7 @@ type Bus interface {
 	// Self returns this node. Each start of a Broker is another incarnation.
 	Self() NodeID
 	// Watch has f called when another node is up or down: first about those that are up
-	// now. A node whose heartbeats are missing for BusTimeout is down. A node whose Broker
+	// now. A node whose heartbeats have ended is down within BusTimeout. A node whose Broker
 	// was closed, or that starts as another incarnation, is down at once. While this node
 	// is cut off from the Bus, no other one goes down. f is called by one goroutine at a
 	// time, and must not block.

@@ -301,3 +301,73 @@ func TestOnBus(t *testing.T) {
 		t.Errorf("a new hub told of %v", told)
 	}
 }
+
+// A machine that has not applied what an agent got elsewhere waits a while for it: the agent is
+// not told that messages may be missing, and gets none twice. Nobody else waits.
+func TestPositionsAheadOfTheirMachine(t *testing.T) {
+	policy := hub.Policy{Histories: kept{Count: 100, TTL: time.Hour}}
+	inCluster(t, 2, policy, func(t *testing.T, _ *brokertest.Cluster, nodes []clusterNode) {
+		a, late := nodes[0], nodes[1]
+		publisher := a.joinAs("publisher", "news")
+		position := ""
+		say := func(n int) {
+			t.Helper()
+			publisher.Send(publish("news", fmt.Sprint("u", n), fmt.Sprint(n)))
+			position = a.frames(publisher)[0].Position
+		}
+		say(1)
+		late.Hang(true) // it gets nothing, and does not know that
+		say(2)
+		reader, pages := late.joinAs("reader"), late.joinAs("pages")
+		reader.Send(subscribeSince("news", `"position":"`+position+`"`))
+		pages.Send(`{"channel":"/meta/history","data":{"channel":"news","before":"` + position + `"},"uuid":"h"}`)
+		feed := make(chan *hub.Feed)
+		go func() {
+			f, err := hub.NewInside(late.hub, "").Listen(t.Context(), hub.Listening{Channels: []string{"news"}, Position: position})
+			if err != nil {
+				t.Error(err)
+			}
+			feed <- f
+		}()
+		reader.Send(subscribe("other"))
+		if got := late.frames(reader); len(got) != 1 || got[0].Recovered != nil {
+			t.Errorf("before the machine has come to the position: %+v", got)
+		}
+		if got := late.frames(pages); len(got) != 0 {
+			t.Errorf("before the machine has come to the page: %+v", got)
+		}
+		time.Sleep(time.Second)
+		late.Hang(false)
+		if f := <-feed; f == nil || len(f.Begun.Gaps) > 0 {
+			t.Errorf("a feed begins with %+v", f)
+		} else {
+			defer f.Close()
+		}
+		say(3)
+		if got := late.frames(reader); len(got) != 2 || got[0].Recovered == nil || !*got[0].Recovered || !slices.Equal(data(got), []string{"3"}) {
+			t.Errorf("when the machine has come to the position: %+v", got)
+		}
+		if got := late.frames(pages); len(got) != 1 || got[0].Reason != "" {
+			t.Errorf("when the machine has come to the page: %+v", got)
+		}
+
+		// No machine comes to a position that the log has lost.
+		begun := time.Now()
+		lost := late.joinAs("lost")
+		lost.Send(subscribeSince("news", `"position":"`+string(epochOf(position))+`.99"`))
+		lost.Send(`{"channel":"/meta/unsubscribe","data":{"channel":"news"},"uuid":"u"}`)
+		if got := late.frames(lost); len(got) != 0 {
+			t.Errorf("at once: %+v", got)
+		}
+		time.Sleep(2 * time.Second)
+		got := late.frames(lost)
+		if len(got) != 2 || got[0].Recovered == nil || *got[0].Recovered || got[0].Reason != "epoch" {
+			t.Errorf("after %v: %+v", time.Since(begun), got)
+		}
+		// Who leaves does not wait.
+		gone := late.joinAs("gone")
+		gone.Send(subscribeSince("news", `"position":"`+string(epochOf(position))+`.99"`))
+		synctest.Wait()
+		gone.Leave()
+	})
+}

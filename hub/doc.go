@@ -109,6 +109,7 @@
 //	writer        writers.start                  one agent's writes                   the agent's queue is empty     Close; Left, by outbox.idle
 //	timers        newTimers                      handshakes, heartbeats, leases       Close                          Close
 //	question      Question.askRemote             one call of Gate.Decide              the gate returns               nothing: a gate may hang
+//	position      op.ask                         nothing: it waits for the log          the position is there, or aheadPatience nothing
 //	reauthorizing leases.reauthorize             nothing: it waits to ask             all is asked, the agent closes nothing
 //	reauthorizer  reauthorizers.add              nothing: it waits for answers        no agent waits                 nothing
 //	Reload        Hub.Drop, Reload.run           nothing: it migrates agents          all agents are migrated        Reload.Done

@@ -50,26 +50,27 @@ type history struct {
 	begin time.Time // of clock; immutable
 	piece int       // see sweepPiece; immutable
 
-	mu     sync.Mutex // guards the following; a leaf, taken under node.mu and Agent.mu
-	keeper Keeper     // hears which entries are dropped; may be nil
-	epoch  Epoch
-	base   uint64
-	last   uint64 // the number of the newest entry
-	head   uint64 // entries up to this number were in the log when it was begun
-	replay bool   // not all of these have arrived yet
-	behind bool   // the log may have entries that have not arrived yet
-	rings  map[string]*ring
-	recent *list.List // of *ring: the front was published on least recently
-	log    []*entry   // all entries in their order; dropped ones stay for a while
-	live   int        // entries of all rings
-	bytes  int
-	most   int    // of bytes; 0 for no limit
-	lost   uint64 // the highest number that was dropped of channels without a ring
-	drops  uint32 // counts what was dropped; wraps around
-	why    string // why that was
-	ages   ages
-	sweep  *time.Timer
-	closed bool
+	mu      sync.Mutex // guards the following; a leaf, taken under node.mu and Agent.mu
+	keeper  Keeper     // hears which entries are dropped; may be nil
+	epoch   Epoch
+	base    uint64
+	last    uint64 // the number of the newest entry
+	head    uint64 // entries up to this number were in the log when it was begun
+	replay  bool   // not all of these have arrived yet
+	behind  bool   // the log may have entries that have not arrived yet
+	awaited []awaited
+	rings   map[string]*ring
+	recent  *list.List // of *ring: the front was published on least recently
+	log     []*entry   // all entries in their order; dropped ones stay for a while
+	live    int        // entries of all rings
+	bytes   int
+	most    int    // of bytes; 0 for no limit
+	lost    uint64 // the highest number that was dropped of channels without a ring
+	drops   uint32 // counts what was dropped; wraps around
+	why     string // why that was
+	ages    ages
+	sweep   *time.Timer
+	closed  bool
 }
 
 // unknownTime is later than any time that is known.
@@ -116,6 +117,7 @@ func (h *history) reset(epoch Epoch, first, head uint64) {
 	h.base = h.last
 	h.epoch, h.head, h.replay = epoch, h.base+head, true
 	h.lost, h.why = h.base, "age"
+	h.wakeLocked(true)
 	if first > 1 {
 		h.lost += first - 1
 	}
@@ -134,6 +136,9 @@ func (h *history) add(seq uint64, at time.Time, m *Message) (fresh bool) {
 		h.replayedLocked()
 	}
 	h.last = n
+	if len(h.awaited) > 0 {
+		h.wakeLocked(false)
+	}
 	if !m.Kept() {
 		return fresh
 	}
@@ -182,6 +187,7 @@ func (h *history) replayed() {
 func (h *history) replayedLocked() {
 	h.replay = false
 	h.last = max(h.last, h.head)
+	h.wakeLocked(false)
 	known := len(h.log)
 	// Subscriptions to patterns look at dropped entries, not at floors.
 	note := func(key string, floor uint64) {
@@ -241,6 +247,7 @@ func (h *history) loseUpTo(seq uint64) (fresh bool) {
 		return false
 	}
 	h.last, h.lost, h.why = n, n, "age"
+	h.wakeLocked(false)
 	for _, r := range h.rings {
 		r.floor, r.why, r.gone = n, h.why, unknownTime
 	}

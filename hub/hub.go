@@ -340,6 +340,7 @@ func (r *replica) Behind(behind bool) {
 	r.history.mu.Lock()
 	defer r.history.mu.Unlock()
 	r.history.behind = behind
+	r.history.wakeLocked(behind)     // a position that is ahead counts then
 	if !behind && r.history.replay { // the log came later than this server
 		r.history.replayedLocked()
 	}

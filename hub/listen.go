@@ -90,6 +90,9 @@ func Listen(ctx context.Context, a *Agent, l Listening) (*Listener, *ListenError
 	}
 	stop := context.AfterFunc(ctx, func() { a.Close(CloseNormal, "the client cancelled the request", 0) })
 	defer stop()
+	if a.hub.Bus() != nil {
+		a.hub.history.awaitPosition(ctx, l.Position)
+	}
 	own := &Listener{agent: a, request: recoveryRequest{position: l.Position, last: min(l.Last, maxSince), since: l.Since}, members: l.Members}
 	a.mu.Lock()
 	a.out.held, a.in.listener = true, own
@@ -98,7 +101,7 @@ func Listen(ctx context.Context, a *Agent, l Listening) (*Listener, *ListenError
 	own.await(func() bool { return a.in.held == nil })
 	for _, name := range l.Channels {
 		in := inbound{channel: metaSubscribe, uuid: uuid.NewString(), data: channelData(name)}
-		o := &op{agent: a, gate: GateSubscribe, channel: name, in: in, wishes: wishes{recover: newRecovering(own.request)}}
+		o := &op{agent: a, gate: GateSubscribe, channel: name, in: in, wishes: wishes{recover: newRecovering(own.request)}, waited: true}
 		o.members.asked = own.shows(name)
 		o.furtherToRecover()
 		o.furtherToWatch()

@@ -15,7 +15,8 @@ const maxQuestions = 8
 
 // An op is an operation that a gate may have to allow: a frame of an agent, or the
 // reauthorization of a lease. It goes through these steps: do finds the gate, ask asks it
-// if it does not answer at once, and apply carries out the verdict.
+// if it does not answer at once, and apply carries out the verdict. An op with a position that
+// is ahead of this machine waits before: see ahead.go.
 type op struct {
 	// Immutable.
 	wishes
@@ -44,6 +45,7 @@ type op struct {
 	identity *Identity   // that the gate was asked about
 	further  []further   // gates that are asked when that gate has allowed
 	asked    int         // how many of them have answered
+	waited   bool        // it has waited for its position
 }
 
 // The wishes of an op are what its frame asks for beyond the right itself.
@@ -288,6 +290,9 @@ func (o *op) tryNow() (done bool, g Gate, q *Question) {
 			o.note(q, q.askLocal(o.context(), g))
 			g, q = o.nextGate()
 		}
+		if o.ahead() != "" {
+			return false, nil, nil
+		}
 		if o.agent.currently() != stateConnected {
 			o.endSpan(Abandoned)
 			return true, nil, nil
@@ -350,6 +355,22 @@ func (o *op) ask(g Gate, q *Question) {
 		note(q.askLocal(ctx, g))
 		g, q = o.nextGate()
 	}
+	if position := o.ahead(); position != "" {
+		go func() {
+			a.hub.history.awaitPosition(ctx, position)
+			a.mu.Lock()
+			o.waited = true
+			a.mu.Unlock()
+			o.decide()
+		}()
+		return
+	}
+	o.decide()
+}
+
+// decide notes that all gates of o have answered, and applies what is ready.
+func (o *op) decide() {
+	a := o.agent
 	a.mu.Lock()
 	o.decided = true
 	a.mu.Unlock()

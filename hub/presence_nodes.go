@@ -15,7 +15,7 @@ import (
 )
 
 // With several machines, each node owns what it says about members: how many tabs each has
-// there. It broadcasts what has changed, in numbered deltas, and its number at least once a
+// there. It broadcasts what has changed, in numbered deltas, and its number at least twice a
 // second. A node that has missed a delta requests the whole state. What all nodes say is
 // merged in the rosters, so each node tells its watchers by itself.
 
@@ -29,10 +29,12 @@ const (
 	// sayEvery is the least time between two deltas. It is also how often the hub looks.
 	sayEvery = presence.Interval
 	// beatLooks is after how many looks without a delta a node says its number.
-	beatLooks = int(time.Second / sayEvery)
-	// partTimeout is how long a node waits for a part of the state of another one. A request
-	// that meets a fault must not last much longer than the fault.
-	partTimeout = 2 * time.Second
+	beatLooks = int(500 * time.Millisecond / sayEvery)
+	// partTimeout is how long a node waits for a part of the state of another one, and
+	// fetchTimes how often it tries, each time twice as long. A request that meets a fault
+	// must not last much longer than the fault.
+	partTimeout = 500 * time.Millisecond
+	fetchTimes  = 3
 	// stateKept is how long a state is kept for the requests of its other parts.
 	stateKept = 10 * time.Second
 	// maxEarly is the most bytes of deltas that wait for the whole state.
@@ -396,7 +398,10 @@ func (n *presenceNode) request(ctx context.Context) {
 		return
 	}
 	go func() {
-		groups, number, ok := n.fetch(ctx)
+		groups, number, ok := n.fetch(ctx, partTimeout)
+		for again := 1; !ok && again < fetchTimes && ctx.Err() == nil && !n.isGone(); again++ {
+			groups, number, ok = n.fetch(ctx, partTimeout<<again)
+		}
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		n.asking.Store(false) // if it failed, the next delta or heartbeat asks again
@@ -415,10 +420,16 @@ func (n *presenceNode) request(ctx context.Context) {
 	}()
 }
 
-// fetch requests all parts of the state of the node.
-func (n *presenceNode) fetch(ctx context.Context) (groups []presence.Group, number uint64, ok bool) {
+func (n *presenceNode) isGone() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.gone
+}
+
+// fetch requests all parts of the state of the node, and waits for each part for a time.
+func (n *presenceNode) fetch(ctx context.Context, patience time.Duration) (groups []presence.Group, number uint64, ok bool) {
 	for part, parts := uint64(0), uint64(1); part < parts; part++ {
-		within, cancel := context.WithTimeout(ctx, partTimeout)
+		within, cancel := context.WithTimeout(ctx, patience)
 		b, err := n.bus.Request(within, n.id, topicPresenceState, binary.AppendUvarint(binary.AppendUvarint(nil, part), number))
 		cancel()
 		if err != nil {

@@ -16,6 +16,9 @@ const LINGER = 1_000;
 /** How long it takes until a machine that does not answer counts as down, in ms. */
 const DOWN = 3_000;
 
+/** How long presence may take after a fault, in ms. */
+export const PRESENCE_LIMIT = DOWN + LINGER;
+
 /** Has the Caddys keep what this run publishes, and list who is subscribed. */
 export function forCluster(handler) {
   withHistory(handler);
@@ -24,14 +27,33 @@ export function forCluster(handler) {
 
 const pass = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** Resolves when all agree, and tells how long that took. */
-async function agreed(is, limit) {
+/** Resolves when all agree, and tells how long that took. `late` is called once, if it takes longer than that. */
+async function agreed(is, limit, late = limit, isLate = () => {}) {
   const begin = performance.now();
+  let said = false;
   while (!is()) {
-    if (performance.now() - begin > limit) return Infinity;
+    const took = performance.now() - begin;
+    if (took > limit) return Infinity;
+    if (took > late && !said) {
+      said = true;
+      isLate();
+    }
     await pass(20);
   }
   return performance.now() - begin;
+}
+
+/** Says what the lists of members have that they should not, or lack. */
+function differences(lists, readers) {
+  const here = new Map(readers.map((reader, n) => [reader.push.agentId, `reader ${n} (${reader.push.transport})`]));
+  const named = (uuid) => here.get(uuid) ?? `${uuid}, who is nobody`;
+  return lists.flatMap((list, n) => {
+    const uuids = new Set([...list].map(({ uuid }) => uuid));
+    const more = [...uuids].filter((uuid) => !here.has(uuid));
+    const less = [...here.keys()].filter((uuid) => !uuids.has(uuid));
+    if (more.length + less.length === 0 && list.count === readers.length) return [];
+    return [`    reader ${n} (${readers[n].push.transport}) counts ${list.count} of ${readers.length}; it sees ${more.map(named).join(', ') || 'nobody'} too, and lacks ${less.map(named).join(', ') || 'nobody'}`];
+  });
 }
 
 /**
@@ -93,7 +115,8 @@ export async function clusterChaos(cluster, { publishers, subscribers, lasts, se
   for (const links of cluster.links) for (const link of links) link.loses = loses;
   const { url } = cluster.balancer;
   const result = await everybodyHears({ url, steady: url }, { publishers, subscribers, pause: 400, seed }, async (random, readers) => {
-    const lists = readers.filter((reader) => reader.wanted.length > 1).map((reader) => reader.push.channel(reader.wanted.at(-1)).presence());
+    const seen = readers.filter((reader) => reader.wanted.length > 1);
+    const lists = seen.map((reader) => reader.push.channel(reader.wanted.at(-1)).presence());
     const names = (list) => [...list].map(({ uuid }) => uuid).sort().join();
     const here = () => lists.every((list) => list.count === lists.length && names(list) === names(lists[0]));
     const end = performance.now() + lasts;
@@ -106,7 +129,9 @@ export async function clusterChaos(cluster, { publishers, subscribers, lasts, se
       await FAULTS[name](cluster, random, scale);
       count++;
       const back = await agreed(() => readers.every((reader) => reader.subscribed), 60_000);
-      const took = await agreed(here, DOWN + LINGER + 30_000);
+      const took = await agreed(here, PRESENCE_LIMIT + 30_000, PRESENCE_LIMIT, () => {
+        for (const line of differences(lists, seen)) say(line);
+      });
       presence.push(took);
       say(`  all were subscribed after ${Math.round(back)} ms, and seen after ${Math.round(took)} ms more`);
       await pass(random() * 2_000 * scale);
@@ -116,6 +141,3 @@ export async function clusterChaos(cluster, { publishers, subscribers, lasts, se
   const lost = cluster.links.flat().reduce((sum, link) => sum + link.lost, 0);
   return { faults: count, lost, presence, ...result };
 }
-
-/** How long presence may take after a fault, in ms. */
-export const PRESENCE_LIMIT = DOWN + LINGER;

@@ -15,7 +15,7 @@ import (
 )
 
 // beatEvery is how often a node sends heartbeats, and looks for those of others.
-const beatEvery = time.Second
+const beatEvery = 500 * time.Millisecond
 
 type busHandler = func(ctx context.Context, from hub.NodeID, b []byte) []byte
 
@@ -145,7 +145,7 @@ func (n *Node) beat() {
 		n.greet()
 		n.mu.Lock()
 		for id, p := range n.peers {
-			if !n.cut && n.isRunningLocked() && time.Since(p.seen) >= hub.BusTimeout {
+			if !n.cut && n.isRunningLocked() && time.Since(p.seen) >= hub.BusTimeout-beatEvery {
 				n.downLocked(id)
 			}
 		}

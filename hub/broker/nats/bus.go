@@ -20,9 +20,14 @@ import (
 
 const (
 	// beatEvery is how often a node sends a heartbeat.
-	beatEvery = time.Second
-	// missedBeats is how many of a node's heartbeats are missing when it is down.
-	missedBeats = 3
+	beatEvery = 500 * time.Millisecond
+	// downAfter is how long a node's heartbeats are missing when it is down, and missedBeats
+	// how many of this node's own have come back meanwhile. Those whom the node tells need
+	// some time too, until hub.BusTimeout.
+	downAfter   = hub.BusTimeout - beatEvery
+	missedBeats = 4
+	// checkEvery is how often a node looks whether others are down.
+	checkEvery = 100 * time.Millisecond
 	// inboundQueue and requestQueue are how many messages of other nodes may wait. More are
 	// dropped: a bus promises no more than once.
 	inboundQueue = 8192
@@ -40,8 +45,8 @@ const (
 //
 // Whether others are down is a question of time. A node that was stopped, or whose server
 // hangs, misjudges the time. So each node measures it in heartbeats of its own that come back:
-// another node is down when three of these have come, and none of the other node's. Besides, a node declares
-// nobody down while it cannot ask the stream. A server that is cut off from the others has no
+// another node is down when some of these have come, and none of the other node's. Besides, a
+// node declares nobody down while it cannot ask the stream. A server that is cut off from the others has no
 // leader to ask. So only the side of a cut that can publish declares the other one down.
 type bus struct {
 	b        *Broker
@@ -102,15 +107,18 @@ func (u *bus) nodes() int {
 
 // run handles heartbeats and broadcasts, one after the other.
 func (u *bus) run() {
-	ticker := time.NewTicker(beatEvery)
-	defer ticker.Stop()
+	beats, checks := time.NewTicker(beatEvery), time.NewTicker(checkEvery)
+	defer beats.Stop()
+	defer checks.Stop()
 	u.beat()
 	for {
 		select {
 		case <-u.b.life.Done():
 			return
-		case <-ticker.C:
+		case <-beats.C:
 			u.beat()
+		case <-checks.C:
+			u.welcomeLate()
 			u.findDown()
 		case f := <-u.calls:
 			f()
@@ -127,7 +135,15 @@ func (u *bus) beat() {
 	u.sentAt = time.Now()
 	b := binary.AppendUvarint(u.framed(nil), u.sent)
 	u.mu.Unlock()
-	_ = u.b.conn().Publish(u.b.names.heartbeat(), b) // the next one comes in a second
+	_ = u.b.conn().Publish(u.b.names.heartbeat(), b) // the next one comes soon
+}
+
+// connected sends a heartbeat soon, because others may have missed some.
+func (u *bus) connected() {
+	select {
+	case u.calls <- u.beat:
+	default: // there is much to do, and the next heartbeat is not far
+	}
 }
 
 func (u *bus) sayGoodbye() {
@@ -206,7 +222,7 @@ func (u *bus) hear(from hub.NodeID, n uint64) {
 	u.mu.Unlock()
 	u.announce(news)
 	if fresh {
-		u.beat() // it gets to know this node now, not in a second
+		u.beat() // it gets to know this node now, not later
 	}
 }
 
@@ -230,6 +246,17 @@ func (u *bus) welcomeLocked(id hub.NodeID, p *peer) (news []func()) {
 	return append(news, u.newsLocked(id, true)...)
 }
 
+// welcomeLate announces nodes that were heard of, and had to wait.
+func (u *bus) welcomeLate() {
+	u.mu.Lock()
+	var news []func()
+	for id, p := range u.peers {
+		news = append(news, u.welcomeLocked(id, p)...)
+	}
+	u.mu.Unlock()
+	u.announce(news)
+}
+
 // twinLocked returns another node with the same name that is up.
 func (u *bus) twinLocked(of hub.NodeID) *hub.NodeID {
 	for id, p := range u.peers {
@@ -248,7 +275,7 @@ func (u *bus) findDown() {
 	u.mu.Lock()
 	var news []func()
 	for id, p := range u.peers {
-		if u.beats-p.beat >= missedBeats && time.Since(p.seen) >= hub.BusTimeout {
+		if u.beats-p.beat >= missedBeats && time.Since(p.seen) >= downAfter {
 			news = append(news, u.downLocked(id)...)
 		}
 	}

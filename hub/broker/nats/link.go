@@ -35,7 +35,10 @@ func (b *Broker) dial() (*link, error) {
 		return nil, err
 	}
 	l := &link{b: b}
-	note := func(*nats.Conn) { b.look() }
+	note := func(*nats.Conn) {
+		b.look()
+		b.bus.connected()
+	}
 	l.nc, err = nats.Connect(strings.Join(o.URLs, ","), append(list,
 		nats.ConnectHandler(note),
 		nats.ReconnectHandler(note),

@@ -43,17 +43,15 @@ async function agreed(is, limit, late = limit, isLate = () => {}) {
   return performance.now() - begin;
 }
 
-/** Says what the lists of members have that they should not, or lack. */
-function differences(lists, readers) {
-  const here = new Map(readers.map((reader, n) => [reader.push.agentId, `reader ${n} (${reader.push.transport})`]));
-  const named = (uuid) => here.get(uuid) ?? `${uuid}, who is nobody`;
-  return lists.flatMap((list, n) => {
-    const uuids = new Set([...list].map(({ uuid }) => uuid));
-    const more = [...uuids].filter((uuid) => !here.has(uuid));
-    const less = [...here.keys()].filter((uuid) => !uuids.has(uuid));
-    if (more.length + less.length === 0 && list.count === readers.length) return [];
-    return [`    reader ${n} (${readers[n].push.transport}) counts ${list.count} of ${readers.length}; it sees ${more.map(named).join(', ') || 'nobody'} too, and lacks ${less.map(named).join(', ') || 'nobody'}`];
-  });
+/** Says which lists differ from the others, or have not as many members as there are. */
+function differences(lists) {
+  const all = lists.map((list) => new Set([...list].map(({ uuid }) => uuid)));
+  const everybody = new Set(all.flatMap((uuids) => [...uuids]));
+  const odd = [...everybody].filter((uuid) => !all.every((uuids) => uuids.has(uuid)));
+  return [
+    `    there are ${lists.length}, and the lists count ${lists.map((list) => list.count).join(', ')}`,
+    ...odd.map((uuid) => `    ${uuid} is in the lists ${all.flatMap((uuids, n) => (uuids.has(uuid) ? [n] : [])).join(', ')}`),
+  ];
 }
 
 /**
@@ -115,8 +113,7 @@ export async function clusterChaos(cluster, { publishers, subscribers, lasts, se
   for (const links of cluster.links) for (const link of links) link.loses = loses;
   const { url } = cluster.balancer;
   const result = await everybodyHears({ url, steady: url }, { publishers, subscribers, pause: 400, seed }, async (random, readers) => {
-    const seen = readers.filter((reader) => reader.wanted.length > 1);
-    const lists = seen.map((reader) => reader.push.channel(reader.wanted.at(-1)).presence());
+    const lists = readers.filter((reader) => reader.wanted.length > 1).map((reader) => reader.push.channel(reader.wanted.at(-1)).presence());
     const names = (list) => [...list].map(({ uuid }) => uuid).sort().join();
     const here = () => lists.every((list) => list.count === lists.length && names(list) === names(lists[0]));
     const end = performance.now() + lasts;
@@ -130,7 +127,7 @@ export async function clusterChaos(cluster, { publishers, subscribers, lasts, se
       count++;
       const back = await agreed(() => readers.every((reader) => reader.subscribed), 60_000);
       const took = await agreed(here, PRESENCE_LIMIT + 30_000, PRESENCE_LIMIT, () => {
-        for (const line of differences(lists, seen)) say(line);
+        for (const line of differences(lists)) say(line);
       });
       presence.push(took);
       say(`  all were subscribed after ${Math.round(back)} ms, and seen after ${Math.round(took)} ms more`);

@@ -210,9 +210,14 @@ func (e *Endpoint) relayTo(r *http.Request, key sessionKey, by *claimant, do str
 			return nil, nil
 		}
 	}
-	return &relay{e, bus, at, relayRequest{
+	return &relay{e, bus, at, e.relayed(key, by, do, number)}, nil
+}
+
+// relayed returns what the first message of a relay says.
+func (e *Endpoint) relayed(key sessionKey, by *claimant, do string, number int64) relayRequest {
+	return relayRequest{
 		ID: rand.Text(), Do: do, Mount: key.mount, Session: []byte(key.id), Claim: by.claim(e.SessionCookies), Number: number,
-	}}, nil
+	}
 }
 
 // ask sends a message to the home, and waits for the answer. The home may take q.Wait longer
@@ -253,7 +258,15 @@ func (rl *relay) await(ctx context.Context, piece []byte) (a relayAnswer, answer
 }
 
 // key returns the session's key.
-func (rl *relay) key() sessionKey { return sessionKey{rl.request.Mount, string(rl.request.Session)} }
+func (rl *relay) key() sessionKey { return rl.request.key() }
+
+// abandon notes that the client has given the session up, unless it sends: then it can repeat
+// that.
+func (rl *relay) abandon() {
+	if rl.request.Do == relayReceive {
+		rl.e.abandon(rl.request, rl.home)
+	}
+}
 
 // failed returns the answer to a request whose relay has failed. gone says that the home, or
 // the session at it, is not there any more: another machine may have it now.
@@ -261,8 +274,12 @@ func (rl *relay) failed(a relayAnswer, err error) (wrong *httpError, gone bool) 
 	switch {
 	case errors.Is(err, hub.ErrNoNode), err == nil && a.Status == http.StatusNotFound && !a.Others:
 		rl.e.Sessions.homes.forget(rl.key())
+		if err != nil {
+			rl.abandon()
+		}
 		return errUnknown, true
 	case err != nil:
+		rl.abandon()
 		return errHome, false
 	case a.Status == 0:
 		return nil, false
@@ -298,6 +315,7 @@ func (e *Endpoint) receiveElsewhere(w http.ResponseWriter, r *http.Request, kind
 		rl, wrong := e.relayTo(r, key, by, relayReceive, number, number <= 1)
 		switch {
 		case wrong != nil:
+			e.abandon(e.relayed(key, by, relayReceive, number), e.Sessions.abandonments.all()...)
 			failRelay(w, wrong)
 			return true
 		case rl == nil:
@@ -354,6 +372,7 @@ func (rl *relay) receive(w http.ResponseWriter, r *http.Request, kind *framing, 
 	}
 	if len(frame) != a.Total {
 		rl.written(false, "the frame was lost between two servers")
+		rl.abandon()
 		return errHome, false
 	}
 	response := newResponse(w, kind, callback, r.ProtoMajor, e.patience())
@@ -374,9 +393,16 @@ func (rl *relay) written(ok bool, why string) {
 		q.Why = why
 	}
 	for range 2 { // a message may be lost
-		if _, _, err := rl.ask(context.Background(), q, nil); err == nil || !errors.Is(err, context.DeadlineExceeded) {
+		_, _, err := rl.ask(context.Background(), q, nil)
+		if err == nil {
 			return
 		}
+		if !errors.Is(err, context.DeadlineExceeded) {
+			break
+		}
+	}
+	if !ok {
+		rl.abandon()
 	}
 }
 

@@ -71,7 +71,12 @@ func (ss *Sessions) Join(h *hub.Hub) {
 			return []byte{1}
 		})
 		b.Handle(relayTopic, ss.answerRelay)
+		b.Handle(abandonTopic, func(_ context.Context, _ hub.NodeID, b []byte) []byte {
+			ss.endAbandoned(b)
+			return []byte{1}
+		})
 		b.Watch(func(node hub.NodeID, up bool) {
+			ss.abandonments.watch(node, up)
 			if !up {
 				ss.relays.endAll(node)
 			}
@@ -146,7 +151,10 @@ func (ss *Sessions) answerRelay(ctx context.Context, from hub.NodeID, b []byte) 
 	switch q.Do {
 	case relayReceive, relaySend:
 	case relayWritten:
-		ss.relays.written(ctx, id, &q)
+		if !ss.relays.written(ctx, id, &q) && !q.OK {
+			// The request to receive has not come, or comes later. The client has given it up.
+			ss.endUnreceived(&q)
+		}
 		return appendRelay(relayAnswer{}, nil)
 	case relayHurry:
 		ss.relays.hurry(id)
@@ -271,10 +279,10 @@ func (rs *relays) find(id relayID) *homeRelay {
 }
 
 // written notes whether the frame of a relay was written, and waits until the session knows.
-func (rs *relays) written(ctx context.Context, id relayID, q *relayRequest) {
+func (rs *relays) written(ctx context.Context, id relayID, q *relayRequest) (found bool) {
 	hr := rs.find(id)
 	if hr == nil {
-		return
+		return false
 	}
 	rs.mu.Lock()
 	if hr.why == "" {
@@ -298,6 +306,7 @@ func (rs *relays) written(ctx context.Context, id relayID, q *relayRequest) {
 		hr.timer.Stop()
 	}
 	rs.endLocked(hr)
+	return true
 }
 
 // hurry ends the response of a relay.

@@ -334,10 +334,10 @@ func (c *sockJSClient) post(query, body string) (status int, answer string, took
 // receive without a number, or with the first, then begins a new session.
 func TestHomesThatFail(t *testing.T) {
 	t.Parallel()
-	for name, fail := range map[string]func(*machine){
-		"killed":  func(a *machine) { a.Kill() },
-		"hung":    func(a *machine) { a.Hang(true) },
-		"cut off": func(a *machine) { a.CutBus(true) },
+	for name, fail := range map[string]func(a *machine, fails bool){
+		"killed":  func(a *machine, _ bool) { a.Kill() },
+		"hung":    func(a *machine, fails bool) { a.Hang(fails) },
+		"cut off": func(a *machine, fails bool) { a.CutBus(fails) },
 	} {
 		for _, known := range []bool{true, false} {
 			t.Run(fmt.Sprint(name, " known ", known), func(t *testing.T) {
@@ -351,7 +351,7 @@ func TestHomesThatFail(t *testing.T) {
 				if known {
 					other.publish("x")
 				}
-				fail(m.all[0])
+				fail(m.all[0], true)
 				m.all[1].e.times.relay = relayPatience // no request is under way
 				body := jsonArray(publication(t, "y"))
 				for _, query := range []string{"/xhr_send", "/xhr?n=7"} {
@@ -384,6 +384,16 @@ func TestHomesThatFail(t *testing.T) {
 				other.send(metaConnect)
 				if n := m.all[1].e.Hub.Agents(); n != 1 {
 					t.Errorf("the other machine has %d sessions", n)
+				}
+				if name == "killed" {
+					return
+				}
+				// The session that was given up ends when its home is back, and not when it expires.
+				fail(m.all[0], false)
+				for late := time.Now().Add(patience); m.all[0].e.Hub.Agents() > 0; time.Sleep(10 * time.Millisecond) {
+					if time.Now().After(late) {
+						t.Fatal("the home keeps a session that was given up")
+					}
 				}
 			})
 		}
@@ -524,6 +534,43 @@ func TestRelayedRequestsThatAreGivenUp(t *testing.T) {
 			}
 			waitFor(t, "the agent to be gone", func() bool { return m.all[0].e.Hub.Agents() == 0 })
 		})
+	}
+}
+
+// A machine that hangs may hear that a client has given up a request before it hears of the
+// request. It takes that for the end of the session, but not if the request has come before.
+func TestRequestsThatAreGivenUpBeforeTheyCome(t *testing.T) {
+	t.Parallel()
+	m := newMachines(t, 2, hub.Policy{}, nil)
+	m.choose = func(*http.Request) int { return 0 }
+	c := m.client(t)
+	c.connect("xhr")
+	c.finish()
+	c.publish("1") // so that there is a frame
+	if status, _, _ := c.post("/xhr?n=5", ""); status != http.StatusOK {
+		t.Fatal(status)
+	}
+	session := m.all[0].e.Sessions.all()[0]
+	ended := func() bool {
+		session.mu.Lock()
+		defer session.mu.Unlock()
+		return session.bye != ""
+	}
+	by := claimant{r: &http.Request{Header: http.Header{}}, caller: Caller{Scheme: "http", Host: "site.example"}}
+	giveUp := func(number int64) {
+		rl, wrong := m.all[1].e.relayTo(httptest.NewRequest(http.MethodPost, "/", nil), session.key, &by, relayReceive, number, false)
+		if wrong != nil || rl == nil {
+			t.Fatal(wrong)
+		}
+		rl.written(false, "the client cancelled the request")
+	}
+	for _, number := range []int64{0, 1, 5} {
+		if giveUp(number); ended() {
+			t.Fatalf("request %d has ended the session", number)
+		}
+	}
+	if giveUp(6); !ended() {
+		t.Error("the session goes on")
 	}
 }
 

@@ -47,6 +47,8 @@ type Sessions struct {
 
 	homes  *homes // of sessions at other machines
 	relays relays // of requests that other machines got
+
+	abandonments abandonments // of sessions at other machines
 }
 
 // A sessionKey identifies a session. Clients choose the id.

@@ -1,0 +1,184 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package transport
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"maps"
+	"math"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/push-it/pushit/hub"
+)
+
+// A client whose request to receive fails gives its session up, and opens another one. If it
+// failed because the home of the session could not be reached, the home does not know that: the
+// agent would stay subscribed, and be listed as present, until its session expires. So the
+// machine that has answered the client tells the home, as soon as that can be reached again.
+
+const (
+	// abandonTopic is that of lists of sessions that were given up.
+	abandonTopic = "session.abandoned"
+	// abandonEvery is how often a machine tries to tell homes, and abandonFor for how long: then
+	// the sessions have expired.
+	abandonEvery, abandonFor = 250 * time.Millisecond, 30 * time.Second
+	// maxAbandoned is how many sessions a machine remembers that were given up, and
+	// abandonPiece how many it names in one message.
+	maxAbandoned, abandonPiece = 10_000, 500
+)
+
+// An abandoned session was given up by its client.
+type abandoned struct {
+	request relayRequest
+	home    hub.NodeID
+	until   time.Time
+}
+
+// abandonments are the sessions whose homes do not know that they were given up.
+type abandonments struct {
+	mu      sync.Mutex // guards the following; a leaf
+	list    []abandoned
+	telling bool                     // a goroutine tells homes
+	nodes   map[hub.NodeID]time.Time // other machines, and since when they are down: zero if they are up
+}
+
+// watch notes that another machine is up or down.
+func (ab *abandonments) watch(node hub.NodeID, up bool) {
+	ab.mu.Lock()
+	defer ab.mu.Unlock()
+	now := time.Now()
+	maps.DeleteFunc(ab.nodes, func(_ hub.NodeID, down time.Time) bool { return !down.IsZero() && now.Sub(down) > abandonFor })
+	if ab.nodes == nil {
+		ab.nodes = make(map[hub.NodeID]time.Time)
+	}
+	if ab.nodes[node] = (time.Time{}); !up {
+		ab.nodes[node] = now
+	}
+}
+
+// all returns the other machines that are up, or were a short time ago.
+func (ab *abandonments) all() []hub.NodeID {
+	ab.mu.Lock()
+	defer ab.mu.Unlock()
+	return slices.Collect(maps.Keys(ab.nodes))
+}
+
+// abandon notes that the client of a session has given it up, because its home did not answer
+// a request to receive. Each of homes may be the home.
+func (e *Endpoint) abandon(q relayRequest, homes ...hub.NodeID) {
+	ab := &e.Sessions.abandonments
+	ab.mu.Lock()
+	defer ab.mu.Unlock()
+	if len(homes) == 0 || len(ab.list)+len(homes) > maxAbandoned {
+		return // the session expires
+	}
+	for _, home := range homes {
+		ab.list = append(ab.list, abandoned{q, home, time.Now().Add(abandonFor)})
+	}
+	if !ab.telling {
+		ab.telling = true
+		go e.tellHomes()
+	}
+}
+
+// tellHomes tells homes which sessions were given up, until all know it, or it is too late.
+func (e *Endpoint) tellHomes() {
+	ab := &e.Sessions.abandonments
+	for {
+		ab.mu.Lock()
+		now := time.Now()
+		ab.list = slices.DeleteFunc(ab.list, func(a abandoned) bool { return a.until.Before(now) })
+		bus := e.Hub.Bus()
+		if len(ab.list) == 0 || bus == nil {
+			ab.list, ab.telling = nil, false
+			ab.mu.Unlock()
+			return
+		}
+		list := ab.list
+		ab.list = nil
+		ab.mu.Unlock()
+		left := e.tellOnce(bus, list)
+		ab.mu.Lock()
+		ab.list = append(ab.list, left...)
+		ab.mu.Unlock()
+		time.Sleep(abandonEvery)
+	}
+}
+
+// tellOnce tries once, and returns what is left.
+func (e *Endpoint) tellOnce(bus hub.Bus, list []abandoned) (left []abandoned) {
+	byHome := make(map[hub.NodeID][]abandoned)
+	for _, a := range list {
+		byHome[a.home] = append(byHome[a.home], a)
+	}
+	for home, all := range byHome {
+		for len(all) > 0 {
+			some := all[:min(len(all), abandonPiece)]
+			var requests []relayRequest
+			for _, a := range some {
+				requests = append(requests, a.request)
+			}
+			b, err := json.Marshal(requests)
+			if err != nil {
+				return left // it has only what JSON has
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), e.patience().relay)
+			_, err = bus.Request(ctx, home, abandonTopic, b)
+			cancel()
+			if errors.Is(err, hub.ErrClosed) {
+				return nil
+			}
+			if err != nil {
+				left = append(left, all...)
+				break
+			}
+			all = all[len(some):]
+		}
+	}
+	return left
+}
+
+func (q *relayRequest) key() sessionKey { return sessionKey{q.Mount, string(q.Session)} }
+
+// endAbandoned ends sessions whose clients have given them up elsewhere.
+func (ss *Sessions) endAbandoned(b []byte) {
+	var list []relayRequest
+	if json.Unmarshal(b, &list) != nil {
+		return
+	}
+	for i := range list {
+		most := list[i].Number
+		if most == 0 {
+			most = math.MaxInt64 // the client does not number its requests
+		}
+		ss.endGivenUp(&list[i], most)
+	}
+}
+
+// endUnreceived ends a session whose client has given up a request to receive with a number,
+// if that has not come here. Without a number, nobody can know that.
+func (ss *Sessions) endUnreceived(q *relayRequest) {
+	if q.Number > 0 {
+		ss.endGivenUp(q, q.Number-1)
+	}
+}
+
+// endGivenUp ends a session, unless a request to receive has come with a higher number than
+// most.
+func (ss *Sessions) endGivenUp(q *relayRequest, most int64) {
+	s, _ := ss.claimed(q)
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	if s.received > most {
+		s.mu.Unlock()
+		return
+	}
+	s.endLocked(closeFrame(closeInterrupted, interrupted), "the client gave up while the servers had lost each other")
+}

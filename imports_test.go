@@ -4,6 +4,7 @@
 package pushit_test
 
 import (
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -145,5 +146,17 @@ func TestDependencies(t *testing.T) {
 				t.Errorf("%s must not depend on %s: only the standard library and %s", rule.pkg, dep, strings.Join(rule.only, ", "))
 			}
 		}
+	}
+}
+
+// The NATS server is for those who want it in their Caddy: contrib/embedded-nats. Nobody else
+// downloads it.
+func TestNoNATSServer(t *testing.T) {
+	text, err := os.ReadFile("go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(text), "nats-server") {
+		t.Error("go.mod names nats-server")
 	}
 }

@@ -5,7 +5,7 @@
 // its own on a free port of the loopback interface, and puts a bounded load on it.
 //
 //	go run -C bench . [-n agents] [-short] idle|slow|fanout|bursts|receive|programs|recover|history|durable|storm|streams|presence|cluster|stop|all
-//	go run -C bench . [-short] polls|kills
+//	go run -C bench . [-short] polls|kills|size
 //	go run -C bench . [-duration 5m] [-short] soak
 //	go run -C bench . [-n agents] [-short] reload
 //
@@ -59,6 +59,7 @@ var measurements = []measurement{
 	{"presence", runPresence, true},
 	{"cluster", runCluster, true},
 	{"stop", runStop, true},
+	{"size", runSize, false},
 	{"soak", runSoak, false},
 	{"reload", runReload, false},
 }

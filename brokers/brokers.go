@@ -18,7 +18,6 @@ import (
 
 	"github.com/push-it/pushit/guards"
 	"github.com/push-it/pushit/hub"
-	"github.com/push-it/pushit/hub/broker/nats"
 )
 
 // Namespace is the namespace of these modules. InlineKey is the key of their names in the
@@ -27,22 +26,6 @@ const (
 	Namespace = "http.pushit.brokers"
 	InlineKey = "engine"
 )
-
-// NATSServerID is the ID of the module that the option embedded of the broker nats loads. It is
-// a NATSServer. It is not a part of pushit itself, because it is large: contrib/embedded-nats
-// has it.
-const NATSServerID = Namespace + ".nats.embedded"
-
-// A NATSServer runs a NATS server within this process.
-type NATSServer interface {
-	// Place says what this node is called. It is called once, after the module was
-	// provisioned, and returns what is wrong with the settings then. It starts nothing.
-	Place(node string) error
-	// Use starts the server, unless it runs, and returns how to connect to it. The server
-	// ends when each use has called its end, once. Use returns an error if the server runs
-	// with other settings, or cannot start.
-	Use() (urls []string, as nats.Auth, end func(), err error)
-}
 
 // A Module is a Caddy module in Namespace. The Broker that it makes outlives reloads: each
 // new configuration has a Module that is asked whether it can go on with that Broker.

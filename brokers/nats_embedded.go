@@ -18,6 +18,22 @@ import (
 	"github.com/push-it/pushit/hub/broker/nats"
 )
 
+// NATSServerID is the ID of the module that the option embedded of the broker nats loads. It is
+// a NATSServer. It is not a part of pushit itself, because it is large: contrib/embedded-nats
+// has it.
+const NATSServerID = Namespace + ".nats.embedded"
+
+// A NATSServer runs a NATS server within this process.
+type NATSServer interface {
+	// Place says what this node is called. It is called once, after the module was
+	// provisioned, and returns what is wrong with the settings then. It starts nothing.
+	Place(node string) error
+	// Use starts the server, unless it runs, and returns how to connect to it. The server
+	// ends when each use has called its end, once. Use returns an error if the server runs
+	// with other settings, or cannot start.
+	Use() (urls []string, as nats.Auth, end func(), err error)
+}
+
 // A natsServer is a server in this process, as one configuration uses it.
 type natsServer struct {
 	module NATSServer

@@ -183,11 +183,17 @@ func (g *Ask) answer(q *Question, w *upstream.Capture) (Learned, error) {
 	if media, _, err := mime.ParseMediaType(kind); err != nil || media != "application/json" {
 		return Learned{}, fmt.Errorf("answered HTTP 200 with Content-Type %q, not application/json: is this the site's index page, and uri wrong?", kind)
 	}
-	if coding := w.Header().Get("Content-Encoding"); coding != "" && coding != "identity" {
+	if coding := w.Header().Get("Content-Encoding"); isCoding(coding) {
 		return Learned{}, fmt.Errorf("the answer has Content-Encoding %q; send it without an encoding", coding)
 	}
 	size := q.Agent.Policy().Limits.MessageSize
 	return readAnswer(q.Gate, w.Body(), size, time.Now())
+}
+
+// isCoding reports whether a Content-Encoding is one. identity is none (RFC 9110, section
+// 8.4.1).
+func isCoding(encoding string) bool {
+	return encoding != "" && !strings.EqualFold(encoding, "identity")
 }
 
 // reasonIn returns the body of a refusal if an agent may see it: one short line of plain
@@ -195,7 +201,7 @@ func (g *Ask) answer(q *Question, w *upstream.Capture) (Learned, error) {
 func reasonIn(w *upstream.Capture) string {
 	const most = 200 // characters
 	media, params, err := mime.ParseMediaType(w.Header().Get("Content-Type"))
-	if err != nil || media != "text/plain" || w.Header().Get("Content-Encoding") != "" {
+	if err != nil || media != "text/plain" || isCoding(w.Header().Get("Content-Encoding")) {
 		return ""
 	}
 	if charset := strings.ToLower(params["charset"]); charset != "" && charset != "utf-8" && charset != "us-ascii" {

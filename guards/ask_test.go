@@ -115,6 +115,22 @@ func TestAskReadsCompressedAnswers(t *testing.T) {
 	}
 }
 
+// An answer, or a reason, whose encoding is identity has none.
+func TestAskReadsWhatIsNotEncoded(t *testing.T) {
+	status, kind, body := 200, "application/json", "{}"
+	u := newServer(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Encoding", "Identity")
+		answering(status, kind, body)(w, r)
+	})
+	ask := newAsker(t, nil)
+	g := remoteGuardOf(t, "ask %s {\nuri /\n}", u.addr())
+	wantKind(t, "answer", ask.ask(g, "news"), Pass)
+	status, kind, body = 403, "text/plain", "no"
+	if a := ask.ask(g, "news"); a.Kind != Deny || a.Reason != "no" {
+		t.Errorf("got %+v, want the reason", a)
+	}
+}
+
 func TestAskAnswers(t *testing.T) {
 	var body string
 	u := newServer(t, func(w http.ResponseWriter, r *http.Request) {

@@ -121,6 +121,18 @@ func TestProgramsPublish(t *testing.T) {
 	b.wantMessage("news", "last")
 }
 
+// The coding identity is no coding, in whatever case.
+func TestBodiesOfProgramsWithoutEncoding(t *testing.T) {
+	s := serve(t, apiConfig).site("site.test")
+	for _, encoding := range []string{"identity", "Identity"} {
+		header := asBackend()
+		header.Set("Content-Encoding", encoding)
+		if status, _, body := s.post("/push/publish", "application/json", `{"channel":"a","data":1}`, header); status != 200 {
+			t.Errorf("%s: status %d, %q", encoding, status, body)
+		}
+	}
+}
+
 // A mistake is answered with a status and a sentence, and nothing is published.
 func TestMistakesOfPrograms(t *testing.T) {
 	s := serve(t, apiConfig).site("site.test")

@@ -304,9 +304,16 @@ func (s *session) body(w http.ResponseWriter, r *http.Request, jsonp bool) ([]by
 	return readBody(w, r, jsonp, bodyLimit(s.agent.Policy().Limits))
 }
 
+// isEncoded reports whether the body is encoded, which nothing here undoes. The coding
+// identity is none (RFC 9110, section 8.4.1).
+func isEncoded(r *http.Request) bool {
+	encoding := r.Header.Get("Content-Encoding")
+	return encoding != "" && !strings.EqualFold(encoding, "identity")
+}
+
 // readBody reads the body of a request to send, with most bytes.
 func readBody(w http.ResponseWriter, r *http.Request, jsonp bool, most int) ([]byte, *httpError) {
-	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") { // RFC 9110, section 8.4.1
+	if isEncoded(r) {
 		return nil, errEncoded
 	}
 	form := jsonp && isForm(r)

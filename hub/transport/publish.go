@@ -92,7 +92,7 @@ func (e *Endpoint) servePublish(w http.ResponseWriter, r *http.Request) {
 	}
 	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	switch {
-	case r.Header.Get("Content-Encoding") != "":
+	case isEncoded(r):
 		refuse(errEncoded)
 	case kind == "application/json":
 		e.publishBody(w, r, program)

@@ -15,6 +15,7 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"unicode"
@@ -498,4 +499,53 @@ func validateJSON(t *testing.T, text []byte) error {
 	}
 	config.StorageRaw = bytes.Clone(raw)
 	return caddy.Validate(&config)
+}
+
+// TestSizingFollowsFromTheMeasurements compares the memory that docs/operations.md says to
+// plan with what docs/performance.md says was measured.
+func TestSizingFollowsFromTheMeasurements(t *testing.T) {
+	text := doctable.Read(t, "docs/operations.md")
+	m := regexp.MustCompile(`Each session comes on top: (\d+) KiB over WebSocket, (\d+) KiB with TLS, (\d+) KiB over a fallback`).FindStringSubmatch(text)
+	if m == nil {
+		t.Fatal("docs/operations.md does not say what a session needs")
+	}
+	measured := doctable.Read(t, "docs/performance.md")
+	var each []float64 // KiB of a session in each column
+	for i, row := range []string{"the same with SockJS framing", "the same with TLS 1.3, bare framing", "an idle session over `xhr_streaming`, 2,000 sessions"} {
+		found := regexp.MustCompile(`(?m)^\| ` + regexp.QuoteMeta(row) + ` \| (?:[\d.]+ to )?([\d.]+) KiB`).FindStringSubmatch(measured)
+		if found == nil {
+			t.Fatalf("docs/performance.md has no %q", row)
+		}
+		planned, measured := number(t, m[i+1]), number(t, found[1])
+		if planned < measured || planned > measured+4 {
+			t.Errorf("%s: planned %v KiB, measured %v", row, planned, measured)
+		}
+		each = append(each, planned)
+	}
+	rows := regexp.MustCompile(`(?m)^\| ([\d,]+) \| (.*?) (.)iB \| (.*?) (.)iB \| (.*?) (.)iB \| ([\d,]+) \|$`).FindAllStringSubmatch(text, -1)
+	if len(rows) < 4 {
+		t.Errorf("only %d rows were found", len(rows))
+	}
+	for _, row := range rows {
+		sessions := number(t, row[1])
+		for i, kib := range each {
+			said := number(t, row[2*i+2]) * map[string]float64{"M": 1 << 10, "G": 1 << 20}[row[2*i+3]]
+			if off := said/(sessions*kib) - 1; off < -0.03 || off > 0.08 {
+				t.Errorf("%s sessions of %v KiB: it says %s %siB", row[1], kib, row[2*i+2], row[2*i+3])
+			}
+		}
+		if files := number(t, row[8]); files != sessions {
+			t.Errorf("%v sessions need %v files", sessions, files)
+		}
+	}
+}
+
+// number reads a number of a document.
+func number(t *testing.T, text string) float64 {
+	t.Helper()
+	f, err := strconv.ParseFloat(strings.ReplaceAll(text, ",", ""), 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
 }

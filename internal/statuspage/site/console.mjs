@@ -137,6 +137,10 @@ export function openConsole() {
     push.publish({ channel, data: parsed(event.target.elements.data.value) }, refused('publish', channel), () => note('done', 'published', channel));
   });
 
+  $('publish').addEventListener('keydown', (event) => {
+    if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) $('publish').requestSubmit();
+  });
+
   $('clear').addEventListener('click', () => $('log').replaceChildren());
 
   return {

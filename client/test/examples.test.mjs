@@ -10,7 +10,8 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { after, before, describe, test } from 'node:test';
 import { promisify } from 'node:util';
-import { picture, Server, startBrowser, top, within, without } from './harness.mjs';
+import { caddyBinary, eventually, picture, Server, startBrowser, top, within, without } from './harness.mjs';
+import { freePort } from './process.mjs';
 
 const skip = without('chrome');
 const widths = [1000, 400];
@@ -202,15 +203,36 @@ describe('the examples', { skip }, () => {
       for (const path of ['/', '/news.js', '/editor/', '/push/info']) assert.ok(!(await (await fetch(server.url + path, { headers: { Authorization: authorization } })).text()).includes(SECRET), path);
     });
 
-    test('one command starts it', async () => {
-      const script = join(top, 'examples/news/start.sh');
-      await promisify(execFile)('sh', ['-n', script]);
-      // It makes a secret that both get, and ends the backend when Caddy ends.
-      const env = { ...process.env, NEWSROOM: `unix/${join(dir, 'other')}` };
-      delete env.PUBLISHER_SECRET;
-      env.CADDY = `${process.execPath} -p process.env.PUBLISHER_SECRET`;
-      const { stdout } = await promisify(execFile)('sh', [script], { cwd: top, env });
-      assert.match(stdout, /^[0-9a-f]{64}$/m);
+    test('one command starts it, and Ctrl+C ends all of it', async (t) => {
+      const port = await freePort();
+      const env = { ...process.env, NEWSROOM: `unix/${join(dir, 'other')}`, PORT: port, HOME: dir, XDG_DATA_HOME: dir, XDG_CONFIG_HOME: dir };
+      env.CADDY_ADMIN = `unix/${join(dir, 'admin')}`;
+      env.CADDY = await caddyBinary();
+      env.EDITOR_HASH = (await promisify(execFile)(env.CADDY, ['hash-password', '--algorithm', 'bcrypt', '--bcrypt-cost', '4', '--plaintext', login.password])).stdout.trim();
+      delete env.PUBLISHER_SECRET; // it makes one that both get
+      const started = spawn('sh', ['examples/news/start.sh'], { cwd: top, env, stdio: 'ignore', detached: true });
+      const ended = once(started, 'exit');
+      t.after(() => {
+        try {
+          process.kill(-started.pid, 'SIGKILL');
+        } catch {
+          // all of it has ended
+        }
+      });
+      const fields = new URLSearchParams({ title: 'One command' });
+      const headers = { Authorization: authorization, 'Sec-Fetch-Site': 'same-origin' };
+      const publish = () => fetch(`http://localhost:${port}/editor/publish`, { method: 'POST', headers, body: fields, redirect: 'manual' });
+      await eventually('publishing', async () => (await publish()).status === 303);
+      process.kill(-started.pid, 'SIGINT');
+      await within('the end of the script', ended);
+      await eventually('the end of all it has started', () => {
+        try {
+          process.kill(-started.pid, 0);
+          return false;
+        } catch {
+          return true;
+        }
+      });
     });
   });
 

@@ -36,6 +36,8 @@ export const top = join(dirname(fileURLToPath(import.meta.url)), '..', '..');
 /** The maximum time of one action, in ms. On an idle machine each takes moments. */
 const DEADLINE = 60_000;
 
+const LOOK = 50; // ms between looks at what has to change
+
 /**
  * Rejects if the promise takes longer than the deadline.
  *
@@ -57,8 +59,28 @@ export async function within(what, promise, ms = DEADLINE) {
   }
 }
 
+/**
+ * Looks again and again, until what is wanted is so. To look may fail meanwhile.
+ *
+ * @param {string} what  what is waited for
+ * @param {() => boolean | Promise<boolean>} look
+ */
+export async function eventually(what, look) {
+  const late = Date.now() + DEADLINE;
+  for (;;) {
+    let failure = '';
+    try {
+      if (await look()) return;
+    } catch (error) {
+      failure = `: ${error.message}`;
+    }
+    if (Date.now() > late) throw new Error(`${what}: not within ${DEADLINE} ms${failure}`);
+    await new Promise((resolve) => setTimeout(resolve, LOOK));
+  }
+}
+
 /** @returns {Promise<string>} the path of a Caddy with pushit in it */
-async function caddyBinary() {
+export async function caddyBinary() {
   if (process.env.PUSHIT_CADDY) return process.env.PUSHIT_CADDY;
   const path = join(top, 'client', '.build', 'caddy');
   await run('go', ['build', '-o', path, './cmd/caddy'], { cwd: top });
@@ -229,8 +251,6 @@ const executables = {
 
 /** Returns why tests of a browser must be skipped, or false. */
 export const without = (name) => skipWithout({ [name]: executables[name === 'chrome' ? 'windows' : name] });
-
-const LOOK = 50; // ms between looks at a page that has to change
 
 /**
  * Starts a browser with a fresh profile. It keeps pages for visitors who come back, as

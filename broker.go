@@ -42,6 +42,9 @@ func (h *Handler) engine(ctx caddy.Context, log *slog.Logger) (*hubpool.Engine, 
 	if e.Module, ok = loaded.(brokers.Module); !ok {
 		return nil, fmt.Errorf("the module %T is not a broker of pushit", loaded)
 	}
+	if d, ok := e.Module.(brokers.Described); ok {
+		h.joinedBy = d.Describe()
+	}
 	return e, nil
 }
 

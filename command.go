@@ -107,7 +107,7 @@ func explained(generation <-chan struct{}) (all []*explain.Endpoint) {
 	for _, e := range hubpool.Endpoints(generation) {
 		h := e.Handler.(*Handler)
 		at := &explain.Endpoint{
-			Name: h.Name, Path: h.Path, Mount: h.mount(),
+			Name: h.Name, Path: h.Path, Mount: h.mount(), Broker: h.joinedBy,
 			Server: h.site.server, Hosts: h.site.hosts, HTTP: h.site.inClear, Serves: h.site.serves,
 			Policy: h.gates, Env: h.env, Default: h.Default, Gates: make(map[string]string), Blocks: make(map[string]string),
 			Opening: h.opening,

@@ -179,12 +179,26 @@ func hubsCommand() *cobra.Command {
 				for _, count := range n.Agents {
 					agents += count
 				}
-				rows = append(rows, []string{h.Hub, n.Node, strconv.Itoa(agents), strconv.Itoa(n.Subscriptions), strconv.Itoa(n.Channels), strconv.Itoa(n.Patterns), strconv.FormatUint(n.Published, 10), strconv.FormatUint(n.Delivered, 10)})
+				rows = append(rows, []string{h.Hub, n.Node, strconv.Itoa(agents), strconv.Itoa(n.Subscriptions), strconv.Itoa(n.Channels), strconv.Itoa(n.Patterns), strconv.FormatUint(n.Published, 10), strconv.FormatUint(n.Delivered, 10), brokerState(&n)})
 			}
 			more(cmd, "", h.Silent)
 		}
-		return table(cmd, []string{"HUB", "NODE", "AGENTS", "SUBSCRIPTIONS", "CHANNELS", "PATTERNS", "PUBLISHED", "DELIVERED"}, rows)
+		return table(cmd, []string{"HUB", "NODE", "AGENTS", "SUBSCRIPTIONS", "CHANNELS", "PATTERNS", "PUBLISHED", "DELIVERED", "BROKER"}, rows)
 	})
+}
+
+// brokerState says in few words how a machine is joined with others; "" if it is alone.
+func brokerState(n *hub.NodeInfo) string {
+	b := n.Broker
+	switch {
+	case b == nil:
+		return ""
+	case !b.Connected:
+		return b.Engine + ", away"
+	case n.Behind:
+		return b.Engine + ", behind"
+	}
+	return fmt.Sprintf("%s, machines: %d", b.Engine, b.Nodes)
 }
 
 func channelsCommand() *cobra.Command {

@@ -163,6 +163,8 @@ type membership struct {
 	entry *hubpool.Endpoint // the Handler, as the hub knows it
 	use   *hubpool.Use      // all endpoints of the hub in this configuration
 	used  *hub.Policy       // what Provision gave to the hub
+
+	joinedBy string // what the broker connects to, for operators
 }
 
 // CaddyModule returns the Caddy module information. Events call it at any time.

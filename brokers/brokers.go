@@ -53,6 +53,10 @@ type Settings struct {
 	Log         *slog.Logger
 }
 
+// A Described is a Module that says in a few words, for operators, what it connects to. The
+// words have no secrets.
+type Described interface{ Describe() string }
+
 // A Keeper is a Broker whose log can be told to keep more while it runs.
 type Keeper interface {
 	Keep(rule hub.HistoryRule)

@@ -290,6 +290,18 @@ func (n *NATS) Adopt(running hub.Broker, s Settings) error {
 	return nil
 }
 
+// Describe implements Described.
+func (n *NATS) Describe() string {
+	if n.server != nil {
+		return "nats, in this process: " + n.server.module.Describe()
+	}
+	urls := n.options.URLs
+	if len(urls) == 0 {
+		urls = []string{nats.DefaultURL}
+	}
+	return "nats, at " + strings.Join(urls, " ")
+}
+
 func asNATS(running hub.Broker) (*natsBroker, error) {
 	b, ok := running.(*natsBroker)
 	if !ok {
@@ -306,6 +318,7 @@ func (*NATS) GoString() string { return "nats" }
 
 // Interface guards
 var (
+	_ Described          = (*NATS)(nil)
 	_ Module             = (*NATS)(nil)
 	_ caddy.Provisioner  = (*NATS)(nil)
 	_ caddy.CleanerUpper = (*NATS)(nil)

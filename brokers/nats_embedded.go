@@ -32,6 +32,7 @@ type NATSServer interface {
 	// ends when each use has called its end, once. Use returns an error if the server runs
 	// with other settings, or cannot start.
 	Use() (urls []string, as nats.Auth, end func(), err error)
+	Described
 }
 
 // A natsServer is a server in this process, as one configuration uses it.

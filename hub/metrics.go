@@ -131,6 +131,8 @@ type Stats struct {
 
 // BrokerStats are the counts of a Broker that connects several machines.
 type BrokerStats struct {
+	// Engine names the engine, and Server is where the hub is connected, or was.
+	Engine, Server string
 	// Connected says that the engine can be reached, and Behind that the hub may not have
 	// all entries of the log. Nodes counts the nodes that are up, with this one.
 	Connected, Behind bool

@@ -881,9 +881,22 @@ type NodeInfo struct {
 	// Position is how far the machine has applied the log. Behind says that there is more.
 	Position string `json:"position,omitempty"`
 	Behind   bool   `json:"behind,omitempty"`
+	// Broker is what joins the machines; nil if there is only one.
+	Broker *BrokerInfo `json:"broker,omitempty"`
 	// HistoryMessages and HistoryBytes are what the machine keeps in memory.
 	HistoryMessages int `json:"history_messages"`
 	HistoryBytes    int `json:"history_bytes"`
+}
+
+// A BrokerInfo describes what joins a machine with others. Its counts are those of BrokerStats.
+type BrokerInfo struct {
+	Engine    string `json:"engine"`
+	Server    string `json:"server,omitempty"` // where the machine is connected
+	Connected bool   `json:"connected"`
+	Nodes     int    `json:"nodes"` // machines that are up, with this one
+	Filled    uint64 `json:"filled"`
+	Lost      uint64 `json:"lost"`
+	Skipped   uint64 `json:"skipped"`
 }
 
 // nodeInfo describes this node.
@@ -898,6 +911,12 @@ func (h operated) nodeInfo(node string) NodeInfo {
 	}
 	for _, n := range s.Dropped {
 		i.Dropped += n
+	}
+	if b := s.Broker; b != nil {
+		i.Broker = &BrokerInfo{
+			Engine: b.Engine, Server: b.Server, Connected: b.Connected, Nodes: b.Nodes,
+			Filled: b.Filled, Lost: b.Lost, Skipped: b.Skipped,
+		}
 	}
 	h.history.mu.Lock()
 	defer h.history.mu.Unlock()

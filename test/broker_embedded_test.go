@@ -4,6 +4,9 @@
 package test
 
 import (
+	"fmt"
+	"net/http"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -14,7 +17,8 @@ import (
 func TestEmbeddedNATS(t *testing.T) {
 	store := t.TempDir()
 	config := joined("broker nats {\n node web1\n embedded {\n machine web1 127.0.0.1:1\n store " + store + "\n}\n}")
-	s := serve(t, config)
+	s := &server{t: t, admin: freeUDP(t)}
+	s.start(config)
 	here := s.site("site.test")
 	a, _ := here.open("/push/websocket", nil, nil)
 	a.subscribe("news")
@@ -51,6 +55,30 @@ func TestEmbeddedNATS(t *testing.T) {
 	}
 	late.wantMessage("news", 2.0)
 	late.wantMessage("news", 3.0)
+	if out, err := s.command("", "hubs"); err != nil || !strings.Contains(out, "nats, machines: 1") {
+		t.Errorf("hubs: %v\n%s", err, out)
+	}
+	if status, answer := s.askAdmin(http.MethodGet, "hubs", nil); status != http.StatusOK || !strings.Contains(fmt.Sprint(answer), "broker:map[connected:true engine:nats") {
+		t.Errorf("hubs: %d %v", status, answer)
+	}
+}
+
+// explain says what joins the machines, and starts nothing.
+func TestExplainOfABroker(t *testing.T) {
+	args := os.Args
+	os.Args = []string{args[0], "pushit"}
+	defer func() { os.Args = args }()
+	t.Setenv("PUSHIT_TEST_TOKEN", natsSecret)
+	for broker, want := range map[string]string{
+		"broker nats 127.0.0.1:1 {\n token {env.PUSHIT_TEST_TOKEN}\n}":                                   "broker     nats, at 127.0.0.1:1\n",
+		"broker nats {\n node web1\n embedded {\n machine web1 127.0.0.1:1\n store /nowhere/store\n}\n}": "broker     nats, in this process: machine web1 of web1\n",
+	} {
+		file := explainFile(t, "Caddyfile", joined(broker))
+		out, status, err := explain("--gate", "publish", "--config", file, "--site", "site.test", "--channel", "news", "--data", "1")
+		if err != nil || status != 0 || !strings.Contains(out, want) || strings.Contains(out, natsSecret) {
+			t.Errorf("%s: %d %v\n%s", broker, status, err, out)
+		}
+	}
 }
 
 // TestEmbeddedNATSOfThreeMachines runs the tests of the module itself, in which three machines

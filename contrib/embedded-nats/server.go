@@ -281,6 +281,11 @@ func (s *Server) Use() (urls []string, as nats.Auth, end func(), err error) {
 	return []string{r.url}, nats.Auth{User: user, Password: r.password}, end, nil
 }
 
+// Describe implements brokers.Described.
+func (s *Server) Describe() string {
+	return fmt.Sprintf("machine %s of %s", s.use.name, s.use.names())
+}
+
 // String keeps secrets out of what is printed.
 func (*Server) String() string { return "embedded" }
 

@@ -52,6 +52,8 @@ type Endpoint struct {
 	HTTP   bool // the site is served without TLS
 	Serves func(*http.Request) bool
 
+	Broker string // what joins the machines of the hub; "" if there is one
+
 	// The gates of the handler.
 	Policy  *guards.Policy // nil: everything is allowed
 	Env     *guards.Env
@@ -109,6 +111,9 @@ func (o *Options) Run(ctx context.Context, out io.Writer, endpoints func(generat
 	}
 	e := explanation{Endpoint: at, out: out, places: places}
 	e.line("endpoint", fmt.Sprintf("pushit at %s, name %s, path %s", places.of(at, ""), at.Name, at.Path))
+	if at.Broker != "" {
+		e.line("broker", at.Broker)
+	}
 	opening, refusal := at.Opening(r)
 	if refusal != nil {
 		e.line("session", "refused: "+refusal.Reason)

@@ -20,7 +20,12 @@ type counts struct {
 // Stats implements hub.Measured.
 func (b *Broker) Stats() hub.BrokerStats {
 	c := &b.counts
+	server := ""
+	if l := b.link.Load(); l != nil {
+		server = l.nc.ConnectedUrlRedacted()
+	}
 	return hub.BrokerStats{
+		Engine: "nats", Server: server,
 		Connected: c.connected.Load(), Behind: c.behind.Load(), Nodes: b.bus.nodes(),
 		Applied: c.applied.Load(), Filled: c.filled.Load(), Lost: c.lost.Load(), Skipped: c.skipped.Load(),
 		Publishes: c.publishes.Read(),

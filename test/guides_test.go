@@ -110,7 +110,8 @@ func TestGuides(t *testing.T) {
 			if listening[i] != nil {
 				listening[i]()
 			}
-			config := replaced(t, doctable.Read(t, "examples/"+b.folder+"/Caddyfile"), append(b.caddyfile, b.upstream, addresses[i], "http://localhost:8080 {", "http://shop.test {")...)
+			config := replaced(t, doctable.Read(t, "examples/"+b.folder+"/Caddyfile"), append(b.caddyfile, b.upstream, addresses[i], "http://localhost:8080 {", "http://shop.test {",
+				"default deny\n", "default deny\n\t\ttimeout subscribe 30s\n\t\ttimeout connect 30s\n")...) // the machine may be busy
 			wd, err := os.Getwd()
 			if err != nil {
 				t.Fatal(err)

@@ -111,7 +111,8 @@ func (s *Shop) logIn(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	s.sessions[id] = user
 	s.mu.Unlock()
-	http.SetCookie(w, &http.Cookie{Name: "session", Value: id, Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode})
+	// Secure is fine for http://localhost, too, in all browsers but Safari.
+	http.SetCookie(w, &http.Cookie{Name: "session", Value: id, Path: "/", HttpOnly: true, Secure: true, SameSite: http.SameSiteLaxMode})
 	w.WriteHeader(http.StatusNoContent)
 }
 

@@ -77,20 +77,12 @@ type cluster struct {
 }
 
 // runCluster measures three Caddys that share their channels.
-func runCluster(ctx context.Context, r *report, o options) (err error) {
-	c := &cluster{caddy: o.caddy}
-	if c.dir, err = os.MkdirTemp("", "pushit-bench-"); err != nil {
+func runCluster(ctx context.Context, r *report, o options) error {
+	c, err := startCluster(ctx, o.caddy)
+	if err != nil {
 		return err
 	}
 	defer c.stop()
-	if err := c.startNATS(ctx); err != nil {
-		return err
-	}
-	for range clusterSize {
-		if _, err := c.join(ctx); err != nil {
-			return err
-		}
-	}
 	lasts, rateLasts, channels := clusterLasts, clusterRateLasts, clusterChannels
 	if o.short {
 		lasts, rateLasts, channels = time.Second, time.Second, 1_000
@@ -102,6 +94,37 @@ func runCluster(ctx context.Context, r *report, o options) (err error) {
 		return err
 	}
 	return c.late(ctx, r, channels)
+}
+
+// startCluster starts three Caddys and three NATS servers. The caller stops them.
+func startCluster(ctx context.Context, caddy string) (_ *cluster, err error) {
+	c := &cluster{caddy: caddy}
+	if c.dir, err = os.MkdirTemp("", "pushit-bench-"); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			c.stop()
+		}
+	}()
+	if err := c.startNATS(ctx); err != nil {
+		return nil, err
+	}
+	for range clusterSize {
+		if _, err := c.join(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+// alive returns why one of the Caddys does not run.
+func (c *cluster) alive() error {
+	var errs []error
+	for _, m := range c.machines {
+		errs = append(errs, m.alive())
+	}
+	return errors.Join(errs...)
 }
 
 // buildNATS returns the path of nats-server: PUSHIT_NATS_SERVER, or one that it builds.
@@ -177,10 +200,20 @@ func (c *cluster) join(ctx context.Context) (m machine, err error) {
 	c.machines[len(c.machines)-1] = m
 	within, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	return m, until(within, often, "waiting for the cluster", func() (bool, error) {
-		_, err := m.post(within, "application/json", `{"channel":"begin","data":1}`)
-		return err == nil, m.alive()
+	var last error
+	err = until(within, often, "waiting for the cluster", func() (bool, error) {
+		if _, err := m.post(within, "application/json", `{"channel":"begin","data":1}`); err != nil {
+			if within.Err() == nil {
+				last = err
+			}
+			return false, m.alive()
+		}
+		return true, nil
 	})
+	if err != nil {
+		err = errors.Join(err, last)
+	}
+	return m, err
 }
 
 func (c *cluster) stop() {

@@ -7,10 +7,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"net/http"
 	"os"
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -39,7 +42,8 @@ type pollResult struct {
 }
 
 // runPolls checks that clients that send one request after the other are never told that
-// another connection is open, on a machine that is busy.
+// another connection is open, on a machine that is busy, and that nothing is lost if each of
+// their requests comes to any of three machines.
 func runPolls(ctx context.Context, r *report, o options) error {
 	total := polls
 	if o.short {
@@ -49,7 +53,12 @@ func runPolls(ctx context.Context, r *report, o options) error {
 	if err != nil {
 		return err
 	}
-	name := fmt.Sprintf("%d pollers, %d polls, %d busy processes beside", pollers, res.polls, busyProcesses)
+	r.polled(fmt.Sprintf("%d pollers, %d polls, %d busy processes beside", pollers, res.polls, busyProcesses), res)
+	return runScattered(ctx, r, o.caddy, total)
+}
+
+// polled prints what happened to pollers.
+func (r *report) polled(name string, res pollResult) {
 	r.exactly(0, "sessions", float64(res.another), name+": told 2010")
 	r.exactly(0, "sessions", float64(res.ended), name+": ended otherwise")
 	r.exactly(0, "messages", float64(res.lost), name+": lost")
@@ -58,6 +67,51 @@ func runPolls(ctx context.Context, r *report, o options) error {
 	if res.err != nil {
 		r.note("the first that ended: %v", res.err)
 	}
+}
+
+// scattered sends each request to any of the machines, as a load balancer does that knows of
+// no sessions.
+type scattered struct {
+	http.RoundTripper
+	addrs []string
+	sent  []atomic.Int64 // to each
+}
+
+func (s *scattered) RoundTrip(r *http.Request) (*http.Response, error) {
+	i := rand.IntN(len(s.addrs)) //nolint:gosec // G404: a load balancer's choice is no secret
+	s.sent[i].Add(1)
+	r = r.Clone(r.Context())
+	r.Host = r.URL.Host // the site has one name
+	r.URL.Host = s.addrs[i]
+	return s.RoundTripper.RoundTrip(r)
+}
+
+// runScattered does the same at three machines: each request comes to any of them.
+func runScattered(ctx context.Context, r *report, caddy string, total int) error {
+	ctx, cancel := context.WithTimeout(ctx, fallbackPatience)
+	defer cancel()
+	c, err := startCluster(ctx, caddy)
+	if err != nil {
+		return err
+	}
+	defer c.stop()
+	client := requesterClient(pollers)
+	defer client.CloseIdleConnections()
+	way := &scattered{RoundTripper: client.Transport, sent: make([]atomic.Int64, clusterSize)}
+	for _, m := range c.machines {
+		way.addrs = append(way.addrs, m.at.addr)
+	}
+	client.Transport = way
+	res := pollAll(ctx, c.machines[0].at, client, total, c.alive)
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	var each []string
+	for i := range way.sent {
+		each = append(each, fmt.Sprint(way.sent[i].Load()))
+	}
+	r.note("requests to the three machines: %s", strings.Join(each, ", "))
+	r.polled(fmt.Sprintf("%d pollers, %d polls at random over three machines", pollers, res.polls), res)
 	return nil
 }
 
@@ -80,12 +134,17 @@ func measurePolls(ctx context.Context, caddy string, total, busy int) (all pollR
 	}
 	client := requesterClient(pollers)
 	defer client.CloseIdleConnections()
+	return pollAll(ctx, s.plain, client, total, s.alive), ctx.Err()
+}
+
+// pollAll runs all pollers. alive tells why no server answers.
+func pollAll(ctx context.Context, t target, client *http.Client, total int, alive func() error) (all pollResult) {
 	var mu sync.Mutex // guards all
 	var wg sync.WaitGroup
 	for range pollers {
 		wg.Go(func() {
-			one := pollOn(ctx, s, func() (*requester, error) {
-				return comeOver(ctx, client, s.plain, "xhr", "room/"+uuid.NewString())
+			one := pollOn(ctx, alive, func() (*requester, error) {
+				return comeOver(ctx, client, t, "xhr", "room/"+uuid.NewString())
 			}, total/pollers)
 			mu.Lock()
 			defer mu.Unlock()
@@ -93,7 +152,7 @@ func measurePolls(ctx context.Context, caddy string, total, busy int) (all pollR
 		})
 	}
 	wg.Wait()
-	return all, ctx.Err()
+	return all
 }
 
 func (r *pollResult) add(other pollResult) {
@@ -109,7 +168,7 @@ func (r *pollResult) add(other pollResult) {
 }
 
 // pollOn runs one poller until it has polled that often.
-func pollOn(ctx context.Context, s *server, come func() (*requester, error), total int) (r pollResult) {
+func pollOn(ctx context.Context, alive func() error, come func() (*requester, error), total int) (r pollResult) {
 	a, err := come()
 	if err != nil {
 		return pollResult{ended: 1, err: err}
@@ -153,7 +212,7 @@ func pollOn(ctx context.Context, s *server, come func() (*requester, error), tot
 		r.another = 1
 	} else if err != nil {
 		r.ended = 1
-		r.err = errors.Join(err, s.alive())
+		r.err = errors.Join(err, alive())
 	}
 	a.GiveUp()
 	return r

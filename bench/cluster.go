@@ -340,13 +340,13 @@ func (c *cluster) rate(ctx context.Context, r *report, lasts time.Duration, shor
 		defer crowds[i].vanish()
 	}
 	data := []byte(`"` + strings.Repeat("x", durableData-2) + `"`)
-	before, err := c.cpu()
+	before, natsBefore, err := c.cpu()
 	if err != nil {
 		return err
 	}
 	// The pace is that of the limit and a fifth more, so that what is measured is not how
 	// much the machine can do with nothing left for anybody.
-	each := time.Duration(float64(clusterSize*clusterPublishers) / (1.2 * clusterRate) * float64(time.Second))
+	pace := time.Duration(float64(clusterSize*clusterPublishers) / (1.2 * clusterRate) * float64(time.Second))
 	var all sync.WaitGroup
 	var acknowledged, refused atomic.Int64
 	begun := time.Now()
@@ -368,7 +368,7 @@ func (c *cluster) rate(ctx context.Context, r *report, lasts time.Duration, shor
 							return
 						}
 					}
-					if next = next.Add(each); pause(ctx, time.Until(next)) != nil {
+					if next = next.Add(pace); pause(ctx, time.Until(next)) != nil {
 						return
 					}
 				}
@@ -379,7 +379,7 @@ func (c *cluster) rate(ctx context.Context, r *report, lasts time.Duration, shor
 	}
 	all.Wait()
 	took := time.Since(begun)
-	after, err := c.cpu()
+	after, natsAfter, err := c.cpu()
 	if err != nil {
 		return err
 	}
@@ -404,20 +404,26 @@ func (c *cluster) rate(ctx context.Context, r *report, lasts time.Duration, shor
 		r.atLeast(clusterRate, "a second", rate, "%s", what)
 		r.exactly(0, "publishes", float64(refused.Load()), "refused of these")
 	}
-	r.info("us", microseconds((after-before)/time.Duration(max(acknowledged.Load(), 1))), "of processor time for each, three Caddys and three NATS servers")
+	each := func(d time.Duration) float64 { return microseconds(d / time.Duration(max(acknowledged.Load(), 1))) }
+	r.info("us", each(after-before), "of processor time for each, in three Caddys")
+	r.info("us", each(natsAfter-natsBefore), "of processor time for each, in three NATS servers")
 	return nil
 }
 
-// cpu returns the processor time of all servers.
-func (c *cluster) cpu() (sum time.Duration, err error) {
-	for _, pid := range c.pids() {
+// cpu returns the processor time of all Caddys, and that of all NATS servers.
+func (c *cluster) cpu() (caddys, nats time.Duration, err error) {
+	for i, pid := range c.pids() {
 		user, system, err := cpuTime(pid)
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
-		sum += user + system
+		if i < len(c.machines) {
+			caddys += user + system
+		} else {
+			nats += user + system
+		}
 	}
-	return sum, nil
+	return caddys, nats, nil
 }
 
 // late publishes once on each of many channels, and has one more machine join.

@@ -33,34 +33,37 @@ const (
 //
 // It has more than 40 methods because gates, transports and the hub's parts all meet here.
 type Agent struct {
+	// What a delivery touches comes first, so that it is in few cache lines.
+	hub     *Hub   // immutable
+	shard   uint16 // index of its flusher in hub.flushers; immutable
+	state   state  // guarded by mu
+	policy  atomic.Pointer[Policy]
+	reload  atomic.Pointer[Reload] // the reload that still has to decide about the agent, or nil
+	applied *Policy                // the policy in effect; differs from policy only until migrate has run; guarded by mu
+	mu      sync.Mutex             // taken after hub.mu and node.mu
+	out     outbox                 // partly guarded by mu
+	leases  leases                 // guarded by mu
+
 	// Immutable after Open.
-	hub     *Hub
 	id      uuid.UUID
 	opening Opening
 	address netip.Prefix
 	opened  time.Duration // on the hub's clock
-	shard   uint16        // index of its flusher in hub.flushers
 
-	policy   atomic.Pointer[Policy]
-	reload   atomic.Pointer[Reload]   // the reload that still has to decide about the agent, or nil
 	identity atomic.Pointer[Identity] // never nil
 	due      dueEntry                 // guarded by timers.mu
 	liveness
 
 	awaitsReauthorizer bool // guarded by reauthorizers.mu
 
-	in  inbox
-	out outbox
+	in inbox // partly guarded by mu
 
-	mu          sync.Mutex // guards the following, and parts of in and out; taken after hub.mu and node.mu
-	cond        sync.Cond  // on mu: state, in.held, ops, out.full or migrating have changed
-	state       state
-	ops         *ops // nil until a gate is asked that does not answer at once
-	leases      leases
-	applied     *Policy // the policy in effect; differs from policy only until migrate has run
-	migrating   bool    // a goroutine runs a migration
-	joined      bool    // the connect gate has allowed it to connect
-	agentID     string  // set by /meta/connect
+	// Guarded by mu.
+	cond        sync.Cond // on mu: state, in.held, ops, out.full or migrating have changed
+	ops         *ops      // nil until a gate is asked that does not answer at once
+	migrating   bool      // a goroutine runs a migration
+	joined      bool      // the connect gate has allowed it to connect
+	agentID     string    // set by /meta/connect
 	credentials []byte
 	ending
 }

@@ -147,10 +147,10 @@ func (l *lease) take(reload bool) reason {
 type leases struct {
 	agent *Agent // their owner; immutable
 
-	connect lease
-	subs    []*subscription
 	catchUp catchUp // what the subscriptions have to catch up with
-	asking  bool    // reauthorize runs a goroutine
+	subs    []*subscription
+	connect lease
+	asking  bool // reauthorize runs a goroutine
 }
 
 // find returns the index of the subscription on n, or -1. An agent has few

@@ -86,7 +86,7 @@ func (c *rawConn) read() (b *readBuffer, n int, err error) {
 // ever.
 func (c *rawConn) tryRead(fd uintptr) bool {
 	b := readBuffers.Get().(*readBuffer)
-	n, err := ignoringEINTR(syscall.Read, fd, b[:])
+	n, err := ignoringEINTR(readNow, fd, b[:])
 	switch {
 	case errors.Is(err, syscall.EAGAIN):
 		readBuffers.Put(b)
@@ -115,7 +115,7 @@ func (c *rawConn) write(p []byte) (n int, err error) {
 }
 
 func (c *rawConn) tryWrite(fd uintptr) {
-	n, err := ignoringEINTR(syscall.Write, fd, c.p)
+	n, err := ignoringEINTR(writeNow, fd, c.p)
 	if errors.Is(err, syscall.EAGAIN) {
 		err = nil
 	}

@@ -6,7 +6,6 @@ package pushit
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"maps"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -181,7 +180,12 @@ var notKeptPrefixes = []string{"Sec-Websocket-", "Content-", "Pushit-", ":"}
 // could remove fields that earlier handlers have set.
 func endToEnd(header http.Header) func(yield func(name, value string) bool) {
 	return func(yield func(name, value string) bool) {
-		for _, name := range slices.Sorted(maps.Keys(header)) {
+		names := make([]string, 0, len(header))
+		for name := range header {
+			names = append(names, name)
+		}
+		slices.Sort(names)
+		for _, name := range names {
 			if slices.Contains(notKept, name) || hasAnyPrefix(name, notKeptPrefixes) {
 				continue
 			}

@@ -4,6 +4,7 @@
 package hub
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -385,6 +386,8 @@ func appendPage(dst []byte, in *inbound, p page) []byte {
 
 // frameAppendHead appends the members that an answer repeats from its frame.
 func frameAppendHead(dst []byte, in *inbound) []byte {
+	const rest = 100 // for the names of the members, and the outcome
+	dst = slices.Grow(dst, len(in.channel)+len(in.uuid)+len(in.agentID)+len(in.data)+rest)
 	dst = append(dst, `{"channel":`...)
 	dst = jsontext.AppendString(dst, in.channel)
 	dst = append(dst, `,"uuid":`...)

@@ -44,17 +44,16 @@ type Opening struct {
 // HeaderBlock joins header fields, as name, value pairs, in one string, so that a request
 // needs one allocation. It leaves out values that contain CR, LF or NUL.
 func HeaderBlock(fields func(yield func(name, value string) bool)) string {
-	var b strings.Builder
+	join := getJoin(0)
+	defer putJoin(join)
 	for name, value := range fields {
 		if strings.ContainsAny(value, "\r\n\x00") || strings.ContainsAny(name, ":\r\n\x00") {
 			continue
 		}
-		b.WriteString(name)
-		b.WriteByte(':')
-		b.WriteString(value)
-		b.WriteByte('\n')
+		join.bytes = append(append(join.bytes, name...), ':')
+		join.bytes = append(append(join.bytes, value...), '\n')
 	}
-	return strings.Clone(b.String())
+	return string(join.bytes)
 }
 
 // Fields yields the name and value of each header field of the snapshot.

@@ -94,7 +94,7 @@ var placeOf = regexp.MustCompile(`([A-Za-z]\w*(?:\.\w+)?)\]? in\s+([a-z_]+\.go)`
 // names.
 func TestPlacesAreThere(t *testing.T) {
 	found := 0
-	for _, dir := range []string{"hub", "hub/transport", "guards"} {
+	for _, dir := range []string{".", "hub", "hub/transport", "guards"} {
 		_, doc := startersIn(t, dir)
 		for _, file := range regexp.MustCompile(`[a-z_]+\.go\b`).FindAllString(doc, -1) {
 			if _, err := os.Stat(filepath.Join(dir, file)); err != nil {
@@ -106,8 +106,11 @@ func TestPlacesAreThere(t *testing.T) {
 			if err != nil {
 				continue // reported above
 			}
-			name := m[1][strings.LastIndex(m[1], ".")+1:]
-			if !regexp.MustCompile(`(?m)^(func (\([^)]*\) )?|type )` + name + `\b`).Match(code) {
+			decl := `(?m)^(func|type) ` + m[1] + `\b`
+			if on, name, ok := strings.Cut(m[1], "."); ok {
+				decl = `(?m)^func (\(([a-z]+ )?\*?` + on + `(\[.*\])?\) )` + name + `\b`
+			}
+			if !regexp.MustCompile(decl).Match(code) {
 				t.Errorf("the documentation of %s says that %s is in %s", dir, m[1], m[2])
 			}
 			found++

@@ -1,11 +1,6 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package pushit makes Caddy a server that pushes: publish/subscribe over
-// WebSocket on named channels, in the web server that serves the site.
-//
-// The package is larger than 3,500 lines because the settings of the module, their checks and
-// their form in a Caddyfile belong together.
 package pushit
 
 import (

@@ -9,14 +9,26 @@
 // [Compile], finds the gate of a channel. Guards hold no locks and know nothing of
 // connections: they answer a [Question].
 //
+// # Words
+//
+//	guard    one rule of a gate, such as user, jwt or forward_auth
+//	Kind     what a guard answers in one word: Abstain, Pass, Allow, Deny or Unavailable
+//	Answer   a Kind, with its reason and what the guard learned, such as the user
+//	outcome  an Answer from a backend, with what its caching depends on
+//	Verdict  what a Chain makes of its guards' Answers for the hub
+//	verb     changes a message after the guards allow it, such as to or transform
+//
 // # Where to find what
 //
 //   - The status of a backend: ForwardAuth.ask in forward_auth.go passes a 2xx, and kindOf
-//     in backend_answer.go decides about each other status, for the guards ask and route,
-//     too. A Chain makes a [hub.Verdict] of its guards' answers: see Answer.verdict and
-//     Chain.allowed in chain.go.
+//     in backend_answer.go gives the Kind of each other status, also for the guards ask and
+//     route. Chain.ask in chain.go asks the guards in order, and Chain.explain in chain.go
+//     makes the [hub.Verdict]: with Answer.verdict if they refuse, with Chain.allowed if
+//     they allow.
 //   - Requests to backends: backend.go, for forward_auth, ask and route. Their queue and
 //     their cache are in guards/internal/upstream.
+//   - The contract that guards fulfil: [Guard] in guard.go. load.go makes guards of JSON,
+//     and verbs.go has the verbs.
 //   - The choice of the gate: Policy.find in policy.go.
 //   - CEL is in guards/internal/expr, JSON Web Tokens are in guards/internal/token, and the
 //     names and checks of placeholders in guards/internal/placeholder.

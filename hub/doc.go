@@ -12,14 +12,17 @@
 // through outbox.go, flusher.go and write.go.
 //
 //   - Publish rate: inbox.publish in receive.go takes a token for
-//     Limits.PublishesPerSecond and refuses with CodeLimit. Program.Publish in program.go
+//     Limits.PublishesPerSecond and refuses with CodeLimit. Program.publish in program.go
 //     does it for requests of programs, with Limits.APIPublishesPerSecond. rate.go has the
-//     token bucket. The frame rate is enforced before, by inbox.admits.
-//   - Queue limits: outbox.acceptLocked in outbox.go closes an agent with CloseSlow when
-//     its queue would exceed Limits.QueueMessages or Limits.QueueBytes.
+//     token bucket. The frame rate is enforced before, by inbox.admits in receive.go.
+//   - Queue limits: outbox.acceptLocked in outbox.go finds that an item would exceed
+//     Limits.QueueMessages or Limits.QueueBytes, and outbox.overflowLocked in outbox.go
+//     closes the agent with CloseSlow.
 //   - Reloads: [Hub.Drop] in reload.go says what a reload does to sessions and
-//     subscriptions, and migrate.go does it for one agent. reauthorize.go asks a gate again
-//     later, and lease.go ends a right.
+//     subscriptions. migration.run in migrate.go does it for one agent, and
+//     migration.reauthorize in migrate.go for one subscription. reauthorize.go asks gates
+//     that take time, and lease.go ends a right. Handler.Cleanup of the root package calls
+//     Hub.Drop.
 //   - Presence: presence.go enters subscribers, and tells agents that watch a channel.
 //     hub/internal/presence finds out what has changed.
 //   - Operators: [Operator] in operator.go lists and ends what agents have, on all machines.

@@ -73,8 +73,8 @@ func (box *inbox) hold(frame []byte) bool {
 	a := box.agent
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for a.in.held != nil && a.state < stateClosing {
-		if a.in.held.add(frame) {
+	for box.held != nil && a.state < stateClosing {
+		if box.held.add(frame) {
 			return true
 		}
 		a.cond.Wait()
@@ -89,16 +89,16 @@ func (box *inbox) releaseHeld() {
 	defer a.EndBatch()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for a.in.held != nil && a.state == stateConnected {
-		frame := a.in.held.take()
+	for box.held != nil && a.state == stateConnected {
+		frame := box.held.take()
 		if frame == nil {
 			break
 		}
 		a.cond.Broadcast()
 		a.mu.Unlock()
-		a.in.handle(frame)
+		box.handle(frame)
 		a.mu.Lock()
 	}
-	a.in.held = nil
+	box.held = nil
 	a.cond.Broadcast()
 }

@@ -202,9 +202,9 @@ type outbox struct {
 	moved    time.Duration // when the agent last took something from a writer, on the hub's clock; 0 without a writer
 }
 
-// acceptLocked queues an item. If the queue would exceed its limits, also without messages
-// that newer ones replace, it closes the agent with CloseSlow instead. It reports whether the caller must call Agent.notify after it has
-// released the agent's mu.
+// acceptLocked queues an item. If the item does not fit, it first drops messages that newer
+// ones replace. If that is not enough, it closes the agent with CloseSlow. It reports whether
+// the caller must call Agent.notify after it has released the agent's mu.
 func (o *outbox) acceptLocked(it item) (notify bool) {
 	if it.conflates() || o.queue.conflation.fresh > 0 {
 		o.makeRoomLocked(it)

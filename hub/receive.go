@@ -58,7 +58,7 @@ func (box *inbox) admits() *Policy {
 	a.out.awaitRoom()
 	a.migrate(true)
 	p := a.policy.Load()
-	if _, ok := a.in.frames.take(a.hub.timers.now(), p.Limits.FramesPerSecond); !ok {
+	if _, ok := box.frames.take(a.hub.timers.now(), p.Limits.FramesPerSecond); !ok {
 		a.Close(CloseLimit, fmt.Sprintf("more than %d frames a second", p.Limits.FramesPerSecond), time.Second)
 		return nil
 	}
@@ -71,39 +71,39 @@ func (box *inbox) handle(frame []byte) {
 	p := a.policy.Load()
 	if len(frame) > p.Limits.FrameSize() {
 		in, _ := decodeFrame(frame) // only for the uuid
-		a.in.refuseFrame(&in, refuse(CodeLimit, fmt.Sprintf("the frame has %d bytes; at most %d are allowed", len(frame), p.Limits.FrameSize())))
+		box.refuseFrame(&in, refuse(CodeLimit, fmt.Sprintf("the frame has %d bytes; at most %d are allowed", len(frame), p.Limits.FrameSize())))
 		return
 	}
 	in, r := decodeFrame(frame)
 	if r != nil {
-		a.in.refuseFrame(&in, r)
+		box.refuseFrame(&in, r)
 		return
 	}
 	if in.channel == metaConnect {
-		a.in.connect(p, &in)
+		box.connect(p, &in)
 		return
 	}
-	if r := a.in.mayAct(p, &in, len(frame)); r != nil {
+	if r := box.mayAct(p, &in, len(frame)); r != nil {
 		channel := in.channel
 		if about, r := metaChannel(in.data); r == nil && isAboutChannel(channel) {
 			channel = about
 		}
-		a.in.refuseInTurn(gateOfFrame(in.channel), channel, &in, r)
+		box.refuseInTurn(gateOfFrame(in.channel), channel, &in, r)
 		return
 	}
 	switch in.channel {
 	case metaSubscribe:
-		a.in.subscription(p, GateSubscribe, &in)
+		box.subscription(p, GateSubscribe, &in)
 	case metaUnsubscribe:
-		a.in.subscription(p, GateUnsubscribe, &in)
+		box.subscription(p, GateUnsubscribe, &in)
 	case metaPresence:
-		a.in.members(p, &in)
+		box.members(p, &in)
 	case metaHistory:
-		a.in.subscription(p, GateSubscribe, &in)
+		box.subscription(p, GateSubscribe, &in)
 	case metaPing:
 		a.answer(&in, nil)
 	default:
-		a.in.publish(p, &in)
+		box.publish(p, &in)
 	}
 }
 
@@ -182,10 +182,10 @@ func (box *inbox) connect(p *Policy, in *inbound) {
 	state, id := a.state, a.agentID
 	a.mu.Unlock()
 	if state == stateConnected {
-		a.in.refresh(in, id, credentials)
+		box.refresh(in, id, credentials)
 		return
 	}
-	a.in.connectFirst(in, credentials)
+	box.connectFirst(in, credentials)
 }
 
 // connectFirst asks whether the agent may connect. Further frames are held meanwhile.
@@ -203,14 +203,14 @@ func (box *inbox) connectFirst(in *inbound, credentials []byte) {
 	p := a.policy.Load()
 	if p.gate(GateConnect, "") == nil {
 		a.mu.Unlock()
-		if a.in.connected(in, &Verdict{}, p, openFingerprint) {
+		if box.connected(in, &Verdict{}, p, openFingerprint) {
 			return
 		}
 		a.mu.Lock()
 	}
-	a.in.held = new(heldFrames)
+	box.held = new(heldFrames)
 	a.mu.Unlock()
-	a.in.askConnect(in)
+	box.askConnect(in)
 }
 
 // askConnect asks the connect gate, again if a reload replaces the gate meanwhile.
@@ -224,11 +224,11 @@ func (box *inbox) askConnect(in *inbound) {
 		if now := a.policy.Load(); found && fingerprintOf(now.gate(GateConnect, "")).is(by) {
 			p = now // the gate of the new policy is the same
 		}
-		if !a.in.connected(in, &v, p, by) {
-			a.in.askConnect(in)
+		if !box.connected(in, &v, p, by) {
+			box.askConnect(in)
 			return
 		}
-		a.in.releaseHeld()
+		box.releaseHeld()
 	}
 	q := &Question{Gate: GateConnect, Agent: a, Credentials: a.Credentials(), Identity: noIdentity}
 	a.mu.Lock()
@@ -249,7 +249,7 @@ func (box *inbox) askConnect(in *inbound) {
 func (box *inbox) connected(in *inbound, v *Verdict, p *Policy, by Fingerprint) bool {
 	a := box.agent
 	if v.Refusal != nil {
-		return a.in.refuseConnect(a.out.conn.Form().encode(answerTo(in, v.Refusal)), v.Refusal, p)
+		return box.refuseConnect(a.out.conn.Form().encode(answerTo(in, v.Refusal)), v.Refusal, p)
 	}
 	answer := a.out.conn.Form().encode(appendConnected(nil, in.uuid, in.agentID, v.Expires, nil))
 	a.mu.Lock()
@@ -301,10 +301,10 @@ func (box *inbox) refuseConnect(answer []byte, r *Refusal, p *Policy) bool {
 		a.mu.Unlock()
 		return gone
 	}
-	a.in.listener.refuseLocked("", r)
+	box.listener.refuseLocked("", r)
 	notify := a.out.acceptLocked(item{bytes: answer})
-	if a.in.held != nil {
-		for _, frame := range a.in.held.frames {
+	if box.held != nil {
+		for _, frame := range box.held.frames {
 			in, invalid := decodeFrame(frame)
 			object := answerTo(&in, r)
 			if invalid != nil {
@@ -329,7 +329,7 @@ func (box *inbox) refresh(in *inbound, id string, credentials []byte) {
 		a.refuse(GateConnect, "", in, refuse(CodeInvalid, "this session connected with another agentId"))
 		return
 	}
-	if _, ok := a.in.refreshes.take(a.hub.timers.now(), refreshesPerSecond); !ok || a.leases.isReauthorizing() {
+	if _, ok := box.refreshes.take(a.hub.timers.now(), refreshesPerSecond); !ok || a.leases.isReauthorizing() {
 		a.refuse(GateConnect, "", in, refreshing)
 		return
 	}
@@ -358,7 +358,7 @@ func (box *inbox) subscription(p *Policy, gate GateName, in *inbound) {
 		}
 		o.furtherToRecover()
 		if o.members.asked && r == nil {
-			o.members.refused = a.in.takePage()
+			o.members.refused = box.takePage()
 		}
 		o.furtherToWatch()
 	case metaHistory:
@@ -390,8 +390,8 @@ func (box *inbox) members(p *Policy, in *inbound) {
 		a.refuse(GatePresence, channel, in, r)
 		return
 	}
-	if r := a.in.takePage(); r != nil {
-		a.in.refuseInTurn(GatePresence, channel, in, r)
+	if r := box.takePage(); r != nil {
+		box.refuseInTurn(GatePresence, channel, in, r)
 		return
 	}
 	o.holds = o.members.stop || o.members.after > 0 || a.leases.watches(channel)
@@ -422,10 +422,10 @@ func (box *inbox) publish(p *Policy, in *inbound) {
 		a.refuse(GatePublish, in.channel, in, r)
 		return
 	}
-	if wait, ok := a.in.publishes.take(a.hub.timers.now(), p.Limits.PublishesPerSecond); !ok {
+	if wait, ok := box.publishes.take(a.hub.timers.now(), p.Limits.PublishesPerSecond); !ok {
 		r := refuse(CodeLimit, fmt.Sprintf("more than %d publishes a second", p.Limits.PublishesPerSecond))
 		r.Retry = wait
-		a.in.refuseInTurn(GatePublish, in.channel, in, r)
+		box.refuseInTurn(GatePublish, in.channel, in, r)
 		return
 	}
 	msg := NewMessage(in.channel, in.uuid, in.data)

@@ -137,8 +137,13 @@ func (r *Reload) leave() {
 //   - If a gate is the same, the lease goes on and nothing is asked.
 //   - If a gate has changed and answers at once, it is asked there and then.
 //   - If a gate has changed and asks a backend, it is asked soon. The lease goes on
-//     meanwhile, for Policy.Grace at most. The questions are spread over some time, to
-//     protect the backend.
+//     meanwhile, for Policy.Grace at most, and ends if there is no answer by then. The
+//     questions are spread over some time, to protect the backend.
+//
+// A subscription that the connect gate made stays as long as that gate makes it. If the
+// answer of a new connect gate changes who the agent is, all its subscriptions are asked
+// about. A subscription that still catches up with kept messages ends if another gate
+// decides about these now. The client subscribes again.
 //
 // If the new gate refuses a subscription, it is revoked: the agent is told, and messages
 // of it that still wait are dropped. If the new gate refuses the connect, the session is

@@ -11,12 +11,21 @@
 //	websocket.go                the WebSocket handshake
 //	wsconn.go, wsframe.go       a WebSocket as the hub writes to it
 //	wsreader.go, wsread.go      its reading side: bytes in, messages out
+//	form.go                     the encodings of frames for WebSockets
+//	allowance.go                the rate of frames that carry nothing for the hub
+//	rawconn_unix.go             reads and writes a socket without buffers
 //	fallback_http.go            the requests of a fallback
 //	session.go                  a session over a fallback, which joins its requests
 //	response.go, framing.go     a response that carries frames, and the bytes SockJS wants in it
 //	sse.go                      streams of Server-Sent Events
 //	publish.go                  requests of programs that publish
+//	status.go                   requests for the status page
 //	sockjs.go, legacy.go        what SockJS clients send, today's and those of 2011
+//	relay.go, relay_home.go     requests of a session that another machine has
+//	relay_abandon.go            tells that machine which sessions their clients gave up
+//
+// Limits of frames, publishes and queues are those of the hub: see the documentation of
+// package hub. This package limits what must be known before there is a frame.
 //
 // At <path>/websocket each text message is one JSON object. At
 // <path>/<server>/<session>/websocket the same objects are strings in SockJS frames: o,

@@ -99,6 +99,12 @@ export const FAULTS = {
   },
 };
 
+/** Those of Caddys with a NATS server in each. */
+export const EMBEDDED_FAULTS = [
+  'a Caddy is killed', 'a Caddy is stopped in order', 'a Caddy hangs', 'a Caddy is reloaded',
+  'all Caddys are restarted, one after the other', 'a NATS server is cut off from the others', 'connections of clients are cut',
+];
+
 /**
  * @param {Cluster} cluster
  * @param {{publishers: number, subscribers: number, lasts: number, seed: number, loses?: number, scale?: number, faults?: string[], say?: (text: string) => void}} options

@@ -5,7 +5,7 @@
  * Long runs of the client against a real server: `make soak` starts them. Each check
  * prints a line. If one fails, the exit status is 1.
  *
- *     node --experimental-websocket soak/main.mjs [storm] [chaos] [missed] [jitter] [reload] [present] [cluster]
+ *     node --experimental-websocket soak/main.mjs [storm] [chaos] [missed] [jitter] [reload] [present] [cluster] [embedded]
  *
  * (Node.js 20 has a WebSocket only with that flag; later ones have it anyway.)
  *
@@ -15,7 +15,7 @@
 import { Server } from '../test/harness.mjs';
 import { Cluster } from '../test/cluster.mjs';
 import { chaos } from './chaos.mjs';
-import { clusterChaos, forCluster, PRESENCE_LIMIT } from './cluster.mjs';
+import { clusterChaos, EMBEDDED_FAULTS, forCluster, PRESENCE_LIMIT } from './cluster.mjs';
 import { cutsWithHistory, jitter, withHistory } from './missed.mjs';
 import { present } from './present.mjs';
 import { reloads } from './reload.mjs';
@@ -101,14 +101,33 @@ if (wanted('cluster')) {
     report.note(`${result.lost} live messages did not reach a Caddy; requests to each: ${cluster.balancer.requests.join(', ')}`);
     report.atLeast(minutes * 4, 'faults', result.faults);
     exact(result);
-    const slowest = Math.max(...result.presence);
-    report.atMost(PRESENCE_LIMIT, 'ms until all see the same members, after a fault and once all are subscribed', Math.round(slowest));
+    sameMembers(result);
+  } finally {
+    await cluster.stop();
+  }
+}
+
+if (wanted('embedded')) {
+  const minutes = Number(process.env.EMBEDDED_MINUTES) || 3;
+  console.log(`\nclient: three Caddys with a NATS server in each, and all that can happen to them, for ${minutes} minutes`);
+  const cluster = await Cluster.startEmbedded({ change: forCluster });
+  try {
+    const result = await clusterChaos(cluster, { publishers: 12, subscribers: 18, lasts: minutes * 60_000, seed, faults: EMBEDDED_FAULTS, say: (text) => report.note(text) });
+    report.note(`requests to each: ${cluster.balancer.requests.join(', ')}`);
+    report.atLeast(minutes * 3, 'faults', result.faults);
+    exact(result);
+    sameMembers(result);
   } finally {
     await cluster.stop();
   }
 }
 
 process.exit(report.failures === 0 ? 0 : 1);
+
+/** All see who is here soon after each fault. */
+function sameMembers({ presence }) {
+  report.atMost(PRESENCE_LIMIT, 'ms until all see the same members, after a fault and once all are subscribed', Math.round(Math.max(...presence)));
+}
 
 /** All clients have all messages, once and in order. */
 function exact({ published, accepted, delivered, wanted: all, ...faults }) {

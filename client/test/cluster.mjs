@@ -6,13 +6,15 @@
  * share a broker, and a load balancer before them that sends no client to the same
  * Caddy twice in a row.
  *
- *   PUSHIT_NATS_SERVER  the nats-server to use; without it, it is built in test/
+ *   PUSHIT_NATS_SERVER     the nats-server to use; without it, it is built in test/
+ *   PUSHIT_CADDY_EMBEDDED  the Caddy with a NATS server in it; without it, it is built in contrib/embedded-nats
  *
  * @module
  */
 
 import { Buffer } from 'node:buffer';
 import { execFile } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { createWriteStream } from 'node:fs';
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import http from 'node:http';
@@ -32,6 +34,13 @@ async function natsBinary() {
   if (process.env.PUSHIT_NATS_SERVER) return process.env.PUSHIT_NATS_SERVER;
   const path = join(top, '.build', 'nats-server');
   await run('go', ['build', '-C', join(top, 'test'), '-o', path, 'github.com/nats-io/nats-server/v2']);
+  return path;
+}
+
+async function embeddedBinary() {
+  if (process.env.PUSHIT_CADDY_EMBEDDED) return process.env.PUSHIT_CADDY_EMBEDDED;
+  const path = join(top, '.build', 'caddy-embedded');
+  await run('go', ['build', '-C', join(top, 'contrib', 'embedded-nats'), '-o', path, './cmd/caddy']);
   return path;
 }
 
@@ -370,6 +379,61 @@ export class Cluster {
       });
       this.nodes.push(node);
     }
+    this.balancer = await Balancer.start(this.nodes);
+  }
+
+  /**
+   * Three Caddys with a NATS server in each, which reach each other over links. There are no
+   * other NATS servers.
+   *
+   * @param {{random?: () => number, change?: (handler: object) => void}} [options]
+   */
+  static async startEmbedded({ change = () => {} } = {}) {
+    const cluster = new Cluster();
+    try {
+      await cluster.#startEmbedded(change);
+    } catch (error) {
+      await cluster.stop();
+      throw error;
+    }
+    return cluster;
+  }
+
+  async #startEmbedded(change) {
+    const binary = await embeddedBinary();
+    const hosts = ['127.0.0.1', '127.0.0.2', '127.0.0.3'];
+    const ports = await Promise.all(hosts.map(freePort));
+    const secret = randomBytes(32).toString('hex');
+    this.routes = hosts.map(() => []);
+    const configs = [];
+    for (const [n, host] of hosts.entries()) {
+      const machines = [];
+      for (const [to, target] of hosts.entries()) {
+        let address = `${target}:${ports[to]}`;
+        if (to !== n) {
+          const link = await Link.start(host, () => ({ host: target, port: ports[to] }));
+          this.routes[n].push(link);
+          this.routes[to].push(link);
+          ({ address } = link);
+        }
+        machines.push({ name: `web${to + 1}`, address });
+      }
+      configs.push({ engine: 'nats', node: `web${n + 1}`, embedded: { machines, secret } });
+    }
+    // None is ready without another one.
+    this.nodes = await Promise.all(
+      hosts.map((host, n) =>
+        Server.start(
+          'examples/cluster/embedded/Caddyfile',
+          (handler) => {
+            handler.broker = configs[n];
+            change(handler);
+          },
+          {},
+          { host, binary, env: { NODE: `web${n + 1}`, PUSHIT_CLUSTER_SECRET: secret } },
+        ),
+      ),
+    );
     this.balancer = await Balancer.start(this.nodes);
   }
 

@@ -115,12 +115,12 @@ export class Server {
    * @param {(handler: object) => void} [change]  changes each pushit handler's JSON
    * @param {Record<string, string>} [passwords]  of accounts whose password should be quick
    * to check
-   * @param {{host?: string, env?: Record<string, string>}} [options]  the address to listen
-   * on, and variables of the environment
+   * @param {{host?: string, env?: Record<string, string>, binary?: string}} [options]  the
+   * address to listen on, variables of the environment, and another Caddy
    * @returns {Promise<Server>}
    */
-  static async start(caddyfile, change = () => {}, passwords = {}, { host = '127.0.0.1', env = {} } = {}) {
-    const binary = await caddyBinary();
+  static async start(caddyfile, change = () => {}, passwords = {}, { host = '127.0.0.1', env = {}, binary } = {}) {
+    binary ??= await caddyBinary();
     const dir = await mkdtemp(join(tmpdir(), 'pushit-caddy-'));
     const { stdout } = await run(binary, ['adapt', '--config', caddyfile], { cwd: top, env: { ...process.env, ...env } });
     const config = JSON.parse(stdout);

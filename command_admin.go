@@ -402,7 +402,7 @@ func (a *adminCommand) tail(cmd *cobra.Command, from io.Reader, count int) error
 func (a *adminCommand) change(name, short, long, example, did string, more func(change *adminChange, args []string), args cobra.PositionalArgs) *cobra.Command {
 	var s hub.Selector
 	var attributes []string
-	use := strings.Split(name, " ")[0]
+	use, _, _ := strings.Cut(name, " ")
 	cmd := a.command(name+" [flags]", short, long+" Agents must fit all flags that select. To mean all agents, write --all.", example, args,
 		func(cmd *cobra.Command, args []string) error {
 			if err := a.selected(&s, attributes); err != nil {

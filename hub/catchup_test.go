@@ -472,7 +472,7 @@ func TestCatchingUpWithoutEchoAndHistory(t *testing.T) {
 // messages, and it may be cut. Then nothing more of the past comes.
 func TestCatchingUpEnds(t *testing.T) {
 	gate := func(text string) hub.Gates {
-		return gatesOf(byName{hub.GateHistory: &fakeGate{text: text, local: true, decide: func(_ context.Context, q *hub.Question) hub.Verdict {
+		return gatesOf(byName{hub.GateHistory: &fakeGate{text: text, local: true, decide: func(context.Context, *hub.Question) hub.Verdict {
 			if text == "old" {
 				return hub.Allow
 			}

@@ -335,7 +335,7 @@ func appendConnected(dst []byte, uuid, agentID string, expires time.Time, r *Ref
 
 // appendSubscribed appends the answer to in, a /meta/subscribe or /meta/unsubscribe, or a
 // /meta/history that is refused: the same object and the outcome. A nil r is success.
-func appendSubscribed(dst []byte, in *inbound, r *Refusal) []byte { //nolint:unparam // all that append frames are of one form
+func appendSubscribed(dst []byte, in *inbound, r *Refusal) []byte {
 	return append(frameAppendOutcome(frameAppendHead(dst, in), r), '}')
 }
 

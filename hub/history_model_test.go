@@ -198,7 +198,7 @@ func (m *historyModel) recover() {
 			continue
 		}
 		for _, s := range by {
-			if !s.told && (s.recovery.whole || !s.missed[seq]) {
+			if !s.told && (s.whole || !s.missed[seq]) {
 				m.t.Fatalf("seed %d: %s: %d is missing, and nothing says so", m.seed, s, seq)
 			}
 		}
@@ -303,7 +303,7 @@ func (m *historyModel) feed(g *laggards, all []*asked) map[uint64]bool {
 
 // seesAfter reports whether e was published after s began.
 func (m *historyModel) seesAfter(s *asked, e modelEntry) bool {
-	return e.seq > s.recovery.head && matches(s.channel, e.channel)
+	return e.seq > s.head && matches(s.channel, e.channel)
 }
 
 // compare compares a message with what was published.

@@ -163,8 +163,12 @@ func TestInsideRefuses(t *testing.T) {
 	inBubble(t, hub.Policy{}, func(b *bubble) {
 		in := hub.NewInside(b.hub, "")
 		for _, p := range []hub.Publication{
-			{}, {Channels: make([]string, 17)}, {Channels: []string{"a//b"}}, {Channels: []string{"a/*"}},
-			{Channels: []string{"a"}, Data: []byte("{")}, {Channels: []string{"a"}, Data: []byte("1 2")},
+			{},
+			{Channels: make([]string, 17)},
+			{Channels: []string{"a//b"}},
+			{Channels: []string{"a/*"}},
+			{Channels: []string{"a"}, Data: []byte("{")},
+			{Channels: []string{"a"}, Data: []byte("1 2")},
 		} {
 			if _, r := in.Publish(b.Context(), p); r == nil || r.Code != hub.CodeInvalid {
 				b.Errorf("%+v: %v", p, r)

@@ -87,14 +87,14 @@ type pacer struct {
 }
 
 // limit sets the limits so that they leave room in the queues of the agents of all policies.
-func (p *pacer) limit(all map[string][]*Policy) {
+func (pc *pacer) limit(all map[string][]*Policy) {
 	l := paceLimits{math.MaxInt, math.MaxInt}
 	for _, policies := range all {
 		for _, policy := range policies {
 			l.messages, l.bytes = min(l.messages, policy.Limits.QueueMessages), min(l.bytes, policy.Limits.QueueBytes)
 		}
 	}
-	p.limits.Store(&paceLimits{max(l.messages/paceShare, 1), max(l.bytes/paceShare, 1)})
+	pc.limits.Store(&paceLimits{max(l.messages/paceShare, 1), max(l.bytes/paceShare, 1)})
 }
 
 // isBehind reports whether so much waits for the agent that publishers wait. A single item is

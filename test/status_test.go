@@ -291,7 +291,8 @@ func TestStatusHasNoSecrets(t *testing.T) {
 		User, Transport string
 		Channels        []string
 		Connected       bool
-	}) bool {
+	},
+	) bool {
 		return a.User == "alice" && a.Transport == "websocket" && a.Connected && slices.Equal(a.Channels, []string{"news", "rooms/1"})
 	})
 	if i < 0 {

@@ -6,7 +6,6 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"log/slog"
 	"maps"
 	"os"
@@ -29,7 +28,7 @@ var added = []string{"job", "instance"}
 
 // readFamilies reads metrics in the text format.
 func readFamilies(path string) (families, error) {
-	f, err := os.Open(path)
+	f, err := os.Open(path) //nolint:gosec // G304: it is there to read this file
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +74,7 @@ func (f families) add(name string, values map[string]string) {
 // rules checks a file of alert rules.
 func (r *report) rules(known families, text []byte) {
 	p := parser.NewParser(parser.Options{})
-	groups, errs := rulefmt.Parse(text, false, model.UTF8Validation, p, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	groups, errs := rulefmt.Parse(text, false, model.UTF8Validation, p, slog.New(slog.DiscardHandler))
 	for _, err := range errs {
 		r.wrong("%v", err)
 	}
@@ -227,7 +226,7 @@ func (r *report) selector(known families, where string, v *parser.VectorSelector
 		return
 	}
 	for _, m := range v.LabelMatchers {
-		if m.Name == labels.MetricName || slices.Contains(added, m.Name) {
+		if m.Name == model.MetricNameLabel || slices.Contains(added, m.Name) {
 			continue
 		}
 		values := have[m.Name]

@@ -153,7 +153,7 @@ func TestRequestThatWaitsSeesTheLastFrame(t *testing.T) {
 		first.open() // it carries the o frame alone
 		f.ready(first)
 		time.Sleep(times.goodbye / 2)
-		f.detach(first, true, "")
+		f.detach(true, "")
 		if bye := <-said; bye != "" {
 			t.Errorf("the second got %q, though the first has ended", bye)
 		}
@@ -166,7 +166,7 @@ func TestRequestThatWaitsSeesTheLastFrame(t *testing.T) {
 		if bye := f.attach(third); !strings.Contains(bye, "2010") || time.Since(began) != times.goodbye {
 			t.Errorf("the third got %q after %v", bye, time.Since(began))
 		}
-		f.detach(second, true, "")
+		f.detach(true, "")
 		f.end(sayInterrupted, "the test is over")
 	})
 }
@@ -201,7 +201,7 @@ func TestEndBeforeAResponseIsReady(t *testing.T) {
 					w := httptest.NewRecorder()
 					r := newResponse(w, framings[name], "call", 1, f.times)
 					if r.bye = f.attach(r); r.bye == "" {
-						defer func() { f.detach(r, true, "") }()
+						defer func() { f.detach(true, "") }()
 					}
 					if end {
 						f.end(bye, "")
@@ -305,7 +305,7 @@ func TestIdleStreamTakesNoGoroutine(t *testing.T) {
 				f, r, _, served := attachedFallback(t, e, name, fmt.Sprint(i))
 				ends = append(ends, func() {
 					r.cut()
-					f.detach(r, <-served, "")
+					f.detach(<-served, "")
 				})
 			}
 			for end := time.Now().Add(patience); runtime.NumGoroutine() > before+n; <-time.After(time.Millisecond) {
@@ -355,7 +355,7 @@ func TestSpentResponseTakesNoMore(t *testing.T) {
 				if inOrder := <-served; !inOrder {
 					t.Error("the response did not end in order")
 				}
-				f.detach(r, true, "")
+				f.detach(true, "")
 				frames := framesOf(t, name, w.Body.String())
 				if len(frames) != int(written.Load()) || framings[name].poll && len(frames) != 1 {
 					t.Fatalf("%d frames were taken, %q was written", written.Load(), frames)
@@ -397,7 +397,7 @@ func TestMessageThatComesTooLateForAPoll(t *testing.T) {
 	}
 	r.cut()
 	<-served
-	f.detach(r, true, "")
+	f.detach(true, "")
 	f.end(sayInterrupted, "")
 	e.wantAgents(t, 0)
 }

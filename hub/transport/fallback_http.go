@@ -162,7 +162,7 @@ func (e *Endpoint) serveReceive(w http.ResponseWriter, r *http.Request, kind *fr
 		defer s.endGreeting(response).Stop()
 	}
 	inOrder := response.serve(r.Context())
-	s.detach(response, inOrder, response.reason())
+	s.detach(inOrder, response.reason())
 }
 
 // session returns the session with that key, and opens it if it does not exist. If the

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -357,7 +358,7 @@ func (rl *relay) receive(w http.ResponseWriter, r *http.Request, kind *framing, 
 		if a, more, err = rl.ask(r.Context(), q, nil); len(more) == 0 {
 			break
 		}
-		frame = append(frame[:len(frame):len(frame)], more...)
+		frame = append(slices.Clip(frame), more...)
 	}
 	leave()
 	if r.Context().Err() != nil {
@@ -366,7 +367,7 @@ func (rl *relay) receive(w http.ResponseWriter, r *http.Request, kind *framing, 
 	}
 	if wrong, gone = rl.failed(a, err); wrong != nil {
 		if err != nil && !gone {
-			go rl.written(false, "the servers lost each other")
+			go rl.written(false, "the servers lost each other") //nolint:gosec // G118: the request may end before the other server can be told
 		}
 		return wrong, gone
 	}

@@ -401,7 +401,7 @@ func (ss *Sessions) receiveFor(hr *homeRelay, s *session, q relayRequest) {
 	ss.relays.mu.Unlock()
 	inOrder := response.serve(hr.ctx)
 	if !inOrder {
-		s.detach(response, false, ss.relays.whyOf(hr, response.reason()))
+		s.detach(false, ss.relays.whyOf(hr, response.reason()))
 		s.mu.Lock()
 		bye := s.bye
 		s.mu.Unlock()
@@ -410,7 +410,7 @@ func (ss *Sessions) receiveFor(hr *homeRelay, s *session, q relayRequest) {
 	}
 	hr.finish(w.frame)
 	inOrder = hr.wasWritten(s.times.write + 2*s.times.relay)
-	s.detach(response, inOrder, ss.relays.whyOf(hr, "the server that relayed the response is gone"))
+	s.detach(inOrder, ss.relays.whyOf(hr, "the server that relayed the response is gone"))
 	close(hr.over)
 }
 

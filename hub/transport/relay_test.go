@@ -277,7 +277,7 @@ func TestRandomPolls(t *testing.T) {
 		} else {
 			polls.Add(1)
 		}
-		return rand.IntN(3) //nolint:gosec // G404: a test
+		return rand.IntN(3)
 	}
 	var joined, all sync.WaitGroup
 	joined.Add(clients)
@@ -721,6 +721,7 @@ func (denyRoom) Gate(name hub.GateName, _ string) hub.Gate {
 	}
 	return nil
 }
+
 func (g denyRoom) Pattern(p string) (hub.Gate, *hub.Refusal) {
 	return g.Gate(hub.GateSubscribe, p), nil
 }

@@ -379,10 +379,10 @@ func (s *session) ready(r *response) {
 	}
 }
 
-// detach is called when the response r is over. If it did not end in order, its last frames
+// detach is called when the response is over that the session has. If it did not end in order, its last frames
 // may be lost, so the session ends, as SockJS's protocol says (HandlingClose.test_abort_xhr_streaming).
 // why is then the reason for the log.
-func (s *session) detach(r *response, inOrder bool, why string) {
+func (s *session) detach(inOrder bool, why string) {
 	s.mu.Lock()
 	s.response = nil
 	if !inOrder { // end it before another response can be attached

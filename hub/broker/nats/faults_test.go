@@ -5,6 +5,7 @@ package nats
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -260,6 +261,39 @@ func TestAwayAtStart(t *testing.T) {
 	log.over = true
 	if n := strings.Count(string(log.text), "cannot be reached"); n < 1 || n > 2 {
 		t.Errorf("the log says %d times that NATS is away:\n%s", n, log.text)
+	}
+}
+
+// A single server keeps each message once, whatever a node wants: some versions of NATS let a
+// stream have more replicas, and have lost it after a restart.
+func TestSingleServer(t *testing.T) {
+	t.Parallel()
+	s := natsserver.New(t, "")
+	o := Options{Hub: "single", Node: "a", URLs: []string{s.URL()}, Log: logger(t)}
+	r := started(t, o)
+	r.say(t, message("a", "1"))
+	o.Node, o.Replicas = "b", 3
+	if _, err := start(t, o, nil); err == nil || !strings.Contains(err.Error(), "single NATS server: write replicas 1") {
+		t.Errorf("three replicas: %v", err)
+	}
+	o.Node = "a"
+	r.Resize(o) // a reload: the hub goes on, and the log says it
+	r.say(t, message("a", "2"))
+	s.Restart()
+	r.say(t, message("a", "3"))
+	await(t, "the messages", func() bool { return r.has("1") && r.has("2") && r.has("3") })
+	if len(r.epochs) != 1 {
+		t.Errorf("the epochs are %v", r.epochs)
+	}
+	if i, err := r.info(); err != nil || !i.isAlone() || i.State.Last != 3 {
+		t.Errorf("the stream is %+v, %v", i, err)
+	}
+	i := new(streamInfo)
+	for text, alone := range map[string]bool{`{}`: true, `{"cluster": {"leader": "n"}}`: true, `{"cluster": {"name": "c", "leader": "n"}}`: false} {
+		*i = streamInfo{}
+		if err := json.Unmarshal([]byte(text), i); err != nil || i.isAlone() != alone {
+			t.Errorf("%s: alone %t, %v", text, i.isAlone(), err)
+		}
 	}
 }
 

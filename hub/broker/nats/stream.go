@@ -41,9 +41,15 @@ type streamInfo struct {
 		Last  uint64 `json:"last_seq"`
 	} `json:"state"`
 	Cluster *struct {
+		Name   string `json:"name"`
 		Leader string `json:"leader"`
 	} `json:"cluster"`
 }
+
+// isAlone reports whether NATS is a single server. Some versions of it have a leader in their
+// answers, but no cluster. They let a stream have more replicas, and cannot open it any more
+// when they start again.
+func (i *streamInfo) isAlone() bool { return i.Cluster == nil || i.Cluster.Name == "" }
 
 // epoch returns the name of the log: a stream that was deleted and made again has another
 // one.
@@ -187,7 +193,7 @@ func (b *Broker) create() error {
 	case isCode(err, codeNameUsed):
 		return nil // another node has made it, with other limits
 	case isCode(err, codeNoReplicas):
-		return &setupError{fmt.Errorf("the stream cannot have %d replicas, because this is a single NATS server: write replicas 1, or leave replicas out (%w)", c.Replicas, err)}
+		return fmt.Errorf("%w (%w)", b.alone(c.Replicas), err)
 	case isCode(err, codeStorage):
 		return &setupError{fmt.Errorf("NATS has not as much storage left as the stream may take, %d bytes: write a smaller max_bytes, or give JetStream more (%w)", c.MaxBytes, err)}
 	case isCode(err, codeOverlap):
@@ -196,6 +202,16 @@ func (b *Broker) create() error {
 		return &setupError{fmt.Errorf("JetStream is not enabled for this account (%w)", err)}
 	}
 	return fmt.Errorf("making the stream %s: %w", c.Name, err)
+}
+
+// alone returns the error of a single server that is to have replicas. A hub that has the stream
+// goes on with fewer.
+func (b *Broker) alone(replicas int) error {
+	err := fmt.Errorf("the stream cannot have %d replicas, because this is a single NATS server: write replicas 1, or leave replicas out", replicas)
+	if b.log.epochNow() != "" {
+		return err
+	}
+	return &setupError{err}
 }
 
 // widen sees to it that the stream of info is one of pushit, and keeps what this node needs.
@@ -228,7 +244,13 @@ func (b *Broker) widen(info *streamInfo) error {
 	if err := b.update(info, changes); err != nil {
 		return err
 	}
-	if info.Cluster != nil && now.Replicas < want.Replicas && (!auto || time.Since(b.scaled) >= time.Minute) {
+	switch {
+	case now.Replicas >= want.Replicas:
+	case info.isAlone():
+		if !auto {
+			return b.alone(want.Replicas)
+		}
+	case !auto || time.Since(b.scaled) >= time.Minute:
 		b.scaled = time.Now()
 		if err := b.update(info, map[string]any{"num_replicas": want.Replicas}); err != nil && !auto {
 			return err // else NATS has fewer servers, or not all of them are there yet

@@ -233,6 +233,7 @@ func TestExplainSaysWhatItCannotAsk(t *testing.T) {
 // must be as shown by a ! in front.
 func TestExplainAsTheDocumentsShow(t *testing.T) {
 	t.Setenv("JWT_SECRET", "a secret of some length, for these tests alone")
+	t.Setenv("PUBLISHER_SECRET", "a secret of some length, likewise")
 	for path, has := range map[string]string{
 		"docs/gates.md":           "channel users/*/inbox {",
 		"docs/getting-started.md": "\ttemplates\n",

@@ -114,13 +114,13 @@ describe('docs/getting-started.md', { skip }, () => {
   });
   after(() => browser?.close());
 
-  /** Writes the two files of a step, and serves them. */
-  async function serve(t, heading) {
+  /** Writes the two files of a step, and serves them. The page may be that of another step. */
+  async function serve(t, heading, { page = heading, env = {} } = {}) {
     const caddyfile = await block('docs/getting-started.md', heading, 'caddyfile Caddyfile');
-    const dir = await folder(t, { 'site/index.html': await block('docs/getting-started.md', heading, 'html site/index.html'), 'site/favicon.ico': '' });
+    const dir = await folder(t, { 'site/index.html': await block('docs/getting-started.md', page, 'html site/index.html'), 'site/favicon.ico': '' });
     assert.ok(caddyfile.includes('root site\n'), caddyfile);
     await writeFile(join(dir, 'Caddyfile'), caddyfile.replace('root site\n', `root ${join(dir, 'site')}\n`));
-    const server = await Server.start(join(dir, 'Caddyfile'), undefined, caddyfile.includes('basic_auth') ? passwords : {});
+    const server = await Server.start(join(dir, 'Caddyfile'), undefined, caddyfile.includes('basic_auth') ? passwords : {}, { env });
     t.after(() => server.stop());
     return server;
   }
@@ -164,6 +164,26 @@ describe('docs/getting-started.md', { skip }, () => {
     assert.deepEqual(await lines(alice, '#inbox'), []);
     assert.equal(await bob.evaluate(() => push.subscribe('users/alice').catch(({ message }) => message)), "this is somebody else's inbox");
     await picture(bob, 'getting-started');
+  });
+
+  test('5. miss nothing, and see what goes on', async (t) => {
+    const heading = '## 5. Miss nothing, and see what goes on';
+    const secret = 'a secret of some length';
+    const server = await serve(t, heading, { page: '## 4. An inbox for each user', env: { PUBLISHER_SECRET: secret } });
+    const bob = await browser.open(server.url, login('bob'));
+    await bob.waitForFunction(() => window.push?.channels.includes('users/bob'));
+
+    await server.pushit('disconnect', '--user', 'bob', '--retry', '1s');
+    const section = (await read('docs/getting-started.md')).split(heading)[1];
+    const message = section.match(/-d '(.*)'/)[1];
+    const publish = (headers) => fetch(`${server.url}/push/publish`, { method: 'POST', headers: { 'Content-Type': 'application/json', ...headers }, body: message });
+    assert.equal((await publish({ Authorization: 'Bearer wrong' })).status, 403);
+    assert.equal((await publish({ Authorization: `Bearer ${secret}` })).status, 200);
+    await waitForLine(bob, '#inbox', 'the shop: Your parcel is on its way.');
+    assert.match(await server.pushit('tail', 'users/bob', '--last', '1', '--count', '1'), /Your parcel is on its way/);
+
+    const debug = (user) => fetch(`${server.url}/push/debug`, { headers: { Authorization: `Basic ${btoa(`${user}:${passwords[user]}`)}` } });
+    assert.deepEqual([(await debug('alice')).status, (await debug('bob')).status], [200, 403]);
   });
 });
 

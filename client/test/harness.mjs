@@ -209,6 +209,15 @@ export class Server {
     if (status !== 200) throw new Error(`reloading: HTTP ${status}\n${this.log}`);
   }
 
+  /**
+   * Runs a `caddy pushit` command on it.
+   *
+   * @returns {Promise<string>} what it printed
+   */
+  async pushit(...args) {
+    return (await run(this.#binary, ['pushit', ...args, '--address', `unix/${join(this.#dir, 'admin')}`])).stdout;
+  }
+
   /** Sends it a signal: SIGSTOP and SIGCONT hold it up for a while. */
   signal(name) {
     this.#process.signal(name);

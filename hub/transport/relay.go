@@ -320,6 +320,9 @@ func (e *Endpoint) receiveElsewhere(w http.ResponseWriter, r *http.Request, kind
 			failRelay(w, wrong)
 			return true
 		case rl == nil:
+			if number > 1 { // a machine that is cut off may have it
+				e.abandon(e.relayed(key, by, relayReceive, number), e.Sessions.abandonments.down()...)
+			}
 			return false
 		}
 		done, ok := e.Sessions.homes.enter()

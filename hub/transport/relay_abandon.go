@@ -68,6 +68,18 @@ func (ab *abandonments) all() []hub.NodeID {
 	return slices.Collect(maps.Keys(ab.nodes))
 }
 
+// down returns the other machines that are down since a short time ago.
+func (ab *abandonments) down() (nodes []hub.NodeID) {
+	ab.mu.Lock()
+	defer ab.mu.Unlock()
+	for node, down := range ab.nodes {
+		if !down.IsZero() && time.Since(down) < abandonFor {
+			nodes = append(nodes, node)
+		}
+	}
+	return nodes
+}
+
 // abandon notes that the client of a session has given it up, because its home did not answer
 // a request to receive. Each of homes may be the home.
 func (e *Endpoint) abandon(q relayRequest, homes ...hub.NodeID) {

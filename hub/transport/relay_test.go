@@ -400,6 +400,29 @@ func TestHomesThatFail(t *testing.T) {
 	}
 }
 
+// A client that is told that there is no such session gives it up, though a machine has it that
+// is cut off. That machine hears of it when it is back.
+func TestSessionsOfMachinesThatAreDown(t *testing.T) {
+	t.Parallel()
+	m := newMachines(t, 2, hub.Policy{}, nil)
+	m.choose = func(*http.Request) int { return 0 }
+	c := m.client(t)
+	c.connect("xhr")
+	c.finish()
+	m.all[0].CutBus(true)
+	m.all[1].e.times.relay = relayPatience // no request is under way
+	other := m.at(1, c)
+	waitFor(t, "the machine to be down", func() bool {
+		status, _, _ := other.post("/xhr_send", jsonArray(publication(t, "y")))
+		return status == http.StatusNotFound
+	})
+	if status, answer, _ := other.post("/xhr?n=7", ""); status != http.StatusNotFound {
+		t.Errorf("a request to receive: %d %q", status, answer)
+	}
+	m.all[0].CutBus(false)
+	waitFor(t, "the agent to be gone", func() bool { return m.all[0].e.Hub.Agents() == 0 })
+}
+
 // A session belongs to who has opened it, at every machine, whatever a request claims (R54).
 func TestRelayedClaims(t *testing.T) {
 	t.Parallel()

@@ -180,6 +180,17 @@ func TestAllRecoverWhatTheyMissed(t *testing.T) {
 	}
 }
 
+func TestOperatorsLookWhileMessagesGoOut(t *testing.T) {
+	ctx, caddy := bounded(t)
+	res, err := measureOperators(ctx, caddy, operatorsShort)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.answers == 0 {
+		t.Error("nobody got an answer of the admin API")
+	}
+}
+
 // The checks of a returning crowd find the faults that there are.
 func TestReturnersFindFaults(t *testing.T) {
 	for _, test := range []struct {

@@ -4,7 +4,7 @@
 // Command bench measures a real server: it builds cmd/caddy, starts it with a Caddyfile of
 // its own on a free port of the loopback interface, and puts a bounded load on it.
 //
-//	go run -C bench . [-n agents] [-short] idle|slow|fanout|bursts|receive|connects|channels|programs|recover|history|durable|storm|streams|presence|cluster|stop|all
+//	go run -C bench . [-n agents] [-short] idle|slow|fanout|bursts|receive|connects|channels|programs|recover|operators|history|durable|storm|streams|presence|cluster|stop|all
 //	go run -C bench . [-short] polls|kills|size
 //	go run -C bench . [-duration 5m] [-short] soak
 //	go run -C bench . [-n agents] [-short] reload
@@ -52,6 +52,7 @@ var measurements = []measurement{
 	{"channels", runChannels, true},
 	{"programs", runPrograms, true},
 	{"recover", runRecover, true},
+	{"operators", runOperators, true},
 	{"history", runHistory, true},
 	{"durable", runDurable, true},
 	{"kills", runKills, false},

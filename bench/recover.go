@@ -110,13 +110,9 @@ func mebibytes(bytes int64) float64 { return float64(bytes) / (1 << 20) }
 
 // A recovering is what a measurement of recovery shares.
 type recovering struct {
-	load      recoverLoad
-	server    *server
-	at        target
-	publisher *agent
-	clock     *latencies
-	live      crowd
-	rooms     []int // by room: how many messages were published
+	*steady // those who stay
+	load    recoverLoad
+	rooms   []int // by room: how many messages were published
 }
 
 func measureRecover(ctx context.Context, caddy string, load recoverLoad) (res recoverResult, err error) {
@@ -128,16 +124,16 @@ func measureRecover(ctx context.Context, caddy string, load recoverLoad) (res re
 		return res, err
 	}
 	defer s.stop()
-	rec := &recovering{load: load, server: s, clock: &latencies{start: time.Now()}, rooms: make([]int, load.Rooms)}
-	if rec.at, err = s.serve(ctx, recoverCaddyfile); err != nil {
+	at, err := s.serve(ctx, recoverCaddyfile)
+	if err != nil {
 		return res, err
 	}
-	if err := rec.gather(ctx); err != nil {
+	rec := &recovering{load: load, rooms: make([]int, load.Rooms)}
+	if rec.steady, err = gatherSteady(ctx, s, at, load.live, load.every); err != nil {
 		return res, err
 	}
-	defer rec.live.vanish()
-	defer rec.publisher.vanish()
-	back, err := startComeback(ctx, rec.at, load)
+	defer rec.vanish()
+	back, err := startComeback(ctx, at, load)
 	if err != nil {
 		return res, err
 	}
@@ -166,20 +162,6 @@ func measureRecover(ctx context.Context, caddy string, load recoverLoad) (res re
 	return res, err
 }
 
-// gather connects the agents that stay, and the publisher.
-func (rec *recovering) gather(ctx context.Context) (err error) {
-	rec.live, err = gather(ctx, rec.load.live, rec.at, bare, func(int) agentOptions {
-		return agentOptions{socketOptions: socketOptions{readBuffer: 2 << 10}, subscribe: []string{"live"}, onMessage: rec.clock.take}
-	})
-	if err != nil {
-		return err
-	}
-	if rec.publisher, err = come(ctx, rec.at, bare, agentOptions{}); err != nil {
-		rec.live.vanish()
-	}
-	return err
-}
-
 // publish publishes the next message of a room.
 func (rec *recovering) publish(room int) error {
 	rec.rooms[room]++
@@ -205,15 +187,9 @@ func (rec *recovering) acknowledged(ctx context.Context) error {
 
 // storm measures the agents that stay, before and while the others come back.
 func (rec *recovering) storm(ctx context.Context, back *comeback, res *recoverResult) (err error) {
-	end := time.Now().Add(rec.load.before)
-	if _, err := rec.window(ctx, func() (bool, error) { return time.Now().After(end), nil }); err != nil { // to warm up
+	if res.before, err = rec.p99(ctx, rec.load.before); err != nil {
 		return err
 	}
-	end = time.Now().Add(rec.load.before)
-	if _, err = rec.window(ctx, func() (bool, error) { return time.Now().After(end), nil }); err != nil {
-		return err
-	}
-	res.before = rec.clock.percentile(0.99)
 	if res.resident, err = residentMemory(rec.server.pid()); err != nil {
 		return err
 	}
@@ -254,38 +230,6 @@ func (rec *recovering) storm(ctx context.Context, back *comeback, res *recoverRe
 	}
 	res.peak, err = peakMemory(rec.server.pid())
 	return err
-}
-
-// window publishes at a steady pace until over returns true, and waits until the agents that
-// stay have all messages. It returns the number of deliveries.
-func (rec *recovering) window(ctx context.Context, over func() (bool, error)) (deliveries int, err error) {
-	within, cancel := context.WithTimeout(ctx, recoverPatience)
-	defer cancel()
-	rec.clock.reset(int(recoverPatience/rec.load.every) * rec.load.live)
-	begun := time.Since(rec.clock.start)
-	published := 0
-	for done := false; !done; published++ {
-		// Each message says when it was due, not when it was sent.
-		due := begun + time.Duration(published)*rec.load.every
-		if err := pause(within, due-time.Since(rec.clock.start)); err != nil {
-			return 0, fmt.Errorf("waiting for agents to come back: %w", err)
-		}
-		if err := rec.publisher.publish("live", fmt.Appendf(nil, `"%s%d;"`, stampMark, due)); err != nil {
-			return 0, err
-		}
-		if done, err = over(); err != nil {
-			return 0, err
-		}
-	}
-	deliveries = published * rec.load.live
-	err = until(within, often, "waiting for messages", func() (bool, error) {
-		if lost, why := rec.live.lost(); lost > 0 {
-			return false, fmt.Errorf("%d agents that stayed were closed: %w", lost, why)
-		}
-		return rec.clock.count.Load() == int64(deliveries), rec.server.alive()
-	})
-	rec.clock.took = rec.clock.took[:min(deliveries, len(rec.clock.took))]
-	return deliveries, err
 }
 
 // A comebackResult is what the returning agents have got.

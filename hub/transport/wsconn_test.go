@@ -506,7 +506,7 @@ func TestIdleSessionsAreSmall(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector has its own memory")
 	}
-	const n = 200
+	const n = 1000
 	var before, after runtime.MemStats
 	agents := make([]*fakeAgent, n)
 	ours, theirs := make([]net.Conn, n), make([]net.Conn, n)
@@ -531,7 +531,7 @@ func TestIdleSessionsAreSmall(t *testing.T) {
 	runtime.ReadMemStats(&after)
 	each := (int64(after.HeapAlloc+after.StackInuse) - int64(before.HeapAlloc+before.StackInuse)) / n
 	t.Logf("%d bytes of heap and stack each", each)
-	if each > 6<<10 {
+	if each > 7<<10 { // a stack of 4 KiB; the threads of a busy machine have stacks, too
 		t.Errorf("an idle session takes %d bytes of heap and stack", each)
 	}
 	for i := range n {

@@ -113,6 +113,28 @@ const inBrowser = (name) =>
       }
     }
 
+    // A page over HTTP/2 opens its WebSocket over HTTP/1.1, because the server does not offer
+    // WebSocket over HTTP/2. If GODEBUG makes Go offer it, pushit refuses, and the client falls
+    // back. Only Chromium can be told to trust the certificate.
+    for (const GODEBUG of name === 'chrome' ? ['', 'http2xconnect=1'] : []) {
+      test(`over HTTP/2 ${GODEBUG}`, async () => {
+        const secure = await makeSite({ secure: true });
+        const over = await Server.start(secure.caddyfile, undefined, {}, { env: { GODEBUG }, secure: true });
+        try {
+          const page = await browser.open(`${over.url}/index.html`, { trusting: true });
+          pages.push(page);
+          await start(page);
+          await talk(page);
+          assert.equal(await page.evaluate(() => performance.getEntriesByType('navigation')[0].nextHopProtocol), 'h2');
+          const fellBack = await page.evaluate(() => performance.getEntriesByType('resource').some(({ name: url }) => url.includes('/xhr_send')));
+          assert.equal(fellBack, GODEBUG !== '');
+        } finally {
+          await over.stop();
+          await secure.remove();
+        }
+      });
+    }
+
     for (const transport of transports) {
       test(`${transport}: talks; is cut, loses its server, is dead, stalls, and comes back`, async () => {
         const page = await open({ transports: [transport], openWithin: 1000, ...WATCHFUL });

@@ -21,6 +21,7 @@ import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { request } from 'node:http';
+import { get } from 'node:https';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
@@ -94,16 +95,18 @@ export class Server {
   #process = new Process();
   #log = [];
   #env;
+  #secure;
   /** The address that it listens on. */
   host;
   /** @type {number} 0 until it is known */
   port = 0;
 
-  constructor(binary, dir, config, host, env) {
+  constructor(binary, dir, config, host, env, secure) {
     this.#binary = binary;
     this.#dir = dir;
     this.#config = config;
     this.#env = env;
+    this.#secure = secure;
     this.host = host;
   }
 
@@ -115,11 +118,11 @@ export class Server {
    * @param {(handler: object) => void} [change]  changes each pushit handler's JSON
    * @param {Record<string, string>} [passwords]  of accounts whose password should be quick
    * to check
-   * @param {{host?: string, env?: Record<string, string>, binary?: string}} [options]  the
-   * address to listen on, variables of the environment, and another Caddy
+   * @param {{host?: string, env?: Record<string, string>, binary?: string, secure?: boolean}} [options]
+   * the address to listen on, variables of the environment, another Caddy, and that the site has TLS
    * @returns {Promise<Server>}
    */
-  static async start(caddyfile, change = () => {}, passwords = {}, { host = '127.0.0.1', env = {}, binary } = {}) {
+  static async start(caddyfile, change = () => {}, passwords = {}, { host = '127.0.0.1', env = {}, binary, secure = false } = {}) {
     binary ??= await caddyBinary();
     const dir = await mkdtemp(join(tmpdir(), 'pushit-caddy-'));
     const { stdout } = await run(binary, ['adapt', '--config', caddyfile], { cwd: top, env: { ...process.env, ...env } });
@@ -140,7 +143,7 @@ export class Server {
       change(object);
     });
     if (found === 0) throw new Error(`${caddyfile} has no pushit handler`);
-    const server = new Server(binary, dir, config, host, env);
+    const server = new Server(binary, dir, config, host, env, secure);
     try {
       await server.start();
     } catch (error) {
@@ -151,7 +154,7 @@ export class Server {
   }
 
   get url() {
-    return `http://${this.host === '127.0.0.1' ? 'localhost' : this.host}:${this.port}`;
+    return `${this.#secure ? 'https' : 'http'}://${this.host === '127.0.0.1' ? 'localhost' : this.host}:${this.port}`;
   }
 
   /** The lines that the server has logged. */
@@ -188,6 +191,14 @@ export class Server {
         if (msg === 'serving initial configuration') resolve();
       });
     });
+    if (this.#secure) {
+      // Caddy signs the certificate a moment after it has started. Nothing here trusts it.
+      await eventually(
+        'the certificate',
+        () => new Promise((resolve, reject) => get(this.url, { rejectUnauthorized: false, agent: false }, (answer) => resolve(answer.resume() && true)).once('error', reject)),
+      );
+      return;
+    }
     const response = await fetch(this.url);
     // A site that asks for a login (401) is ready, too.
     if (!response.ok && response.status !== 401) throw new Error(`GET ${this.url}: ${response.status}`);
@@ -298,11 +309,12 @@ class Browser {
    * Opens a page in a profile of its own, and notes its complaints.
    *
    * @param {string} url
-   * @param {{width?: number, height?: number, dark?: boolean, login?: {username: string, password: string}}} [options]
-   * `login` is the answer when the server asks for a user and a password
+   * @param {{width?: number, height?: number, dark?: boolean, login?: {username: string, password: string}, trusting?: boolean}} [options]
+   * `login` is the answer when the server asks for a user and a password; `trusting` accepts any
+   * certificate, in Chromium
    * @returns {Promise<import('puppeteer-core').Page & {complaints: string[]}>}
    */
-  async open(url, { width = 1280, height = 800, dark = false, login } = {}) {
+  async open(url, { width = 1280, height = 800, dark = false, login, trusting = false } = {}) {
     const context = await this.#browser.createBrowserContext();
     const page = await context.newPage();
     page.setDefaultTimeout(DEADLINE);
@@ -325,6 +337,7 @@ class Browser {
       await page.emulateMediaFeatures([{ name: 'prefers-color-scheme', value: dark ? 'dark' : 'light' }]);
     }
     if (login) await page.authenticate(login);
+    if (trusting) await (await page.createCDPSession()).send('Security.setIgnoreCertificateErrors', { ignore: true });
     await page.goto(url);
     return page;
   }

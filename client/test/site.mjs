@@ -50,11 +50,17 @@ window.say = (data, channel = 'news') => push.publish({ channel, data }, (error)
 window.ready = true;
 `;
 
-/** @returns {Promise<{caddyfile: string, remove: () => Promise<void>}>} */
-export async function makeSite() {
+/** What makes it a site with TLS, whose certificate Caddy signs itself. */
+const SECURE = ['http://:8080 {', '{\n\tauto_https disable_redirects\n\tskip_install_trust\n}\nhttps://localhost:8443 {\n\ttls internal'];
+
+/**
+ * @param {{secure?: boolean}} [options]  secure: with TLS
+ * @returns {Promise<{caddyfile: string, remove: () => Promise<void>}>}
+ */
+export async function makeSite({ secure = false } = {}) {
   const dir = await mkdtemp(join(tmpdir(), 'pushit-site-'));
   const caddyfile = join(dir, 'Caddyfile');
-  await writeFile(caddyfile, CADDYFILE.replace('DIR', dir));
+  await writeFile(caddyfile, (secure ? CADDYFILE.replace(...SECURE) : CADDYFILE).replace('DIR', dir));
   await writeFile(join(dir, 'index.html'), PAGE);
   await writeFile(join(dir, 'page.js'), SCRIPT);
   await writeFile(join(dir, 'favicon.ico'), ''); // browsers ask for one

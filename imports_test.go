@@ -24,7 +24,7 @@ var layers = [][]string{
 	{"/internal/telemetry", "/brokers"},
 	{"/guards", "/hub/transport", "/hub/broker", "/client"},
 	{"/hub"},
-	{"/internal/jsontext", "/internal/sampler"},
+	{"/internal/jsontext", "/internal/sampler", "/internal/assets"},
 }
 
 // onlyTests are packages that no server contains.

@@ -6,59 +6,22 @@
 package statuspage
 
 import (
-	"bytes"
-	"crypto/sha256"
 	"embed"
-	"encoding/hex"
 	"net/http"
-	"path"
+	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/push-it/pushit/hub"
+	"github.com/push-it/pushit/internal/assets"
 )
 
 //go:embed site
 var site embed.FS
 
-// A file of the page.
-type file struct {
-	name, contentType, version string
-	content                    []byte
-}
-
-// files are the files of the page, by their paths below it. They do not change after the
-// package is initialized.
-var files = load()
-
-func load() map[string]file {
-	types := map[string]string{
-		".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8",
-		".mjs": "text/javascript; charset=utf-8", ".svg": "image/svg+xml",
-	}
-	entries, err := site.ReadDir("site")
-	if err != nil {
-		panic(err) // the files are compiled in
-	}
-	all := make(map[string]file, len(entries))
-	for _, entry := range entries {
-		content, err := site.ReadFile("site/" + entry.Name())
-		if err != nil {
-			panic(err) // likewise
-		}
-		sum := sha256.Sum256(content)
-		where := "/" + entry.Name()
-		if where == "/index.html" {
-			where = "" // the page itself
-		}
-		all[where] = file{
-			name: entry.Name(), contentType: types[path.Ext(entry.Name())],
-			version: hex.EncodeToString(sum[:8]), content: content,
-		}
-	}
-	return all
-}
+// files are the files of the page, by name. They do not change after the package is
+// initialized.
+var files = assets.Load(site, "site")
 
 // policy is the Content-Security-Policy of the page: its own files and the endpoint, and
 // nothing else.
@@ -86,14 +49,14 @@ func (p *Page) Serve(w http.ResponseWriter, r *http.Request, name string, o *hub
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
 	h.Set("Cross-Origin-Opener-Policy", "same-origin")
 	h.Set("Content-Security-Policy", policy)
-	f, ok := files[name]
+	f := files[strings.TrimPrefix(name, "/")]
+	if name == "" {
+		f = files["index.html"]
+	}
 	switch {
-	case ok:
+	case f != nil && name != "/index.html": // the page has one address
 		// Whoever asks again passes the gate again, also if nothing has changed.
-		h.Set("Cache-Control", "private, no-cache")
-		h.Set("Content-Type", f.contentType)
-		h.Set("ETag", `"`+f.version+`"`)
-		http.ServeContent(w, r, f.name, time.Time{}, bytes.NewReader(f.content))
+		f.Serve(w, r, "private, no-cache")
 	case name == "/state":
 		p.serveState(w, r, o)
 	case name == "/":

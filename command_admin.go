@@ -18,6 +18,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
+	"unicode/utf16"
 
 	"github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
@@ -153,6 +155,26 @@ func printable(text string) string {
 		return text
 	}
 	return quoted
+}
+
+// printableJSON returns JSON on one line, and without characters that a terminal may take for
+// commands, or that change how the line is shown: they are escaped.
+func printableJSON(data []byte) string {
+	var line bytes.Buffer
+	if json.Compact(&line, data) != nil {
+		return printable(string(data))
+	}
+	var b strings.Builder
+	for _, r := range line.String() {
+		if unicode.IsPrint(r) || r == '\u200c' || r == '\u200d' { // these two join letters and emoji
+			b.WriteRune(r)
+			continue
+		}
+		for _, unit := range utf16.Encode([]rune{r}) { // in a string: nothing else has such characters
+			fmt.Fprintf(&b, `\u%04x`, unit)
+		}
+	}
+	return b.String()
 }
 
 // more prints how to get the next page, and what is missing.
@@ -392,7 +414,7 @@ func (a *adminCommand) tail(cmd *cobra.Command, from io.Reader, count int) error
 			}
 			continue
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "%s  %s  %s\n", time.Now().Format(time.TimeOnly), printable(m.Channel), m.Data)
+		fmt.Fprintf(cmd.OutOrStdout(), "%s  %s  %s\n", time.Now().Format(time.TimeOnly), printable(m.Channel), printableJSON(m.Data))
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode"
 )
 
 // Operations that are refused without a gate of their own. See RefusalInfo.
@@ -34,7 +35,8 @@ type RefusalInfo struct {
 	User      string `json:"user,omitempty"`
 	Namespace string `json:"namespace,omitempty"`
 	// Count is how many equal ones were listed, and Others how many of the same operation
-	// and code were left out since, because there were too many.
+	// and code were left out since, because there were too many. These may be of some other
+	// namespaces too.
 	Count  uint64 `json:"count"`
 	Others uint64 `json:"others,omitempty"`
 }
@@ -45,6 +47,9 @@ const (
 	// refusalsPerSecond is how many refusals of one operation and code are looked at in a
 	// second. Further ones are only counted, so that a flood costs next to nothing.
 	refusalsPerSecond = 5
+	// refusalSlots is how many groups of namespaces are counted apart, so that a flood in one
+	// namespace hides nothing of most others.
+	refusalSlots = 16
 )
 
 // refusedOps and refusedCodes are what refusals are counted by.
@@ -65,14 +70,32 @@ type refusals struct {
 
 // A refusalKind counts the refusals of one operation and code.
 type refusalKind struct {
-	total  atomic.Uint64
+	total atomic.Uint64
+	slots [refusalSlots]refusalSlot
+}
+
+// A refusalSlot counts those of some namespaces.
+type refusalSlot struct {
 	window atomic.Uint64 // a second of the hub's clock, and in its last byte how many were listed in it
 	left   atomic.Uint64 // left out since the last one that was listed
 }
 
+// slotOf returns the slot of a namespace. It always is the same one.
+func slotOf(namespace string) int {
+	h := uint32(2166136261) // FNV-1a
+	for i := range len(namespace) {
+		h = (h ^ uint32(namespace[i])) * 16777619
+	}
+	return int(h % refusalSlots)
+}
+
 // take counts a refusal, and reports whether to list it, and how many were left out before.
-func (k *refusalKind) take(now time.Duration) (others uint64, ok bool) {
+func (k *refusalKind) take(namespace string, now time.Duration) (others uint64, ok bool) {
 	k.total.Add(1)
+	return k.slots[slotOf(namespace)].take(now)
+}
+
+func (k *refusalSlot) take(now time.Duration) (others uint64, ok bool) {
 	second := uint64(now/time.Second) + 1
 	for {
 		w := k.window.Load()
@@ -98,7 +121,7 @@ func (h *Hub) noteRefusal(op GateName, r *Refusal, guard, channel, user string, 
 		return
 	}
 	k := &h.refusals.kinds[i][j]
-	others, ok := k.take(h.timers.now())
+	others, ok := k.take(o.Namespace, h.timers.now())
 	if !ok {
 		return
 	}
@@ -151,12 +174,20 @@ func (a *Agent) noteClose(code CloseCode, reason string) {
 }
 
 // shortened returns a copy of text that has at most n bytes. It shares no memory with text,
-// which may be a part of a frame.
+// which may be a part of a frame. Agents may choose the text, so it replaces what is not
+// visible, or changes how the text around it is shown.
 func shortened(text string, n int) string {
-	if len(text) <= n {
+	whole := len(text) <= n
+	text = strings.Map(func(r rune) rune {
+		if unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp) {
+			return '?'
+		}
+		return r
+	}, text[:min(len(text), n+1)])
+	if whole && len(text) <= n {
 		return strings.Clone(text)
 	}
-	return strings.ToValidUTF8(text[:n-len("…")], "") + "…"
+	return strings.ToValidUTF8(text[:min(len(text), n-len("…"))], "") + "…"
 }
 
 // alike reports whether two refusals differ only in when they were.
@@ -165,9 +196,8 @@ func (i *RefusalInfo) alike(o *RefusalInfo) bool {
 		i.Channel == o.Channel && i.User == o.User && i.Namespace == o.Namespace
 }
 
-// add lists a refusal. One that is listed already moves to the end. If the list is full, the
-// oldest one leaves of the operation and code that has most, so that a flood of one kind does
-// not hide the others.
+// add lists a refusal. One that is listed already moves to the end. If the list is full, an
+// old one leaves: see crowdedLocked.
 func (rs *refusals) add(i RefusalInfo) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
@@ -185,22 +215,34 @@ func (rs *refusals) add(i RefusalInfo) {
 	rs.list = append(rs.list, i)
 }
 
-// crowdedLocked returns the index of the oldest refusal of the operation and code that has
-// most of them.
+// crowdedLocked returns the index of the refusal that leaves a full list: of the namespace
+// that has most, and there of the operation and code that has most, the oldest one. So a
+// flood hides neither other namespaces nor other kinds.
 func (rs *refusals) crowdedLocked() (at int) {
 	type kind struct {
 		op   GateName
 		code Code
 	}
-	counts := make(map[kind]int)
-	var most kind
-	for i := range rs.list {
-		k := kind{rs.list[i].Operation, rs.list[i].Code}
+	namespace := mostCommon(rs.list, func(i *RefusalInfo) (string, bool) { return i.Namespace, true })
+	most := mostCommon(rs.list, func(i *RefusalInfo) (kind, bool) { return kind{i.Operation, i.Code}, i.Namespace == namespace })
+	return slices.IndexFunc(rs.list, func(i RefusalInfo) bool {
+		return i.Namespace == namespace && i.Operation == most.op && i.Code == most.code
+	})
+}
+
+// mostCommon returns the key that most refusals have. keyOf says which ones count.
+func mostCommon[K comparable](list []RefusalInfo, keyOf func(*RefusalInfo) (key K, counts bool)) (most K) {
+	counts := make(map[K]int)
+	for i := range list {
+		k, ok := keyOf(&list[i])
+		if !ok {
+			continue
+		}
 		if counts[k]++; counts[k] > counts[most] {
 			most = k
 		}
 	}
-	return slices.IndexFunc(rs.list, func(i RefusalInfo) bool { return i.Operation == most.op && i.Code == most.code })
+	return most
 }
 
 // recent returns the listed refusals, the newest first. namespace, if not empty, selects

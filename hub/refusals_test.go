@@ -157,6 +157,65 @@ func TestRefusalsInAFlood(t *testing.T) {
 	})
 }
 
+// A flood in one namespace hides nothing of another one.
+func TestRefusalsInAFloodOfAnotherTenant(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, err := hub.New("test", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer h.Close()
+		p := h.Use(&hub.Policy{Limits: hub.Limits{AgentsPerIP: 1}, Heartbeat: time.Hour, Handshake: time.Hour})
+		opening := hub.Opening{Transport: "test", RemoteIP: netip.MustParseAddr("192.0.2.7")}
+		defer hubtest.Open(t, h, p, opening, hubtest.NewConn()).Leave()
+		refuse := func(namespace, user string) {
+			t.Helper()
+			o := opening
+			o.Namespace, o.User = namespace, user
+			if _, err := h.Open(p, o); err == nil {
+				t.Fatal("a session was opened")
+			}
+		}
+		for second := range 40 {
+			for i := range 20 {
+				refuse("evil", fmt.Sprintf("%d/%d", second, i))
+				h.CountRefused(&hub.Refusal{Code: hub.CodeDenied, Reason: fmt.Sprintf("%d/%d", second, i)})
+			}
+			if second < 10 {
+				refuse("acme", fmt.Sprintf("user %d", second))
+			}
+			time.Sleep(time.Second)
+		}
+		if lines := told(t, h, "acme"); len(lines) != 10 {
+			t.Errorf("acme sees\n\t%s", strings.Join(lines, "\n\t"))
+		}
+		if lines := told(t, h, ""); len(lines) != 100 {
+			t.Errorf("%d are listed", len(lines))
+		}
+	})
+}
+
+// What agents choose is shown as it is, but for what is not visible: a name cannot turn the
+// text around it.
+func TestRefusalsAreVisible(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, err := hub.New("test", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer h.Close()
+		p := h.Use(&hub.Policy{Heartbeat: time.Hour})
+		peer := hubtest.Open(t, h, p, hub.Opening{Transport: "test", User: "al\u202eice\x1b[2J"}, hubtest.NewConn())
+		defer peer.Leave()
+		peer.Send(connect("a"), subscribe(`<b>é\u202e\n\u0085`))
+		synctest.Wait()
+		list, _, err := h.Operator().Refusals(t.Context(), "")
+		if err != nil || len(list) != 1 || list[0].Channel != "<b>é???" || list[0].User != "al?ice?[2J" {
+			t.Errorf("it shows %+v, %v", list, err)
+		}
+	})
+}
+
 // The top of a list has the channels with the most subscribers, and the agents with the longest
 // queues, with the numbers of all machines.
 func TestOperatorTop(t *testing.T) {

@@ -284,6 +284,22 @@ func TestAdminAPIRefuses(t *testing.T) {
 	}
 }
 
+// TestAdminTailIsSafe: a message is one line, and no command for the terminal.
+func TestAdminTailIsSafe(t *testing.T) {
+	s := administered(t, "history 10 1h")
+	a, _ := s.open("/push/websocket", nil, "alice")
+	a.publish("news", object{"text": "\u009b31m \u202eé\U0001F44B \x7f\U000E0001"})
+	if _, err := s.command("", "publish", "news", "[1,\n\t2]"); err != nil {
+		t.Fatal(err)
+	}
+	out, err := s.command("", "tail", "news", "--last", "2", "--count", "2")
+	want := []string{`{"text":"\u009b31m \u202eé` + "\U0001F44B" + ` \u007f\udb40\udc01"}`, "[1,2]"}
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	if err != nil || len(lines) != 2 || !strings.HasSuffix(lines[0], "  news  "+want[0]) || !strings.HasSuffix(lines[1], "  news  "+want[1]) {
+		t.Errorf("tail: %v\n%q", err, out)
+	}
+}
+
 // TestAdminTail: tail shows kept messages, then live ones, and ends with its reader.
 func TestAdminTail(t *testing.T) {
 	s := administered(t, "history 10 1h")

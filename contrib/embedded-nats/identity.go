@@ -5,7 +5,7 @@ package embeddednats
 
 import (
 	"crypto/ed25519"
-	"crypto/hkdf"
+	"crypto/pbkdf2"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
@@ -31,8 +31,12 @@ var (
 // that they share. So each can give itself a certificate that the others trust.
 type identity struct{ key ed25519.PrivateKey }
 
+// rounds make it slow to find out a secret that can be guessed: whoever reaches a machine sees
+// its certificate, and can try secrets elsewhere.
+const rounds = 100_000
+
 func newIdentity(secret string) (identity, error) {
-	seed, err := hkdf.Key(sha256.New, []byte(secret), nil, "pushit: machines of embedded NATS servers, 1", ed25519.SeedSize)
+	seed, err := pbkdf2.Key(sha256.New, secret, []byte("pushit: machines of embedded NATS servers, 2"), rounds, ed25519.SeedSize)
 	if err != nil {
 		return identity{}, fmt.Errorf("making a key of the secret: %w", err)
 	}

@@ -21,6 +21,8 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"go.etcd.io/bbolt"
 	bbolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/push-it/pushit/internal/sampler"
 )
 
 const (
@@ -50,7 +52,8 @@ type running struct {
 	url      string
 	password string
 	log      atomic.Pointer[slog.Logger]
-	failed   chan string // has room for why the server did not start
+	about    sampler.Sampler // of lines about connections
+	failed   chan string     // has room for why the server did not start
 }
 
 // start starts a server, and returns when it lets pushit in. It does not wait for the other
@@ -192,7 +195,25 @@ func (l logger) say(level slog.Level, format string, v []any) {
 			return
 		}
 	}
-	l.log.Load().Log(context.Background(), level, "the NATS server of this machine", "says", fmt.Sprintf(format, v...))
+	log, text := l.log.Load(), fmt.Sprintf(format, v...)
+	if !log.Enabled(context.Background(), level) {
+		return
+	}
+	attrs := []any{"says", text}
+	if isAboutConnection(text) {
+		left, ok := l.about.Take(time.Now())
+		if !ok {
+			return
+		}
+		attrs = append(attrs, "left_out", left)
+	}
+	log.Log(context.Background(), level, "the NATS server of this machine", attrs...)
+}
+
+// isAboutConnection reports whether a line is about one connection. Whoever can reach the
+// server causes as many of them as they like, so the log gets only a few each second.
+func isAboutConnection(text string) bool {
+	return strings.Contains(text, " - rid:") || strings.Contains(text, " - cid:")
 }
 
 func (l logger) Noticef(format string, v ...any) { l.say(slog.LevelDebug, format, v) }

@@ -29,9 +29,9 @@ import (
 func init() { caddy.RegisterModule(new(Server)) }
 
 const (
-	// minSecret is how many characters the secret must have: whoever can reach a machine may
-	// try as many as they like.
-	minSecret = 32
+	// minSecret is how many characters the secret must have, and minDifferent how many
+	// different ones: whoever can reach a machine may try as many as they like.
+	minSecret, minDifferent = 32, 10
 	// defaultSync is how often what was written is synchronized with the disk.
 	defaultSync = 2 * time.Minute
 	// maxSync is the longest time that can be written.
@@ -153,6 +153,13 @@ func (s *Server) settings() (settings, error) {
 		return u, errors.New("the machines need a secret, so that nobody else can join them: write secret {env.PUSHIT_CLUSTER_SECRET}, and set this variable on each machine to the output of: openssl rand -hex 32")
 	case len(s.Secret) < minSecret:
 		return u, fmt.Errorf("the secret has %d characters, and needs at least %d, because it can be guessed otherwise: take the output of: openssl rand -hex 32", len(s.Secret), minSecret)
+	}
+	different := make(map[rune]bool)
+	for _, c := range s.Secret {
+		different[c] = true
+	}
+	if len(different) < minDifferent {
+		return u, fmt.Errorf("the secret has %d different characters, and needs at least %d, because it can be guessed otherwise: take the output of: openssl rand -hex 32", len(different), minDifferent)
 	}
 	var err error
 	u.identity, err = newIdentity(s.Secret)

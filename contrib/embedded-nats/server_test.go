@@ -4,6 +4,7 @@
 package embeddednats
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -67,6 +68,7 @@ func TestMistakes(t *testing.T) {
 		{one + "machine web2 10.0.0.2:6222", "there must be 1, 3 or 5"},
 		{three, "the machines need a secret"},
 		{three + "secret short", "at least 32"},
+		{three + "secret " + strings.Repeat("changeme", 4) + "1", "8 different characters"},
 		{three + "secret {env.PUSHIT_TEST_NOT_SET}", "PUSHIT_TEST_NOT_SET"},
 		{three + "secret", "secret is written as"},
 		{three + "secret \"" + secret + "\"\nsecret x", "given twice"},
@@ -97,6 +99,24 @@ func TestMistakes(t *testing.T) {
 	}
 	if s, err = parse(one); err != nil || s.use.listen != "" || s.use.store != filepath.Join(caddy.AppDataDir(), "pushit", "nats", "web1") {
 		t.Errorf("one machine listens at %q, and stores in %q: %v", s.use.listen, s.use.store, err)
+	}
+}
+
+// Somebody who connects without the secret, again and again, does not fill the disk with lines.
+func TestFloodOfConnections(t *testing.T) {
+	var log bytes.Buffer
+	r := new(running)
+	r.log.Store(slog.New(slog.NewTextHandler(&log, nil)))
+	l := logger{r}
+	for i := range 10_000 {
+		l.Errorf("10.0.0.9:%d - rid:%d - TLS handshake timeout", i, i)
+		l.Errorf("10.0.0.9:%d - cid:%d - authentication error", i, i)
+		l.Noticef("10.0.0.9:%d - cid:%d - a notice that nobody reads", i, i)
+	}
+	l.Warnf("something else")
+	lines := strings.Count(log.String(), "\n")
+	if lines < 2 || lines > 200 || !strings.Contains(log.String(), "something else") || strings.Contains(log.String(), "notice") {
+		t.Errorf("the log has %d lines, and ends in\n%s", lines, log.String()[max(0, log.Len()-500):])
 	}
 }
 

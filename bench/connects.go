@@ -59,7 +59,7 @@ func runConnects(ctx context.Context, r *report, o options) error {
 		return err
 	}
 	for _, load := range connectLoads {
-		c, err := measureConnects(ctx, o.caddy, load, n, runs)
+		c, garbage, err := measureConnects(ctx, o.caddy, load, n, runs)
 		if err != nil {
 			return fmt.Errorf("%s: %w", load.name, err)
 		}
@@ -70,19 +70,21 @@ func runConnects(ctx context.Context, r *report, o options) error {
 		}
 		r.info("us", microseconds(c.user), "connect and subscribe, %s: user mode of it", load.name)
 		r.info("allocations", c.allocs, "connect and subscribe, %s", load.name)
+		r.info("KiB", garbage/1024, "connect and subscribe, %s: allocated, also what stays", load.name)
 	}
 	r.info("us", microseconds(floor.cpu), "floor, plain")
 	return nil
 }
 
-// measureConnects connects n agents to a new server, and disconnects them, several times.
-func measureConnects(ctx context.Context, caddy string, load connectLoad, n, runs int) (best cost, err error) {
+// measureConnects connects n agents to a new server, and disconnects them, several times. It
+// also returns how many bytes the server allocates for each.
+func measureConnects(ctx context.Context, caddy string, load connectLoad, n, runs int) (best cost, bytes float64, err error) {
 	if err := raiseFiles(n + 200); err != nil {
-		return best, err
+		return best, 0, err
 	}
 	s, err := startServer(ctx, caddy)
 	if err != nil {
-		return best, err
+		return best, 0, err
 	}
 	defer s.stop()
 	scheme, certificate := "http", ""
@@ -91,7 +93,7 @@ func measureConnects(ctx context.Context, caddy string, load connectLoad, n, run
 	}
 	t, err := s.serve(ctx, connectsCaddyfile, scheme, certificate)
 	if err != nil {
-		return best, err
+		return best, 0, err
 	}
 	if load.secure {
 		t.tls = s.secure.tls.Clone()
@@ -104,23 +106,32 @@ func measureConnects(ctx context.Context, caddy string, load connectLoad, n, run
 		return float64(m.Mallocs), err
 	}
 	for i := range runs + 1 { // the first is to warm up
+		before, err := s.memory(ctx)
+		if err != nil {
+			return best, 0, err
+		}
 		var all crowd
 		c, err := weighWork(s.pid(), float64(n), allocs, func() (err error) {
 			all, err = gather(ctx, n, t, bare, subscribed)
 			return err
 		})
+		if err == nil {
+			var after memory
+			after, err = s.memory(ctx)
+			bytes = float64(after.TotalAlloc-before.TotalAlloc) / float64(n)
+		}
 		if err == nil && load.resumes && i > 0 {
 			err = all.resumed()
 		}
 		all.vanish()
 		if err != nil {
-			return best, errors.Join(err, s.alive())
+			return best, bytes, errors.Join(err, s.alive())
 		}
 		if i > 0 {
 			best = c.better(best)
 		}
 	}
-	return best, nil
+	return best, bytes, nil
 }
 
 // resumed returns an error if an agent has not resumed its TLS session.

@@ -238,17 +238,22 @@ func (s *server) reload(ctx context.Context, heartbeat string) error {
 // address, and returns its address. The address is a new one, because Caddy may still be
 // closing the listener of the old configuration, with the connections that wait there.
 func (s *server) serve(ctx context.Context, format string, arguments ...any) (at target, err error) {
-	if at.addr, _, err = freeAddresses(); err != nil {
-		return at, err
+	const tries = 5
+	for try := 1; ; try++ {
+		if at.addr, _, err = freeAddresses(); err != nil {
+			return at, err
+		}
+		text := fmt.Appendf(nil, format, append([]any{s.dir, at.addr}, arguments...)...)
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://admin/load", bytes.NewReader(text))
+		if err != nil {
+			return at, err
+		}
+		req.Header.Set("Content-Type", "text/caddyfile")
+		// A connection that is being made may have taken the port meanwhile.
+		if _, err = s.do(req); err == nil || try == tries || !strings.Contains(err.Error(), "address already in use") {
+			return at, err
+		}
 	}
-	text := fmt.Appendf(nil, format, append([]any{s.dir, at.addr}, arguments...)...)
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://admin/load", bytes.NewReader(text))
-	if err != nil {
-		return at, err
-	}
-	req.Header.Set("Content-Type", "text/caddyfile")
-	_, err = s.do(req)
-	return at, err
 }
 
 // get asks the admin endpoint. It asks again when there is no answer: at a reload
@@ -285,7 +290,7 @@ func (s *server) do(req *http.Request) ([]byte, error) {
 
 // memory has figures of the server's Go runtime.
 type memory struct {
-	HeapAlloc, HeapIdle, HeapReleased, StackInuse, Mallocs int64
+	HeapAlloc, HeapIdle, HeapReleased, StackInuse, Mallocs, TotalAlloc int64
 }
 
 func (s *server) memory(ctx context.Context) (memory, error) {

@@ -258,7 +258,7 @@ func (h *Handler) policy(ctx caddy.Context, env *guards.Env) (*guards.Policy, er
 	env.Snapshot = append(env.Snapshot, ofGuards(c, guards.SnapshotNames)...)
 	slices.Sort(env.Snapshot)
 	env.Snapshot = slices.Compact(env.Snapshot)
-	h.asksWho = asksWho(c)
+	h.asks = whatGatesAsk(c)
 	return guards.Compile(c, env)
 }
 

@@ -143,7 +143,7 @@ type Handler struct {
 	Presence *Presence `json:"presence,omitempty"`
 
 	gates    *guards.Policy      // nil: everything is allowed
-	asksWho  bool                // the connect gate asks for credentials
+	asks     asked               // what gates ask for
 	env      *guards.Env         // the environment of gates
 	site     servedAt            // immutable after Provision
 	drain    time.Duration       // immutable after Provision

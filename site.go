@@ -216,6 +216,12 @@ func (h *Handler) warn(log *slog.Logger, doubts []string) {
 		log.Warn("this site accepts any host name, so pages of other sites can pass its origin check",
 			"to_do", "write the host names of the site in its address")
 	}
+	if h.asks.token && h.site.server != nil {
+		if path := routing.PasswordAt(h.site.server, h.mount()); path != "" && once("password "+path) {
+			log.Warn("basic_auth asks programs that publish for a password, so the api gate never gets their bearer token: both are in the field Authorization",
+				"to_do", fmt.Sprintf("leave their address out of the login: write\n\n\t@people not path %s\n\tbasic_auth @people {\n\nin place of basic_auth {", path))
+		}
+	}
 	if len(h.SessionCookies) == 0 && h.servesFallbacks() && h.asksElsewhere() && once("session cookies") {
 		log.Warn("a fallback session is protected by its name, host, origin and user, but not by a login cookie",
 			"to_do", "write session_cookies with the names of your login cookies. Name only cookies whose value stays the same during a login: a cookie that changes with each response would give each request a session of its own")
@@ -225,7 +231,7 @@ func (h *Handler) warn(log *slog.Logger, doubts []string) {
 			"cookies", h.SessionCookies,
 			"to_do", "make sure that your application does not set one of them again (Set-Cookie) during a login, because each request would then open a session of its own")
 	}
-	if h.asksWho && h.site.exposed && !h.site.forThisMachine() && once("in the clear") {
+	if h.asks.who && h.site.exposed && !h.site.forThisMachine() && once("in the clear") {
 		log.Warn("credentials are sent unencrypted, because this site uses plain HTTP",
 			"to_do", "serve the site over HTTPS, unless a proxy in front of it does")
 	}
@@ -241,11 +247,20 @@ func (h *Handler) asksElsewhere() bool {
 	return ok && !local.Local()
 }
 
-// asksWho reports whether the connect gate asks for credentials, and does not only look
-// at where the request comes from.
-func asksWho(c guards.PolicyConfig) bool {
-	connect := c.Gates[hub.GateConnect]
-	return connect != nil && slices.ContainsFunc(connect.Guards, func(g guards.NamedGuard) bool {
-		return g.Name != "allow" && g.Name != "deny" && g.Name != "cel"
-	})
+// An asked says what gates ask for.
+type asked struct {
+	who   bool // connect asks for credentials, and does not only look at where the request comes from
+	token bool // api asks for a bearer token, which is in the field Authorization
+}
+
+func whatGatesAsk(c guards.PolicyConfig) (a asked) {
+	if connect := c.Gates[hub.GateConnect]; connect != nil {
+		a.who = slices.ContainsFunc(connect.Guards, func(g guards.NamedGuard) bool {
+			return g.Name != "allow" && g.Name != "deny" && g.Name != "cel"
+		})
+	}
+	if api := c.Gates[hub.GateAPI]; api != nil {
+		a.token = slices.ContainsFunc(api.Guards, func(g guards.NamedGuard) bool { return g.Name == "bearer" })
+	}
+	return a
 }

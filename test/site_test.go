@@ -85,6 +85,10 @@ func TestWarnings(t *testing.T) {
 		gated = "\n\tpushit {\n\t\tconnect user\n\t\tdefault deny\n\t}\n"
 		local = "\n\tpushit {\n\t\tconnect allow\n\t\tdefault deny\n\t}\n"
 	)
+	programs := func(login string) string {
+		return "http://localhost {\n\t@some header X *\n\t@people not path /push/publish\n\t" + login + "\n\tpushit {\n\t\tdefault allow\n\t\tapi bearer \"" + apiSecret + "\"\n\t}\n}"
+	}
+	const accounts = " {\n\t\talice " + aliceHash + "\n\t}"
 	for _, tc := range []struct {
 		name, config string
 		want         []string // the first words of the warnings
@@ -107,6 +111,12 @@ func TestWarnings(t *testing.T) {
 		{"after other routes", "http://a.localhost {\n\trespond a\n}\nhttp://b.localhost {\n\thandle /x/* {\n\t\trespond x\n\t}\n\thandle {" + gated + "}\n}\nhttp://c.localhost {\n\trespond c\n}", nil},
 		{"wildcard", "http://*.example.com {" + local + "}", nil},
 		{"named route", "&(live) {\n\tpushit {\n\t\tname live\n\t\tdefault allow\n\t}\n}\n:8080 {\n\tinvoke live\n}", nil},
+		{"a password before programs", programs("basic_auth" + accounts), []string{"basic_auth"}},
+		{"a password before all of pushit", programs("basic_auth /push/*" + accounts), []string{"basic_auth"}},
+		{"a password, but not before programs", programs("basic_auth @people" + accounts), nil},
+		{"a password before the status page", programs("basic_auth /push/debug*" + accounts), nil},
+		{"a password for some requests", programs("basic_auth @some" + accounts), nil},
+		{"a password after handle_path", "http://localhost {\n\tbasic_auth" + accounts + "\n\thandle_path /live/* {\n\t\tpushit {\n\t\t\tpath /\n\t\t\tdefault allow\n\t\t\tapi bearer \"" + apiSecret + "\"\n\t\t}\n\t}\n}", []string{"basic_auth"}},
 		{"twice in one configuration", "http://localhost:8080, https://localhost:8443 {\n\ttls internal" + open + "}", []string{"there"}},
 	} {
 		if got := warnings(t, tc.config); !slices.Equal(got, tc.want) {

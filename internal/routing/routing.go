@@ -49,6 +49,23 @@ func Check(server *caddyhttp.Server, mount string, defaulted bool) (all []Trap) 
 	return all
 }
 
+// PasswordAt returns the path at which programs publish, if a basic_auth asks them for a
+// password before they come to the endpoint. mount is as for Check.
+func PasswordAt(server *caddyhttp.Server, mount string) (path string) {
+	for _, o := range occurrences(routesOf(server), mount) {
+		prefixes, _ := o.strips()
+		stripped := strings.TrimSuffix(strings.Join(prefixes, ""), "/")
+		for _, base := range []string{o.handler.Path, stripped + strings.TrimSuffix(o.handler.Path, "/")} {
+			for _, host := range o.hosts() {
+				if w := newWalk(o, base, host, probePublish); w.run() && w.password {
+					return w.asked
+				}
+			}
+		}
+	}
+	return ""
+}
+
 // A routeNode is a route in the model. The tree of a server has the routes of subroutes
 // and named routes in the places where they run.
 type routeNode struct {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/caddyauth"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/rewrite"
 )
 
@@ -28,6 +29,9 @@ var (
 	probeSocket = probe{http.MethodGet, "/websocket", http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Fetch-Dest": {"websocket"}, "Sec-Fetch-Mode": {"websocket"}}}
 	probeXHR    = probe{http.MethodPost, "/0/session/xhr", http.Header{"Accept": {"*/*"}, "Sec-Fetch-Dest": {"empty"}, "Sec-Fetch-Mode": {"cors"}}}
 )
+
+// probePublish is a request of a program that publishes.
+var probePublish = probe{http.MethodPost, "/publish", http.Header{"Accept": {"*/*"}}}
 
 // probesOf returns the requests that h must get.
 func probesOf(h *Endpoint) []probe {
@@ -81,6 +85,7 @@ type walk struct {
 	excluded *routeNode   // a route around the pushit whose matchers exclude the request
 	skipped  *routeNode   // a route around the pushit that does not run, because another one of its group did
 	doubts   []doubt
+	password bool // a handler before the pushit asks for a password
 	set      *setters
 }
 
@@ -209,8 +214,20 @@ func (w *walk) handler(h *handlerNode, n *routeNode) outcome {
 		return strays
 	case "rewrite":
 		w.rewrite(h, n)
+	case "authentication":
+		w.password = w.password || asksForPassword(h)
 	}
 	return passes
+}
+
+// asksForPassword reports whether a login is basic_auth.
+func asksForPassword(h *handlerNode) bool {
+	if a, ok := h.module.(*caddyauth.Authentication); ok {
+		_, basic := a.Providers["http_basic"]
+		return basic
+	}
+	_, basic := unmarshal[caddyauth.Authentication](h.raw).ProvidersRaw["http_basic"]
+	return basic
 }
 
 func (w *walk) rewrite(h *handlerNode, n *routeNode) {

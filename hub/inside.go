@@ -135,8 +135,8 @@ func (c *feedConn) Cut() { c.end(CloseUnavailable, goingAway.Reason) }
 func (c *feedConn) end(code CloseCode, reason string) {
 	c.once.Do(func() {
 		c.code, c.reason = code, reason
+		close(c.closed)    // before the Feed can find that nothing more comes: Err looks at it
 		_ = c.Conn.Close() // a pipe: it cannot fail
-		close(c.closed)
 	})
 }
 

@@ -100,6 +100,8 @@ const (
 	// name: enough to find it in the log.
 	shownChannels = 4
 	shownName     = 8
+	// shownUser is the most bytes of a user's name. A backend may give it a longer one.
+	shownUser = 256
 )
 
 // A query says which state is asked for.
@@ -289,9 +291,17 @@ func machineOf(n *hub.NodeInfo) machine {
 
 func agentOf(i *hub.AgentInfo) agent {
 	return agent{
-		Name: i.Agent[:min(len(i.Agent), shownName)], Machine: i.Node, User: i.User, Namespace: i.Namespace,
+		Name: i.Agent[:min(len(i.Agent), shownName)], Machine: i.Node, User: cut(i.User, shownUser), Namespace: i.Namespace,
 		Transport: i.Transport, Connected: i.Connected, Since: i.Since,
 		Subscriptions: i.Subscriptions, Channels: i.Channels[:min(len(i.Channels), shownChannels)],
 		QueuedFrames: i.QueuedFrames, QueuedBytes: i.QueuedBytes,
 	}
+}
+
+// cut returns text, or its beginning if it has more than n bytes.
+func cut(text string, n int) string {
+	if len(text) <= n {
+		return text
+	}
+	return strings.ToValidUTF8(text[:n-len("…")], "") + "…"
 }

@@ -60,7 +60,7 @@ func stateIsBounded(t *testing.T) {
 		query string
 		rows  int
 		most  int // bytes
-	}{{"", 25, 400 << 10}, {"?limit=100", 100, 1500 << 10}, {"?limit=1", 1, 20 << 10}} {
+	}{{"", 25, 300 << 10}, {"?limit=100", 100, 1100 << 10}, {"?limit=1", 1, 20 << 10}} {
 		p := statuspage.New(h)
 		w := get(p, "/state"+tc.query)
 		var got struct {

@@ -273,7 +273,8 @@ export class Balancer {
       return;
     }
     const { method, url: path, headers } = request;
-    const forwarded = { ...headers, 'x-forwarded-for': '127.0.0.1' };
+    // Each connection is for one request: nobody would use it again.
+    const forwarded = { ...headers, connection: 'close', 'x-forwarded-for': '127.0.0.1' };
     const upstream = http.request({ createConnection: () => socket, method, path, headers: forwarded }, (answer) => {
       response.writeHead(answer.statusCode, answer.headers);
       response.flushHeaders();

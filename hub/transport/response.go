@@ -94,7 +94,8 @@ func (r *response) serve(client context.Context) (inOrder bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.isOver = true
-	return r.isSpent && r.err == nil
+	// A client that left before the end may not have what was written last.
+	return r.isSpent && r.err == nil && client.Err() == nil
 }
 
 // open writes the header, the prelude and the o frame. It flushes the prelude by itself,

@@ -140,6 +140,9 @@ func (a *Agent) Start(c Conn) {
 	_, err := c.TryWrite(nil)
 	a.mu.Lock()
 	a.out.conn, a.out.blocks = c, err != nil
+	if err != nil {
+		a.out.roomer, _ = c.(Roomer)
+	}
 	closing := a.state == stateClosing // the hub closed while the Conn was made
 	if closing {
 		a.out.queue.add(item{bytes: a.noticeLocked()})

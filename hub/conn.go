@@ -41,6 +41,14 @@ type Conn interface {
 	Close(code CloseCode, reason string)
 }
 
+// A Roomer is a Conn that cannot TryWrite, but can tell that a small Write would not block.
+// Then the hub calls Write as it calls TryWrite, without a goroutine for it.
+type Roomer interface {
+	// HasRoom reports whether a Write of n bytes would not block now. It does not block
+	// itself. It may return false if it does not know.
+	HasRoom(n int) bool
+}
+
 // A Waiter is a Conn that sometimes has no reader, such as a session between two
 // requests. Meanwhile frames wait in the hub's queue, where they can still be dropped.
 // If the reader has left since Await, Write takes nothing and returns ErrWouldBlock.

@@ -130,8 +130,8 @@
 // At most one goroutine writes for an agent, and none while its queue is empty. The
 // goroutine that queues the first item sets outbox.writing and adds the agent to its
 // flusher. The goroutine that finds the queue empty clears it. A flusher never blocks and
-// never asks a gate. It starts a writer, which has a deadline, if a Conn takes no more or a
-// deliver gate must be asked.
+// never asks a gate. It starts a writer, which has a deadline, if a Conn takes no more, cannot
+// tell whether it has room (see [Roomer]), or a deliver gate must be asked.
 //
 // # Locks
 //

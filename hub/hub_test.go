@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -286,7 +287,7 @@ func TestOrder(t *testing.T) {
 	var subscribers []*hubtest.Peer
 	for i := range 6 {
 		c := hubtest.NewConn()
-		c.Blocks = i%3 == 1
+		c.Blocks, c.Roomy = i%3 == 1, i == 4
 		if i%3 == 2 {
 			c.Take = func(n int) int { return rand.IntN(n + 1) }
 		}
@@ -645,6 +646,74 @@ func TestBrokerAway(t *testing.T) {
 		broker.fail = false
 		p.Send(publish("a", "u", "1")) // not published before, so not a repetition
 		b.want(p, message("a", "u", "1"), published("u"))
+	})
+}
+
+// A lingeringConn is a Conn whose Close waits.
+type lingeringConn struct {
+	*hubtest.Conn
+	goOn chan struct{} // closed by the test
+}
+
+func (c *lingeringConn) Close(code hub.CloseCode, reason string) {
+	<-c.goOn
+	c.Conn.Close(code, reason)
+}
+
+// Flushers write to Conns that block, if these have room. Then nobody waits for one that is
+// stuck, or whose Close waits, although they are of the same flusher.
+func TestFlushersDoNotWaitForConnsWithRoom(t *testing.T) {
+	inBubble(t, hub.Policy{}, func(b *bubble) {
+		var conns []*lingeringConn
+		var agents []*hub.Agent
+		for i := range 4 * runtime.GOMAXPROCS(0) {
+			c := &lingeringConn{hubtest.NewConn(), make(chan struct{})}
+			c.Blocks, c.Roomy = true, true
+			a, err := b.hub.Open(b.policy, hub.Opening{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			a.Start(c)
+			a.Receive([]byte(connect(fmt.Sprint("a", i))))
+			a.Receive([]byte(subscribe("news")))
+			conns, agents = append(conns, c), append(agents, a)
+		}
+		synctest.Wait()
+		for _, c := range conns {
+			c.Lines()
+		}
+		publisher := b.join()
+		agents[0].Close(hub.CloseLimit, "the test wants it", 0)
+		conns[1].Stall(true)
+		conns[2].Fail(errors.New("gone"))
+		for _, size := range []int{10, 10_000} {
+			data := `"` + strings.Repeat("x", size) + `"`
+			publisher.Send(publish("news", fmt.Sprint(size), data))
+			b.want(publisher, published(fmt.Sprint(size)))
+			for i, c := range conns[3:] {
+				if got := c.Lines(); len(got) != 1 || got[0] != message("news", fmt.Sprint(size), data) {
+					t.Errorf("agent %d got %d frames of %d bytes", i+3, len(got), size)
+				}
+			}
+		}
+		if got := conns[1].Lines(); got != nil {
+			t.Errorf("the stuck Conn got %q", got)
+		}
+		conns[1].Stall(false)
+		synctest.Wait()
+		if got := conns[1].Lines(); len(got) != 2 {
+			t.Errorf("the Conn that was stuck got %d messages, want 2", len(got))
+		}
+		for i, c := range conns {
+			close(c.goOn)
+			agents[i].Left("the end")
+		}
+		synctest.Wait()
+		for i, want := range map[int]int{0: 1, 2: 1} {
+			if _, _, closes := conns[i].Closed(); closes != want {
+				t.Errorf("Conn %d was closed %d times", i, closes)
+			}
+		}
 	})
 }
 

@@ -178,12 +178,14 @@ type outbox struct {
 
 	// Set by Agent.Start, before anything else happens.
 	conn   Conn
-	blocks bool // conn cannot write without blocking
+	blocks bool   // conn cannot write without blocking
+	roomer Roomer // conn, if it blocks and is one; else nil
 
 	revoked atomic.Uint32 // counts revokeLocked; changed with mu held
 	batch   atomic.Uint32 // see Agent.BeginBatch
 
 	// Owned by the goroutine that writes; see writing.
+	prompt   bool          // it is a flusher, and conn blocks: it must not call conn.Close
 	deadline bool          // the Conn has a write deadline
 	renewed  time.Duration // when it was set, on the hub's clock
 	sent     int64         // bytes

@@ -46,11 +46,15 @@ func (o *outbox) isOutdated(r rules) bool {
 // whose policy has changed.
 func (o *outbox) flush() {
 	start := func(begun []byte) { o.agent.hub.writers.start(func() { o.write(begun) }) }
+	most, write := math.MaxInt, o.conn.TryWrite
 	if o.blocks {
-		start(nil)
-		return
+		if !o.isPrompt() {
+			start(nil)
+			return
+		}
+		o.prompt, most, write = true, promptSize, o.writePromptly
 	}
-	items, r, more := o.take(math.MaxInt, false)
+	items, r, more := o.take(most, false)
 	if items == nil {
 		if more {
 			o.agent.notify() // the other agents of the shard go first
@@ -58,7 +62,7 @@ func (o *outbox) flush() {
 		return
 	}
 	join := getJoin(joinSize)
-	done, err := o.writeItems(*items, r, join, o.conn.TryWrite, true)
+	done, err := o.writeItems(*items, r, join, write, true)
 	begun := bytes.Clone(join.bytes)
 	putJoin(join)
 	switch {
@@ -78,6 +82,7 @@ func (o *outbox) flush() {
 // that the Conn took in part. Other items stay in the queue until the Conn can take them,
 // so that a reload can still drop them.
 func (o *outbox) write(begun []byte) {
+	o.prompt = false
 	if len(begun) > 0 {
 		o.noteMoved()
 		n, err := o.writeBlocking(begun)
@@ -295,6 +300,29 @@ func (o *outbox) writeBlocking(p []byte) (int, error) {
 	return o.conn.Write(p)
 }
 
+// promptSize is the most bytes that a flusher writes to a Roomer.
+const promptSize = 4 << 10
+
+// isPrompt reports whether a flusher can write all that waits to a Conn that blocks. If more
+// waits, a writer joins it in fewer writes. A writer also closes the Conn.
+func (o *outbox) isPrompt() bool {
+	if o.roomer == nil {
+		return false
+	}
+	o.agent.mu.Lock()
+	few := o.queue.bytes <= promptSize && o.agent.state < stateClosing
+	o.agent.mu.Unlock()
+	return few && o.roomer.HasRoom(promptSize)
+}
+
+// writePromptly is writeBlocking for a flusher, whose Conn has room.
+func (o *outbox) writePromptly(p []byte) (int, error) {
+	if len(p) > promptSize {
+		return 0, ErrWouldBlock
+	}
+	return o.writeBlocking(p)
+}
+
 func (o *outbox) shard() *shardCount { return &o.agent.hub.counts.shards[o.agent.shard] }
 
 func (o *outbox) noteSent(n int) {
@@ -383,6 +411,11 @@ func (o *outbox) wrote(items *[]item, err error) bool {
 func (o *outbox) endLocked() {
 	a := o.agent
 	if a.state == stateClosing && !o.closed {
+		if o.prompt { // a writer finds nothing to write, and gets here again
+			a.mu.Unlock()
+			a.hub.writers.start(func() { o.write(nil) })
+			return
+		}
 		o.closed = true
 		code, reason := a.closeCode, a.closeReason
 		a.mu.Unlock()

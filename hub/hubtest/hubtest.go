@@ -27,6 +27,8 @@ var Form = hub.NewForm(func(dst, object []byte) []byte {
 type Conn struct {
 	// Blocks makes it a Conn that cannot write without blocking, like one with TLS.
 	Blocks bool
+	// Roomy makes a Conn that Blocks tell when it has room.
+	Roomy bool
 	// Take returns how many of the n bytes of a TryWrite the Conn takes. nil takes all.
 	Take func(n int) int
 	// Speed is how many bytes a second the peer reads; 0 is all at once. Buffer is how many
@@ -135,6 +137,13 @@ func (c *Conn) Write(p []byte) (wrote int, err error) {
 		}
 		c.waitLocked()
 	}
+}
+
+// HasRoom implements hub.Roomer, if Roomy is set.
+func (c *Conn) HasRoom(n int) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.Roomy && !c.stuck && c.roomLocked() >= n
 }
 
 // roomLocked returns how many bytes the Conn takes now.
@@ -346,4 +355,5 @@ func (p *Peer) Gone() <-chan struct{} { return p.gone }
 var (
 	_ hub.Conn   = (*Conn)(nil)
 	_ hub.Cutter = (*Conn)(nil)
+	_ hub.Roomer = (*Conn)(nil)
 )

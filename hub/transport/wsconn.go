@@ -76,6 +76,7 @@ type wsConn struct {
 var (
 	_ hub.Conn   = (*wsConn)(nil)
 	_ hub.Cutter = (*wsConn)(nil)
+	_ hub.Roomer = (*wsConn)(nil)
 )
 
 func newConn(nc net.Conn, form *hub.Form, t *times) *wsConn {
@@ -108,6 +109,33 @@ func (c *wsConn) TryWrite(p []byte) (n int, err error) {
 	}
 	return n, err
 }
+
+// HasRoom implements hub.Roomer. It counts what TLS adds, and what the system adds to each of
+// the packets, in which it may have to put even single bytes.
+func (c *wsConn) HasRoom(n int) bool {
+	if c.below == nil || c.failed.Load() {
+		return false
+	}
+	look := looks.Get().(*look)
+	look.room = 0
+	err := c.below.Control(look.at)
+	room := look.room
+	looks.Put(look)
+	return err == nil && room >= 4*n+(4<<10)
+}
+
+// A look finds out how much room a socket has for what is sent. It has a func value of its
+// own, because making one for each socket would allocate.
+type look struct {
+	at   func(fd uintptr)
+	room int // bytes
+}
+
+var looks = sync.Pool{New: func() any {
+	l := new(look)
+	l.at = func(fd uintptr) { l.room = roomOf(int(fd)) }
+	return l
+}}
 
 // Write implements hub.Conn.
 func (c *wsConn) Write(p []byte) (n int, err error) {

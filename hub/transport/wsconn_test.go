@@ -366,6 +366,28 @@ func TestAnIdleReaderWithTLSKeepsNoBuffer(t *testing.T) {
 	<-closed
 }
 
+// TestWritesWithRoomDoNotBlock writes while there is room, to a peer that does not read.
+func TestWritesWithRoomDoNotBlock(t *testing.T) {
+	t.Parallel()
+	ours, _ := tlsPair(t)
+	c := newConn(ours, bareForm, patient)
+	if known := runtime.GOOS == "linux" && (runtime.GOARCH == "amd64" || runtime.GOARCH == "arm64"); c.HasRoom(1) != known {
+		t.Fatalf("a new conn has room: %v", !known)
+	}
+	if err := ours.SetWriteDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	for size := 1; c.HasRoom(size); size = size%(4<<10) + 500 {
+		if _, err := c.Write(make([]byte, size)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	plain, _ := socketPair(t, "tcp")
+	if newConn(plain, bareForm, patient).HasRoom(1) {
+		t.Error("a conn that can TryWrite is asked for room")
+	}
+}
+
 var longMessage = strings.Repeat("long ", 12_000)
 
 func carriesMessages(t *testing.T, pair connPair) {

@@ -150,6 +150,9 @@ const (
 	share = 20
 	// longestFresh limits that.
 	longestFresh = 10 * time.Second
+	// longestPause limits how long the page rests after a state for one query, before it reads
+	// the state for another. Else somebody who asks for ever other lists takes all cores.
+	longestPause = time.Second
 	// mostReading is how many requests for the state are under way, and mostKnown how many
 	// different ones are remembered.
 	mostReading = 64
@@ -158,7 +161,7 @@ const (
 
 // A reading is a state as JSON.
 type reading struct {
-	mu    sync.Mutex // held while the state is read; guards the following
+	busy  chan struct{} // full while the state is read, by one that owns the following
 	until time.Time
 	body  []byte
 }
@@ -174,7 +177,7 @@ func (p *Page) serveState(w http.ResponseWriter, r *http.Request, o *hub.Opening
 	q, err := queryOf(r, o)
 	var body []byte
 	if err == nil {
-		body, err = p.readingOf(q).read(r.Context(), p.hub, &q)
+		body, err = p.readingOf(q).read(r.Context(), p, &q)
 	}
 	switch {
 	case errors.Is(err, errQuery), errors.Is(err, hub.ErrSelector):
@@ -202,20 +205,28 @@ func (p *Page) readingOf(q query) *reading {
 	if len(p.known) >= mostKnown {
 		clear(p.known) // whoever has one still uses it
 	}
-	known := new(reading)
+	known := &reading{busy: make(chan struct{}, 1)}
 	p.known[q] = known
 	return known
 }
 
 // read returns the present state as JSON. Of several calls at once, one reads it.
-func (g *reading) read(ctx context.Context, h *hub.Hub, q *query) ([]byte, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	begun := time.Now()
-	if begun.Before(g.until) {
+func (g *reading) read(ctx context.Context, p *Page, q *query) ([]byte, error) {
+	select {
+	case g.busy <- struct{}{}:
+		defer func() { <-g.busy }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if time.Now().Before(g.until) {
 		return g.body, nil
 	}
-	s, err := readState(ctx, h, q)
+	begun, end, err := p.turn.take(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	s, err := p.read(ctx, p.hub, q)
 	if err != nil {
 		return nil, err
 	}
@@ -225,6 +236,43 @@ func (g *reading) read(ctx context.Context, h *hub.Hub, q *query) ([]byte, error
 	now := time.Now()
 	g.until = now.Add(min(max(freshFor, share*now.Sub(begun)), longestFresh))
 	return g.body, nil
+}
+
+// A turn lets one reading of a page after the other run, with a pause between them.
+type turn struct {
+	free chan struct{} // has a value while no reading runs
+	next time.Time     // when the next one may begin; owned by the one that runs
+}
+
+func newTurn() *turn {
+	t := &turn{free: make(chan struct{}, 1)}
+	t.free <- struct{}{}
+	return t
+}
+
+// take waits until a reading may begin. Call end after it.
+func (t *turn) take(ctx context.Context) (begun time.Time, end func(), err error) {
+	select {
+	case <-t.free:
+	case <-ctx.Done():
+		return begun, nil, ctx.Err()
+	}
+	if wait := time.Until(t.next); wait > 0 {
+		pause := time.NewTimer(wait)
+		defer pause.Stop()
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			t.free <- struct{}{}
+			return begun, nil, ctx.Err()
+		}
+	}
+	begun = time.Now()
+	return begun, func() {
+		now := time.Now()
+		t.next = now.Add(min(share*now.Sub(begun), longestPause))
+		t.free <- struct{}{}
+	}, nil
 }
 
 // readState asks all machines of the hub, about everything at once: one that hangs costs its

@@ -6,6 +6,7 @@
 package statuspage
 
 import (
+	"context"
 	"embed"
 	"net/http"
 	"strings"
@@ -32,13 +33,17 @@ const policy = "default-src 'none'; script-src 'self'; style-src 'self'; connect
 type Page struct {
 	hub     *hub.Hub
 	reading atomic.Int32 // requests for the state
+	turn    *turn        // of reading it
+	read    func(context.Context, *hub.Hub, *query) (*state, error)
 
 	mu    sync.Mutex // guards known; a leaf
 	known map[query]*reading
 }
 
 // New returns the page of an endpoint of h.
-func New(h *hub.Hub) *Page { return &Page{hub: h, known: make(map[query]*reading)} }
+func New(h *hub.Hub) *Page {
+	return &Page{hub: h, turn: newTurn(), read: readState, known: make(map[query]*reading)}
+}
 
 // Serve answers a GET or HEAD of a file of the page. name is its path below that of the page,
 // with a slash; empty for the page itself. o is that of the request.

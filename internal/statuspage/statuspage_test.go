@@ -4,6 +4,7 @@
 package statuspage_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/push-it/pushit/hub"
 	"github.com/push-it/pushit/hub/hubtest"
@@ -122,5 +124,36 @@ func filesAreAskedForAgain(t *testing.T) {
 	p.Serve(w, r, "/page.mjs", new(hub.Opening))
 	if w.Code != http.StatusNotModified {
 		t.Errorf("status %d", w.Code)
+	}
+}
+
+// Somebody who asks for ever other lists does not take all cores: the readings follow each
+// other, with pauses.
+func TestReadingsTakeTurns(t *testing.T) { synctest.Test(t, readingsTakeTurns) }
+
+func readingsTakeTurns(t *testing.T) {
+	p := statuspage.New(crowd(t, 2, 2))
+	readings, most := 0, 0
+	p.Slow(30*time.Millisecond, func(n int) { readings, most = readings+1, max(most, n) })
+	begun := time.Now()
+	var wg sync.WaitGroup
+	for i := range 30 { // ten lists, each for three viewers
+		wg.Go(func() {
+			if w := get(p, fmt.Sprintf("/state?user=%d", i%10)); w.Code != http.StatusOK {
+				t.Errorf("status %d", w.Code)
+			}
+		})
+	}
+	wg.Wait()
+	if took := time.Since(begun); readings != 10 || most != 1 || took < 9*600*time.Millisecond || took > 10*time.Second {
+		t.Errorf("%d readings, %d at once, took %v", readings, most, took)
+	}
+	// A viewer that leaves while it waits holds nobody up.
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	w := httptest.NewRecorder()
+	p.Serve(w, httptest.NewRequestWithContext(ctx, http.MethodGet, "/push/debug/state?user=gone", http.NoBody), "/state", new(hub.Opening))
+	if got := get(p, "/state?user=next"); w.Code != http.StatusServiceUnavailable || got.Code != http.StatusOK {
+		t.Errorf("one that leaves gets %d, and the next one %d", w.Code, got.Code)
 	}
 }

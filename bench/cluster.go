@@ -38,7 +38,8 @@ const (
 	mostJoin          = 10 * time.Second
 )
 
-// clusterCaddyfile configures one of the Caddys. Arguments: directory, address, addresses of
+// clusterCaddyfile configures one of the Caddys. The queues are long: one agent gets all
+// messages of the rate, and it shares the processors with all that makes them. Arguments: directory, address, addresses of
 // the NATS servers, the name of the node.
 const clusterCaddyfile = globalOptions + `http://%[2]s {
 	pushit /push {
@@ -56,6 +57,8 @@ const clusterCaddyfile = globalOptions + `http://%[2]s {
 			frames_per_second unlimited
 			publishes_per_second unlimited
 			api_publishes_per_second unlimited
+			queue_messages 100000
+			queue_bytes 64MiB
 		}
 	}
 }
@@ -325,6 +328,7 @@ func (c *cluster) pids() (all []int) {
 func (c *cluster) rate(ctx context.Context, r *report, lasts time.Duration, short bool) error {
 	var got [clusterSize]atomic.Int64
 	var crowds [clusterSize]crowd
+	var listeners crowd
 	for i, m := range c.machines {
 		a, err := come(ctx, m.at, bare, agentOptions{subscribe: []string{"rate/*"}, onMessage: func(p []byte) {
 			got[i].Add(int64(bytes.Count(p, []byte(`"channel":"rate/`))))
@@ -333,6 +337,7 @@ func (c *cluster) rate(ctx context.Context, r *report, lasts time.Duration, shor
 			return err
 		}
 		defer a.Cut()
+		listeners = append(listeners, a)
 		crowds[i], err = gather(ctx, clusterPublishers, m.at, bare, func(int) agentOptions { return agentOptions{} })
 		if err != nil {
 			return err
@@ -393,7 +398,12 @@ func (c *cluster) rate(ctx context.Context, r *report, lasts time.Duration, shor
 		}
 		return true
 	}
-	if err := until(within, often, "waiting for all messages", func() (bool, error) { return complete(), nil }); err != nil {
+	if err := until(within, often, "waiting for all messages", func() (bool, error) {
+		if lost, why := listeners.lost(); lost > 0 {
+			return false, why
+		}
+		return complete(), nil
+	}); err != nil {
 		return fmt.Errorf("%w: %d, %d and %d of %d", err, got[0].Load(), got[1].Load(), got[2].Load(), acknowledged.Load())
 	}
 	rate := float64(acknowledged.Load()) / took.Seconds()

@@ -132,10 +132,7 @@ func (c *channels) heap(ctx context.Context) (float64, error) {
 // publishing returns what a publish costs that each agent makes on the channel of that name,
 // which one agent has.
 func (c *channels) publishing(ctx context.Context, name func(agent, i int) string) (cost, error) {
-	rounds := max(1, channelDeliveries/len(c.all))
-	if rounds > c.load.publishesEach {
-		rounds = c.load.publishesEach
-	}
+	rounds := min(max(1, channelDeliveries/len(c.all)), c.load.publishesEach)
 	var best cost
 	for range fanoutRuns {
 		one, err := weighWork(c.server.pid(), float64(rounds*len(c.all)), nil, func() error {

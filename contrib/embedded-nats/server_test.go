@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -19,6 +20,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -339,6 +341,23 @@ func stayOutside(t *testing.T, n *node, addresses []string) {
 			t.Errorf("with %s: %v", what, err)
 		}
 	}
+	// Without TLS, a machine says nothing at all.
+	if heard := say(t, addresses[0], "CONNECT {\"verbose\":true}\r\nPING\r\n"); heard != "" {
+		t.Errorf("without TLS, a machine says %q", heard)
+	}
+	// Only this machine reaches the address for pushit, and it needs the password.
+	pool.Range(func(_, value any) bool {
+		address := strings.TrimPrefix(value.(*running).url, "nats://")
+		if host, _, err := net.SplitHostPort(address); err != nil || host != "127.0.0.1" {
+			t.Errorf("it listens at %s: %v", address, err)
+		}
+		for _, options := range []string{"{}", `{"user":"pushit"}`, `{"user":"pushit","pass":"` + secret + `"}`} {
+			if heard := say(t, address, "CONNECT "+options+"\r\nSUB > 1\r\nPING\r\n"); !strings.Contains(heard, "Authorization Violation") || strings.Contains(heard, "PONG") {
+				t.Errorf("with %s it says %q", options, heard)
+			}
+		}
+		return true
+	})
 	for _, c := range []struct {
 		name, store, with string
 		addresses         []string
@@ -366,6 +385,25 @@ func stayOutside(t *testing.T, n *node, addresses []string) {
 	if err := errors.Join(m.Check(n.broker, settingsOfHub()), m.Adopt(n.broker, settingsOfHub())); err != nil {
 		t.Errorf("a reload with the same settings: %v", err)
 	}
+}
+
+// say sends a text to an address, and returns everything that comes back.
+func say(t *testing.T, address, text string) (heard string) {
+	t.Helper()
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.WriteString(conn, text) // it may have been closed already
+	all, err := io.ReadAll(conn)
+	if err != nil && !errors.Is(err, syscall.ECONNRESET) {
+		t.Error(err)
+	}
+	return string(all)
 }
 
 func storeOf(n *node) string {

@@ -13,7 +13,7 @@ import (
 	"github.com/push-it/pushit/internal/needs"
 )
 
-// TestPublishingFromEachLanguage runs the programs of docs/publishing.md against the
+// TestPublishingFromEachLanguage runs the programs of docs/publishing.md against the first
 // Caddyfile in it.
 func TestPublishingFromEachLanguage(t *testing.T) {
 	t.Setenv("PUBLISHER_SECRET", "a secret of the backend")
@@ -22,8 +22,9 @@ func TestPublishingFromEachLanguage(t *testing.T) {
 	for _, f := range fences(t) {
 		switch {
 		case f.path != "docs/publishing.md":
-		case f.language() == "caddyfile":
+		case f.language() == "caddyfile" && config == "":
 			config = f.text
+		case f.language() == "caddyfile": // TestCaddyfilesOfTheRepository looks at it
 		default:
 			programs[f.language()] = append(programs[f.language()], f.text)
 		}

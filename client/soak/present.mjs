@@ -112,7 +112,7 @@ export async function present({ agents, watchers, pages, browsers: names, rounds
       await each.page.close({ runBeforeUnload: false }).catch(() => {}); // it is closed already
     };
     for (let n = 0; n < agents; n++) enter(n < watchers);
-    for (const name of names) browsers.push(await startBrowser(name));
+    for (const name of names) browsers.push(await startBrowser(name, { windows: true })); // pages are frozen
     for (let n = 0; n < pages; n++) await open(browsers[n % browsers.length]);
     const freeze = async ({ page, browser }, state) => {
       if (browser !== browsers[names.indexOf('chrome')]) return;
@@ -147,7 +147,7 @@ export async function present({ agents, watchers, pages, browsers: names, rounds
         const lost = [...opened].filter(({ browser }) => browser === dead);
         await dead.kill();
         for (const each of lost) opened.delete(each);
-        browsers[at] = await startBrowser(names[at]);
+        browsers[at] = await startBrowser(names[at], { windows: true });
         for (let n = 0; n < lost.length; n++) await open(browsers[at]);
       }
       for (const each of frozen) if (opened.has(each)) await freeze(each, 'active');

@@ -84,7 +84,7 @@ if (wanted('reload')) {
 
 if (wanted('present')) {
   console.log('\nclient: programs and pages come, go, are reloaded, frozen and killed, and all show who is here');
-  const result = await present({ agents: 1_000, watchers: 20, pages: 20, browsers: ['chrome', 'firefox'], rounds: 10, linger: 5, seed });
+  const result = await present({ agents: 1_000, watchers: 20, pages: 20, browsers: ['chrome', 'firefox'], rounds: 10, linger: 5, seed, say: (text) => report.note(text) });
   report.note(`${result.rounds} rounds; the lists of a round were true after at most ${(result.slowest / 1000).toFixed(1)} s`);
   report.atLeast(300, 'lists that were compared', result.lists);
   report.exactly(0, 'ghosts', result.ghosts);

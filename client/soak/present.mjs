@@ -46,9 +46,11 @@ http://:8080 {
 }
 `;
 
+// A page that was frozen may stay hidden. It comes back all the same, because it works in the
+// background.
 const PAGE = `<!doctype html><title>present</title><script type="module">
 import { PushIt } from '/push/pushit.mjs';
-const push = new PushIt({ credentials: () => location.hash.slice(1) });
+const push = new PushIt({ background: true, credentials: () => location.hash.slice(1) });
 const list = push.channel('room').presence();
 window.sees = () => push.state.name === 'connected' && Object.fromEntries([...list].map(({ user, tabs }) => [user, tabs]));
 </script>`;
@@ -63,12 +65,13 @@ function token(user) {
 const same = (a, b) => a && Object.keys(a).length === Object.keys(b).length && Object.entries(b).every(([user, tabs]) => a[user] === tabs);
 
 /**
- * @param {{agents: number, watchers: number, pages: number, browsers: ('chrome' | 'firefox')[], rounds: number, linger: number, seed: number}} options
- *   `agents` are programs, `watchers` of which see the list; `linger` is in seconds
+ * @param {{agents: number, watchers: number, pages: number, browsers: ('chrome' | 'firefox')[], rounds: number, linger: number, seed: number, say?: (text: string) => void}} options
+ *   `agents` are programs, `watchers` of which see the list; `linger` is in seconds; `say` is told
+ *   about each round
  * @returns {Promise<{rounds: number, lists: number, ghosts: number, missing: number, wrong: number, slowest: number}>}
  *   `lists` that were compared; `slowest` is how long it took until the lists of a round were true, in ms
  */
-export async function present({ agents, watchers, pages, browsers: names, rounds, linger, seed }) {
+export async function present({ agents, watchers, pages, browsers: names, rounds, linger, seed, say = () => {} }) {
   const random = randomFrom(seed);
   const pick = (list) => list[Math.floor(random() * list.length)];
   const dir = await mkdtemp(join(tmpdir(), 'pushit-present-'));
@@ -163,12 +166,17 @@ export async function present({ agents, watchers, pages, browsers: names, rounds
       await until(`round ${round}: all lists are true`, compare).catch(() => {}); // what is wrong is counted
       result.slowest = Math.max(result.slowest, Date.now() - begun);
       result.lists += observers.length;
-      for (const list of last) {
+      const wrong = [];
+      for (const [n, list] of last.entries()) {
         if (same(list, truth)) continue;
         result.wrong++;
-        result.ghosts += Object.keys(list || {}).filter((user) => !truth[user]).length;
-        result.missing += Object.keys(truth).filter((user) => !list?.[user]).length;
+        const ghosts = Object.keys(list || {}).filter((user) => !truth[user]).length;
+        const missing = Object.keys(truth).filter((user) => !list?.[user]).length;
+        result.ghosts += ghosts;
+        result.missing += missing;
+        wrong.push(`${observers[n].page ? 'a page' : 'a program'} ${list ? `has ${ghosts} ghosts, and ${missing} are missing` : 'is not connected'}`);
       }
+      say(`round ${round + 1}: ${observers.length} lists, ${wrong.length > 0 ? wrong.join('; ') : `true after ${((Date.now() - begun) / 1000).toFixed(1)} s`}`);
       // Nothing changes any more by itself: a ghost that comes later would be one too.
       await new Promise((resolve) => setTimeout(resolve, 300));
     }

@@ -87,7 +87,7 @@ func (p *matchingParser) argument() error {
 	case strings.HasPrefix(text, "/"):
 		return p.Errf("%s takes no path: all requests here are to the endpoint; select channels with channel { … }, and requests with a matcher, for example %s { path %s }", p.word, p.word, text)
 	}
-	if _, err := caddy.GetModule("http.matchers." + text); err == nil {
+	if isMatcher(text) {
 		rest := strings.Join(p.RemainingArgsRaw(), " ")
 		return p.Errf("write matchers in a block: %s { %s }, one a line", p.word, strings.TrimSpace(text+" "+rest))
 	}
@@ -190,7 +190,7 @@ func (p *matchingParser) block() error {
 		if strings.HasPrefix(word, "@") {
 			return look.Errf("write a named matcher on the line of %s: write %s %s", p.word, p.word, word)
 		}
-		if _, err := caddy.GetModule("http.matchers." + word); err != nil {
+		if !isMatcher(word) {
 			var known []string
 			for _, m := range caddy.GetModules("http.matchers") {
 				known = append(known, m.ID.Name())

@@ -94,6 +94,12 @@ func ParseGuard(h httpcaddyfile.Helper) (json.RawMessage, error) {
 	return caddyconfig.JSONModuleObject(module, "guard", word, nil), nil
 }
 
+// isMatcher reports whether one of Caddy's matchers has this name.
+func isMatcher(name string) bool {
+	_, err := caddy.GetModule("http.matchers." + name)
+	return err == nil
+}
+
 // unknownGuard says what to write instead of word.
 func unknownGuard(h httpcaddyfile.Helper, word string) error {
 	switch {
@@ -103,6 +109,8 @@ func unknownGuard(h httpcaddyfile.Helper, word string) error {
 		return h.Errf("%s is a matcher, not a guard; write: allow %s", word, word)
 	case strings.HasPrefix(word, "/") || word == "*":
 		return h.Errf("%q is not a guard; write paths in a matcher, and channels in channel { … }", word)
+	case isMatcher(word):
+		return h.Errf("%s is a matcher, not a guard; write it in a block: allow { %s … }, one a line", word, word)
 	case slices.Contains(directives, word):
 		return h.Errf("%s is a Caddy directive, not a guard; write: route { %s … }", word, word)
 	}

@@ -134,7 +134,7 @@ func (c *Chain) early(q *Question, g *NamedGuard) func(Answer) {
 func (c *Chain) question(hq *hub.Question) *Question {
 	left := c.timeout
 	q := &Question{Question: hq, Env: c.env, Left: &left}
-	if id := hq.Identity; id != nil && hq.Gate != hub.GateConnect && hq.Gate != hub.GateAPI && hq.Gate != hub.GateDebug {
+	if id := hq.Identity; id != nil && !hq.Gate.Identifies() {
 		q.Learned = Learned{User: id.User, UserBy: UserByLogin, Claims: id.Claims, Attributes: id.Attributes, Header: id.Header, Grants: id.Grants}
 	}
 	return q

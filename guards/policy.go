@@ -143,7 +143,7 @@ func compileBlock(b BlockConfig, compile func(hub.GateName, *GateConfig) (*Chain
 		if g == nil {
 			continue
 		}
-		if name == hub.GateConnect || name == hub.GateDisconnect || name == hub.GateAPI || name == hub.GateDebug {
+		if !name.IsAboutChannel() {
 			return out, fmt.Errorf("%s, at %s: it is not about a channel; write it outside of the channel block", name, g.Where)
 		}
 		chain, err := compile(name, g)
@@ -206,7 +206,7 @@ func compileGate(name hub.GateName, g *GateConfig, timeout time.Duration, env *E
 		c.timeout = g.Timeout
 	case timeout > 0:
 		c.timeout = timeout
-	case name == hub.GateConnect, name == hub.GateAPI, name == hub.GateDebug:
+	case name.Identifies():
 		c.timeout = DefaultConnectTimeout
 	default:
 		c.timeout = DefaultTimeout
@@ -339,7 +339,7 @@ func (p *Policy) Gate(name hub.GateName, channel string) hub.Gate {
 	if name == hub.GateHistory && hub.IsPattern(channel) {
 		return p.historyOfPattern(channel)
 	}
-	if c, _ := p.find(name, channel); c != nil && (!c.open() || name == hub.GateAPI || name == hub.GateDebug) {
+	if c, _ := p.find(name, channel); c != nil && (!c.open() || name.OpensAddress()) {
 		return c
 	}
 	return nil

@@ -226,6 +226,17 @@ const (
 	GateDebug       GateName = "debug"
 )
 
+// OpensAddress reports whether the gate decides about requests to an address that is there
+// only with the gate.
+func (g GateName) OpensAddress() bool { return g == GateAPI || g == GateDebug }
+
+// Identifies reports whether the gate finds out who somebody is. All others are asked about
+// somebody who is known.
+func (g GateName) Identifies() bool { return g == GateConnect || g.OpensAddress() }
+
+// IsAboutChannel reports whether the gate is asked about a channel.
+func (g GateName) IsAboutChannel() bool { return !g.Identifies() && g != GateDisconnect }
+
 // Gates finds the gate for an operation. The hub calls its methods often, concurrently
 // and with no lock held. They must not block.
 type Gates interface {

@@ -172,7 +172,7 @@ func (o *Options) question() (*hub.Question, error) {
 
 // aboutChannel adds the channel and the message to q.
 func (o *Options) aboutChannel(q *hub.Question) error {
-	ofChannel := q.Gate != hub.GateConnect && q.Gate != hub.GateDisconnect && q.Gate != hub.GateAPI && q.Gate != hub.GateDebug
+	ofChannel := q.Gate.IsAboutChannel()
 	switch {
 	case !ofChannel && o.Channel != "":
 		return fmt.Errorf("%s is not about a channel: leave out --channel", o.Gate)
@@ -383,7 +383,7 @@ func (e *explanation) ask(ctx context.Context, q *hub.Question) hub.Verdict {
 		return e.ask(ctx, &subscribe)
 	}
 	e.line("written", e.written(q, block))
-	if chain == nil && (q.Gate == hub.GateAPI || q.Gate == hub.GateDebug) {
+	if chain == nil && q.Gate.OpensAddress() {
 		r := &hub.Refusal{Code: hub.CodeMissing, Reason: "without this gate the address answers HTTP 404: write " + string(q.Gate) + " with a guard in the block of pushit"}
 		e.line("verdict", verdict(r))
 		return hub.Verdict{Refusal: r}

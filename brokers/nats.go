@@ -236,12 +236,14 @@ func (n *NATS) Open(s Settings) (hub.Broker, error) {
 		return nil, err
 	}
 	b := &natsBroker{Broker: inner, fingerprint: n.fingerprint}
-	if n.server != nil {
-		if _, _, b.end, err = n.server.module.Use(); err != nil {
-			return nil, err
-		}
-		b.end = sync.OnceFunc(b.end)
+	if n.server == nil {
+		return b, nil
 	}
+	_, _, end, err := n.server.module.Use()
+	if err != nil {
+		return nil, errors.Join(err, inner.Close())
+	}
+	b.end = sync.OnceFunc(end)
 	return b, nil
 }
 

@@ -138,18 +138,22 @@ func (s *natsServer) start() ([]string, nats.Auth, error) {
 	return s.urls, s.auth, nil
 }
 
+// stop ends the use of the server by this configuration. start fails from now on.
+func (s *natsServer) stop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.over = true
+	if s.end != nil {
+		s.end()
+		s.end = nil
+	}
+}
+
 // Cleanup implements caddy.CleanerUpper. Brokers that still run have their own use of the
 // server.
 func (n *NATS) Cleanup() error {
-	if n.server == nil {
-		return nil
-	}
-	n.server.mu.Lock()
-	defer n.server.mu.Unlock()
-	n.server.over = true
-	if n.server.end != nil {
-		n.server.end()
-		n.server.end = nil
+	if n.server != nil {
+		n.server.stop()
 	}
 	return nil
 }

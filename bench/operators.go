@@ -57,20 +57,11 @@ func measureOperators(ctx context.Context, caddy string, load operatorLoad) (res
 	if err := raiseFiles(load.agents + 200); err != nil {
 		return res, err
 	}
-	s, err := startServer(ctx, caddy)
+	st, err := startSteady(ctx, caddy, load.agents, load.every)
 	if err != nil {
 		return res, err
 	}
-	defer s.stop()
-	at, err := s.serve(ctx, recoverCaddyfile)
-	if err != nil {
-		return res, err
-	}
-	st, err := gatherSteady(ctx, s, at, load.agents, load.every)
-	if err != nil {
-		return res, err
-	}
-	defer st.vanish()
+	defer st.stop()
 	if res.before, err = st.p99(ctx, load.window); err != nil {
 		return res, err
 	}
@@ -78,7 +69,7 @@ func measureOperators(ctx context.Context, caddy string, load operatorLoad) (res
 	var answers atomic.Int64
 	polled := make(chan error, 1)
 	go func() {
-		polled <- each(load.pollers, func(i int) error { return poll(polling, s, i, load.pause, &answers) })
+		polled <- each(load.pollers, func(i int) error { return poll(polling, st.server, i, load.pause, &answers) })
 	}()
 	res.during, err = st.p99(ctx, load.window)
 	stop()

@@ -39,23 +39,6 @@ const (
 	recoverData     = 200 // bytes of the data of a message
 )
 
-// recoverCaddyfile configures the server. Arguments: directory, address.
-const recoverCaddyfile = globalOptions + `http://%[2]s {
-	pushit /push {
-		name recover
-		default allow
-		history 1000 1h
-		limits {
-			agents unlimited
-			agents_per_ip unlimited
-			unconnected_per_ip unlimited
-			frames_per_second unlimited
-			publishes_per_second unlimited
-		}
-	}
-}
-`
-
 // A recoverResult is the result.
 type recoverResult struct {
 	returned  comebackResult
@@ -119,21 +102,12 @@ func measureRecover(ctx context.Context, caddy string, load recoverLoad) (res re
 	if err := raiseFiles(max(load.Agents, load.live) + 200); err != nil {
 		return res, err
 	}
-	s, err := startServer(ctx, caddy)
-	if err != nil {
-		return res, err
-	}
-	defer s.stop()
-	at, err := s.serve(ctx, recoverCaddyfile)
-	if err != nil {
-		return res, err
-	}
 	rec := &recovering{load: load, rooms: make([]int, load.Rooms)}
-	if rec.steady, err = gatherSteady(ctx, s, at, load.live, load.every); err != nil {
+	if rec.steady, err = startSteady(ctx, caddy, load.live, load.every); err != nil {
 		return res, err
 	}
-	defer rec.vanish()
-	back, err := startComeback(ctx, at, load)
+	defer rec.stop()
+	back, err := startComeback(ctx, rec.at, load)
 	if err != nil {
 		return res, err
 	}
@@ -152,9 +126,9 @@ func measureRecover(ctx context.Context, caddy string, load recoverLoad) (res re
 		}
 	}
 	if err := rec.storm(ctx, back, &res); err != nil {
-		return res, errors.Join(err, s.alive())
+		return res, errors.Join(err, rec.server.alive())
 	}
-	if res.after, err = residentMemory(s.pid()); err != nil {
+	if res.after, err = residentMemory(rec.server.pid()); err != nil {
 		return res, err
 	}
 	res.returned, err = back.result(rec.rooms)

@@ -12,36 +12,69 @@ import (
 // steadyPatience is how long a window of steady may take.
 const steadyPatience = 2 * time.Minute
 
+// steadyCaddyfile configures the server. Arguments: directory, address.
+const steadyCaddyfile = globalOptions + `http://%[2]s {
+	pushit /push {
+		name steady
+		default allow
+		history 1000 1h
+		limits {
+			agents unlimited
+			agents_per_ip unlimited
+			unconnected_per_ip unlimited
+			frames_per_second unlimited
+			publishes_per_second unlimited
+		}
+	}
+}
+`
+
 // A steady load is a crowd that gets messages at a steady pace. It shows how something else
 // that the server does delays them.
 type steady struct {
 	server    *server
+	at        target
 	every     time.Duration // between two messages
 	publisher *agent
 	clock     *latencies
 	live      crowd
 }
 
-// gatherSteady connects n agents and a publisher.
-func gatherSteady(ctx context.Context, s *server, at target, n int, every time.Duration) (st *steady, err error) {
-	st = &steady{server: s, every: every, clock: &latencies{start: time.Now()}}
-	st.live, err = gather(ctx, n, at, bare, func(int) agentOptions {
-		return agentOptions{socketOptions: socketOptions{readBuffer: 2 << 10}, subscribe: []string{"live"}, onMessage: st.clock.take}
-	})
+// startSteady starts a server, and connects n agents and a publisher. The caller calls stop.
+func startSteady(ctx context.Context, caddy string, n int, every time.Duration) (st *steady, err error) {
+	s, err := startServer(ctx, caddy)
 	if err != nil {
 		return nil, err
 	}
-	if st.publisher, err = come(ctx, at, bare, agentOptions{}); err != nil {
-		st.live.vanish()
+	st = &steady{server: s, every: every, clock: &latencies{start: time.Now()}}
+	if st.at, err = s.serve(ctx, steadyCaddyfile); err == nil {
+		err = st.gather(ctx, n)
+	}
+	if err != nil {
+		s.stop()
 		return nil, err
 	}
 	return st, nil
 }
 
-// vanish disconnects all.
-func (st *steady) vanish() {
+func (st *steady) gather(ctx context.Context, n int) (err error) {
+	st.live, err = gather(ctx, n, st.at, bare, func(int) agentOptions {
+		return agentOptions{socketOptions: socketOptions{readBuffer: 2 << 10}, subscribe: []string{"live"}, onMessage: st.clock.take}
+	})
+	if err != nil {
+		return err
+	}
+	if st.publisher, err = come(ctx, st.at, bare, agentOptions{}); err != nil {
+		st.live.vanish()
+	}
+	return err
+}
+
+// stop disconnects all, and ends the server.
+func (st *steady) stop() {
 	st.publisher.vanish()
 	st.live.vanish()
+	st.server.stop()
 }
 
 // p99 returns the 99th percentile of the latencies of a window, after one to warm up.

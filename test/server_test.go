@@ -266,7 +266,13 @@ func (s site) dial(ctx context.Context) (net.Conn, error) {
 // get asks for path and returns status and body.
 func (s site) get(path string, header http.Header) (status int, body string) {
 	s.t.Helper()
-	client := http.Client{
+	resp, body := s.request(s.once(), http.MethodGet, path, header)
+	return resp.StatusCode, body
+}
+
+// once returns a client that uses each connection once.
+func (s site) once() *http.Client {
+	return &http.Client{
 		Timeout: patience,
 		Transport: &http.Transport{
 			DisableKeepAlives: true,
@@ -275,7 +281,12 @@ func (s site) get(path string, header http.Header) (status int, body string) {
 			},
 		},
 	}
-	r, err := http.NewRequestWithContext(s.t.Context(), http.MethodGet, "http://"+s.host+path, nil)
+}
+
+// request makes a request without a body, and returns the response and its body.
+func (s site) request(client *http.Client, method, path string, header http.Header) (*http.Response, string) {
+	s.t.Helper()
+	r, err := http.NewRequestWithContext(s.t.Context(), method, "http://"+s.host+path, nil)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -289,7 +300,7 @@ func (s site) get(path string, header http.Header) (status int, body string) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return resp.StatusCode, string(text)
+	return resp, string(text)
 }
 
 // certificate writes a certificate for host and its key, in PEM, to files.

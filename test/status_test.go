@@ -4,11 +4,8 @@
 package test
 
 import (
-	"context"
 	"encoding/json"
-	"io"
 	"maps"
-	"net"
 	"net/http"
 	"os"
 	"slices"
@@ -22,25 +19,13 @@ import (
 // fetch makes a request without a body, and does not follow redirects.
 func (s site) fetch(method, path string, headers ...http.Header) (*http.Response, string) {
 	s.t.Helper()
-	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return s.dial(ctx) }}
-	client := http.Client{Timeout: patience, Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	r, err := http.NewRequestWithContext(s.t.Context(), method, "http://"+s.host+path, nil)
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	client := s.once()
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	all := make(http.Header)
 	for _, h := range headers {
-		maps.Copy(r.Header, h)
+		maps.Copy(all, h)
 	}
-	resp, err := client.Do(r)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer func() { _ = resp.Body.Close() }()
-	text, err := io.ReadAll(resp.Body)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return resp, string(text)
+	return s.request(client, method, path, all)
 }
 
 // statusFiles returns the paths of the status page's files below it, and of the state.

@@ -393,11 +393,7 @@ func TestHomesThatFail(t *testing.T) {
 				}
 				// The session that was given up ends when its home is back, and not when it expires.
 				fail(m.all[0], false)
-				for late := time.Now().Add(patience); m.all[0].e.Hub.Agents() > 0; time.Sleep(10 * time.Millisecond) {
-					if time.Now().After(late) {
-						t.Fatal("the home keeps a session that was given up")
-					}
-				}
+				waitFor(t, "the home to end a session that was given up", func() bool { return m.all[0].e.Hub.Agents() == 0 })
 			})
 		}
 	}

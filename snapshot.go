@@ -180,7 +180,7 @@ var notKeptPrefixes = []string{"Sec-Websocket-", "Content-", "Pushit-", ":"}
 // could remove fields that earlier handlers have set.
 func endToEnd(header http.Header) func(yield func(name, value string) bool) {
 	return func(yield func(name, value string) bool) {
-		names := make([]string, 0, len(header))
+		names := make([]string, 0, len(header)) // with room for all: sessions begin here
 		for name := range header {
 			names = append(names, name)
 		}

@@ -112,7 +112,7 @@
 //	writer        writers.start                  one agent's writes                   the agent's queue is empty     Close; Left, by outbox.idle
 //	timers        newTimers                      handshakes, heartbeats, leases       Close                          Close
 //	question      Question.askRemote             one call of Gate.Decide              the gate returns               nothing: a gate may hang
-//	position      op.ask                         nothing: it waits for the log          the position is there, or aheadPatience nothing
+//	position      op.ask                         nothing: it waits for the log        the position is there, timeout nothing
 //	reauthorizing leases.reauthorize             nothing: it waits to ask             all is asked, the agent closes nothing
 //	reauthorizer  reauthorizers.add              nothing: it waits for answers        no agent waits                 nothing
 //	Reload        Hub.Drop, Reload.run           nothing: it migrates agents          all agents are migrated        Reload.Done
@@ -143,9 +143,9 @@
 // presenceBus.noting under both. presenceNode.mu and presenceBus.saying are taken before
 // these, with no other lock held. presenceBus.saying is held during Bus.Broadcast, which
 // does not wait. The leaves are
-// the locks of directory shards, paces, timers, flusher, writers, quota, repeats, refusals, presences,
-// roster, reauthorizers, Reload, eventQueue, samplers, and the history, which calls a
-// [Keeper] with its lock held: a Keeper takes no lock there but a leaf of its own. A Broker
+// the locks of directory shards, paces, timers, flusher, writers, quota, repeats, refusals,
+// presences, roster, reauthorizers, Reload, eventQueue, samplers, and the history, which calls
+// a [Keeper] with its lock held: a Keeper takes no lock there but a leaf of its own. A Broker
 // may hold a lock while it applies an entry. It is taken before all others except Hub.mu.
 // No lock is held during a call of a gate, the Broker, the log, a Tracer, Events.Handle or a
 // write to a Conn. Conn.SetWriteDeadline and Events.Wants are called with Agent.mu held, so

@@ -379,9 +379,9 @@ func (s *session) ready(r *response) {
 	}
 }
 
-// detach is called when the response is over that the session has. If it did not end in order, its last frames
-// may be lost, so the session ends, as SockJS's protocol says (HandlingClose.test_abort_xhr_streaming).
-// why is then the reason for the log.
+// detach notes that the session's response is over. If it did not end in order, its last
+// frames may be lost. Then the session ends, as SockJS's protocol says
+// (HandlingClose.test_abort_xhr_streaming), and why is the reason for the log.
 func (s *session) detach(inOrder bool, why string) {
 	s.mu.Lock()
 	s.response = nil

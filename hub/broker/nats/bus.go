@@ -46,8 +46,9 @@ const (
 // Whether others are down is a question of time. A node that was stopped, or whose server
 // hangs, misjudges the time. So each node measures it in heartbeats of its own that come back:
 // another node is down when some of these have come, and none of the other node's. Besides, a
-// node declares nobody down while it cannot ask the stream. A server that is cut off from the others has no
-// leader to ask. So only the side of a cut that can publish declares the other one down.
+// node declares nobody down while it cannot ask the stream. A server that is cut off from the
+// others has no leader to ask. So only the side of a cut that can publish declares the other
+// one down.
 type bus struct {
 	b        *Broker
 	self     hub.NodeID

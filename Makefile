@@ -11,6 +11,9 @@ GOLANGCI := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.
 SOAKTIME ?= 5m
 FUZZTIME ?= 5m
 
+# The programs of other servers, to compare with in bench: name=path, several with spaces.
+PEERS ?=
+
 .PHONY: help
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
@@ -49,7 +52,7 @@ tools: ## see to it that what the tests need is there
 
 .PHONY: bench
 bench: ## measure memory, latency and processor time against their limits
-	go run -C bench . all
+	go run -C bench . $(addprefix -peer ,$(PEERS)) all
 
 .PHONY: soak
 soak: tools ## have agents come and go for SOAKTIME, poll, stay over reloads, and miss nothing; then clients in JavaScript, SockJS's too

@@ -30,6 +30,13 @@ func TestMain(m *testing.M) {
 		beBusy(context.Background())
 		return
 	}
+	if len(os.Args) == 3 && os.Args[1] == floorCommand {
+		if err := serveFloor(context.Background(), os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(2)
+		}
+		return
+	}
 	if len(os.Args) == 3 && os.Args[1] == backendCommand {
 		if err := serveBackend(context.Background(), os.Args[2]); err != nil {
 			fmt.Fprintln(os.Stderr, err)

@@ -31,17 +31,20 @@ type floorServer struct {
 	conns []net.Conn
 }
 
-// serveFloor prints its address, and serves until ctx ends or standard input is closed.
-func serveFloor(ctx context.Context) error {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+// serveFloor listens at addr, or at a free port, and prints the address. It serves until ctx
+// ends. With a free port, it also ends when standard input is closed.
+func serveFloor(ctx context.Context, addr string) error {
+	l, err := net.Listen("tcp", orDefault(addr, "127.0.0.1:0"))
 	if err != nil {
 		return err
 	}
 	server := &http.Server{Handler: new(floorServer), ReadHeaderTimeout: dialTimeout}
-	go func() {
-		_, _ = io.Copy(io.Discard, os.Stdin) // it is closed when the parent process ends
-		_ = server.Close()
-	}()
+	if addr == "" {
+		go func() {
+			_, _ = io.Copy(io.Discard, os.Stdin) // it is closed when the parent process ends
+			_ = server.Close()
+		}()
+	}
 	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
 	fmt.Println(l.Addr())
 	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
@@ -56,15 +59,18 @@ func (f *floorServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return
 	}
+	// Whoever has the answer gets each frame from then on, and no frame comes before.
+	f.mu.Lock()
 	_, err = fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
 		"Sec-WebSocket-Accept: %s\r\n\r\n", wireclient.Accept(r.Header.Get("Sec-WebSocket-Key")))
+	if err == nil && rw.Reader.Buffered() == 0 {
+		f.conns = append(f.conns, conn)
+	}
+	f.mu.Unlock()
 	if err != nil || rw.Reader.Buffered() > 0 {
 		_ = conn.Close()
 		return
 	}
-	f.mu.Lock()
-	f.conns = append(f.conns, conn)
-	f.mu.Unlock()
 	go f.read(conn)
 }
 

@@ -4,10 +4,11 @@
 // Command bench measures a real server: it builds cmd/caddy, starts it with a Caddyfile of
 // its own on a free port of the loopback interface, and puts a bounded load on it.
 //
-//	go run -C bench . [-n agents] [-short] idle|slow|fanout|bursts|receive|connects|channels|programs|recover|operators|history|durable|storm|streams|presence|cluster|stop|all
+//	go run -C bench . [-n agents] [-short] idle|slow|fanout|bursts|receive|connects|reconnect|channels|programs|recover|operators|history|durable|storm|streams|presence|cluster|stop|all
 //	go run -C bench . [-short] polls|kills|size
 //	go run -C bench . [-duration 5m] [-short] soak
 //	go run -C bench . [-n agents] [-short] reload
+//	go run -C bench . [-short] [-peer bun=path] [-peer centrifugo=path] [-peer mercure=path] peers
 //
 // Each figure is a line: PASS or FAIL if it has a limit, else INFO. The exit status is 1 if
 // a figure is over its limit, and 2 if nothing could be measured. PUSHIT_CADDY names a binary
@@ -33,6 +34,7 @@ type options struct {
 	short    bool
 	duration time.Duration
 	profiles string
+	peers    map[string]string // the programs of peers, by name
 }
 
 // A measurement loads servers and reports figures.
@@ -49,6 +51,7 @@ var measurements = []measurement{
 	{"bursts", runBursts, true},
 	{"receive", runReceive, true},
 	{"connects", runConnects, true},
+	{"reconnect", runReconnect, true},
 	{"channels", runChannels, true},
 	{"programs", runPrograms, true},
 	{"recover", runRecover, true},
@@ -62,6 +65,7 @@ var measurements = []measurement{
 	{"presence", runPresence, true},
 	{"cluster", runCluster, true},
 	{"stop", runStop, true},
+	{"peers", runPeers, true},
 	{"size", runSize, false},
 	{"soak", runSoak, false},
 	{"reload", runReload, false},
@@ -84,6 +88,7 @@ func mainStatus() int {
 	flag.BoolVar(&o.short, "short", false, "a small load, to see that everything works: its figures say little")
 	flag.DurationVar(&o.duration, "duration", 0, "how long soak goes on (default 5m)")
 	flag.StringVar(&o.profiles, "profiles", "", "folder for profiles of the server's heap and goroutines, full of idle agents")
+	flag.Func("peer", "a server to compare with in peers, as name=path of its program; may be repeated; names: "+strings.Join(peerNames, ", "), o.givePeer)
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -125,7 +130,7 @@ func mainStatus() int {
 func serveOther(ctx context.Context, what string) error {
 	switch what {
 	case floorCommand:
-		return serveFloor(ctx)
+		return serveFloor(ctx, flag.Arg(1))
 	case busyCommand:
 		beBusy(ctx)
 		return nil

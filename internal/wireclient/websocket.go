@@ -148,6 +148,10 @@ func (ws *WebSocket) Read() ([]byte, error) {
 	}
 }
 
+// Buffered returns how many bytes were read beyond the last frame. The goroutine that reads
+// may call it.
+func (ws *WebSocket) Buffered() int { return ws.br.Buffered() }
+
 // ReadFrame reads the next frame, and answers nothing. The payload is valid until the
 // next call. Masked frames and fragments are errors.
 func (ws *WebSocket) ReadFrame() (op byte, payload []byte, err error) {

@@ -174,7 +174,7 @@ func TestAdminExamples(t *testing.T) {
 	}
 	status, answer := s.askAdmin("GET", "agents?limit=1000", nil)
 	all, _ := answer["agents"].([]any)
-	left := slices.DeleteFunc(all, func(a any) bool { return a.(object)["connected"] == false }) // those that have not read their end yet
+	left := slices.DeleteFunc(all, func(a any) bool { return a.(object)["connected"] == false }) // sessions whose client has not read the close yet
 	if status != http.StatusOK || len(all) == 0 || len(left) != 3 {
 		t.Errorf("%d agents are connected, want the 3 that pay", len(left))
 	}
@@ -337,7 +337,7 @@ func TestAdminTail(t *testing.T) {
 }
 
 // TestAdminDisconnectsWhileOthersPoll: ten operators list agents again and again while a
-// user's sessions end and messages are delivered. Nobody waits for an operator.
+// user's sessions end and messages are delivered. Operators delay nobody.
 func TestAdminDisconnectsWhileOthersPoll(t *testing.T) {
 	s := administered(t, "")
 	var sessions []*agent

@@ -111,7 +111,7 @@ func TestHalfSentBodiesOfRefusedRequests(t *testing.T) {
 }
 
 // A complete body does not cost the connection.
-func TestBodiesThatAreThereLeaveTheConnection(t *testing.T) {
+func TestCompleteBodiesKeepTheConnection(t *testing.T) {
 	s := serve(t, "http://localhost {\n\tpushit\n}\n").site("localhost")
 	conn, r := s.halfSent("POST", "/push/0/whole/xhr", "Content-Length: 2\r\n", "{}")
 	for range 2 {

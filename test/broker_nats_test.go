@@ -103,7 +103,7 @@ func TestTwoMachinesOverNATS(t *testing.T) {
 			}
 		}
 	}
-	// An agent moves from one to the other with its position.
+	// An agent continues at the other machine, from its position.
 	kill()
 	b2, _ := here.open("/push/websocket", nil, nil)
 	if answer := b2.subscribeFrom("news", object{"position": position}); answer["recovered"] != true {
@@ -139,8 +139,8 @@ func TestTwoMachinesOverNATS(t *testing.T) {
 	}
 }
 
-// A reload may change who the machine is for NATS, but not the NATS. What cannot work is found
-// before anything has changed.
+// A reload may change the user at NATS, but not the NATS servers. A configuration that cannot
+// work is refused before anything changes.
 func TestReloadsOfTheBroker(t *testing.T) {
 	nats := natsserver.New(t, `authorization: { users: [ { user: one, password: "`+natsSecret+`" }, { user: two, password: "`+natsSecret+`" } ] }`)
 	other := natsserver.New(t, "")
@@ -214,8 +214,8 @@ func TestReloadsOfTheBroker(t *testing.T) {
 	}
 }
 
-// Without NATS the server starts and serves. Publishes are refused for now. When NATS comes,
-// all works.
+// Without NATS the server starts and serves, and refuses publishes as unavailable. When NATS
+// can be reached, everything works.
 func TestServerWithoutNATS(t *testing.T) {
 	nats := natsserver.Absent(t, "")
 	s := serve(t, joined("broker nats "+nats.URL()))
@@ -230,7 +230,8 @@ func TestServerWithoutNATS(t *testing.T) {
 		t.Errorf("a publish of a program without NATS: %d %s", status, body)
 	}
 	nats.Start()
-	// Nobody knows what the page has missed until then, so it is sent away to ask again.
+	// The hub cannot know what the page has missed until then, so it closes the session.
+	// The page asks again.
 	if f := a.receive(); f["channel"] != "/meta/close" || f["retry"] == nil {
 		t.Errorf("when NATS comes: %v", f)
 	}

@@ -40,8 +40,8 @@ func burstConfig(t *testing.T) string {
 	return "https://localhost {\n\ttls " + cert + " " + key + push + "http://localhost {" + push
 }
 
-// A burst that is larger than the queue of an agent closes none of the agents that read it,
-// whatever connections they have, and whoever publishes.
+// A burst that is larger than the queue of an agent closes no agent that reads it, over any
+// kind of connection, whether agents or programs publish.
 func TestBurstsCloseNobodyWhoReads(t *testing.T) {
 	s := serve(t, burstConfig(t))
 	secure, plain := s.site("localhost"), s.site("localhost")

@@ -36,7 +36,7 @@ const deliveryConfig = `
 
 // A message does not come back to the page that caused it, if the configuration, the page
 // or its backend says so.
-func TestMessagesWithoutAnEcho(t *testing.T) {
+func TestPublishersGetNoEcho(t *testing.T) {
 	s := serve(t, deliveryConfig).site("site.test")
 	a, _ := s.open("/push/websocket", nil, nil)
 	a.subscribe("quiet/1").subscribe("news")
@@ -66,7 +66,7 @@ func TestMessagesWithoutAnEcho(t *testing.T) {
 	cause.wantMessage("news", 5.0)
 }
 
-// A channel that nobody has takes no messages, from a page or from a program.
+// A channel without subscribers refuses messages of pages and of programs.
 func TestExistingChannelsOnly(t *testing.T) {
 	s := serve(t, deliveryConfig).site("site.test")
 	a, _ := s.open("/push/websocket", nil, nil)
@@ -81,8 +81,8 @@ func TestExistingChannelsOnly(t *testing.T) {
 	b.wantMessage("rooms/1", 2.0)
 }
 
-// A page that does not poll while more messages come than its queue takes gets the newest
-// one of a channel that is conflated, and is not closed.
+// A page does not poll while more messages are published than its queue holds. It is not
+// closed, and gets the newest message of a conflated channel.
 func TestConflatedChannelsOfPages(t *testing.T) {
 	s := serve(t, deliveryConfig).site("site.test")
 	reader, _ := s.open("/push/websocket", nil, nil)

@@ -30,7 +30,7 @@ import (
 	"github.com/push-it/pushit/internal/doctable"
 )
 
-// maxReadmeLines keeps the README short enough to be read to its end. Details belong in
+// maxReadmeLines keeps the README short, so that people read all of it. Details belong in
 // docs/.
 const maxReadmeLines = 200
 

@@ -26,9 +26,9 @@ func headers(all ...http.Header) http.Header {
 	return joined
 }
 
-// TestLeakedSessionName: the name of a session is in addresses, and so in logs. Other
-// clients that know it get nothing.
-func TestLeakedSessionName(t *testing.T) {
+// TestLeakedSessionNameGivesNothing: the name of a session is in addresses, and so in logs.
+// Other clients that know it get nothing.
+func TestLeakedSessionNameGivesNothing(t *testing.T) {
 	alice := basicAuth("alice", "secret of alice")
 	const password = "basic_auth {\n\t\talice " + aliceHash + "\n\t\tbob " + bobHash + "\n\t}"
 	for _, tc := range []struct {
@@ -75,7 +75,7 @@ func TestLeakedSessionName(t *testing.T) {
 					}
 					other := *c
 					other.Header = h
-					other.wantNoWay(who, want)
+					other.wantRefusedEverywhere(who, want)
 				}
 				if n := hubAgents("default"); n != agents {
 					t.Errorf("%s: there are %d agents after others tried, and were %d", opened, n, agents)
@@ -90,9 +90,9 @@ func TestLeakedSessionName(t *testing.T) {
 	}
 }
 
-// wantNoWay tries each transport with the session's name. Each must be refused with that
-// status.
-func (c *fallbackClient) wantNoWay(who string, status int) {
+// wantRefusedEverywhere tries each transport with the session's name. Each must be refused
+// with that status.
+func (c *fallbackClient) wantRefusedEverywhere(who string, status int) {
 	c.t.Helper()
 	publication := `["{\"channel\":\"room\",\"uuid\":\"x\",\"agentId\":\"tester\",\"data\":\"not mine\"}"]`
 	tries := map[string]string{"/xhr_send": publication, "/jsonp_send": publication}
@@ -125,7 +125,7 @@ func TestSessionNamesOfOtherSites(t *testing.T) {
 	host, endpoint := *c, *c
 	host.Host = "other.localhost"
 	endpoint.URL = strings.Replace(c.URL, "/push/", "/live/", 1)
-	host.wantNoWay("another host", http.StatusNotFound)
+	host.wantRefusedEverywhere("another host", http.StatusNotFound)
 	if status, answer := endpoint.ask(http.MethodPost, "/xhr_send", `["{}"]`); status != http.StatusNotFound {
 		t.Errorf("another endpoint: xhr_send: status %d: %s; want 404", status, answer)
 	}

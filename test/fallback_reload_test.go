@@ -184,9 +184,9 @@ func TestReloadChangesTheHeartbeat(t *testing.T) {
 	})
 }
 
-// TestReloadDeniesWhatWaitsForAPoll: messages wait between two polls, and a reload denies
-// them. They must not be sent, no matter which gate denies them.
-func TestReloadDeniesWhatWaitsForAPoll(t *testing.T) {
+// TestDeniedMessagesDoNotReachTheNextPoll: messages wait between two polls, and a reload
+// denies them. They must not be sent, no matter which gate denies them.
+func TestDeniedMessagesDoNotReachTheNextPoll(t *testing.T) {
 	for _, transport := range []string{"xhr", "jsonp"} {
 		for _, denies := range []string{"connect deny", "subscribe deny", "deliver {\n\t\t\tdeny\n\t\t}"} {
 			gate, _, _ := strings.Cut(denies, " ")

@@ -179,8 +179,9 @@ func TestJWTInTheConnectGate(t *testing.T) {
 	editor.wantRefused(editor.ask("users/bob", "hello"), hub.CodeDenied)
 }
 
-// TestOwnInbox: each user has an inbox. Some names look like those of other users.
-func TestOwnInbox(t *testing.T) {
+// TestOnlyTheOwnerReadsAnInbox: each user has an inbox. Some names look like those of other
+// users.
+func TestOnlyTheOwnerReadsAnInbox(t *testing.T) {
 	s := gated(t, logins+`
 		publish allow
 		subscribe deny
@@ -260,8 +261,8 @@ func TestPatternsDoNotOpenWhatBlocksClose(t *testing.T) {
 	}
 }
 
-// TestGrants: a backend says what each agent may do.
-func TestGrants(t *testing.T) {
+// TestGrantsOfABackend: a backend says what each agent may do.
+func TestGrantsOfABackend(t *testing.T) {
 	address := backend(t, func(w http.ResponseWriter, r *http.Request) {
 		var question struct {
 			Gate        string
@@ -373,7 +374,7 @@ func TestToAndDiscard(t *testing.T) {
 	}
 }
 
-func TestNobodyPublishesWhereTheProtocolSpeaks(t *testing.T) {
+func TestReservedAndInvalidChannelsTakeNoMessages(t *testing.T) {
 	s := gated(t, `default allow`)
 	a := s.connect("/push/websocket", nil).subscribe("chat")
 	for channel, code := range map[string]hub.Code{

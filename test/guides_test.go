@@ -78,12 +78,12 @@ var guideBackends = []guideBackend{
 	}, shipped: "<turbo-stream action=\"replace\" target=\"order_1\">\n  <template><p id=\"order_1\">Order 1 is on its way.</p></template>\n</turbo-stream>\n", first: checkTurboStream},
 }
 
-// TestGuides runs the backends of the guides, each behind the Caddyfile of its guide: who
-// is logged in hears of the own orders, nobody else does, and what is published again is
-// published once.
+// TestGuides runs the backends of the guides, each behind the Caddyfile of its guide: users
+// who are logged in hear of their own orders, nobody else does, and an event that is
+// published again arrives once.
 func TestGuides(t *testing.T) {
 	t.Setenv("PUBLISHER_SECRET", apiSecret)
-	// They publish through a proxy that loses an answer of each.
+	// The backends publish through a proxy that loses an answer of each.
 	proxy := new(lossyProxy)
 	lossy := httptest.NewServer(proxy)
 	t.Cleanup(lossy.Close)
@@ -155,7 +155,8 @@ func checkShop(t *testing.T, s site, shipped any) {
 	}
 	bob.wantRefused(bob.askToSubscribe("orders/1"), hub.CodeDenied)
 
-	// Shipped twice, and the first answer is lost: told once.
+	// The order is shipped twice, because the first answer was lost. The page hears of it
+	// once.
 	for range 2 {
 		if status, _, text := s.shopPost("/orders/1/ship", nil, cookies["ann"]); status/100 != 2 {
 			t.Fatalf("shipping: %d %s", status, text)

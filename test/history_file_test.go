@@ -113,7 +113,7 @@ func TestHistoryInAFile(t *testing.T) {
 	again.wantMessage("news", 2.0)
 }
 
-// Each hub has a file of its own, and one only.
+// Each hub has one file, and shares it with no other hub.
 func TestHistoryFilesOfHubs(t *testing.T) {
 	dir := t.TempDir()
 	endpoint := func(path, name, file string) string {
@@ -131,7 +131,7 @@ func TestHistoryFilesOfHubs(t *testing.T) {
 			t.Errorf("%s: %v, want %q", c.what, err, c.want)
 		}
 	}
-	// What failed left nothing open.
+	// The configurations that failed have left no file open.
 	if err := server.load("http://site.test {\n" + endpoint("/a", "a", one) + endpoint("/b", "b", two) + "}"); err != nil {
 		t.Error(err)
 	}

@@ -52,7 +52,7 @@ func TestAgentsGetWhatTheyMissed(t *testing.T) {
 	if last == nil {
 		t.Fatal("a message of a channel with a history has no position")
 	}
-	// A publisher learns it too: the one with a session, and the one without.
+	// Publishers learn the position, too, with and without a session.
 	var answers []struct {
 		Position  any
 		Positions object
@@ -134,8 +134,8 @@ func TestAgentsAskForHistory(t *testing.T) {
 	}
 }
 
-// Who may not have kept messages subscribes all the same, and is told. A reload replaces the
-// gate.
+// An agent that may not have kept messages can still subscribe, and the answer says why
+// there are none. A reload replaces the gate.
 func TestGateHistory(t *testing.T) {
 	config := func(guard string) string {
 		return "http://site.test {\n pushit /push {\n default allow\n history 3 1h\n history " + guard + "\n }\n}"

@@ -156,14 +156,14 @@ func cutting(t *testing.T, s *server, silence time.Duration, cuts *atomic.Int64)
 	return through
 }
 
-// TestProxyThatCutsSilentConnections: the proxy's patience is short, but each transport
-// sends a heartbeat earlier.
+// TestProxyThatCutsSilentConnections: the proxy cuts connections that are silent for 3 s,
+// but each transport sends a heartbeat before that.
 func TestProxyThatCutsSilentConnections(t *testing.T) {
 	const silence, long = 3 * time.Second, 7 * time.Second
 	s := serve(t, hostileSite)
 	var cuts atomic.Int64
 	through := cutting(t, s, silence, &cuts)
-	// A silent connection is cut, so the proxy works.
+	// The proxy does cut a silent connection.
 	mute, err := through.dial(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -21,7 +21,7 @@ import (
 )
 
 // TestHTTP2 runs itself again in a process whose HTTP/2 servers offer extended CONNECT
-// (RFC 8441). Go reads from the environment at the start whether they do.
+// (RFC 8441). Go reads that setting from the environment when a process starts.
 //
 //nolint:staticcheck // SA1019: net/http has no extended CONNECT for clients
 func TestHTTP2(t *testing.T) {

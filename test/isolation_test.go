@@ -13,7 +13,7 @@ import (
 
 // Sites share nothing unless they use the same name: no channel, even if their endpoints
 // have the same settings.
-func TestSitesAreApart(t *testing.T) {
+func TestSitesShareNothing(t *testing.T) {
 	const block = "\t\tdefault allow\n\t\tsubscribe user alice\n\t\tconnect route {\n\t\t\tbasic_auth {\n\t\t\t\talice " + aliceHash + "\n\t\t\t}\n\t\t}\n"
 	s := serve(t, "http://a.localhost {\n\tpushit {\n\t\tname a\n"+block+"\t}\n}\nhttp://b.localhost {\n\tpushit {\n\t\tname b\n"+block+"\t}\n}\n")
 	var agents []*agent
@@ -94,7 +94,7 @@ func TestSitesThatShareMustAgree(t *testing.T) {
 	}
 }
 
-// Sites may share a hub although they are reached in different ways.
+// Sites with different addresses may share a hub.
 func TestSitesThatShareByPath(t *testing.T) {
 	s := serve(t, "http://a.localhost {\n\tpushit {\n\t\tname live\n\t\tdefault allow\n\t}\n}\n\nhttp://b.localhost {\n\tpushit /read {\n\t\tname live\n\t\tdefault deny\n\t\tconnect allow\n\t\tsubscribe allow\n\t}\n}\n")
 	a, b := s.site("a.localhost").connect("/push/websocket", nil), s.site("b.localhost").connect("/read/websocket", nil).subscribe("news")

@@ -237,7 +237,7 @@ func TestMetricsAreNamedAsTheyShouldBe(t *testing.T) {
 	a.wantAllowed(a.askToSubscribe("chat"))
 	_ = s.connect("/push/websocket", nil).conn.Close()
 	s.awaitMetrics(scrape{of("sessions_ended_total", "code=1000"): 1})
-	ofBrokers := 0 // these are there only with a broker
+	ofBrokers := 0 // only a hub with a broker has these
 	for _, name := range telemetry.Names() {
 		if strings.HasPrefix(name, "caddy_pushit_broker_") {
 			ofBrokers++

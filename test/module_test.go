@@ -120,7 +120,7 @@ func TestBasicAuthIsAskedFirst(t *testing.T) {
 	s.connect("/push/websocket", basicAuth("alice", "secret of alice"))
 }
 
-func TestWhatIsNotPushitsGoesToTheNextHandler(t *testing.T) {
+func TestOtherRequestsGoToTheNextHandler(t *testing.T) {
 	root := t.TempDir()
 	for name, text := range map[string]string{"index.html": "the page", "pushover": "not pushit", "push/notes.txt": "notes"} {
 		file := filepath.Join(root, filepath.FromSlash(name))

@@ -50,8 +50,8 @@ func usersOf(list any) string {
 	return strings.Join(all, ", ")
 }
 
-// Pages see who is in a channel, with the info that the configuration makes; a guard may
-// keep the list from some of them; a reload replaces the info and the guard.
+// Pages see who is in a channel, with the info that the configuration makes. A guard may
+// hide the list from some of them. A reload replaces the info and the guard.
 func TestPagesSeeWhoIsThere(t *testing.T) {
 	server := serve(t, presenceConfig("info `{\"shout\": agent.user.upperAscii(), \"room\": parts[1]}`\n\t\t\t\tcel `agent.user != \"eve\"`"))
 	s := server.site("site.test")

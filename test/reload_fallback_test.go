@@ -15,13 +15,13 @@ import (
 )
 
 // A client that polls, and has no request under way during a reload, misses nothing.
-func TestReloadBetweenTwoPolls(t *testing.T) {
-	s := serve(t, ruled("default allow")).site("localhost")
+func TestReloadBetweenTwoPollsLosesNothing(t *testing.T) {
+	s := serve(t, withRules("default allow")).site("localhost")
 	ws := s.connect("/push/websocket", nil)
 	a := s.fallback(s.client("h1"), "/push", "xhr").connect("news", "other")
 	for i, block := range []string{"default allow\nheartbeat 20s", "default allow\nlimits {\nagents 5\n}", "default allow\nchannel other {\nsubscribe deny\n}"} {
 		ws.publish("news", float64(2*i))
-		s.reload(ruled(block))
+		s.reload(withRules(block))
 		ws.publish("news", float64(2*i+1))
 		if i == 2 {
 			break
@@ -49,7 +49,7 @@ func TestReloadBetweenTwoPolls(t *testing.T) {
 			t.Errorf("got %v, want the end of a subscription", f)
 		}
 	}
-	s.reload(ruled("default allow\nconnect deny \"members only\""))
+	s.reload(withRules("default allow\nconnect deny \"members only\""))
 	if f := a.receive(); f["channel"] != "/meta/close" || f["code"] != float64(hub.CloseCut) {
 		t.Errorf("got %v, want it cut", f)
 	}
@@ -62,12 +62,12 @@ func TestReloadBetweenTwoPolls(t *testing.T) {
 // A poll that is under way during a reload gets messages that are published under the new
 // configuration.
 func TestReloadDuringAPoll(t *testing.T) {
-	s := serve(t, ruled("default allow")).site("localhost")
+	s := serve(t, withRules("default allow")).site("localhost")
 	a := s.fallback(s.client("h1"), "/push", "xhr").connect("news")
 	a.finish()
 	before := a.Ended
 	a.begin()
-	s.reload(ruled("default allow\nheartbeat 20s"))
+	s.reload(withRules("default allow\nheartbeat 20s"))
 	s.connect("/push/websocket", nil).publish("news", "later")
 	a.wantMessage("news", "later")
 	if a.finish(); a.Ended != before+1 {
@@ -97,7 +97,7 @@ func freeUDP(t *testing.T) string {
 
 // During reloads streams continue, or end in order and the next one continues. No message
 // is lost, and none comes twice. With grace_period, Caddy ends the streams of HTTP/3.
-func TestReloadOfStreams(t *testing.T) {
+func TestReloadOfStreamsLosesNothing(t *testing.T) {
 	cert, key := certificate(t, "localhost")
 	addr := freeUDP(t)
 	config := func(global, block string) string {
@@ -153,7 +153,7 @@ func TestReloadOfStreams(t *testing.T) {
 
 // A session still belongs to its owner after a reload has changed session_cookies.
 func TestReloadOfSessionCookies(t *testing.T) {
-	s := serve(t, ruled("default allow")).site("localhost")
+	s := serve(t, withRules("default allow")).site("localhost")
 	mine := http.Header{"Cookie": {"sid=mine; theme=dark"}}
 	a := s.fallback(s.client("h1"), "/push", "xhr")
 	a.Header = mine
@@ -167,7 +167,7 @@ func TestReloadOfSessionCookies(t *testing.T) {
 	a.receive()
 	a.receive() // the message, and its acknowledgement
 	for _, cookies := range []string{"sid", "sid theme", "theme sid"} {
-		s.reload(ruled("default allow\nsession_cookies " + cookies))
+		s.reload(withRules("default allow\nsession_cookies " + cookies))
 		if status, answer := foreign.ask(http.MethodPost, "/xhr_send", publication); status != http.StatusNotFound {
 			t.Errorf("session_cookies %s: another's xhr_send was answered %d %s", cookies, status, answer)
 		}
@@ -177,17 +177,17 @@ func TestReloadOfSessionCookies(t *testing.T) {
 }
 
 func TestReloadOfTransports(t *testing.T) {
-	s := serve(t, ruled("default allow")).site("localhost")
+	s := serve(t, withRules("default allow")).site("localhost")
 	ws := s.connect("/push/websocket", nil)
 	a := s.fallback(s.client("h1"), "/push", "xhr").connect("news")
-	s.reload(ruled("default allow\ntransports websocket xhr"))
+	s.reload(withRules("default allow\ntransports websocket xhr"))
 	a.send("news", "still")
 	a.receive()
-	s.reload(ruled("default allow\ntransports websocket"))
+	s.reload(withRules("default allow\ntransports websocket"))
 	s.wantLog("agents moved to a new configuration", func(f object) bool { return f["agents_cut"] == 1.0 && f["agents"] == 2.0 })
 	ws.subscribe("news")
 	ws.publish("news", "on")
 	ws.wantMessage("news", "on")
-	s.reload(ruled("default allow\ntransports xhr"))
+	s.reload(withRules("default allow\ntransports xhr"))
 	ws.wantCut()
 }

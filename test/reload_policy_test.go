@@ -19,8 +19,8 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// ruled returns a Caddyfile with a site on localhost whose pushit has that block.
-func ruled(block string) string { return "http://localhost {\n\tpushit {\n" + block + "\n\t}\n}\n" }
+// withRules returns a Caddyfile with a site on localhost whose pushit has that block.
+func withRules(block string) string { return "http://localhost {\n\tpushit {\n" + block + "\n\t}\n}\n" }
 
 // reload loads another Caddyfile, which must be valid.
 func (s *server) reload(config string) {
@@ -69,13 +69,13 @@ func (s site) as(path, token, origin string) *agent {
 }
 
 // A stricter reload ends some sessions and subscriptions, and leaves the others.
-func TestReloadCutsOffThoseWhomItIsAbout(t *testing.T) {
+func TestReloadEndsOnlyWhatTheNewRulesForbid(t *testing.T) {
 	const key = "0123456789abcdef0123456789abcdef"
 	role := func(role string) string {
 		return token(t, key, object{"sub": role, "role": role, "exp": time.Now().Add(time.Hour).Unix()})
 	}
 	rules := func(connect, staff string) string {
-		return ruled(`
+		return withRules(`
 			connect jwt {
 				secret ` + key + `
 				` + connect + `
@@ -119,22 +119,22 @@ func TestReloadCutsOffThoseWhomItIsAbout(t *testing.T) {
 }
 
 // Nobody notices a reload that removes rules or makes them less strict.
-func TestReloadThatLoosens(t *testing.T) {
+func TestReloadThatAllowsMoreIsNotNoticed(t *testing.T) {
 	const key = "0123456789abcdef0123456789abcdef"
-	s := serve(t, ruled("default deny\nconnect jwt {\nsecret "+key+"\n}\nsubscribe cel `agent.claims.role == \"editor\"`")).site("localhost")
+	s := serve(t, withRules("default deny\nconnect jwt {\nsecret "+key+"\n}\nsubscribe cel `agent.claims.role == \"editor\"`")).site("localhost")
 	a := s.as("/push/websocket", token(t, key, object{"role": "editor", "sub": "ann", "exp": time.Now().Add(time.Hour).Unix()}), "").subscribe("news")
 	for _, rules := range []string{"default allow", "heartbeat 20s", "default allow\nconnect deny @nobody\n@nobody header X-No *", "default deny\nconnect allow\nsubscribe allow"} {
 		if strings.Contains(rules, "deny @nobody") {
 			rules = strings.Replace(rules, "connect deny @nobody", "connect {\ndeny @nobody\nallow\n}", 1)
 		}
-		s.reload(ruled(rules))
+		s.reload(withRules(rules))
 		a.subscribe("more")
 		a.request("/meta/unsubscribe", object{"channel": "more"})
 	}
 }
 
 // The text is the same, but the file has another key.
-func TestReloadLooksIntoKeyFiles(t *testing.T) {
+func TestReloadNoticesAnotherKeyInTheSameFile(t *testing.T) {
 	const one, two = "0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210"
 	file := filepath.Join(t.TempDir(), "secret")
 	write := func(secret string) {
@@ -144,7 +144,7 @@ func TestReloadLooksIntoKeyFiles(t *testing.T) {
 		}
 	}
 	write(one)
-	config := ruled("default allow\nconnect jwt {\nsecret {file." + file + "}\n}")
+	config := withRules("default allow\nconnect jwt {\nsecret {file." + file + "}\n}")
 	s := serve(t, config).site("localhost")
 	a := s.as("/push/websocket", token(t, one, object{"exp": time.Now().Add(time.Hour).Unix()}), "").subscribe("news")
 	s.reload(config)
@@ -188,7 +188,7 @@ func (c *counter) saysStatus(status int) {
 func TestReloadAsksBackendsOnlyAboutWhatChanged(t *testing.T) {
 	c, address := newCounter(t)
 	rules := func(more, uri string) string {
-		return ruled(more + "\nconnect ask " + address + " {\nuri /connect\n}\nsubscribe ask " + address + " {\nuri " + uri + "\n}\npublish allow")
+		return withRules(more + "\nconnect ask " + address + " {\nuri /connect\n}\nsubscribe ask " + address + " {\nuri " + uri + "\n}\npublish allow")
 	}
 	s := serve(t, rules("", "/subscribe")).site("localhost")
 	a := s.connect("/push/websocket", nil).subscribe("news").subscribe("more")
@@ -211,10 +211,10 @@ func TestReloadAsksBackendsOnlyAboutWhatChanged(t *testing.T) {
 func TestReloadWhileTheBackendIsAway(t *testing.T) {
 	c, address := newCounter(t)
 	const rules = "default allow\nlimits {\nframes_per_second unlimited\npublishes_per_second unlimited\n}" // the publisher is as fast as possible
-	s := serve(t, ruled(rules)).site("localhost")
+	s := serve(t, withRules(rules)).site("localhost")
 	a, b := s.connect("/push/websocket", nil).subscribe("news"), s.connect("/push/websocket", nil)
 	c.saysStatus(http.StatusBadGateway)
-	s.reload(ruled(rules + "\ngrace 30s\nsubscribe ask " + address + " {\nuri /\n}\nconnect ask " + address + " {\nuri /\n}"))
+	s.reload(withRules(rules + "\ngrace 30s\nsubscribe ask " + address + " {\nuri /\n}\nconnect ask " + address + " {\nuri /\n}"))
 	for c.asked.Load() < 2 { // one question for each agent
 		b.publish("news", "away")
 		a.wantMessage("news", "away")
@@ -231,10 +231,10 @@ func TestReloadWhileTheBackendIsAway(t *testing.T) {
 func TestReloadWhoseBackendStaysAway(t *testing.T) {
 	c, address := newCounter(t)
 	c.saysStatus(http.StatusServiceUnavailable)
-	s := serve(t, ruled("default allow")).site("localhost")
+	s := serve(t, withRules("default allow")).site("localhost")
 	a, b := s.connect("/push/websocket", nil).subscribe("news").subscribe("other"), s.connect("/push/websocket", nil)
 	began := time.Now()
-	s.reload(ruled("default allow\ngrace 1s\nchannel news {\nsubscribe ask " + address + " {\nuri /\n}\n}"))
+	s.reload(withRules("default allow\ngrace 1s\nchannel news {\nsubscribe ask " + address + " {\nuri /\n}\n}"))
 	b.publish("news", "the old answer holds")
 	a.wantMessage("news", "the old answer holds")
 	a.wantEnded("news", hub.CodeUnavailable)
@@ -245,7 +245,7 @@ func TestReloadWhoseBackendStaysAway(t *testing.T) {
 	b.publish("other", "goes on")
 	a.wantMessage("other", "goes on")
 
-	s.reload(ruled("default allow\ngrace 1s\nconnect ask " + address + " {\nuri /\n}"))
+	s.reload(withRules("default allow\ngrace 1s\nconnect ask " + address + " {\nuri /\n}"))
 	a.wantCut()
 	b.wantCut()
 	if f := s.wantEffects("[connect channel news subscribe]"); f["agents_cut"] != 2.0 || f["unanswered"] != 2.0 {
@@ -255,11 +255,11 @@ func TestReloadWhoseBackendStaysAway(t *testing.T) {
 
 // If a reload comes while a question is open, a late answer to the old gate does not
 // count.
-func TestReloadInTheMiddleOfQuestions(t *testing.T) {
+func TestLateAnswerToAnOldGateDoesNotCount(t *testing.T) {
 	c, address := newCounter(t)
 	hold := make(chan struct{})
 	asked := make(chan struct{}, 8)
-	s := serve(t, ruled("default allow\ntimeout subscribe 10s\ntimeout publish 10s\nsubscribe ask "+address+" {\nuri /\n}\npublish ask "+address+" {\nuri /\n}")).site("localhost")
+	s := serve(t, withRules("default allow\ntimeout subscribe 10s\ntimeout publish 10s\nsubscribe ask "+address+" {\nuri /\n}\npublish ask "+address+" {\nuri /\n}")).site("localhost")
 	a, fresh := s.connect("/push/websocket", nil), s.connect("/push/websocket", nil).subscribe("news")
 	c.says(func(w http.ResponseWriter, _ *http.Request) {
 		asked <- struct{}{}
@@ -270,7 +270,7 @@ func TestReloadInTheMiddleOfQuestions(t *testing.T) {
 	publish := a.send("x", "1")
 	<-asked
 	<-asked
-	s.reload(ruled("default allow\ntimeout subscribe 10s\nsubscribe deny \"closed\"\npublish deny \"closed\""))
+	s.reload(withRules("default allow\ntimeout subscribe 10s\nsubscribe deny \"closed\"\npublish deny \"closed\""))
 	close(hold)
 	fresh.wantEnded("news", hub.CodeDenied)
 	for range 2 {
@@ -283,14 +283,14 @@ func TestReloadInTheMiddleOfQuestions(t *testing.T) {
 
 // Of two reloads at once, the last one counts for all agents. A failing reload in between
 // does not count.
-func TestReloadsAtOnce(t *testing.T) {
-	s := serve(t, ruled("default allow")).site("localhost")
+func TestLastOfSeveralReloadsCounts(t *testing.T) {
+	s := serve(t, withRules("default allow")).site("localhost")
 	var agents []*agent
 	for range 10 {
 		agents = append(agents, s.connect("/push/websocket", nil).subscribe("a").subscribe("b"))
 	}
 	closing := func(channel string) string {
-		return ruled("default allow\nchannel " + channel + " {\nsubscribe deny \"closed\"\n}")
+		return withRules("default allow\nchannel " + channel + " {\nsubscribe deny \"closed\"\n}")
 	}
 	failing := strings.Replace(closing("a b"), "http://localhost {", "http://localhost {\n\troute {\n\t\tfails\n\t}", 1)
 	var wg sync.WaitGroup
@@ -328,7 +328,7 @@ func isEnd(f object, channel string) bool {
 
 func TestReloadOfOrigins(t *testing.T) {
 	const one, two = "https://one.example", "https://two.example"
-	config := func(origins string) string { return ruled(origins) }
+	config := func(origins string) string { return withRules(origins) }
 	s := serve(t, config("origins "+one+" "+two)).site("localhost")
 	own, of1, of2, program := s.as("/push/websocket", "", "http://localhost"), s.as("/push/websocket", "", one), s.as("/push/websocket", "", two), s.as("/push/websocket", "", "")
 	s.reload(config("origins " + two + " " + one)) // the same
@@ -367,7 +367,7 @@ func TestReloadOfTheNamespace(t *testing.T) {
 
 // The test edits all parts of the endpoint, the site and the server. Each edit loads. No
 // agent is closed, misses a message, or gets one twice.
-func TestReloadOfAnything(t *testing.T) {
+func TestReloadOfAnySettingLosesNoMessage(t *testing.T) {
 	cert, key := certificate(t, "localhost")
 	other, otherKey := certificate(t, "localhost")
 	site := func(global, before, block, tls string) string {
@@ -418,10 +418,10 @@ func TestReloadOfAnything(t *testing.T) {
 }
 
 // A named route that a gate invokes, also through another one, is a part of the gate.
-func TestReloadLooksIntoNamedRoutes(t *testing.T) {
+func TestReloadNoticesAChangeInANamedRoute(t *testing.T) {
 	rules := func(auth, inner, more string) string {
 		return "&(auth) {\n" + auth + "\n}\n&(inner) {\n" + inner + "\n}\n" +
-			ruled(more+"\ndefault allow\nconnect route {\ninvoke auth\n}\nchannel staff {\nsubscribe any {\nuser\nroute {\ninvoke outer\n}\n}\n}") +
+			withRules(more+"\ndefault allow\nconnect route {\ninvoke auth\n}\nchannel staff {\nsubscribe any {\nuser\nroute {\ninvoke outer\n}\n}\n}") +
 			"&(outer) {\nroute {\ninvoke inner\n}\n}\n"
 	}
 	const guests = "@guest header X-Role guest\nrespond @guest 403"
@@ -446,7 +446,7 @@ func TestReloadLooksIntoNamedRoutes(t *testing.T) {
 
 // in_flight and the cache belong to the gate: they continue over a reload that does not
 // change the gate.
-func TestReloadKeepsWhatWasAskedAndAnswered(t *testing.T) {
+func TestReloadKeepsInFlightAndTheCache(t *testing.T) {
 	var mu sync.Mutex // guards the following
 	running, most := 0, 0
 	arrived, hold := make(chan struct{}, 64), make(chan struct{})
@@ -466,7 +466,7 @@ func TestReloadKeepsWhatWasAskedAndAnswered(t *testing.T) {
 	})
 	c, counted := newCounter(t)
 	rules := func(more, cached string) string {
-		return ruled(more + "\ndefault allow\nchannel probe/* {\nsubscribe ask " + address + " {\nuri /quick\n}\n}\n" +
+		return withRules(more + "\ndefault allow\nchannel probe/* {\nsubscribe ask " + address + " {\nuri /quick\n}\n}\n" +
 			"channel slow/* {\nsubscribe {\ntimeout 1m\nask " + address + " {\nuri /slow\nin_flight 2\n}\n}\n}\n" +
 			"channel cached {\nsubscribe {\nask " + counted + " {\nuri /" + cached + "\ncache 1m\n}\n}\n}")
 	}
@@ -512,7 +512,7 @@ func TestReloadKeepsWhatWasAskedAndAnswered(t *testing.T) {
 func TestReloadOfTrustedProxies(t *testing.T) {
 	c, address := newCounter(t)
 	rules := func(proxies, more string) string {
-		return "{\n\tservers {\n\t\ttrusted_proxies static " + proxies + "\n\t}\n}\n" + ruled(more+"\ndefault allow\nsubscribe ask "+address+" {\nuri /\n}")
+		return "{\n\tservers {\n\t\ttrusted_proxies static " + proxies + "\n\t}\n}\n" + withRules(more+"\ndefault allow\nsubscribe ask "+address+" {\nuri /\n}")
 	}
 	s := serve(t, rules("10.0.0.0/8 fd00::/8", "")).site("localhost")
 	a := s.connect("/push/websocket", nil).subscribe("news")

@@ -107,8 +107,9 @@ func TestReloadThatRemovesTheEndpointClosesIt(t *testing.T) {
 	}
 }
 
-// TestReloadClosesOnlyWhatIsGone has two endpoints on one hub. A reload removes one.
-func TestReloadClosesOnlyWhatIsGone(t *testing.T) {
+// TestReloadClosesOnlyAgentsOfTheRemovedEndpoint has two endpoints on one hub. A reload
+// removes one.
+func TestReloadClosesOnlyAgentsOfTheRemovedEndpoint(t *testing.T) {
 	const both = "pushit /a {\n\t\tname chat\n\t}\n\tpushit /b {\n\t\tname chat\n\t}"
 	s := serve(t, reloadSite(both)).site("localhost")
 	a := s.connect("/a/websocket", nil).subscribe("chat")

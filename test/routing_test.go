@@ -20,15 +20,15 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// A verdict is the result of adapting and validating a Caddyfile.
-type verdict struct {
+// A checked is the result of adapting and validating a Caddyfile.
+type checked struct {
 	adapt    string   // the error of adapting the file
 	validate string   // the error of validating it without a file, as over the admin API
 	warnings []string // log lines about other handlers
 }
 
-// judge adapts a Caddyfile with and without a file, and validates the results.
-func judge(t *testing.T, config string) (v verdict) {
+// check adapts a Caddyfile with and without a file, and validates the results.
+func check(t *testing.T, config string) (v checked) {
 	t.Helper()
 	t.Chdir(t.TempDir())
 	if err := os.WriteFile("Caddyfile", []byte(config), 0o600); err != nil {
@@ -63,11 +63,11 @@ func validated(t *testing.T, adapted []byte) (failed string, warnings []string) 
 	return failed, warnings
 }
 
-// TestTraps adapts each testdata/adapt/invalid/trap_* as a file. This must fail with the
-// error below the border, which has a line and says what to write instead. A
+// TestTrapsAreErrors adapts each testdata/adapt/invalid/trap_* as a file. This must fail
+// with the error below the border, which has a line and says what to write instead. A
 // configuration that comes over the admin API has no file, and must fail when it is
 // provisioned.
-func TestTraps(t *testing.T) {
+func TestTrapsAreErrors(t *testing.T) {
 	for _, file := range goldenFiles(t, "invalid/trap_*") {
 		file, err := filepath.Abs(file)
 		if err != nil {
@@ -78,7 +78,7 @@ func TestTraps(t *testing.T) {
 			if formatted := caddyfile.Format(input); !bytes.Equal(formatted, input) {
 				t.Errorf("not as caddy fmt writes it, which is:\n%s", formatted)
 			}
-			v := judge(t, string(input))
+			v := check(t, string(input))
 			if *update {
 				writeGolden(t, file, input, v.adapt+"\n")
 				return
@@ -103,8 +103,8 @@ var (
 	trapPlace = regexp.MustCompile(` at Caddyfile:\d+`)
 )
 
-// TestFormsAreNoTraps adapts valid Caddyfiles as files.
-func TestFormsAreNoTraps(t *testing.T) {
+// TestValidCaddyfilesAreNoTraps adapts valid Caddyfiles as files.
+func TestValidCaddyfilesAreNoTraps(t *testing.T) {
 	t.Setenv("PUSHIT_TEST_PATH", "/live")
 	t.Setenv("PUSHIT_TEST_ORIGINS", "https://a.example.com https://b.example.com")
 	for _, file := range goldenFiles(t, "valid/*") {
@@ -119,9 +119,9 @@ func TestFormsAreNoTraps(t *testing.T) {
 	}
 }
 
-// TestNothingIsInTheWay has sites with harmless handlers before pushit. There is no
-// warning, and requests arrive.
-func TestNothingIsInTheWay(t *testing.T) {
+// TestHarmlessHandlersCauseNoWarning has sites with harmless handlers before pushit. There
+// is no warning, and requests arrive.
+func TestHarmlessHandlersCauseNoWarning(t *testing.T) {
 	const spa = "try_files {path} /index.html\n"
 	for _, tc := range []struct{ name, path, site string }{
 		{"alone", "/push", "pushit\n"},
@@ -180,7 +180,7 @@ func TestNothingIsInTheWay(t *testing.T) {
 				named = "&(live) {\npushit {\nname live\n}\n}\n"
 			}
 			config := named + "http://localhost, http://[::1], http://www.localhost, http://*.localhost {\n" + tc.site + "}\n"
-			if v := judge(t, config); v.adapt != "" || v.validate != "" || len(v.warnings) > 0 {
+			if v := check(t, config); v.adapt != "" || v.validate != "" || len(v.warnings) > 0 {
 				t.Errorf("%s\nadapting: %s\nvalidating: %s\nwarnings: %q", config, v.adapt, v.validate, v.warnings)
 			}
 			s := serve(t, config).site("localhost")
@@ -191,9 +191,10 @@ func TestNothingIsInTheWay(t *testing.T) {
 	}
 }
 
-// TestDoubtsAboutWhatStandsBefore has sites with handlers that take some of the requests,
-// or may take them. The log has a warning, with file and line if they are known.
-func TestDoubtsAboutWhatStandsBefore(t *testing.T) {
+// TestWarningsAboutHandlersThatMayTakeRequests has sites with handlers that take some of
+// the requests, or may take them. The log has a warning, with file and line if they are
+// known.
+func TestWarningsAboutHandlersThatMayTakeRequests(t *testing.T) {
 	for _, tc := range []struct{ name, site, want string }{
 		{"a rewrite for some browsers", "@mobile header User-Agent *Mobile*\nrewrite @mobile /m{uri}\npushit\n", "rewrite at Caddyfile:3 may take requests of this pushit before it runs: /push/pushit.mjs becomes /m/push/pushit.mjs | write\n\n\troute {\n\t\tpushit /push\n\t\trewrite @mobile /m{uri}\n\t}"},
 		{"a redirection for some browsers", "@de header Accept-Language de*\nredir @de /de{uri}\npushit\n", "redir at Caddyfile:3 may take"},
@@ -248,16 +249,16 @@ func init() {
 	})
 }
 
-// TestHandlersOfOthers has handlers of another package, which may set the placeholder of
-// a namespace, and a named route that invokes itself.
-func TestHandlersOfOthers(t *testing.T) {
+// TestHandlersOfOtherPackagesMaySetTheNamespace has handlers of another package, which may
+// set the placeholder of a namespace, and a named route that invokes itself.
+func TestHandlersOfOtherPackagesMaySetTheNamespace(t *testing.T) {
 	const pushit = "pushit {\nname live\nnamespace {tenant}\n}\n"
 	for config, want := range map[string]string{
 		"http://localhost {\nroute {\npushit_test_sets\n" + pushit + "}\n}\n":           "",
 		"http://localhost {\nroute {\n" + pushit + "pushit_test_sets\n}\n}\n":           "nothing before this pushit sets",
 		"&(live) {\ninvoke live\n" + pushit + "}\nhttp://localhost {\ninvoke live\n}\n": "nothing before this pushit sets",
 	} {
-		v := judge(t, config)
+		v := check(t, config)
 		for what, got := range map[string]string{"adapting": v.adapt, "validating": v.validate} {
 			if want == "" && got != "" || !strings.Contains(got, want) {
 				t.Errorf("%s\n%s: %q, want %q", config, what, got, want)

@@ -53,7 +53,7 @@ func (s *server) stopping() (stopped <-chan struct{}) {
 	return done
 }
 
-func TestStopSendsEverybodyAway(t *testing.T) {
+func TestStopTellsEachAgentWhenToComeBack(t *testing.T) {
 	const agents = 20
 	s := serve(t, "http://localhost {\n\tpushit /a {\n\t\tname a\n\t}\n\tpushit /b {\n\t\tname b\n\t}\n}\n").site("localhost")
 	all := make([]*agent, agents)
@@ -132,9 +132,9 @@ func TestShutdownDelayComesFirst(t *testing.T) {
 	}
 }
 
-// TestStopDoesNotWaitForWhoDoesNotAsk has a session whose client polls no more, and one
-// whose client has cancelled its stream.
-func TestStopDoesNotWaitForWhoDoesNotAsk(t *testing.T) {
+// TestStopDoesNotWaitForClientsThatPollNoMore has a session whose client does not poll any
+// more, and one whose client has cancelled its stream.
+func TestStopDoesNotWaitForClientsThatPollNoMore(t *testing.T) {
 	s := serve(t, "http://localhost {\n\tpushit\n}\n").site("localhost")
 	for _, session := range []string{"s3ss10n1/xhr", "s3ss10n2/xhr_streaming"} {
 		ctx, giveUp := context.WithCancel(t.Context())
@@ -172,9 +172,9 @@ func TestStopDoesNotWaitForWhoDoesNotAsk(t *testing.T) {
 	}
 }
 
-// TestNoSessionWhileTheServerGoes has an agent that delays the stop, and a connection
+// TestNoSessionOpensWhileTheServerStops has an agent that delays the stop, and a connection
 // from before the stop.
-func TestNoSessionWhileTheServerGoes(t *testing.T) {
+func TestNoSessionOpensWhileTheServerStops(t *testing.T) {
 	s := serve(t, "http://localhost {\n\tpushit {\n\t\tdrain 5s\n\t}\n}\n").site("localhost")
 	a := s.connect("/push/websocket", nil)
 	conn, err := s.dial(t.Context())
@@ -206,9 +206,9 @@ func upgradeOn(t *testing.T, conn net.Conn) *http.Response {
 	return resp
 }
 
-// TestReloadSendsNobodyAway: Caddy emits "stopping" and shuts down servers during a
+// TestReloadClosesNoSession: Caddy emits "stopping" and shuts down servers during a
 // reload, too.
-func TestReloadSendsNobodyAway(t *testing.T) {
+func TestReloadClosesNoSession(t *testing.T) {
 	s := serve(t, reloadSite("pushit")).site("localhost")
 	a := s.connect("/push/websocket", nil).subscribe("chat")
 	for range 3 {
@@ -222,7 +222,7 @@ func TestReloadSendsNobodyAway(t *testing.T) {
 }
 
 // A hook of an old configuration may run after a new one has started.
-func TestLateHookSendsNobodyAway(t *testing.T) {
+func TestLateHookOfAnOldConfigurationClosesNoSession(t *testing.T) {
 	s := serve(t, reloadSite("pushit")).site("localhost")
 	a := s.connect("/push/websocket", nil).subscribe("chat")
 	hubpool.DrainAll(make(chan struct{}))
@@ -256,8 +256,8 @@ func TestDrainHasToFitIntoTheGracePeriod(t *testing.T) {
 	}
 }
 
-// TestAgentThatGoesIsLogged checks the log line, and that it shows nothing secret.
-func TestAgentThatGoesIsLogged(t *testing.T) {
+// TestEndOfASessionIsLogged checks the log line, and that it shows nothing secret.
+func TestEndOfASessionIsLogged(t *testing.T) {
 	s := serve(t, reloadSite("pushit")).site("localhost")
 	a, _ := s.upgrade("/push/websocket?secret=q", http.Header{"Cookie": {"session=c00kie"}})
 	a.request("/meta/connect", object{"credentials": "s3cret"})

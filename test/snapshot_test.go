@@ -71,7 +71,7 @@ func TestClientCertificates(t *testing.T) {
 	}
 	two.subscribe("operators") // the session stores enough
 
-	// Another device cannot use the name of a session over a fallback.
+	// A client with another certificate cannot use the name of a session over a fallback.
 	s.certificate = devices[0]
 	opened := s.fallback(s.client("h1"), "/push", "xhr").connect("devices/sensor-1")
 	wantNoOther := func() {
@@ -94,7 +94,7 @@ func TestClientCertificates(t *testing.T) {
 
 // Backends get the values that handlers before pushit set. A session that was opened
 // before the policy needed them must be opened again.
-func TestGatesKnowWhatHandlersBeforeFoundOut(t *testing.T) {
+func TestBackendsGetValuesThatEarlierHandlersSet(t *testing.T) {
 	tenants := func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("X-Tenant") == "acme" {
 			w.WriteHeader(http.StatusNoContent)

@@ -28,8 +28,8 @@ import (
 	"github.com/push-it/pushit/internal/wireclient"
 )
 
-// An eventStream is what a client of Server-Sent Events reads. It fails its test if
-// something else comes than it expects, and when nothing comes.
+// An eventStream is what a client of Server-Sent Events reads. It fails its test if it gets
+// something unexpected, or nothing.
 type eventStream struct {
 	*wireclient.EventReader
 	t      *testing.T
@@ -129,8 +129,8 @@ func (s site) say(by *http.Client, channel string, data any) {
 	}
 }
 
-// TestEventStreamsOverEveryHTTP: each event comes at once over every version of HTTP, though
-// encode stands around, and the next request continues.
+// TestEventStreamsOverEveryHTTP: each event arrives at once over every version of HTTP, also
+// behind encode, and the next request continues after it.
 func TestEventStreamsOverEveryHTTP(t *testing.T) {
 	cert, key := certificate(t, "localhost")
 	srv := &server{t: t, listen: freeUDP(t), http3: true}
@@ -201,8 +201,8 @@ func TestEventStreamsHaveGates(t *testing.T) {
 	}
 }
 
-// TestEventStreamsOutliveReloads: a stream stays, and a gate that has changed ends it with the
-// reason. Then there is no other.
+// TestEventStreamsOutliveReloads: a stream stays open. A gate that has changed ends it with
+// the reason, and refuses the next one.
 func TestEventStreamsOutliveReloads(t *testing.T) {
 	config := streamSite("http://site.test", "", "connect allow\n\t\tsubscribe allow\n\t\tpublish deny")
 	srv := serve(t, config)
@@ -237,7 +237,8 @@ func TestEventStreamsOutliveReloads(t *testing.T) {
 	}
 }
 
-// TestEventStreamsEndWhenTheServerStops: what is queued comes, then when to come back.
+// TestEventStreamsEndWhenTheServerStops: agents get what is queued for them, and then when
+// to come back.
 func TestEventStreamsEndWhenTheServerStops(t *testing.T) {
 	srv := serve(t, streamSite("http://site.test", "", "default allow"))
 	s := srv.site("site.test")

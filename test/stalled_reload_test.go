@@ -78,11 +78,11 @@ func (s site) stalledStream(version, transport string) *stalledAgent {
 	return a
 }
 
-// TestReloadDeniesWhatWaitsForAStalledPeer has agents that do not read, so messages fill
+// TestDeniedMessagesDoNotReachAStalledAgent has agents that do not read, so messages fill
 // the buffers of the system and then wait in the hub. If a reload denies the waiting
-// messages, they never arrive, over any transport, whichever gate denies them. Each
-// message is accounted for.
-func TestReloadDeniesWhatWaitsForAStalledPeer(t *testing.T) {
+// messages, they never arrive, over any transport, whichever gate denies them. The metrics
+// account for each message.
+func TestDeniedMessagesDoNotReachAStalledAgent(t *testing.T) {
 	// 1 MiB: eight times what Linux holds. A response ends after 128 KiB, and its session 5 s
 	// later: all has to be published by then, on a busy machine too.
 	const messages, size = 32, 32 << 10

@@ -108,7 +108,8 @@ func TestStatusPageIsGated(t *testing.T) {
 		}
 	}
 
-	// A link on a page of another site leads to the page, and to nothing else.
+	// A link on a page of another site may lead to the page itself, but not to its files
+	// and its state.
 	click := http.Header{"Sec-Fetch-Site": {"cross-site"}, "Sec-Fetch-Mode": {"navigate"}, "Sec-Fetch-Dest": {"document"}}
 	frame := http.Header{"Sec-Fetch-Site": {"cross-site"}, "Sec-Fetch-Mode": {"navigate"}, "Sec-Fetch-Dest": {"iframe"}}
 	for path, want := range map[string][2]int{"": {200, 403}, "/": {308, 403}, "/state": {403, 403}} {

@@ -77,7 +77,7 @@ func bounded(t *testing.T) (ctx context.Context, caddy string) {
 	return ctx, caddy
 }
 
-func TestIdleAgentsHaveOneGoroutineEachAndLeaveNothing(t *testing.T) {
+func TestIdleAgentsTakeOneGoroutineEachAndLeaveNothing(t *testing.T) {
 	for _, test := range []struct {
 		at     endpoint
 		secure bool
@@ -118,7 +118,7 @@ func TestIdleStreamsLeaveNothing(t *testing.T) {
 	}
 }
 
-func TestPollersAreLeftInPeace(t *testing.T) {
+func TestPollersAreNeverToldOfAnotherConnection(t *testing.T) {
 	ctx, caddy := bounded(t)
 	res, err := measurePolls(ctx, caddy, 600, 1)
 	if err != nil {
@@ -143,7 +143,7 @@ func TestStalledAgentIsClosedByItsLimits(t *testing.T) {
 	}
 }
 
-func TestAllGetInThroughAStorm(t *testing.T) {
+func TestAllAgentsConnectAfterAStorm(t *testing.T) {
 	for _, load := range storms(0, true) {
 		t.Run(fmt.Sprintf("cached=%v,away=%v", load.cached, load.away > 0), func(t *testing.T) {
 			ctx, caddy := bounded(t)
@@ -187,7 +187,7 @@ func TestAllRecoverWhatTheyMissed(t *testing.T) {
 	}
 }
 
-func TestOperatorsLookWhileMessagesGoOut(t *testing.T) {
+func TestPollingOperatorsDelayNoMessages(t *testing.T) {
 	ctx, caddy := bounded(t)
 	res, err := measureOperators(ctx, caddy, operatorsShort)
 	if err != nil {
@@ -198,7 +198,7 @@ func TestOperatorsLookWhileMessagesGoOut(t *testing.T) {
 	}
 }
 
-// The checks of a returning crowd find the faults that there are.
+// The checks of a returning crowd find messages that are lost, doubled or out of order.
 func TestReturnersFindFaults(t *testing.T) {
 	for _, test := range []struct {
 		name         string
@@ -227,7 +227,7 @@ func TestReturnersFindFaults(t *testing.T) {
 	}
 }
 
-func TestThoseWhoStayLoseNothing(t *testing.T) {
+func TestAgentsThatStayLoseNothing(t *testing.T) {
 	ctx, caddy := bounded(t)
 	res, err := measureSoak(ctx, caddy, soakShort(3*time.Second))
 	if err != nil {
@@ -247,7 +247,7 @@ func TestThoseWhoStayLoseNothing(t *testing.T) {
 	}
 }
 
-func TestServerThatStopsSendsEverybodyAway(t *testing.T) {
+func TestServerThatStopsTellsEachAgentWhenToComeBack(t *testing.T) {
 	for _, load := range []stopLoad{{agents: 200, stalled: 2}, {agents: 40, byAdmin: true}} {
 		t.Run(fmt.Sprintf("byAdmin=%v", load.byAdmin), func(t *testing.T) {
 			ctx, caddy := bounded(t)
@@ -255,7 +255,8 @@ func TestServerThatStopsSendsEverybodyAway(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			// the figures are for make bench; what is far beyond them is a hang
+			// make bench checks the figures; a time far beyond them means that the server
+			// hangs
 			if res.gone > 2*stopDrain || res.took > 2*(stopDrain+mostLinger) || res.status != 0 {
 				t.Errorf("it took %v until all had gone, %v to stop, with status %d", res.gone, res.took, res.status)
 			}
@@ -306,12 +307,12 @@ func TestReloadsDropNobody(t *testing.T) {
 	}
 }
 
-// A request that no server has read is made again, and counted each time.
+// A request that no server has read is repeated, and each attempt is counted.
 func TestUnreadRequestsAreCounted(t *testing.T) {
 	const answer = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 	for _, test := range []struct {
 		name        string
-		connections []int // how many requests each answers before it is closed with one unread
+		connections []int // how many requests each connection answers before it is closed with one unread
 		kept, fresh int64
 		fails       bool
 	}{
@@ -343,11 +344,11 @@ func TestUnreadRequestsAreCounted(t *testing.T) {
 					_ = conn.Close()
 				}
 			})
-			var roads roads
+			var clients httpClients
 			defer server.Wait()
-			defer roads.close()
+			defer clients.close()
 			defer l.Close() //nolint:errcheck // the test is over
-			f := roads.newFallback("http://"+l.Addr().String(), route{"xhr", 1})
+			f := clients.newFallback("http://"+l.Addr().String(), route{"xhr", 1})
 			for range 2 {
 				var resp *http.Response
 				if resp, err = f.Do(t.Context(), http.MethodPost, "/xhr", ""); err != nil {
@@ -359,7 +360,7 @@ func TestUnreadRequestsAreCounted(t *testing.T) {
 				t.Errorf("failed: %v", err)
 			}
 			var res reloadResult
-			res.countUnread(&roads.unread)
+			res.countUnread(&clients.unread)
 			if res.kept[1] != test.kept || res.fresh[1] != test.fresh {
 				t.Errorf("%d requests over kept connections and %d over new ones were not read, want %d and %d", res.kept[1], res.fresh[1], test.kept, test.fresh)
 			}
@@ -377,7 +378,7 @@ func TestUnreadRequestsAreCounted(t *testing.T) {
 	}
 }
 
-// A book finds the faults that there are.
+// A book finds messages that are lost, doubled or out of order.
 func TestBookFindsFaults(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -406,7 +407,7 @@ func TestBookFindsFaults(t *testing.T) {
 	}
 }
 
-// A ledger finds the faults that there are.
+// A ledger finds messages that are lost, doubled or out of order.
 func TestLedgerFindsFaults(t *testing.T) {
 	for _, test := range []struct {
 		name     string
@@ -480,13 +481,13 @@ func TestHistoryTakesLittle(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Far beyond the limit is a mistake, whatever else the heap has.
+	// A value far beyond the limit is a mistake, whatever else is on the heap.
 	if took < n*200 || took > n*3*mostHistoryMessage {
 		t.Errorf("%d messages of 200 bytes take %d bytes", n, took)
 	}
 }
 
-// What programs publish again after a cut arrives once.
+// A message that a program repeats after a cut arrives once.
 func TestProgramsRepeatAfterACut(t *testing.T) {
 	ctx, caddy := bounded(t)
 	res, err := measureCut(ctx, caddy, cutShort)
@@ -507,7 +508,7 @@ func TestProgramsRepeatAfterACut(t *testing.T) {
 	}
 }
 
-func TestMembersAreTold(t *testing.T) {
+func TestWatchersHearOfEachMember(t *testing.T) {
 	ctx, caddy := bounded(t)
 	res, err := measurePresence(ctx, caddy, 100, 2*time.Second)
 	if err != nil {

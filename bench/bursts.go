@@ -44,7 +44,7 @@ func runBursts(ctx context.Context, r *report, o options) error {
 	return nil
 }
 
-// A burstResult is what became of a burst.
+// A burstResult is the result of a burst.
 type burstResult struct {
 	closed int
 	got    int64
@@ -89,10 +89,10 @@ func measureBurst(ctx context.Context, caddy string, agents, messages int, secur
 	}
 	want := int64(len(publishers) * messages * agents)
 	err = untilWithin(ctx, burstsPatience, often, "waiting for the burst", func() (bool, error) {
-		res.closed, _ = all.lost() // why does not matter
+		res.closed, _ = all.lost() // the reason does not matter
 		return got.Load() >= want || res.closed > 0, nil
 	})
-	if err == nil && res.closed > 0 { // the others get the rest, or are closed too
+	if err == nil && res.closed > 0 { // the other agents get the rest, or are closed too
 		err = untilWithin(ctx, time.Minute, often, "waiting for the others", func() (bool, error) {
 			res.closed, _ = all.lost()
 			return got.Load() >= want*int64(agents-res.closed)/int64(agents), nil

@@ -18,7 +18,7 @@ const (
 	mostChannelMemory, mostPatternMemory = 700, 700 // bytes
 	// mostSpread is how much more a publish may cost when there are many channels.
 	mostSpread = 1.5
-	// channelDeliveries is how many publishes one figure is about.
+	// channelDeliveries is the number of publishes behind each figure.
 	channelDeliveries = 20_000
 )
 
@@ -38,7 +38,7 @@ const channelsCaddyfile = globalOptions + `http://%[2]s {
 }
 `
 
-// A channelsLoad is how many agents have how many channels.
+// A channelsLoad is a number of agents and of their channels.
 type channelsLoad struct {
 	agents, each  int // channels of each agent
 	patterns      int // in all
@@ -86,7 +86,7 @@ func runChannels(ctx context.Context, r *report, o options) error {
 	return why
 }
 
-// channels is the state of the measurement.
+// channels is the state of this measurement.
 type channels struct {
 	load   channelsLoad
 	server *server
@@ -129,8 +129,8 @@ func (c *channels) heap(ctx context.Context) (float64, error) {
 	return float64(m.HeapAlloc), err
 }
 
-// publishing returns what a publish costs that each agent makes on the channel of that name,
-// which one agent has.
+// publishing has each agent publish on the channel of that name, to which one agent is
+// subscribed. It returns the cost of a publish.
 func (c *channels) publishing(ctx context.Context, name func(agent, i int) string) (cost, error) {
 	rounds := min(max(1, channelDeliveries/len(c.all)), c.load.publishesEach)
 	var best cost
@@ -256,12 +256,13 @@ func (c *channels) measurePatterns(ctx context.Context, r *report) error {
 	return nil
 }
 
-// warmChannels is over how many channels the load of the hot channel is spread, to compare.
+// warmChannels is the number of channels over which the load of the hot channel is spread
+// for comparison.
 const warmChannels = 10
 
 // measureHot measures quiet channels: alone, beside a hot channel, and beside the same load on
-// several channels. If the last two do not differ, quiet channels wait for the machine, and
-// not for the hot channel.
+// several channels. If the last two do not differ, the load of the machine delays quiet
+// channels, and not the hot channel itself.
 func (c *channels) measureHot(ctx context.Context, r *report) error {
 	clock := &latencies{start: time.Now()}
 	quiet, err := gather(ctx, c.load.quiet, c.at, bare, func(i int) agentOptions {
@@ -313,8 +314,8 @@ func (c *channels) measureHot(ctx context.Context, r *report) error {
 	return nil
 }
 
-// beside returns the p99 latency of quiet channels while burn is called again and again, and
-// how often it was.
+// beside calls burn again and again. It returns the p99 latency of quiet channels meanwhile,
+// and the number of calls.
 func (c *channels) beside(ctx context.Context, quiet crowd, clock *latencies, burn func() error) (p99 time.Duration, times int, err error) {
 	burning, stop := context.WithCancel(ctx)
 	defer stop()

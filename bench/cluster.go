@@ -21,8 +21,9 @@ import (
 	"time"
 )
 
-// What is measured of three Caddys over three NATS servers, which keep each message three
-// times. All run on this machine, with the load, so a rate says less here than on six.
+// The measurements of three Caddys over three NATS servers, which keep each message three
+// times. All run on this machine, together with the load, so the rate is lower than on six
+// machines.
 const (
 	clusterSize       = 3
 	clusterEvery      = time.Millisecond // between two messages, for the latency
@@ -39,8 +40,8 @@ const (
 )
 
 // clusterCaddyfile configures one of the Caddys. The queues are long: one agent gets all
-// messages of the rate, and it shares the processors with all that makes them. Arguments: directory, address, addresses of
-// the NATS servers, the name of the node.
+// messages of the rate, and shares the processors with everything that makes them.
+// Arguments: directory, address, addresses of the NATS servers, the name of the node.
 const clusterCaddyfile = globalOptions + `http://%[2]s {
 	pushit /push {
 		name cluster
@@ -70,7 +71,7 @@ type machine struct {
 	at target
 }
 
-// A cluster is what is measured.
+// A cluster has the Caddys and NATS servers that are measured.
 type cluster struct {
 	caddy    string
 	dir      string
@@ -324,7 +325,7 @@ func (c *cluster) pids() (all []int) {
 }
 
 // rate has agents at all machines publish, each the next message when its last one was
-// acknowledged, and counts what comes to one agent at each.
+// acknowledged, and counts the messages that one agent at each machine gets.
 func (c *cluster) rate(ctx context.Context, r *report, lasts time.Duration, short bool) error {
 	var got [clusterSize]atomic.Int64
 	var crowds [clusterSize]crowd
@@ -349,8 +350,8 @@ func (c *cluster) rate(ctx context.Context, r *report, lasts time.Duration, shor
 	if err != nil {
 		return err
 	}
-	// The pace is that of the limit and a fifth more, so that what is measured is not how
-	// much the machine can do with nothing left for anybody.
+	// The agents publish at the limit and a fifth more. At full speed, the measurement
+	// would show only what an overloaded machine does.
 	pace := time.Duration(float64(clusterSize*clusterPublishers) / (1.2 * clusterRate) * float64(time.Second))
 	var all sync.WaitGroup
 	var acknowledged, refused atomic.Int64
@@ -438,7 +439,7 @@ func (c *cluster) cpu() (caddys, nats time.Duration, err error) {
 
 // late publishes once on each of many channels, and has one more machine join.
 func (c *cluster) late(ctx context.Context, r *report, channels int) error {
-	const batch = 16 // the most of one request
+	const batch = 16 // the most messages of one request
 	var all sync.WaitGroup
 	errs := make([]error, clusterSize)
 	for i, m := range c.machines {

@@ -29,7 +29,8 @@ type comebackOrder struct {
 	Load    recoverLoad
 }
 
-// serveComeback lets agents connect and leave, then come back, and reports what they got.
+// serveComeback lets agents connect and leave, then come back, and reports the messages
+// that they got.
 func serveComeback(ctx context.Context, argument string) error {
 	var order comebackOrder
 	if err := json.Unmarshal([]byte(argument), &order); err != nil {

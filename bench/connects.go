@@ -36,7 +36,7 @@ const connectsCaddyfile = globalOptions + `%[3]s://%[2]s {
 }
 `
 
-// A connectLoad is how agents connect.
+// A connectLoad says how agents connect.
 type connectLoad struct {
 	name    string
 	secure  bool

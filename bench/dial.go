@@ -28,7 +28,7 @@ func (t target) origin() string {
 	return "http://" + t.addr
 }
 
-// socketOptions are what a test may want otherwise.
+// socketOptions are settings that a test may change.
 type socketOptions struct {
 	readBuffer    int    // of the program, default 1 KiB
 	receiveBuffer int    // of the kernel, default the kernel's

@@ -5,7 +5,7 @@ package main
 
 import "testing"
 
-// What was acknowledged survives kill -9, in order and once, and positions stay valid.
+// Acknowledged messages survive kill -9, in order and once, and positions stay valid.
 func TestAcknowledgedMessagesSurviveKills(t *testing.T) {
 	ctx, caddy := bounded(t)
 	for sync, n := range map[string]int{"always": 2, "100ms": 1} {

@@ -34,16 +34,16 @@ func (v route) String() string { return fmt.Sprintf("%s over HTTP/%d", v.transpo
 // lets 100 requests be open at once; an agent has two.
 const streamsAtOnce = 40
 
-// roads are the HTTP clients of agents over fallbacks. Over HTTP/1.1 each has
+// httpClients are the HTTP clients of agents over fallbacks. Over HTTP/1.1 each has
 // connections of its own, as browsers have: one of them is kept between two requests.
 // Those of HTTP/2 share one connection.
-type roads struct {
+type httpClients struct {
 	unread unread
 
 	mu    sync.Mutex // guards the following
 	own   []*http.Transport
 	two   *http.Transport
-	quic  []*quicRoad
+	quic  []*quicTransport
 	taken int // agents of HTTP/3
 }
 
@@ -65,13 +65,13 @@ func (u *unread) count(version int, reused bool, n int) {
 
 // of returns the HTTP client of an agent. It does not check certificates, because they
 // change during the measurement.
-func (r *roads) of(version int) http.RoundTripper {
+func (r *httpClients) of(version int) http.RoundTripper {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	insecure := &tls.Config{InsecureSkipVerify: true} //nolint:gosec // G402: the server is the one that was started here
 	if version == 3 {
 		if r.taken%streamsAtOnce == 0 {
-			r.quic = append(r.quic, &quicRoad{unread: &r.unread})
+			r.quic = append(r.quic, &quicTransport{unread: &r.unread})
 		}
 		r.taken++
 		return r.quic[len(r.quic)-1]
@@ -88,7 +88,7 @@ func (r *roads) of(version int) http.RoundTripper {
 }
 
 // unserved returns how many connections of HTTP/3 a server took and did not serve.
-func (r *roads) unserved() (n int) {
+func (r *httpClients) unserved() (n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, q := range r.quic {
@@ -99,7 +99,7 @@ func (r *roads) unserved() (n int) {
 	return n
 }
 
-func (r *roads) close() {
+func (r *httpClients) close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, t := range r.own {
@@ -134,7 +134,7 @@ type fallbackAgent struct {
 }
 
 // newFallback returns the client of a session whose requests are counted.
-func (r *roads) newFallback(origin string, by route) *wireclient.Fallback {
+func (r *httpClients) newFallback(origin string, by route) *wireclient.Fallback {
 	return &wireclient.Fallback{
 		HTTP:      &http.Client{Transport: r.of(by.version)},
 		URL:       wireclient.NewSession(origin + "/push"),
@@ -147,9 +147,9 @@ func (r *roads) newFallback(origin string, by route) *wireclient.Fallback {
 }
 
 // comeByFallback opens a session, connects and subscribes.
-func comeByFallback(ctx context.Context, origin string, by route, roads *roads, channel string, onMessage func([]byte)) (*fallbackAgent, error) {
+func comeByFallback(ctx context.Context, origin string, by route, clients *httpClients, channel string, onMessage func([]byte)) (*fallbackAgent, error) {
 	a := &fallbackAgent{
-		Fallback: roads.newFallback(origin, by), by: by, id: "bench-" + strconv.FormatInt(agentCount.Add(1), 10),
+		Fallback: clients.newFallback(origin, by), by: by, id: "bench-" + strconv.FormatInt(agentCount.Add(1), 10),
 		onMessage: onMessage, done: make(chan struct{}), answers: make(map[string]chan frame),
 	}
 	a.OnResponse = a.check
@@ -180,7 +180,7 @@ func (a *fallbackAgent) begin(ctx context.Context, opened <-chan struct{}, chann
 	return a.ask(ctx, "/meta/subscribe", fmt.Sprintf(`{"channel":%q}`, channel))
 }
 
-// ask sends a frame and waits for its answer, which must be a yes.
+// ask sends a frame and waits for its answer, which must be positive.
 func (a *fallbackAgent) ask(ctx context.Context, channel, data string) error {
 	a.mu.Lock()
 	a.count++
@@ -259,7 +259,7 @@ func (a *fallbackAgent) take(objects []string) error {
 		if err := json.Unmarshal([]byte(object), &f); err != nil {
 			return err
 		}
-		if f.Channel == "/meta/close" { // what closes the session follows
+		if f.Channel == "/meta/close" { // the frame that closes the session follows
 			a.said = []byte(object)
 			continue
 		}

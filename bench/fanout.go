@@ -201,7 +201,7 @@ func (f *fanoutRun) measure(ctx context.Context, pid, messages int, publish func
 	})
 }
 
-// weighWork does something n times, and returns what one time costs the process. allocs
+// weighWork calls do n times, and returns the cost of one call for the process. allocs
 // returns the allocations of the process; nil if they do not matter.
 func weighWork(pid int, n float64, allocs func() (float64, error), work func() error) (c cost, err error) {
 	c.allocs = math.NaN()

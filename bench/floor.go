@@ -21,9 +21,10 @@ import (
 	"github.com/push-it/pushit/internal/wireclient"
 )
 
-// floorCommand is the subcommand that serves the floor: the least that a server can do to
-// deliver over WebSocket. It sends each frame to all connections, with one write for each,
-// from the goroutine that has read the frame.
+// floorCommand is the subcommand that serves the floor: a server that does the least that
+// is possible to deliver over WebSocket. It is the lower bound to compare with. It sends
+// each frame to all connections, with one write for each, from the goroutine that has read
+// the frame.
 const floorCommand = "serve-floor"
 
 type floorServer struct {

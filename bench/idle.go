@@ -17,7 +17,7 @@ const (
 	mostSecureMemory = 18.0 // KiB
 )
 
-// An idleLoad says which agents connect, and where.
+// An idleLoad says which agents connect, and how.
 type idleLoad struct {
 	agents   int
 	at       endpoint
@@ -162,7 +162,7 @@ func comeAndGo(ctx context.Context, n int, t target, at endpoint) error {
 }
 
 // quiet waits until the numbers of goroutines and files are stable, and returns them. It
-// takes the least of some looks, because each look is itself a connection that may be
+// takes the least of several readings, because each reading needs a connection that may be
 // counted.
 func quiet(ctx context.Context, s *server) (census, error) {
 	const looks = 15
@@ -186,7 +186,7 @@ type weight struct {
 	memory
 }
 
-// weigh collects garbage and measures the server's memory, if that is wanted.
+// weigh collects garbage and measures the server's memory, if the load asks for it.
 func weigh(ctx context.Context, s *server, really bool) (w weight, err error) {
 	if !really {
 		return w, nil

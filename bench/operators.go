@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// An operatorLoad is operators who look at a hub again and again, while agents get messages.
+// An operatorLoad has operators that poll a hub while agents get messages.
 type operatorLoad struct {
 	agents  int
 	pollers int
@@ -24,7 +24,7 @@ var (
 	operatorsShort = operatorLoad{agents: 30, pollers: 3, pause: 10 * time.Millisecond, every: 10 * time.Millisecond, window: time.Second / 4}
 )
 
-// mostOperatorDelay is how much later the messages may come because of the pollers.
+// mostOperatorDelay is how much later the messages may arrive because of the pollers.
 const mostOperatorDelay = 20 * time.Millisecond
 
 // An operatorResult is the result.

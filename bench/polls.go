@@ -27,7 +27,7 @@ const (
 	polls   = 20_000
 	// busyProcesses keep the processors busy beside them.
 	busyProcesses = 2
-	// busyCommand is the subcommand that does nothing but that, for busyLimit at most.
+	// busyCommand is the subcommand that keeps a processor busy, for busyLimit at most.
 	busyCommand = "be-busy"
 	busyLimit   = 10 * time.Minute
 )
@@ -69,8 +69,8 @@ func (r *report) polled(name string, res pollResult) {
 	}
 }
 
-// scattered sends each request to any of the machines, as a load balancer does that knows of
-// no sessions.
+// scattered sends each request to a random machine, as a load balancer without sticky
+// sessions does.
 type scattered struct {
 	http.RoundTripper
 	addrs []string
@@ -86,7 +86,7 @@ func (s *scattered) RoundTrip(r *http.Request) (*http.Response, error) {
 	return s.RoundTripper.RoundTrip(r)
 }
 
-// runScattered does the same at three machines: each request comes to any of them.
+// runScattered does the same at three machines: each request goes to a random one.
 func runScattered(ctx context.Context, r *report, caddy string, total int) error {
 	ctx, cancel := context.WithTimeout(ctx, fallbackPatience)
 	defer cancel()

@@ -199,7 +199,7 @@ func (res *presenceResult) churn(ctx context.Context, s *server, guests crowd, g
 	}
 	took := time.Since(begun)
 	last := time.Now()
-	for still := got.frames.Load(); ; still = got.frames.Load() { // until nothing comes for two intervals
+	for still := got.frames.Load(); ; still = got.frames.Load() { // until nothing arrives for two intervals
 		if err := pause(ctx, time.Second); err != nil {
 			return err
 		}

@@ -20,7 +20,7 @@ const (
 	mostProgramCost = 25.0  // us of processor time for a message over one stream
 )
 
-// programSecret is what the programs of this measurement present.
+// programSecret is the bearer token of the programs of this measurement.
 const programSecret = "the programs of bench"
 
 // runPrograms measures what a message costs the server that a program publishes with a

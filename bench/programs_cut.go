@@ -19,8 +19,8 @@ import (
 	"time"
 )
 
-// A cutLoad is what programs publish whose connections are cut in the middle. Then they
-// publish all of it again, with the same uuids.
+// A cutLoad says what programs publish. Their connections are cut in the middle, and then
+// they publish everything again, with the same uuids.
 type cutLoad struct {
 	messages int // of the stream
 	requests int // at the same time
@@ -35,7 +35,7 @@ const (
 	// mostStreamMemory and mostRequestMemory are what the server may grow by while a
 	// program streams, and while many requests publish at once.
 	mostStreamMemory, mostRequestMemory = 24.0, 96.0 // MiB
-	// cutPatience bounds what this may take.
+	// cutPatience is the time limit of this measurement.
 	cutPatience = 2 * time.Minute
 )
 
@@ -55,7 +55,7 @@ const cutCaddyfile = globalOptions + `http://%[2]s {
 }
 `
 
-// A cutResult is what came of it.
+// A cutResult is the result.
 type cutResult struct {
 	stream, requests cutOutcome
 }
@@ -99,7 +99,7 @@ func runCut(ctx context.Context, r *report, o options) error {
 	return nil
 }
 
-// A tallying subscriber counts what comes of each number.
+// A tallying subscriber counts how often it gets each number.
 type tallying struct {
 	ordered bool // the messages must come in the order of their numbers
 
@@ -143,7 +143,7 @@ func (t *tallying) received() int {
 	return len(t.count)
 }
 
-// outcome notes what is missing of n messages.
+// outcome notes which of n messages are missing.
 func (t *tallying) outcome(n int) (c cutOutcome) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -189,7 +189,7 @@ type cutting struct {
 // at what a subscriber gets.
 func (c *cutting) measure(ctx context.Context, channel string, n int, ordered bool, cut func(context.Context, string, int) error, repeat func(context.Context, string, int) (repeated int, err error)) (out cutOutcome, err error) {
 	seen := &tallying{ordered: ordered, count: make(map[int]int)}
-	// The subscriber reads nothing while it is connected to: it is only there to count.
+	// The subscriber only receives. Its connection answers nothing else.
 	a, err := come(ctx, c.at, endpoint{"bare", "/programs/websocket", false}, agentOptions{
 		socketOptions: socketOptions{readBuffer: 16 << 10}, subscribe: []string{channel}, onMessage: seen.take,
 	})
@@ -282,7 +282,7 @@ func (c *cutting) cutStream(ctx context.Context, channel string, n int) error {
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)
-		_, _ = conn.Write(body.Bytes()) // how far it comes is a matter of chance
+		_, _ = conn.Write(body.Bytes()) // the cut may come at any byte
 	}()
 	answers := 0
 	for lines := bufio.NewScanner(conn); err == nil && answers < n/4 && lines.Scan(); {

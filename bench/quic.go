@@ -16,29 +16,28 @@ import (
 )
 
 const (
-	// quicIdle is how long a connection of HTTP/3 stays that is of no more use: its
-	// client does not close it when a reload has it go over to another one. It is
-	// longer than any pause in the stream.
+	// quicIdle is how long an unused connection of HTTP/3 stays open: a client does not
+	// close it when a reload makes the client open another one. It is longer than any pause
+	// in the stream.
 	quicIdle = 20 * time.Second
-	// quicHello is how long the server's first frame, its settings, is waited for.
+	// quicHello is how long the client waits for the server's first frame, its settings.
 	quicHello = time.Second
 )
 
-// A quicRoad is a connection of HTTP/3, and the ones after it. It makes no request
-// over one before the server has sent its settings: a server that goes takes some
-// connections that it then does not serve, as a kernel does with those that it has
-// queued for a listener that is closed.
-type quicRoad struct {
+// A quicTransport makes requests over a connection of HTTP/3, and over a new one when that
+// has ended. It makes no request before the server has sent its settings: a server that
+// stops accepts some connections that it then does not serve.
+type quicTransport struct {
 	unread *unread
 
 	mu       sync.Mutex // guards the following; held while one dials
 	client   *http3.ClientConn
 	all      []*quic.Conn
-	unserved int // connections of that kind
+	unserved int // connections that were accepted and not served
 }
 
 // RoundTrip implements http.RoundTripper.
-func (q *quicRoad) RoundTrip(r *http.Request) (*http.Response, error) {
+func (q *quicTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	const tries = 5
 	for try := 1; ; try++ {
 		c, err := q.get(r.Context(), r.URL.Host)
@@ -61,7 +60,7 @@ func (q *quicRoad) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // get returns a connection that requests can be made over.
-func (q *quicRoad) get(ctx context.Context, addr string) (*http3.ClientConn, error) {
+func (q *quicTransport) get(ctx context.Context, addr string) (*http3.ClientConn, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	const tries = 5
@@ -69,7 +68,7 @@ func (q *quicRoad) get(ctx context.Context, addr string) (*http3.ClientConn, err
 		if try == tries {
 			return nil, errors.New("no connection of HTTP/3 is served")
 		}
-		config := &tls.Config{InsecureSkipVerify: true, NextProtos: []string{http3.NextProtoH3}} //nolint:gosec // G402: as in roads.of
+		config := &tls.Config{InsecureSkipVerify: true, NextProtos: []string{http3.NextProtoH3}} //nolint:gosec // G402: as in clients.of
 		conn, err := quic.DialAddr(ctx, addr, config, &quic.Config{MaxIdleTimeout: quicIdle})
 		if err != nil {
 			return nil, err
@@ -89,7 +88,7 @@ func (q *quicRoad) get(ctx context.Context, addr string) (*http3.ClientConn, err
 }
 
 // drop has the next request make another connection.
-func (q *quicRoad) drop(c *http3.ClientConn) {
+func (q *quicTransport) drop(c *http3.ClientConn) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.client == c {
@@ -98,7 +97,7 @@ func (q *quicRoad) drop(c *http3.ClientConn) {
 }
 
 // close ends all connections.
-func (q *quicRoad) close() {
+func (q *quicTransport) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, conn := range q.all {

@@ -40,8 +40,8 @@ func runReceive(ctx context.Context, r *report, o options) error {
 	return nil
 }
 
-// measureReceive has each of its agents publish one message after the other, the
-// next when the last is acknowledged.
+// measureReceive has each of its agents publish one message after the other: the next one
+// when the last one is acknowledged.
 func measureReceive(ctx context.Context, caddy string, what cell, messages, runs int) (best cost, err error) {
 	n := what.agents
 	if err := raiseFiles(n + 200); err != nil {

@@ -23,7 +23,7 @@ type recoverLoad struct {
 
 	live   int           // agents that stay
 	every  time.Duration // between the messages that these get
-	before time.Duration // how long they are watched before the others come back
+	before time.Duration // how long they are measured before the others come back
 }
 
 var (
@@ -194,7 +194,7 @@ func (rec *recovering) storm(ctx context.Context, back *comeback, res *recoverRe
 	}
 	res.published = count
 	res.during = rec.clock.percentile(0.99)
-	for room := range rec.rooms { // the last of each room comes live
+	for room := range rec.rooms { // the last message of each room arrives live
 		if err := rec.publish(room); err != nil {
 			return err
 		}

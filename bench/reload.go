@@ -113,10 +113,10 @@ func (res *reloadResult) countUnread(u *unread) {
 	}
 }
 
-// reportUnread says which requests a reload has left unread. Agents have made them
-// again, and so missed nothing; a client that does not do so loses its session. What
-// the server promises is that sessions go on, and that has a limit. No server can
-// promise that it reads every request while it changes its configuration:
+// reportUnread says which requests a reload has left unread. Agents have made them again,
+// and so missed nothing; a client that does not do so loses its session. Sessions must
+// continue, so lost agents have a limit. Unread requests have none, because no server can
+// read every request while it changes its configuration:
 func (res *reloadResult) reportUnread(r *report) {
 	r.info("requests", float64(res.requests), "made by agents over fallbacks")
 	// It may close a kept connection of HTTP/1.1 in the moment in which the next request
@@ -132,7 +132,8 @@ func (res *reloadResult) reportUnread(r *report) {
 	r.info("requests", float64(res.fresh[3]+res.kept[3]), "not read: over HTTP/3, rejected")
 }
 
-// leastOf returns the least value, because messages on their way and pools add to the others.
+// leastOf returns the least value, because messages in flight and pools only add to the
+// others.
 func leastOf(samples []soakSample, value func(soakSample) float64) float64 {
 	least := math.MaxFloat64
 	for _, s := range samples {
@@ -170,13 +171,13 @@ var fallbackRoutes = func() (all []route) {
 // reloadChannel is the channel of all agents.
 const reloadChannel = "reload"
 
-// A reloader has what the goroutines of the measurement share.
+// A reloader has the state that the goroutines of the measurement share.
 type reloader struct {
-	load   reloadLoad
-	server *server
-	roads  roads
-	book   *book
-	asked  atomic.Int64
+	load    reloadLoad
+	server  *server
+	clients httpClients
+	book    *book
+	asked   atomic.Int64
 }
 
 func measureReload(ctx context.Context, caddy string, load reloadLoad) (res reloadResult, err error) {
@@ -192,7 +193,7 @@ func measureReload(ctx context.Context, caddy string, load reloadLoad) (res relo
 		return res, err
 	}
 	re := &reloader{load: load, server: s, book: newBook(load.agents)}
-	defer re.roads.close()
+	defer re.clients.close()
 	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		re.asked.Add(1)
 		w.WriteHeader(http.StatusNoContent)
@@ -201,7 +202,7 @@ func measureReload(ctx context.Context, caddy string, load reloadLoad) (res relo
 	asked := backend.Listener.Addr().String()
 
 	random := rand.New(rand.NewPCG(uint64(load.agents), uint64(load.reloads))) //nolint:gosec // G404: any edits will do
-	for range 3 {                                                              // what is made at first stays
+	for range 3 {                                                              // the first ones make what later ones share
 		if err := s.load(ctx, s.edited(random, asked)); err != nil {
 			return res, err
 		}
@@ -236,15 +237,15 @@ func measureReload(ctx context.Context, caddy string, load reloadLoad) (res relo
 		}
 	}
 	re.book.report(&res)
-	res.unserved = re.roads.unserved()
+	res.unserved = re.clients.unserved()
 	res.asked = re.asked.Load()
-	res.countUnread(&re.roads.unread)
+	res.countUnread(&re.clients.unread)
 	_ = each(len(all), func(i int) error {
 		all[i].vanish()
 		return nil
 	})
 	all = nil
-	re.roads.close()
+	re.clients.close()
 	backend.Close() // also closes the server's idle connections to it
 	// Old servers end with their last connections.
 	if err := s.load(ctx, s.caddyfile(heartbeat)); err != nil {
@@ -285,7 +286,7 @@ func (re *reloader) gather(ctx context.Context) ([]visitor, error) {
 			if by.version == 1 && i%2 == 0 {
 				origin = re.server.plain.origin()
 			}
-			all[i], err = comeByFallback(ctx, origin, by, &re.roads, reloadChannel, received)
+			all[i], err = comeByFallback(ctx, origin, by, &re.clients, reloadChannel, received)
 		}
 		return err
 	})

@@ -20,7 +20,7 @@ import (
 type requester struct {
 	*wireclient.Fallback
 	polls   int           // requests to receive that were answered
-	counted *atomic.Int64 // those of many agents; nil for nobody who counts
+	counted *atomic.Int64 // those of many agents; nil if nobody counts
 }
 
 // requesterClient returns a client for n agents, whose connections are its own.

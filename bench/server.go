@@ -371,7 +371,7 @@ func (s *server) goroutines(ctx context.Context) (int, error) {
 	return strconv.Atoi(count)
 }
 
-// A census counts what sessions could leave behind.
+// A census counts what sessions could leak.
 type census struct{ goroutines, files int }
 
 func (s *server) census(ctx context.Context) (c census, err error) {

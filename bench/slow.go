@@ -179,7 +179,7 @@ func (res *slowResult) add(st *stalls) {
 	}
 }
 
-// A slowRun has what all runs share.
+// A slowRun has the state that all runs share.
 type slowRun struct {
 	server    *server
 	load      slowLoad
@@ -206,8 +206,8 @@ func (w *slowRun) window(ctx context.Context) (res slowWindow, err error) {
 	}
 	begun := time.Since(w.clock.start)
 	for i := range total {
-		// Each message says when it was due, not when it was sent: what delays its
-		// publishing counts, for all that come behind it too.
+		// Each message says when it was due, not when it was sent: a delay of its
+		// publishing counts, also for the messages behind it.
 		due := begun + time.Duration(i)*w.load.every
 		if err := pause(ctx, due-time.Since(w.clock.start)); err != nil {
 			return res, err
@@ -399,7 +399,7 @@ func (st *stalls) one(ctx context.Context, s *server, load slowLoad) error {
 	}
 }
 
-// ending names what a stalled agent found when it read again.
+// ending says how a stalled agent found its connection when it read again.
 func ending(a *agent) string {
 	var frame *wireclient.CloseError
 	switch {

@@ -123,7 +123,7 @@ func medianOf(samples []soakSample, value func(soakSample) float64) float64 {
 	return median(values)
 }
 
-// A soak has what its goroutines share.
+// A soak has the state that its goroutines share.
 type soak struct {
 	load   soakLoad
 	server *server
@@ -251,7 +251,7 @@ func (so *soak) visit(ctx context.Context) error {
 	}
 	a, err := come(ctx, t, at, agentOptions{subscribe: []string{soakChannel(r.IntN(so.load.channels))}})
 	if err != nil {
-		return so.unlucky(err)
+		return so.tolerated(err)
 	}
 	defer a.vanish()
 	channel := r.IntN(so.load.channels)
@@ -266,7 +266,7 @@ func (so *soak) visit(ctx context.Context) error {
 		}
 	}
 	if r.IntN(4) == 0 {
-		// It leaves without waiting for answers: what arrived must be a stream without holes.
+		// It leaves without waiting for answers. The messages that arrived must have no gap.
 		return nil
 	}
 	if err := so.acknowledged(ctx, a); err != nil {
@@ -283,16 +283,17 @@ func (so *soak) visit(ctx context.Context) error {
 func (so *soak) peek(ctx context.Context, t target, at endpoint) error {
 	ws, err := dial(ctx, t, at.path, socketOptions{})
 	if err != nil {
-		return so.unlucky(err)
+		return so.tolerated(err)
 	}
 	ws.Cut()
 	return nil
 }
 
-// unlucky forgives an opening without an answer, and counts it. A reload cuts some: Caddy
-// closes the old listener with the connections that the kernel has queued there, and
-// net/http closes a connection whose first request comes while its server shuts down.
-func (so *soak) unlucky(err error) error {
+// tolerated returns nil for an opening without an answer, and counts it. A reload cuts
+// some: Caddy closes the old listener with the connections that the kernel has queued
+// there, and net/http closes a connection whose first request comes while its server shuts
+// down.
+func (so *soak) tolerated(err error) error {
 	if errors.Is(err, wireclient.ErrUnanswered) {
 		so.unanswered.Add(1)
 		return nil

@@ -29,8 +29,8 @@ const steadyCaddyfile = globalOptions + `http://%[2]s {
 }
 `
 
-// A steady load is a crowd that gets messages at a steady pace. It shows how something else
-// that the server does delays them.
+// A steady load is a crowd that gets messages at a steady pace. It shows how much other
+// work of the server delays them.
 type steady struct {
 	server    *server
 	at        target

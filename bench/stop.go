@@ -30,8 +30,8 @@ const (
 	stopChannel = "news"
 	// stopDrain is the server's drain: the default.
 	stopDrain = 5 * time.Second
-	// mostLinger is what the end of the server itself may take: net/http waits for so
-	// long for connections over which nothing was asked yet.
+	// mostLinger is how long the server may take to stop after its agents are gone:
+	// net/http waits that long for connections without a request.
 	mostLinger = 5 * time.Second
 	// stopSlots divides the window in which agents should come back. Each slot has its
 	// share of them, between leastShare and mostShare.
@@ -66,10 +66,10 @@ type guest interface {
 	vanish()
 }
 
-// A stopKind is a kind of connection.
+// A stopKind is one kind of connection.
 type stopKind struct {
 	name string
-	asks bool // it polls, so it hears of the end only when it asks again; the server may be gone
+	asks bool // a client that polls hears of the end only with its next request, and the server may be gone by then
 	come func(ctx context.Context, c *stopCrowd, onMessage func([]byte)) (guest, error)
 }
 
@@ -94,7 +94,7 @@ func fallbackGuest(by route) func(context.Context, *stopCrowd, func([]byte)) (gu
 		if by.version == 2 {
 			t = c.server.secure
 		}
-		a, err := comeByFallback(ctx, t.origin(), by, &c.roads, stopChannel, onMessage)
+		a, err := comeByFallback(ctx, t.origin(), by, &c.clients, stopChannel, onMessage)
 		if err != nil {
 			return nil, err // not an interface with a nil pointer in it
 		}
@@ -291,8 +291,8 @@ func (s *server) end(ctx context.Context, byAdmin bool) error {
 // A stopCrowd has the agents that are connected when the server stops.
 type stopCrowd struct {
 	server  *server
-	roads   roads   // of the fallbacks
-	all     []guest // the kinds take turns
+	clients httpClients // of the fallbacks
+	all     []guest     // the kinds take turns
 	stalled []*agent
 	got     atomic.Int64 // messages, by all
 }
@@ -327,9 +327,9 @@ func (c *stopCrowd) vanish() {
 		}
 	}
 	for _, a := range c.stalled {
-		a.Cut() // nobody reads for it
+		a.Cut() // no goroutine reads for it
 	}
-	c.roads.close()
+	c.clients.close()
 }
 
 // publish publishes that many messages and waits for the answers.

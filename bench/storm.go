@@ -94,13 +94,13 @@ type stormResult struct {
 	backend   tally
 }
 
-// stormCounts are of attempts to come in, and of sessions.
+// stormCounts count attempts to connect, and sessions.
 type stormCounts struct {
 	denied      int64 // attempts that were told denied, in the answer or by the close
 	stopped     int64 // agents that were told not to come back
 	unavailable int64 // attempts that were told unavailable
 	otherwise   int64 // attempts that the server ended for another reason
-	failed      int64 // attempts that ended without a word
+	failed      int64 // attempts that ended without a reason
 	why         error // of the first of these
 	lost        int64 // sessions that ended after the agent was in
 }

@@ -113,7 +113,7 @@ func (b *backendServer) tell(w http.ResponseWriter, _ *http.Request) {
 	_ = json.NewEncoder(w).Encode(b.tally) // an error means that the client has left
 }
 
-// answer takes its time even if nobody waits for it any more, as most backends do.
+// answer takes as long even if the client has gone, as most backends do.
 func (b *backendServer) answer(w http.ResponseWriter, r *http.Request) {
 	var user string
 	if cookie, err := r.Cookie(userCookie); err == nil && r.URL.Path == "/auth" {

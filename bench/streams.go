@@ -106,8 +106,8 @@ func measureStreams(ctx context.Context, caddy, transport string, n int, heavy b
 	return res, err
 }
 
-// renewing returns what a heartbeat, and the request to receive that follows it, cost the
-// server, in microseconds, when there have been n of them.
+// renewing waits for n heartbeats, each with the request to receive that follows it. It
+// returns what one costs the server, in microseconds.
 func (s *server) renewing(ctx context.Context, n int, requests func() int64) (float64, error) {
 	began, err := s.processorTime()
 	if err != nil {

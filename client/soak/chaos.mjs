@@ -156,7 +156,7 @@ function verdict(witness, readers, writers) {
     result.reordered += outOfOrder(order);
 
     for (const reader of readers) {
-      let next = 0; // in the order; nothing before it may come any more
+      let next = 0; // its place in the order; nothing before it may come any more
       const runs = reader.runs.get(channel);
       for (const [n, { since, got }] of runs.entries()) {
         result.runs++;

@@ -3,8 +3,8 @@
 
 /**
  * Three Caddys over three NATS servers, a load balancer that sends no client to the same
- * Caddy twice in a row, and all that can happen to them: everybody gets every message,
- * once and in the same order, and sees who is here.
+ * Caddy twice in a row, and faults of all of them. All agents must get every message, once
+ * and in the same order, and see who is here.
  *
  * @module
  */
@@ -79,7 +79,7 @@ async function part(links, how, away) {
   for (const link of links) link[how] = false;
 }
 
-/** What can happen, by name. `scale` 1 means up to about six seconds. @type {Record<string, Fault>} */
+/** The faults, by name. `scale` 1 means up to about six seconds. @type {Record<string, Fault>} */
 export const FAULTS = {
   'a Caddy is killed': (c, random, scale) => restart(one(c.nodes, random), 'SIGKILL', random() * 3_000 * scale),
   'a Caddy is stopped in order': (c, random, scale) => restart(one(c.nodes, random), 'SIGTERM', random() * 3_000 * scale),
@@ -99,7 +99,7 @@ export const FAULTS = {
   },
 };
 
-/** Those of Caddys with a NATS server in each. */
+/** The faults of Caddys with a NATS server in each. */
 export const EMBEDDED_FAULTS = [
   'a Caddy is killed', 'a Caddy is stopped in order', 'a Caddy hangs', 'a Caddy is reloaded',
   'all Caddys are restarted, one after the other', 'a NATS server is cut off from the others', 'connections of clients are cut',

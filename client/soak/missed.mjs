@@ -64,10 +64,10 @@ async function run(server, given, disturb) {
 }
 
 /**
- * Publishers and subscribers, while `disturb` does its worst.
+ * Publishers and subscribers, while `disturb` breaks connections.
  *
- * @param {{url: string, steady: string}} where  what is disturbed, and a way that is not, or
- *   not as much: to see the order of all messages
+ * @param {{url: string, steady: string}} where  the URL to disturb, and one that is
+ *   disturbed less, or not at all, to see the order of all messages
  * @param {{publishers: number, subscribers: number, pause: number, seed: number, options?: object}} run
  *   `pause` is how many ms a publisher waits at most between two messages
  * @param {(random: () => number, readers: Reader[]) => Promise<void>} disturb

@@ -3,8 +3,8 @@
 
 /**
  * Programs and real pages come, go, lose their connections, are reloaded, frozen and killed,
- * all in one room. After each round, every list of members must be the truth: nobody is
- * missing, and nobody is listed who is gone.
+ * all in one room. After each round, every list of members must be right: nobody is missing,
+ * and nobody is listed who has left.
  *
  * @module
  */
@@ -69,7 +69,7 @@ const same = (a, b) => a && Object.keys(a).length === Object.keys(b).length && O
  *   `agents` are programs, `watchers` of which see the list; `linger` is in seconds; `say` is told
  *   about each round
  * @returns {Promise<{rounds: number, lists: number, ghosts: number, missing: number, wrong: number, slowest: number}>}
- *   `lists` that were compared; `slowest` is how long it took until the lists of a round were true, in ms
+ *   `lists` that were compared; `slowest` is how long it took until the lists of a round were right, in ms
  */
 export async function present({ agents, watchers, pages, browsers: names, rounds, linger, seed, say = () => {} }) {
   const random = randomFrom(seed);
@@ -136,7 +136,7 @@ export async function present({ agents, watchers, pages, browsers: names, rounds
           await close(each);
           await open(each.browser);
         };
-        if (dice < 0.25) await each.page.reload().catch(replace); // Firefox may lose sight of a page on a busy machine
+        if (dice < 0.25) await each.page.reload().catch(replace); // on a busy machine, Firefox may not answer for a page
         else if (dice < 0.45) await replace();
         else if (dice < 0.6) {
           await freeze(each, 'frozen');

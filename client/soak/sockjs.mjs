@@ -7,8 +7,8 @@
  *
  *   node soak/sockjs.mjs [sessions over each transport, 100]
  *
- * Each figure is a line, PASS or FAIL. The exit status is 1 when one fails, 2 when
- * nothing could be measured.
+ * Each figure is a line, PASS or FAIL. The exit status is 1 if one fails, and 2 if nothing
+ * could be measured.
  *
  * @module
  */

@@ -242,7 +242,7 @@ export function makeConnection(push) {
     return push._outbox._some() && soon && (notBefore = soon);
   }
 
-  /** Something to send may have come. */
+  /** Looks again whether there is something to send. */
   function _hurry() {
     if (is('disconnected') && early()) retryAt(now());
   }
@@ -273,7 +273,7 @@ export function makeConnection(push) {
     session?._end(0, 'the page was left');
   }
 
-  /** The page wants no connection. */
+  /** Closes the connection, because the page says so. */
   function _shut() {
     const reason = 'closed by the page';
     const mine = session;

@@ -1,7 +1,7 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-export const GARBAGE = 'what came is not the protocol';
+export const GARBAGE = 'the server sent an invalid message';
 
 /** Reports whether a frame belongs to the protocol, and is not a message (PROTOCOL.md, R29). */
 export const isMeta = (channel) => channel.startsWith('/meta/');
@@ -10,7 +10,7 @@ export const isMeta = (channel) => channel.startsWith('/meta/');
 export const matches = (pattern, channel) =>
   pattern === channel || pattern === '*' || (pattern.endsWith('/*') && channel.startsWith(pattern.slice(0, -1)));
 
-/** A message's data are its payload, for who reads it. */
+/** Adds `payload`, the name of a message's data for the page. */
 export const unwrap = (message) => (message.payload = message.data);
 
 /**

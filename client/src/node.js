@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * The package in Node.js. It is like the others, and implements `unref`. Only in Node.js
- * does a pending operation keep the process alive.
+ * The package in Node.js. It also implements `unref`: only in Node.js does a pending
+ * operation keep the process alive.
  */
 
 import { PushIt as Base } from './package.js';

@@ -12,9 +12,9 @@ const AGAIN = 5_000;
 const key = ({ user, uuid }) => uuid ?? `=${user}`;
 
 /**
- * Who is in a channel (PROTOCOL.md, R70 to R76): a list that stays over reconnects. The
- * answer to a subscribe begins it, batches continue it. When something was missed, it is
- * asked for again; members that nothing brings again are gone.
+ * Lists who is in a channel (PROTOCOL.md, R70 to R76), also over reconnects. The answer to
+ * a subscribe begins the list, and batches continue it. If something was missed, the client
+ * asks for the list again, and removes members that are not in it any more.
  */
 export class Presence extends Emitter {
   /**
@@ -24,11 +24,11 @@ export class Presence extends Emitter {
    */
   constructor(push, name, signal) {
     super(['join', 'leave', 'change']);
-    let number; // of the last batch or page; undefined while there is no list
+    let number; // the number of the last batch or page; undefined while there is no list
     let count = 0;
     let members = new Map();
-    let doubted; // those that nothing has brought since the list was asked for again
-    let asking; // the session that is asked for a page
+    let doubted; // members that are not confirmed since the client asked for the list again
+    let asking; // the session in which a page was asked for
     let stopTimer;
     let closed;
 
@@ -80,7 +80,7 @@ export class Presence extends Emitter {
       });
     };
 
-    /** A page of the list; the first one if there was none before. */
+    /** Asks for a page of the list; for the first one if there was none before. */
     const page = (part, next) => {
       if (part.error) return refused(new Refusal(part.error, part.code, name, '', part.retry));
       if (next && part.number !== number) return ask();
@@ -98,7 +98,7 @@ export class Presence extends Emitter {
 
     const stop = push._subscriptions._use(name, {
       _end: clear,
-      /** Something about the members: of a subscribe's answer, or a batch. It has none if it was not asked. */
+      /** Handles a part of the list: of the answer to a subscribe, or of a batch. The answer has none if the subscribe did not ask for it. */
       _members: (part, begins, refusal) => {
         if (refusal) return refused(refusal);
         if (begins) return part ? page(part) : ask();

@@ -12,7 +12,7 @@ import { makeOutbox } from './outbox.js';
 import { closed, Refusal, told } from './refusal.js';
 import { makeSubscriptions } from './subscriptions.js';
 
-/** A connection to pushit that is kept open. pushit.d.ts documents it. */
+/** A connection to pushit that reconnects by itself. pushit.d.ts documents it. */
 export class PushIt extends Emitter {
   static Refusal = Refusal;
 
@@ -22,7 +22,7 @@ export class PushIt extends Emitter {
     this.endpoint = endpointOf(options.endpoint, PushIt._script, options.global);
     this.agentId = id();
     this.state = { name: options.connect ? 'connecting' : 'disconnected' };
-    /** Reports a refusal that no callback gets: to listeners, or else to the console. */
+    /** Reports a refusal that no callback gets to the error listeners, or else on the console. */
     this._error = (refusal) => told.has(refusal) || this._emit('error', refusal) || (this._closed() && refusal.code === 'closed') || console.warn('pushit:', refusal);
     this._session = undefined; // the session that is connected
     this._outbox = makeOutbox(this);
@@ -30,7 +30,7 @@ export class PushIt extends Emitter {
     this._connection = makeConnection(this);
     for (const channel of options.channels) this.subscribe(channel);
     stoppable(options.signal, () => this.close());
-    // Later, so that the page can set its callbacks first.
+    // Connect later, so that the page can set its callbacks first.
     if (options.connect) queueMicrotask(() => this._closed() || this.connect());
   }
 
@@ -85,7 +85,7 @@ export class PushIt extends Emitter {
     if (this._session) this._outbox._flush(this._session);
   }
 
-  /** Puts a frame that must find an answer into the outbox. Returns its uuid. */
+  /** Puts a frame that needs an answer into the outbox. Returns its uuid. */
   _post(...frame) {
     const entry = this._outbox._add(...frame);
     if (this._closed()) entry._later(closed(this, entry._channel, entry._uuid));

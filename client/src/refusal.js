@@ -1,7 +1,7 @@
 // Copyright 2026 The pushit authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** The refusals that the page has got already. */
+/** The refusals that the page knows already. */
 export const told = new WeakSet();
 
 /** Why the server, or the connection itself, refused something (PROTOCOL.md, R7 and R8). */
@@ -20,7 +20,7 @@ export class Refusal extends Error {
     this.channel = channel;
     this.uuid = uuid;
     this.retry = code === 'denied' ? false : retry;
-    /** Repeating it is useless. An unknown code counts as `unavailable`. */
+    /** Whether it is useless to repeat it. An unknown code counts as `unavailable`. */
     this.final = this.retry === false || code === 'invalid';
   }
 }
@@ -33,6 +33,6 @@ export class Refusal extends Error {
  */
 export function closed({ state, _denied: denied }, channel, uuid) {
   const refusal = new Refusal(state.reason, denied?.code ?? 'closed', channel, uuid, denied && false);
-  if (denied) told.add(refusal); // the page has got the denial, once
+  if (denied) told.add(refusal); // the page got the denial once
   return refusal;
 }

@@ -70,7 +70,7 @@ export function makeSession(push, onOpen, onClose) {
     }
   }
 
-  /** Runs something while the session goes on. An error ends the session. */
+  /** Wraps fn: it runs unless the session has ended, and an error in it ends the session. */
   function guarded(fn) {
     return (...args) => {
       try {
@@ -172,7 +172,7 @@ export function makeSession(push, onOpen, onClose) {
     try {
       socket?._close();
     } catch {
-      // it is closed then
+      // the transport is closed then
     }
     onClose(code, reason || refused?.message, refused?.retry === false ? false : (retry ?? refused?.retry ?? 0), refused);
   }

@@ -29,7 +29,7 @@ export function makeSubscriptions(push) {
     /** @returns {string[]} the subscriptions that are on */
     _names: () => [...subs.values()].filter((sub) => sub._on).map((sub) => sub._name),
 
-    /** The page holds it. */
+    /** Subscribes for the page. */
     _subscribe(name, done) {
       const sub = of(name);
       sub._held = true;
@@ -55,7 +55,7 @@ export function makeSubscriptions(push) {
       };
     },
 
-    /** The page ends it, with all its listeners. */
+    /** Ends the subscription and all its listeners, because the page says so. */
     _unsubscribe(name, done) {
       const sub = of(name);
       sub._leavers.push(done);
@@ -116,7 +116,7 @@ export function makeSubscriptions(push) {
     return subs.get(name);
   }
 
-  /** Names are below patterns, and long patterns below those that match more. */
+  /** Sorts names before patterns, and long patterns before those that match more. */
   function breadth({ _name: name }) {
     return name.endsWith('*') && 999 - name.length;
   }
@@ -129,7 +129,7 @@ export function makeSubscriptions(push) {
     return [...sub._users].filter((user) => user._members);
   }
 
-  /** Tells who shows the members. `begins`: the subscription does. */
+  /** Passes a part of the list to those that show the members. `begins`: the subscription begins. */
   function members(sub, part, begins, refusal) {
     for (const user of watchers(sub)) user._members(part, begins, refusal);
   }
@@ -198,7 +198,7 @@ export function makeSubscriptions(push) {
     members(sub, frame.presence, true);
   }
 
-  /** It is refused: for good, or for now. */
+  /** The server has refused it: for good, or for now. */
   function lacks(session, sub, refusal) {
     if (refusal.final || sub._leaving || !wanted(sub)) return drop(sub, refusal);
     push._error(refusal);

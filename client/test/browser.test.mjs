@@ -136,7 +136,7 @@ const inBrowser = (name) =>
     }
 
     for (const transport of transports) {
-      test(`${transport}: talks; is cut, loses its server, is dead, stalls, and comes back`, async () => {
+      test(`${transport}: exchanges messages, and reconnects after a cut, a lost server, a dead connection and a stall`, async () => {
         const page = await open({ transports: [transport], openWithin: 1000, ...WATCHFUL });
         const other = await open();
         await talk(page);
@@ -169,7 +169,7 @@ const inBrowser = (name) =>
       });
     }
 
-    test('where WebSocket is refused it streams, where nothing streams it polls, and the tab remembers', async () => {
+    test('it streams where WebSocket is refused, polls where nothing streams, and the tab remembers that', async () => {
       proxy.upgrades = 'refuse';
       const page = await open({ openWithin: 1000 });
       await talk(page);
@@ -186,14 +186,14 @@ const inBrowser = (name) =>
       assert.ok(asked('xhr') > 1);
     });
 
-    test('a WebSocket whose request is never answered is given up', async () => {
+    test('it gives up a WebSocket whose request is never answered', async () => {
       proxy.upgrades = 'ignore';
       const page = await open({ openWithin: 500 });
       await talk(page);
       assert.ok(proxy.requests.includes('POST xhr_streaming'));
     });
 
-    test('each close code', async () => {
+    test('it handles each close code', async () => {
       const page = await open();
       for (const code of [4400, 4403, 4408, 4413, 4429, 4430, 4503, 4999]) {
         await page.evaluate(() => (states.length = 0));
@@ -245,8 +245,8 @@ const inBrowser = (name) =>
       await talk(going);
     });
 
-    test('garbage does no harm', async () => {
-      const page = await open(WATCHFUL); // some of the bytes begin a frame that never ends
+    test('it reconnects after invalid bytes', async () => {
+      const page = await open(WATCHFUL); // some bytes may begin a frame that never ends
       for (const garbage of ['<html>', 'a["{"]', 'a[7]', '', Buffer.from('HTTP/1.1 200 OK\r\n\r\n'), Buffer.from([0x82, 0x01, 0x00]), Buffer.from([0x81, 0x01, 0xff])]) {
         const before = await page.evaluate(() => states.length);
         proxy.inject(garbage);
@@ -256,7 +256,7 @@ const inBrowser = (name) =>
       await talk(page);
     });
 
-    test('the wrong path says so', async () => {
+    test('a wrong path is reported', async () => {
       const page = await open({ endpoint: '/wrong' }, { wait: false });
       await page.waitForFunction(() => /HTTP 404/.test(push.state.reason), { polling: 20 });
       await server.kill();
@@ -267,7 +267,7 @@ const inBrowser = (name) =>
     // Browsers keep a page for a visitor who comes back, or load it again. A page with an
     // unload listener is not kept. The test accepts both.
     for (const listens of [false, true]) {
-      test(`left and come back to${listens ? ', with a listener for unload' : ''}, it is connected`, async (t) => {
+      test(`a page that is left and shown again is connected${listens ? ', with a listener for unload' : ''}`, async (t) => {
         const page = await open();
         if (listens) await page.evaluate(() => addEventListener('unload', () => {}));
         const opened = () => proxy.requests.filter((request) => request.endsWith(' websocket')).length;
@@ -290,7 +290,7 @@ const inBrowser = (name) =>
       });
     }
 
-    test('hidden it waits, visible it is there at once', async (t) => {
+    test('a hidden page waits, and connects at once when it is shown', async (t) => {
       const page = await open({ background: false, firstWait: 20_000, longestWait: 20_000 });
       const other = await page.browserContext().newPage(); // it covers the first page
       pages.push(other);
@@ -312,7 +312,7 @@ const inBrowser = (name) =>
     });
 
     if (name === 'chrome') {
-      test('offline it waits, online it is there at once', async () => {
+      test('it waits while offline, and connects at once when online', async () => {
         const page = await open({ background: false, firstWait: 20_000, longestWait: 20_000 }, { url: `http://pushit.test:${proxy.port}` });
         const client = await page.createCDPSession();
         const offline = (on) => client.send('Network.emulateNetworkConditions', { offline: on, latency: 0, downloadThroughput: -1, uploadThroughput: -1 });
@@ -327,7 +327,7 @@ const inBrowser = (name) =>
         await talk(page);
       });
 
-      test('frozen and thawed, it finds out that its connection is gone', async () => {
+      test('a page that was frozen notices that its connection is gone', async () => {
         const page = await open({ background: false, silence: 30_000, answerWithin: 15_000 });
         const client = await page.createCDPSession();
         await client.send('Page.setWebLifecycleState', { state: 'frozen' });

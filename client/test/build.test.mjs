@@ -29,8 +29,8 @@ async function connects(PushIt) {
   push.close();
 }
 
-describe('what is built', () => {
-  test('is what the sources build', async () => {
+describe('the built files', () => {
+  test('are those that the sources build', async () => {
     const files = await built();
     for (const [name, text] of files) {
       assert.ok((await readFile(join(dist, name), 'utf8')) === text, `dist/${name} is not what src/ builds: run "npm run build"`);

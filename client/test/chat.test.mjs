@@ -55,7 +55,7 @@ for (const name of ['chrome', 'firefox']) {
 
     if (name !== 'chrome') return;
 
-    test('nothing is wider than a phone, and dark is dark', async () => {
+    test('the page fits a phone, and has a dark theme', async () => {
       for (const dark of [false, true]) {
         const chat = await ChatPage.open(browser, server.url, { ...phone, dark });
         await chat.paste(`A long word does not widen the page: ${'long'.repeat(60)}`);
@@ -72,7 +72,7 @@ for (const name of ['chrome', 'firefox']) {
       }
     });
 
-    test('what others send stays text', async () => {
+    test('messages of others are shown as text', async () => {
       const evil = '<img src=x onerror=window.pwned=1>';
       const mallory = await ChatPage.open(browser, server.url);
       const victim = await ChatPage.open(browser, server.url);
@@ -107,7 +107,7 @@ for (const name of ['chrome', 'firefox']) {
       }
     });
 
-    test('who is here, by name', async () => {
+    test('the list shows who is here, by name', async () => {
       const ada = await ChatPage.open(browser, server.url, desktop);
       await ada.join('people');
       await ada.rename('Ada');
@@ -139,7 +139,7 @@ for (const name of ['chrome', 'firefox']) {
       await picture(margaret.page, 'here-desktop-dark');
       for (const { page } of looks) assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), await page.evaluate(() => innerWidth));
 
-      // A page that is reloaded is another one with the same name, and the old one is no ghost.
+      // A reloaded page is a new agent with the same name. The old one does not stay in the list.
       await linus.page.reload();
       await linus.is('connected');
       await ada.here('Grace Hopper, Margaret, Linus and you are here');
@@ -149,14 +149,14 @@ for (const name of ['chrome', 'firefox']) {
       await ada.here('Rear Admiral Hopper, Linus and you are here');
       assert.deepEqual(await ada.complaints(), []);
 
-      // The server says whose name it is, and no page shows more than a name of a name.
+      // A page takes the sender of a name from the server, and shows a name as text of limited length.
       await linus.page.evaluate(publishRaw, [{ name: '<img src=x onerror=window.pwned=1>', tab: 'x', uuid: 'not mine' }, { name: {}, tab: [] }, 7], 'names');
       await linus.page.evaluate(publishRaw, [{ name: 'x'.repeat(41), tab: 'x' }], 'names');
       await ada.here('Rear Admiral Hopper, Linus and you are here');
       assert.equal(await ada.page.evaluate(() => window.pwned), undefined);
     });
 
-    test('the policy holds where the page would not', async () => {
+    test('the Content-Security-Policy blocks markup', async () => {
       const chat = await ChatPage.open(browser, server.url);
       const refused = await chat.page.evaluate(() => {
         try {
@@ -173,7 +173,7 @@ for (const name of ['chrome', 'firefox']) {
       assert.doesNotMatch(headers.get('content-security-policy'), /unsafe|\*|data:/);
     });
 
-    test('a refused message says why and can be tried again', async () => {
+    test('a refused message shows the reason and can be sent again', async () => {
       const chat = await ChatPage.open(browser, server.url);
       await chat.join('refused');
       const long = 'x'.repeat(MESSAGE_SIZE);
@@ -284,7 +284,7 @@ for (const name of ['chrome', 'firefox']) {
       assert.deepEqual(await ada.marks(), []);
     });
 
-    test('the empty page needs no font for its picture', async () => {
+    test('the picture of the empty page needs no font', async () => {
       const chat = await ChatPage.open(browser, server.url, phone);
       await chat.join('empty');
       await picture(chat.page, 'empty');
@@ -295,7 +295,7 @@ for (const name of ['chrome', 'firefox']) {
     });
 
     for (const signal of ['SIGKILL', 'SIGTERM']) {
-      test(`the server goes (${signal}) and comes back`, async (t) => {
+      test(`the page survives a restart of the server (${signal})`, async (t) => {
         const server = await Server.start('Caddyfile.example');
         t.after(() => server.stop());
         const ada = await ChatPage.open(browser, server.url);

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * What runs all tests, .ci/test.mjs: it must not take a failure for a success.
+ * Tests .ci/test.mjs, which runs all tests. It must never report a failure as a success.
  *
  * @module
  */

@@ -20,7 +20,7 @@ const refusal = (promise) =>
 const names = (push) => push.states.map(({ name }) => name);
 
 describe('connecting', () => {
-  test('opens a SockJS session with an id of its own, and connects', async () => {
+  test('opens a SockJS session with a unique id, and connects', async () => {
     const push = await world.open({ credentials: { token: 't' } });
     const urls = [world.socket.url];
     await world.socket.raw('o');
@@ -36,7 +36,7 @@ describe('connecting', () => {
     assert.notEqual(urls[0], urls[1]);
   });
 
-  test('credentials may be a function, asked at each attempt', async () => {
+  test('credentials may be a function, which is called at each attempt', async () => {
     let asked = 0;
     const push = await world.open({ credentials: async () => ({ token: ++asked }) });
     await world.socket.accept();
@@ -47,12 +47,12 @@ describe('connecting', () => {
     assert.equal(push.state.name, 'connecting');
   });
 
-  test('without credentials it shows none', async () => {
+  test('without credentials the connect frame has none', async () => {
     await world.connected();
     assert.deepEqual(world.socket.sent[0].data, {});
   });
 
-  test('credentials that fail are tried again, and those that never come are given up', async () => {
+  test('credentials that fail are asked for again; those that never come end the attempt', async () => {
     let fail = () => Promise.reject(new Error('the token service is away'));
     const push = await world.open({ credentials: () => fail() });
     assert.equal(world.sockets.length, 0);
@@ -69,7 +69,7 @@ describe('connecting', () => {
     assert.deepEqual(push.state, { name: 'closed', code: 0, reason: 'no credentials: logged out' });
   });
 
-  test('the endpoint is where it is said to be', async () => {
+  test('the endpoint is the given one, or where the script came from', async () => {
     for (const [endpoint, want] of [
       ['/push', 'https://example.com/push'],
       ['live/', 'https://example.com/live'],
@@ -98,7 +98,7 @@ describe('connecting', () => {
     }
   });
 
-  test('it can be made without connecting', async () => {
+  test('a client can be made without connecting', async () => {
     let asked = 0;
     const push = await world.open({ connect: false, channels: ['a'], credentials: () => ++asked });
     const done = push.channel('b').publish(1);
@@ -128,13 +128,13 @@ describe('connecting', () => {
     assert.equal(third.state.name, 'closed');
   });
 
-  test('options that there are not are mistakes', () => {
+  test('unknown options are errors', () => {
     assert.throws(() => new PushIt({ endpont: '/push' }), { name: 'TypeError', message: /endpont/ });
     assert.throws(() => new PushIt({ endpoint: '/push', global: world, transports: ['carrier pigeon'] }), { message: /carrier pigeon/ });
     assert.throws(() => new PushIt({ endpoint: '/push', global: world, transports: [] }), { message: /no transport/ });
   });
 
-  test('subscribes go along with the connect, as many as the server lets wait', async () => {
+  test('subscribes are sent with the connect, as many as the server holds', async () => {
     const channels = Array.from({ length: 100 }, (_, n) => `c/${n}`);
     const push = await world.open({ channels });
     await world.socket.raw('o');
@@ -146,11 +146,11 @@ describe('connecting', () => {
     assert.deepEqual(push.channels, channels);
   });
 
-  test('a refused connect is the end when it is denied, and only then', async () => {
+  test('a refused connect is final only if it is denied', async () => {
     const push = await world.open({ channels: ['a'] });
     await world.socket.raw('o');
     await world.socket.answer('/meta/connect', { successful: false, error: 'ask later', code: 'unavailable', retry: 2000 });
-    await world.socket.refused(world.socket.sent[1].uuid, { error: 'ask later' }); // each frame that waited; nothing about the channel
+    await world.socket.refused(world.socket.sent[1].uuid, { error: 'ask later' }); // one error for each frame that waited, and none about the channel
     await world.socket.receive({ channel: '/meta/close', code: 4503, error: 'ask later', retry: 2000 });
     assert.deepEqual(push.state, { name: 'disconnected', code: 4503, reason: 'ask later', retryAt: world.now + 2500 });
     await world.tick(2500);
@@ -192,8 +192,8 @@ describe('connecting', () => {
   });
 });
 
-describe('coming back', () => {
-  test('waits fill their windows, at the same point of each', async () => {
+describe('reconnecting', () => {
+  test('attempts are spread over their windows, at the same point of each', async () => {
     for (const [random, want] of [
       [0, [0, 1000, 1500, 2250]],
       [1, [1000, 1500, 2250, 3375]],
@@ -230,7 +230,7 @@ describe('coming back', () => {
     assert.equal(push.state.reason, 'the server cannot be reached');
   });
 
-  test('a connection that held for 5 s starts anew, one that fails sooner does not', async () => {
+  test('after a connection that held for 5 s the waits begin anew, after a shorter one they do not', async () => {
     const push = await world.open();
     const waits = [];
     for (const held of [0, 0, 5000, 4999]) {
@@ -243,7 +243,7 @@ describe('coming back', () => {
     assert.deepEqual(waits, [500, 1250, 500, 1250]);
   });
 
-  test('/meta/close says when to come back, and nothing comes earlier', async () => {
+  test('/meta/close says when to come back, and no attempt comes earlier', async () => {
     const push = await world.connected();
     const states = [];
     push.onDisconnect = (state) => states.push(state);
@@ -262,7 +262,7 @@ describe('coming back', () => {
 
   const goes = (retry, code = 4503) => world.socket.receive({ channel: '/meta/close', code, error: 'the server is going away', retry });
 
-  test('after a restart those with something to send come back first', async () => {
+  test('after a restart, clients with something to send come back first', async () => {
     for (const random of [0, 0.5, 1]) {
       for (const [retry, first] of [[1000, 1000], [1001, 1000.25], [2000, 1250], [9000, 3000], [61_000, 16_000], [300, 300]]) {
         world = new World();
@@ -288,7 +288,7 @@ describe('coming back', () => {
     }
   });
 
-  test('so do those who publish while they wait', async () => {
+  test('a client that publishes while it waits comes back early, too', async () => {
     const push = await world.connected();
     await goes(9000);
     const since = world.now;
@@ -322,7 +322,7 @@ describe('coming back', () => {
     assert.equal(world.sockets.length, 4, 'and nothing is in the way of connect()');
   });
 
-  test('nobody else does: for all other reasons retry holds, whatever there is to send', async () => {
+  test('after all other close codes, retry holds whatever there is to send', async () => {
     for (const code of [4400, 4403, 4408, 4410, 4413, 4429, 4430]) {
       world = new World();
       const push = await world.connected();
@@ -351,7 +351,7 @@ describe('coming back', () => {
     }
   });
 
-  test('nor while the page is hidden, or closed', async () => {
+  test('a hidden or closed page does not come back early', async () => {
     const push = await world.connected();
     await world.hide();
     await goes(9000);
@@ -365,7 +365,7 @@ describe('coming back', () => {
     assert.equal(world.sockets.length, 1);
   });
 
-  test('six quick restarts, and no publish is lost', async () => {
+  test('six quick restarts lose no publish', async () => {
     for (const random of [0, 0.3, 0.7, 1]) {
       world = new World();
       world.random = random;
@@ -403,7 +403,7 @@ describe('coming back', () => {
     }
   });
 
-  test('only denied, or a retry of false, is the end', async () => {
+  test('only denied, or a retry of false, is final', async () => {
     for (const [code, retry, state] of [
       [1000, undefined, 'disconnected'], [4400, 1000, 'disconnected'], [4401, false, 'closed'], [4403, 100, 'disconnected'],
       [4403, false, 'closed'], [4408, 0, 'disconnected'], [4410, false, 'closed'], [4410, 0, 'disconnected'], [4413, 0, 'disconnected'],
@@ -418,7 +418,7 @@ describe('coming back', () => {
     }
   });
 
-  test('a close frame tells its code and reason where no notice came', async () => {
+  test('without a notice, the code and the reason of the close frame are reported', async () => {
     const push = await world.connected();
     await world.socket.raw('c[4430,"too slow"]');
     assert.deepEqual([push.state.code, push.state.reason], [4430, 'too slow']);
@@ -432,17 +432,17 @@ describe('coming back', () => {
     assert.deepEqual([push.state.code, push.state.reason], [1006, 'the connection was lost']);
   });
 
-  test('garbage ends the session, not the page', async () => {
+  test('an invalid frame ends the session, but raises no error in the page', async () => {
     const push = await world.open();
     for (const garbage of ['<html>', '', 'x', 'a', 'a{}', 'a["{"]', 'a["1"]', 'a["null"]', 'a["{}"]', 'a[1]', 'c', new ArrayBuffer(2)]) {
       await world.socket.accept();
       await world.socket.raw(garbage);
-      assert.deepEqual([push.state.name, push.state.reason], ['disconnected', 'what came is not the protocol'], String(garbage));
+      assert.deepEqual([push.state.name, push.state.reason], ['disconnected', 'the server sent an invalid message'], String(garbage));
       await world.tick(push.state.retryAt - world.now);
     }
   });
 
-  test('frames and keys that nobody knows are ignored', async () => {
+  test('unknown frames and keys are ignored', async () => {
     const push = await world.connected();
     await world.socket.raw('h');
     await world.socket.receive({ channel: '/meta/news', uuid: 'x', much: 1 }, { channel: '/meta/successful', uuid: 'x' });
@@ -450,15 +450,15 @@ describe('coming back', () => {
     assert.deepEqual(push.told, []);
   });
 
-  test('what the server says without being asked is told', async () => {
+  test('an error that answers no frame is reported', async () => {
     const push = await world.connected();
     await world.socket.refused('???', { error: 'not JSON', code: 'invalid' });
     assert.deepEqual(push.told, ['error invalid not JSON']);
   });
 });
 
-describe('the page around it', () => {
-  test('offline is a hint: it waits longer, and tries at once when the page or the browser says so', async () => {
+describe('the page and the browser', () => {
+  test('while offline it waits longer, and tries at once when the page or the browser says so', async () => {
     const push = await world.connected();
     world.navigator.onLine = false;
     await world.socket.lose();
@@ -480,7 +480,7 @@ describe('the page around it', () => {
     assert.equal(push.state.name, 'connected');
   });
 
-  test('looking at the page again and again does not put off the attempt', async () => {
+  test('showing the page again and again does not delay the attempt', async () => {
     const push = await world.connected();
     world.navigator.onLine = false;
     await world.socket.lose();
@@ -492,7 +492,7 @@ describe('the page around it', () => {
     push.close();
   });
 
-  test('a fixed token that has expired is asked about once, wherever', async () => {
+  test('a fixed token that has expired is sent once, and not again', async () => {
     const push = await world.connected({ credentials: 'fixed' });
     const sub = push.subscribe('a');
     await settle();
@@ -502,7 +502,7 @@ describe('the page around it', () => {
     assert.equal(world.socket.about.filter((about) => about === 'subscribe a').length, 1);
   });
 
-  test('a state is told once, in whole ms', async () => {
+  test('a state is reported once, in whole ms', async () => {
     world.random = 0.123;
     const push = await world.connected();
     world.hide();
@@ -516,7 +516,7 @@ describe('the page around it', () => {
     assert.ok(push.states.every(({ retryAt }) => retryAt === undefined || Number.isInteger(retryAt)));
   });
 
-  test('what a denial ends tells the denial, and the denial is told once', async () => {
+  test('everything that a denial ends has its reason, and the denial is reported once', async () => {
     const push = await world.open({ channels: ['a', 'b'], credentials: 'expired long ago' });
     const pending = [push.subscribe('c'), push.channel('d').publish(1)];
     await world.socket.raw('o');
@@ -535,7 +535,7 @@ describe('the page around it', () => {
   const errors = (push) => push.told.filter((line) => line.startsWith('error'));
   const reader = (push) => push.channel('loop')[Symbol.asyncIterator]().next();
 
-  test('a denial in mid-session is told once, and is the reason of all that is asked for later', async () => {
+  test('a denial during a session is reported once, and is the reason of everything that is refused later', async () => {
     for (const [code, why] of [[4403, 'you were banned'], [4401, 'another time'], [4410, 'this endpoint is gone']]) {
       world = new World();
       const push = await world.connected({ channels: ['a'] });
@@ -559,7 +559,7 @@ describe('the page around it', () => {
     }
   });
 
-  test('credentials that are no more are told once, and are the reason of all that is asked for later', async () => {
+  test('the end of the credentials is reported once, and is the reason of everything that is refused later', async () => {
     let loggedOut = false;
     const credentials = () => {
       if (loggedOut) throw Object.assign(new Error('logged out'), { retry: false });
@@ -602,7 +602,7 @@ describe('the page around it', () => {
     }
   });
 
-  test('frames that waited for a connect that is refused make no errors of their own', async () => {
+  test('frames that waited for a refused connect cause no further errors', async () => {
     const push = await world.open({ channels: ['a', 'b', 'c'] });
     await world.socket.raw('o');
     const waiting = world.socket.sent.slice(1);
@@ -613,7 +613,7 @@ describe('the page around it', () => {
     assert.deepEqual(errors(push), ['error denied not you']);
   });
 
-  test('closed by the page is no denial', async () => {
+  test('a connection that the page closes is not denied', async () => {
     const push = await world.connected();
     push.close();
     assert.deepEqual(await refusal(push.subscribe('a')), { code: 'closed', message: 'closed by the page', retry: undefined });
@@ -621,7 +621,7 @@ describe('the page around it', () => {
     assert.deepEqual(push.told.filter((line) => line.startsWith('denied')), []);
   });
 
-  test('back in view it tries at once, not while it is hidden', async () => {
+  test('a page that is shown again tries at once, a hidden one does not', async () => {
     const push = await world.connected();
     for (const [away, back] of [[() => world.hide(), () => world.hide(false)]]) {
       await away();
@@ -636,7 +636,7 @@ describe('the page around it', () => {
     }
   });
 
-  test('an attempt that comes due while the page is hidden waits', async () => {
+  test('an attempt that is due while the page is hidden waits', async () => {
     const push = await world.connected();
     await world.socket.lose();
     await world.hide();
@@ -647,7 +647,7 @@ describe('the page around it', () => {
     assert.equal(world.sockets.length, 2);
   });
 
-  test('the first attempt does not wait, nor those of a page that works in the background', async () => {
+  test('the first attempt does not wait for the page to be shown, nor do those with background: true', async () => {
     await world.hide();
     await world.open();
     assert.equal(world.sockets.length, 1);
@@ -658,7 +658,7 @@ describe('the page around it', () => {
     assert.equal(world.sockets.length, 3);
   });
 
-  test('this machine is not offline for itself', async () => {
+  test('an endpoint on the same machine is tried although the machine is offline', async () => {
     world.navigator.onLine = false;
     for (const [endpoint, want] of [['http://localhost:8080/push', 2], ['http://127.0.0.1/push', 2], ['http://[::1]:8080/', 2], ['http://local.example/push', 1]]) {
       world.sockets = [];
@@ -671,7 +671,7 @@ describe('the page around it', () => {
     }
   });
 
-  test('left for another page it lets go, and comes back from the browser’s memory', async () => {
+  test('a page that is left closes the connection, and opens it when the browser shows the page again', async () => {
     const push = await world.connected();
     await world.event('pagehide');
     assert.ok(world.socket.closed);
@@ -684,7 +684,7 @@ describe('the page around it', () => {
     assert.equal(world.sockets.length, 2);
   });
 
-  test('left while it connects, or finds out why it cannot, it lets go, too', async () => {
+  test('a page that is left during an attempt gives the attempt up', async () => {
     for (const until of ['opening', 'examining', 'waiting']) {
       world = new World();
       const push = await world.open();
@@ -701,7 +701,7 @@ describe('the page around it', () => {
     }
   });
 
-  test('a worker has no document, Node no events', async () => {
+  test('it works without a document, as in a worker, and without events, as in Node.js', async () => {
     for (const gone of [['document'], ['document', 'navigator', 'location', 'sessionStorage', 'addEventListener']]) {
       world = new World();
       for (const name of gone) Object.defineProperty(world, name, { value: undefined });
@@ -711,7 +711,7 @@ describe('the page around it', () => {
     }
   });
 
-  test('storage may be forbidden', async () => {
+  test('it works where storage is forbidden', async () => {
     Object.defineProperty(world, 'sessionStorage', {
       get() {
         throw new DOMException('no', 'SecurityError');
@@ -722,7 +722,7 @@ describe('the page around it', () => {
 });
 
 describe('dead connections', () => {
-  test('after 35 s of silence the server is asked, and given up 15 s later', async () => {
+  test('after 35 s of silence it asks the server, and ends the session 15 s later', async () => {
     const push = await world.connected();
     await world.tick(34_000);
     await world.socket.raw('h');
@@ -737,7 +737,7 @@ describe('dead connections', () => {
     assert.ok(world.socket.closed);
   });
 
-  test('whatever comes is a sign of life', async () => {
+  test('any frame is a sign of life', async () => {
     const push = await world.connected();
     await world.tick(35_000);
     for (const life of ['h', 'a["{\\"channel\\":\\"x\\",\\"uuid\\":\\"1\\"}"]', 'h']) {
@@ -751,7 +751,7 @@ describe('dead connections', () => {
     assert.equal(push.state.name, 'disconnected');
   });
 
-  test('a server that owes an answer is asked after 15 s', async () => {
+  test('while an answer is missing, it asks the server after 15 s', async () => {
     const push = await world.connected();
     push.publish('a', 1);
     await world.tick(15_000);
@@ -760,14 +760,14 @@ describe('dead connections', () => {
     assert.equal(push.state.name, 'disconnected');
   });
 
-  test('a page that was frozen asks before it gives up', async () => {
+  test('a page that was frozen asks the server before it ends the session', async () => {
     const push = await world.connected();
     world.sleep(3_600_000);
     await world.tick(1);
     assert.equal(push.state.name, 'connected');
     await world.tick(2_000);
     assert.deepEqual(world.socket.about, ['connect', 'ping']);
-    world.sleep(3_600_000); // it freezes again, with the answer on its way
+    world.sleep(3_600_000); // it freezes again before the answer arrives
     await world.tick(1);
     assert.equal(push.state.name, 'connected');
     await world.socket.raw('h');
@@ -775,7 +775,7 @@ describe('dead connections', () => {
     assert.equal(push.state.name, 'connected');
   });
 
-  test('back in view it asks at once, and waits 5 s only', async () => {
+  test('a page that is shown again asks at once, and waits only 5 s', async () => {
     const push = await world.connected();
     world.sleep(4_000);
     await world.hide(false);
@@ -829,7 +829,7 @@ describe('publishing', () => {
     await assert.rejects(refused, (error) => error instanceof PushIt.Refusal && error.uuid === 'mine' && error.channel === 'a' && !error.final);
   });
 
-  test('a refusal that nobody hears raises nothing', async (t) => {
+  test('a refusal without a callback raises no unhandled rejection', async (t) => {
     const unhandled = [];
     const listener = (error) => unhandled.push(error);
     process.on('unhandledRejection', listener);
@@ -848,7 +848,7 @@ describe('publishing', () => {
     assert.deepEqual(push.told.filter((each) => each.startsWith('error')), ['error denied no', 'error closed closed by the page']);
   });
 
-  test('where nobody listens to errors, the console is told', async (t) => {
+  test('a refusal without an error listener is written to the console', async (t) => {
     const warned = [];
     t.mock.method(console, 'warn', (...words) => warned.push(words));
     const push = new PushIt({ endpoint: '/push', global: world });
@@ -862,7 +862,7 @@ describe('publishing', () => {
     assert.equal(warned[0][1].message, 'no');
   });
 
-  test('without a connection it waits, in order, and keeps its uuid until it is answered', async () => {
+  test('without a connection publishes wait, in order, and keep their uuid until they are answered', async () => {
     const push = await world.open({ channels: ['a'] });
     const done = [];
     const ids = [1, 2, 3].map((n) => push.publish('a', n, (error) => done.push(error.code), () => done.push(n)));
@@ -907,7 +907,7 @@ describe('publishing', () => {
     assert.deepEqual(codes, ['limit', 'timeout', 'timeout', 'timeout', 'timeout'], 'what is over takes no room');
   });
 
-  test('closing by the page is no reason to complain', async (t) => {
+  test('publishes that end because the page closes are not reported as errors', async (t) => {
     const warn = t.mock.method(console, 'warn', () => {});
     const push = new PushIt({ endpoint: '/push', global: world, channels: ['a', 'b'] });
     push.publish('c', 1);
@@ -917,7 +917,7 @@ describe('publishing', () => {
     assert.equal(warn.mock.callCount(), 0);
   });
 
-  test('what is older than the server remembers is not sent again, however long the page slept', async () => {
+  test('a publish that is older than the server remembers is not sent again, however long the page slept', async () => {
     const push = await world.connected({ outboxAge: 1e9 });
     const codes = [];
     push.publish('a', 1, (error) => codes.push(error.code));
@@ -931,7 +931,7 @@ describe('publishing', () => {
     assert.deepEqual(world.socket.about, ['connect']);
   });
 
-  test('after 4400 and 4413 what was in flight fails, and what was not is kept', async () => {
+  test('after 4400 and 4413, publishes in flight fail, and the others are kept', async () => {
     for (const code of [4400, 4413]) {
       for (const notice of [true, false]) {
         world = new World();
@@ -951,7 +951,7 @@ describe('publishing', () => {
     }
   });
 
-  test('what is no JSON, and a uuid that is taken, fail', async () => {
+  test('data that is not JSON, and a uuid that is in use, fail', async () => {
     const push = await world.connected();
     const codes = [];
     const circle = {};
@@ -969,7 +969,7 @@ describe('publishing', () => {
     assert.equal(world.socket.sent.length, 2);
   });
 
-  test('what is told when a session ends may begin something', async () => {
+  test('a callback about the end of a session may publish and subscribe', async () => {
     const push = await world.connected({ channels: ['a', 'b'] });
     await world.socket.subscribed();
     const done = [];
@@ -987,7 +987,7 @@ describe('publishing', () => {
     assert.equal(world.sockets.length, 2);
   });
 
-  test('what is told when a session ends may close it', async () => {
+  test('a callback about the end of a session may close the connection', async () => {
     const push = await world.connected();
     push.publish('x', 'poison', () => push.close());
     await settle();
@@ -997,7 +997,7 @@ describe('publishing', () => {
     assert.equal(world.sockets.length, 1);
   });
 
-  test('a signal takes it back', async () => {
+  test('a signal ends a publish', async () => {
     const push = await world.open();
     const codes = [];
     const stop = new AbortController();
@@ -1014,7 +1014,7 @@ describe('publishing', () => {
     assert.deepEqual(world.socket.about, ['connect']);
   });
 
-  test('a frame longer than a batch goes alone, and many in as few messages as fit', async () => {
+  test('a frame longer than a batch is sent alone, and short frames share messages', async () => {
     const push = await world.connected();
     push.publish('a', 'x'.repeat(10_000));
     for (let n = 0; n < 40; n++) push.publish('b', n);
@@ -1023,7 +1023,7 @@ describe('publishing', () => {
     assert.ok(world.socket.messages <= 4, `${world.socket.messages}`);
   });
 
-  test('closed, everything ends, and nothing begins', async () => {
+  test('close ends everything, and nothing begins after it', async () => {
     const push = await world.connected();
     const told = [];
     push.publish('a', 1, (error) => told.push(`publish ${error.code}`));
@@ -1046,7 +1046,7 @@ describe('publishing', () => {
     assert.deepEqual(world.socket.about, ['connect', 'subscribe b'], 'what the page held it still wants');
   });
 
-  test('an aborted signal closes it, also before it has begun', async () => {
+  test('an aborted signal closes the connection, also before it has begun', async () => {
     const stop = new AbortController();
     const push = await world.connected({ signal: stop.signal });
     stop.abort();
@@ -1057,7 +1057,7 @@ describe('publishing', () => {
 });
 
 describe('subscribing', () => {
-  test('callbacks and promise tell how it went', async () => {
+  test('callbacks and the promise report the result', async () => {
     const push = await world.connected();
     const told = [];
     const yes = push.subscribe('a', () => told.push('no'), (answer) => told.push(answer.data.channel));
@@ -1073,7 +1073,7 @@ describe('subscribing', () => {
     assert.equal(world.socket.sent.length, 3, 'it is there');
   });
 
-  test('a no that is not final is tried again, a final one is not', async () => {
+  test('a refused subscribe is repeated, unless the refusal is final', async () => {
     const push = await world.connected();
     const answers = [];
     const done = push.subscribe('a', (error) => answers.push(error.code));
@@ -1128,7 +1128,7 @@ describe('subscribing', () => {
     assert.deepEqual(got.map(([name]) => name), ['a/*', 'callback', 'event']);
   });
 
-  test('a refusal is told once: to who asked, else to the loops, else to all', async () => {
+  test('a refusal is reported once: to the caller, else to loops, else to error listeners', async () => {
     for (const [begin, want] of [
       [(push) => push.subscribe('a', () => {}), []],
       [(push) => push.subscribe('a'), ['error denied no']],
@@ -1166,7 +1166,7 @@ describe('subscribing', () => {
     assert.equal(world.socket.about.at(-1), 'subscribe a', 'the page holds it');
   });
 
-  test('who stops before the answer unsubscribes after it', async () => {
+  test('a listener that stops before the answer unsubscribes after it', async () => {
     const push = await world.open();
     const off = push.channel('a').on('message', () => {});
     await world.socket.raw('o');
@@ -1176,7 +1176,7 @@ describe('subscribing', () => {
     assert.deepEqual(world.socket.about, ['connect', 'subscribe a', 'unsubscribe a']);
   });
 
-  test('unsubscribing can be refused', async () => {
+  test('a refused unsubscribe changes nothing', async () => {
     const push = await world.connected({ channels: ['a'] });
     await world.socket.subscribed();
     const no = push.unsubscribe('a');
@@ -1192,7 +1192,7 @@ describe('subscribing', () => {
     await push.unsubscribe('never heard of');
   });
 
-  test('unsubscribing without a connection, or as it breaks, works', async () => {
+  test('it unsubscribes also without a connection, or while the connection breaks', async () => {
     const push = await world.connected({ channels: ['a', 'b'] });
     await world.socket.subscribed();
     const a = push.unsubscribe('a');
@@ -1204,7 +1204,7 @@ describe('subscribing', () => {
     assert.deepEqual(world.socket.about, ['connect']);
   });
 
-  test('subscribed again while it unsubscribes, it is subscribed', async () => {
+  test('a subscribe during an unsubscribe wins', async () => {
     const push = await world.connected({ channels: ['a'] });
     await world.socket.subscribed();
     push.unsubscribe('a');
@@ -1218,7 +1218,7 @@ describe('subscribing', () => {
     assert.deepEqual(push.channels, ['a']);
   });
 
-  test('the server begins and ends subscriptions', async () => {
+  test('the server may begin and end subscriptions', async () => {
     const push = await world.connected({ channels: ['b', 'c'] });
     const events = [];
     push.on('subscribe', ({ channel }) => events.push(`+${channel}`));
@@ -1240,7 +1240,7 @@ describe('subscribing', () => {
     assert.deepEqual(push.channels, ['c', 'users/bob']);
   });
 
-  test('what the server begins ends with the session, unless the page wants it', async () => {
+  test('subscriptions that the server began end with the session, unless the page wants them', async () => {
     const push = await world.connected();
     const begin = (channel) => world.socket.receive({ channel: '/meta/subscribe', uuid: 'theirs', data: { channel }, successful: true, error: '' });
     await begin('a');
@@ -1256,7 +1256,7 @@ describe('subscribing', () => {
     assert.deepEqual(push.channels, ['b'], 'a no to what is there changes nothing');
   });
 
-  test('the first subscription asks for what was before, and what is recovered is no gap', async () => {
+  test('the first subscribe asks for earlier messages, and recovered messages are no gap', async () => {
     const push = await world.connected({ channels: ['a'], since: 50 });
     const gaps = [];
     push.on('gap', (gap) => gaps.push(gap));
@@ -1273,7 +1273,7 @@ describe('subscribing', () => {
     }
   });
 
-  test('history is a question that finds its answer, once, over reconnects', async () => {
+  test('history is answered once, over reconnects', async () => {
     const push = await world.connected();
     const first = push.history('news', { last: 2, before: '7-3' });
     const second = push.channel('stories/*').history();
@@ -1296,7 +1296,7 @@ describe('subscribing', () => {
     assert.deepEqual(push.told.filter((line) => line.startsWith('message')), []);
   });
 
-  test('history can be refused, taken back and closed, and names its channel', async () => {
+  test('history can be refused, aborted and closed, and its refusal names the channel', async () => {
     const push = await world.connected();
     const no = push.history('news');
     await settle();
@@ -1317,12 +1317,12 @@ describe('subscribing', () => {
     assert.deepEqual(push.told.filter((line) => line.startsWith('error')), []);
   });
 
-  test('what matches more is asked for first, and what is not there does not move its position', async () => {
+  test('wider patterns are subscribed to first, and missing messages do not move a position', async () => {
     const push = await world.connected({ channels: ['*', 'p/*', 'p/x', 'p/q/*', 'a'] });
     const asked = () => world.socket.about.filter((each) => each.startsWith('subscribe'));
     assert.deepEqual(asked(), ['*', 'p/*', 'p/q/*', 'p/x', 'a'].map((name) => `subscribe ${name}`));
     for (const name of ['p/x', 'a', '*']) await world.socket.answer('/meta/subscribe', { position: '7-1' }, (frame) => frame.data?.channel === name);
-    // The answer about p/* is still on its way, and with it what is missing there.
+    // The answer about p/* has not arrived yet, nor have the missing messages of p/*.
     await world.socket.receive({ channel: 'p/x', uuid: 'm', data: 1, position: '7-5' });
     await world.socket.lose();
     await world.tick(1000);
@@ -1331,7 +1331,7 @@ describe('subscribing', () => {
     assert.deepEqual(positions, { 'p/x': '7-5', a: '7-1', 'p/q/*': undefined, 'p/*': undefined, '*': '7-5' });
   });
 
-  test('positions are sent when it subscribes again', async () => {
+  test('a subscribe after a reconnect has the position', async () => {
     const push = await world.connected({ channels: ['a', 'b', 'p/*'] });
     await world.socket.answer('/meta/subscribe', { position: '7-1' }, (frame) => frame.data?.channel === 'a');
     await world.socket.subscribed();
@@ -1347,7 +1347,7 @@ describe('subscribing', () => {
 describe('loops over a channel', () => {
   const message = (n) => ({ channel: 'a', uuid: `m${n}`, data: n });
 
-  test('read what comes, and unsubscribe when they end', async () => {
+  test('read messages, and unsubscribe when they end', async () => {
     const push = await world.connected();
     const got = [];
     const loop = (async () => {
@@ -1378,7 +1378,7 @@ describe('loops over a channel', () => {
     assert.equal((await first).value.data, 1);
   });
 
-  test('what waits is bounded: it is read, then the loop fails', async () => {
+  test('the messages that wait are bounded: the loop reads them, and then fails', async () => {
     const push = await world.connected({ buffer: 2 });
     const reader = push.channel('a')[Symbol.asyncIterator]();
     await settle();
@@ -1425,7 +1425,7 @@ describe('loops over a channel', () => {
 });
 
 describe('events', () => {
-  test('on returns its undo, and a signal is another', async () => {
+  test('on returns a function that removes the listener, and a signal removes it, too', async () => {
     const push = await world.connected();
     const got = [];
     const stop = new AbortController();
@@ -1447,7 +1447,7 @@ describe('events', () => {
     assert.throws(() => push.channel('a').on('state', () => {}), TypeError);
   });
 
-  test('one that throws stops nothing, and its error is not lost', async (t) => {
+  test('a listener that throws stops nothing, and its error is reported', async (t) => {
     const push = await world.connected();
     const thrown = [];
     const listener = (error) => thrown.push(error.message);
@@ -1477,7 +1477,7 @@ describe('events', () => {
     assert.equal(push.state.name, 'connected');
   });
 
-  test('one that is removed by another is not called', async () => {
+  test('a listener that another one removes is not called', async () => {
     const push = await world.connected();
     const got = [];
     let off = () => {};
@@ -1487,7 +1487,7 @@ describe('events', () => {
     assert.deepEqual(got, []);
   });
 
-  test('a listener may close it', async () => {
+  test('a listener may close the connection', async () => {
     for (const when of ['connecting', 'connected', 'disconnected']) {
       world = new World();
       const push = new PushIt({ endpoint: '/push', global: world, channels: ['a'] });
@@ -1504,7 +1504,7 @@ describe('events', () => {
 });
 
 describe('refreshing', () => {
-  test('before its right expires, with fresh credentials', async () => {
+  test('comes before the lease ends, with fresh credentials', async () => {
     let n = 0;
     const push = await world.open({ credentials: () => ++n });
     await world.socket.accept({ expires: 100_000 });
@@ -1526,7 +1526,7 @@ describe('refreshing', () => {
     assert.equal(n, 4);
   });
 
-  test('what could not be found out is asked again; a no is for the server to end', async () => {
+  test('an unavailable refresh is repeated; after a denial the server ends the session', async () => {
     let broken = false;
     const push = await world.open({
       credentials: () => {

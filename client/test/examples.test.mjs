@@ -145,7 +145,7 @@ describe('the examples', { skip }, () => {
     const live = (page) => page.waitForSelector('#state[data-state="connected"]');
     const post = (headers, fields) => fetch(`${server.url}/editor/publish`, { method: 'POST', headers: { 'Sec-Fetch-Site': 'same-origin', ...headers }, body: new URLSearchParams(fields), redirect: 'manual' });
 
-    test('what the editor publishes is shown live, and to who comes later', async () => {
+    test('news that the editor publishes are shown live, and to later visitors', async () => {
       const reader = await browser.open(server.url);
       await live(reader);
       await reader.waitForSelector('#empty:not([hidden])');

@@ -244,7 +244,7 @@ describe('pages of other origins, in chrome', { skip: without('chrome') }, () =>
 
     // To a browser, other ports are the same site, so it sends the cookies.
     if (name !== 'another port') continue;
-    test(`a page of ${name} gets nothing out of a session whose name it knows, and nothing into it`, async (t) => {
+    test(`a page of ${name} can neither read nor write a session whose name it knows`, async (t) => {
       const server = await startSite(all);
       t.after(() => server.stop());
       const own = await browser.open(server.url);
@@ -259,7 +259,7 @@ describe('pages of other origins, in chrome', { skip: without('chrome') }, () =>
     });
   }
 
-  test('what they try works from the page of the site', async (t) => {
+  test('the same attempts succeed from a page of the site', async (t) => {
     const server = await startSite(all);
     t.after(() => server.stop());
     const page = await browser.open(server.url);

@@ -174,7 +174,7 @@ for (const name of ['chrome', 'firefox']) {
 
     if (name !== 'chrome') return;
 
-    test('nobody speaks as another', async () => {
+    test('nobody can publish in the name of another', async () => {
       const alice = await open('alice');
       const bob = await open('bob');
       const at = '1999-12-31T23:59:59Z';
@@ -233,7 +233,7 @@ for (const name of ['chrome', 'firefox']) {
       await picture(carol.page, 'members-news');
     });
 
-    test('only text goes through, and only where a rule allows it', async () => {
+    test('the rules let only text through, and only where they allow it', async () => {
       const bob = await open('bob');
       const wrong = {
         'a message has a text': [null, 7, 'text', [], ['text'], {}, { Text: 'a' }, { text: null }, { text: 7 }, { text: ['a'] }, { text: {} }],
@@ -275,7 +275,7 @@ for (const name of ['chrome', 'firefox']) {
       assert.ok(refused, 'HTML from text was let in');
     });
 
-    test('nothing is wider than a phone, and it works by keyboard', async () => {
+    test('the page fits a phone, and works by keyboard', async () => {
       for (const dark of [false, true]) {
         const carol = await open('carol', { ...phone, dark });
         const bob = await open('bob');
@@ -294,7 +294,7 @@ for (const name of ['chrome', 'firefox']) {
       }
     });
 
-    test('without a login there is nothing', async () => {
+    test('without a login, no file and no session is served', async () => {
       const bad = `Basic ${Buffer.from('alice:builder').toString('base64')}`;
       for (const path of ['/', '/members.js', '/connection.js', '/push', '/push/info', '/push/websocket']) {
         for (const headers of [{}, { Authorization: bad }]) {
@@ -304,7 +304,7 @@ for (const name of ['chrome', 'firefox']) {
       }
     });
 
-    test('the server goes and comes back', async (t) => {
+    test('the page survives a restart of the server', async (t) => {
       const server = await Server.start('examples/members/Caddyfile', undefined, passwords);
       t.after(() => server.stop());
       const login = { username: 'bob', password: passwords.bob };

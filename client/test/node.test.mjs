@@ -60,7 +60,7 @@ describe('a process of Node.js', () => {
     });
   }
 
-  test('a socket of its own is not let go for another’s request', async (t) => {
+  test('unref does not affect the sockets of other requests', async (t) => {
     const child = start(`
       const options = { endpoint: '${server.url}/push', transports: ['xhr_streaming'], channels: ['news'] };
       const one = new PushIt({ ...options, unref: true });
@@ -85,7 +85,7 @@ describe('a process of Node.js', () => {
     assert.equal(await within('its end', child.exited), 0);
   });
 
-  test('a client that is made without connecting does nothing until it is told to', async (t) => {
+  test('a client with connect: false does nothing until connect is called', async (t) => {
     const child = start(`const push = new PushIt({ endpoint: '${server.url}/push', connect: false, channels: ['news'] });\n${states}process.on('beforeExit', () => console.log(push.state.name));`);
     t.after(child.kill);
     await line(child, 'disconnected');

@@ -47,14 +47,14 @@ class Room {
     await this.world.socket.receive({ channel: '/meta/presence', data: { channel: 'room' }, ...rest });
   }
 
-  /** What was told since the last time. */
+  /** The events since the last call. */
   heard(...want) {
     assert.deepEqual(this.told.splice(0), want);
   }
 }
 
-describe('who is in a channel', () => {
-  test('a subscribe begins the list, and batches go on', async () => {
+describe('the list of members', () => {
+  test('begins with a subscribe, and continues with batches', async () => {
     const room = await Room.enter();
     assert.deepEqual(room.last.data, { channel: 'room', presence: true });
     assert.deepEqual([room.list.count, room.list.listed, room.names], [0, true, '']);
@@ -71,7 +71,7 @@ describe('who is in a channel', () => {
     assert.equal(room.last.channel, '/meta/unsubscribe');
   });
 
-  test('a channel that is subscribed already is asked', async () => {
+  test('is asked for if the channel is subscribed already', async () => {
     const world = new World();
     const push = await world.connected();
     push.subscribe('room');
@@ -85,7 +85,7 @@ describe('who is in a channel', () => {
     assert.equal(list.count, 1);
   });
 
-  test('a list comes in pages, and changes between them', async () => {
+  test('comes in pages, and may change between them', async () => {
     const room = await Room.enter();
     await room.answer({ number: 1, count: 3, members: [ann], next: '5' });
     room.heard('join ann', 'change');
@@ -96,7 +96,7 @@ describe('who is in a channel', () => {
     room.heard('leave ann', 'change', 'join bob', 'join 2b1d4c0e', 'change');
   });
 
-  test('what was missed is asked for again, and only the difference is told', async () => {
+  test('is asked for again after a gap, and only the difference is reported', async () => {
     const room = await Room.enter();
     await room.answer({ number: 1, count: 2, members: [ann, bob] });
     room.told.length = 0;
@@ -114,7 +114,7 @@ describe('who is in a channel', () => {
     assert.deepEqual(room.last.data, { channel: 'room' });
   });
 
-  test('it stays over a reconnect, without a flicker', async () => {
+  test('stays over a reconnect, without a leave and join', async () => {
     const room = await Room.enter();
     await room.answer({ number: 50, count: 2, members: [ann, bob] });
     room.told.length = 0;
@@ -135,7 +135,7 @@ describe('who is in a channel', () => {
     assert.equal(room.names, 'ann 1, bob 1');
   });
 
-  test('who does not come back leaves when the server knows it', async () => {
+  test('loses members that do not come back when the server says so', async () => {
     const room = await Room.enter();
     await room.answer({ number: 1, count: 2, members: [ann, bob] });
     await room.batch({ number: 5, count: 1 });
@@ -145,7 +145,7 @@ describe('who is in a channel', () => {
     room.heard('change', 'leave bob', 'change');
   });
 
-  test('a large channel is only counted, and listed again', async () => {
+  test('of a large channel is only a count, and then a list again', async () => {
     const room = await Room.enter();
     await room.answer({ number: 1, count: 1, members: [ann] });
     await room.batch({ number: 2, count: 5000, listed: false });
@@ -157,7 +157,7 @@ describe('who is in a channel', () => {
     assert.deepEqual([room.list.count, room.list.listed, room.names], [1, true, 'bob 1']);
   });
 
-  test('a refusal empties it, and is told; the messages go on', async () => {
+  test('is emptied by a refusal, which is reported; messages continue', async () => {
     const room = await Room.enter();
     await room.answer({ error: 'not for you', code: 'denied' });
     room.heard('change', 'error denied room');
@@ -172,7 +172,7 @@ describe('who is in a channel', () => {
     assert.deepEqual([other.last.channel, other.last.data], ['/meta/presence', { channel: 'room' }]);
   });
 
-  test('pages that are asked for too often come later', async () => {
+  test('waits before it asks for a page again that the server refused for now', async () => {
     const room = await Room.enter();
     await room.answer({ number: 1, count: 1, members: [ann], next: '4' });
     room.heard('join ann', 'change');
@@ -196,7 +196,7 @@ describe('who is in a channel', () => {
     room.heard('change', 'leave ann', 'change');
   });
 
-  test('a page that comes after it was closed starts no timer', async () => {
+  test('starts no timer when a page arrives after it was closed', async () => {
     const world = new World();
     const push = await world.connected();
     push.subscribe('room');
@@ -213,7 +213,7 @@ describe('who is in a channel', () => {
     assert.equal(list.count, 0);
   });
 
-  test('a signal closes it', async () => {
+  test('is closed by a signal', async () => {
     const world = new World();
     const push = await world.connected();
     const stop = new AbortController();

@@ -54,7 +54,7 @@ const wanted = ({ code, reason, retry, retryMicroseconds }) => ({
 });
 const told = ({ code, message, retry }) => ({ code, message, retry });
 
-describe('what the server says is understood', () => {
+describe('the client reads each frame of the server', () => {
   for (const { rule, name, made, receive } of of('to agent')) {
     test(`${rule} ${name}`, async () => {
       const frame = JSON.parse(receive);
@@ -193,7 +193,7 @@ describe('what the server says is understood', () => {
   }
 });
 
-describe('what the client says is in the protocol', () => {
+describe('each frame of the client follows the protocol', () => {
   const accepted = of('to server').filter(({ expect }) => expect.kind);
   const kinds = { subscribe: '/meta/subscribe', unsubscribe: '/meta/unsubscribe', history: '/meta/history' };
 
@@ -242,7 +242,7 @@ describe('what the client says is in the protocol', () => {
     });
   }
 
-  test('R12 its ids are ids', () => {
+  test('R12 its ids are valid', () => {
     const valid = /^[A-Za-z0-9_-]{1,64}$/;
     for (const { text, valid: want } of of('id')) assert.equal(valid.test(text), want, text);
     const ids = Array.from({ length: 1000 }, id);
@@ -342,7 +342,7 @@ class Held {
   }
 }
 
-describe('a session is understood as the server holds it', () => {
+describe('a whole session has the same state here as in the server', () => {
   for (const { rule, name, steps } of of('session')) {
     test(`${rule} ${name}`, async () => {
       const held = new Held();

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * What can happen between a page and its server: an HTTP proxy that cuts, stalls, keeps
- * dead connections open, refuses WebSocket, and holds back streams.
+ * An HTTP proxy between a page and its server. It cuts and stalls connections, keeps dead
+ * ones open, refuses WebSocket, and holds back streams.
  *
  * @module
  */

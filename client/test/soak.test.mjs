@@ -34,7 +34,7 @@ describe('a server restarts', () => {
     assert.equal(times.length, 50);
   });
 
-  test('six times in a row, and no publish is lost', async (t) => {
+  test('six restarts in a row lose no publish', async (t) => {
     const server = await Server.start('Caddyfile.example');
     t.after(() => server.stop());
     const { published, accepted, refused, away } = await quickRestarts(server, { clients: 6, restarts: 6, every: 70 });
@@ -61,7 +61,7 @@ describe('channels with a history', () => {
   });
   after(() => server?.stop());
 
-  /** Says how it went, and that it was not by luck. */
+  /** Reports the figures. Nothing may be lost, and enough must have been published to mean something. */
   function exact(t, { published, accepted, delivered, wanted, drops, ...faults }) {
     t.diagnostic(`${delivered === wanted ? 'PASS' : 'FAIL'} ${published} published, ${accepted} accepted, ${delivered} of ${wanted} delivered (limit: all)`);
     assert.ok(accepted > 50 && wanted > accepted);
@@ -69,11 +69,11 @@ describe('channels with a history', () => {
     assert.deepEqual(faults, { endedOtherwise: 0, unheard: 0, missed: 0, doubled: 0, reordered: 0, gaps: 0 });
   }
 
-  test('connections are cut at random, and everything comes exactly once, in order', async (t) => {
+  test('connections are cut at random, and every message arrives exactly once, in order', async (t) => {
     exact(t, await cutsWithHistory(server, { publishers: 6, subscribers: 9, cuts: 40, between: 100, seed: 1 }));
   });
 
-  test('the network is gone at random, and all of it is delivered', async (t) => {
+  test('the network fails at random, and every message is delivered', async (t) => {
     const result = await jitter(server, { publishers: 4, subscribers: 9, lasts: 5_000, away: 300, between: 400, seed: 1 });
     assert.ok(result.drops > 2);
     exact(t, result);
@@ -87,7 +87,7 @@ test('the server is reloaded over HTTP/1.1, and nothing is lost or doubled', asy
   assert.deepEqual({ faults, ...counts }, { faults: [], failed: 0, gaps: 0, lost: 0, doubled: 0, reordered: 0 });
 });
 
-test('programs and pages come and go, and every list is the truth', async (t) => {
+test('programs and pages come and go, and every list of members is right', async (t) => {
   const browsers = ['chrome', 'firefox'].filter((name) => !without(name));
   const { lists, slowest, ...faults } = await present({ agents: 40, watchers: 4, pages: 2 * browsers.length, browsers, rounds: 2, linger: 1, seed: 1 });
   t.diagnostic(`${lists} lists; true after at most ${slowest} ms`);

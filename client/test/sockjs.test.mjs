@@ -54,7 +54,7 @@ describe('sockjs-client in chrome', { skip: without('chrome') }, () => {
     });
   }
 
-  test('without websocket it finds another way', async (t) => {
+  test('without websocket it uses another transport', async (t) => {
     const fallback = await startSite('\t\ttransports eventsource xhr');
     t.after(() => fallback.stop());
     const page = await browser.open(fallback.url);

@@ -14,7 +14,7 @@ describe('a single-page application', () => {
 
   after(() => server?.stop());
 
-  test('a deep link is index.html, and what is below /push stays pushit’s', async () => {
+  test('a deep link is index.html, and paths below /push are still for pushit', async () => {
     const get = async (path) => {
       const response = await fetch(server.url + path);
       return { status: response.status, type: response.headers.get('content-type'), body: await response.text() };
@@ -31,7 +31,7 @@ describe('a single-page application', () => {
     assert.notEqual((await get('/push')).body, index.body);
   });
 
-  test('its pages talk to each other', { skip: without('chrome') }, async (t) => {
+  test('its pages exchange messages', { skip: without('chrome') }, async (t) => {
     const browser = await startBrowser();
     t.after(() => browser.close());
     const open = async (path) => {

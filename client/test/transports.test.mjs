@@ -52,7 +52,7 @@ const frames = (request) => JSON.parse(request.body).map((each) => JSON.parse(ea
 const array = (...list) => `a${JSON.stringify(list.map((each) => JSON.stringify(each)))}\n`;
 
 describe('which transport', () => {
-  test('WebSocket is given a second chance, then the next is tried, and remembered', async () => {
+  test('WebSocket gets a second attempt, then the next transport is tried, and remembered', async () => {
     world.onSocket = (socket) => setImmediate(() => socket.lose());
     world.onRequest = (request) => at(request) === 'info' && request.answer(new Response(INFO));
     const push = await world.open();
@@ -74,7 +74,7 @@ describe('which transport', () => {
     assert.equal(world.requests.filter((request) => at(request) === 'xhr_streaming').length, 2);
   });
 
-  test('a transport that stalls is given up in time', async () => {
+  test('it gives up a transport that stalls', async () => {
     world.onRequest = (request) => at(request) === 'info' && request.answer(new Response(INFO));
     const push = await world.open();
     await world.tick(10_000);
@@ -100,7 +100,7 @@ describe('which transport', () => {
     assert.equal(world.sockets.length, before + 1, 'and from the beginning');
   });
 
-  test('a server that is away, or has just come up, changes nothing', async () => {
+  test('a server that is down, or has just started, does not change the transport', async () => {
     let up = false;
     world.onSocket = (socket) => up || setImmediate(() => socket.lose());
     world.onRequest = (request) => (up ? request.answer(new Response(INFO)) : request.fail(new TypeError('refused')));
@@ -118,7 +118,7 @@ describe('which transport', () => {
     assert.deepEqual(new Set(world.requests.map(at)), new Set(['info']));
   });
 
-  test('says what is wrong when /info is something else', async () => {
+  test('it says what is wrong if /info is something else', async () => {
     for (const [response, want] of [
       [() => new Response('<!doctype html><title>Shop</title>'), 'https://example.com/push/info is an HTML page, not pushit'],
       [() => new Response(' \n<html>'), 'https://example.com/push/info is an HTML page, not pushit'],
@@ -137,7 +137,7 @@ describe('which transport', () => {
     }
   });
 
-  test('/info that never comes is not waited for', async () => {
+  test('it does not wait for an /info that never comes', async () => {
     const push = await world.open();
     await world.socket.lose();
     await world.tick(4_000);
@@ -145,19 +145,19 @@ describe('which transport', () => {
     assert.ok(world.requests[0].signal.aborted);
   });
 
-  test('where there is no WebSocket, it is not tried', async () => {
+  test('WebSocket is not tried where the browser has none', async () => {
     world.WebSocket = undefined;
     await world.open();
     assert.equal(at(world.requests[0]), 'xhr_streaming');
   });
 
-  test('one that only tells of an error has failed', async () => {
+  test('a WebSocket that only reports an error has failed', async () => {
     const push = await world.connected();
     world.socket.onerror();
     assert.deepEqual([push.state.name, push.state.code], ['disconnected', 1006]);
   });
 
-  test('a WebSocket that may not be made is one that failed', async () => {
+  test('a WebSocket whose constructor throws has failed', async () => {
     world.WebSocket = class {
       constructor() {
         throw new DOMException('mixed content', 'SecurityError');
@@ -198,7 +198,7 @@ for (const path of ['xhr_streaming', 'xhr']) {
       }
     }
 
-    test('connects, hears and says', async () => {
+    test('connects, receives and sends', async () => {
       await connect();
       assert.equal(push.state.name, 'connected');
       const got = [];
@@ -212,7 +212,7 @@ for (const path of ['xhr_streaming', 'xhr']) {
       assert.equal(new Set(world.requests.map((request) => request.url.replace(/[^/]+$/, ''))).size, 1, 'one session');
     });
 
-    test('one message in many pieces, cut anywhere', async () => {
+    test('reads a message in many pieces, cut anywhere', async () => {
       await connect();
       const got = [];
       push.onMessageReceived = (channel, { payload }) => got.push(payload);
@@ -220,7 +220,7 @@ for (const path of ['xhr_streaming', 'xhr']) {
       assert.deepEqual(got, ['ä€😀']);
     });
 
-    test('what it says goes in one POST at a time, in order', async () => {
+    test('sends frames in one POST at a time, in order', async () => {
       await connect();
       const sends = () => world.requests.filter((request) => at(request) === 'xhr_send').slice(1);
       push.publish('a', 1);
@@ -235,7 +235,7 @@ for (const path of ['xhr_streaming', 'xhr']) {
       assert.deepEqual(sends().map((request) => frames(request).map(({ data }) => data)), [[1], [2, 3]]);
     });
 
-    test('an answer that ends is followed by the next request', async () => {
+    test('makes the next request when an answer ends', async () => {
       await connect();
       const before = world.requests.filter((request) => at(request) === path).length;
       await answer.write('h\n');
@@ -244,12 +244,12 @@ for (const path of ['xhr_streaming', 'xhr']) {
       assert.equal(push.state.name, 'connected');
     });
 
-    test('c[…], an error, an empty answer, a failed POST: the session is over', async () => {
+    test('ends the session after c[…], an error, an empty answer or a failed POST', async () => {
       for (const [break_, want] of [
         [() => answer.write('c[2010,"Another connection still open"]\n'), 'Another connection still open'],
         [() => answer.controller.error(new TypeError('network')), 'the connection was lost'],
         [() => answer.end(), path === 'xhr' ? 'the connection was lost' : undefined],
-        [() => answer.write('<html>\n'), 'what came is not the protocol'],
+        [() => answer.write('<html>\n'), 'the server sent an invalid message'],
         [
           async () => {
             push.publish('a', 1);
@@ -286,7 +286,7 @@ for (const path of ['xhr_streaming', 'xhr']) {
       }
     });
 
-    test('a request to receive that the network has failed is made again, with the same number', async () => {
+    test('repeats a request to receive after a network error, with the same number', async () => {
       await connect();
       const receives = () => world.requests.filter((request) => at(request) === path);
       const before = receives().length;
@@ -311,7 +311,7 @@ for (const path of ['xhr_streaming', 'xhr']) {
       assert.deepEqual([push.state.name, push.state.reason], ['disconnected', 'the connection was lost']);
     });
 
-    test('a POST that the network has failed is made again, with the same number', async () => {
+    test('repeats a POST after a network error, with the same number', async () => {
       await connect();
       const sends = () => world.requests.filter((request) => at(request) === 'xhr_send');
       push.publish('a', 1);
@@ -329,7 +329,7 @@ for (const path of ['xhr_streaming', 'xhr']) {
       assert.equal(push.state.name, 'connected');
     });
 
-    test('what a proxy could not pass on is sent once more', async () => {
+    test('repeats once what a proxy could not pass on', async () => {
       await connect();
       const all = (name) => world.requests.filter((request) => at(request) === name);
       const bad = () => new Response('Bad Gateway', { status: 502 });
@@ -354,7 +354,7 @@ for (const path of ['xhr_streaming', 'xhr']) {
       assert.equal(all(path).length, count, 'but not for ever');
     });
 
-    test('what a POST says about its frames fails them, at once and alone', async () => {
+    test('fails only the frames of a POST that the server refuses, and at once', async () => {
       for (const status of [400, 413, 415]) {
         world = new World();
         await connect();
@@ -374,7 +374,7 @@ for (const path of ['xhr_streaming', 'xhr']) {
       }
     });
 
-    test('what the stream says comes before what a POST says', async () => {
+    test('prefers the reason in the stream to the answer of a POST', async () => {
       push = await world.open({ transports: [path] });
       await listen();
       await say('o\n');
@@ -387,7 +387,7 @@ for (const path of ['xhr_streaming', 'xhr']) {
       assert.equal(world.timers, 0);
     });
 
-    test('an answer without a word is not asked for again and again', async () => {
+    test('does not repeat a request at once after an empty answer', async () => {
       push = await world.open({ transports: [path] });
       await listen();
       await answer.end();
@@ -395,14 +395,14 @@ for (const path of ['xhr_streaming', 'xhr']) {
       push.close();
     });
 
-    test('a full server says when to come back', async () => {
+    test('waits as long as a full server says', async () => {
       push = await world.open({ transports: [path] });
       pending(path).answer(new Response('More than enough.\n', { status: 503, headers: { 'Retry-After': '7', 'Content-Type': 'text/plain' } }));
       await flow();
       assert.deepEqual(push.state, { name: 'disconnected', code: 503, reason: 'More than enough.', retryAt: world.now + 7500 });
     });
 
-    test('closed, it lets go', async () => {
+    test('close ends all requests', async () => {
       await connect();
       push.close();
       assert.ok(pending(path).signal.aborted);
@@ -412,7 +412,7 @@ for (const path of ['xhr_streaming', 'xhr']) {
   });
 }
 
-describe('a socket that is given', () => {
+describe('a given socket', () => {
   class Socket {
     sent = [];
     readyState = 0;

@@ -31,8 +31,8 @@ async function answerOne(socket, denied) {
   return true;
 }
 
-describe('the last wish wins', () => {
-  test('subscribed, unsubscribed and subscribed again in one breath, it is subscribed', async () => {
+describe('the last call wins', () => {
+  test('subscribe, unsubscribe and subscribe in one step end in a subscription', async () => {
     const world = new World();
     const push = await world.connected();
     const wishes = [push.subscribe('a'), push.unsubscribe('a'), push.subscribe('a')];
@@ -42,7 +42,7 @@ describe('the last wish wins', () => {
     assert.deepEqual([...world.socket.server], ['a']);
   });
 
-  test('who stops listening while another begins leaves it its messages', async () => {
+  test('a listener that stops while another begins does not take its messages', async () => {
     const world = new World();
     const push = await world.connected();
     const got = [];
@@ -56,7 +56,7 @@ describe('the last wish wins', () => {
     assert.deepEqual(got, ['second']);
   });
 
-  test('a wish made before the server lets it connect counts, too', async () => {
+  test('calls before the connect is answered count, too', async () => {
     const world = new World();
     const push = await world.open();
     push.subscribe('a');
@@ -70,7 +70,7 @@ describe('the last wish wins', () => {
     assert.deepEqual(push.channels, ['a']);
   });
 
-  test('a wish that another has overtaken when the connection breaks is not fulfilled', async () => {
+  test('an unanswered subscribe that an unsubscribe followed fails when the connection breaks', async () => {
     const world = new World();
     const push = await world.connected();
     const first = push.subscribe('a');
@@ -81,7 +81,7 @@ describe('the last wish wins', () => {
     await assert.rejects(first, { code: 'closed' });
   });
 
-  test('whatever is wished, answered and lost in whatever order', async () => {
+  test('the last call wins in random orders of calls, answers and losses', async () => {
     for (let seed = 1; seed <= 300; seed++) {
       const world = new World();
       const next = chance(seed);
@@ -143,7 +143,7 @@ describe('the last wish wins', () => {
 });
 
 describe('gaps', () => {
-  test('a channel that is subscribed again may have missed something, one that is new has not', async () => {
+  test('a channel that is subscribed again reports a gap, a new one does not', async () => {
     const world = new World();
     const push = await world.connected({ channels: ['a'] });
     const gaps = [];

@@ -11,7 +11,7 @@
 
 import { PushIt } from '../src/pushit.js';
 
-/** Lets everything happen that does not wait for time. */
+/** Runs everything that does not wait for a timer. */
 export async function settle() {
   for (let n = 0; n < 30; n++) await null;
 }
@@ -194,7 +194,7 @@ export class FakeSocket {
     await settle();
   }
 
-  /** The frames in short: the channel of each. */
+  /** The channels of the frames, in order. */
   get about() {
     return this.sent.map(({ channel, data }) => (channel.startsWith('/meta/') ? `${channel.slice(6)} ${data?.channel ?? ''}`.trim() : channel));
   }

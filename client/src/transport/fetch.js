@@ -31,7 +31,7 @@ const over = (path) => (env, url, on) => {
       cache: 'no-store',
       signal: stop.signal,
     });
-    // A kept connection may close at this moment, at a reload for example, and so may the
+    // A kept connection may close at this moment, for example at a reload, and so may the
     // next one of the pool. Not all browsers repeat such a POST. If the connection is a
     // proxy's, the answer is 502.
     return again
@@ -52,7 +52,7 @@ const over = (path) => (env, url, on) => {
     const { ok, status } = response;
     if (ok) return;
     if ([400, 413, 415].includes(status)) {
-      // The answer is about these frames: only they fail.
+      // The answer is about these frames, so only they fail.
       const error = await sentence(response);
       for (const text of texts) on._frame({ channel: '/meta/error', uuid: JSON.parse(text).uuid, error, code: status === 413 ? 'limit' : 'invalid', retry: false });
       return;

@@ -80,7 +80,7 @@ func TestClientCertificates(t *testing.T) {
 			s.certificate = c
 			other := *opened
 			other.HTTP = s.client("h1")
-			other.wantNoWay(who, http.StatusNotFound)
+			other.wantRefusedEverywhere(who, http.StatusNotFound)
 		}
 		opened.echo("devices/sensor-1", 1)
 	}

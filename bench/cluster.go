@@ -360,23 +360,8 @@ func (c *cluster) rate(ctx context.Context, r *report, lasts time.Duration, shor
 	for i, crowd := range crowds {
 		for p, a := range crowd {
 			all.Go(func() {
-				next := time.Now()
-				for n := int64(1); time.Now().Before(end); n++ {
-					if err := a.publish(fmt.Sprintf("rate/%d-%d", i, p), data); err != nil {
-						return
-					}
-					for a.acknowledged.Load() < n {
-						select {
-						case <-a.answered:
-						case <-a.done:
-							return
-						case <-ctx.Done():
-							return
-						}
-					}
-					if next = next.Add(pace); pause(ctx, time.Until(next)) != nil {
-						return
-					}
+				if !a.publishUntil(ctx, end, pace, fmt.Sprintf("rate/%d-%d", i, p), data) {
+					return
 				}
 				acknowledged.Add(a.acknowledged.Load() - a.refused.Load())
 				refused.Add(a.refused.Load())
@@ -419,6 +404,30 @@ func (c *cluster) rate(ctx context.Context, r *report, lasts time.Duration, shor
 	r.info("us", each(after-before), "of processor time for each, in three Caddys")
 	r.info("us", each(natsAfter-natsBefore), "of processor time for each, in three NATS servers")
 	return nil
+}
+
+// publishUntil publishes data until end, the next time when the last message was
+// acknowledged and pace is over. It reports whether the session lasted that long.
+func (a *agent) publishUntil(ctx context.Context, end time.Time, pace time.Duration, channel string, data []byte) bool {
+	next := time.Now()
+	for n := int64(1); time.Now().Before(end); n++ {
+		if err := a.publish(channel, data); err != nil {
+			return false
+		}
+		for a.acknowledged.Load() < n {
+			select {
+			case <-a.answered:
+			case <-a.done:
+				return false
+			case <-ctx.Done():
+				return false
+			}
+		}
+		if next = next.Add(pace); pause(ctx, time.Until(next)) != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // cpu returns the processor time of all Caddys, and that of all NATS servers.

@@ -236,6 +236,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.used = h.hub.Use(p)
+	if h.site.server != nil {
+		h.site.server.RegisterConnContext(transport.ConnContext)
+	}
 	h.endpoint = h.newEndpoint(origins)
 	h.warn(log, doubts)
 	if c := ctx.Logger().Check(zap.DebugLevel, "endpoint provisioned"); c != nil {

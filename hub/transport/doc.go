@@ -17,6 +17,7 @@
 //	fallback_http.go            the requests of a fallback
 //	session.go                  a session over a fallback, which joins its requests
 //	response.go, framing.go     a response that carries frames, and the bytes SockJS wants in it
+//	departed.go                 whether the client of a response has left
 //	sse.go                      streams of Server-Sent Events
 //	publish.go                  requests of programs that publish
 //	status.go                   requests for the status page
@@ -30,6 +31,8 @@
 // At <path>/websocket each text message is one JSON object. At
 // <path>/<server>/<session>/websocket the same objects are strings in SockJS frames: o,
 // h, a["…"], c[code,"reason"]. A client of 2011 sends and gets them as objects (legacy.go).
+//
+// Set the field ConnContext of the http.Server to [ConnContext].
 //
 // Pages that cannot use WebSocket use the fallbacks. Then a session consists of many
 // requests: some receive frames, others send them. The session's name joins them, and they

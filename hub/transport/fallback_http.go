@@ -147,6 +147,7 @@ func (e *Endpoint) serveReceive(w http.ResponseWriter, r *http.Request, kind *fr
 		s.end(closeFrame(closeInterrupted, interrupted), "the client repeated a request to receive")
 	}
 	response := newResponse(w, kind, callback, r.ProtoMajor, s.times)
+	response.socket = socketFor(r)
 	if response.bye = s.attach(response); response.bye != "" {
 		response.serve(r.Context())
 		return

@@ -22,6 +22,8 @@ func socketOf(net.Conn) syscall.RawConn { return nil }
 
 func isReadable(uintptr) bool { return true }
 
+func peek(syscall.RawConn) (waits, ended bool) { return false, false }
+
 func (*rawConn) read() (*readBuffer, int, error) { return nil, 0, errors.ErrUnsupported }
 
 func (*rawConn) write([]byte) (int, error) { return 0, errors.ErrUnsupported }

@@ -70,6 +70,19 @@ func isReadable(fd uintptr) bool {
 	}
 }
 
+// peek reports whether bytes wait in a socket, and whether instead it has come to its end.
+func peek(rc syscall.RawConn) (waits, ended bool) {
+	err := rc.Control(func(fd uintptr) {
+		var next [1]byte
+		n, err := ignoringEINTR(func(fd int, p []byte) (int, error) {
+			n, _, err := syscall.Recvfrom(fd, p, syscall.MSG_PEEK)
+			return n, err
+		}, fd, next[:])
+		waits, ended = n > 0, n <= 0 && !errors.Is(err, syscall.EAGAIN)
+	})
+	return waits, ended || err != nil
+}
+
 // read waits for bytes and returns them in a buffer from the pool, which the caller puts back.
 // The net.Conn's read deadline applies.
 func (c *rawConn) read() (b *readBuffer, n int, err error) {

@@ -380,10 +380,14 @@ func (rl *relay) receive(w http.ResponseWriter, r *http.Request, kind *framing, 
 		return errHome, false
 	}
 	response := newResponse(w, kind, callback, r.ProtoMajor, e.patience())
+	response.socket = socketFor(r)
 	response.bye = string(frame)
 	inOrder := response.serve(r.Context())
 	if !a.Last {
 		rl.written(inOrder, response.reason())
+		if inOrder && response.hasLeft(r.Context()) {
+			rl.abandon() // it did not wait: the home may hang
+		}
 	}
 	return nil, false
 }

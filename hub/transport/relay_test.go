@@ -31,8 +31,9 @@ import (
 // A machine is an endpoint whose hub is a node of a cluster.
 type machine struct {
 	*brokertest.Node
-	e *Endpoint
-	s *httptest.Server
+	e    *Endpoint
+	s    *httptest.Server
+	gate *gate
 }
 
 // machines are behind a proxy that passes each request to any of them.
@@ -89,8 +90,11 @@ func newMachines(t *testing.T, n int, p hub.Policy, change func(*Endpoint)) *mac
 			change(e)
 		}
 		e.Sessions.Join(h)
-		s := httptest.NewServer(handler(e))
-		m.all = append(m.all, &machine{node, e, s})
+		s := httptest.NewUnstartedServer(handler(e))
+		g := &gate{Listener: s.Listener}
+		s.Listener, s.Config.ConnContext = g, ConnContext
+		s.Start()
+		m.all = append(m.all, &machine{node, e, s, g})
 		t.Cleanup(func() {
 			h.Drain(time.Second)
 			h.Close()

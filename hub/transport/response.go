@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -28,11 +29,12 @@ type response struct {
 	times    *times
 
 	// Set by session.attach, before serve.
-	carrier carrier // told when the response takes frames; nil: the response carries only bye
-	fresh   bool    // the response carries the o frame
-	first   []byte  // what a stream begins with
-	bye     string  // a close frame, or the frame of a relay
-	relayed bool    // another machine writes the frame to the client
+	carrier carrier         // told when the response takes frames; nil: the response carries only bye
+	fresh   bool            // the response carries the o frame
+	first   []byte          // what a stream begins with
+	bye     string          // a close frame, or the frame of a relay
+	relayed bool            // another machine writes the frame to the client
+	socket  syscall.RawConn // of the client; nil if it is not known
 
 	endNext atomic.Bool // the next frame is the last
 
@@ -89,6 +91,12 @@ func (r *response) serve(client context.Context) (inOrder bool) {
 	case <-r.ended:
 	case <-client.Done():
 	}
+	return r.over(client) && !r.hasLeft(client)
+}
+
+// over ends the use of the writer. It reports whether the response is complete, and the client
+// was there.
+func (r *response) over(client context.Context) bool {
 	r.turn.Lock() // waits for a write under way
 	defer r.turn.Unlock()
 	r.mu.Lock()

@@ -24,6 +24,7 @@
 //	sockjs.go, legacy.go        what SockJS clients send, today's and those of 2011
 //	relay.go, relay_home.go     requests of a session that another machine has
 //	relay_abandon.go            tells that machine which sessions their clients gave up
+//	hang.go                     clients that leave while their machine hangs
 //
 // Limits of frames, publishes and queues are those of the hub: see the documentation of
 // package hub. This package limits what must be known before there is a frame.
@@ -81,6 +82,7 @@
 //	hurrying   Sessions.hurry                               nothing: it asks the home to end a response  the response has ended, in a second    nothing
 //	giving up  relay.receive                                nothing: it tells the home                   the home has heard it, in two seconds  nothing
 //	abandoning Endpoint.abandon                             abandonments.list                            all homes have heard it, in 30 s        nothing
+//	pulse      Sessions.feelPulse                           Sessions.pulse                               the hub ends                            nothing
 //	forgetting relays.answered                              relays.byID                                  at once                                nothing
 //
 // The hub writes to a Conn from one goroutine at a time. The reader never writes while the

@@ -96,6 +96,7 @@ type relayRequest struct {
 	Total   int           `json:"total,omitempty"`  // bytes of the whole body
 	OK      bool          `json:"ok,omitempty"`     // written: it was
 	Why     string        `json:"why,omitempty"`    // written: why not, for the log
+	Hung    bool          `json:"hung,omitempty"`   // written: this machine has hung
 }
 
 // A relayAnswer is the answer of a home. A piece of the frame may follow.
@@ -396,7 +397,7 @@ func (rl *relay) receive(w http.ResponseWriter, r *http.Request, kind *framing, 
 // must not make its next request before the home knows.
 func (rl *relay) written(ok bool, why string) {
 	q := rl.request
-	q.Do, q.OK = relayWritten, ok
+	q.Do, q.OK, q.Hung = relayWritten, ok, rl.e.Sessions.pulse.hasHung()
 	if !ok {
 		q.Why = why
 	}
@@ -409,7 +410,9 @@ func (rl *relay) written(ok bool, why string) {
 			break
 		}
 	}
-	if !ok {
+	// The home hangs. It ends the session when it hears this, unless it has heard of the
+	// client's next request. Without numbers, it could not tell.
+	if !ok || q.Number > 0 {
 		rl.abandon()
 	}
 }

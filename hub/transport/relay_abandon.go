@@ -172,6 +172,14 @@ func (ss *Sessions) endAbandoned(b []byte) {
 	}
 }
 
+// doubt notes that the machine that relayed a request to receive has hung: its client may have
+// left.
+func (ss *Sessions) doubt(q *relayRequest) {
+	if s, _ := ss.claimed(q); s != nil {
+		s.doubt()
+	}
+}
+
 // endUnreceived ends a session whose client has given up a request to receive with a number,
 // if that has not come here. Without a number, nobody can know that.
 func (ss *Sessions) endUnreceived(q *relayRequest) {

@@ -59,10 +59,12 @@ type homeRelay struct {
 // Join connects the fallback sessions with those of the hub's other machines. Call it once,
 // before the endpoints serve.
 func (ss *Sessions) Join(h *hub.Hub) {
+	var pulse sync.Once
 	h.OnBus(func(b hub.Bus) {
 		if b == nil {
 			return
 		}
+		pulse.Do(func() { ss.feelPulse(h) })
 		b.Handle(homeTopic, func(_ context.Context, _ hub.NodeID, b []byte) []byte {
 			var q relayRequest
 			if _, ok := parseRelay(b, &q); !ok || ss.find(sessionKey{q.Mount, string(q.Session)}) == nil {
@@ -151,6 +153,9 @@ func (ss *Sessions) answerRelay(ctx context.Context, from hub.NodeID, b []byte) 
 	switch q.Do {
 	case relayReceive, relaySend:
 	case relayWritten:
+		if q.Hung {
+			defer ss.doubt(&q)
+		}
 		if !ss.relays.written(ctx, id, &q) && !q.OK {
 			// The request to receive has not come, or comes later. The client has given it up.
 			ss.endUnreceived(&q)

@@ -49,6 +49,8 @@ type Sessions struct {
 	relays relays // of requests that other machines got
 
 	abandonments abandonments // of sessions at other machines
+
+	pulse pulse
 }
 
 // A sessionKey identifies a session. Clients choose the id.
@@ -59,6 +61,7 @@ func NewSessions() *Sessions {
 	return &Sessions{
 		byID: make(map[sessionKey]*session), streams: make(map[*stream]string),
 		homes: newHomes(), relays: relays{byID: make(map[relayID]*homeRelay), passing: make(map[*relay]int)},
+		pulse: pulse{began: time.Now()},
 	}
 }
 
@@ -391,7 +394,11 @@ func (s *session) detach(inOrder bool, why string) {
 		return
 	}
 	if s.bye == "" {
-		s.expireInLocked(s.times.disconnect)
+		in := s.times.disconnect
+		if s.sessions.pulse.hasHung() {
+			in = min(in, doubtDelay)
+		}
+		s.expireInLocked(in)
 	}
 	s.changeLocked()
 	s.mu.Unlock()

@@ -1,0 +1,93 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+package transport
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/push-it/pushit/hub"
+)
+
+// Many clients leave while their machine hangs, and some in the very moment when it goes on:
+// between two of their requests, so that nothing tells the machine. Their sessions would
+// expire after disconnectDelay, and they would be listed as present until then, though they
+// are connected elsewhere long since. So a machine notices that it has hung, and then gives
+// clients less time for their next request. Clients that are there make it at once, and those
+// that are late for it lose nothing: they open another session, and ask for what is missing.
+//
+// A machine that relays requests, and has hung, tells the home.
+
+const (
+	// pulseEvery is how often a machine looks at the time, and hungFor how long it has not
+	// done so if it has hung.
+	pulseEvery, hungFor = 250 * time.Millisecond, time.Second
+	// doubtFor is how long after that a machine doubts that clients are there, and doubtDelay
+	// how long a session may then be without a request to receive.
+	doubtFor, doubtDelay = time.Second, 2 * time.Second
+)
+
+// A pulse notices that the machine has hung.
+type pulse struct {
+	began time.Time    // the zero of the following
+	last  atomic.Int64 // when it was felt, as a time.Duration; 0: never
+	woke  atomic.Int64 // when the machine went on after it hung, likewise
+}
+
+// now is never 0.
+func (p *pulse) now() int64 { return int64(time.Since(p.began)) + 1 }
+
+// feel looks at the time, and reports whether the machine has hung.
+func (p *pulse) feel() (hung bool) {
+	now := p.now()
+	last := p.last.Swap(now)
+	if hung = last > 0 && now-last > int64(hungFor); hung {
+		p.woke.Store(now)
+	}
+	return hung
+}
+
+// hasHung reports whether the machine hangs until now, or has done so a short time ago.
+func (p *pulse) hasHung() bool {
+	last, woke, now := p.last.Load(), p.woke.Load(), p.now()
+	return last > 0 && now-last > int64(hungFor) || woke > 0 && now-woke < int64(doubtFor)
+}
+
+// feelPulse notices that the machine has hung, until the hub ends.
+func (ss *Sessions) feelPulse(h *hub.Hub) {
+	ctx, cancel := context.WithCancel(context.Background())
+	h.OnEnd(cancel)
+	go func() {
+		ticker := time.NewTicker(pulseEvery)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+				ss.beat()
+			}
+		}
+	}()
+}
+
+// beat is a beat of the pulse.
+func (ss *Sessions) beat() {
+	if !ss.pulse.feel() {
+		return
+	}
+	for _, s := range ss.all() {
+		s.doubt()
+	}
+}
+
+// doubt gives the client less time for its next request to receive, if none is there.
+func (s *session) doubt() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.response == nil && s.bye == "" && time.Until(s.expires) > doubtDelay {
+		s.expireInLocked(doubtDelay)
+	}
+}

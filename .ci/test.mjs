@@ -192,7 +192,8 @@ async function main() {
   const caddy = join(built, 'caddy');
   const endToEnd = join(built, 'end-to-end.test');
   const nats = join(built, 'nats-server');
-  const env = { ...process.env, PUSHIT_CADDY: caddy, PUSHIT_NATS_SERVER: nats };
+  const oldNATS = join(built, 'nats-server-oldest');
+  const env = { ...process.env, PUSHIT_CADDY: caddy, PUSHIT_NATS_SERVER: nats, PUSHIT_NATS_SERVER_OLDEST: oldNATS };
   const begun = Date.now();
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, stop);
   await mkdir(built, { recursive: true });
@@ -206,6 +207,7 @@ async function main() {
     ['go', 'vet', '-C', 'bench', '-race', './...'],
     ['go', 'build', '-race', '-ldflags=-w', '-o', caddy, './cmd/caddy'],
     ['go', 'build', '-C', 'test', '-o', nats, 'github.com/nats-io/nats-server/v2'],
+    ['go', 'build', '-C', 'internal/natsserver/oldest', '-o', oldNATS, 'github.com/nats-io/nats-server/v2'],
     ['go', 'test', '-C', 'test', '-race', '-ldflags=-w', '-c', '-o', endToEnd, '.'],
   ]) {
     const from = Date.now();

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package natsserver runs NATS servers for tests, as processes that can be killed and stopped,
-// and proxies that break connections. The server is built in the module test/, so that this
-// module does not need it.
+// and proxies that break connections. The servers are built in modules of their own, so that
+// this module does not need them.
 package natsserver
 
 import (
@@ -28,57 +28,91 @@ import (
 // patience is how long a server may take to begin.
 const patience = 60 * time.Second
 
-// Binary returns the path of nats-server: PUSHIT_NATS_SERVER, or one that it builds.
-func Binary() (string, error) {
-	if path := os.Getenv("PUSHIT_NATS_SERVER"); path != "" {
-		return path, nil
-	}
-	return build()
+// A Version is a version of nats-server.
+type Version struct {
+	variable string // of the environment: the path of the program, if it is set
+	binary   func() (string, error)
 }
 
-var build = sync.OnceValues(func() (string, error) {
-	_, here, _, _ := runtime.Caller(0)
-	top := filepath.Join(filepath.Dir(here), "..", "..")
-	path := filepath.Join(top, ".build", "nats-server")
-	//nolint:gosec // G204: folders of this checkout
-	out, err := exec.Command("go", "build", "-C", filepath.Join(top, "test"), "-o", path, "github.com/nats-io/nats-server/v2").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("building nats-server: %w\n%s", err, out)
+// Newest is the newest version, and Oldest the oldest that pushit works with.
+var (
+	Newest = newVersion("PUSHIT_NATS_SERVER", "nats-server", "test")
+	Oldest = newVersion("PUSHIT_NATS_SERVER_OLDEST", "nats-server-oldest", "internal/natsserver/oldest")
+)
+
+// newVersion returns the version that is built in the module in a folder of this checkout.
+func newVersion(variable, name, module string) *Version {
+	return &Version{variable, sync.OnceValues(func() (string, error) {
+		_, here, _, _ := runtime.Caller(0)
+		top := filepath.Join(filepath.Dir(here), "..", "..")
+		path := filepath.Join(top, ".build", name)
+		//nolint:gosec // G204: folders of this checkout
+		out, err := exec.Command("go", "build", "-C", filepath.Join(top, module), "-o", path, "github.com/nats-io/nats-server/v2").CombinedOutput()
+		if err != nil {
+			return "", fmt.Errorf("building nats-server: %w\n%s", err, out)
+		}
+		return path, nil
+	})}
+}
+
+// Binary returns the path of the program: what the variable says, or one that it builds.
+func (v *Version) Binary() (string, error) {
+	if path := os.Getenv(v.variable); path != "" {
+		return path, nil
 	}
-	return path, nil
-})
+	return v.binary()
+}
 
 // A Server is a nats-server that can be stopped and started again, with the same address and
 // the same files.
 type Server struct {
-	tb     testing.TB
-	addr   string // for clients
-	dir    string
-	config string
+	tb      testing.TB
+	version *Version
+	addr    string // for clients
+	dir     string
+	config  string
 
 	mu     sync.Mutex // guards the following
 	cmd    *exec.Cmd
 	exited chan struct{}
 }
 
-// New starts a server with JetStream. more is added to its configuration. It ends with the
-// test.
+// New starts a server of the newest version: see [Version.New].
 func New(tb testing.TB, more string) *Server {
 	tb.Helper()
-	s := newServer(tb, freeAddress(tb), more)
+	return Newest.New(tb, more)
+}
+
+// Absent returns a server of the newest version: see [Version.Absent].
+func Absent(tb testing.TB, more string) *Server {
+	tb.Helper()
+	return Newest.Absent(tb, more)
+}
+
+// NewCluster starts servers of the newest version: see [Version.NewCluster].
+func NewCluster(tb testing.TB, n int, more string) []*Server {
+	tb.Helper()
+	return Newest.NewCluster(tb, n, more)
+}
+
+// New starts a server with JetStream. more is added to its configuration. It ends with the
+// test.
+func (v *Version) New(tb testing.TB, more string) *Server {
+	tb.Helper()
+	s := v.newServer(tb, freeAddress(tb), more)
 	s.Start()
 	s.Await()
 	return s
 }
 
 // Absent returns a server that does not run yet.
-func Absent(tb testing.TB, more string) *Server {
+func (v *Version) Absent(tb testing.TB, more string) *Server {
 	tb.Helper()
-	return newServer(tb, freeAddress(tb), more)
+	return v.newServer(tb, freeAddress(tb), more)
 }
 
 // NewCluster starts n servers that are one cluster. more is added to their configurations.
-func NewCluster(tb testing.TB, n int, more string) []*Server {
+func (v *Version) NewCluster(tb testing.TB, n int, more string) []*Server {
 	tb.Helper()
 	routes := make([]string, n)
 	for i := range routes {
@@ -86,7 +120,7 @@ func NewCluster(tb testing.TB, n int, more string) []*Server {
 	}
 	all := make([]*Server, n)
 	for i := range all {
-		all[i] = newServer(tb, freeAddress(tb), fmt.Sprintf(`%s
+		all[i] = v.newServer(tb, freeAddress(tb), fmt.Sprintf(`%s
 server_name: n%d
 cluster {
 	name: test
@@ -120,9 +154,9 @@ func awaitLeader(tb testing.TB, s *Server) {
 	tb.Fatal("the cluster has no leader")
 }
 
-func newServer(tb testing.TB, addr, more string) *Server {
+func (v *Version) newServer(tb testing.TB, addr, more string) *Server {
 	tb.Helper()
-	s := &Server{tb: tb, addr: addr, dir: tb.TempDir()}
+	s := &Server{tb: tb, version: v, addr: addr, dir: tb.TempDir()}
 	s.config = filepath.Join(s.dir, "nats.conf")
 	text := fmt.Sprintf("listen: \"%s\"\njetstream { store_dir: \"%s\", max_file_store: 4GB }\n%s\n", addr, s.dir, more)
 	if err := os.WriteFile(s.config, []byte(text), 0o600); err != nil {
@@ -169,7 +203,7 @@ func (s *Server) Addr() string { return s.addr }
 // Start starts the server if it does not run.
 func (s *Server) Start() {
 	s.tb.Helper()
-	binary, err := Binary()
+	binary, err := s.version.Binary()
 	if err != nil {
 		s.tb.Fatal(err)
 	}

@@ -99,11 +99,27 @@ func awaitConnected(tb testing.TB, l *link) {
 	await(tb, "a connection", l.nc.IsConnected)
 }
 
-// TestBroker runs the tests of all Brokers, with one server and with three.
+// eachVersion runs a test with the newest and the oldest version of NATS servers.
+func eachVersion(t *testing.T, f func(t *testing.T, v *natsserver.Version)) {
+	t.Helper()
+	t.Parallel()
+	for name, v := range map[string]*natsserver.Version{"newest": natsserver.Newest, "oldest": natsserver.Oldest} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f(t, v)
+		})
+	}
+}
+
+// TestBroker runs the tests of all Brokers, with one server, also of the oldest version, and
+// with three.
 func TestBroker(t *testing.T) {
 	t.Parallel()
 	t.Run("OneServer", func(t *testing.T) {
 		brokertest.Run(t, logOf(natsserver.New(t, "").URL()))
+	})
+	t.Run("OldServer", func(t *testing.T) {
+		brokertest.Run(t, logOf(natsserver.Oldest.New(t, "").URL()))
 	})
 	t.Run("ThreeServers", func(t *testing.T) {
 		var urls []string

@@ -118,15 +118,16 @@ func (r *replica) say(tb testing.TB, m *hub.Message) {
 
 // TestFaults kills and stops servers, cuts nodes off, and throws live messages away, while all
 // nodes publish. In the end each node has all that was acknowledged, once, in one order.
-func TestFaults(t *testing.T) {
-	t.Parallel()
+func TestFaults(t *testing.T) { eachVersion(t, testFaults) }
+
+func testFaults(t *testing.T, v *natsserver.Version) {
 	if runtime.GOOS != "linux" {
 		t.Skip("this test stops processes as only Linux does here")
 	}
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 1))
-	servers := natsserver.NewCluster(t, 3, "")
+	servers := v.NewCluster(t, 3, "")
 	var proxies []*natsserver.Proxy
 	var nodes []*replica
 	for i, s := range servers {
@@ -229,9 +230,10 @@ func TestFaults(t *testing.T) {
 }
 
 // Without NATS the server starts, publishes fail, and as soon as NATS is there all works.
-func TestAwayAtStart(t *testing.T) {
-	t.Parallel()
-	s := natsserver.Absent(t, "")
+func TestAwayAtStart(t *testing.T) { eachVersion(t, testAwayAtStart) }
+
+func testAwayAtStart(t *testing.T, v *natsserver.Version) {
+	s := v.Absent(t, "")
 	log := &logText{t: t}
 	r := started(t, Options{Hub: "away", URLs: []string{s.URL()}, Log: slog.New(slog.NewTextHandler(log, nil))})
 	if !r.isBehind() || len(r.epochs) > 0 || r.Stats().Connected || !r.Stats().Behind {
@@ -266,9 +268,10 @@ func TestAwayAtStart(t *testing.T) {
 
 // A single server keeps each message once, whatever a node wants: some versions of NATS let a
 // stream have more replicas, and have lost it after a restart.
-func TestSingleServer(t *testing.T) {
-	t.Parallel()
-	s := natsserver.New(t, "")
+func TestSingleServer(t *testing.T) { eachVersion(t, testSingleServer) }
+
+func testSingleServer(t *testing.T, v *natsserver.Version) {
+	s := v.New(t, "")
 	o := Options{Hub: "single", Node: "a", URLs: []string{s.URL()}, Log: logger(t)}
 	r := started(t, o)
 	r.say(t, message("a", "1"))
@@ -380,9 +383,10 @@ func TestWiden(t *testing.T) {
 }
 
 // A copy of the stream that lacks the newest messages is another log.
-func TestStreamWithoutItsEnd(t *testing.T) {
-	t.Parallel()
-	s := natsserver.New(t, "")
+func TestStreamWithoutItsEnd(t *testing.T) { eachVersion(t, testStreamWithoutItsEnd) }
+
+func testStreamWithoutItsEnd(t *testing.T, v *natsserver.Version) {
+	s := v.New(t, "")
 	r, err := start(t, Options{Hub: "copy", URLs: []string{s.URL()}, Log: logger(t)}, func(b *Broker) { b.shortFor = 2 * time.Second })
 	if err != nil {
 		t.Fatal(err)

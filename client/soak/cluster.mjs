@@ -79,6 +79,13 @@ async function part(links, how, away) {
   for (const link of links) link[how] = false;
 }
 
+/** Pulls cables. What they held back goes on when TCP tries it again, after as long as they were out, at most. */
+async function unplug(cables, away) {
+  await Promise.all(cables.map((cable) => cable.pull()));
+  await pass(away);
+  await Promise.all(cables.map((cable) => cable.plug()));
+}
+
 /** The faults, by name. `scale` 1 means up to about six seconds. @type {Record<string, Fault>} */
 export const FAULTS = {
   'a Caddy is killed': (c, random, scale) => restart(one(c.nodes, random), 'SIGKILL', random() * 3_000 * scale),
@@ -99,11 +106,29 @@ export const FAULTS = {
   },
 };
 
+/** More faults, of machines that have cables. @type {Record<string, Fault>} */
+export const CABLE_FAULTS = {
+  'the cable from a Caddy to NATS is pulled': ({ cables }, random, scale) => unplug([one(cables.back, random)], random() * 6_000 * scale),
+  'the cable of a NATS server is pulled': ({ cables }, random, scale) => unplug([one(cables.nats, random)], random() * 6_000 * scale),
+  'all cables of a Caddy are pulled': ({ cables }, random, scale) => {
+    const at = Math.floor(random() * cables.back.length);
+    return unplug([cables.back[at], cables.front[at]], random() * 3_000 * scale);
+  },
+};
+
 /** The faults of Caddys with a NATS server in each. */
 export const EMBEDDED_FAULTS = [
   'a Caddy is killed', 'a Caddy is stopped in order', 'a Caddy hangs', 'a Caddy is reloaded',
   'all Caddys are restarted, one after the other', 'a NATS server is cut off from the others', 'connections of clients are cut',
 ];
+
+/** Returns those of the faults whose names have one of the texts in them, which commas separate. Without texts it is all. */
+export function named(faults, texts = '') {
+  const wanted = texts.split(',').map((text) => text.trim()).filter(Boolean);
+  const chosen = faults.filter((name) => wanted.length === 0 || wanted.some((text) => name.includes(text)));
+  if (chosen.length === 0) throw new Error(`no fault is called like that: there are ${faults.join('; ')}`);
+  return chosen;
+}
 
 /**
  * @param {Cluster} cluster
@@ -129,7 +154,7 @@ export async function clusterChaos(cluster, { publishers, subscribers, lasts, se
       if (left.length === 0) left = [...faults];
       const [name] = left.splice(Math.floor(random() * left.length), 1);
       say(name);
-      await FAULTS[name](cluster, random, scale);
+      await { ...FAULTS, ...CABLE_FAULTS }[name](cluster, random, scale);
       count++;
       const back = await agreed(() => readers.every((reader) => reader.subscribed), 60_000);
       const took = await agreed(here, PRESENCE_LIMIT + 30_000, PRESENCE_LIMIT, () => {

@@ -9,13 +9,19 @@
  *
  * (Node.js 20 has a WebSocket only with that flag; later ones have it anyway.)
  *
+ *   SEED              repeats what is random in an earlier run
+ *   CLUSTER_MINUTES   how long cluster goes on (15), and EMBEDDED_MINUTES embedded (3)
+ *   CLUSTER_FAULTS    only those faults of cluster and embedded whose names have one of these
+ *                     texts in them, as in `Caddy hangs,killed`
+ *
  * @module
  */
 
 import { Server } from '../test/harness.mjs';
 import { Cluster } from '../test/cluster.mjs';
+import { Namespace } from '../test/namespace.mjs';
 import { chaos } from './chaos.mjs';
-import { clusterChaos, EMBEDDED_FAULTS, forCluster, PRESENCE_LIMIT } from './cluster.mjs';
+import { CABLE_FAULTS, clusterChaos, EMBEDDED_FAULTS, FAULTS, forCluster, named, PRESENCE_LIMIT } from './cluster.mjs';
 import { cutsWithHistory, jitter, withHistory } from './missed.mjs';
 import { present } from './present.mjs';
 import { reloads } from './reload.mjs';
@@ -95,9 +101,12 @@ if (wanted('present')) {
 if (wanted('cluster')) {
   const minutes = Number(process.env.CLUSTER_MINUTES) || 15;
   console.log(`\nclient: three Caddys, three NATS servers, and all that can happen to them, for ${minutes} minutes`);
-  const cluster = await Cluster.start({ random: randomFrom(seed), change: forCluster });
+  const missing = await Namespace.missing();
+  if (missing) report.note(`no cables are pulled: ${missing}`);
+  const faults = Object.keys({ ...FAULTS, ...(missing ? {} : CABLE_FAULTS) });
+  const cluster = await Cluster.start({ apart: !missing, random: randomFrom(seed), change: forCluster });
   try {
-    const result = await clusterChaos(cluster, { publishers: 12, subscribers: 18, lasts: minutes * 60_000, seed, say: (text) => report.note(text) });
+    const result = await clusterChaos(cluster, { publishers: 12, subscribers: 18, lasts: minutes * 60_000, seed, faults: named(faults, process.env.CLUSTER_FAULTS), say: (text) => report.note(text) });
     report.note(`${result.lost} live messages did not reach a Caddy; requests to each: ${cluster.balancer.requests.join(', ')}`);
     report.atLeast(minutes * 4, 'faults', result.faults);
     exact(result);
@@ -112,7 +121,7 @@ if (wanted('embedded')) {
   console.log(`\nclient: three Caddys with a NATS server in each, and all that can happen to them, for ${minutes} minutes`);
   const cluster = await Cluster.startEmbedded({ change: forCluster });
   try {
-    const result = await clusterChaos(cluster, { publishers: 12, subscribers: 18, lasts: minutes * 60_000, seed, faults: EMBEDDED_FAULTS, say: (text) => report.note(text) });
+    const result = await clusterChaos(cluster, { publishers: 12, subscribers: 18, lasts: minutes * 60_000, seed, faults: named(EMBEDDED_FAULTS, process.env.CLUSTER_FAULTS), say: (text) => report.note(text) });
     report.note(`requests to each: ${cluster.balancer.requests.join(', ')}`);
     report.atLeast(minutes * 3, 'faults', result.faults);
     exact(result);

@@ -23,6 +23,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { Server, top, within } from './harness.mjs';
+import { Namespace } from './namespace.mjs';
 import { freePort, Process } from './process.mjs';
 
 const run = promisify(execFile);
@@ -167,15 +168,15 @@ class LiveFilter {
 
 /** A NATS server with JetStream, at the same address and with the same files when it starts again. */
 export class NatsServer extends Process {
-  constructor(binary, dir, host, port, config) {
+  constructor(binary, dir, host, port, config, command = []) {
     super();
-    Object.assign(this, { binary, dir, host, port, config });
+    Object.assign(this, { binary, dir, host, port, config, command });
   }
 
   async start() {
     const path = join(this.dir, 'nats.conf');
     await writeFile(path, this.config);
-    const child = this.launch(this.binary, ['-c', path], { stdio: ['ignore', 'ignore', 'pipe'] });
+    const child = this.launch([...this.command, this.binary, '-c', path], { stdio: ['ignore', 'ignore', 'pipe'] });
     child.stderr.pipe(createWriteStream(join(this.dir, 'log'), { flags: 'a' }));
     await within('the start of a NATS server', this.#greets(), DEADLINE);
   }
@@ -317,8 +318,9 @@ export class Balancer {
 }
 
 /**
- * Three Caddys on 127.0.0.1 to 127.0.0.3 over three NATS servers. Each Caddy reaches the
- * NATS servers over links of its own, and so do the NATS servers each other.
+ * Three Caddys over three NATS servers. Each Caddy reaches the NATS servers over links of its
+ * own, and so do the NATS servers each other. They are on 127.0.0.1 to 127.0.0.3, or each in
+ * a network namespace.
  */
 export class Cluster {
   nats = [];
@@ -327,14 +329,21 @@ export class Cluster {
   links = [];
   /** The links of each NATS server: those from it, and those to it. @type {Link[][]} */
   routes = [];
+  /**
+   * The cables of each Caddy that lead to NATS, and to clients, and those of each NATS server;
+   * empty without namespaces.
+   */
+  cables = { back: [], front: [], nats: [] };
+  #namespaces = [];
 
   /**
-   * @param {{size?: number, engines?: number, random?: () => number, change?: (handler: object) => void}} [options]
+   * @param {{size?: number, engines?: number, apart?: boolean, random?: () => number, change?: (handler: object) => void}} [options]
+   *   `apart` puts each process in a network namespace
    */
-  static async start({ size = 3, engines = 3, random = Math.random, change = () => {} } = {}) {
+  static async start({ size = 3, engines = 3, apart = false, random = Math.random, change = () => {} } = {}) {
     const cluster = new Cluster();
     try {
-      await cluster.#start(size, engines, random, change);
+      await cluster.#start(size, engines, apart, random, change);
     } catch (error) {
       await cluster.stop();
       throw error;
@@ -342,18 +351,38 @@ export class Cluster {
     return cluster;
   }
 
-  async #start(size, engines, random, change) {
+  /**
+   * Finds a place for a process.
+   *
+   * @returns where it listens, where links from it do, and what its command line begins with
+   */
+  async #place(n, apart, ...kinds) {
+    if (!apart) return { host: `127.0.0.${n + 1}`, near: `127.0.0.${n + 1}`, command: [] };
+    const namespace = await Namespace.start();
+    this.#namespaces.push(namespace);
+    const cables = [];
+    for (const kind of kinds) {
+      cables.push(await namespace.cable());
+      this.cables[kind].push(cables.at(-1));
+    }
+    return { host: cables[0].far, near: cables.at(-1).near, command: namespace.command };
+  }
+
+  async #start(size, engines, apart, random, change) {
     const binary = await natsBinary();
     this.dir = await mkdtemp(join(tmpdir(), 'pushit-cluster-'));
-    const hosts = Array.from({ length: Math.max(size, engines) }, (_, n) => `127.0.0.${n + 1}`);
-    const ports = await Promise.all(hosts.map(async (host) => [await freePort(host), await freePort(host)]));
     this.routes = Array.from({ length: engines }, () => []);
+    const places = [];
     for (let n = 0; n < engines; n++) {
-      const [port, cluster] = ports[n];
+      const place = await this.#place(n, apart, 'nats');
+      // In a namespace there is nobody else.
+      places.push({ ...place, port: apart ? 4222 : await freePort(place.host), cluster: apart ? 6222 : await freePort(place.host) });
+    }
+    for (const [n, { host, near, command, port, cluster }] of places.entries()) {
       const routes = [];
       for (let to = 0; to < engines; to++) {
         if (to === n) continue;
-        const link = await Link.start(hosts[n], () => ({ host: hosts[to], port: ports[to][1] }));
+        const link = await Link.start(near, () => ({ host: places[to].host, port: places[to].cluster }));
         this.routes[n].push(link);
         this.routes[to].push(link);
         routes.push(`nats://${link.address}`);
@@ -362,20 +391,20 @@ export class Cluster {
       await mkdir(dir);
       const config = [
         `server_name: "n${n}"`,
-        `listen: "${hosts[n]}:${port}"`,
+        `listen: "${host}:${port}"`,
         `jetstream { store_dir: "${dir}", max_file_store: 4GB }`,
-        engines > 1 ? `cluster { name: test, listen: "${hosts[n]}:${cluster}", no_advertise: true, ping_interval: "1s", routes: [${routes.map((route) => `"${route}"`)}] }` : '',
+        engines > 1 ? `cluster { name: test, listen: "${host}:${cluster}", no_advertise: true, ping_interval: "1s", routes: [${routes.map((route) => `"${route}"`)}] }` : '',
       ].join('\n');
-      this.nats.push(new NatsServer(binary, dir, hosts[n], port, config));
+      this.nats.push(new NatsServer(binary, dir, host, port, config, command));
     }
     await Promise.all(this.nats.map((each) => each.start()));
-    for (let n = 0; n < size; n++) {
-      this.links.push(await Promise.all(this.nats.map(({ host, port }) => Link.start(hosts[n], () => ({ host, port }), random))));
-    }
     // The Caddys begin one after the other: the first one makes the stream.
     for (let n = 0; n < size; n++) {
+      const { host, near, command } = await this.#place(n, apart, 'front', 'back');
+      this.links.push(await Promise.all(this.nats.map(({ host, port }) => Link.start(near, () => ({ host, port }), random))));
       const node = await Server.start('examples/cluster/Caddyfile', change, {}, {
-        host: hosts[n],
+        host,
+        command,
         env: { PUSHIT_NATS: this.links[n].map(({ address }) => `nats://${address}`).join(' '), PUSHIT_NODE: `node-${n + 1}` },
       });
       this.nodes.push(node);
@@ -443,6 +472,7 @@ export class Cluster {
     await Promise.all(this.nodes.map((node) => node.stop()));
     await Promise.all(this.nats.map((each) => each.kill()));
     await Promise.all([...new Set([...this.links.flat(), ...this.routes.flat()])].map((link) => link.stop()));
+    await Promise.all(this.#namespaces.map((namespace) => namespace.stop()));
     if (this.dir) await rm(this.dir, { recursive: true, force: true });
   }
 }

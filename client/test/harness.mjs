@@ -96,17 +96,19 @@ export class Server {
   #log = [];
   #env;
   #secure;
+  #command;
   /** The address that it listens on. */
   host;
   /** @type {number} 0 until it is known */
   port = 0;
 
-  constructor(binary, dir, config, host, env, secure) {
+  constructor(binary, dir, config, host, env, secure, command) {
     this.#binary = binary;
     this.#dir = dir;
     this.#config = config;
     this.#env = env;
     this.#secure = secure;
+    this.#command = command;
     this.host = host;
   }
 
@@ -118,11 +120,12 @@ export class Server {
    * @param {(handler: object) => void} [change]  changes each pushit handler's JSON
    * @param {Record<string, string>} [passwords]  of accounts whose password should be quick
    * to check
-   * @param {{host?: string, env?: Record<string, string>, binary?: string, secure?: boolean}} [options]
-   * the address to listen on, variables of the environment, another Caddy, and that the site has TLS
+   * @param {{host?: string, env?: Record<string, string>, binary?: string, secure?: boolean, command?: string[]}} [options]
+   * the address to listen on, variables of the environment, another Caddy, that the site has TLS,
+   * and what the command line begins with
    * @returns {Promise<Server>}
    */
-  static async start(caddyfile, change = () => {}, passwords = {}, { host = '127.0.0.1', env = {}, binary, secure = false } = {}) {
+  static async start(caddyfile, change = () => {}, passwords = {}, { host = '127.0.0.1', env = {}, binary, secure = false, command = [] } = {}) {
     binary ??= await caddyBinary();
     const dir = await mkdtemp(join(tmpdir(), 'pushit-caddy-'));
     const { stdout } = await run(binary, ['adapt', '--config', caddyfile], { cwd: top, env: { ...process.env, ...env } });
@@ -143,7 +146,7 @@ export class Server {
       change(object);
     });
     if (found === 0) throw new Error(`${caddyfile} has no pushit handler`);
-    const server = new Server(binary, dir, config, host, env, secure);
+    const server = new Server(binary, dir, config, host, env, secure, command);
     try {
       await server.start();
     } catch (error) {
@@ -181,7 +184,7 @@ export class Server {
 
   async #launch(path) {
     const env = { ...process.env, ...this.#env, HOME: this.#dir, XDG_CONFIG_HOME: this.#dir, XDG_DATA_HOME: this.#dir };
-    const child = this.#process.launch(this.#binary, ['run', '--config', path], { cwd: top, env, stdio: ['ignore', 'ignore', 'pipe'] });
+    const child = this.#process.launch([...this.#command, this.#binary, 'run', '--config', path], { cwd: top, env, stdio: ['ignore', 'ignore', 'pipe'] });
     await new Promise((resolve, reject) => {
       this.#process.exited.then(() => reject(new Error('Caddy ended at its start')));
       createInterface({ input: child.stderr }).on('line', (line) => {

@@ -24,8 +24,8 @@ export class Process {
     return this.#exited;
   }
 
-  /** Starts it. @returns {import('node:child_process').ChildProcess} */
-  launch(binary, args, options) {
+  /** Starts it with a command line. @returns {import('node:child_process').ChildProcess} */
+  launch([binary, ...args], options) {
     const child = spawn(binary, args, options);
     const end = () => child.kill('SIGKILL'); // if a test run is interrupted, no process is left
     process.once('exit', end);

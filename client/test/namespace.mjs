@@ -26,6 +26,12 @@ const network = (() => {
 
 let last = 0;
 
+/** The names of those that are there. If a test run is interrupted, none is left. */
+const names = new Set();
+process.once('exit', () => {
+  for (const name of names) execFileSync('ip', ['netns', 'delete', name]);
+});
+
 /** A cable between this machine and a namespace. */
 class Cable {
   #namespace;
@@ -53,7 +59,6 @@ class Cable {
 export class Namespace {
   #name;
   #cables = 0;
-  #end = () => execFileSync('ip', ['netns', 'delete', this.#name]); // if a test run is interrupted, none is left
 
   /** Says why there can be none here, or returns nothing. */
   static async missing() {
@@ -69,7 +74,7 @@ export class Namespace {
     const namespace = new Namespace();
     namespace.#name = `pushit-${process.pid}-${++last}`;
     await ip('netns', 'add', namespace.#name);
-    process.once('exit', namespace.#end);
+    names.add(namespace.#name);
     await ip('-n', namespace.#name, 'link', 'set', 'dev', 'lo', 'up');
     return namespace;
   }
@@ -93,7 +98,7 @@ export class Namespace {
 
   /** Removes it, and its cables. No process may be left in it. */
   async stop() {
-    process.off('exit', this.#end);
     await ip('netns', 'delete', this.#name);
+    names.delete(this.#name);
   }
 }

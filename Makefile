@@ -46,6 +46,15 @@ lint: ## look for mistakes, and build for other systems
 test: tools ## test everything: Go with the race detector, the page in real browsers
 	@node .ci/test.mjs
 
+# How often repeat runs the tests in Go, and those in browsers.
+TIMES ?= 100
+BROWSERS ?= 10
+
+.PHONY: repeat
+repeat: tools ## run the tests TIMES times, to find those that fail now and then, then 3 times on a busy machine
+	@CI=true node .ci/test.mjs --times=$(TIMES) --browsers=$(BROWSERS)
+	@CI=true node .ci/test.mjs --times=3 --busy=2
+
 .PHONY: tools
 tools: ## see to it that what the tests need is there
 	@.ci/tools

@@ -8,6 +8,10 @@
  * the tests in JavaScript come as a whole. Every part runs to its end, also if another has
  * failed. The last line counts the tests of all parts.
  *
+ * --times=N runs all of it N times, in a new order each time, to find tests that fail now and
+ * then. --browsers=N leaves the tests in JavaScript out after N times, and --busy=N keeps N
+ * processors busy meanwhile.
+ *
  * @module
  */
 
@@ -18,6 +22,7 @@ import { join } from 'node:path';
 import process from 'node:process';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
 
 /** What came of some tests. */
 export class Tally {
@@ -186,7 +191,21 @@ function stop(signal) {
 
 const seconds = (since) => `${((Date.now() - since) / 1000).toFixed(0)} s`;
 
+/** @returns {{times: number, browsers: number, busy: number}} what the command line asks for */
+export function options(args) {
+  const { values } = parseArgs({ args, options: { times: { type: 'string', default: '1' }, browsers: { type: 'string' }, busy: { type: 'string', default: '0' } } });
+  const number = (name, least) => {
+    const value = Number(values[name]);
+    if (!Number.isInteger(value) || value < least) throw new Error(`--${name}=${values[name]}: please write a whole number from ${least} on`);
+    return value;
+  };
+  const times = number('times', 1);
+  values.browsers ??= String(times);
+  return { times, browsers: number('browsers', 0), busy: number('busy', 0) };
+}
+
 async function main() {
+  const { times, browsers, busy } = options(process.argv.slice(2));
   const top = fileURLToPath(new URL('..', import.meta.url));
   const built = join(top, '.build');
   const caddy = join(built, 'caddy');
@@ -219,6 +238,8 @@ async function main() {
     }
   }
 
+  for (let i = 0; i < busy; i++) keepBusy();
+
   // Tests that wait run beside each other, however few processors there are.
   const parallel = `-parallel=${Math.max(8, availableParallelism())}`;
   const goTest = ['go', 'test', '-json', '-vet=off', '-ldflags=-w', '-shuffle=on', '-timeout=20m', parallel];
@@ -236,10 +257,39 @@ async function main() {
     // The browsers' Caddy ends at the first race.
     ['npm test', join(top, 'client'), ['npm', 'test', '--silent'], NodeResults, { GORACE: 'halt_on_error=1' }],
   ];
-  const tally = await runParts(parts, env, (text) => process.stdout.write(text));
+  const say = (text) => process.stdout.write(text);
+  const tally = await repeat(times, async (round) => runParts(round <= browsers ? parts : parts.filter(([, , , Results]) => Results !== NodeResults), env, say), say);
   console.log(`== all: ${seconds(begun)}`);
   console.log(String(tally));
   return tally.failed === 0 ? 0 : 1;
+}
+
+/**
+ * Runs something several times. Every round runs to its end, also if another has failed.
+ *
+ * @param {number} times
+ * @param {(round: number) => Promise<Tally>} runRound  rounds count from 1
+ * @param {(text: string) => void} say
+ * @returns {Promise<Tally>} the sum of all rounds
+ */
+export async function repeat(times, runRound, say) {
+  const tally = new Tally();
+  let failed = 0;
+  for (let round = 1; round <= times; round++) {
+    const one = await runRound(round);
+    tally.add(one);
+    if (one.failed > 0) failed++;
+    if (times > 1) say(`== ${one.failed > 0 ? 'FAIL' : 'PASS'} round ${round} of ${times}: ${one}; ${failed} rounds failed so far\n`);
+  }
+  return tally;
+}
+
+/** Keeps a processor busy until this process ends. */
+function keepBusy() {
+  // A loop without an end hears no signal from us if we are killed: it looks for its parent now and then.
+  const child = spawn(process.execPath, ['-e', 'const parent = process.ppid; while (process.ppid === parent) for (let i = 0; i < 1e8; i++);'], { stdio: 'ignore' });
+  child.unref();
+  process.on('exit', () => child.kill('SIGKILL'));
 }
 
 /**

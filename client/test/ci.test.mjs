@@ -11,7 +11,7 @@ import assert from 'node:assert/strict';
 import { tmpdir } from 'node:os';
 import process from 'node:process';
 import { describe, test } from 'node:test';
-import { GoResults, NodeResults, runParts } from '../../.ci/test.mjs';
+import { GoResults, NodeResults, options, repeat, runParts, Tally } from '../../.ci/test.mjs';
 
 /** Gives the events to a reader of `go test -json`, and returns its count and what it said. */
 function read(status, ...events) {
@@ -88,4 +88,27 @@ test('every part runs to its end, and one that fails is a failure of all', async
   );
   assert.equal(String(tally), '2 passed, 3 failed, 0 skipped');
   for (const line of [/^oh$/m, /^ℹ pass 2$/m, /^== fails: \d+ s, FAILED \(3\)$/m, /^== passes: \d+ s, passed$/m, /^== is not there: .*ENOENT/m, /SIGKILL/]) assert.match(said, line);
+});
+
+test('a failure of one round is a failure of all, and each round runs', async () => {
+  let said = '';
+  const rounds = [];
+  const tally = await repeat(
+    3,
+    async (round) => {
+      rounds.push(round);
+      return Object.assign(new Tally(), { passed: 5, failed: round === 2 ? 1 : 0 });
+    },
+    (text) => (said += text),
+  );
+  assert.deepEqual(rounds, [1, 2, 3]);
+  assert.equal(String(tally), '15 passed, 1 failed, 0 skipped');
+  assert.match(said, /^== PASS round 1 .*\n== FAIL round 2 of 3: 5 passed, 1 failed, 0 skipped; 1 rounds failed so far\n== PASS round 3 /);
+});
+
+test('the command line says how often', () => {
+  assert.deepEqual(options([]), { times: 1, browsers: 1, busy: 0 });
+  assert.deepEqual(options(['--times=100', '--browsers=10', '--busy=2']), { times: 100, browsers: 10, busy: 2 });
+  assert.deepEqual(options(['--times=3']), { times: 3, browsers: 3, busy: 0 });
+  for (const wrong of ['--times=0', '--times=x', '--busy=-1', '--browsers=1.5', '--often=3']) assert.throws(() => options([wrong]), /--/);
 });

@@ -14,9 +14,9 @@ import (
 	"github.com/push-it/pushit/internal/wireclient"
 )
 
-// peersReadBuffer is the buffer of a subscriber in bytes: enough for a burst of some
-// messages, so that the load takes little of the machine.
-const peersReadBuffer = 4 << 10
+// peersReadBuffer is the buffer of a subscriber in bytes: enough for most of a burst, so that
+// the load takes little of the machine.
+const peersReadBuffer = 16 << 10
 
 // peersPatience is how long a load may wait for deliveries.
 const peersPatience = time.Minute

@@ -49,7 +49,7 @@ type reconnectResult struct {
 	failed             int64         // attempts that failed
 	half, all          time.Duration // until so many were subscribed
 	cpu                time.Duration // of the server in the meantime
-	peak               int64         // bytes resident at most, over those before the crowd came back
+	peak               int64         // bytes resident at most, over those of the server that had no agent yet
 }
 
 // runReconnect measures the return of many agents at one moment, over TLS 1.3, each with the
@@ -85,7 +85,7 @@ func runReconnect(ctx context.Context, r *report, o options) error {
 	figure("until all were subscribed", "s", func(res reconnectResult) float64 { return res.all.Seconds() })
 	figure("processor time of the server", "s", func(res reconnectResult) float64 { return res.cpu.Seconds() })
 	figure("processor time of the server for each agent", "us", func(res reconnectResult) float64 { return microseconds(res.cpu) / float64(n) })
-	figure("resident memory at most, over that before", "MiB", func(res reconnectResult) float64 { return float64(res.peak) / (1 << 20) })
+	figure("resident memory at most, over that without agents", "MiB", func(res reconnectResult) float64 { return float64(res.peak) / (1 << 20) })
 	figure("the same for each agent", "KiB", func(res reconnectResult) float64 { return float64(res.peak) / 1024 / float64(n) })
 	return nil
 }
@@ -119,6 +119,10 @@ func measureReconnect(ctx context.Context, caddy string, n, runs int) ([]reconne
 	if err != nil {
 		return nil, err
 	}
+	without, err := residentMemory(s.pid())
+	if err != nil {
+		return nil, err
+	}
 	var got atomic.Int64
 	comers := make([]*comer, n)
 	for i := range comers {
@@ -144,6 +148,7 @@ func measureReconnect(ctx context.Context, caddy string, n, runs int) ([]reconne
 			return nil, err
 		}
 		res, err := s.reconnect(ctx, comers, agents)
+		res.peak -= without
 		if err == nil {
 			res.got, err = tell(ctx, comers[0], agents)
 		}
@@ -158,10 +163,6 @@ func measureReconnect(ctx context.Context, caddy string, n, runs int) ([]reconne
 // reconnect lets all come back at once.
 func (s *server) reconnect(ctx context.Context, comers []*comer, agents crowd) (res reconnectResult, err error) {
 	if err := resetPeak(s.pid()); err != nil {
-		return res, err
-	}
-	before, err := residentMemory(s.pid())
-	if err != nil {
 		return res, err
 	}
 	began, err := s.processorTime()
@@ -202,7 +203,7 @@ func (s *server) reconnect(ctx context.Context, comers []*comer, agents crowd) (
 	if err != nil {
 		return res, err
 	}
-	res.failed, res.cpu, res.peak = failed.Load(), ended-began, peak-before
+	res.failed, res.cpu, res.peak = failed.Load(), ended-began, peak
 	for _, a := range agents {
 		if a == nil {
 			continue

@@ -346,6 +346,13 @@ func (r *replica) Behind(behind bool) {
 	}
 }
 
+// IsBehind reports whether messages of other machines may be missing here for the moment.
+func (h *Hub) IsBehind() bool {
+	h.history.mu.Lock()
+	defer h.history.mu.Unlock()
+	return h.history.behind
+}
+
 // fanOut queues m for every agent that subscribed to its channel or to a pattern that
 // matches it, once for each agent. It waits only for the locks of those nodes. There is one
 // call at a time about one channel.

@@ -24,7 +24,7 @@
 //	sockjs.go, legacy.go        what SockJS clients send, today's and those of 2011
 //	relay.go, relay_home.go     requests of a session that another machine has
 //	relay_abandon.go            tells that machine which sessions their clients gave up
-//	hang.go                     clients that leave while their machine hangs
+//	hang.go                     clients that leave while their machine hangs, or is cut off
 //
 // Limits of frames, publishes and queues are those of the hub: see the documentation of
 // package hub. This package limits what must be known before there is a frame.

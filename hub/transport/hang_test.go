@@ -12,9 +12,9 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// A machine that has hung gives clients two seconds for their next request, not five: also if
-// it is another machine that has hung, and says so.
-func TestClientsOfMachinesThatHang(t *testing.T) {
+// A machine that has hung, or was cut off, gives clients two seconds for their next request, not
+// five: also if it is another machine, which says so.
+func TestClientsOfMachinesThatWereAway(t *testing.T) {
 	t.Parallel()
 	type machine struct {
 		*Sessions
@@ -28,47 +28,61 @@ func TestClientsOfMachinesThatHang(t *testing.T) {
 	}{
 		"nothing": {func(m machine) {
 			for range 4 {
-				m.beat()
+				m.beat(false)
 				time.Sleep(pulseEvery)
 			}
 			m.detach(true, "")
 		}, disconnectDelay},
 		"it hangs between two requests": {func(m machine) {
-			m.beat()
+			m.beat(false)
 			m.detach(true, "")
 			time.Sleep(hangs)
-			m.beat()
+			m.beat(false)
 		}, doubtDelay},
 		"a response ends when it goes on": {func(m machine) {
-			m.beat()
+			m.beat(false)
 			time.Sleep(hangs)
 			m.detach(true, "")
-			m.beat()
+			m.beat(false)
 		}, doubtDelay},
 		"a response ends soon after": {func(m machine) {
-			m.beat()
+			m.beat(false)
 			time.Sleep(hangs)
-			m.beat()
+			m.beat(false)
 			time.Sleep(doubtFor / 2)
 			m.detach(true, "")
 		}, doubtDelay},
 		"a response ends later": {func(m machine) {
-			m.beat()
+			m.beat(false)
 			time.Sleep(hangs)
 			for range 2 * doubtFor / pulseEvery {
-				m.beat()
+				m.beat(false)
 				time.Sleep(pulseEvery)
 			}
 			m.detach(true, "")
 		}, disconnectDelay},
-		"a machine that relays has hung": {func(m machine) {
+		"it was cut off": {func(m machine) {
+			for range 8 {
+				m.beat(true)
+				time.Sleep(pulseEvery)
+			}
+			m.beat(false)
 			m.detach(true, "")
-			q := relayRequest{ID: "1", Do: relayWritten, OK: true, Mount: m.key.mount, Session: []byte(m.key.id), Claim: m.by.claim(nil), Hung: true}
+		}, doubtDelay},
+		"it was behind for a moment": {func(m machine) {
+			m.beat(true)
+			time.Sleep(pulseEvery)
+			m.beat(false)
+			m.detach(true, "")
+		}, disconnectDelay},
+		"a machine that relays was away": {func(m machine) {
+			m.detach(true, "")
+			q := relayRequest{ID: "1", Do: relayWritten, OK: true, Mount: m.key.mount, Session: []byte(m.key.id), Claim: m.by.claim(nil), Away: true}
 			m.answerRelay(t.Context(), hub.NodeID{}, appendRelay(q, nil))
 		}, doubtDelay},
 		"somebody else says so": {func(m machine) {
 			m.detach(true, "")
-			q := relayRequest{ID: "1", Do: relayWritten, OK: true, Mount: m.key.mount, Session: []byte(m.key.id), Hung: true}
+			q := relayRequest{ID: "1", Do: relayWritten, OK: true, Mount: m.key.mount, Session: []byte(m.key.id), Away: true}
 			m.answerRelay(t.Context(), hub.NodeID{}, appendRelay(q, nil))
 		}, disconnectDelay},
 	} {

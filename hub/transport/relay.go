@@ -96,7 +96,7 @@ type relayRequest struct {
 	Total   int           `json:"total,omitempty"`  // bytes of the whole body
 	OK      bool          `json:"ok,omitempty"`     // written: it was
 	Why     string        `json:"why,omitempty"`    // written: why not, for the log
-	Hung    bool          `json:"hung,omitempty"`   // written: this machine has hung
+	Away    bool          `json:"away,omitempty"`   // written: the machine that relays was away
 }
 
 // A relayAnswer is the answer of a home. A piece of the frame may follow.
@@ -397,7 +397,7 @@ func (rl *relay) receive(w http.ResponseWriter, r *http.Request, kind *framing, 
 // must not make its next request before the home knows.
 func (rl *relay) written(ok bool, why string) {
 	q := rl.request
-	q.Do, q.OK, q.Hung = relayWritten, ok, rl.e.Sessions.pulse.hasHung()
+	q.Do, q.OK, q.Away = relayWritten, ok, rl.e.Sessions.pulse.wasAway()
 	if !ok {
 		q.Why = why
 	}

@@ -172,7 +172,7 @@ func (ss *Sessions) endAbandoned(b []byte) {
 	}
 }
 
-// doubt notes that the machine that relayed a request to receive has hung: its client may have
+// doubt notes that the machine that relayed a request to receive was away: its client may have
 // left.
 func (ss *Sessions) doubt(q *relayRequest) {
 	if s, _ := ss.claimed(q); s != nil {

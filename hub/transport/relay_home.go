@@ -153,7 +153,7 @@ func (ss *Sessions) answerRelay(ctx context.Context, from hub.NodeID, b []byte) 
 	switch q.Do {
 	case relayReceive, relaySend:
 	case relayWritten:
-		if q.Hung {
+		if q.Away {
 			defer ss.doubt(&q)
 		}
 		if !ss.relays.written(ctx, id, &q) && !q.OK {

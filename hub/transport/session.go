@@ -395,7 +395,7 @@ func (s *session) detach(inOrder bool, why string) {
 	}
 	if s.bye == "" {
 		in := s.times.disconnect
-		if s.sessions.pulse.hasHung() {
+		if s.sessions.pulse.wasAway() {
 			in = min(in, doubtDelay)
 		}
 		s.expireInLocked(in)

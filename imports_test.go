@@ -22,6 +22,7 @@ var layers = [][]string{
 	{""},                        // the handler, which wires the rest together
 	{"/internal/hubpool", "/internal/explain", "/internal/routing", "/internal/statuspage"},
 	{"/internal/telemetry", "/brokers"},
+	{"/internal/options"},
 	{"/guards", "/hub/transport", "/hub/broker", "/client"},
 	{"/hub"},
 	{"/internal/jsontext", "/internal/sampler", "/internal/assets"},

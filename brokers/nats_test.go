@@ -15,6 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/push-it/pushit/internal/doctable"
+	"github.com/push-it/pushit/internal/options"
 )
 
 // TestOptionsAreDocumented compares the table of docs/cluster.md with the options and with the
@@ -22,11 +23,11 @@ import (
 func TestOptionsAreDocumented(t *testing.T) {
 	var words, fields, documentedWords, documentedFields []string
 	n := new(NATS)
-	var add func(options []option)
-	add = func(options []option) {
-		for _, o := range options {
-			words = append(words, o.name)
-			add(o.block)
+	var add func(all []options.Option)
+	add = func(all []options.Option) {
+		for _, o := range all {
+			words = append(words, o.Name)
+			add(o.Block)
 		}
 	}
 	add(n.words())

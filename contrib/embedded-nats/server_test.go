@@ -65,14 +65,14 @@ func TestMistakes(t *testing.T) {
 	const three = one + "machine web2 10.0.0.2:6222\nmachine web3 10.0.0.3:6222\n"
 	for _, c := range []struct{ block, want string }{
 		{"", "there are no machines"},
-		{"machine web1", "machine is written as machine web1 10.0.0.1:6222"},
+		{"machine web1", "machine needs a value, such as machine web1 10.0.0.1:6222"},
 		{"machines web1", `did you mean "machine"?`},
 		{one + "machine web2 10.0.0.2:6222", "there must be 1, 3 or 5"},
 		{three, "the machines need a secret"},
 		{three + "secret short", "at least 32"},
 		{three + "secret " + strings.Repeat("changeme", 4) + "1", "8 different characters"},
 		{three + "secret {env.PUSHIT_TEST_NOT_SET}", "PUSHIT_TEST_NOT_SET"},
-		{three + "secret", "secret is written as"},
+		{three + "secret", "secret needs a value, such as secret {env.PUSHIT_CLUSTER_SECRET}"},
 		{three + "secret \"" + secret + "\"\nsecret x", "given twice"},
 		{one + "machine web1 10.0.0.2:6222\nmachine web3 10.0.0.3:6222", "give each its own"},
 		{"machine ../web1 10.0.0.1:6222", "a name has letters"},
@@ -125,8 +125,8 @@ func TestFloodOfConnections(t *testing.T) {
 // The table of docs/cluster.md has each option, and each field of the JSON.
 func TestOptionsAreDocumented(t *testing.T) {
 	var there, documented, fields, documentedFields []string
-	for word := range options {
-		there = append(there, word)
+	for _, o := range new(Server).words() {
+		there = append(there, o.Name)
 	}
 	for f := range reflect.TypeFor[Server]().Fields() {
 		if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "" {

@@ -27,13 +27,7 @@ func init() {
 // the variables and placeholders that the matchers name (such as those of a client
 // certificate), and with what guards have learned. Matchers of what sessions do not
 // store, such as the method or the HTTP version, are errors.
-type AllowGuard struct {
-	// MatcherSetsRaw are Caddy's request matchers, as in routes. One of the sets must
-	// match, with everything in it. Default: every request matches.
-	MatcherSetsRaw caddyhttp.RawMatcherSets `json:"match,omitempty" caddy:"namespace=http.matchers"`
-
-	matching matching
-}
+type AllowGuard struct{ Matching }
 
 // CaddyModule returns the Caddy module information.
 func (*AllowGuard) CaddyModule() caddy.ModuleInfo {
@@ -42,38 +36,27 @@ func (*AllowGuard) CaddyModule() caddy.ModuleInfo {
 
 // Provision loads the matchers.
 func (g *AllowGuard) Provision(ctx caddy.Context) error {
-	if err := g.matching.load(ctx, g, g.MatcherSetsRaw); err != nil {
+	if err := g.load(ctx, g); err != nil {
 		return fmt.Errorf("allow: %w", err)
 	}
 	return nil
 }
 
-// Local implements Local.
-func (*AllowGuard) Local() {}
-
-// ReadsSnapshot implements SnapshotReader.
-func (g *AllowGuard) ReadsSnapshot() []string { return g.matching.reads.LookedUp }
-
 // Decide implements Guard.
 func (g *AllowGuard) Decide(ctx context.Context, q *Question) Answer {
-	return g.matching.decide(ctx, q, Answer{Kind: Allow})
+	return g.decide(ctx, q, Answer{Kind: Allow})
 }
 
 // Fixed implements Fixed.
-func (g *AllowGuard) Fixed() (Kind, bool) {
-	return Allow, g.matching.always() && len(g.MatcherSetsRaw) == 0
-}
+func (g *AllowGuard) Fixed() (Kind, bool) { return Allow, g.always() && len(g.MatcherSetsRaw) == 0 }
 
 // DenyGuard denies if the request that opened the session matches. Otherwise it abstains.
 // Without matchers it always denies. It sees the same request as allow.
 type DenyGuard struct {
-	// MatcherSetsRaw are Caddy's request matchers, as in routes. One of the sets must
-	// match, with everything in it. Default: every request matches.
-	MatcherSetsRaw caddyhttp.RawMatcherSets `json:"match,omitempty" caddy:"namespace=http.matchers"`
+	Matching
+
 	// Reason is what the agent is told. Default: a general reason.
 	Reason string `json:"reason,omitempty"`
-
-	matching matching
 }
 
 // CaddyModule returns the Caddy module information.
@@ -83,53 +66,43 @@ func (*DenyGuard) CaddyModule() caddy.ModuleInfo {
 
 // Provision loads the matchers.
 func (g *DenyGuard) Provision(ctx caddy.Context) error {
-	if err := g.matching.load(ctx, g, g.MatcherSetsRaw); err != nil {
+	if err := g.load(ctx, g); err != nil {
 		return fmt.Errorf("deny: %w", err)
 	}
 	return nil
 }
 
-// Local implements Local.
-func (*DenyGuard) Local() {}
-
-// ReadsSnapshot implements SnapshotReader.
-func (g *DenyGuard) ReadsSnapshot() []string { return g.matching.reads.LookedUp }
-
 // Decide implements Guard.
 func (g *DenyGuard) Decide(ctx context.Context, q *Question) Answer {
-	return g.matching.decide(ctx, q, Answer{Kind: Deny, Reason: g.Reason})
+	return g.decide(ctx, q, Answer{Kind: Deny, Reason: g.Reason})
 }
 
 // Fixed implements Fixed.
-func (g *DenyGuard) Fixed() (Kind, bool) {
-	return Deny, g.matching.always() && len(g.MatcherSetsRaw) == 0
-}
-
-// onPatterns implements patternAware.
-func (g *AllowGuard) onPatterns() error { return g.matching.onPatterns(g.MatcherSetsRaw) }
-
-// onPatterns implements patternAware.
-func (g *DenyGuard) onPatterns() error { return g.matching.onPatterns(g.MatcherSetsRaw) }
+func (g *DenyGuard) Fixed() (Kind, bool) { return Deny, g.always() && len(g.MatcherSetsRaw) == 0 }
 
 // CanApprove implements Bounded.
 func (g *DenyGuard) CanApprove() bool { return false }
 
-// A matching has the matchers of a guard. It does not change once it is loaded.
-type matching struct {
+// Matching has the matchers of allow and deny. It does not change once it is loaded.
+type Matching struct {
+	// MatcherSetsRaw are Caddy's request matchers, as in routes. One of the sets must
+	// match, with everything in it. Default: every request matches.
+	MatcherSetsRaw caddyhttp.RawMatcherSets `json:"match,omitempty" caddy:"namespace=http.matchers"`
+
 	sets     caddyhttp.MatcherSets // without sets, every request matches
 	reads    placeholder.Reads
 	compared placeholder.Compared
 }
 
-// load loads the matchers in the field MatcherSetsRaw of a guard.
-func (m *matching) load(ctx caddy.Context, guard any, raw caddyhttp.RawMatcherSets) (err error) {
-	if m.reads, err = placeholder.CheckMatchers(raw); err != nil {
+// load loads the matchers of a guard.
+func (m *Matching) load(ctx caddy.Context, guard any) (err error) {
+	if m.reads, err = placeholder.CheckMatchers(m.MatcherSetsRaw); err != nil {
 		return err
 	}
-	if m.compared, err = placeholder.ComparedBy(raw); err != nil {
+	if m.compared, err = placeholder.ComparedBy(m.MatcherSetsRaw); err != nil {
 		return err
 	}
-	if len(raw) == 0 {
+	if len(m.MatcherSetsRaw) == 0 {
 		return nil
 	}
 	loaded, err := ctx.LoadModule(guard, "MatcherSetsRaw")
@@ -139,15 +112,20 @@ func (m *matching) load(ctx caddy.Context, guard any, raw caddyhttp.RawMatcherSe
 	return m.sets.FromInterface(loaded)
 }
 
-func (m *matching) always() bool { return len(m.sets) == 0 }
+func (m *Matching) always() bool { return len(m.sets) == 0 }
 
-// onPatterns returns an error if the matchers would misunderstand every pattern. raw has
-// them if they are not loaded yet.
-func (m *matching) onPatterns(raw caddyhttp.RawMatcherSets) error {
+// Local implements Local.
+func (*Matching) Local() {}
+
+// ReadsSnapshot implements SnapshotReader.
+func (m *Matching) ReadsSnapshot() []string { return m.reads.LookedUp }
+
+// onPatterns implements patternAware, also before the matchers are loaded.
+func (m *Matching) onPatterns() error {
 	if len(m.sets) > 0 {
 		return m.compared.OnPatterns()
 	}
-	compared, err := placeholder.ComparedBy(raw)
+	compared, err := placeholder.ComparedBy(m.MatcherSetsRaw)
 	if err != nil {
 		return err
 	}
@@ -155,7 +133,7 @@ func (m *matching) onPatterns(raw caddyhttp.RawMatcherSets) error {
 }
 
 // decide returns matched if the request matches, otherwise Abstain.
-func (m *matching) decide(ctx context.Context, q *Question, matched Answer) Answer {
+func (m *Matching) decide(ctx context.Context, q *Question, matched Answer) Answer {
 	if m.always() {
 		return matched
 	}

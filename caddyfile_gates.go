@@ -242,7 +242,7 @@ func (p *parser) transform(gate string, g *Gate) error {
 		return err
 	}
 	if gate == string(hub.GatePublish) || gate == string(hub.GateDeliver) {
-		if _, err := guards.CompileValue(g.Transform, guards.ScopeOf(hub.GateName(gate))); err != nil {
+		if err := guards.CheckTransform(g.Transform, hub.GateName(gate)); err != nil {
 			return p.WrapErr(fmt.Errorf("transform: %w", err))
 		}
 	}

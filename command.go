@@ -109,7 +109,7 @@ func explained(generation <-chan struct{}) (all []*explain.Endpoint) {
 		at := &explain.Endpoint{
 			Name: h.Name, Path: h.Path, Mount: h.mount(), Broker: h.joinedBy,
 			Server: h.site.server, Hosts: h.site.hosts, HTTP: h.site.inClear, Serves: h.site.serves,
-			Policy: h.gates, Env: h.env, Default: h.Default, Gates: make(map[string]string), Blocks: make(map[string]string),
+			Policy: h.gates, Env: h.env, Default: h.Default, Gates: make(map[string]bool), Blocks: make(map[string]string),
 			Opening: h.opening,
 			Presence: func(channel string) *hub.PresenceRule {
 				if h.used.Presences == nil {
@@ -120,8 +120,8 @@ func explained(generation <-chan struct{}) (all []*explain.Endpoint) {
 			Open:    func(o hub.Opening) (*hub.Agent, error) { return h.hub.Open(h.used, o) },
 			Cleanup: h.Cleanup,
 		}
-		_ = h.eachGate(func(where, _ string, g *Gate) error {
-			at.Gates[where] = g.Transform
+		_ = h.eachGate(func(where, _ string, _ *Gate) error {
+			at.Gates[where] = true
 			return nil
 		})
 		for i, b := range h.Channels {

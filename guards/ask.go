@@ -119,7 +119,7 @@ func (g *Ask) question(q *Question) *question {
 	for _, what := range g.Send {
 		switch what {
 		case sendAgentID:
-			out.Agent.AgentID = q.agentID()
+			out.Agent.AgentID = q.Agent.AgentID()
 		case sendClaims:
 			out.Agent.Claims = q.Learned.Claims
 		case sendAttributes:

@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
+	"github.com/push-it/pushit/guards/internal/expr"
 	"github.com/push-it/pushit/hub"
 )
 
@@ -56,7 +57,7 @@ type CEL struct {
 	// reason.
 	Reason string `json:"reason,omitempty"`
 
-	programs map[hub.GateName]*Program // does not change once the guard is in use
+	programs map[hub.GateName]*expr.Program // does not change once the guard is in use
 }
 
 // CaddyModule returns the Caddy module information.
@@ -69,7 +70,7 @@ func (c *CEL) Validate() error {
 	if strings.TrimSpace(c.Expr) == "" {
 		return errors.New("cel: the expression is empty; write for example: cel `agent.user == \"bob\"`")
 	}
-	if _, err := CompileBool(c.Expr, ScopeOf(hub.GateDeliver)); err != nil {
+	if _, err := expr.CompileBool(c.Expr, expr.ScopeOf(hub.GateDeliver)); err != nil {
 		return fmt.Errorf("cel: %w", err)
 	}
 	return nil
@@ -78,12 +79,12 @@ func (c *CEL) Validate() error {
 // ForGate implements GateAware. It compiles the expression with the names that the gate
 // has.
 func (c *CEL) ForGate(gate hub.GateName) error {
-	p, err := CompileBool(c.Expr, ScopeOf(gate))
+	p, err := expr.CompileBool(c.Expr, expr.ScopeOf(gate))
 	if err != nil {
 		return err
 	}
 	if c.programs == nil {
-		c.programs = make(map[hub.GateName]*Program)
+		c.programs = make(map[hub.GateName]*expr.Program)
 	}
 	c.programs[gate] = p
 	return nil
@@ -93,12 +94,12 @@ func (c *CEL) ForGate(gate hub.GateName) error {
 func (*CEL) Local() {}
 
 // Decide implements Guard.
-func (c *CEL) Decide(ctx context.Context, q *Question) Answer {
+func (c *CEL) Decide(_ context.Context, q *Question) Answer {
 	p := c.programs[q.Gate]
 	if p == nil {
 		return Answer{Kind: Unavailable, Err: fmt.Errorf("cel: the expression was not compiled for %s", q.Gate)}
 	}
-	yes, err := p.Bool(ctx, q)
+	yes, err := p.Bool(q.Question, subject{q})
 	switch {
 	case yes:
 		return Answer{Kind: Pass}

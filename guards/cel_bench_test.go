@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/push-it/pushit/guards/internal/expr"
 	"github.com/push-it/pushit/hub"
 )
 
@@ -33,14 +34,13 @@ func BenchmarkCEL(b *testing.B) {
 	} {
 		b.Run(bench.name, func(b *testing.B) {
 			q := bench.ask.ask(b)
-			p, err := CompileBool(bench.expr, ScopeOf(q.Gate))
+			p, err := expr.CompileBool(bench.expr, expr.ScopeOf(q.Gate))
 			if err != nil {
 				b.Fatal(err)
 			}
-			ctx := b.Context()
 			b.ReportAllocs()
 			for b.Loop() {
-				if yes, err := p.Bool(ctx, q); !yes || err != nil {
+				if yes, err := p.Bool(q.Question, subject{q}); !yes || err != nil {
 					b.Fatal(yes, err)
 				}
 			}
@@ -48,13 +48,13 @@ func BenchmarkCEL(b *testing.B) {
 	}
 	b.Run("transform 1KiB", func(b *testing.B) {
 		q := celQuestion{gate: hub.GateDeliver, data: kib}.ask(b)
-		p, err := CompileValue(`message.data.transformMap(k, v, k != "n", v)`, ScopeOf(hub.GateDeliver))
+		p, err := expr.CompileValue(`message.data.transformMap(k, v, k != "n", v)`, expr.ScopeOf(hub.GateDeliver))
 		if err != nil {
 			b.Fatal(err)
 		}
 		b.ReportAllocs()
 		for b.Loop() {
-			if _, err := p.Value(b.Context(), q); err != nil {
+			if _, err := p.Value(q.Question, subject{q}); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -62,7 +62,7 @@ func BenchmarkCEL(b *testing.B) {
 	b.Run("compile", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			if _, err := CompileBool(`parts[0] == "users" && parts[1] == agent.user`, ScopeOf(hub.GatePublish)); err != nil {
+			if _, err := expr.CompileBool(`parts[0] == "users" && parts[1] == agent.user`, expr.ScopeOf(hub.GatePublish)); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -82,25 +82,25 @@ func (c celQuestion) ask(t testing.TB) *Question {
 }
 
 // bool compiles and evaluates an expression. The error is from the evaluation.
-func (c celQuestion) bool(t testing.TB, expr string) (bool, error) {
+func (c celQuestion) bool(t testing.TB, src string) (bool, error) {
 	t.Helper()
 	q := c.ask(t)
-	p, err := CompileBool(expr, ScopeOf(q.Gate))
+	p, err := expr.CompileBool(src, expr.ScopeOf(q.Gate))
 	if err != nil {
-		t.Fatalf("compiling %s: %v", expr, err)
+		t.Fatalf("compiling %s: %v", src, err)
 	}
-	return p.Bool(t.Context(), q)
+	return p.Bool(q.Question, subject{q})
 }
 
 // value compiles and evaluates an expression. The error is from the evaluation.
-func (c celQuestion) value(t testing.TB, expr string) (string, error) {
+func (c celQuestion) value(t testing.TB, src string) (string, error) {
 	t.Helper()
 	q := c.ask(t)
-	p, err := CompileValue(expr, ScopeOf(q.Gate))
+	p, err := expr.CompileValue(src, expr.ScopeOf(q.Gate))
 	if err != nil {
-		t.Fatalf("compiling %s: %v", expr, err)
+		t.Fatalf("compiling %s: %v", src, err)
 	}
-	data, err := p.Value(t.Context(), q)
+	data, err := p.Value(q.Question, subject{q})
 	return string(data), err
 }
 
@@ -306,7 +306,7 @@ func TestCELNamesAreDocumented(t *testing.T) {
 			documented[name[1]] = true
 		}
 	}
-	for _, name := range expr.Names(ScopeOf(hub.GateDeliver)) {
+	for _, name := range expr.Names(expr.ScopeOf(hub.GateDeliver)) {
 		if !documented[name] {
 			t.Errorf("docs/gates.md lacks %s", name)
 		}
@@ -324,12 +324,12 @@ func celRule(t *testing.T, gate hub.GateName, rule string) func(*Question) strin
 	if strings.HasPrefix(rule, "transform ") {
 		d.Next()
 		d.NextArg()
-		p, err := CompileValue(d.Val(), ScopeOf(gate))
+		p, err := expr.CompileValue(d.Val(), expr.ScopeOf(gate))
 		if err != nil {
 			t.Fatal(err)
 		}
 		return func(q *Question) string {
-			data, err := p.Value(t.Context(), q)
+			data, err := p.Value(q.Question, subject{q})
 			if err != nil {
 				return "deny"
 			}

@@ -93,11 +93,14 @@ func (c *Chain) explain(ctx context.Context, hq *hub.Question, steps []Step) ([]
 		name, answer = "pattern", Answer{Kind: Deny}
 	}
 	if answer.Kind == Pass || answer.Kind == Allow {
-		v, err := c.allowed(ctx, q)
+		v, err := c.allowed(q)
 		if err == nil {
 			return steps, v
 		}
 		name, answer = "transform", transformFailed(err)
+		if steps != nil {
+			steps = append(steps, Step{Guard: name, Answer: answer})
+		}
 	}
 	if !errors.Is(answer.Err, upstream.ErrOver) { // otherwise the guard has answered early
 		c.report(q, name, answer)
@@ -186,7 +189,7 @@ func askOne(ctx context.Context, g Guard, q *Question) (a Answer) {
 }
 
 // allowed returns the verdict for a question that was approved.
-func (c *Chain) allowed(ctx context.Context, q *Question) (hub.Verdict, error) {
+func (c *Chain) allowed(q *Question) (hub.Verdict, error) {
 	l := &q.Learned
 	v := hub.Verdict{Expires: l.Expires, Recheck: c.recheck}
 	switch q.Gate {
@@ -195,8 +198,8 @@ func (c *Chain) allowed(ctx context.Context, q *Question) (hub.Verdict, error) {
 		v.Identity = &hub.Identity{
 			User: l.User, Claims: l.Claims, Attributes: l.Attributes, Header: l.Header, Grants: l.Grants, Expires: l.Expires,
 		}
-	case hub.GatePublish:
-		p, err := c.verbs.publishing(ctx, q)
+	case hub.GatePublish, hub.GateDeliver: // the hub calls Deliver; only Explain comes here for it
+		p, err := c.verbs.publishing(q)
 		v.Publish = p
 		return v, err
 	}

@@ -257,7 +257,7 @@ func TestWhichGateGoverns(t *testing.T) {
 		{"publish", "other", "3", true},
 		{"connect", "", "", true},
 	} {
-		chain, where := p.Explain(c.gate, c.channel)
+		chain, where := p.Find(c.gate, c.channel)
 		if where != c.where || chain == nil {
 			t.Errorf("%s of %s is governed by %q, want %q", c.gate, c.channel, where, c.where)
 		}

@@ -29,7 +29,7 @@
 //     their cache are in guards/internal/upstream.
 //   - The contract that guards fulfil: [Guard] in guard.go. load.go makes guards of JSON,
 //     and verbs.go has the verbs.
-//   - The choice of the gate: Policy.find in policy.go.
+//   - The choice of the gate: Policy.Find in policy.go.
 //   - CEL is in guards/internal/expr, JSON Web Tokens are in guards/internal/token, and the
 //     names and checks of placeholders in guards/internal/placeholder.
 //

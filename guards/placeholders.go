@@ -126,7 +126,7 @@ func (q *Question) plain(name string) string {
 	case "agent.uuid":
 		return q.Agent.UUID()
 	case "agent.agent_id":
-		return q.agentID()
+		return q.Agent.AgentID()
 	case "agent.user":
 		return q.User()
 	case "agent.remote_ip":
@@ -138,9 +138,6 @@ func (q *Question) plain(name string) string {
 	}
 	return ""
 }
-
-// agentID returns the name that the agent gave itself.
-func (q *Question) agentID() string { return q.Agent.AgentID() }
 
 // memberText returns the value in m under a key. Dots in the key lead into objects.
 // Strings are returned as they are, other values as JSON, and nothing as "".

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/push-it/pushit/guards/internal/expr"
 	"github.com/push-it/pushit/hub"
 )
 
@@ -279,7 +280,7 @@ func (v *verbs) compile(name hub.GateName, g *GateConfig) (err error) {
 	}
 	v.to, v.discard = g.To, g.Discard
 	if g.Transform != "" {
-		v.transform, err = CompileValue(g.Transform, ScopeOf(name))
+		v.transform, err = expr.CompileValue(g.Transform, expr.ScopeOf(name))
 		if err != nil {
 			return fmt.Errorf("transform: %w", err)
 		}
@@ -339,7 +340,7 @@ func (p *Policy) Gate(name hub.GateName, channel string) hub.Gate {
 	if name == hub.GateHistory && hub.IsPattern(channel) {
 		return p.historyOfPattern(channel)
 	}
-	if c, _ := p.find(name, channel); c != nil && (!c.open() || name.OpensAddress()) {
+	if c, _ := p.Find(name, channel); c != nil && (!c.open() || name.OpensAddress()) {
 		return c
 	}
 	return nil
@@ -350,7 +351,7 @@ func (p *Policy) DeliverGate(channel string) hub.DeliverGate {
 	if !p.delivers {
 		return nil
 	}
-	if c, _ := p.find(hub.GateDeliver, channel); c != nil && !c.open() {
+	if c, _ := p.Find(hub.GateDeliver, channel); c != nil && !c.open() {
 		return c
 	}
 	return nil
@@ -432,8 +433,9 @@ func (withoutHistory) Decide(context.Context, *hub.Question) hub.Verdict {
 	return hub.Verdict{Refusal: &hub.Refusal{Code: hub.CodeDenied, Reason: "you cannot get kept messages of patterns here; ask for those of the channels"}}
 }
 
-// find returns the gate of a channel, and its place in the configuration.
-func (p *Policy) find(name hub.GateName, channel string) (*Chain, string) {
+// Find returns the gate of a channel, nil if there is none, and the place of its channel block
+// in the configuration, which is "" outside of channel blocks.
+func (p *Policy) Find(name hub.GateName, channel string) (*Chain, string) {
 	if channel != "" {
 		for i := range p.blocks {
 			b := &p.blocks[i]
@@ -455,12 +457,6 @@ func (p *Policy) find(name hub.GateName, channel string) (*Chain, string) {
 func (c *Chain) open() bool {
 	return c.verbs.to == nil && !c.verbs.discard && c.verbs.transform == nil &&
 		len(c.guards) == 1 && isFixed(c.guards[0].Guard, Allow, Pass)
-}
-
-// Explain returns the gate of a channel and its place in the configuration, which is ""
-// outside of channel blocks. The Chain is nil if no gate is asked. It is for operators.
-func (p *Policy) Explain(name hub.GateName, channel string) (*Chain, string) {
-	return p.find(name, channel)
 }
 
 var _ hub.Gates = (*Policy)(nil)

@@ -4,40 +4,17 @@
 package guards
 
 import (
-	"context"
 	"net/http"
 
 	"github.com/push-it/pushit/guards/internal/expr"
 	"github.com/push-it/pushit/hub"
 )
 
-// A Scope is the set of names that an expression can use. It depends on the gate.
-type Scope = expr.Scope
-
-// ScopeOf returns the scope of a gate.
-func ScopeOf(gate hub.GateName) Scope { return expr.ScopeOf(gate) }
-
-// A Program is a compiled CEL expression. It is immutable and safe for concurrent
-// use.
-type Program struct{ program *expr.Program }
-
-// CompileBool compiles an expression that is true or false. Errors show where in
-// src the mistake is, and say what to write instead.
-func CompileBool(src string, s Scope) (*Program, error) {
-	p, err := expr.CompileBool(src, s)
-	if err != nil {
-		return nil, err
-	}
-	return &Program{p}, nil
-}
-
-// CompileValue compiles an expression that makes data.
-func CompileValue(src string, s Scope) (*Program, error) {
-	p, err := expr.CompileValue(src, s)
-	if err != nil {
-		return nil, err
-	}
-	return &Program{p}, nil
+// CheckTransform returns what is wrong with the expression of a transform in a gate. The error
+// shows where the mistake is, and says what to write instead.
+func CheckTransform(src string, gate hub.GateName) error {
+	_, err := expr.CompileValue(src, expr.ScopeOf(gate))
+	return err
 }
 
 // CompileInfo compiles an expression that makes what others see of a member of a channel.
@@ -51,17 +28,6 @@ func CompileInfo(src string) (func(*hub.Question) ([]byte, error), error) {
 		full := &Question{Question: q, Env: new(Env), Learned: Learned{User: id.User, Claims: id.Claims, Attributes: id.Attributes}}
 		return p.Value(q, subject{full})
 	}, nil
-}
-
-// Bool evaluates an expression that is true or false. Treat an error as false.
-func (p *Program) Bool(_ context.Context, q *Question) (bool, error) {
-	return p.program.Bool(q.Question, subject{q})
-}
-
-// Value evaluates an expression that makes data and returns the data as JSON. If
-// the result is the message's data, unchanged, Value returns the same bytes.
-func (p *Program) Value(_ context.Context, q *Question) ([]byte, error) {
-	return p.program.Value(q.Question, subject{q})
 }
 
 // A subject is a question as expressions see it.

@@ -17,13 +17,13 @@ const maxTo = 16
 
 // verbs are what a gate does after it has allowed.
 type verbs struct {
-	to        []string // publish: the channels, instead of the message's
-	transform *Program // publish, deliver: the data, instead of the message's
-	discard   bool     // publish: publish nothing
+	to        []string      // publish: the channels, instead of the message's
+	transform *expr.Program // publish, deliver: the data, instead of the message's
+	discard   bool          // publish: publish nothing
 }
 
 // publishing returns what to publish instead of a message; nil means the message itself.
-func (v *verbs) publishing(ctx context.Context, q *Question) (*hub.Publishing, error) {
+func (v *verbs) publishing(q *Question) (*hub.Publishing, error) {
 	l := &q.Learned
 	p := hub.Publishing{Channels: l.Channels, Data: l.Data, Discard: l.Drop || v.discard}
 	if v.to != nil {
@@ -33,7 +33,7 @@ func (v *verbs) publishing(ctx context.Context, q *Question) (*hub.Publishing, e
 		if p.Data != nil {
 			q.Question = withData(q.Question, p.Data)
 		}
-		data, err := v.transformed(ctx, q)
+		data, err := v.transformed(q)
 		if err != nil {
 			return nil, err
 		}
@@ -47,8 +47,8 @@ func (v *verbs) publishing(ctx context.Context, q *Question) (*hub.Publishing, e
 
 // transformed returns the data that transform makes of a message. The data must not be
 // larger than what an agent may send.
-func (v *verbs) transformed(ctx context.Context, q *Question) ([]byte, error) {
-	data, err := v.transform.Value(ctx, q)
+func (v *verbs) transformed(q *Question) ([]byte, error) {
+	data, err := v.transform.Value(q.Question, subject{q})
 	if err != nil {
 		return nil, fmt.Errorf("transform: %w", err)
 	}
@@ -86,8 +86,7 @@ func (c *Chain) Deliver(a *hub.Agent, m *hub.Message) (out *hub.Message) {
 			out = nil
 		}
 	}()
-	ctx := context.Background() // local guards need no deadline
-	_, name, answer := c.ask(ctx, q, nil)
+	_, name, answer := c.ask(context.Background(), q, nil) // local guards need no deadline
 	switch answer.Kind {
 	case Pass, Allow:
 	case Unavailable:
@@ -102,7 +101,7 @@ func (c *Chain) Deliver(a *hub.Agent, m *hub.Message) (out *hub.Message) {
 	if c.verbs.transform == nil {
 		return m
 	}
-	data, err := c.verbs.transformed(ctx, q)
+	data, err := c.verbs.transformed(q)
 	if err != nil {
 		c.report(q, "transform", transformFailed(err))
 		return nil

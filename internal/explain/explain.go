@@ -58,7 +58,7 @@ type Endpoint struct {
 	Policy  *guards.Policy // nil: everything is allowed
 	Env     *guards.Env
 	Default string            // "", "allow" or "deny"
-	Gates   map[string]string // the transform of each gate in the configuration, by JSON path; "" without one
+	Gates   map[string]bool   // the gates of the configuration, by JSON path
 	Blocks  map[string]string // the patterns of channel blocks, by JSON path
 
 	// Presence returns the presence rule of a channel; nil if there is none.
@@ -406,13 +406,6 @@ func (e *explanation) ask(ctx context.Context, q *hub.Question) hub.Verdict {
 		}
 		e.line("guard", s.Guard+at+": "+answer(&s.Answer))
 	}
-	if expression := e.Gates[path]; v.Refusal == nil && q.Gate == hub.GateDeliver && expression != "" {
-		data, err := e.transformed(ctx, q, expression)
-		if err != nil {
-			v.Refusal = &hub.Refusal{Code: hub.CodeUnavailable, Reason: "transform: " + err.Error()}
-		}
-		v.Publish = &hub.Publishing{Data: data}
-	}
 	e.line("verdict", verdict(v.Refusal))
 	if v.Refusal == nil {
 		e.consequences(q, &v)
@@ -432,18 +425,6 @@ func (e *explanation) shown(q *hub.Question, rule *hub.PresenceRule) {
 	}
 }
 
-// transformed returns the data that the agent of q gets instead of the message's data.
-func (e *explanation) transformed(ctx context.Context, q *hub.Question, expression string) ([]byte, error) {
-	program, err := guards.CompileValue(expression, guards.ScopeOf(q.Gate))
-	if err != nil {
-		return nil, err
-	}
-	id := q.Identity
-	return program.Value(ctx, &guards.Question{Question: q, Env: e.Env, Learned: guards.Learned{
-		User: id.User, Claims: id.Claims, Attributes: id.Attributes, Header: id.Header, Grants: id.Grants,
-	}})
-}
-
 // find returns the guards that decide q, or nil if there are none, and their channel
 // block. If q is refused before any guard is asked, it returns the Refusal.
 func (e *explanation) find(q *hub.Question) (chain *guards.Chain, block string, _ *hub.Refusal) {
@@ -457,14 +438,14 @@ func (e *explanation) find(q *hub.Question) (chain *guards.Chain, block string, 
 	case q.Pattern && q.Gate == hub.GateHistory:
 		refusal = e.Policy.PatternHistory(q.Channel)
 	default:
-		chain, block = e.Policy.Explain(q.Gate, q.Channel)
+		chain, block = e.Policy.Find(q.Gate, q.Channel)
 		return chain, block, nil
 	}
 	if refusal != nil {
 		return nil, "", refusal
 	}
 	// One block decides about all channels of the pattern, so any of them will do.
-	chain, block = e.Policy.Explain(q.Gate, strings.TrimSuffix(q.Channel, "*")+"x")
+	chain, block = e.Policy.Find(q.Gate, strings.TrimSuffix(q.Channel, "*")+"x")
 	return chain, block, nil
 }
 
@@ -475,9 +456,8 @@ func (e *explanation) written(q *hub.Question, block string) string {
 	if patterns, ok := e.Blocks[block]; ok {
 		return fmt.Sprintf("%s, in channel %s (%s)", e.places.of(e.Endpoint, block+".gates."+name), patterns, e.places.of(e.Endpoint, block))
 	}
-	_, ok := e.Gates["gates."+name]
 	switch {
-	case ok:
+	case e.Gates["gates."+name]:
 		return e.places.of(e.Endpoint, "gates."+name)
 	case e.Policy == nil:
 		return "nowhere: there is no gate at all"

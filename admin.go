@@ -137,8 +137,18 @@ func (c *adminCall) only(names ...string) error {
 	return nil
 }
 
-// limit returns the parameter limit, 0 if there is none.
-func (c *adminCall) limit() (int, error) { return c.count("limit", "a number") }
+// list returns the hub and the limit, 0 if there is none, of a request that lists something. It
+// has these parameters besides.
+func (c *adminCall) list(names ...string) (h *hub.Hub, limit int, err error) {
+	if err = c.only(append(names, "hub", "limit")...); err != nil {
+		return nil, 0, err
+	}
+	if limit, err = c.count("limit", "a number"); err != nil {
+		return nil, 0, err
+	}
+	h, err = hubOf(c.query.Get("hub"))
+	return h, limit, err
+}
 
 // count returns a parameter from 1 to 1000, 0 if there is none. what says what it is, for
 // errors.
@@ -220,14 +230,7 @@ func adminHubs(c *adminCall) (any, error) {
 }
 
 func adminChannels(c *adminCall) (any, error) {
-	if err := c.only("hub", "namespace", "prefix", "channel", "after", "limit"); err != nil {
-		return nil, err
-	}
-	limit, err := c.limit()
-	if err != nil {
-		return nil, err
-	}
-	h, err := hubOf(c.query.Get("hub"))
+	h, limit, err := c.list("namespace", "prefix", "channel", "after")
 	if err != nil {
 		return nil, err
 	}
@@ -235,18 +238,8 @@ func adminChannels(c *adminCall) (any, error) {
 	return h.Operator().Channels(c.r.Context(), q)
 }
 
-// selectorParameters are the parameters that select agents.
-var selectorParameters = []string{"agent", "agent_id", "user", "channel", "namespace", "address", "transport", "attribute"}
-
 func adminAgents(c *adminCall) (any, error) {
-	if err := c.only(append([]string{"hub", "after", "limit"}, selectorParameters...)...); err != nil {
-		return nil, err
-	}
-	limit, err := c.limit()
-	if err != nil {
-		return nil, err
-	}
-	h, err := hubOf(c.query.Get("hub"))
+	h, limit, err := c.list("agent", "agent_id", "user", "channel", "namespace", "address", "transport", "attribute", "after")
 	if err != nil {
 		return nil, err
 	}
@@ -293,7 +286,7 @@ func adminHistory(c *adminCall) (any, error) {
 	if err := c.only("hub", "namespace", "channel", "before", "limit"); err != nil {
 		return nil, err
 	}
-	limit, err := c.limit()
+	limit, err := c.count("limit", "a number")
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@
 package pushit
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -282,21 +283,11 @@ func (h *Handler) observe(ctx caddy.Context) error {
 
 // withDefaults fills in the settings that h leaves out, except the name.
 func (h *Handler) withDefaults() {
-	if h.Path == "" {
-		h.Path = routing.DefaultPath
-	}
-	if h.Heartbeat == 0 {
-		h.Heartbeat = caddy.Duration(hub.DefaultHeartbeat)
-	}
-	if h.Handshake == 0 {
-		h.Handshake = caddy.Duration(hub.DefaultHandshake)
-	}
-	if h.Drain == 0 {
-		h.Drain = caddy.Duration(hubpool.DefaultDrain)
-	}
-	if h.Grace == 0 {
-		h.Grace = caddy.Duration(hub.DefaultGrace)
-	}
+	h.Path = cmp.Or(h.Path, routing.DefaultPath)
+	h.Heartbeat = cmp.Or(h.Heartbeat, caddy.Duration(hub.DefaultHeartbeat))
+	h.Handshake = cmp.Or(h.Handshake, caddy.Duration(hub.DefaultHandshake))
+	h.Drain = cmp.Or(h.Drain, caddy.Duration(hubpool.DefaultDrain))
+	h.Grace = cmp.Or(h.Grace, caddy.Duration(hub.DefaultGrace))
 }
 
 // check returns the origins of h, or what is wrong with h.
@@ -341,12 +332,8 @@ func (h *Handler) mount() string { return h.Name + " " + h.Path }
 // settings returns the settings of h with defaults, for comparison. It returns hashes,
 // because the settings include secrets and are kept.
 func (h *Handler) settings() hubpool.Settings {
-	all := Handler{
-		Name: h.Name, Path: h.Path, Origins: h.Origins, Transports: h.Transports, SessionCookies: h.SessionCookies,
-		Heartbeat: h.Heartbeat, Handshake: h.Handshake, Grace: h.Grace, Drain: h.Drain,
-		Limits: Limits(hub.Limits(h.Limits).WithDefaults()), Namespace: h.Namespace,
-		Default: h.Default, Gates: h.Gates, Timeouts: h.Timeouts, Channels: h.Channels, History: h.History, BrokerRaw: h.BrokerRaw, Presence: h.Presence,
-	}
+	all := *h
+	all.Limits = Limits(hub.Limits(h.Limits).WithDefaults())
 	all.withDefaults()
 	var fields map[string]json.RawMessage
 	text, err := json.Marshal(&all)

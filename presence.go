@@ -4,6 +4,7 @@
 package pushit
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -104,12 +105,8 @@ func (p *Presence) rule() (*hub.PresenceRule, error) {
 	if p == nil {
 		return nil, nil
 	}
-	r := &hub.PresenceRule{Linger: time.Duration(p.Linger), Members: p.Members, Count: p.Count}
-	if r.Linger == 0 {
-		r.Linger = defaultLinger
-	}
-	if r.Members == 0 {
-		r.Members = defaultMembers
+	r := &hub.PresenceRule{
+		Linger: cmp.Or(time.Duration(p.Linger), defaultLinger), Members: cmp.Or(p.Members, defaultMembers), Count: p.Count,
 	}
 	if p.Info != "" {
 		var err error

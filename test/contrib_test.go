@@ -20,11 +20,11 @@ import (
 	"github.com/push-it/pushit/internal/needs"
 )
 
-// contribCheck builds contrib/check. The result runs it, and returns what it prints.
+// contribCheck builds test/check. The result runs it, and returns what it prints.
 func contribCheck(t *testing.T) func(args ...string) (out string, ok bool) {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "check")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-C", "contrib/check", "-o", program, ".").CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-C", "test/check", "-o", program, ".").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	return func(args ...string) (string, bool) {

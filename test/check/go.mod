@@ -1,4 +1,4 @@
-module github.com/push-it/pushit/contrib/check
+module github.com/push-it/pushit/test/check
 
 go 1.26.0
 

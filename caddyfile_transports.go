@@ -115,9 +115,3 @@ func checkCookieName(name string) error {
 	}
 	return nil
 }
-
-// servesFallbacks reports whether h serves fallbacks, whose sessions consist of many
-// requests.
-func (h *Handler) servesFallbacks() bool {
-	return h.Transports == nil || slices.ContainsFunc(h.Transports, func(name string) bool { return name != "websocket" })
-}

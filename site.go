@@ -222,11 +222,11 @@ func (h *Handler) warn(log *slog.Logger, doubts []string) {
 				"to_do", fmt.Sprintf("leave their address out of the login: write\n\n\t@people not path %s\n\tbasic_auth @people {\n\nin place of basic_auth {", path))
 		}
 	}
-	if len(h.SessionCookies) == 0 && h.servesFallbacks() && h.asksElsewhere() && once("session cookies") {
+	if len(h.SessionCookies) == 0 && routing.ServesFallbacks(h.Transports) && h.asksElsewhere() && once("session cookies") {
 		log.Warn("a fallback session is protected by its name, host, origin and user, but not by a login cookie",
 			"to_do", "write session_cookies with the names of your login cookies. Name only cookies whose value stays the same during a login: a cookie that changes with each response would give each request a session of its own")
 	}
-	if len(h.SessionCookies) > 0 && h.servesFallbacks() && once("renewed cookies") {
+	if len(h.SessionCookies) > 0 && routing.ServesFallbacks(h.Transports) && once("renewed cookies") {
 		log.Info("a request belongs to a fallback session only if its session_cookies have the values with which the session was opened",
 			"cookies", h.SessionCookies,
 			"to_do", "make sure that your application does not set one of them again (Set-Cookie) during a login, because each request would then open a session of its own")

@@ -33,9 +33,10 @@ type Endpoint struct {
 // mount identifies an endpoint across configurations.
 func (e *Endpoint) mount() string { return e.Name + " " + cmp.Or(e.Path, DefaultPath) }
 
-// servesFallbacks reports whether clients make other requests than those for a WebSocket.
-func (e *Endpoint) servesFallbacks() bool {
-	return e.Transports == nil || slices.ContainsFunc(e.Transports, func(name string) bool { return name != "websocket" })
+// ServesFallbacks reports whether an endpoint with these transports gets other requests than
+// those for a WebSocket. nil stands for the default transports.
+func ServesFallbacks(transports []string) bool {
+	return transports == nil || slices.ContainsFunc(transports, func(name string) bool { return name != "websocket" })
 }
 
 // Check returns the mistakes in how a server routes requests to an endpoint. mount is the

@@ -35,7 +35,7 @@ var probePublish = probe{http.MethodPost, "/publish", http.Header{"Accept": {"*/
 
 // probesOf returns the requests that h must get.
 func probesOf(h *Endpoint) []probe {
-	if h.servesFallbacks() {
+	if ServesFallbacks(h.Transports) {
 		return []probe{probeClient, probeInfo, probeSocket, probeXHR}
 	}
 	return []probe{probeClient, probeInfo, probeSocket}

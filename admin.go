@@ -309,7 +309,7 @@ func adminMembers(c *adminCall) (any, error) {
 	if text := c.query.Get("after"); text != "" {
 		var err error
 		if after, err = strconv.ParseUint(text, 10, 64); err != nil {
-			return nil, adminError(http.StatusBadRequest, "after must be the next of the page before, not %q", text)
+			return nil, adminError(http.StatusBadRequest, "after must be the next of the previous page, not %q", text)
 		}
 	}
 	in, channel, err := c.named()
@@ -380,7 +380,7 @@ func adminPublish(c *adminCall) (any, error) {
 	case p.Channel != "" && p.Channels != nil:
 		return nil, adminError(http.StatusBadRequest, "write channel or channels, not both")
 	case p.Data == nil:
-		return nil, adminError(http.StatusBadRequest, "data is missing: write null to publish nothing but the message itself")
+		return nil, adminError(http.StatusBadRequest, "data is missing: write null for a message without data")
 	case p.Channel != "":
 		p.Channels = []string{p.Channel}
 	}

@@ -27,7 +27,7 @@ type MemberInfo struct {
 }
 
 // Members returns a page of the members of a channel, in the order in which they came. after
-// is the next of the page before; 0 begins, and ends. A channel that is only counted has no
+// is the next of the previous page; 0 begins, and ends. A channel that is only counted has no
 // list.
 func (i *Inside) Members(channel string, after uint64) (page []MemberInfo, next uint64) {
 	r := i.hub.presences.find(keyOf(i.namespace, channel))

@@ -537,7 +537,7 @@ func (h operated) listAgents(ctx context.Context, q AgentQuery, node string) (Ag
 	var after uuid.UUID
 	if q.After != "" {
 		if after, err = uuid.Parse(q.After); err != nil {
-			return AgentPage{}, wrongSelection("after is not the next of a page")
+			return AgentPage{}, wrongSelection("after must be the next of the previous page")
 		}
 	}
 	list := smallest[listedAgent]{most: limit + 1, compare: byName}

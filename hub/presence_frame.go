@@ -71,7 +71,7 @@ func metaPresenceRequest(data []byte) (req presenceRequest, r *Refusal) {
 		text, _ := frameText(nil, next)
 		n, err := strconv.ParseUint(string(text), 10, 64)
 		if err != nil || n == 0 {
-			return req, refuse(CodeInvalid, "data.next must be what the page before has as next")
+			return req, refuse(CodeInvalid, "data.next must be the next of the previous page")
 		}
 		req.after = n
 	}

@@ -148,7 +148,7 @@ func TestPresenceRefusals(t *testing.T) {
 			`{"channel":"/meta/subscribe","uuid":"s","data":{"channel":"room","presence":1}}`:          refused(`{"channel":"/meta/subscribe","uuid":"s","data":{"channel":"room","presence":1}}`, "invalid", "data.presence must be true or false"),
 			`{"channel":"/meta/presence","uuid":"l","data":{"channel":"room"}}`:                        refused(`{"channel":"/meta/presence","uuid":"l","data":{"channel":"room"}}`, "invalid", "subscribe to the channel before you ask who is in it"),
 			`{"channel":"/meta/presence","uuid":"l","data":{"channel":"room/*"}}`:                      refused(`{"channel":"/meta/presence","uuid":"l","data":{"channel":"room/*"}}`, "invalid", "a pattern has no members: ask for those of a channel"),
-			`{"channel":"/meta/presence","uuid":"l","data":{"channel":"room","next":"x"}}`:             refused(`{"channel":"/meta/presence","uuid":"l","data":{"channel":"room","next":"x"}}`, "invalid", "data.next must be what the page before has as next"),
+			`{"channel":"/meta/presence","uuid":"l","data":{"channel":"room","next":"x"}}`:             refused(`{"channel":"/meta/presence","uuid":"l","data":{"channel":"room","next":"x"}}`, "invalid", "data.next must be the next of the previous page"),
 			`{"channel":"/meta/presence","uuid":"l","data":{"channel":"room","next":"1","stop":true}}`: refused(`{"channel":"/meta/presence","uuid":"l","data":{"channel":"room","next":"1","stop":true}}`, "invalid", "data has next or stop, not both"),
 			`{"channel":"/meta/presence","uuid":"l","data":{}}`:                                        refused(`{"channel":"/meta/presence","uuid":"l","data":{}}`, "invalid", `data.channel is missing: data must be like {\"channel\":\"stories/5\"}`),
 		} {

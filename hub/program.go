@@ -125,7 +125,7 @@ func DecodePublication(object []byte) (p Publication, r *Refusal) {
 		p.Channels, r = publicationChannels(channel, channels)
 	}
 	if r == nil && data == nil {
-		r = refuse(CodeInvalid, "data is missing: write null to publish nothing but the message itself")
+		r = refuse(CodeInvalid, "data is missing: write null for a message without data")
 	}
 	if space {
 		data = jsontext.Compact(make([]byte, 0, len(data)), data)

@@ -715,7 +715,7 @@ func (b *Broker) checkpointWith(more func(*state)) error {
 		b.mu.Lock()
 		b.failure = nil
 		b.mu.Unlock()
-		b.options.Log.Info("the history file is written again", "file", b.options.Path)
+		b.options.Log.Info("publishes are written to the history file again", "file", b.options.Path)
 	}
 	return nil
 }

@@ -269,3 +269,40 @@ func benchmarkOperators(b *testing.B, pollers int) {
 	b.ReportMetric(float64(took[len(took)*99/100].Microseconds())/1000, "p99-ms")
 	b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "p50-ms")
 }
+
+// BenchmarkPublishFrame takes frames that publish, on a channel without subscribers, and
+// acknowledges them. Run it with -cpu 1, so that the time includes the flusher's.
+func BenchmarkPublishFrame(b *testing.B) {
+	h, err := hub.New("bench", nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer h.Close()
+	p := h.Use(&hub.Policy{Mount: "bench", Heartbeat: time.Hour, Limits: hub.Limits{
+		FramesPerSecond: hub.Unlimited, PublishesPerSecond: hub.Unlimited,
+	}})
+	a, err := h.Open(p, hub.Opening{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	s := new(sink)
+	a.Start(s)
+	defer a.Left("the end")
+	a.Receive([]byte(connect("a")))
+	s.await(int64(len("o\n") + len(connected("a")) + 1))
+	s.bytes.Store(0)
+	const first = 1_000_000_000
+	answer := int64(len(published(strconv.Itoa(first))) + 1)
+	data := `"` + strings.Repeat("x", 128) + `"`
+	frame := []byte(publish("news", strconv.Itoa(first), data))
+	at := strings.Index(string(frame), strconv.Itoa(first))
+	b.ReportAllocs()
+	n := 0
+	for b.Loop() {
+		strconv.AppendInt(frame[:at], int64(first+n), 10)
+		a.Receive(frame)
+		if n++; n%32 == 0 {
+			s.await(int64(n) * answer)
+		}
+	}
+}

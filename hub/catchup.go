@@ -41,9 +41,9 @@ const (
 
 // A catchUp is what an agent has to catch up with. The agent's mu guards it.
 type catchUp struct {
-	agent  *Agent      // its owner; immutable
-	seen   uint64      // the number of the last kept message that was fanned out to the agent
 	behind []*laggards // subscriptions that catch up
+	seen   uint64      // the number of the last kept message that was fanned out to the agent
+	agent  *Agent      // its owner; immutable
 }
 
 // laggards are subscriptions of one agent that catch up together. The agent's mu guards

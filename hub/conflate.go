@@ -37,7 +37,7 @@ func (q *queue) lags(now time.Duration) bool {
 // the positions that an agent gets still rise. It returns how many messages it dropped.
 func (q *queue) conflate(next *Message) (dropped int) {
 	q.conflation.fresh = 0
-	if q.items == nil {
+	if q.list() == nil {
 		return 0
 	}
 	newer := make(map[string]struct{})
@@ -100,10 +100,10 @@ func (o *outbox) makeRoomLocked(it item) {
 		}
 		q.conflation.fresh++
 	}
-	if q.items == nil {
+	if q.isEmpty() {
 		return
 	}
-	due := next != nil && 2*q.conflation.fresh >= len(*q.items) && q.lags(now)
+	due := next != nil && 2*q.conflation.fresh >= q.len() && q.lags(now)
 	if due || !q.fits(len(it.bytes)) {
 		o.conflateLocked(next)
 		if next != nil {

@@ -41,7 +41,9 @@ func (f *flusher) add(agents ...*Agent) {
 		return
 	}
 	for _, a := range agents { // run has returned, so the caller writes
-		a.out.flush()
+		w := new(flushing)
+		a.out.flush(w)
+		w.rest()
 	}
 }
 
@@ -56,6 +58,7 @@ func (f *flusher) close() {
 func (f *flusher) run() {
 	defer close(f.done)
 	var work []*Agent
+	var w flushing
 	for {
 		f.mu.Lock()
 		for len(f.dirty) == 0 && !f.closed {
@@ -69,8 +72,31 @@ func (f *flusher) run() {
 		f.mu.Unlock()
 		for i, a := range work {
 			work[i] = nil
-			a.out.flush()
+			a.out.flush(&w)
 		}
+		w.rest()
+	}
+}
+
+// flushing is what a flusher uses again and again for the agents that it writes for.
+type flushing struct {
+	taken taken
+	join  *joinBuffer // nil until several items have to be joined
+}
+
+// joinBuffer returns the buffer to join items in.
+func (w *flushing) joinBuffer() *joinBuffer {
+	if w.join == nil {
+		w.join = getJoin(joinSize)
+	}
+	return w.join
+}
+
+// rest gives back what an idle flusher need not hold.
+func (w *flushing) rest() {
+	if w.join != nil {
+		putJoin(w.join)
+		w.join = nil
 	}
 }
 

@@ -294,12 +294,20 @@ func (h *Hub) firstNode(m *Message) *node {
 
 // A fanout holds the working memory of one delivery.
 type fanout struct {
-	nodes   []*node
-	batches [][]*Agent // for each flusher, by index
-	form    *Form
-	bytes   []byte
-	queued  int32  // for how many subscriptions
-	lags    []*lag // of the agents that lag
+	nodes    []*node
+	batches  [][]*Agent // for each flusher, by index
+	messages []item     // what is delivered, in the encoding of form
+	form     *Form
+	queued   []int32 // for how many subscriptions each of the messages is queued
+	lags     []*lag  // of the agents that lag
+}
+
+// encode encodes the messages in another form.
+func (f *fanout) encode(form *Form) {
+	f.form = form
+	for i := range f.messages {
+		f.messages[i].bytes = f.messages[i].msg.encoded(form)
+	}
 }
 
 // A replica is a Hub as its Broker sees it.
@@ -353,13 +361,16 @@ func (h *Hub) IsBehind() bool {
 	return h.history.behind
 }
 
-// fanOut queues m for every agent that subscribed to its channel or to a pattern that
-// matches it, once for each agent. It waits only for the locks of those nodes. There is one
-// call at a time about one channel.
-func (h *Hub) fanOut(m *Message) {
+// fanOut queues messages of one channel, in their order, for every agent that subscribed to
+// the channel or to a pattern that matches it, once for each agent. It waits only for the locks
+// of those nodes. There is one call at a time about one channel.
+func (h *Hub) fanOut(messages ...*Message) {
 	f := h.fanouts.Get().(*fanout)
 	defer f.put(h)
-	f.nodes = h.appendNodes(f.nodes, m)
+	for _, m := range messages {
+		f.messages, f.queued = append(f.messages, item{msg: m}), append(f.queued, 0)
+	}
+	f.nodes = h.appendNodes(f.nodes, messages[0])
 	// Hold all nodes together. Otherwise an agent that moves from one to another
 	// meanwhile would get the message twice. Every delivery locks them in this order,
 	// from the channel to the shortest prefix.
@@ -368,33 +379,19 @@ func (h *Hub) fanOut(m *Message) {
 	}
 	for i, n := range f.nodes {
 		for _, s := range n.members {
-			h.enqueue(f, m, s, f.nodes[:i])
+			if s.agent.enqueue(f, s, f.nodes[:i]) {
+				h.wake(f, s.agent)
+			}
 		}
 	}
 	for _, n := range f.nodes {
 		n.mu.RUnlock()
 	}
 	if len(f.lags) > 0 {
-		f.nodes[0].pace.crowdAt(f.lags, f.queued)
+		f.nodes[0].pace.crowdAt(f.lags, f.queued[len(f.queued)-1])
 	}
-	m.queued.Store(f.queued)
-}
-
-// enqueue queues m for a, unless a got it through one of the nodes in before.
-func (h *Hub) enqueue(f *fanout, m *Message, s *subscription, before []*node) {
-	a := s.agent
-	if form := a.out.conn.Form(); form != f.form {
-		f.form, f.bytes = form, m.encoded(form)
-	}
-	queued, notify, lag := a.enqueue(f.bytes, m, s, before)
-	if queued {
-		f.queued++
-	}
-	if lag != nil {
-		f.lags = append(f.lags, lag)
-	}
-	if notify {
-		h.wake(f, a)
+	for i, m := range messages {
+		m.queued.Store(f.queued[i])
 	}
 }
 
@@ -419,6 +416,7 @@ func (f *fanout) put(h *Hub) {
 	}
 	clear(f.nodes)
 	clear(f.lags)
-	f.nodes, f.lags, f.form, f.bytes, f.queued = f.nodes[:0], f.lags[:0], nil, nil, 0
+	clear(f.messages)
+	f.nodes, f.lags, f.messages, f.queued, f.form = f.nodes[:0], f.lags[:0], f.messages[:0], f.queued[:0], nil
 	h.fanouts.Put(f)
 }

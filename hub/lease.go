@@ -145,9 +145,8 @@ func (l *lease) take(reload bool) reason {
 
 // leases are the rights of one agent.
 type leases struct {
-	agent *Agent // their owner; immutable
-
 	catchUp catchUp // what the subscriptions have to catch up with
+	agent   *Agent  // their owner; immutable
 	subs    []*subscription
 	connect lease
 	asking  bool // reauthorize runs a goroutine

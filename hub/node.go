@@ -12,6 +12,8 @@ import (
 // A subscription makes an agent a member of a node.
 type subscription struct {
 	agent   *Agent
+	behind  *laggards // nil: it is live; else none come live, because it catches up; guarded by agent.mu
+	fed     uint64    // kept messages up to this number do not come live; guarded by agent.mu
 	node    *node
 	channel string // or pattern
 	index   int    // in node.members; guarded by node.mu
@@ -19,10 +21,8 @@ type subscription struct {
 
 	// Guarded by agent.mu.
 	lease     lease
-	from      uint64    // it brings all kept messages that follow this number
-	fed       uint64    // kept messages up to this number do not come live
-	behind    *laggards // nil: it is live; else none come live, because it catches up
-	byConnect bool      // the connect gate made it, and no other gate was asked
+	from      uint64 // it brings all kept messages that follow this number
+	byConnect bool   // the connect gate made it, and no other gate was asked
 
 	lists bool // in a seat: its endpoint lists members, and does not only count them; guarded as seat
 }

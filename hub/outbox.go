@@ -20,7 +20,7 @@ type item struct {
 // isMessage reports whether the item is a message, and not another frame.
 func (it *item) isMessage() bool { return it.msg != nil && !it.msg.presence }
 
-// Lists of items are pooled, because an agent holds one only while something waits.
+// Lists of items are pooled, because an agent holds one only while several wait.
 var itemsPool = sync.Pool{New: func() any { q := make([]item, 0, 8); return &q }}
 
 func putItems(q *[]item) {
@@ -35,35 +35,108 @@ func putItems(q *[]item) {
 // that a writer has taken still counts until it is written or dropped. The agent's mu
 // guards the queue.
 type queue struct {
-	items  *[]item // nil while empty
-	count  int     // number of items that wait or are being written
-	bytes  int     // and their size
-	limits *Limits
-	former *Limits // the limits before a reload, while the queue exceeds the new ones
-
-	later laterItems // wait for subscriptions that catch up
+	count int     // number of items that wait or are being written
+	bytes int     // and their size
+	one   item    // the item that waits, if it is the only one and has bytes; then items is nil
+	items *[]item // all items that wait; nil if there is none, or one
 
 	conflation conflation
+
+	limits *Limits
+	former *Limits    // the limits before a reload, while the queue exceeds the new ones
+	later  laterItems // wait for subscriptions that catch up
 }
 
 // fits reports whether n more bytes may be added. One item always fits an empty queue.
 func (q *queue) fits(n int) bool {
+	if q.count == 0 {
+		return true
+	}
 	l := q.currentLimits()
-	return q.count < l.QueueMessages && (q.count == 0 || q.bytes+n <= l.QueueBytes)
+	return q.count < l.QueueMessages && q.bytes+n <= l.QueueBytes
 }
 
 func (q *queue) add(it item) {
-	if q.items == nil {
-		q.items = itemsPool.Get().(*[]item)
-	}
-	*q.items = append(*q.items, it)
 	q.count++
 	q.bytes += len(it.bytes)
+	if q.items == nil {
+		if q.one.bytes == nil && it.bytes != nil {
+			q.one = it
+			return
+		}
+		q.items = itemsPool.Get().(*[]item)
+		q.listOne()
+	}
+	*q.items = append(*q.items, it)
 }
 
-// take removes and returns the first items, up to most bytes, but at least one. It returns
-// nil if there is none. The items still count until release.
-func (q *queue) take(most int) *[]item {
+// listOne moves the only item to the empty list.
+func (q *queue) listOne() {
+	if q.one.bytes != nil {
+		*q.items = append(*q.items, q.one)
+		q.one = item{}
+	}
+}
+
+// list returns the list of the items that wait; nil if there is none. Then only the list has
+// items.
+func (q *queue) list() *[]item {
+	if q.one.bytes != nil {
+		q.items = itemsPool.Get().(*[]item)
+		q.listOne()
+	}
+	return q.items
+}
+
+// len returns the number of items that wait.
+func (q *queue) len() int {
+	switch {
+	case q.items != nil:
+		return len(*q.items)
+	case q.one.bytes != nil:
+		return 1
+	default:
+		return 0
+	}
+}
+
+// taken is a set of items that were taken from a queue. Whoever writes for many agents uses the same
+// one for all.
+type taken struct {
+	items []item  // nil for none
+	list  *[]item // of items, if it is to be given back to the pool
+	one   [1]item // of items, if it is only one
+}
+
+// done forgets the items.
+func (t *taken) done() {
+	switch {
+	case t.list != nil:
+		putItems(t.list)
+		t.list = nil
+	default:
+		t.one[0] = item{}
+	}
+	t.items = nil
+}
+
+// take moves the first items to t, up to most bytes, but at least one. It reports whether
+// there was one. The items still count until release.
+func (q *queue) take(most int, t *taken) bool {
+	if q.one.bytes != nil {
+		t.one[0], q.one = q.one, item{}
+		t.items = t.one[:]
+		q.conflation.noteTaken(true)
+		return true
+	}
+	if t.list = q.takeList(most); t.list == nil {
+		return false
+	}
+	t.items = *t.list
+	return true
+}
+
+func (q *queue) takeList(most int) *[]item {
 	all := q.items
 	if all == nil {
 		return nil
@@ -89,12 +162,15 @@ func (q *queue) take(most int) *[]item {
 	return part
 }
 
-func (q *queue) isEmpty() bool { return q.items == nil }
+func (q *queue) isEmpty() bool { return q.items == nil && q.one.bytes == nil }
 
 // release stops counting items that take returned, once they are written or dropped.
 func (q *queue) release(count, bytes int) {
 	q.count -= count
 	q.bytes -= bytes
+	if q.former != nil {
+		q.currentLimits() // the old ones may end
+	}
 }
 
 // putBack puts items that were taken in front again. The queue then owns the slice.
@@ -103,7 +179,7 @@ func (q *queue) putBack(items []item) {
 		return
 	}
 	q.conflation.notePutBack(items)
-	if q.items != nil {
+	if q.list() != nil {
 		items = append(items, *q.items...)
 		putItems(q.items)
 	}
@@ -121,7 +197,7 @@ func (q *queue) drop(keep func(*Message) bool) (messages int) {
 		messages++
 		return true
 	})
-	if q.items == nil {
+	if q.list() == nil {
 		return messages
 	}
 	*q.items = slices.DeleteFunc(*q.items, func(it item) bool {
@@ -175,33 +251,36 @@ func (q *queue) isCrowded() bool {
 // writes at a time: the flusher of the agent's shard, or a writer for this agent alone.
 type outbox struct {
 	agent *Agent // its owner; immutable
-
-	// Set by Agent.Start, before anything else happens.
-	conn   Conn
-	blocks bool   // conn cannot write without blocking
-	roomer Roomer // conn, if it blocks and is one; else nil
+	form  *Form  // of conn, once the agent is connected; guarded by Agent.mu
+	conn  Conn   // set by Agent.Start, before anything else happens
 
 	revoked atomic.Uint32 // counts revokeLocked; changed with mu held
 	batch   atomic.Uint32 // see Agent.BeginBatch
 
-	// Owned by the goroutine that writes; see writing.
-	prompt   bool          // it is a flusher, and conn blocks: it must not call conn.Close
-	deadline bool          // the Conn has a write deadline
-	renewed  time.Duration // when it was set, on the hub's clock
-	sent     int64         // bytes
+	blocks   bool // conn cannot write without blocking; set by Agent.Start
+	prompt   bool // a flusher writes, and conn blocks: it must not call conn.Close; owned by the goroutine that writes
+	deadline bool // the Conn has a write deadline; owned by the goroutine that writes, see writing
 
 	// Guarded by Agent.mu.
-	queue    queue
-	writing  bool          // a flusher has the agent on its list, a writer runs, or the outbox is parked
-	parked   bool          // nothing is written until the migration is complete
-	held     bool          // nothing is written until Listener.Release
-	silenced bool          // no message goes out any more: the agent was cut, or is too slow
-	closed   bool          // conn.Close was called
-	full     bool          // the agent's reader waits until the queue is half empty
+	writing bool // a flusher has the agent on its list, a writer runs, or the outbox is parked
+	parked  bool // nothing is written until the migration is complete
+	held    bool // nothing is written until Listener.Release
+	full    bool // the agent's reader waits until the queue is half empty
+	queue   queue
+	lag     *lag // not nil while so much waits that publishers wait
+
+	// Owned by the goroutine that writes; see writing.
+	sent    int64         // bytes
+	renewed time.Duration // when the write deadline was set, on the hub's clock
+
+	roomer Roomer // conn, if it blocks and is one; else nil; set by Agent.Start
+
+	// Guarded by Agent.mu.
 	idle     chan struct{} // if not nil, closed when writing ends
 	closeBy  time.Time     // the write deadline of an agent that is being closed
-	lag      *lag          // not nil while so much waits that publishers wait
 	moved    time.Duration // when the agent last took something from a writer, on the hub's clock; 0 without a writer
+	silenced bool          // no message goes out any more: the agent was cut, or is too slow
+	closed   bool          // conn.Close was called
 }
 
 // acceptLocked queues an item. If the item does not fit, it first drops messages that newer

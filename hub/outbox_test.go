@@ -21,13 +21,23 @@ func itemOf(text string, messages bool) item {
 	return it
 }
 
-func textsOf(items *[]item) (texts []string) {
-	if items != nil {
-		for _, it := range *items {
-			texts = append(texts, string(it.bytes))
-		}
+func textsOf(items []item) (texts []string) {
+	for _, it := range items {
+		texts = append(texts, string(it.bytes))
 	}
 	return texts
+}
+
+// waiting returns the items that wait.
+func (q *queue) waiting() []item {
+	switch {
+	case q.items != nil:
+		return *q.items
+	case q.one.bytes != nil:
+		return []item{q.one}
+	default:
+		return nil
+	}
 }
 
 func TestQueueLimits(t *testing.T) {
@@ -47,11 +57,11 @@ func TestQueueLimits(t *testing.T) {
 	if !q.isCrowded() {
 		t.Error("a full queue is not crowded")
 	}
-	taken := q.take(math.MaxInt)
-	if q.fits(1) || q.take(1) != nil {
+	var all, none taken
+	if !q.take(math.MaxInt, &all) || q.fits(1) || q.take(1, &none) {
 		t.Error("what was taken does not count, or is still there")
 	}
-	q.release(len(*taken), 6)
+	q.release(len(all.items), 6)
 	if !q.fits(1) || q.isCrowded() || q.count != 0 || q.bytes != 0 {
 		t.Errorf("%d items with %d bytes are left", q.count, q.bytes)
 	}
@@ -89,10 +99,10 @@ func TestQueueDropsWithoutReordering(t *testing.T) {
 	if n := q.drop(func(m *Message) bool { return m.Channel != "a" }); n != 2 {
 		t.Errorf("%d were dropped, want 2", n)
 	}
-	if got := textsOf(q.items); !slices.Equal(got, []string{"b", "c", "notice"}) || q.count != 3 || q.bytes != 8 {
+	if got := textsOf(q.waiting()); !slices.Equal(got, []string{"b", "c", "notice"}) || q.count != 3 || q.bytes != 8 {
 		t.Errorf("%q are left, counted as %d with %d bytes", got, q.count, q.bytes)
 	}
-	if n := q.drop(nil); n != 2 || q.items != nil || q.count != 0 || q.bytes != 0 {
+	if n := q.drop(nil); n != 2 || !q.isEmpty() || q.count != 0 || q.bytes != 0 {
 		t.Errorf("%d were dropped at the end, %d with %d bytes are left", n, q.count, q.bytes)
 	}
 }
@@ -117,27 +127,28 @@ func TestQueueModel(t *testing.T) {
 				if random.IntN(4) == 0 {
 					most = math.MaxInt
 				}
-				items := q.take(most)
-				if len(model) == 0 {
-					if items != nil {
-						t.Fatalf("seed %d: something was in an empty queue", seed)
-					}
+				var some taken
+				if took := q.take(most, &some); took != (len(model) > 0) {
+					t.Fatalf("seed %d: take returned %t, there are %q", seed, took, model)
+				} else if !took {
 					continue
 				}
-				got := textsOf(items)
+				got := textsOf(some.items)
 				if !slices.Equal(got, model[:len(got)]) || len(got) == 0 || len(got) > 1 && len(strings.Join(got, "")) > most {
 					t.Fatalf("seed %d: %q was taken of %q, for %d bytes", seed, got, model, most)
 				}
 				written := random.IntN(len(got) + 1)
 				q.release(written, len(strings.Join(got[:written], "")))
-				q.putBack(slices.Clone((*items)[written:]))
+				rest := slices.Clone(some.items[written:])
+				some.done()
+				q.putBack(rest)
 				model = model[written:]
 			}
-			if q.count != len(model) || q.bytes != len(strings.Join(model, "")) {
+			if q.len() != len(model) || q.count != len(model) || q.bytes != len(strings.Join(model, "")) {
 				t.Fatalf("seed %d: %d items with %d bytes are counted, there are %q", seed, q.count, q.bytes, model)
 			}
 		}
-		if got := textsOf(q.items); !slices.Equal(got, model) {
+		if got := textsOf(q.waiting()); !slices.Equal(got, model) {
 			t.Fatalf("seed %d: %q is left, want %q", seed, got, model)
 		}
 	}
@@ -174,10 +185,10 @@ func TestConflateModel(t *testing.T) {
 			}
 		}
 		dropped := q.conflate(next)
-		if got := textsOf(q.items); !slices.Equal(got, want) || q.count != len(want) || q.bytes != size || dropped != len(all)-len(want) {
+		if got := textsOf(q.waiting()); !slices.Equal(got, want) || q.count != len(want) || q.bytes != size || dropped != len(all)-len(want) {
 			t.Fatalf("seed %d: %q are left, counted as %d with %d bytes, %d dropped; want %q", seed, got, q.count, q.bytes, dropped, want)
 		}
-		if (q.items == nil) != (len(want) == 0) {
+		if q.isEmpty() != (len(want) == 0) {
 			t.Fatalf("seed %d: an empty list is kept", seed)
 		}
 	}
@@ -216,11 +227,12 @@ func TestConflatedMessagesThatArePutBack(t *testing.T) {
 	q.conflation = conflation{since: 1, fresh: 3}
 	const late = 1 + lagAfter
 	for _, most := range []int{math.MaxInt, 12, 100} {
-		items := q.take(most)
-		if rest := q.items != nil; q.lags(late) != rest {
+		var some taken
+		q.take(most, &some)
+		if rest := !q.isEmpty(); q.lags(late) != rest {
 			t.Errorf("%d bytes taken: lags is %t", most, !rest)
 		}
-		if q.putBack(slices.Clone(*items)); !q.lags(late) || q.lags(late-1) {
+		if q.putBack(slices.Clone(some.items)); !q.lags(late) || q.lags(late-1) {
 			t.Errorf("%d bytes put back: %+v", most, q.conflation)
 		}
 	}

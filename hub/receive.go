@@ -259,6 +259,7 @@ func (box *inbox) connected(in *inbound, v *Verdict, p *Policy, by Fingerprint) 
 		return gone
 	}
 	a.state, a.joined = stateConnected, true
+	a.out.form = a.out.conn.Form() // it does not change any more
 	a.identify(v.Identity)
 	a.leases.connect.renew(v, by, a.hub.timers.now())
 	if a.hub.events.wants(AgentConnected) {

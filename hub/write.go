@@ -43,38 +43,53 @@ func (o *outbox) isOutdated(r rules) bool {
 
 // flush writes the queue without blocking. It never asks a gate. It leaves the rest to a
 // writer if the Conn takes no more, or if a deliver gate must be asked. It parks an agent
-// whose policy has changed.
-func (o *outbox) flush() {
-	start := func(begun []byte) { o.agent.hub.writers.start(func() { o.write(begun) }) }
+// whose policy has changed. w is the flusher's.
+func (o *outbox) flush(w *flushing) {
 	most, write := math.MaxInt, o.conn.TryWrite
 	if o.blocks {
 		if !o.isPrompt() {
-			start(nil)
+			o.startWriter(nil)
 			return
 		}
 		o.prompt, most, write = true, promptSize, o.writePromptly
 	}
-	items, r, more := o.take(most, false)
-	if items == nil {
+	t := &w.taken
+	r, more := o.take(t, most, false)
+	if t.items == nil {
 		if more {
 			o.agent.notify() // the other agents of the shard go first
 		}
 		return
 	}
-	join := getJoin(joinSize)
-	done, err := o.writeItems(*items, r, join, write, true)
-	begun := bytes.Clone(join.bytes)
-	putJoin(join)
-	switch {
-	case errors.Is(err, ErrWouldBlock), errors.Is(err, errGated):
-		o.putBack(items, done, r)
-		start(begun)
-	case errors.Is(err, errOutdated):
-		o.putBack(items, done, r)
-		o.agent.notify()
-	case o.wrote(items, err):
-		o.agent.notify() // more came meanwhile: the other agents of the shard go first
+	var done int
+	var begun []byte
+	var err error
+	if len(t.items) == 1 && (r.policy.Gates == nil || !t.items[0].isMessage()) {
+		done, begun, err = o.writeItem(t.items[0].bytes, r, write)
+	} else {
+		join := w.joinBuffer()
+		done, err = o.writeItems(t.items, r, join, write, true)
+		begun = join.bytes
 	}
+	switch {
+	case err == nil:
+		if o.wrote(t, nil) {
+			o.agent.notify() // more came meanwhile: the other agents of the shard go first
+		}
+	case errors.Is(err, ErrWouldBlock), errors.Is(err, errGated):
+		o.putBack(t, done, r)
+		o.startWriter(bytes.Clone(begun))
+	case errors.Is(err, errOutdated):
+		o.putBack(t, done, r)
+		o.agent.notify()
+	case o.wrote(t, err):
+		o.agent.notify()
+	}
+}
+
+// startWriter starts a writer, which goes on with the rest of an item.
+func (o *outbox) startWriter(begun []byte) {
+	o.agent.hub.writers.start(func() { o.write(begun) })
 }
 
 // write runs in a writer's goroutine. It continues where flush stopped, until the queue is
@@ -96,26 +111,27 @@ func (o *outbox) write(begun []byte) {
 	if waits {
 		most = joinSize // its Write does not block after Await
 	}
+	t := new(taken)
 	for {
 		if waits {
 			o.awaitReader(waiter)
 		}
-		items, r, more := o.take(most, true)
-		if items == nil && more {
+		r, more := o.take(t, most, true)
+		if t.items == nil && more {
 			runtime.Gosched()
 			continue
 		}
-		if items == nil {
+		if t.items == nil {
 			return
 		}
-		join := getJoin(sizeOf(*items))
-		done, err := o.writeItems(*items, r, join, o.writeBlocking, false)
+		join := getJoin(sizeOf(t.items))
+		done, err := o.writeItems(t.items, r, join, o.writeBlocking, false)
 		putJoin(join)
 		if errors.Is(err, errOutdated) || waits && errors.Is(err, ErrWouldBlock) {
-			o.putBack(items, done, r)
+			o.putBack(t, done, r)
 			continue
 		}
-		if !o.wrote(items, err) {
+		if !o.wrote(t, err) {
 			return
 		}
 	}
@@ -135,9 +151,9 @@ func (o *outbox) awaitReader(w Waiter) {
 		o.moved = o.clock()
 	}
 	beat := o.conn.Form().Heartbeat
-	matters := o.agent.leases.catchUp.behind != nil || o.queue.items != nil && slices.ContainsFunc(*o.queue.items, func(it item) bool {
-		return len(it.bytes) == 0 || len(beat) == 0 || &it.bytes[0] != &beat[0]
-	})
+	isOther := func(it item) bool { return len(it.bytes) == 0 || len(beat) == 0 || &it.bytes[0] != &beat[0] }
+	q := &o.queue
+	matters := o.agent.leases.catchUp.behind != nil || q.one.bytes != nil && isOther(q.one) || q.items != nil && slices.ContainsFunc(*q.items, isOther)
 	if matters && o.deadline {
 		o.deadline = false // it was for the previous write
 		_ = o.setDeadlineLocked(time.Time{})
@@ -148,18 +164,18 @@ func (o *outbox) awaitReader(w Waiter) {
 	}
 }
 
-// take takes items from the queue, up to most bytes, but at least one, and returns the
-// rules they were taken under. If nothing waits, it ends the writing and returns nil; or
-// more, if subscriptions that catch up have not found anything yet. If the agent's policy is
-// not in effect yet, take migrates the agent; without wait, it parks the outbox and returns
-// nil.
-func (o *outbox) take(most int, wait bool) (items *[]item, r rules, more bool) {
+// take moves items from the queue to t, up to most bytes, but at least one, and returns the
+// rules they were taken under. If nothing waits, it ends the writing and t stays empty; or
+// it returns more, if subscriptions that catch up have not found anything yet. If the agent's
+// policy is not in effect yet, take migrates the agent; without wait, it parks the outbox and
+// t stays empty.
+func (o *outbox) take(t *taken, most int, wait bool) (r rules, more bool) {
 	a := o.agent
 	a.mu.Lock()
 	for !a.isCurrentLocked() {
 		if !wait {
 			o.parkLocked()
-			return nil, rules{}, false
+			return rules{}, false
 		}
 		if o.moved == 0 {
 			o.moved = o.clock()
@@ -171,11 +187,11 @@ func (o *outbox) take(most int, wait bool) (items *[]item, r rules, more bool) {
 	a.leases.catchUp.feedLocked()
 	if !o.hasWorkLocked() || a.state == stateGone {
 		o.endLocked()
-		return nil, rules{}, false
+		return rules{}, false
 	}
-	defer a.mu.Unlock()
 	if o.queue.isEmpty() {
-		return nil, rules{}, true
+		a.mu.Unlock()
+		return rules{}, true
 	}
 	if wait {
 		o.moved = o.clock()
@@ -187,7 +203,9 @@ func (o *outbox) take(most int, wait bool) (items *[]item, r rules, more bool) {
 	if o.queue.conflation.fresh > 0 && o.queue.lags(a.hub.timers.now()) {
 		o.conflateLocked(nil)
 	}
-	return o.queue.take(most), r, false
+	o.queue.take(most, t)
+	a.mu.Unlock()
+	return r, false
 }
 
 // parkLocked stops the writing until the agent is migrated, so that nothing is written
@@ -206,6 +224,23 @@ func (o *outbox) parkLocked() {
 
 // withheld replaces the message of an item that the deliver gate has withheld.
 var withheld = new(Message)
+
+// writeItem is writeItems for one item that no gate is asked about. It does not copy it: begun is
+// the rest of an item that the Conn has taken in part.
+func (o *outbox) writeItem(b []byte, r rules, write func([]byte) (int, error)) (done int, begun []byte, err error) {
+	if o.isOutdated(r) {
+		return 0, nil, errOutdated
+	}
+	if len(b) == 0 {
+		return 1, nil, nil
+	}
+	n, err := write(b)
+	if n <= 0 {
+		return 0, nil, err
+	}
+	o.noteSent(n)
+	return 1, b[n:], err
+}
 
 // writeItems writes items that were taken under r, joined in join. It returns how many of
 // them, from the first on, are written or withheld. If write would block, the Conn may
@@ -333,22 +368,22 @@ func (o *outbox) noteSent(n int) {
 // putBack puts the items that take returned in front of the queue again, except the first
 // done, which are written or withheld. If the rules have changed, it drops messages that
 // the agent's subscriptions do not cover any more.
-func (o *outbox) putBack(items *[]item, done int, r rules) {
-	a := o.agent
-	count, size, messages := tallyOf((*items)[:done])
+func (o *outbox) putBack(t *taken, done int, r rules) {
+	a, items := o.agent, t.items
+	count, size, messages := tallyOf(items[:done])
 	o.shard().delivered.Add(uint64(messages))
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	o.queue.release(count, size)
 	outdated := o.isOutdated(r)
-	rest := make([]item, 0, len(*items)-done+8)
+	rest := make([]item, 0, len(items)-done+8)
 	drop := func(it item, why DropReason) {
 		o.queue.release(1, len(it.bytes))
 		if it.isMessage() && it.msg != withheld {
 			a.hub.counts.drop(why, 1)
 		}
 	}
-	for _, it := range (*items)[done:] {
+	for _, it := range items[done:] {
 		switch {
 		case it.msg == withheld, a.state == stateGone:
 			drop(it, DropGone)
@@ -360,7 +395,7 @@ func (o *outbox) putBack(items *[]item, done int, r rules) {
 			rest = append(rest, it)
 		}
 	}
-	putItems(items)
+	t.done()
 	o.queue.putBack(rest)
 }
 
@@ -376,15 +411,15 @@ func tallyOf(items []item) (count, size, messages int) {
 	return len(items), size, messages
 }
 
-// wrote counts items as written, or as dropped if err is not nil. items may be nil. It
+// wrote counts items as written, or as dropped if err is not nil. t may be nil. It
 // reports whether there is more to write. If not, it has ended the writing.
-func (o *outbox) wrote(items *[]item, err error) bool {
+func (o *outbox) wrote(t *taken, err error) bool {
 	var count, size, messages int
-	if items != nil {
-		count, size, messages = tallyOf(*items)
-		putItems(items)
+	if t != nil {
+		count, size, messages = tallyOf(t.items)
+		t.done()
 	}
-	if err == nil {
+	if err == nil && messages > 0 {
 		o.shard().delivered.Add(uint64(messages))
 	}
 	a := o.agent

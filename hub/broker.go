@@ -229,6 +229,15 @@ func (b *memoryBroker) Publish(_ context.Context, m *Message) (Position, error) 
 	return Position{Epoch: b.epoch, Seq: b.seq, Check: CheckOf(at)}, nil
 }
 
+// PublishJoined implements Joiner.
+func (b *memoryBroker) PublishJoined(messages []*Message) error {
+	if b.closed.Load() {
+		return ErrClosed
+	}
+	b.unlogged.Publish(messages...)
+	return nil
+}
+
 func (b *memoryBroker) Bus() Bus { return nil }
 
 func (b *memoryBroker) Close() error {
@@ -256,12 +265,21 @@ type Unlogged struct {
 // Start sets the Sink.
 func (u *Unlogged) Start(s Sink) { u.sink, u.seed = s, maphash.MakeSeed() }
 
-// Publish applies m. It may be called concurrently.
-func (u *Unlogged) Publish(m *Message) {
-	s := &u.stripes[maphash.String(u.seed, m.Channel)%unloggedStripes]
+// Publish applies messages of one channel. It may be called concurrently.
+func (u *Unlogged) Publish(messages ...*Message) {
+	s := &u.stripes[maphash.String(u.seed, messages[0].Channel)%unloggedStripes]
 	s.Lock()
 	defer s.Unlock()
-	u.sink.Entry(0, time.Time{}, m)
+	if all, is := u.sink.(*replica); is {
+		all.unkept(messages)
+		return
+	}
+	for _, m := range messages {
+		u.sink.Entry(0, time.Time{}, m)
+	}
 }
 
-var _ Seeder = (*memoryBroker)(nil)
+var (
+	_ Seeder = (*memoryBroker)(nil)
+	_ Joiner = (*memoryBroker)(nil)
+)

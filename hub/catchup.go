@@ -452,8 +452,15 @@ const (
 // these subscriptions that they have begun, and moves their positions.
 func (a *Agent) BeginBatch() { a.out.batch.CompareAndSwap(noBatch, inBatch) }
 
-// EndBatch says that the frames that have arrived together were handled.
+// EndBatch says that the frames that have arrived together were handled. The goroutine that
+// called Receive calls it.
 func (a *Agent) EndBatch() {
+	a.in.publishJoined()
+	a.endBatch()
+}
+
+// endBatch ends a batch of any goroutine that handles frames.
+func (a *Agent) endBatch() {
 	if a.out.batch.Swap(noBatch) != batchAwaited {
 		return
 	}

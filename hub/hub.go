@@ -218,8 +218,9 @@ func (h *Hub) OnEnd(f func()) (stop func() bool) { return context.AfterFunc(h.li
 // for them, for a bounded time (see pace.go). It returns the position of m if the log
 // has it. See Broker.Publish for the errors.
 func (h *Hub) Publish(ctx context.Context, m *Message) (Position, error) {
-	p, size := h.pacer.begin(ctx, m)
-	defer h.pacer.end(p, size)
+	size := len(m.object)
+	p := h.pacer.begin(ctx, m, 1, size)
+	defer h.pacer.end(p, 1, size)
 	at, err := h.log.publish(ctx, m)
 	if err != nil {
 		h.counts.drop(DropFailed, 1)
@@ -320,8 +321,14 @@ func (r *replica) Entry(seq uint64, at time.Time, m *Message) {
 	if seq != 0 && !h.history.add(seq, at, m) {
 		return
 	}
+	r.unkept([]*Message{m})
+}
+
+// unkept hands messages of one channel to all subscribers. It measures them as one.
+func (r *replica) unkept(messages []*Message) {
+	h := (*Hub)(r)
 	begun := h.timers.now()
-	h.fanOut(m)
+	h.fanOut(messages...)
 	h.counts.fanOut.Observe(h.timers.now() - begun)
 }
 

@@ -32,6 +32,8 @@ type inbox struct {
 	frames, publishes, refreshes, pages bucket
 	bytes                               int64
 
+	joining *joining // nil if there is none; owned by the goroutine that calls Receive
+
 	held *heldFrames // nil unless the agent waits for the answer to /meta/connect; guarded by Agent.mu
 
 	listener *Listener // set by Listen, else nil; guarded by Agent.mu
@@ -86,7 +88,7 @@ func (box *inbox) hold(frame []byte) bool {
 func (box *inbox) releaseHeld() {
 	a := box.agent
 	a.BeginBatch()
-	defer a.EndBatch()
+	defer a.endBatch()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for box.held != nil && a.state == stateConnected {
@@ -96,7 +98,7 @@ func (box *inbox) releaseHeld() {
 		}
 		a.cond.Broadcast()
 		a.mu.Unlock()
-		box.handle(frame)
+		box.handle(frame, false)
 		a.mu.Lock()
 	}
 	box.held = nil

@@ -28,6 +28,7 @@ type op struct {
 	in      inbound       // the frame, if why is byFrame
 	msg     *Message      // of a publish
 	holds   bool          // the agent has the right already: no gate is asked
+	inTurn  bool          // of a publish: the goroutine that calls Agent.Receive handles it, and it may be joined
 	refused *Refusal      // if not nil, the answer; no gate is asked
 	taken   *lease        // the lease that notes the question under way; guarded by the agent's mu
 	done    chan struct{} // if not nil, finish closes it; never closed if the agent leaves before
@@ -241,6 +242,12 @@ func (o *op) do() {
 		}
 		a.mu.Lock()
 	}
+	if o.inTurn {
+		a.mu.Unlock()
+		a.in.publishJoined() // they come first
+		a.mu.Lock()
+		o.inTurn = false // from now on, other goroutines have it
+	}
 	w := a.opsLocked()
 	for len(w.pending) >= maxQuestions && a.state == stateConnected && o.why != byReload {
 		a.cond.Wait()
@@ -318,7 +325,9 @@ func (o *op) resolveGate() (Gate, *Question) {
 	} else {
 		a.refused(o.gate, o.channel, r)
 	}
-	o.local = g == nil || isLocal(g)
+	if o.local = g == nil || isLocal(g); g == nil {
+		return nil, nil
+	}
 	q := &Question{
 		Gate: o.gate, Agent: a, Channel: o.channel, Pattern: IsPattern(o.channel), Message: o.msg,
 		Credentials: a.credentials, Identity: o.identity, within: o.ctx,
@@ -469,6 +478,7 @@ func (o *op) apply() (done bool) {
 	case o.sub != nil:
 		return o.applyLease()
 	case r != nil:
+		o.publishJoined()
 		o.endSpan(AnswerName(r.Code))
 		if o.gate == GateSubscribe {
 			o.refuseSubscribe(r)

@@ -344,12 +344,18 @@ func (o *outbox) revokeLocked(keep func(*Message) bool) {
 }
 
 // awaitRoom blocks while the queue is crowded. It slows down an agent that sends frames
-// faster than it reads the answers.
+// faster than it reads the answers. What the agent has published does not wait with it.
 func (o *outbox) awaitRoom() {
 	a := o.agent
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for a.state < stateClosing && o.queue.isCrowded() {
+		if a.in.joining != nil {
+			a.mu.Unlock()
+			a.in.publishJoined()
+			a.mu.Lock()
+			continue
+		}
 		o.full = true
 		a.cond.Wait()
 	}

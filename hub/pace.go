@@ -58,7 +58,8 @@ type slowPace struct {
 
 // A paceTurn is a publish that waits until fewer are under way.
 type paceTurn struct {
-	size  int
+	n     int           // messages
+	size  int           // and their bytes
 	ready chan struct{} // closed when it may begin; it counts from then on
 }
 
@@ -124,47 +125,48 @@ func (o *outbox) caughtUpLocked() {
 	}
 }
 
-// begin waits until a publish of m may begin. The caller calls end with p and size when the
-// publish has ended. p is of the first node that gets m, or nil if there is none.
-func (pc *pacer) begin(ctx context.Context, m *Message) (p *pace, size int) {
-	n := pc.hub.firstNode(m)
-	if n == nil {
-		return nil, 0
+// begin waits until n messages of one channel, which have size bytes, may be published. m is the
+// first of them. The caller calls end with p, n and size when the publish has ended. p is of the
+// first node that gets m, or nil if there is none.
+func (pc *pacer) begin(ctx context.Context, m *Message, n, size int) (p *pace) {
+	first := pc.hub.firstNode(m)
+	if first == nil {
+		return nil
 	}
-	p, size = &n.pace, len(m.object)
+	p = &first.pace
 	l := pc.limits.Load()
 	p.mu.Lock()
-	if p.fitsLocked(l, size) && (p.slow == nil || len(p.slow.waiting) == 0 && p.slow.crowd == nil) {
-		p.countLocked(1, size)
+	if p.fitsLocked(l, n, size) && (p.slow == nil || len(p.slow.waiting) == 0 && p.slow.crowd == nil) {
+		p.countLocked(n, size)
 		p.mu.Unlock()
-		return p, size
+		return p
 	}
-	pc.hold(ctx, p, l, size)
-	return p, size
+	pc.hold(ctx, p, l, n, size)
+	return p
 }
 
 // end ends what begin began.
-func (pc *pacer) end(p *pace, size int) {
+func (pc *pacer) end(p *pace, n, size int) {
 	if p == nil {
 		return
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.countLocked(-1, -size)
+	p.countLocked(-n, -size)
 	if p.slow == nil {
 		return
 	}
 	l := pc.limits.Load()
-	for len(p.slow.waiting) > 0 && p.fitsLocked(l, p.slow.waiting[0].size) {
+	for len(p.slow.waiting) > 0 && p.fitsLocked(l, p.slow.waiting[0].n, p.slow.waiting[0].size) {
 		next := p.slow.waiting[0]
 		p.slow.waiting = slices.Delete(p.slow.waiting, 0, 1)
-		p.countLocked(1, next.size)
+		p.countLocked(next.n, next.size)
 		close(next.ready)
 	}
 }
 
-func (p *pace) fitsLocked(l *paceLimits, size int) bool {
-	return p.messages == 0 || p.messages < l.messages && p.bytes+size <= l.bytes
+func (p *pace) fitsLocked(l *paceLimits, n, size int) bool {
+	return p.messages == 0 || p.messages+n <= l.messages && p.bytes+size <= l.bytes
 }
 
 func (p *pace) countLocked(n, size int) {
@@ -182,7 +184,7 @@ func (p *pace) slowLocked() *slowPace {
 // hold waits until it is the turn of a publish, and no agent lags that is worth waiting for;
 // or for maxHold. The publish counts when hold returns. The caller holds p.mu, which hold
 // releases.
-func (pc *pacer) hold(ctx context.Context, p *pace, l *paceLimits, size int) {
+func (pc *pacer) hold(ctx context.Context, p *pace, l *paceLimits, n, size int) {
 	h := pc.hub
 	begun := h.timers.now()
 	defer func() { h.counts.held.Observe(h.timers.now() - begun) }()
@@ -190,8 +192,8 @@ func (pc *pacer) hold(ctx context.Context, p *pace, l *paceLimits, size int) {
 	defer cancel()
 	defer context.AfterFunc(h.life, cancel)()
 	s := p.slowLocked()
-	if len(s.waiting) > 0 || !p.fitsLocked(l, size) {
-		turn := &paceTurn{size, make(chan struct{})}
+	if len(s.waiting) > 0 || !p.fitsLocked(l, n, size) {
+		turn := &paceTurn{n, size, make(chan struct{})}
 		s.waiting = append(s.waiting, turn)
 		p.mu.Unlock()
 		select {
@@ -201,10 +203,10 @@ func (pc *pacer) hold(ctx context.Context, p *pace, l *paceLimits, size int) {
 		p.mu.Lock()
 		if i := slices.Index(s.waiting, turn); i >= 0 {
 			s.waiting = slices.Delete(s.waiting, i, i+1)
-			p.countLocked(1, size)
+			p.countLocked(n, size)
 		}
 	} else {
-		p.countLocked(1, size)
+		p.countLocked(n, size)
 	}
 	for s.crowd != nil && ctx.Err() == nil {
 		c := s.crowd

@@ -10,6 +10,8 @@ import (
 	"time"
 )
 
+var errNotPublished = &Refusal{CodeUnavailable, "the server could not publish the message; try again", time.Second}
+
 var errUUIDUsed = refuse(CodeInvalid, "this uuid was already used for other data on this channel")
 
 // publish publishes the message of o, which the gate allowed, unless it is a repeat. It
@@ -20,21 +22,28 @@ func (o *op) publish() AnswerName {
 	key, kind, position := a.hub.repeats.note(time.Now(), who, keyOf(a.opening.Namespace, o.msg.Channel), o.msg.UUID, o.msg.Data)
 	switch kind {
 	case repeatSame:
+		o.publishJoined()
 		a.hub.counts.drop(DropRepeated, 1)
 		a.reply(appendPublished(nil, o.in.uuid, position))
 		return Allowed
 	case repeatConflict:
+		o.publishJoined()
 		a.refuse(o.gate, o.channel, &o.in, errUUIDUsed)
 		return AnswerName(CodeInvalid)
 	}
 	messages := o.publications(who)
 	for _, m := range messages {
 		if a.policy.Load().delivery(m.Channel).Existing && !a.hub.exists(m) {
+			o.publishJoined()
 			a.hub.repeats.forget(key)
 			a.refuse(o.gate, o.channel, &o.in, missing("this channel")) // a gate may have chosen another one
 			return AnswerName(CodeMissing)
 		}
 	}
+	if o.join(key, messages) {
+		return Allowed
+	}
+	o.publishJoined()
 	for i, m := range messages {
 		at, err := a.hub.Publish(o.context(), m)
 		switch {
@@ -55,7 +64,7 @@ func (o *op) publish() AnswerName {
 			continue // a channel already has it, so the client must not send it again
 		}
 		a.hub.repeats.forget(key)
-		a.refuse(o.gate, o.channel, &o.in, &Refusal{CodeUnavailable, "the server could not publish the message; try again", time.Second})
+		a.refuse(o.gate, o.channel, &o.in, errNotPublished)
 		return AnswerName(CodeUnavailable)
 	}
 	a.hub.repeats.published(key, position)

@@ -28,7 +28,7 @@ func (a *Agent) Receive(frame []byte) {
 	if a.in.admits() == nil || a.in.hold(frame) {
 		return
 	}
-	a.in.handle(frame)
+	a.in.handle(frame, true)
 }
 
 // ReceiveTooLarge is Receive for a frame that is too large for the transport to read. begin
@@ -39,6 +39,7 @@ func (a *Agent) ReceiveTooLarge(begin []byte) {
 	if p == nil {
 		return
 	}
+	a.in.publishJoined()
 	in, _ := decodeFrame(begin) // only for the uuid
 	a.in.refuseFrame(&in, refuse(CodeLimit, fmt.Sprintf("the frame is too large; at most %d bytes are allowed", p.Limits.FrameSize())))
 }
@@ -59,22 +60,22 @@ func (box *inbox) admits() *Policy {
 	a.migrate(true)
 	p := a.policy.Load()
 	if _, ok := box.frames.take(a.hub.timers.now(), p.Limits.FramesPerSecond); !ok {
+		box.publishJoined()
 		a.Close(CloseLimit, fmt.Sprintf("more than %d frames a second", p.Limits.FramesPerSecond), time.Second)
 		return nil
 	}
 	return p
 }
 
-// handle handles one frame. Frames are handled in the order in which they came.
-func (box *inbox) handle(frame []byte) {
+// handle handles one frame. Frames are handled in the order in which they came. inTurn says that
+// the goroutine that calls Receive does it, and not one that releases held frames.
+func (box *inbox) handle(frame []byte, inTurn bool) {
 	a := box.agent
 	p := a.policy.Load()
-	if len(frame) > p.Limits.FrameSize() {
-		in, _ := decodeFrame(frame) // only for the uuid
-		box.refuseFrame(&in, refuse(CodeLimit, fmt.Sprintf("the frame has %d bytes; at most %d are allowed", len(frame), p.Limits.FrameSize())))
-		return
+	in, r := box.decode(p, frame)
+	if inTurn && box.joining != nil && (r != nil || in.channel != box.joining.channel) {
+		box.publishJoined()
 	}
-	in, r := decodeFrame(frame)
 	if r != nil {
 		box.refuseFrame(&in, r)
 		return
@@ -87,6 +88,9 @@ func (box *inbox) handle(frame []byte) {
 		channel := in.channel
 		if about, r := metaChannel(in.data); r == nil && isAboutChannel(channel) {
 			channel = about
+		}
+		if inTurn {
+			box.publishJoined()
 		}
 		box.refuseInTurn(gateOfFrame(in.channel), channel, &in, r)
 		return
@@ -103,8 +107,17 @@ func (box *inbox) handle(frame []byte) {
 	case metaPing:
 		a.answer(&in, nil)
 	default:
-		box.publish(p, &in)
+		box.publish(p, &in, inTurn)
 	}
+}
+
+// decode decodes a frame. A frame that is too large is decoded only for its uuid.
+func (box *inbox) decode(p *Policy, frame []byte) (inbound, *Refusal) {
+	in, r := decodeFrame(frame)
+	if most := p.Limits.FrameSize(); len(frame) > most {
+		r = refuse(CodeLimit, fmt.Sprintf("the frame has %d bytes; at most %d are allowed", len(frame), most))
+	}
+	return in, r
 }
 
 // mayAct refuses frames that the agent may not send in its present state, and frames that
@@ -417,21 +430,27 @@ func (ls *leases) watches(channel string) bool {
 
 // publish handles a frame for any channel that is not under /meta/. It enforces the
 // publish rate (Limits.PublishesPerSecond).
-func (box *inbox) publish(p *Policy, in *inbound) {
+func (box *inbox) publish(p *Policy, in *inbound, inTurn bool) {
 	a := box.agent
 	if r := CheckName(in.channel, p.Limits.NameLength); r != nil {
+		if inTurn {
+			box.publishJoined()
+		}
 		a.refuse(GatePublish, in.channel, in, r)
 		return
 	}
 	if wait, ok := box.publishes.take(a.hub.timers.now(), p.Limits.PublishesPerSecond); !ok {
 		r := refuse(CodeLimit, fmt.Sprintf("more than %d publishes a second", p.Limits.PublishesPerSecond))
 		r.Retry = wait
+		if inTurn {
+			box.publishJoined()
+		}
 		box.refuseInTurn(GatePublish, in.channel, in, r)
 		return
 	}
 	msg := NewMessage(in.channel, in.uuid, in.data)
 	in.data = nil
-	o := &op{agent: a, gate: GatePublish, channel: in.channel, in: *in, msg: msg}
+	o := &op{agent: a, gate: GatePublish, channel: in.channel, in: *in, msg: msg, inTurn: inTurn}
 	if a.opening.Tracer != nil {
 		o.ctx, o.span = a.trace(context.Background(), SpanPublish, in.channel)
 	}

@@ -20,18 +20,47 @@ type swappable struct {
 	joined   []func(Bus) // see Hub.OnBus; guarded by swapping
 }
 
-// publish gives m to the Broker. If that has just been replaced, it waits for the new one.
-func (s *swappable) publish(ctx context.Context, m *Message) (Position, error) {
+// publish gives m to the Broker.
+func (s *swappable) publish(ctx context.Context, m *Message) (at Position, err error) {
+	err = s.give(func(b Broker) (err error) {
+		at, err = b.Publish(ctx, m)
+		return err
+	})
+	return at, err
+}
+
+// publishJoined publishes messages that are not kept, and returns how many.
+func (s *swappable) publishJoined(messages []*Message) (n int, err error) {
+	err = s.give(func(b Broker) (err error) {
+		if j, is := b.(Joiner); is {
+			if err = j.PublishJoined(messages[n:]); err == nil {
+				n = len(messages)
+			}
+			return err
+		}
+		for n < len(messages) && err == nil { // the Broker was replaced meanwhile
+			if _, err = b.Publish(context.Background(), messages[n]); err == nil {
+				n++
+			}
+		}
+		return err
+	})
+	return n, err
+}
+
+// give calls publish with the Broker. If that has just been replaced, it waits for the new one,
+// and calls publish again.
+func (s *swappable) give(publish func(Broker) error) error {
 	for b := s.broker.Load(); ; {
-		at, err := (*b).Publish(ctx, m)
+		err := publish(*b)
 		if !errors.Is(err, ErrClosed) {
-			return at, err
+			return err
 		}
 		s.swapping.Lock()
 		next := s.broker.Load()
 		s.swapping.Unlock()
 		if next == b {
-			return at, err // the hub is closed
+			return err // the hub is closed
 		}
 		b = next
 	}

@@ -184,6 +184,7 @@ func (r *wsReader) take(p []byte) error {
 	for len(p) > 0 {
 		rest, err := r.frames.feed(p)
 		if v, ok := errors.AsType[*violation](err); ok {
+			r.agent.EndBatch() // refuse waits
 			err = r.refuse(v)
 		}
 		if err != nil {

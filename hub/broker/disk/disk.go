@@ -391,6 +391,15 @@ func (b *Broker) floorLocked(key string, f floor) {
 	b.drops.floors[key] = f
 }
 
+// PublishJoined implements hub.Joiner.
+func (b *Broker) PublishJoined(messages []*hub.Message) error {
+	if b.closing.Load() {
+		return hub.ErrClosed
+	}
+	b.unlogged.Publish(messages...)
+	return nil
+}
+
 // Publish implements hub.Broker.
 func (b *Broker) Publish(ctx context.Context, m *hub.Message) (hub.Position, error) {
 	if !m.Kept() {

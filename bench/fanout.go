@@ -17,11 +17,14 @@ import (
 
 const (
 	fanoutChannel = "news"
+	plainChannel  = "plain" // of agents without TLS, beside those with TLS
 	burst         = 20
 	// fanoutDeliveries is how many deliveries one run measures: about a second of
 	// the server's processor time, of which the kernel counts hundredths.
 	fanoutDeliveries = 100_000
 	fanoutRuns       = 3
+	// fanoutPairs is how many runs of pushit and of the floor take turns.
+	fanoutPairs = 5
 )
 
 // A cell is one row of figures.
@@ -40,10 +43,39 @@ var fanoutCells = []cell{
 	{1000, 128, bare, true},
 }
 
-// A fanoutResult is the best of several runs of each kind, because disturbances only add to
-// the cost.
+// mostUser is the most that a single delivery without TLS may cost in user mode, in us, and
+// mostSecure the most that one with TLS may cost, as a multiple of one without.
+const (
+	mostUser   = 1.0
+	mostSecure = 1.5
+)
+
+// A fanoutResult has the costs of each run. The runs of different kinds take turns.
 type fanoutResult struct {
-	single, joined, floor cost
+	single, joined, floor []cost
+	plain                 []cost // with TLS: single, without TLS
+}
+
+// middle returns the median of what of returns.
+func middle(all []cost, of func(cost) float64) float64 {
+	values := make([]float64, len(all))
+	for i, c := range all {
+		values[i] = of(c)
+	}
+	return spreadOf(values).median
+}
+
+func cpuOf(c cost) float64    { return microseconds(c.cpu) }
+func userOf(c cost) float64   { return microseconds(c.user) }
+func allocsOf(c cost) float64 { return c.allocs }
+
+// ratios returns the median of the costs of a divided by those of b in the same run.
+func ratios(a, b []cost) float64 {
+	values := make([]float64, len(a))
+	for i := range a {
+		values[i] = float64(a[i].cpu) / float64(b[i].cpu)
+	}
+	return spreadOf(values).median
 }
 
 // A cost is what one delivery costs the server.
@@ -61,11 +93,11 @@ func (c cost) better(than cost) cost {
 
 // runFanout measures the cost of delivering a message to many agents.
 func runFanout(ctx context.Context, r *report, o options) error {
-	cells, deliveries, runs := fanoutCells, fanoutDeliveries, fanoutRuns
+	cells, deliveries, runs := fanoutCells, fanoutDeliveries, fanoutPairs
 	if o.short {
 		cells, deliveries, runs = []cell{{100, 128, bare, false}}, 10_000, 1
 	}
-	r.note("processor time (user and system) of the server for each delivery, best of %d runs that take turns;", runs)
+	r.note("processor time (user and system) of the server for each delivery, median of %d runs that take turns;", runs)
 	r.note("the floor is a hijacked connection and one write of the same bytes for each delivery, without TLS")
 	for _, c := range cells {
 		c.agents = orDefault(o.agents, c.agents)
@@ -77,28 +109,34 @@ func runFanout(ctx context.Context, r *report, o options) error {
 		if c.secure {
 			name += ", TLS 1.3"
 		}
-		r.info("us", microseconds(res.single.cpu), "%s: single publishes, a delivery", name)
-		r.info("us", microseconds(res.single.user), "%s: single publishes, user mode of it", name)
-		r.info("allocations", res.single.allocs, "%s: single publishes, a delivery", name)
-		r.info("us", microseconds(res.joined.cpu), "%s: bursts of %d, a delivery", name, burst)
-		r.info("allocations", res.joined.allocs, "%s: bursts of %d, a delivery", name, burst)
-		r.info("us", microseconds(res.floor.cpu), "%s: floor, a delivery", name)
-		r.info("us", microseconds(res.floor.user), "%s: floor, user mode of it", name)
-		r.info("of the floor", ratio(res.single, res.floor), "%s: single publishes", name)
-		r.info("of the floor", ratio(res.joined, res.floor), "%s: bursts of %d", name, burst)
-		r.info("of single ones", ratio(res.joined, res.single), "%s: bursts of %d", name, burst)
+		r.info("us", middle(res.single, cpuOf), "%s: single publishes, a delivery", name)
+		if user := middle(res.single, userOf); c == fanoutCells[0] {
+			r.atMost(mostUser, "us", user, "%s: single publishes, user mode of it", name)
+		} else {
+			r.info("us", user, "%s: single publishes, user mode of it", name)
+		}
+		r.info("allocations", middle(res.single, allocsOf), "%s: single publishes, a delivery", name)
+		r.info("us", middle(res.joined, cpuOf), "%s: bursts of %d, a delivery", name, burst)
+		r.info("us", middle(res.joined, userOf), "%s: bursts of %d, user mode of it", name, burst)
+		r.info("allocations", middle(res.joined, allocsOf), "%s: bursts of %d, a delivery", name, burst)
+		r.info("us", middle(res.floor, cpuOf), "%s: floor, a delivery", name)
+		r.info("us", middle(res.floor, userOf), "%s: floor, user mode of it", name)
+		r.info("of the floor", ratios(res.single, res.floor), "%s: single publishes", name)
+		r.info("of the floor", ratios(res.joined, res.floor), "%s: bursts of %d", name, burst)
+		r.info("of single ones", ratios(res.joined, res.single), "%s: bursts of %d", name, burst)
+		if c.secure {
+			r.atMost(mostSecure, "times", ratios(res.single, res.plain), "%s: single publishes, compared with agents of the same server without TLS", name)
+		}
 	}
 	return nil
 }
 
 func microseconds(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
 
-func ratio(a, b cost) float64 { return float64(a.cpu) / float64(b.cpu) }
-
 // measureFanout connects the same number of agents to pushit and to the floor, and publishes
 // to both in turns.
 func measureFanout(ctx context.Context, caddy string, c cell, deliveries, runs int) (res fanoutResult, err error) {
-	if err := raiseFiles(2*c.agents + 200); err != nil {
+	if err := raiseFiles(3*c.agents + 200); err != nil {
 		return res, err
 	}
 	s, err := startServer(ctx, caddy)
@@ -112,9 +150,12 @@ func measureFanout(ctx context.Context, caddy string, c cell, deliveries, runs i
 	}
 	var got atomic.Int64
 	count := func([]byte) { got.Add(1) }
-	all, err := gather(ctx, c.agents, t, c.at, func(int) agentOptions {
-		return agentOptions{socketOptions: socketOptions{readBuffer: 2 << 10}, subscribe: []string{fanoutChannel}, onMessage: count}
-	})
+	listen := func(t target, channel string) (crowd, error) {
+		return gather(ctx, c.agents, t, c.at, func(int) agentOptions {
+			return agentOptions{socketOptions: socketOptions{readBuffer: 2 << 10}, subscribe: []string{channel}, onMessage: count}
+		})
+	}
+	all, err := listen(t, fanoutChannel)
 	if err != nil {
 		return res, err
 	}
@@ -124,6 +165,13 @@ func measureFanout(ctx context.Context, caddy string, c cell, deliveries, runs i
 		return res, err
 	}
 	defer publisher.vanish()
+	if c.secure {
+		plain, err := listen(s.plain, plainChannel)
+		if err != nil {
+			return res, err
+		}
+		defer plain.vanish()
+	}
 
 	f, err := startFloor(ctx)
 	if err != nil {
@@ -139,28 +187,27 @@ func measureFanout(ctx context.Context, caddy string, c cell, deliveries, runs i
 	data := append(append([]byte{'"'}, bytes.Repeat([]byte{'x'}, c.size-2)...), '"')
 	text := fmt.Appendf(nil, `{"channel":%q,"uuid":"%036d","data":%s}`, fanoutChannel, 0, data)
 	run := fanoutRun{agents: c.agents, deliveries: deliveries, got: &got}
-	single := func() error { return publisher.publish(fanoutChannel, data) }
-	bursts := func() error { return publisher.publish(fanoutChannel, repeat(data, burst)...) }
-	floor := func() error { return low[0].Write(wireclient.OpText, text) }
 	allocs := func() (float64, error) {
 		m, err := s.memory(ctx)
 		return float64(m.Mallocs), err
 	}
+	kinds := []fanoutKind{
+		{&res.single, s.pid(), 1, allocs, func() error { return publisher.publish(fanoutChannel, data) }},
+		{&res.joined, s.pid(), burst, allocs, func() error { return publisher.publish(fanoutChannel, repeat(data, burst)...) }},
+		{&res.floor, f.pid(), 1, nil, func() error { return low[0].Write(wireclient.OpText, text) }},
+	}
+	if c.secure {
+		kinds = append(kinds, fanoutKind{&res.plain, s.pid(), 1, allocs, func() error { return publisher.publish(plainChannel, data) }})
+	}
 	for i := range runs + 1 { // the first is to warm up
-		a, err := run.measure(ctx, s.pid(), 1, single, allocs)
-		if err != nil {
-			return res, errors.Join(err, s.alive())
-		}
-		b, err := run.measure(ctx, s.pid(), burst, bursts, allocs)
-		if err != nil {
-			return res, errors.Join(err, s.alive())
-		}
-		d, err := run.measure(ctx, f.pid(), 1, floor, nil)
-		if err != nil {
-			return res, err
-		}
-		if i > 0 {
-			res.single, res.joined, res.floor = a.better(res.single), b.better(res.joined), d.better(res.floor)
+		for _, kind := range kinds {
+			one, err := run.measure(ctx, kind)
+			if err != nil {
+				return res, errors.Join(err, s.alive())
+			}
+			if i > 0 {
+				*kind.costs = append(*kind.costs, one)
+			}
 		}
 	}
 	if n := publisher.refused.Load(); n > 0 {
@@ -183,14 +230,23 @@ type fanoutRun struct {
 	got                *atomic.Int64 // deliveries, counted by the agents
 }
 
+// A fanoutKind is a way to publish messages, all at once.
+type fanoutKind struct {
+	costs    *[]cost // of each run
+	pid      int     // of the server
+	messages int
+	allocs   func() (float64, error)
+	publish  func() error
+}
+
 // measure publishes again whenever all agents have the previous messages, and returns the
-// cost of a delivery. publish publishes that many messages at once.
-func (f *fanoutRun) measure(ctx context.Context, pid, messages int, publish func() error, allocs func() (float64, error)) (cost, error) {
-	rounds := max(1, f.deliveries/f.agents/messages)
-	return weighWork(pid, float64(rounds*f.agents*messages), allocs, func() error {
+// cost of a delivery.
+func (f *fanoutRun) measure(ctx context.Context, k fanoutKind) (cost, error) {
+	rounds := max(1, f.deliveries/f.agents/k.messages)
+	return weighWork(k.pid, float64(rounds*f.agents*k.messages), k.allocs, func() error {
 		for range rounds {
-			want := f.got.Load() + int64(f.agents*messages)
-			if err := publish(); err != nil {
+			want := f.got.Load() + int64(f.agents*k.messages)
+			if err := k.publish(); err != nil {
 				return err
 			}
 			if err := f.await(ctx, want); err != nil {

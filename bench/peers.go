@@ -85,7 +85,13 @@ func runPeers(ctx context.Context, r *report, o options) error {
 		}
 		rounds = append(rounds, figures)
 	}
-	return printPeers(r.w, all, rounds, load)
+	if err := printPeers(r.w, all, rounds, load); err != nil {
+		return err
+	}
+	if !o.short && o.agents == 0 { // the limits are those of the full load
+		checkPeers(r, rounds, load)
+	}
+	return nil
 }
 
 // peersOf returns the peers to measure, and the names of those whose program is not given.

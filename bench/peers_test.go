@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -43,6 +44,33 @@ func TestPeersAreMeasured(t *testing.T) {
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 	if want := len(peersRows(load)) + 3; len(lines) != want || !strings.Contains(lines[0], "pushit") {
 		t.Errorf("%d lines, want %d:\n%s", len(lines), want, &out)
+	}
+}
+
+// The limits are those of pushit, the second peer, and the first one is what it is compared with.
+func TestPeersLimits(t *testing.T) {
+	good := []peerFigures{
+		{few: time.Microsecond, many: time.Microsecond},
+		{few: time.Microsecond, many: time.Microsecond, joined: time.Nanosecond, flood: time.Nanosecond, floodsSecond: 7e6, memory: 1000, connect: time.Microsecond},
+	}
+	check := func(change func(f *peerFigures)) int {
+		changed := slices.Clone(good)
+		change(&changed[1])
+		r := newReport(io.Discard)
+		checkPeers(r, [][]peerFigures{changed, good, changed}, peersLoad{})
+		return r.failures
+	}
+	if n := check(func(*peerFigures) {}); n != 0 {
+		t.Errorf("%d figures fail that are good", n)
+	}
+	for i, change := range []func(f *peerFigures){
+		func(f *peerFigures) { f.few = 1060 }, func(f *peerFigures) { f.many = 1160 }, func(f *peerFigures) { f.joined = 510 },
+		func(f *peerFigures) { f.flood = 210 }, func(f *peerFigures) { f.floodsSecond = 5.9e6 }, func(f *peerFigures) { f.memory = 3300 },
+		func(f *peerFigures) { f.connect = 201 * time.Microsecond },
+	} {
+		if n := check(change); n != 1 {
+			t.Errorf("change %d: %d figures fail, want 1", i, n)
+		}
 	}
 }
 

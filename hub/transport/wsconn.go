@@ -18,8 +18,9 @@ import (
 )
 
 const (
-	// readSize is how many bytes are read at once.
-	readSize = 4 << 10
+	// readSize is how many bytes are read at once: enough for a burst of some publishes, which
+	// the hub joins if they come together.
+	readSize = 8 << 10
 	// smallSize is the size of the buffer that some conns need while they wait: enough for
 	// an ordinary frame.
 	smallSize = 512

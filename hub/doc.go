@@ -15,6 +15,8 @@
 //     Limits.PublishesPerSecond and refuses with CodeLimit. Program.publish in program.go
 //     does it for requests of programs, with Limits.APIPublishesPerSecond. rate.go has the
 //     token bucket. The frame rate is enforced before, by inbox.admits in receive.go.
+//   - Bursts: joining.go joins publishes of an agent that arrive together, so that the
+//     fan-out goes through the subscribers once for all of them.
 //   - Queue limits: outbox.acceptLocked in outbox.go finds that an item would exceed
 //     Limits.QueueMessages or Limits.QueueBytes, and outbox.overflowLocked in outbox.go
 //     closes the agent with CloseSlow.

@@ -16,7 +16,8 @@ import (
 // A response carries frames to a client of a fallback.
 //
 // Two goroutines share it. The request's goroutine is in serve from the first byte to the
-// last, and the hub's goroutine puts frames in between. Each holds turn while it writes.
+// last, and the hub's goroutine puts frames in between. Each holds turn while it writes. It
+// has more than 25 fields because both of them need all that the other one sets.
 type response struct {
 	// Immutable.
 	w        http.ResponseWriter

@@ -12,9 +12,9 @@ import (
 const (
 	idleAgents = 5000
 	// mostIdleMemory is what an idle agent may keep resident.
-	mostIdleMemory = 8.0 // KiB
-	// mostSecureMemory is the same with TLS. Go's crypto/tls keeps 6.6 KiB of it.
-	mostSecureMemory = 18.0 // KiB
+	mostIdleMemory = 5.0 // KiB
+	// mostSecureMemory is the same with TLS. Go's crypto/tls keeps 3 KiB of it.
+	mostSecureMemory = 10.0 // KiB
 )
 
 // An idleLoad says which agents connect, and how.
@@ -53,7 +53,7 @@ func runIdle(ctx context.Context, r *report, o options) error {
 		r.info("KiB", res.free/1024, "%d idle agents, %s: of it free in the runtime's hands", n, at.name)
 		r.info("KiB", res.live/1024, "%d idle agents, %s: live heap of each", n, at.name)
 		r.info("KiB", res.stacks/1024, "%d idle agents, %s: stacks of each", n, at.name)
-		r.atMost(float64(n+fewGoroutines), "goroutines", float64(res.goroutines), "%d idle agents, %s: one goroutine each", n, at.name)
+		r.atMost(fewGoroutines, "goroutines", float64(res.goroutines), "%d idle agents, %s: goroutines for all of them", n, at.name)
 		r.atMost(fewGoroutines, "goroutines", float64(res.left.goroutines), "%d came, left, came and left, %s: left behind", n, at.name)
 		r.atMost(fewFiles, "files", float64(res.left.files), "%d came, left, came and left, %s: left behind", n, at.name)
 		r.info("MiB", res.kept/(1<<20), "%d came, left, came and left, %s: resident memory over that before", n, at.name)
@@ -66,10 +66,61 @@ func runIdle(ctx context.Context, r *report, o options) error {
 	r.info("KiB", res.free/1024, "%d idle agents, bare, TLS 1.3: of it free in the runtime's hands", n)
 	r.info("KiB", res.live/1024, "%d idle agents, bare, TLS 1.3: live heap of each", n)
 	r.info("KiB", res.stacks/1024, "%d idle agents, bare, TLS 1.3: stacks of each", n)
-	r.atMost(float64(n+fewGoroutines), "goroutines", float64(res.goroutines), "%d idle agents, bare, TLS 1.3: one goroutine each", n)
+	r.atMost(fewGoroutines, "goroutines", float64(res.goroutines), "%d idle agents, bare, TLS 1.3: goroutines for all of them", n)
 	r.atMost(fewGoroutines, "goroutines", float64(res.left.goroutines), "%d came, left, came and left, TLS 1.3: left behind", n)
 	r.atMost(fewFiles, "files", float64(res.left.files), "%d came, left, came and left, TLS 1.3: left behind", n)
+	for _, secure := range []bool{false, true} {
+		each, err := measureUncollected(ctx, o.caddy, n, secure)
+		if err != nil {
+			return err
+		}
+		name := "bare"
+		if secure {
+			name += ", TLS 1.3"
+		}
+		r.info("KiB", each/1024, "%d idle agents, %s: resident memory of each, if nothing forces a collection", n, name)
+	}
 	return nil
+}
+
+// measureUncollected returns how many bytes of resident memory each of n idle agents adds to a
+// new server, if garbage is collected only when Go's runtime wants to.
+func measureUncollected(ctx context.Context, caddy string, n int, secure bool) (each float64, err error) {
+	if err := raiseFiles(n + 200); err != nil {
+		return 0, err
+	}
+	s, err := startServer(ctx, caddy)
+	if err != nil {
+		return 0, err
+	}
+	defer s.stop()
+	t := s.plain
+	if secure {
+		t = s.secure
+	}
+	if err := comeAndGo(ctx, min(n, 16), t, bare); err != nil {
+		return 0, err
+	}
+	before, err := residentMemory(s.pid())
+	if err != nil {
+		return 0, err
+	}
+	all, err := gather(ctx, n, t, bare, subscribed)
+	if err != nil {
+		return 0, err
+	}
+	defer all.vanish()
+	if err := all.awaitHeartbeat(ctx); err != nil {
+		return 0, err
+	}
+	full, err := residentMemory(s.pid())
+	if err != nil {
+		return 0, err
+	}
+	if lost, why := all.lost(); lost > 0 {
+		return 0, fmt.Errorf("%d of %d idle agents were lost: %w", lost, n, why)
+	}
+	return float64(full-before) / float64(n), nil
 }
 
 // measureIdle connects agents with a subscription each to a new server, and disconnects
@@ -114,7 +165,7 @@ func measureIdle(ctx context.Context, caddy string, load idleLoad) (res idleResu
 	if err != nil {
 		return res, err
 	}
-	with, err := s.census(ctx)
+	with, err := s.resting(ctx, empty)
 	if err != nil {
 		return res, err
 	}
@@ -129,7 +180,7 @@ func measureIdle(ctx context.Context, caddy string, load idleLoad) (res idleResu
 	res.free = each(full.HeapIdle-full.HeapReleased, before.HeapIdle-before.HeapReleased)
 	res.live = each(full.HeapAlloc, before.HeapAlloc)
 	res.stacks = each(full.StackInuse, before.StackInuse)
-	res.goroutines = with.goroutines - empty.goroutines
+	res.goroutines = with - empty.goroutines
 
 	if err := all.depart(ctx); err != nil {
 		return res, fmt.Errorf("leaving: %w", err)
@@ -143,6 +194,16 @@ func measureIdle(ctx context.Context, caddy string, load idleLoad) (res idleResu
 	after, err := weigh(ctx, s, load.weigh)
 	res.kept = float64(after.resident - before.resident)
 	return res, err
+}
+
+// resting waits for a while until the server has hardly more goroutines than before, and
+// returns how many it has.
+func (s *server) resting(ctx context.Context, before census) (goroutines int, err error) {
+	err = untilWithin(ctx, 20*time.Second, often, "waiting until all rest", func() (bool, error) {
+		goroutines, err = s.goroutines(ctx)
+		return goroutines <= before.goroutines+fewGoroutines, err
+	})
+	return goroutines, err
 }
 
 // subscribed has each agent subscribe to a channel of its own.

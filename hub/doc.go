@@ -109,7 +109,7 @@
 // # Who owns what
 //
 //	goroutine     started by                     owns                                 ends when                      awaited by
-//	reader        the transport                  Receive, Left, reading from the Conn the Conn ends                  nothing: Left is its last call
+//	reader        the transport                  Receive, Left, reading from the Conn the Conn ends, or is idle      nothing: Left is its last call
 //	flusher       newFlusher                     writes of the agents on its list     Close                          Close
 //	writer        writers.start                  one agent's writes                   the agent's queue is empty     Close; Left, by outbox.idle
 //	timers        newTimers                      handshakes, heartbeats, leases       Close                          Close

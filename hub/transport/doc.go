@@ -14,6 +14,8 @@
 //	form.go                     the encodings of frames for WebSockets
 //	allowance.go                the rate of frames that carry nothing for the hub
 //	rawconn_unix.go             reads and writes a socket without buffers
+//	resting_linux.go            waits for idle WebSockets without a goroutine for each
+//	tlsbuffers.go               frees what crypto/tls holds for an idle WebSocket
 //	fallback_http.go            the requests of a fallback
 //	session.go                  a session over a fallback, which joins its requests
 //	response.go, framing.go     a response that carries frames, and the bytes SockJS wants in it
@@ -60,9 +62,15 @@
 // # What an idle session costs
 //
 // For a WebSocket, the HTTP handler returns after the upgrade, so the request, its writers
-// and their buffers can be freed. What stays is the net.Conn, one goroutine that waits for
-// bytes, and the state of an incomplete frame. Plain TCP and unix sockets need no buffer
-// while they wait. TLS and the connections of listener wrappers need a small one.
+// and their buffers can be freed. What stays is the net.Conn, and what reads and writes it. On
+// Linux, no goroutine waits for bytes: the reader rests (resting_linux.go) from the end of one
+// message to the beginning of the next, unless its peer is talkative. Elsewhere, and for the
+// connections of listener wrappers, one goroutine waits. Plain TCP, unix sockets and TLS need
+// no buffer while they wait, and listener wrappers a small one.
+//
+// Close, Cut and all that ends a session wake a reader that rests. Then it waits in a goroutine
+// of its own, where read deadlines apply. There is no deadline while a reader rests: the hub's
+// heartbeats show whether the peer is alive.
 //
 // For a fallback or a stream of Server-Sent Events, net/http keeps the request, its buffers
 // and two goroutines. This package adds none.
@@ -70,8 +78,10 @@
 // # Goroutines
 //
 //	goroutine  started by                                   owns                                         ends when                              awaited by
-//	reader     Endpoint.serveWebSocket, wsReader.read       reading the net.Conn, Agent.Receive,         the peer has left, or within           nothing: it ends with Agent.Left,
-//	                                                        closing the net.Conn, Agent.Left             two seconds of Conn.Close              which waits for the hub's writer
+//	reader     Endpoint.serveWebSocket, wsReader.read       reading the net.Conn, Agent.Receive,         it rests, the peer has left, or within nothing: it ends with Agent.Left,
+//	           restingReaders.run, wsConn.wake              closing the net.Conn, Agent.Left             two seconds of Conn.Close              which waits for the hub's writer
+//	           epollSet.add
+//	resting    restingReaders.enter                         nothing: it wakes readers                    the last WebSocket has ended           the end of that reader
 //	response   net/http                                     the header, the first bytes, session.detach  the response is complete or cancelled  net/http
 //	deadline   Endpoint.serveReceive, Endpoint.serveStream  nothing: it asks a response to end           at once                                nothing
 //	           Sessions.receiveFor

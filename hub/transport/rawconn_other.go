@@ -11,19 +11,14 @@ import (
 	"syscall"
 )
 
-// A rawConn is not available on this system. Each net.Conn is read with a buffer of its own
-// and written by a goroutine that may block.
-type rawConn struct{}
-
-func newRawConn(net.Conn) *rawConn { return nil }
-
-// socketOf returns nil: readers do not wait on the socket itself here.
+// socketOf returns nil: on this system, each net.Conn is read with a buffer of its own and
+// written by a goroutine that may block.
 func socketOf(net.Conn) syscall.RawConn { return nil }
 
 func isReadable(uintptr) bool { return true }
 
 func peek(syscall.RawConn) (waits, ended bool) { return false, false }
 
-func (*rawConn) read() (*readBuffer, int, error) { return nil, 0, errors.ErrUnsupported }
+func readSocket(syscall.RawConn) (*readBuffer, int, error) { return nil, 0, errors.ErrUnsupported }
 
-func (*rawConn) write([]byte) (int, error) { return 0, errors.ErrUnsupported }
+func writeSocket(syscall.RawConn, []byte) (int, error) { return 0, errors.ErrUnsupported }

@@ -9,38 +9,38 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync"
 	"syscall"
 )
 
-// A rawConn reads and writes a socket with its own system calls. It needs no buffer while it
-// waits for bytes, and it can write without blocking.
-type rawConn struct {
-	rc syscall.RawConn
+// A transfer is one read from a socket, or one write, with its own system call. Reading needs
+// no buffer while it waits for bytes, and writing does not block. A transfer has func values of
+// its own, because making one for each call would allocate.
+type transfer struct {
+	tryRead  func(fd uintptr) bool
+	tryWrite func(fd uintptr)
 
-	// Owned by the reader. readFunc is a field because making a func value for each read
-	// would allocate.
-	readFunc func(fd uintptr) bool
-	got      *readBuffer
-	gotN     int
-	gotErr   error
-
-	// Owned by the writer.
-	writeFunc func(fd uintptr)
-	p         []byte
-	wrote     int
-	wroteErr  error
+	p   []byte      // to write
+	got *readBuffer // what was read
+	n   int
+	err error
 }
 
-// newRawConn returns nil if nc is not a bare socket, because a wrapper's Read and Write must
-// not be bypassed.
-func newRawConn(nc net.Conn) *rawConn {
-	rc := socketOf(nc)
-	if rc == nil {
-		return nil
+var transfers = sync.Pool{New: func() any {
+	t := new(transfer)
+	t.tryRead, t.tryWrite = t.readOnce, t.writeOnce
+	return t
+}}
+
+// done returns t to the pool, and its results.
+func (t *transfer) done(failed error) (b *readBuffer, n int, err error) {
+	b, n, err = t.got, t.n, t.err
+	t.p, t.got, t.n, t.err = nil, nil, 0, nil
+	transfers.Put(t)
+	if failed != nil {
+		return nil, 0, failed
 	}
-	c := &rawConn{rc: rc}
-	c.readFunc, c.writeFunc = c.tryRead, c.tryWrite
-	return c
+	return b, n, err
 }
 
 // socketOf returns nil if nc is not a bare socket.
@@ -83,21 +83,17 @@ func peek(rc syscall.RawConn) (waits, ended bool) {
 	return waits, ended || err != nil
 }
 
-// read waits for bytes and returns them in a buffer from the pool, which the caller puts back.
-// The net.Conn's read deadline applies.
-func (c *rawConn) read() (b *readBuffer, n int, err error) {
-	if err := c.rc.Read(c.readFunc); err != nil {
-		return nil, 0, err
-	}
-	b, n, err = c.got, c.gotN, c.gotErr
-	c.got = nil
-	return b, n, err
+// readSocket waits for bytes and returns them in a buffer from the pool, which the caller puts
+// back. The net.Conn's read deadline applies.
+func readSocket(rc syscall.RawConn) (b *readBuffer, n int, err error) {
+	t := transfers.Get().(*transfer)
+	return t.done(rc.Read(t.tryRead))
 }
 
-// tryRead reports whether there was anything to read. It must try each time: the runtime's
+// readOnce reports whether there was anything to read. It must try each time: the runtime's
 // poller reports only changes, so a goroutine that waits without an EAGAIN before waits for
 // ever.
-func (c *rawConn) tryRead(fd uintptr) bool {
+func (t *transfer) readOnce(fd uintptr) bool {
 	b := readBuffers.Get().(*readBuffer)
 	n, err := ignoringEINTR(readNow, fd, b[:])
 	switch {
@@ -111,28 +107,25 @@ func (c *rawConn) tryRead(fd uintptr) bool {
 		readBuffers.Put(b)
 		b, n = nil, 0
 	}
-	c.got, c.gotN, c.gotErr = b, n, err
+	t.got, t.n, t.err = b, n, err
 	return true
 }
 
-// write writes as much as the socket takes at once. It uses RawConn.Control, because
+// writeSocket writes as much as the socket takes at once. It uses RawConn.Control, because
 // RawConn.Write fails if an earlier write deadline has passed.
-func (c *rawConn) write(p []byte) (n int, err error) {
-	c.p = p
-	err = c.rc.Control(c.writeFunc)
-	n, c.p = c.wrote, nil
-	if err != nil {
-		return 0, err
-	}
-	return n, c.wroteErr
+func writeSocket(rc syscall.RawConn, p []byte) (n int, err error) {
+	t := transfers.Get().(*transfer)
+	t.p = p
+	_, n, err = t.done(rc.Control(t.tryWrite))
+	return n, err
 }
 
-func (c *rawConn) tryWrite(fd uintptr) {
-	n, err := ignoringEINTR(writeNow, fd, c.p)
+func (t *transfer) writeOnce(fd uintptr) {
+	n, err := ignoringEINTR(writeNow, fd, t.p)
 	if errors.Is(err, syscall.EAGAIN) {
 		err = nil
 	}
-	c.wrote, c.wroteErr = max(n, 0), err
+	t.n, t.err = max(n, 0), err
 }
 
 func ignoringEINTR(call func(fd int, p []byte) (int, error), fd uintptr, p []byte) (int, error) {

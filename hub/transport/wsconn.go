@@ -49,17 +49,20 @@ var defaultTimes = &times{disconnect: disconnectDelay, abandoned: 500 * time.Mil
 // A wsConn is a WebSocket. The hub writes to it, and a wsReader reads from it.
 type wsConn struct {
 	// Immutable after newConn.
-	nc    net.Conn
-	raw   *rawConn        // nil if reading and writing go through nc
-	below syscall.RawConn // the socket below TLS, to wait on; nil if there is none
-	times *times
+	nc     net.Conn
+	socket syscall.RawConn // nc itself, or what is below TLS; nil if neither is a socket
+	bare   bool            // nc is the socket: it is read and written by its own system calls
+	times  *times
+	resume func() // goes on with reading; set by newWSReader
 
 	form atomic.Pointer[hub.Form] // speakLegacy changes it, once
 
 	// Owned by the reader.
-	small  []byte      // nil until fill needs it
-	pooled *readBuffer // the buffer that fill has returned, if it is from the pool
-	empty  bool        // all that has arrived at nc is read, so fill can wait on the socket below
+	small  *[smallSize]byte // nil until fill needs it
+	pooled *readBuffer      // the buffer that fill has returned, if it is from the pool
+	empty  bool             // all that has arrived at nc is read, so fill can wait on the socket below
+
+	place restingPlace
 
 	// Set by the writer. Close reads them, and after Agent.Left the reader does.
 	torn   atomic.Bool // a frame is written in part
@@ -81,10 +84,12 @@ var (
 )
 
 func newConn(nc net.Conn, form *hub.Form, t *times) *wsConn {
-	c := &wsConn{nc: nc, raw: newRawConn(nc), times: t}
+	c := &wsConn{nc: nc, socket: socketOf(nc), times: t}
 	c.form.Store(form)
-	if t, ok := nc.(*tls.Conn); ok {
-		c.below = socketOf(t.NetConn())
+	if c.bare = c.socket != nil; !c.bare {
+		if t, ok := nc.(*tls.Conn); ok {
+			c.socket = socketOf(t.NetConn())
+		}
 	}
 	return c
 }
@@ -98,13 +103,13 @@ func (c *wsConn) speakLegacy() { c.form.Store(legacyForm) }
 
 // TryWrite implements hub.Conn.
 func (c *wsConn) TryWrite(p []byte) (n int, err error) {
-	if c.raw == nil {
+	if !c.bare {
 		return 0, hub.ErrWouldBlock
 	}
 	if len(p) == 0 {
 		return 0, nil
 	}
-	n, err = c.raw.write(p)
+	n, err = writeSocket(c.socket, p)
 	if c.wrote(n, len(p), err); err == nil && n < len(p) {
 		err = hub.ErrWouldBlock
 	}
@@ -114,12 +119,12 @@ func (c *wsConn) TryWrite(p []byte) (n int, err error) {
 // HasRoom implements hub.Roomer. It counts what TLS adds, and what the system adds to each of
 // the packets, in which it may have to put even single bytes.
 func (c *wsConn) HasRoom(n int) bool {
-	if c.below == nil || c.failed.Load() {
+	if c.bare || c.socket == nil || c.failed.Load() {
 		return false
 	}
 	look := looks.Get().(*look)
 	look.room = 0
-	err := c.below.Control(look.at)
+	err := c.socket.Control(look.at)
 	room := look.room
 	looks.Put(look)
 	return err == nil && room >= 4*n+(4<<10)
@@ -198,6 +203,7 @@ func (c *wsConn) Close(code hub.CloseCode, reason string) {
 	}
 	close(c.closed)
 	c.mu.Unlock()
+	c.wake() // for the read deadline
 }
 
 // goodbye writes the last frames without blocking for long, unless an incomplete frame
@@ -206,7 +212,7 @@ func (c *wsConn) goodbye(p []byte) bool {
 	if c.torn.Load() || c.failed.Load() {
 		return false
 	}
-	if c.raw != nil {
+	if c.bare {
 		n, err := c.TryWrite(p)
 		return err == nil && n == len(p)
 	}
@@ -217,14 +223,15 @@ func (c *wsConn) goodbye(p []byte) bool {
 	return err == nil
 }
 
-// abort closes the conn at once. With TLS it closes the connection below, because
+// abort closes the conn at once, so that its reader ends. With TLS it closes the connection below, because
 // tls.Conn.Close would wait for a peer that reads nothing.
 func (c *wsConn) abort() {
 	if t, ok := c.nc.(*tls.Conn); ok {
 		_ = t.NetConn().Close()
-		return
+	} else {
+		_ = c.nc.Close()
 	}
-	_ = c.nc.Close()
+	c.wake()
 }
 
 // Cut implements hub.Cutter.
@@ -321,8 +328,8 @@ func (c *wsConn) readBy(t time.Time) {
 }
 
 // errEmpty is what fill returns if all that has arrived is read. The next fill waits without
-// a buffer. Before that, the caller should go on in a new goroutine, because the stack of this
-// one has grown.
+// a buffer. Before that, the caller should rest, or go on in a new goroutine, because the stack
+// of this one has grown.
 var errEmpty = errors.New("all that has arrived is read")
 
 // fill waits for bytes and returns them. The caller may use them until it calls done. more
@@ -330,8 +337,8 @@ var errEmpty = errors.New("all that has arrived is read")
 // the peer is likely to be silent for some time, so that waiting should cost little memory.
 func (c *wsConn) fill(more, rest bool) (p []byte, err error) {
 	switch {
-	case c.raw != nil: // waiting costs little anyhow
-		b, n, err := c.raw.read()
+	case c.bare: // waiting costs little anyhow
+		b, n, err := readSocket(c.socket)
 		if err != nil {
 			return nil, err
 		}
@@ -339,11 +346,11 @@ func (c *wsConn) fill(more, rest bool) (p []byte, err error) {
 		return b[:n], nil
 	case c.empty: // which only drain sets
 		c.empty = false
-		if err := c.below.Read(isReadable); err != nil {
+		if err := c.socket.Read(isReadable); err != nil {
 			return nil, err
 		}
 		more = true // the buffer is needed only for a moment
-	case rest && c.below != nil:
+	case rest && c.socket != nil:
 		return c.drain()
 	}
 	return c.read(more)
@@ -356,10 +363,10 @@ func (c *wsConn) read(more bool) (p []byte, err error) {
 		c.pooled = readBuffers.Get().(*readBuffer)
 		p = c.pooled[:]
 	case c.small == nil:
-		c.small = make([]byte, smallSize)
+		c.small = new([smallSize]byte)
 		fallthrough
 	default:
-		p = c.small
+		p = c.small[:]
 	}
 	for range 100 {
 		n, err := c.nc.Read(p)
@@ -402,6 +409,9 @@ func (c *wsConn) drain() (p []byte, err error) {
 	c.mu.Unlock()
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		c.empty, c.small, err = true, nil, errEmpty
+		if t, ok := c.nc.(*tls.Conn); ok {
+			dropBuffers(t)
+		}
 	}
 	return p, err
 }

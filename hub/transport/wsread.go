@@ -69,6 +69,25 @@ type frameReader struct {
 	lost     bool // it is unknown where the next frame begins: everything is dropped
 }
 
+var frameReaders = sync.Pool{New: func() any { return new(frameReader) }}
+
+func newFrameReader(s sink) *frameReader {
+	f := frameReaders.Get().(*frameReader)
+	f.sink = s
+	return f
+}
+
+// putBack gives the frameReader back to those that newFrameReader returns, unless a frame or a
+// message is incomplete, or it drops messages. It reports whether it has.
+func (f *frameReader) putBack() bool {
+	if open, _ := f.progress(); open || f.dropping {
+		return false
+	}
+	*f = frameReader{}
+	frameReaders.Put(f)
+	return true
+}
+
 var messages = sync.Pool{New: func() any { b := make([]byte, 0, firstMessage); return &b }}
 
 // putMessage returns a buffer to the pool, unless it is large.

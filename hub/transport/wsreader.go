@@ -38,17 +38,16 @@ type agent interface {
 
 var _ agent = (*hub.Agent)(nil)
 
-// A wsReader reads a WebSocket: one goroutine at a time. It holds nothing of the
-// request.
+// A wsReader reads a WebSocket: one goroutine at a time, or none while it rests. It holds
+// nothing of the request.
 type wsReader struct {
 	// Immutable.
 	conn   *wsConn
 	agent  agent
-	sockJS bool   // messages are SockJS arrays of strings
-	goOn   func() // read as a func value: making it for each message would allocate
+	sockJS bool // messages are SockJS arrays of strings
 
 	// Owned by the goroutine that is in run or read.
-	frames    frameReader
+	frames    *frameReader // nil while nothing is incomplete
 	allowance allowance
 	timed     bool // a read deadline is set
 	begun     bool // a message has come, and legacy is known
@@ -63,7 +62,7 @@ func newWSReader(nc net.Conn, a agent, sockJS bool, t *times) *wsReader {
 		form = sockJSForm
 	}
 	r := &wsReader{conn: newConn(nc, form, t), agent: a, sockJS: sockJS}
-	r.frames.sink, r.goOn = r, r.read
+	r.conn.resume = r.read // a func value, because making one for each message would allocate
 	return r
 }
 
@@ -88,6 +87,9 @@ func (e *peerClosed) Error() string {
 // run starts the agent and reads until the conn ends. early is what the peer sent right after
 // the handshake.
 func (r *wsReader) run(early []byte) {
+	if r.conn.socket != nil {
+		resting.enter()
+	}
 	r.agent.Start(r.conn)
 	if err := r.take(early); err != nil {
 		r.end(err)
@@ -98,7 +100,10 @@ func (r *wsReader) run(early []byte) {
 
 // end ends the session. err says how the reading ended.
 func (r *wsReader) end(err error) {
-	r.frames.drop()
+	if r.conn.socket != nil {
+		defer resting.leave()
+	}
+	r.stopMessages()
 	if v, ok := errors.AsType[*failed](err); ok {
 		r.agent.Left(v.Error())
 		r.conn.part()
@@ -131,11 +136,11 @@ func because(err error) string {
 	}
 }
 
-// read handles what arrives until the conn ends. This is where an idle WebSocket waits. A
-// goroutine begins with 2 KiB of stack. Handling what arrives needs more, and the runtime
-// never shrinks a stack back to 2 KiB. So a new goroutine goes on, with half the memory. With
-// TLS, reading alone needs more, so that goroutine waits without reading, unless the peer is
-// talkative: then it would cost more time than it is worth.
+// read handles what arrives until the conn ends. When all is handled, the reader rests, if it
+// can: then there is no goroutine until more arrives. Else an idle WebSocket waits here. A
+// goroutine begins with 2 KiB of stack. Handling what arrives needs more, and the runtime never
+// shrinks a stack back to 2 KiB. So a new goroutine goes on, with half the memory. A talkative
+// peer is waited for in its goroutine: the way to rest and back takes more time than that.
 func (r *wsReader) read() {
 	for {
 		p, err := r.conn.fill(r.timed, r.rests())
@@ -146,15 +151,17 @@ func (r *wsReader) read() {
 			r.end(err)
 			return
 		}
-		if !r.rests() {
+		if r.conn.bare || !r.rests() {
 			break
 		}
 	}
-	go r.goOn()
+	if !r.rests() || !r.conn.rest() {
+		go r.conn.resume()
+	}
 }
 
-// rests reports whether fill should prepare to wait for a long time.
-func (r *wsReader) rests() bool { return r.conn.below != nil && !r.timed && r.spoken < talkative }
+// rests reports whether the peer is likely to be silent for some time.
+func (r *wsReader) rests() bool { return !r.timed && r.spoken < talkative }
 
 // filled handles the result of fill.
 func (r *wsReader) filled(p []byte, err error) error {
@@ -163,7 +170,7 @@ func (r *wsReader) filled(p []byte, err error) error {
 		r.agent.Touch()
 		err = r.take(p)
 		r.conn.done()
-	case errors.Is(err, os.ErrDeadlineExceeded) && !r.frames.dropping && !r.conn.isClosing():
+	case errors.Is(err, os.ErrDeadlineExceeded) && !r.isDropping() && !r.conn.isClosing():
 		err = r.refuse(&violation{hub.CloseTimeout, noCode, "a message took too long to arrive whole"})
 	}
 	return err
@@ -171,6 +178,9 @@ func (r *wsReader) filled(p []byte, err error) error {
 
 // take handles bytes that have arrived.
 func (r *wsReader) take(p []byte) error {
+	if r.frames == nil {
+		r.frames = newFrameReader(r)
+	}
 	if !r.frames.dropping && r.conn.isClosing() {
 		r.frames.drop()
 	}
@@ -192,8 +202,20 @@ func (r *wsReader) take(p []byte) error {
 		}
 		p = rest
 	}
-	r.setDeadline()
+	if r.setDeadline(); r.frames.putBack() {
+		r.frames = nil
+	}
 	return nil
+}
+
+// isDropping reports whether messages are dropped.
+func (r *wsReader) isDropping() bool { return r.frames != nil && r.frames.dropping }
+
+// stopMessages drops the message that is incomplete, and those that follow.
+func (r *wsReader) stopMessages() {
+	if r.frames != nil {
+		r.frames.drop()
+	}
 }
 
 // setDeadline sets the time for a message, from its first byte on. Between messages there is
@@ -214,7 +236,7 @@ func (r *wsReader) setDeadline() {
 // of RFC 6455 itself, section 7.1.7 forbids reading on, so refuse does not wait for the peer's
 // close frame.
 func (r *wsReader) refuse(v *violation) error {
-	r.frames.drop()
+	r.stopMessages()
 	if !r.conn.isClosing() {
 		r.conn.closeWith(v.code, v.rfc)
 		r.agent.Close(v.code, v.reason, 0)

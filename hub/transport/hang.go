@@ -23,8 +23,11 @@ import (
 
 const (
 	// pulseEvery is how often a machine looks at the time, and whether it is behind. If it has
-	// not done so for hungFor, it has hung. If it was behind for as long, it was cut off.
+	// not done so for hungFor, it has hung.
 	pulseEvery, hungFor = 250 * time.Millisecond, time.Second
+	// cutOffBeats is how many times in a row a machine is found behind if it was cut off. It
+	// learns of that late: its connections first have to be silent for a while.
+	cutOffBeats = 2
 	// doubtFor is how long after that a machine doubts that clients are there, and doubtDelay
 	// how long a session may then be without a request to receive.
 	doubtFor, doubtDelay = 3 * time.Second, 2 * time.Second
@@ -50,7 +53,7 @@ func (p *pulse) feel(behind bool) (back bool) {
 	if behind {
 		p.behind++
 	} else {
-		back = back || p.behind > int(hungFor/pulseEvery)
+		back = back || p.behind >= cutOffBeats
 		p.behind = 0
 	}
 	if back {

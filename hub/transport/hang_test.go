@@ -62,7 +62,7 @@ func TestClientsOfMachinesThatWereAway(t *testing.T) {
 			m.detach(true, "")
 		}, disconnectDelay},
 		"it was cut off": {func(m machine) {
-			for range 8 {
+			for range cutOffBeats {
 				m.beat(true)
 				time.Sleep(pulseEvery)
 			}

@@ -66,6 +66,15 @@ describe('the client reads each frame of the server', () => {
           push.onMessageReceived = (channel, { uuid, payload }) => got.push({ channel, uuid, payload });
           await world.socket.receive(frame);
           assert.deepEqual(got, [{ channel: made.channel, uuid: made.uuid, payload: JSON.parse(made.data) }]);
+          if (made.position) {
+            // Whatever the positions before were, nothing is missing, and the client goes on after this one.
+            const { world, push, sent } = await asked('/meta/subscribe', 'u', { channel: made.channel });
+            const gaps = [];
+            push.on('gap', ({ reason }) => gaps.push(reason));
+            await world.socket.receive({ channel: sent.channel, uuid: sent.uuid, data: sent.data, successful: true, error: '', position: 'first' });
+            await world.socket.receive(frame);
+            assert.deepEqual([gaps, (await back(world)).data.position], [[], made.position]);
+          }
           break;
         }
         case 'published':

@@ -258,6 +258,7 @@ func (h *Handler) newEndpoint(origins *transport.Origins) *transport.Endpoint {
 		Transports:     h.Transports,
 		SessionCookies: h.SessionCookies,
 		ResponseTime:   h.site.responseTime(),
+		KeepsHTTP3:     h.site.keepsHTTP3(),
 		Caller:         caller,
 		Opening:        h.opening,
 		Status:         statuspage.New(h.hub.Hub).Serve,

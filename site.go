@@ -163,6 +163,10 @@ func responseTime(limit time.Duration) time.Duration {
 	return limit - max(limit/10, min(time.Second, limit/2))
 }
 
+// keepsHTTP3 reports whether requests over HTTP/3 go on after a reload for as long as they
+// want. Caddy cuts them at the end of its grace period, if there is one.
+func (s *servedAt) keepsHTTP3() bool { return s.app != nil && s.app.GracePeriod <= 0 }
+
 // serves reports whether the handler gets requests with the host of r.
 func (s *servedAt) serves(r *http.Request) bool {
 	for i := range s.hosts {

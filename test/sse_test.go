@@ -5,8 +5,10 @@ package test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -23,6 +25,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/push-it/pushit/internal/needs"
 	"github.com/push-it/pushit/internal/wireclient"
@@ -76,12 +80,17 @@ func (s *eventStream) leave() {
 
 func (s *eventStream) next() wireclient.Event {
 	s.t.Helper()
-	defer time.AfterFunc(fallbackPatience, s.cancel).Stop()
-	e, err := s.Next()
+	e, err := s.tryNext()
 	if err != nil {
 		s.t.Fatalf("status %d, no event: %v", s.resp.StatusCode, err)
 	}
 	return e
+}
+
+// tryNext returns an error if the stream ends, or is silent for too long.
+func (s *eventStream) tryNext() (wireclient.Event, error) {
+	defer time.AfterFunc(fallbackPatience, s.cancel).Stop()
+	return s.Next()
 }
 
 func (s *eventStream) want(name, data string) {
@@ -105,27 +114,34 @@ func streamSite(address, around, gates string) string {
 	return address + " {\n\tlog\n\t" + around + "\n\tpushit /push {\n\t\t" + gates + "\n\t\theartbeat 10m\n\t\thistory 10000 1h\n\t\tapi bearer \"" + apiSecret + "\"\n\t}\n}\n"
 }
 
-// say publishes on a channel as a program does.
+// say publishes on a channel as a program does. If there is no answer, it repeats the request:
+// a reload resets connections that the old listener has not accepted yet.
 func (s site) say(by *http.Client, channel string, data any) {
 	s.t.Helper()
-	body, err := json.Marshal(object{"channel": channel, "data": data})
+	body, err := json.Marshal(object{"channel": channel, "data": data, "uuid": uuid.NewString()})
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	r, err := http.NewRequestWithContext(context.WithoutCancel(s.t.Context()), http.MethodPost, s.origin()+"/push/publish", strings.NewReader(string(body)))
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	r.Header = asBackend()
-	r.Header.Set("Content-Type", "application/json")
-	resp, err := by.Do(r)
-	if err != nil {
-		s.t.Error(err)
+	for tries := 1; ; tries++ {
+		r, err := http.NewRequestWithContext(context.WithoutCancel(s.t.Context()), http.MethodPost, s.origin()+"/push/publish", bytes.NewReader(body))
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		r.Header = asBackend()
+		r.Header.Set("Content-Type", "application/json")
+		resp, err := by.Do(r)
+		if err != nil && tries < 3 {
+			continue
+		}
+		if err != nil {
+			s.t.Error(err)
+			return
+		}
+		defer func() { _ = resp.Body.Close() }()
+		if text, _ := io.ReadAll(resp.Body); resp.StatusCode != http.StatusOK {
+			s.t.Errorf("publishing: %d %s", resp.StatusCode, text)
+		}
 		return
-	}
-	defer func() { _ = resp.Body.Close() }()
-	if text, _ := io.ReadAll(resp.Body); resp.StatusCode != http.StatusOK {
-		s.t.Errorf("publishing: %d %s", resp.StatusCode, text)
 	}
 }
 
@@ -237,17 +253,89 @@ func TestEventStreamsOutliveReloads(t *testing.T) {
 	}
 }
 
-// TestEventStreamsEndWhenTheServerStops: agents get what is queued for them, and then when
-// to come back.
+// TestEventStreamsOverHTTP3OutliveReloads reloads while a program publishes. Without a grace
+// period, streams go on. With one, Caddy cuts them at its end, so pushit ends them in order
+// before. Then the clients come back at once, and miss nothing.
+func TestEventStreamsOverHTTP3OutliveReloads(t *testing.T) {
+	const reloads, between = 3, 20
+	for _, tc := range []struct {
+		name, global, channel string
+		ends                  int
+	}{
+		{"without a grace period", "", "numbers", 0},
+		{"with a grace period", "{\n\tgrace_period 1s\n}\n", "kept/numbers", reloads},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			cert, key := certificate(t, "localhost")
+			config := tc.global + streamSite("https://localhost", "tls "+cert+" "+key+"\n\theader X-Generation 0", "default allow")
+			config = strings.Replace(config, "history 10000 1h", "channel kept/* {\n\t\t\thistory 10000 1h\n\t\t}", 1)
+			s := serveAt(t, freeUDP(t), config).site("localhost")
+			s.tls = true
+			query := s.origin() + "/push/sse?format=json&channel=" + tc.channel
+			c := events(t, s.client("h3"), query, "", nil)
+			if c.resp.Proto != "HTTP/3.0" {
+				t.Fatal(c.resp.Proto)
+			}
+			reloaded := make(chan struct{}, reloads)
+			var publishing sync.WaitGroup
+			defer publishing.Wait()
+			publishing.Go(func() {
+				by := s.client("h1")
+				for n := range reloads * between {
+					if n%between == between/2 {
+						if err := s.load(strings.Replace(config, "Generation 0", fmt.Sprint("Generation ", n), 1)); err != nil {
+							t.Error(err)
+						}
+						by = s.client("h1") // the old one may have a connection that is being closed
+						reloaded <- struct{}{}
+					}
+					s.say(by, tc.channel, n)
+				}
+			})
+			ended := 0
+			for want := 0; want < reloads*between; {
+				e, err := c.tryNext()
+				if err == nil {
+					if e.Name != "message" || e.Data != fmt.Sprint(want) {
+						t.Fatalf("%+v, want %d", e, want)
+					}
+					want++
+					continue
+				}
+				if ended++; c.Retry > time.Second || ended > tc.ends {
+					t.Fatalf("stream %d has ended, and the client comes back after %v: %v", ended, c.Retry, err)
+				}
+				c.leave()
+				<-reloaded
+				c = events(t, s.client("h3"), query, c.LastID, nil)
+			}
+			if ended != tc.ends {
+				t.Errorf("%d streams have ended in %d reloads, want %d", ended, reloads, tc.ends)
+			}
+		})
+	}
+}
+
+// TestEventStreamsEndWhenTheServerStops: what is queued comes, then when to come back, over
+// every version of HTTP.
 func TestEventStreamsEndWhenTheServerStops(t *testing.T) {
-	srv := serve(t, streamSite("http://site.test", "", "default allow"))
-	s := srv.site("site.test")
-	c := events(t, s.client("h1"), s.origin()+"/push/sse?channel=a", "", nil)
+	cert, key := certificate(t, "localhost")
+	s := serveAt(t, freeUDP(t), streamSite("https://localhost", "tls "+cert+" "+key, "default allow")).site("localhost")
+	s.tls = true
+	streams := make(map[string]*eventStream)
+	for _, version := range []string{"h1", "h2", "h3"} {
+		streams[version] = events(t, s.client(version), s.origin()+"/push/sse?channel=a", "", nil)
+	}
 	s.say(s.client("h1"), "a", "last")
-	stopped := srv.stopping()
-	c.want("message", "last")
-	if e := c.next(); e.Name != "/meta/close" || !strings.Contains(e.Data, `"code":4503`) || c.Retry < time.Second {
-		t.Errorf("%+v, retry %v", e, c.Retry)
+	stopped := s.stopping()
+	for version, c := range streams {
+		c.want("message", "last")
+		if e := c.next(); e.Name != "/meta/close" || !strings.Contains(e.Data, `"code":4503`) || c.Retry < time.Second {
+			t.Errorf("%s: %+v, retry %v", version, e, c.Retry)
+		}
+		if e, err := c.tryNext(); !errors.Is(err, io.EOF) {
+			t.Errorf("%s: after the last event: %+v, %v", version, e, err)
+		}
 	}
 	<-stopped
 }

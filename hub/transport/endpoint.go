@@ -52,6 +52,9 @@ type Endpoint struct {
 	// ResponseTime is how long a response may last if the server cuts longer ones; 0 for
 	// no limit.
 	ResponseTime time.Duration
+	// KeepsHTTP3 says that the server cuts no response over HTTP/3 after it has loaded
+	// another configuration.
+	KeepsHTTP3 bool
 	// Caller says who makes a request.
 	Caller func(*http.Request) Caller
 	// Opening makes the snapshot of a request that opens a session, or says why the
@@ -138,7 +141,8 @@ func (e *Endpoint) refuseOrigin(r *http.Request, c Caller) {
 
 // Retire completes the responses of fallback sessions over HTTP/3, because the server may
 // cut them when it loads another configuration. Their clients make another request, and
-// miss nothing that a history keeps.
+// miss nothing. A client of an event stream misses what no history keeps, so Retire ends
+// event streams only if the server cuts them.
 func (e *Endpoint) Retire() {
 	e.retired.Store(true)
 	for _, s := range e.Sessions.streamsOf(e.Policy.Mount) {

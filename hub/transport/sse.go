@@ -325,7 +325,7 @@ func (e *Endpoint) serveStream(w http.ResponseWriter, r *http.Request, cross str
 		return
 	}
 	s.response.first = appendBeginning(nil, &listener.Begun)
-	if s.response.protocol == 3 {
+	if s.response.protocol == 3 && !e.KeepsHTTP3 {
 		e.Sessions.addStream(s, e.Policy.Mount)
 		defer e.Sessions.removeStream(s)
 		if e.retired.Load() {
@@ -428,7 +428,7 @@ func (ss *Sessions) removeStream(s *stream) {
 	delete(ss.streams, s)
 }
 
-// streamsOf returns the streams over HTTP/3 of a mount.
+// streamsOf returns the streams of a mount that the server may cut.
 func (ss *Sessions) streamsOf(mount string) (streams []*stream) {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()

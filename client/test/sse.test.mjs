@@ -15,8 +15,9 @@ import { copyFile, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
-import { picture, Server, startBrowser, top, within, without } from './harness.mjs';
+import { eventually, picture, Server, startBrowser, top, within, without } from './harness.mjs';
 import { Proxy } from './proxy.mjs';
+import { Elsewhere } from './sockjs.mjs';
 
 const secret = 'a secret of the backend';
 
@@ -91,6 +92,68 @@ for (const name of ['chrome', 'firefox']) {
       t.after(() => browser.close());
       const page = await browser.open(proxy.url);
       await page.waitForFunction(() => window.state === EventSource.CLOSED);
+    });
+
+    test('a page of another origin gets a stream with the cookies of the site, if that origin is listed', async (t) => {
+      const [friend, foreign] = await Promise.all([Elsewhere.start(), Elsewhere.start()]);
+      t.after(() => Promise.all([friend.stop(), foreign.stop()]));
+      const dir = await mkdtemp(join(tmpdir(), 'pushit-origins-'));
+      t.after(() => rm(dir, { recursive: true, force: true }));
+      const caddyfile = join(dir, 'Caddyfile');
+      await writeFile(
+        caddyfile,
+        `http://localhost:8080 {
+          log
+          header /login Set-Cookie "login=ann; HttpOnly"
+          respond /login "Hello, Ann."
+          pushit /push {
+            origins ${friend.origin('localhost')}
+            default allow
+            connect cel \`request.cookies.login == 'ann'\`
+            api bearer "${secret}"
+          }
+        }`,
+      );
+      const server = await Server.start(caddyfile);
+      t.after(() => server.stop());
+      const browser = await startBrowser(name);
+      t.after(() => browser.close());
+      const page = await browser.open(`${server.url}/login`);
+      const listen = (withCredentials) =>
+        page.evaluate(
+          (url, options) =>
+            new Promise((resolve) => {
+              window.got = [];
+              const source = new EventSource(url, options);
+              source.onmessage = ({ data, origin }) => window.got.push({ data, origin });
+              source.onopen = () => resolve('open');
+              source.onerror = () => resolve(source.readyState === EventSource.CLOSED ? 'closed' : 'broken');
+            }),
+          `${server.url}/push/sse?channel=news`,
+          { withCredentials },
+        );
+      const answers = (origin) =>
+        server.log
+          .split('\n')
+          .filter((line) => line.includes('"logger":"http.log.access') && line.includes('/push/sse'))
+          .map((line) => JSON.parse(line))
+          .filter(({ request }) => request.headers.Origin?.[0] === origin)
+          .map(({ status }) => status);
+
+      await page.goto(friend.origin('localhost'));
+      assert.equal(await listen(false), 'closed', 'without cookies nobody is logged in');
+      await eventually('the access log', () => answers(friend.origin('localhost')).join() === '401');
+      assert.equal(await listen(true), 'open');
+      await publish(server, 'news', 'It works.');
+      await page.waitForFunction(() => window.got.length > 0);
+      assert.deepEqual(await page.evaluate(() => window.got), [{ data: 'It works.', origin: server.url }]);
+
+      // The browser sends the cookies of this page too: only the origin is another one.
+      await page.goto(foreign.origin('localhost'));
+      for (const withCredentials of [true, false]) assert.equal(await listen(withCredentials), 'closed', 'it gets nothing, and does not come back');
+      await eventually('the access log', () => answers(foreign.origin('localhost')).join() === '403,403');
+      const { origin, likely_cause: cause } = JSON.parse(server.log.split('\n').find((line) => line.includes('a page of another origin was refused')));
+      assert.deepEqual([origin, cause.includes('list it in origins')], [foreign.origin('localhost'), true]);
     });
   });
 }

@@ -6,6 +6,7 @@ package hub
 import (
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -108,18 +109,26 @@ func overlap(a, b string) bool {
 }
 
 // A piece is a message for subscriptions that catch up. Or, if msg is nil, it says that one
-// of them misses messages that precede position.
+// of them misses messages.
 type piece struct {
-	msg      *Message
-	missed   *subscription
+	msg    *Message
+	missed *missed
+}
+
+// A missed is a subscription that misses messages which precede position.
+type missed struct {
+	*subscription
 	why      string
 	position Position
 }
 
-// feed returns the next messages for g: at most room, with at most roomBytes, but at least
-// one if there is one. It looks at a limited number of entries, so there may be none
+// Lists of pieces are pooled, so that many agents that catch up at once make little garbage.
+var piecesPool = sync.Pool{New: func() any { list := make([]piece, 0, pieceMessages); return &list }}
+
+// feed appends to out the next messages for g: at most room, with at most roomBytes, but at
+// least one if there is one. It looks at a limited number of entries, so there may be none
 // although g has not caught up. done says that it has: from now on, it is live.
-func (h *history) feed(g *laggards, room, roomBytes int) (out []piece, done bool) {
+func (h *history) feed(out []piece, g *laggards, room, roomBytes int) (_ []piece, done bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for looks := h.piece; looks > 0 && len(out) < room && roomBytes > 0; {
@@ -134,7 +143,7 @@ func (h *history) feed(g *laggards, room, roomBytes int) (out []piece, done bool
 			out = append(out, missed...)
 			continue
 		}
-		f := &feeding{h: h, g: g, low: low, upTo: bound}
+		f := &feeding{h: h, g: g, low: low, upTo: bound, entries: h.found[:0]}
 		f.collectLocked(min(looks, room-len(out)), looks)
 		looks -= max(f.looked, 1)
 		out = append(out, f.missed...)
@@ -150,6 +159,8 @@ func (h *history) feed(g *laggards, room, roomBytes int) (out []piece, done bool
 			roomBytes -= len(m.object)
 			out = append(out, piece{msg: m})
 		}
+		clear(f.entries)
+		h.found = f.entries[:0]
 		for i := range g.subs {
 			if l := &g.subs[i]; l.fed == low {
 				l.fed = max(f.upTo, low)
@@ -204,7 +215,7 @@ func (h *history) missedLocked(g *laggards, low uint64) (out []piece) {
 				l.fed = min(floor, next[0].seq-1)
 			}
 		}
-		out = append(out, piece{missed: l.subscription, why: why, position: h.positionLocked(l.fed)})
+		out = append(out, piece{missed: &missed{l.subscription, why, h.positionLocked(l.fed)}})
 	}
 	return out
 }
@@ -277,7 +288,7 @@ func (f *feeding) scanLocked(most, looks int) {
 				f.entries = append(f.entries, e)
 			case l.node.home.patterns && e.droppedSince(l.drops):
 				l.drops = h.drops
-				f.missed = append(f.missed, piece{missed: l.subscription, why: h.whyLocked(e), position: h.positionLocked(f.low)})
+				f.missed = append(f.missed, piece{missed: &missed{l.subscription, h.whyLocked(e), h.positionLocked(f.low)}})
 				continue // others may miss it too
 			default:
 				continue
@@ -422,12 +433,17 @@ func (c *catchUp) feedLocked() {
 			return
 		}
 		g := c.behind[0]
-		pieces, done := c.agent.hub.history.feed(g, room, roomBytes)
+		list := piecesPool.Get().(*[]piece)
+		pieces, done := c.agent.hub.history.feed((*list)[:0], g, room, roomBytes)
 		c.behind = c.behind[1:]
 		if !done { // the others go first
 			c.behind = append(c.behind, g)
 		}
 		c.queueLocked(g, pieces)
+		clear(pieces)
+		if cap(pieces) == cap(*list) { // leave a list that has grown to the garbage collector
+			piecesPool.Put(list)
+		}
 		if done {
 			for _, l := range g.subs {
 				l.behind = nil
@@ -484,7 +500,7 @@ func (c *catchUp) queueLocked(g *laggards, pieces []piece) {
 	q, form := &c.agent.out.queue, c.agent.out.conn.Form()
 	for _, p := range pieces {
 		if p.msg == nil {
-			q.add(item{bytes: form.encode(appendMissed(nil, uuid.NewString(), p.missed.channel, p.position.String(), p.why))})
+			q.add(item{bytes: form.encode(appendMissed(nil, uuid.NewString(), p.missed.channel, p.missed.position.String(), p.missed.why))})
 			continue
 		}
 		q.unhold(g, func(l *laterItem) bool { return l.after < p.msg.seq })

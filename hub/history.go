@@ -62,6 +62,7 @@ type history struct {
 	rings   map[string]*ring
 	recent  *list.List // of *ring: the front was published on least recently
 	log     []*entry   // all entries in their order; dropped ones stay for a while
+	found   []*entry   // empty; feed collects entries in its array
 	live    int        // entries of all rings
 	bytes   int
 	most    int    // of bytes; 0 for no limit

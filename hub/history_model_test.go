@@ -268,16 +268,16 @@ func (m *historyModel) feed(g *laggards, all []*asked) map[uint64]bool {
 			room, roomBytes = noLimit, noLimit
 		}
 		var pieces []piece
-		pieces, done = m.h.feed(g, room, roomBytes)
+		pieces, done = m.h.feed(nil, g, room, roomBytes)
 		if len(pieces) > room+len(all) {
 			t.Fatalf("seed %d: %d pieces, room for %d", m.seed, len(pieces), room)
 		}
 		for _, p := range pieces {
 			if p.msg == nil {
-				i := slices.IndexFunc(all, func(s *asked) bool { return s.subscription == p.missed })
+				i := slices.IndexFunc(all, func(s *asked) bool { return s.subscription == p.missed.subscription })
 				all[i].told = true
-				if p.why == "" || p.position.Epoch != m.h.epoch {
-					t.Fatalf("seed %d: a gap without a reason or position: %+v", m.seed, p)
+				if p.missed.why == "" || p.missed.position.Epoch != m.h.epoch {
+					t.Fatalf("seed %d: a gap without a reason or position: %+v", m.seed, p.missed)
 				}
 				continue
 			}

@@ -71,12 +71,12 @@ func (h *history) ask(req recoveryRequest, key string, pattern bool) (out recove
 	subscriptionTo(key, pattern).begin(&g, out.recovery)
 	for done := false; !done; {
 		var pieces []piece
-		pieces, done = h.feed(&g, noLimit, noLimit)
+		pieces, done = h.feed(nil, &g, noLimit, noLimit)
 		for _, p := range pieces {
 			if p.msg != nil {
 				out.messages = append(out.messages, p.msg)
 			} else if out.whole {
-				out.whole, out.why = false, p.why
+				out.whole, out.why = false, p.missed.why
 			}
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	cryptorand "crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -25,8 +26,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/google/uuid"
 
 	"github.com/push-it/pushit/internal/needs"
 	"github.com/push-it/pushit/internal/wireclient"
@@ -118,7 +117,7 @@ func streamSite(address, around, gates string) string {
 // a reload resets connections that the old listener has not accepted yet.
 func (s site) say(by *http.Client, channel string, data any) {
 	s.t.Helper()
-	body, err := json.Marshal(object{"channel": channel, "data": data, "uuid": uuid.NewString()})
+	body, err := json.Marshal(object{"channel": channel, "data": data, "uuid": cryptorand.Text()})
 	if err != nil {
 		s.t.Fatal(err)
 	}

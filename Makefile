@@ -68,7 +68,7 @@ soak: tools ## have agents come and go for SOAKTIME, poll, stay over reloads, an
 	go run -C bench . -duration $(SOAKTIME) soak
 	go run -C bench . polls
 	go run -C bench . reload
-	PUSHIT_SEEDS=5000 go test -count=1 -run 'HistoryModel|Replay' ./hub
+	PUSHIT_SEEDS=5000 go test -count=1 -run 'HistoryModel|Replay|AgentsCatchUp' ./hub
 	go run -C bench . kills
 	cd client && node --experimental-websocket soak/main.mjs
 	cd client && node soak/sockjs.mjs

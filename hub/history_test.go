@@ -321,3 +321,26 @@ func BenchmarkPublishBeside(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkRecover has a subscription begin with 100 messages.
+func BenchmarkRecover(b *testing.B) {
+	h := newHistory()
+	defer h.close()
+	h.reset("epoch", 1, 0)
+	h.replayed()
+	for n := range 100 {
+		h.add(uint64(n+1), time.Now(), NewMessage("a", fmt.Sprint(n), fmt.Appendf(nil, "%0200d", 0)).Keep(HistoryRule{1000, time.Hour}))
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		var g laggards
+		subscriptionTo("a", false).begin(&g, h.recover(newRecovering(recoveryRequest{last: 100}), "a", false))
+		list := piecesPool.Get().(*[]piece)
+		pieces, done := h.feed(*list, &g, pieceMessages, pieceBytes)
+		if len(pieces) != 100 {
+			b.Fatalf("%d messages, %t", len(pieces), done)
+		}
+		clear(pieces)
+		piecesPool.Put(list)
+	}
+}

@@ -29,10 +29,10 @@ func open(ctx context.Context, at target, path string) (*wireclient.WebSocket, e
 }
 
 // writer returns a publisher that writes a text frame for each message, all in one write.
-func writer(ws *wireclient.WebSocket, text []byte, close func()) *publisher {
+func writer(ws *wireclient.WebSocket, text []byte, leave func()) *publisher {
 	return &publisher{
 		publish: func(_ context.Context, n int) error { return ws.Write(wireclient.OpText, repeat(text, n)...) },
-		close:   close,
+		close:   leave,
 	}
 }
 

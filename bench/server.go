@@ -325,29 +325,6 @@ func (s *server) profile(ctx context.Context, dir string) error {
 	return nil
 }
 
-// profileWork writes a profile of the server's processor while work runs, which takes a second
-// or more, to a file in dir; if dir is empty, it only calls work.
-func (s *server) profileWork(ctx context.Context, dir, name string, work func() error) error {
-	if dir == "" {
-		return work()
-	}
-	if err := os.MkdirAll(dir, 0o750); err != nil {
-		return err
-	}
-	got := make(chan error, 1)
-	go func() {
-		body, err := s.get(ctx, "/debug/pprof/profile?seconds=1")
-		if err == nil {
-			err = os.WriteFile(filepath.Join(dir, name+".pprof"), body, 0o600)
-		}
-		got <- err
-	}()
-	if err := work(); err != nil {
-		return err
-	}
-	return <-got
-}
-
 // collect makes the server collect garbage.
 func (s *server) collect(ctx context.Context) error {
 	_, err := s.get(ctx, "/debug/pprof/heap?gc=1")

@@ -68,11 +68,7 @@ func TestBounds(t *testing.T) {
 			continue
 		}
 		q, subject := question{data: c.data}.input(t)
-		start := time.Now()
 		got, err := p.Bool(q, subject)
-		if took := time.Since(start); took > time.Minute { // without bounds it would take many; on an idle machine it takes 50 ms
-			t.Errorf("%.80s took %v", c.expr, took)
-		}
 		if got || err == nil || !strings.Contains(err.Error(), c.want.Error()) {
 			t.Errorf("%.80s: got %v, %v, want %v", c.expr, got, err, c.want)
 		}

@@ -166,9 +166,6 @@ func TestAllAgentsConnectAfterAStorm(t *testing.T) {
 			if load.cached && res.backend.Requests > load.mostRequests(res.all) {
 				t.Errorf("the backend was asked %d times about %d users, and its answers are kept", res.backend.Requests, load.users)
 			}
-			if load.away > 0 && res.counts.unavailable == 0 {
-				t.Error("nobody noticed that the backend was away")
-			}
 		})
 	}
 }

@@ -230,6 +230,14 @@ func (s *storm) await(ctx context.Context, server *server, b *backend) error {
 		if err := pause(ctx, s.load.away); err != nil {
 			return err
 		}
+		// On a busy machine nobody may have been asked about yet.
+		if err := untilWithin(ctx, mostStorm-time.Since(s.begin), often, "waiting until somebody is told that the backend is away", func() (bool, error) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.counts.unavailable > 0, server.alive()
+		}); err != nil {
+			return err
+		}
 		if err := b.come(ctx); err != nil {
 			return err
 		}

@@ -265,7 +265,8 @@ func startBackend(t *testing.T, address string, cmd *exec.Cmd) (listening func()
 		network, path = "unix", socket
 	}
 	return func() {
-		for end := time.Now().Add(patience); ; {
+		// Frameworks in Python read many files at first, which takes long on a new machine.
+		for end := time.Now().Add(6 * patience); ; {
 			conn, err := net.Dial(network, path)
 			if err == nil {
 				_ = conn.Close() // it listens; that is all

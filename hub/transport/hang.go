@@ -100,7 +100,7 @@ func (ss *Sessions) beat(behind bool) {
 func (s *session) doubt() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.response == nil && s.bye == "" && time.Until(s.expires) > doubtDelay {
-		s.expireInLocked(doubtDelay)
+	if s.response == nil && s.bye == "" && time.Until(s.expires) > s.times.doubt {
+		s.expireInLocked(s.times.doubt)
 	}
 }

@@ -65,7 +65,10 @@ func newMachines(t *testing.T, n int, p hub.Policy, change func(*Endpoint)) *mac
 			policy.Handshake = time.Hour
 		}
 		slow := *defaultTimes
-		slow.disconnect, slow.abandoned, slow.goodbye, slow.relay = patience, patience, patience, patience
+		// A client that publishes does not ask for messages meanwhile, and a busy machine looks as
+		// if it had hung.
+		slow.disconnect, slow.doubt = 3*patience, 3*patience
+		slow.abandoned, slow.goodbye, slow.relay = patience, patience, patience
 		e := &Endpoint{
 			Hub: h, Policy: h.Use(&policy), Sessions: NewSessions(), Transports: AllTransports, times: &slow,
 			Caller: func(r *http.Request) Caller {

@@ -396,7 +396,7 @@ func (s *session) detach(inOrder bool, why string) {
 	if s.bye == "" {
 		in := s.times.disconnect
 		if s.sessions.pulse.wasAway() {
-			in = min(in, doubtDelay)
+			in = min(in, s.times.doubt)
 		}
 		s.expireInLocked(in)
 	}

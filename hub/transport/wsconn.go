@@ -33,6 +33,7 @@ var readBuffers = sync.Pool{New: func() any { return new(readBuffer) }}
 // times are how long the transports wait. Tests change them.
 type times struct {
 	disconnect time.Duration // for the next request to receive of a fallback session
+	doubt      time.Duration // the same, right after the machine was away
 	abandoned  time.Duration // for the end of a response, if the client makes another request to receive
 	write      time.Duration // for one write to a fallback's response
 	message    time.Duration // from the first byte of a message to its last
@@ -44,7 +45,7 @@ type times struct {
 
 // defaultTimes are the times outside of tests. In 30 s, a message of 64 KiB arrives over 20
 // kbit/s. The hub calls Conn.Close within 2 s, and gives up a write after 10 s.
-var defaultTimes = &times{disconnect: disconnectDelay, abandoned: 500 * time.Millisecond, write: 10 * time.Second, message: 30 * time.Second, goodbye: time.Second, closing: 2 * time.Second, notice: 5 * time.Second, relay: relayPatience}
+var defaultTimes = &times{disconnect: disconnectDelay, doubt: doubtDelay, abandoned: 500 * time.Millisecond, write: 10 * time.Second, message: 30 * time.Second, goodbye: time.Second, closing: 2 * time.Second, notice: 5 * time.Second, relay: relayPatience}
 
 // A wsConn is a WebSocket. The hub writes to it, and a wsReader reads from it.
 type wsConn struct {

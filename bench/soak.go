@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/push-it/pushit/internal/wireclient"
@@ -292,9 +293,10 @@ func (so *soak) peek(ctx context.Context, t target, at endpoint) error {
 // tolerated returns nil for an opening without an answer, and counts it. A reload cuts
 // some: Caddy closes the old listener with the connections that the kernel has queued
 // there, and net/http closes a connection whose first request comes while its server shuts
-// down.
+// down. If the old listener closes before the kernel has told the client that it is
+// connected, connecting itself fails.
 func (so *soak) tolerated(err error) error {
-	if errors.Is(err, wireclient.ErrUnanswered) {
+	if errors.Is(err, wireclient.ErrUnanswered) || errors.Is(err, syscall.ECONNRESET) {
 		so.unanswered.Add(1)
 		return nil
 	}

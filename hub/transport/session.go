@@ -127,6 +127,7 @@ type session struct {
 	greeted  bool                                  // a response has carried the o frame
 	received int64                                 // the highest number of a request to receive
 	bye      string                                // if the session has ended: its close frame
+	left     string                                // if the session has ended: why, for the log
 	writeBy  time.Time                             // the write deadline; zero for none
 	bodies   map[*http.ResponseController]struct{} // of requests to send whose bodies are being read
 	changed  chan struct{}                         // closed when one of the above changes; nil if nothing waits
@@ -137,8 +138,6 @@ var (
 	_ hub.Cutter = (*session)(nil)
 	_ hub.Waiter = (*session)(nil)
 )
-
-var errOver = errors.New("the session has ended")
 
 func (ss *Sessions) newSession(key sessionKey, by owner, cookies []string, a *hub.Agent, t *times) *session {
 	return &session{sessions: ss, key: key, owner: by, cookies: cookies, agent: a, times: t, turn: make(chan struct{}, 1), bodies: make(map[*http.ResponseController]struct{})}
@@ -179,12 +178,12 @@ func (s *session) Write(p []byte) (int, error) {
 	}
 	defer putMessage(buffer)
 	s.mu.Lock()
-	r, by, over := s.response, s.writeBy, s.bye != ""
+	r, by, over, left := s.response, s.writeBy, s.bye != "", s.left
 	ready := r != nil && r.isReady()
 	s.mu.Unlock()
 	switch {
 	case over:
-		return 0, errOver
+		return 0, &hub.EndedError{Reason: left}
 	case ready:
 		err := s.send(r, by, frame, heartbeat)
 		switch {
@@ -293,7 +292,7 @@ func (s *session) endLocked(bye, left string) {
 		s.mu.Unlock()
 		return
 	}
-	s.bye = bye
+	s.bye, s.left = bye, left
 	s.leaveBodiesLocked()
 	r := s.response
 	told := r != nil && r.isReady()
@@ -438,12 +437,12 @@ func (s *session) forget() {
 		s.mu.Unlock()
 		return
 	}
-	s.bye = closeFrame(closeInterrupted, interrupted)
+	s.bye, s.left = closeFrame(closeInterrupted, interrupted), "the client made no request to receive in time"
 	s.leaveBodiesLocked()
 	s.changeLocked()
 	s.mu.Unlock()
 	s.sessions.remove(s)
-	s.leave("the client made no request to receive in time")
+	s.leave(s.left)
 }
 
 // leaveBodiesLocked stops the reading of bodies, because the agent takes no more frames. The

@@ -9,7 +9,7 @@
  * @module
  */
 
-import { everybodyHears, withHistory } from './missed.mjs';
+import { everybodyHears, seconds, withHistory } from './missed.mjs';
 
 /** How long a member is listed after it left, in ms. */
 const LINGER = 1_000;
@@ -130,6 +130,14 @@ export function named(faults, texts = '') {
   return chosen;
 }
 
+/** Passes on what is said of a message, and what the Caddys have logged about it. */
+function report(cluster, text, uuid, say) {
+  say(text);
+  for (const [n, node] of cluster.nodes.entries()) {
+    for (const line of node.log.split('\n')) if (line.includes(uuid)) say(`    Caddy ${n + 1}: ${line}`);
+  }
+}
+
 /**
  * @param {Cluster} cluster
  * @param {{publishers: number, subscribers: number, lasts: number, seed: number, loses?: number, scale?: number, faults?: string[], say?: (text: string) => void}} options
@@ -143,7 +151,7 @@ export async function clusterChaos(cluster, { publishers, subscribers, lasts, se
   let count = 0;
   for (const links of cluster.links) for (const link of links) link.loses = loses;
   const { url } = cluster.balancer;
-  const result = await everybodyHears({ url, steady: url }, { publishers, subscribers, pause: 400, seed }, async (random, readers) => {
+  const result = await everybodyHears({ url, steady: url }, { publishers, subscribers, pause: 400, seed, say: (text, uuid) => report(cluster, text, uuid, say) }, async (random, readers) => {
     const lists = readers.filter((reader) => reader.wanted.length > 1).map((reader) => reader.push.channel(reader.wanted.at(-1)).presence());
     const names = (list) => [...list].map(({ uuid }) => uuid).sort().join();
     const here = () => lists.every((list) => list.count === lists.length && names(list) === names(lists[0]));
@@ -153,7 +161,7 @@ export async function clusterChaos(cluster, { publishers, subscribers, lasts, se
     while (performance.now() < end) {
       if (left.length === 0) left = [...faults];
       const [name] = left.splice(Math.floor(random() * left.length), 1);
-      say(name);
+      say(`${name}, at ${seconds(performance.now())}`);
       await { ...FAULTS, ...CABLE_FAULTS }[name](cluster, random, scale);
       count++;
       const back = await agreed(() => readers.every((reader) => reader.subscribed), 60_000);

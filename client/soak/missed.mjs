@@ -31,10 +31,14 @@ class Reader {
   listeners = new Map();
   gaps = 0;
 
-  constructor(push, wanted) {
-    Object.assign(this, { push, wanted });
+  /** @param {Map<string, string>} [positions]  gets the position of each message */
+  constructor(push, wanted, positions) {
+    Object.assign(this, { push, wanted, positions });
     push.on('gap', () => this.gaps++);
-    push.onMessageReceived = (channel, { payload }) => this.heard.get(channel).push(payload);
+    push.onMessageReceived = (channel, { payload, position }) => {
+      this.heard.get(channel).push(payload);
+      this.positions?.set(payload, position);
+    };
     for (const name of wanted) {
       const got = new Map(CHANNELS.map((channel) => [channel, []]));
       this.listeners.set(name, got);
@@ -68,11 +72,12 @@ async function run(server, given, disturb) {
  *
  * @param {{url: string, steady: string}} where  the URL to disturb, and one that is
  *   disturbed less, or not at all, to see the order of all messages
- * @param {{publishers: number, subscribers: number, pause: number, seed: number, options?: object}} run
- *   `pause` is how many ms a publisher waits at most between two messages
+ * @param {{publishers: number, subscribers: number, pause: number, seed: number, options?: object, say?: (text: string, uuid: string) => void}} run
+ *   `pause` is how many ms a publisher waits at most between two messages; `say` is told of each
+ *   message that was accepted, and that nobody got
  * @param {(random: () => number, readers: Reader[]) => Promise<void>} disturb
  */
-export async function everybodyHears({ url, steady }, { publishers, subscribers, pause, seed, options = QUICK }, disturb) {
+export async function everybodyHears({ url, steady }, { publishers, subscribers, pause, seed, options = QUICK, say = () => {} }, disturb) {
   const random = randomFrom(seed);
   const pushes = [];
   const client = (given) => {
@@ -81,7 +86,7 @@ export async function everybodyHears({ url, steady }, { publishers, subscribers,
   };
   const by = (n) => ({ transports: [TRANSPORTS[n % 3]] });
   try {
-    const witness = new Reader(client({ endpoint: `${steady}/push` }), ['chaos/*']);
+    const witness = new Reader(client({ endpoint: `${steady}/push` }), ['chaos/*'], new Map());
     const readers = Array.from({ length: subscribers }, (_, n) => new Reader(client(by(n)), WANTED[Math.floor(n / 3) % 3]));
     const writers = Array.from({ length: publishers }, (_, n) => new Publisher(n, client(by(n)), random, pause));
     const all = [witness, ...readers];
@@ -96,13 +101,26 @@ export async function everybodyHears({ url, steady }, { publishers, subscribers,
     const ends = (heard) => CHANNELS.every((channel) => heard.get(channel).at(-1)?.startsWith('last-'));
     // A client with a half-open connection notices that after a while.
     await until('all have heard the last', () => all.every((each) => ends(each.heard) && [...each.listeners].every(([name, heard]) => (name === 'chaos/*' ? ends(heard) : heard.get(name).at(-1)?.startsWith('last-')))));
-    return verdict(witness, readers, [...writers, last]);
+    return verdict(witness, readers, [...writers, last], say);
   } finally {
     for (const push of pushes) push.close();
   }
 }
 
-function verdict(witness, readers, writers) {
+/** Says what is known of a message that was accepted, and that nobody got. */
+function describe(name, { channel, uuid, at, ended, position, sessions }, witness) {
+  const others = [...witness.positions].filter(([, place]) => position && place === position).map(([other]) => other);
+  return [
+    `${name} on ${channel} was accepted, and nobody got it: uuid ${uuid}`,
+    `sent at ${seconds(at)}, in ${sessions} sessions, and accepted at ${seconds(ended)}`,
+    `its position is ${position ?? 'not known'}, where ${others.join(', ') || 'nothing'} came`,
+  ].join('; ');
+}
+
+/** A time, as clusterChaos says it. */
+export const seconds = (time) => `${(time / 1000).toFixed(2)} s`;
+
+function verdict(witness, readers, writers, say) {
   const result = { published: 0, accepted: 0, delivered: 0, wanted: 0, endedOtherwise: 0, unheard: 0, missed: 0, doubled: 0, reordered: 0, gaps: witness.gaps };
   const sent = new Map(writers.flatMap((writer) => [...writer.sent]));
   for (const { ends, accepted } of sent.values()) {
@@ -126,7 +144,11 @@ function verdict(witness, readers, writers) {
     const order = witness.heard.get(channel);
     const all = new Set(order);
     result.doubled += order.length - all.size;
-    for (const [name, message] of sent) if (message.accepted && message.channel === channel && !all.has(name)) result.unheard++;
+    for (const [name, message] of sent) {
+      if (!message.accepted || message.channel !== channel || all.has(name)) continue;
+      result.unheard++;
+      say(describe(name, message, witness), message.uuid);
+    }
     for (const reader of readers) {
       compare(reader.heard.get(channel), order);
       for (const [name, heard] of reader.listeners) if (name === channel || name === 'chaos/*') compare(heard.get(channel), order);

@@ -39,6 +39,8 @@ type logLoop struct {
 	epoch atomic.Pointer[hub.Epoch]
 	away  atomic.Int64 // since when the stream could not be asked, in nanoseconds; 0: it can be
 	asked atomic.Int64 // when it was asked last with success
+	// reached is last, for all: entries up to this number were applied here, or were dropped.
+	reached atomic.Uint64
 
 	last      uint64    // the number of the newest entry that is here
 	at        time.Time // its time
@@ -268,6 +270,7 @@ func (l *logLoop) reset(info *streamInfo) {
 	first = min(first, last+1)
 	l.epoch.Store(&epoch)
 	l.last, l.replayed, l.at, l.short = first-1, last, time.Time{}, time.Time{}
+	l.reached.Store(l.last)
 	l.b.sink.Reset(epoch, first, last)
 }
 
@@ -300,6 +303,7 @@ func (l *logLoop) take(m *nats.Msg) {
 // apply applies an entry that follows all those before it.
 func (l *logLoop) apply(e *stored) {
 	l.last, l.at = e.seq, e.at
+	l.reached.Store(l.last)
 	m, err := hub.ParseRecord(e.data)
 	if err != nil {
 		if l.b.counts.skipped.Add(1) == 1 {
@@ -317,6 +321,7 @@ func (l *logLoop) apply(e *stored) {
 func (l *logLoop) lose(to uint64) {
 	from := l.last + 1
 	l.last = to
+	l.reached.Store(l.last)
 	if to <= l.replayed {
 		return // dropped before this node began
 	}

@@ -124,6 +124,7 @@ type session struct {
 	response *response                             // nil between two requests to receive
 	expiry   *time.Timer                           // ends a session without a response; removes a session that has ended
 	expires  time.Time                             // when expiry is due: it may fire while it is being reset
+	whole    time.Time                             // when it would be if nobody doubted that the client is there; else zero
 	greeted  bool                                  // a response has carried the o frame
 	received int64                                 // the highest number of a request to receive
 	bye      string                                // if the session has ended: its close frame
@@ -393,11 +394,10 @@ func (s *session) detach(inOrder bool, why string) {
 		return
 	}
 	if s.bye == "" {
-		in := s.times.disconnect
-		if s.sessions.pulse.wasAway() {
-			in = min(in, s.times.doubt)
+		s.expireInLocked(s.times.disconnect)
+		if s.sessions.pulse.wasAway() && s.times.doubt < s.times.disconnect {
+			s.doubtLocked()
 		}
-		s.expireInLocked(in)
 	}
 	s.changeLocked()
 	s.mu.Unlock()
@@ -406,7 +406,7 @@ func (s *session) detach(inOrder bool, why string) {
 // expireInLocked sets when the session expires, unless a response is attached before. The
 // caller holds s.mu.
 func (s *session) expireInLocked(in time.Duration) {
-	s.expires = time.Now().Add(in)
+	s.expires, s.whole = time.Now().Add(in), time.Time{}
 	if s.expiry == nil {
 		s.expiry = time.AfterFunc(in, s.expire)
 	} else {
@@ -417,7 +417,7 @@ func (s *session) expireInLocked(in time.Duration) {
 // expire ends the session, or removes it if it has ended already.
 func (s *session) expire() {
 	s.mu.Lock()
-	due := !time.Now().Before(s.expires)
+	due := !time.Now().Before(s.expires) && !s.trustLocked()
 	ended := s.bye != ""
 	s.mu.Unlock()
 	switch {

@@ -82,7 +82,8 @@ export async function cutAtRandom(proxy, random, cuts, between) {
 export class Publisher {
   /**
    * By name: the channel, the uuid, when it was sent, and when it ended, how often it ended, whether
-   * it was accepted, at which position, and in how many sessions it was sent.
+   * it was accepted, at which position, or refused with which code, and in how many sessions it was
+   * sent.
    */
   sent = new Map();
   waiting = 0;
@@ -102,13 +103,13 @@ export class Publisher {
     const before = this.#sessions;
     this.sent.set(name, message);
     this.waiting++;
-    const end = (accepted, answer) => {
+    const end = (accepted, { position, code } = {}) => {
       message.ends++;
       message.accepted ||= accepted;
-      Object.assign(message, { ended: performance.now(), position: answer?.position, sessions: 1 + this.#sessions - before });
+      Object.assign(message, { ended: performance.now(), position, code, sessions: 1 + this.#sessions - before });
       this.waiting--;
     };
-    message.uuid = this.push.publish(channel, name, () => end(false), (answer) => end(true, answer));
+    message.uuid = this.push.publish(channel, name, (refusal) => end(false, refusal), (answer) => end(true, answer));
   }
 
   start() {

@@ -134,7 +134,7 @@ export function named(faults, texts = '') {
 function report(cluster, text, uuid, say) {
   say(text);
   for (const [n, node] of cluster.nodes.entries()) {
-    for (const line of node.log.split('\n')) if (line.includes(uuid)) say(`    Caddy ${n + 1}: ${line}`);
+    for (const line of node.log.split('\n')) if (uuid && line.includes(uuid)) say(`    Caddy ${n + 1}: ${line}`);
   }
 }
 

@@ -72,9 +72,9 @@ async function run(server, given, disturb) {
  *
  * @param {{url: string, steady: string}} where  the URL to disturb, and one that is
  *   disturbed less, or not at all, to see the order of all messages
- * @param {{publishers: number, subscribers: number, pause: number, seed: number, options?: object, say?: (text: string, uuid: string) => void}} run
- *   `pause` is how many ms a publisher waits at most between two messages; `say` is told of each
- *   message that was accepted, and that nobody got
+ * @param {{publishers: number, subscribers: number, pause: number, seed: number, options?: object, say?: (text: string, uuid?: string) => void}} run
+ *   `pause` is how many ms a publisher waits at most between two messages; `say` is told how many
+ *   were refused, and of each message that was accepted, and that nobody got
  * @param {(random: () => number, readers: Reader[]) => Promise<void>} disturb
  */
 export async function everybodyHears({ url, steady }, { publishers, subscribers, pause, seed, options = QUICK, say = () => {} }, disturb) {
@@ -123,11 +123,14 @@ export const seconds = (time) => `${(time / 1000).toFixed(2)} s`;
 function verdict(witness, readers, writers, say) {
   const result = { published: 0, accepted: 0, delivered: 0, wanted: 0, endedOtherwise: 0, unheard: 0, missed: 0, doubled: 0, reordered: 0, gaps: witness.gaps };
   const sent = new Map(writers.flatMap((writer) => [...writer.sent]));
-  for (const { ends, accepted } of sent.values()) {
+  const refused = new Map();
+  for (const { ends, accepted, code } of sent.values()) {
     result.published++;
     if (accepted) result.accepted++;
+    else refused.set(code, (refused.get(code) ?? 0) + 1);
     if (ends !== 1) result.endedOtherwise++;
   }
+  say(`refused: ${[...refused].map(([code, count]) => `${count} as ${code}`).join(', ') || 'none'}`);
   /** Compares what a client got with what was published. */
   const compare = (got, order) => {
     const heard = new Set(got);

@@ -28,14 +28,12 @@ import (
 
 const (
 	// pulseEvery is how often a machine looks at the time, and whether it is behind. If it has
-	// not done so for hungFor, it has hung.
+	// not done so for hungFor, it has hung. If it was behind, it was cut off: it learns of that
+	// late, because its connections first have to be silent for a while.
 	pulseEvery, hungFor = 250 * time.Millisecond, time.Second
 	// lateBy is how late a beat is if the machine is busy. A request needs a turn of the processor
 	// several times until it is attached to its session, so this is much less than doubtDelay.
 	lateBy = 100 * time.Millisecond
-	// cutOffBeats is how many times in a row a machine is found behind if it was cut off. It
-	// learns of that late: its connections first have to be silent for a while.
-	cutOffBeats = 2
 	// doubtFor is how long after that a machine doubts that clients are there, and doubtDelay
 	// how long a session may then be without a request to receive.
 	doubtFor, doubtDelay = 3 * time.Second, 2 * time.Second
@@ -48,7 +46,7 @@ type pulse struct {
 	woke  atomic.Int64 // when the machine was back, likewise
 	busy  atomic.Int64 // when a beat was late, likewise, but for the first one after a hang
 
-	behind int   // beats in a row; owned by feel
+	behind bool  // at the last beat; owned by feel
 	late   int64 // when the last late beat was; owned by feel
 }
 
@@ -67,12 +65,8 @@ func (p *pulse) feel(behind bool) (back bool) {
 		}
 		p.late = now
 	}
-	if behind {
-		p.behind++
-	} else {
-		back = back || p.behind >= cutOffBeats
-		p.behind = 0
-	}
+	back = back || p.behind && !behind
+	p.behind = behind
 	if back {
 		p.woke.Store(now)
 	}

@@ -43,15 +43,20 @@ async function agreed(is, limit, late = limit, isLate = () => {}) {
   return performance.now() - begin;
 }
 
-/** Says which lists differ from the others, or have not as many members as there are. */
+/**
+ * Tells lists apart that differ, or have not as many members as there are.
+ *
+ * @returns lines about them, and the members that are odd: all of them if nobody knows which
+ */
 function differences(lists) {
   const all = lists.map((list) => new Set([...list].map(({ uuid }) => uuid)));
   const everybody = new Set(all.flatMap((uuids) => [...uuids]));
   const odd = [...everybody].filter((uuid) => !all.every((uuids) => uuids.has(uuid)));
-  return [
+  const lines = [
     `    there are ${lists.length}, and the lists count ${lists.map((list) => list.count).join(', ')}`,
     ...odd.map((uuid) => `    ${uuid} is in the lists ${all.flatMap((uuids, n) => (uuids.has(uuid) ? [n] : [])).join(', ')}`),
   ];
+  return { lines, odd: everybody.size > lists.length ? [...everybody] : odd };
 }
 
 /**
@@ -130,9 +135,9 @@ export function named(faults, texts = '') {
   return chosen;
 }
 
-/** Passes on what is said of a message, and what the Caddys have logged about it. */
+/** Passes on what is said of a message or a member, and what the Caddys have logged about it. */
 function report(cluster, text, uuid, say) {
-  say(text);
+  if (text) say(text);
   for (const [n, node] of cluster.nodes.entries()) {
     for (const line of node.log.split('\n')) if (uuid && line.includes(uuid)) say(`    Caddy ${n + 1}: ${line}`);
   }
@@ -165,10 +170,14 @@ export async function clusterChaos(cluster, { publishers, subscribers, lasts, se
       await { ...FAULTS, ...CABLE_FAULTS }[name](cluster, random, scale);
       count++;
       const back = await agreed(() => readers.every((reader) => reader.subscribed), 60_000);
-      const took = await agreed(here, PRESENCE_LIMIT + 30_000, PRESENCE_LIMIT, () => {
-        for (const line of differences(lists)) say(line);
+      let late = [];
+      const took = await agreed(here, PRESENCE_LIMIT + 30_000, DOWN, () => {
+        const { lines, odd } = differences(lists);
+        for (const line of lines) say(line);
+        late = odd;
       });
       presence.push(took);
+      for (const uuid of late) report(cluster, '', uuid, say);
       say(`  all were subscribed after ${Math.round(back)} ms, and seen after ${Math.round(took)} ms more`);
       await pass(random() * 2_000 * scale);
     }

@@ -113,10 +113,7 @@ func (a *Agent) sendAll(frames [][]byte) {
 	for _, p := range frames {
 		notify = a.state < stateClosing && a.out.acceptLocked(item{bytes: p}) || notify
 	}
-	a.mu.Unlock()
-	if notify {
-		a.notify()
-	}
+	a.unlock(notify)
 }
 
 // A Joiner is a Broker that can publish messages of one channel together if they are not kept.

@@ -54,7 +54,7 @@ func (o *op) publish() AnswerName {
 				position = at.ofKept(m)
 			}
 			continue
-		case errors.Is(err, ErrConflict) && (i > 0 || o.setsData()):
+		case errors.Is(err, ErrConflict) && (i > 0 || o.verdict.Publish != nil && o.verdict.Publish.Data != nil):
 			continue // it was published before; a gate may set other data each time
 		case errors.Is(err, ErrConflict):
 			a.hub.repeats.forget(note)
@@ -107,9 +107,6 @@ func publisherOf(a *Agent) string {
 	a.in.publisher.Store(&who)
 	return who
 }
-
-// setsData reports whether the gate has set the data of the message.
-func (o *op) setsData() bool { return o.verdict.Publish != nil && o.verdict.Publish.Data != nil }
 
 // publications returns the messages to publish after the gate has set channels, data or
 // discard. who is the publisher.

@@ -31,10 +31,16 @@ class Reader {
   listeners = new Map();
   gaps = 0;
 
-  /** @param {Map<string, string>} [positions]  gets the position of each message */
-  constructor(push, wanted, positions) {
+  /**
+   * @param {(text: string) => void} say  is told of gaps
+   * @param {Map<string, string>} [positions]  gets the position of each message
+   */
+  constructor(push, wanted, say, positions) {
     Object.assign(this, { push, wanted, positions });
-    push.on('gap', () => this.gaps++);
+    push.on('gap', ({ channel, reason }) => {
+      this.gaps++;
+      say(`    a client of ${wanted} was told of a gap on ${channel}, at ${seconds(performance.now())}: ${reason}`);
+    });
     push.onMessageReceived = (channel, { payload, position }) => {
       this.heard.get(channel).push(payload);
       this.positions?.set(payload, position);
@@ -73,8 +79,8 @@ async function run(server, given, disturb) {
  * @param {{url: string, steady: string}} where  the URL to disturb, and one that is
  *   disturbed less, or not at all, to see the order of all messages
  * @param {{publishers: number, subscribers: number, pause: number, seed: number, options?: object, say?: (text: string, uuid?: string) => void}} run
- *   `pause` is how many ms a publisher waits at most between two messages; `say` is told how many
- *   were refused, and of each message that was accepted, and that nobody got
+ *   `pause` is how many ms a publisher waits at most between two messages; `say` is told of
+ *   gaps, how many were refused, and of each message that was accepted, and that nobody got
  * @param {(random: () => number, readers: Reader[]) => Promise<void>} disturb
  */
 export async function everybodyHears({ url, steady }, { publishers, subscribers, pause, seed, options = QUICK, say = () => {} }, disturb) {
@@ -86,8 +92,8 @@ export async function everybodyHears({ url, steady }, { publishers, subscribers,
   };
   const by = (n) => ({ transports: [TRANSPORTS[n % 3]] });
   try {
-    const witness = new Reader(client({ endpoint: `${steady}/push` }), ['chaos/*'], new Map());
-    const readers = Array.from({ length: subscribers }, (_, n) => new Reader(client(by(n)), WANTED[Math.floor(n / 3) % 3]));
+    const witness = new Reader(client({ endpoint: `${steady}/push` }), ['chaos/*'], say, new Map());
+    const readers = Array.from({ length: subscribers }, (_, n) => new Reader(client(by(n)), WANTED[Math.floor(n / 3) % 3], say));
     const writers = Array.from({ length: publishers }, (_, n) => new Publisher(n, client(by(n)), random, pause));
     const all = [witness, ...readers];
     await until('all are subscribed', () => all.every((each) => each.subscribed));

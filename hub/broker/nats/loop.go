@@ -186,6 +186,9 @@ func (l *logLoop) look() error {
 	if err != nil {
 		return err
 	}
+	if info.isCutOff() {
+		return errCutOff
+	}
 	l.asked.Store(time.Now().UnixNano())
 	l.suspect = false
 	if err := l.follow(info); err != nil {
@@ -257,6 +260,8 @@ func (l *logLoop) follow(info *streamInfo) error {
 	}
 	return l.fill(last)
 }
+
+var errCutOff = errors.New("the NATS server is cut off from most of those that have the stream, and may not have the newest messages")
 
 var errShort = errors.New("the stream is shorter than what was read from it before")
 

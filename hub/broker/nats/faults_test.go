@@ -230,6 +230,36 @@ func testFaults(t *testing.T, v *natsserver.Version) {
 	}
 }
 
+// A node that knows that it misses something, and cannot read it at once, is behind.
+func TestSlowFill(t *testing.T) {
+	t.Parallel()
+	b, err := New(Options{Hub: "slow", URLs: []string{natsserver.New(t, "").URL()}, Log: logger(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.end()
+	r := &replica{Broker: b, byUUID: make(map[string]int)}
+	b.sink, b.shortFor = r, 0
+	l, err := b.dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.close()
+	b.link.Store(l)
+	awaitConnected(t, l)
+	await(t, "the stream", func() bool { return b.log.begin(b) == nil && !r.isBehind() && len(r.epochs) == 1 })
+	if err := b.log.fill(1); err != nil { // no server has it
+		t.Fatal(err)
+	}
+	if !r.isBehind() {
+		t.Error("it does not say that it is behind")
+	}
+	await(t, "it to know the end of the stream", func() bool { return b.log.look() == nil })
+	if r.isBehind() {
+		t.Error("it is behind, though it has all that there is")
+	}
+}
+
 // A leader that is alone answers for a while as if nothing had happened. But the others may go on
 // without it, so a node that is connected to it is behind.
 func TestLeaderAlone(t *testing.T) { eachVersion(t, testLeaderAlone) }

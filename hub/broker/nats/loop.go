@@ -26,6 +26,8 @@ const (
 	// stalePatience is when it asks the leader.
 	staleRetry    = 20 * time.Millisecond
 	stalePatience = 2 * time.Second
+	// fillPatience is how long reading may take until the hub is behind.
+	fillPatience = 500 * time.Millisecond
 	// shortFor is how long the stream may be shorter than what is here: a server that was the
 	// leader may answer for a while.
 	shortFor = 10 * time.Second
@@ -336,10 +338,15 @@ func (l *logLoop) lose(to uint64) {
 	l.b.sink.Lost(from, to)
 }
 
-// fill reads entries up to a number.
+// fill reads entries up to a number. If that takes long, the hub is told that it is behind, until
+// the stream was looked at: agents from other machines may have positions in what is missing.
 func (l *logLoop) fill(to uint64) error {
-	since := time.Now()
+	begun := time.Now()
+	since := begun
 	for l.last < to {
+		if time.Since(begun) > fillPatience {
+			l.behind(true)
+		}
 		before := l.last
 		if err := l.readBatch(to); err != nil {
 			return err

@@ -30,9 +30,10 @@ func (t target) origin() string {
 
 // socketOptions are settings that a test may change.
 type socketOptions struct {
-	readBuffer    int    // of the program, default 1 KiB
-	receiveBuffer int    // of the kernel, default the kernel's
-	cookie        string // sent before the ordinary ones
+	readBuffer    int      // of the program, default 1 KiB
+	receiveBuffer int      // of the kernel, default the kernel's
+	cookie        string   // sent before the ordinary ones
+	arrival       *arrival // not nil: has the kernel's time of what was read last
 }
 
 // dialTimeout bounds the opening of a connection, from the first packet to the
@@ -69,7 +70,14 @@ func dial(ctx context.Context, t target, path string, o socketOptions) (*wirecli
 	if err != nil {
 		return nil, err
 	}
-	ws, err := upgrade(ctx, conn, t, path, o)
+	read := conn
+	if o.arrival != nil {
+		if read, err = stampArrivals(conn, o.arrival); err != nil {
+			_ = conn.Close()
+			return nil, err
+		}
+	}
+	ws, err := upgrade(ctx, read, t, path, o)
 	if err != nil {
 		_ = conn.Close()
 		return nil, fmt.Errorf("opening %s%s: %w", t.origin(), path, err)

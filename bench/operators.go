@@ -42,6 +42,7 @@ func runOperators(ctx context.Context, r *report, o options) error {
 	load.agents = orDefault(o.agents, load.agents)
 	r.note("%d agents get a message every %v; %d pollers of the admin API ask for hubs, channels and agents in turn, every %v",
 		load.agents, load.every, load.pollers, load.pause)
+	r.note(steadyNote)
 	res, err := measureOperators(ctx, o.caddy, load)
 	if err != nil {
 		return err

@@ -35,14 +35,11 @@ type subscriber struct {
 // frame.
 func socketSubscriber(ws *wireclient.WebSocket, hear func(payload []byte) (int, error)) *subscriber {
 	return &subscriber{conn: ws.Conn, ws: ws, done: make(chan struct{}), next: func() (int, bool, error) {
-		payload, ok, err := ws.Next() // not Read: behind a ping, it would wait before the deliveries are counted
+		payload, err := ws.Read()
 		if err != nil {
 			return 0, false, err
 		}
-		n := 0
-		if ok {
-			n, err = hear(payload)
-		}
+		n, err := hear(payload)
 		return n, ws.Buffered() > 0, err
 	}}
 }

@@ -45,6 +45,7 @@ type recoverResult struct {
 	lost      int           // of those who stayed, closed
 	before    time.Duration // p99 of what those who stayed got, before
 	during    time.Duration // and while the others came back
+	late      time.Duration // during, with the waits of the program that publishes and reads
 	samples   int           // deliveries that during is of
 	resident  int64         // bytes, before
 	peak      int64         // bytes, at the most
@@ -63,6 +64,7 @@ func runRecover(ctx context.Context, r *report, o options) error {
 	r.note("%d agents come back at once to %d channels, each %d messages of %d bytes behind; %d others get a message every %v;",
 		load.Agents, load.Rooms, load.Behind, recoverData, load.live, load.every)
 	r.note("those who come back are a process of their own, with a lower priority than the server's")
+	r.note(steadyNote)
 	res, err := measureRecover(ctx, o.caddy, load)
 	if err != nil {
 		return err
@@ -80,6 +82,7 @@ func runRecover(ctx context.Context, r *report, o options) error {
 	r.info("messages", float64(res.published), "published meanwhile")
 	r.info("ms", milliseconds(res.before), "p99 latency of those who stayed, before")
 	r.info("ms", milliseconds(res.during), "p99 latency of those who stayed, until all had recovered, of %d deliveries", res.samples)
+	r.info("ms", milliseconds(res.late), "the same, from when a message was due until this program had read it")
 	r.atMost(milliseconds(mostRecoverDelay), "ms", milliseconds(res.during-res.before), "p99 latency of those who stayed, over that before")
 	r.info("MiB", mebibytes(res.resident), "resident memory of the server, before")
 	r.info("MiB", mebibytes(res.peak), "resident memory of the server, at its most")
@@ -193,7 +196,7 @@ func (rec *recovering) storm(ctx context.Context, back *comeback, res *recoverRe
 		return err
 	}
 	res.published = count
-	res.during = rec.clock.percentile(0.99)
+	res.during, res.late = rec.clock.percentile(0.99), rec.reading.percentile(0.99)
 	for room := range rec.rooms { // the last message of each room arrives live
 		if err := rec.publish(room); err != nil {
 			return err

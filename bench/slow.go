@@ -282,9 +282,13 @@ func (w *watch) others() (float64, error) {
 // stampMark stands before the time in a message.
 const stampMark = "due="
 
+// sentMark stands before the time at which a message that was due was sent.
+const sentMark = "sent="
+
 // latencies collects how long messages took. take is called by many goroutines.
 type latencies struct {
 	start time.Time
+	mark  string       // before the time in a message; default stampMark
 	next  atomic.Int64 // index into took
 	count atomic.Int64 // of took, how many are written
 	took  []time.Duration
@@ -296,9 +300,11 @@ func (l *latencies) reset(n int) {
 	l.count.Store(0)
 }
 
-func (l *latencies) take(payload []byte) {
-	now := time.Since(l.start)
-	_, rest, ok := bytes.Cut(payload, []byte(stampMark))
+func (l *latencies) take(payload []byte) { l.takeAt(time.Since(l.start), payload) }
+
+// takeAt is take for a message that came at another time, which is since l.start.
+func (l *latencies) takeAt(now time.Duration, payload []byte) {
+	_, rest, ok := bytes.Cut(payload, []byte(orDefault(l.mark, stampMark)))
 	if !ok {
 		return
 	}

@@ -12,6 +12,9 @@ import (
 // steadyPatience is how long a window of steady may take.
 const steadyPatience = 2 * time.Minute
 
+// steadyNote says what a latency is, see steady.
+const steadyNote = "latencies are from when the kernel has a publish until it has received the message for an agent"
+
 // steadyCaddyfile configures the server. Arguments: directory, address.
 const steadyCaddyfile = globalOptions + `http://%[2]s {
 	pushit /push {
@@ -31,12 +34,18 @@ const steadyCaddyfile = globalOptions + `http://%[2]s {
 
 // A steady load is a crowd that gets messages at a steady pace. It shows how much other
 // work of the server delays them.
+//
+// A latency is the time from when a publish is given to the kernel until the kernel has
+// received the message for an agent: what the server needs, and what the agent would see on a
+// machine of its own. Here the program that publishes and reads shares the machine with the
+// server, and waits for a processor too. That wait is not in it, but is measured as well.
 type steady struct {
 	server    *server
 	at        target
 	every     time.Duration // between two messages
 	publisher *agent
 	clock     *latencies
+	reading   *latencies // from when a message was due until it was read, with the waits of this program
 	live      crowd
 }
 
@@ -46,7 +55,8 @@ func startSteady(ctx context.Context, caddy string, n int, every time.Duration) 
 	if err != nil {
 		return nil, err
 	}
-	st = &steady{server: s, every: every, clock: &latencies{start: time.Now()}}
+	start := time.Now()
+	st = &steady{server: s, every: every, clock: &latencies{start: start, mark: sentMark}, reading: &latencies{start: start}}
 	if st.at, err = s.serve(ctx, steadyCaddyfile); err == nil {
 		err = st.gather(ctx, n)
 	}
@@ -59,7 +69,11 @@ func startSteady(ctx context.Context, caddy string, n int, every time.Duration) 
 
 func (st *steady) gather(ctx context.Context, n int) (err error) {
 	st.live, err = gather(ctx, n, st.at, bare, func(int) agentOptions {
-		return agentOptions{socketOptions: socketOptions{readBuffer: 2 << 10}, subscribe: []string{"live"}, onMessage: st.clock.take}
+		at := new(arrival)
+		return agentOptions{
+			socketOptions: socketOptions{readBuffer: 2 << 10, arrival: at}, subscribe: []string{"live"},
+			onMessage: func(payload []byte) { st.take(at, payload) },
+		}
 	})
 	if err != nil {
 		return err
@@ -68,6 +82,13 @@ func (st *steady) gather(ctx context.Context, n int) (err error) {
 		st.live.vanish()
 	}
 	return err
+}
+
+// take takes a message that an agent has read.
+func (st *steady) take(at *arrival, payload []byte) {
+	now := time.Since(st.clock.start)
+	st.reading.takeAt(now, payload)
+	st.clock.takeAt(now-at.ago, payload) // it counts last: window waits for its count
 }
 
 // stop disconnects all, and ends the server.
@@ -89,20 +110,25 @@ func (st *steady) p99(ctx context.Context, window time.Duration) (time.Duration,
 }
 
 // window publishes until over returns true, and waits until all agents have all messages. It
-// returns the number of deliveries; clock has their latencies.
+// returns the number of deliveries; clock and reading have their latencies.
 func (st *steady) window(ctx context.Context, over func() (bool, error)) (deliveries int, err error) {
 	within, cancel := context.WithTimeout(ctx, steadyPatience)
 	defer cancel()
-	st.clock.reset(int(steadyPatience/st.every) * len(st.live))
+	most := int(steadyPatience/st.every) * len(st.live)
+	st.clock.reset(most)
+	st.reading.reset(most)
 	begun := time.Since(st.clock.start)
 	published := 0
 	for done := false; !done; published++ {
-		// Each message says when it was due, not when it was sent.
 		due := begun + time.Duration(published)*st.every
-		if err := pause(within, due-time.Since(st.clock.start)); err != nil {
-			return 0, fmt.Errorf("publishing at a steady pace: %w", err)
+		sent := due // if this program was still busy with the last one: with writing to the server
+		if wait := due - time.Since(st.clock.start); wait > 0 {
+			if err := pause(within, wait); err != nil {
+				return 0, fmt.Errorf("publishing at a steady pace: %w", err)
+			}
+			sent = time.Since(st.clock.start)
 		}
-		if err := st.publisher.publish("live", fmt.Appendf(nil, `"%s%d;"`, stampMark, due)); err != nil {
+		if err := st.publisher.publish("live", fmt.Appendf(nil, `"%s%d;%s%d;"`, stampMark, due, sentMark, sent)); err != nil {
 			return 0, err
 		}
 		if done, err = over(); err != nil {
@@ -116,6 +142,8 @@ func (st *steady) window(ctx context.Context, over func() (bool, error)) (delive
 		}
 		return st.clock.count.Load() == int64(deliveries), st.server.alive()
 	})
-	st.clock.took = st.clock.took[:min(deliveries, len(st.clock.took))]
+	for _, l := range []*latencies{st.clock, st.reading} {
+		l.took = l.took[:min(deliveries, len(l.took))]
+	}
 	return deliveries, err
 }

@@ -52,54 +52,40 @@ type adminCall struct {
 	query url.Values
 }
 
-// An adminRoute answers requests to one address of the admin API.
-type adminRoute struct {
-	method string
-	// serve returns an answer, which is written as JSON; nil has been written already.
-	serve func(*adminCall) (any, error)
-	query []string // the parameters that there are
-}
-
-var adminRoutes = map[string]adminRoute{
-	"hubs":     {http.MethodGet, adminHubs, nil},
-	"channels": {http.MethodGet, adminChannels, []string{"namespace", "prefix", "channel", "after", "hub", "limit"}},
-	"agents": {http.MethodGet, adminAgents, []string{
-		"agent", "agent_id", "user", "channel", "namespace", "address", "transport", "attribute", "after", "hub", "limit",
-	}},
-	"history":     {http.MethodGet, adminHistory, []string{"hub", "namespace", "channel", "before", "limit"}},
-	"members":     {http.MethodGet, adminMembers, []string{"hub", "namespace", "channel", "after"}},
-	"tail":        {http.MethodGet, adminTail, []string{"hub", "namespace", "channel", "last"}},
-	"publish":     {http.MethodPost, adminPublish, nil},
-	"disconnect":  {http.MethodPost, adminDisconnect, nil},
-	"unsubscribe": {http.MethodPost, adminUnsubscribe, nil},
-	"reauthorize": {http.MethodPost, adminReauthorize, nil},
-}
+// adminReads answer GET requests, and adminChanges POST requests. An answer is written as
+// JSON; nil has been written already.
+var (
+	adminReads = map[string]func(*adminCall) (any, error){
+		"hubs": adminHubs, "channels": adminChannels, "agents": adminAgents,
+		"history": adminHistory, "members": adminMembers, "tail": adminTail,
+	}
+	adminChanges = map[string]func(*adminCall) (any, error){
+		"publish": adminPublish, "disconnect": adminDisconnect, "unsubscribe": adminUnsubscribe, "reauthorize": adminReauthorize,
+	}
+)
 
 func serveAdmin(w http.ResponseWriter, r *http.Request) error {
 	name := strings.TrimPrefix(r.URL.Path, adminPath)
-	route, ok := adminRoutes[name]
-	if !ok {
-		there := make(map[string][]string)
-		for _, other := range slices.Sorted(maps.Keys(adminRoutes)) {
-			there[adminRoutes[other].method] = append(there[adminRoutes[other].method], other)
-		}
-		return adminError(http.StatusNotFound, "there is no %s%s: GET %s; POST %s", adminPath, name,
-			strings.Join(there[http.MethodGet], ", "), strings.Join(there[http.MethodPost], ", "))
+	read, reads := adminReads[name]
+	change, changes := adminChanges[name]
+	serve, method := read, http.MethodGet
+	if changes {
+		serve, method = change, http.MethodPost
 	}
-	if r.Method != route.method {
-		w.Header().Set("Allow", route.method)
-		return adminError(http.StatusMethodNotAllowed, "%s%s takes %s, not %s", adminPath, name, route.method, r.Method)
+	if !reads && !changes {
+		all := slices.Sorted(maps.Keys(adminReads))
+		return adminError(http.StatusNotFound, "there is no %s%s: GET %s; POST %s", adminPath, name,
+			strings.Join(all, ", "), strings.Join(slices.Sorted(maps.Keys(adminChanges)), ", "))
+	}
+	if r.Method != method {
+		w.Header().Set("Allow", method)
+		return adminError(http.StatusMethodNotAllowed, "%s%s takes %s, not %s", adminPath, name, method, r.Method)
 	}
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return adminError(http.StatusBadRequest, "the query cannot be read: %v", err)
 	}
-	for _, name := range slices.Sorted(maps.Keys(query)) {
-		if !slices.Contains(route.query, name) {
-			return adminError(http.StatusBadRequest, "there is no parameter %q: there are %s", name, strings.Join(route.query, ", "))
-		}
-	}
-	answer, err := route.serve(&adminCall{w, r, query})
+	answer, err := serve(&adminCall{w, r, query})
 	if err != nil {
 		return asAdminError(err)
 	}
@@ -141,8 +127,22 @@ func asAdminError(err error) error {
 	return adminError(http.StatusServiceUnavailable, "%v", err)
 }
 
-// list returns the hub and the limit, 0 if there is none, of a request that lists something.
-func (c *adminCall) list() (h *hub.Hub, limit int, err error) {
+// only returns an error if the query has other parameters than these.
+func (c *adminCall) only(names ...string) error {
+	for _, name := range slices.Sorted(maps.Keys(c.query)) {
+		if !slices.Contains(names, name) {
+			return adminError(http.StatusBadRequest, "there is no parameter %q: there are %s", name, strings.Join(names, ", "))
+		}
+	}
+	return nil
+}
+
+// list returns the hub and the limit, 0 if there is none, of a request that lists something. It
+// has these parameters besides.
+func (c *adminCall) list(names ...string) (h *hub.Hub, limit int, err error) {
+	if err = c.only(append(names, "hub", "limit")...); err != nil {
+		return nil, 0, err
+	}
 	if limit, err = c.count("limit", "a number"); err != nil {
 		return nil, 0, err
 	}
@@ -166,6 +166,9 @@ func (c *adminCall) count(name, what string) (int, error) {
 
 // read reads the body of a request.
 func (c *adminCall) read(to any) error {
+	if err := c.only(); err != nil {
+		return err
+	}
 	body, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, maxAdminBody))
 	if err != nil {
 		return adminError(http.StatusRequestEntityTooLarge, "the body cannot be read: %v", err)
@@ -208,6 +211,9 @@ type hubListing struct {
 }
 
 func adminHubs(c *adminCall) (any, error) {
+	if err := c.only(); err != nil {
+		return nil, err
+	}
 	all := []hubListing{}
 	for _, name := range hubNames() {
 		h, ok := FindHub(name)
@@ -224,7 +230,7 @@ func adminHubs(c *adminCall) (any, error) {
 }
 
 func adminChannels(c *adminCall) (any, error) {
-	h, limit, err := c.list()
+	h, limit, err := c.list("namespace", "prefix", "channel", "after")
 	if err != nil {
 		return nil, err
 	}
@@ -233,7 +239,7 @@ func adminChannels(c *adminCall) (any, error) {
 }
 
 func adminAgents(c *adminCall) (any, error) {
-	h, limit, err := c.list()
+	h, limit, err := c.list("agent", "agent_id", "user", "channel", "namespace", "address", "transport", "attribute", "after")
 	if err != nil {
 		return nil, err
 	}
@@ -277,6 +283,9 @@ func (c *adminCall) named() (in *hub.Inside, channel string, err error) {
 }
 
 func adminHistory(c *adminCall) (any, error) {
+	if err := c.only("hub", "namespace", "channel", "before", "limit"); err != nil {
+		return nil, err
+	}
 	limit, err := c.count("limit", "a number")
 	if err != nil {
 		return nil, err
@@ -293,6 +302,9 @@ func adminHistory(c *adminCall) (any, error) {
 }
 
 func adminMembers(c *adminCall) (any, error) {
+	if err := c.only("hub", "namespace", "channel", "after"); err != nil {
+		return nil, err
+	}
 	var after uint64
 	if text := c.query.Get("after"); text != "" {
 		var err error
@@ -315,6 +327,9 @@ func adminMembers(c *adminCall) (any, error) {
 // adminTail writes the messages of channels as they come, one to a line, until the client
 // ends it.
 func adminTail(c *adminCall) (any, error) {
+	if err := c.only("hub", "namespace", "channel", "last"); err != nil {
+		return nil, err
+	}
 	last, err := c.count("last", "a number of messages")
 	if err != nil {
 		return nil, err

@@ -77,7 +77,11 @@ func checkTransport(name string) error {
 	if slices.Contains(transport.AllTransports, name) {
 		return nil
 	}
-	return fmt.Errorf("transports: there is no transport %q; %s", name, guards.Instead(name, transport.AllTransports))
+	instead := "there are " + strings.Join(transport.AllTransports, ", ")
+	if near := guards.Nearest(name, transport.AllTransports); near != "" {
+		instead = fmt.Sprintf("did you mean %q?", near)
+	}
+	return fmt.Errorf("transports: there is no transport %q; %s", name, instead)
 }
 
 func checkSessionCookies(names []string) error {

@@ -23,6 +23,7 @@
 //   - The Caddyfile: caddyfile.go, caddyfile_gates.go and caddyfile_transports.go.
 //     caddyfile_place.go finds mistakes in where the directive stands.
 //   - Warnings at start: site.go.
+//   - New connections of the server, which take turns: accept.go.
 //   - Operators: admin.go has the admin API, command_admin.go the commands that use it, and
 //     command.go `caddy pushit explain`. internal/statuspage has the status page.
 //   - Other modules of the same server: [FindHub] in find.go.

@@ -184,6 +184,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	log := ctx.Slogger().With("hub", h.Name, "path", h.Path)
 	settings := h.settings() // before the guards are loaded, because loading clears their JSON
 	h.site = whereServed(ctx)
+	h.takeTurns(h.site.server)
 	if err := h.setDrain(drainWritten); err != nil {
 		return err
 	}
@@ -354,6 +355,7 @@ func (h *Handler) settings() hubpool.Settings {
 // Cleanup moves the agents of h to the newest configuration that has their endpoint. If
 // there is none, it closes them. Cleanup also works after Provision failed.
 func (h *Handler) Cleanup() error {
+	h.endTurns()
 	if h.hub == nil {
 		return nil
 	}

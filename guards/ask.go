@@ -77,7 +77,10 @@ func checkSend(what string) error {
 	if slices.Contains(sendable, what) {
 		return nil
 	}
-	return fmt.Errorf("send: there is no %q; %s", what, suggest.Instead(what, sendable))
+	if near := suggest.Nearest(what, sendable); near != "" {
+		return fmt.Errorf("send: there is no %q; did you mean %s?", what, near)
+	}
+	return fmt.Errorf("send: there is no %q; there are %s", what, strings.Join(sendable, ", "))
 }
 
 // A question is the JSON that is sent.

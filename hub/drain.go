@@ -113,7 +113,10 @@ func (a *Agent) sendAway(retry time.Duration, by time.Time) {
 	if a.out.conn != nil && (before < stateClosing || before == stateClosing && a.out.closeBy.After(by)) {
 		a.out.expireLocked(by)
 	}
-	a.unlock(notify)
+	a.mu.Unlock()
+	if notify {
+		a.notify()
+	}
 }
 
 // cut closes all remaining Conns at once, and returns how many there were.

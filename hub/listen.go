@@ -202,7 +202,10 @@ func (l *Listener) Release() {
 	a.mu.Lock()
 	a.out.held = false
 	notify := a.out.hasWorkLocked() && a.out.wakeLocked()
-	a.unlock(notify)
+	a.mu.Unlock()
+	if notify {
+		a.notify()
+	}
 }
 
 // opensLocked reports whether l is a listener that has not begun yet. l may be nil.

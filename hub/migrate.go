@@ -48,7 +48,10 @@ func (a *Agent) migrate(wait bool) {
 		a.cond.Broadcast()
 	}
 	notify := a.out.parked && a.out.wakeLocked()
-	a.unlock(notify)
+	a.mu.Unlock()
+	if notify {
+		a.notify()
+	}
 	if done {
 		a.migrated()
 	}
@@ -125,7 +128,10 @@ func (a *Agent) cutWith(reason string, retry time.Duration, byReload bool) (open
 		a.out.revokeLocked(func(*Message) bool { return false })
 	}
 	notify := a.closeLocked(CloseCut, reason, retry)
-	a.unlock(notify)
+	a.mu.Unlock()
+	if notify {
+		a.notify()
+	}
 	return open
 }
 

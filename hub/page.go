@@ -165,6 +165,9 @@ func (o *op) applyPage() (done bool) {
 		return true
 	}
 	notify := a.out.acceptLocked(item{bytes: answer})
-	a.unlock(notify)
+	a.mu.Unlock()
+	if notify {
+		a.notify()
+	}
 	return true
 }

@@ -15,6 +15,7 @@
 //	allowance.go                the rate of frames that carry nothing for the hub
 //	rawconn_unix.go             reads and writes a socket without buffers
 //	resting_linux.go            waits for idle WebSockets without a goroutine for each
+//	turns.go                    has sessions that begin take turns, so that messages do not wait
 //	tlsbuffers.go               frees what crypto/tls holds for an idle WebSocket
 //	fallback_http.go            the requests of a fallback
 //	session.go                  a session over a fallback, which joins its requests
@@ -74,6 +75,15 @@
 //
 // For a fallback or a stream of Server-Sent Events, net/http keeps the request, its buffers
 // and two goroutines. This package adds none.
+//
+// # Many that come at once
+//
+// Sessions that begin take turns: when they are opened, and before the first reads of their
+// WebSockets. The user of this package should call [Turn] in the ConnState of the http.Server,
+// before it accepts a connection and before it handles its first request. A few turns are free
+// in each millisecond. Otherwise newcomers wait until Go's scheduler has nothing else to run,
+// or its poller has been asked, which it is each 10 ms. So they take what is left of the
+// processor, and a share of it if nothing is left.
 //
 // # Goroutines
 //

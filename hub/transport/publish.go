@@ -12,6 +12,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"os"
 	"strconv"
 	"time"
 
@@ -136,10 +137,19 @@ func (e *Endpoint) publishBody(w http.ResponseWriter, r *http.Request, program *
 		return
 	}
 	done := e.readBy(w, r, e.patience().message)
-	body, wrong := readWhole(w, r, maxPublishBody, errPublishSize)
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxPublishBody))
 	done()
-	if wrong != nil {
-		fail(w, wrong)
+	switch _, large := errors.AsType[*http.MaxBytesError](err); {
+	case large:
+		fail(w, errPublishSize)
+		return
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		closeAfter(w, r)
+		fail(w, errBodyTime)
+		return
+	case err != nil:
+		closeAfter(w, r)
+		fail(w, errBody)
 		return
 	}
 	objects, array, wrong := splitBody(body)

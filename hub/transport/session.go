@@ -124,11 +124,9 @@ type session struct {
 	response *response                             // nil between two requests to receive
 	expiry   *time.Timer                           // ends a session without a response; removes a session that has ended
 	expires  time.Time                             // when expiry is due: it may fire while it is being reset
-	whole    time.Time                             // when it would be if nobody doubted that the client is there; else zero
 	greeted  bool                                  // a response has carried the o frame
 	received int64                                 // the highest number of a request to receive
 	bye      string                                // if the session has ended: its close frame
-	left     string                                // if the session has ended: why, for the log
 	writeBy  time.Time                             // the write deadline; zero for none
 	bodies   map[*http.ResponseController]struct{} // of requests to send whose bodies are being read
 	changed  chan struct{}                         // closed when one of the above changes; nil if nothing waits
@@ -139,6 +137,8 @@ var (
 	_ hub.Cutter = (*session)(nil)
 	_ hub.Waiter = (*session)(nil)
 )
+
+var errOver = errors.New("the session has ended")
 
 func (ss *Sessions) newSession(key sessionKey, by owner, cookies []string, a *hub.Agent, t *times) *session {
 	return &session{sessions: ss, key: key, owner: by, cookies: cookies, agent: a, times: t, turn: make(chan struct{}, 1), bodies: make(map[*http.ResponseController]struct{})}
@@ -179,12 +179,12 @@ func (s *session) Write(p []byte) (int, error) {
 	}
 	defer putMessage(buffer)
 	s.mu.Lock()
-	r, by, over, left := s.response, s.writeBy, s.bye != "", s.left
+	r, by, over := s.response, s.writeBy, s.bye != ""
 	ready := r != nil && r.isReady()
 	s.mu.Unlock()
 	switch {
 	case over:
-		return 0, &hub.EndedError{Reason: left}
+		return 0, errOver
 	case ready:
 		err := s.send(r, by, frame, heartbeat)
 		switch {
@@ -293,7 +293,7 @@ func (s *session) endLocked(bye, left string) {
 		s.mu.Unlock()
 		return
 	}
-	s.bye, s.left = bye, left
+	s.bye = bye
 	s.leaveBodiesLocked()
 	r := s.response
 	told := r != nil && r.isReady()
@@ -394,10 +394,11 @@ func (s *session) detach(inOrder bool, why string) {
 		return
 	}
 	if s.bye == "" {
-		s.expireInLocked(s.times.disconnect)
-		if s.sessions.pulse.wasAway() && s.times.doubt < s.times.disconnect {
-			s.doubtLocked()
+		in := s.times.disconnect
+		if s.sessions.pulse.wasAway() {
+			in = min(in, s.times.doubt)
 		}
+		s.expireInLocked(in)
 	}
 	s.changeLocked()
 	s.mu.Unlock()
@@ -406,7 +407,7 @@ func (s *session) detach(inOrder bool, why string) {
 // expireInLocked sets when the session expires, unless a response is attached before. The
 // caller holds s.mu.
 func (s *session) expireInLocked(in time.Duration) {
-	s.expires, s.whole = time.Now().Add(in), time.Time{}
+	s.expires = time.Now().Add(in)
 	if s.expiry == nil {
 		s.expiry = time.AfterFunc(in, s.expire)
 	} else {
@@ -417,7 +418,7 @@ func (s *session) expireInLocked(in time.Duration) {
 // expire ends the session, or removes it if it has ended already.
 func (s *session) expire() {
 	s.mu.Lock()
-	due := !time.Now().Before(s.expires) && !s.trustLocked()
+	due := !time.Now().Before(s.expires)
 	ended := s.bye != ""
 	s.mu.Unlock()
 	switch {
@@ -437,12 +438,12 @@ func (s *session) forget() {
 		s.mu.Unlock()
 		return
 	}
-	s.bye, s.left = closeFrame(closeInterrupted, interrupted), "the client made no request to receive in time"
+	s.bye = closeFrame(closeInterrupted, interrupted)
 	s.leaveBodiesLocked()
 	s.changeLocked()
 	s.mu.Unlock()
 	s.sessions.remove(s)
-	s.leave(s.left)
+	s.leave("the client made no request to receive in time")
 }
 
 // leaveBodiesLocked stops the reading of bodies, because the agent takes no more frames. The

@@ -154,9 +154,12 @@ func (e *Endpoint) serveWebSocket(w http.ResponseWriter, r *http.Request, sockJS
 	go newWSReader(nc, a, sockJS, e.patience()).run(early)
 }
 
-// openAgent opens a session over a transport. If the request may not open one, openAgent
+// openAgent opens a session over a transport, when it is its turn. If the request may not open one, openAgent
 // answers it and returns nil.
 func (e *Endpoint) openAgent(w http.ResponseWriter, r *http.Request, transport string) *hub.Agent {
+	if transport != webSocket { // its first request is that of its connection, see Turn
+		newcomers.take()
+	}
 	o, refusal := e.Opening(r)
 	switch {
 	case len(o.Header)+len(o.URI) > maxSnapshot:

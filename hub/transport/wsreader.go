@@ -22,6 +22,10 @@ const maxDropped = 16 << 20
 // more.
 const talkative = 4
 
+// firstTurns is how many of the first bytes that arrive wait for their turn, because the
+// session is a newcomer: it connects, and subscribes.
+const firstTurns = 2
+
 // An agent is what a wsReader needs of a *hub.Agent.
 type agent interface {
 	Start(c hub.Conn)
@@ -53,6 +57,7 @@ type wsReader struct {
 	begun     bool // a message has come, and legacy is known
 	legacy    bool // messages are objects, because the client is of 2011
 	spoken    int8 // messages since the last ping or pong, up to talkative
+	turns     int8 // that it still has to wait for, see firstTurns
 	dropped   int  // bytes read after the close frame
 }
 
@@ -62,6 +67,9 @@ func newWSReader(nc net.Conn, a agent, sockJS bool, t *times) *wsReader {
 		form = sockJSForm
 	}
 	r := &wsReader{conn: newConn(nc, form, t), agent: a, sockJS: sockJS}
+	if r.conn.socket != nil {
+		r.turns = firstTurns
+	}
 	r.conn.resume = r.read // a func value, because making one for each message would allocate
 	return r
 }
@@ -146,6 +154,10 @@ func (r *wsReader) read() {
 		p, err := r.conn.fill(r.timed, r.rests())
 		if err == errEmpty { //nolint:errorlint // fill does not wrap it
 			break
+		}
+		if r.turns > 0 {
+			r.turns--
+			newcomers.take()
 		}
 		if err = r.filled(p, err); err != nil {
 			r.end(err)

@@ -86,7 +86,9 @@ func Snapshot(r *http.Request, names []string) (string, error) {
 // mayBeAbsent reports whether a placeholder that is unknown for one request may be known
 // for others. Then it has no value here.
 func mayBeAbsent(name string) bool {
-	return hasPrefix(name, "http.auth.user.", "http.regexp.", "http.matchers.", "http.url_pattern.", "http.request.")
+	return slices.ContainsFunc([]string{"http.auth.user.", "http.regexp.", "http.matchers.", "http.url_pattern.", "http.request."}, func(prefix string) bool {
+		return strings.HasPrefix(name, prefix)
+	})
 }
 
 // LookUp returns what a session knows about a placeholder.
@@ -156,7 +158,9 @@ func MustLookUp(name string) (bool, error) {
 		return false, fmt.Errorf("there is no placeholder {%s}", name)
 	case mayBeAbsent(name):
 		return true, nil
-	case hasPrefix(name, "time.", "http.response.", "http.intercept.", "http.shutting_down", "http.time_until_shutdown"):
+	case slices.ContainsFunc([]string{"time.", "http.response.", "http.intercept.", "http.shutting_down", "http.time_until_shutdown"}, func(prefix string) bool {
+		return strings.HasPrefix(name, prefix)
+	}):
 		return false, nil
 	case !foreignPlaceholder.MatchString(name):
 		return false, nil
@@ -234,7 +238,8 @@ func ToLookUp(texts []json.RawMessage, others bool) (names []string, err error) 
 		names = append(names, named...)
 	}
 	return Filter(names, func(name string) bool {
-		return !set[name] && !hasPrefix(name, setPrefixes...) && (!others || strings.HasPrefix(name, "http."))
+		isSet := set[name] || slices.ContainsFunc(setPrefixes, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+		return !isSet && (!others || strings.HasPrefix(name, "http."))
 	})
 }
 

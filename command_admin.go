@@ -32,6 +32,8 @@ type adminCommand struct {
 	address, config, adapter string
 	hub, namespace           string
 	json                     bool
+	after                    string // of commands that list pages
+	limit                    int    // likewise
 }
 
 const adminHelp = `
@@ -127,7 +129,7 @@ func (a *adminCommand) answer(cmd *cobra.Command, method, name string, query url
 // query returns the parameters that are not empty.
 func (a *adminCommand) query(pairs ...string) url.Values {
 	q := make(url.Values)
-	pairs = append(pairs, "hub", a.hub, "namespace", a.namespace)
+	pairs = append(pairs, "hub", a.hub, "namespace", a.namespace, "after", a.after, "limit", number(a.limit))
 	for i := 0; i < len(pairs); i += 2 {
 		if pairs[i+1] != "" {
 			q.Set(pairs[i], pairs[i+1])
@@ -225,14 +227,12 @@ func brokerState(n *hub.NodeInfo) string {
 
 func channelsCommand() *cobra.Command {
 	var a adminCommand
-	var after string
-	var limit int
 	cmd := a.command("channels [<prefix>] [flags]", "Lists channels and patterns that have subscribers",
 		"With a prefix, only those whose names begin with it.",
 		"  caddy pushit channels\n  caddy pushit channels stories/ --limit 1000 --json", cobra.MaximumNArgs(1),
 		func(cmd *cobra.Command, args []string) error {
 			var page hub.ChannelPage
-			q := a.query("prefix", strings.Join(args, ""), "after", after, "limit", number(limit))
+			q := a.query("prefix", strings.Join(args, ""))
 			if done, err := a.answer(cmd, http.MethodGet, "channels", q, nil, &page); done || err != nil {
 				return err
 			}
@@ -247,13 +247,13 @@ func channelsCommand() *cobra.Command {
 			more(cmd, page.Next, page.Silent)
 			return table(cmd, []string{"CHANNEL", "NAMESPACE", "SUBSCRIBERS", "MEMBERS", "KEPT"}, rows)
 		})
-	pageFlags(cmd, &after, &limit)
+	a.pageFlags(cmd)
 	return cmd
 }
 
-func pageFlags(cmd *cobra.Command, after *string, limit *int) {
-	cmd.Flags().StringVar(after, "after", "", "what the page follows, as the page before says")
-	cmd.Flags().IntVar(limit, "limit", 0, "the most that are listed: 1 to 1000 (default 100)")
+func (a *adminCommand) pageFlags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&a.after, "after", "", "what the page follows, as the page before says")
+	cmd.Flags().IntVar(&a.limit, "limit", 0, "the most that are listed: 1 to 1000 (default 100)")
 }
 
 // number returns the text of n; that of 0 is empty.
@@ -290,8 +290,6 @@ func agentsCommand() *cobra.Command {
 	var a adminCommand
 	var s hub.Selector
 	var attributes []string
-	var after string
-	var limit int
 	cmd := a.command("agents [flags]", "Lists agents", "Agents must fit all flags that select.",
 		"  caddy pushit agents --user alice\n  caddy pushit agents --channel news --ip 192.0.2.0/24 --json", cobra.NoArgs,
 		func(cmd *cobra.Command, _ []string) error {
@@ -299,7 +297,7 @@ func agentsCommand() *cobra.Command {
 				return err
 			}
 			q := a.query("agent", s.Agent, "agent_id", s.AgentID, "user", s.User, "channel", s.Channel, "address", s.Address,
-				"transport", s.Transport, "after", after, "limit", number(limit))
+				"transport", s.Transport)
 			if len(attributes) > 0 {
 				q["attribute"] = attributes
 			}
@@ -319,7 +317,7 @@ func agentsCommand() *cobra.Command {
 			return table(cmd, []string{"AGENT", "USER", "AGENTID", "ADDRESS", "TRANSPORT", "SINCE", "CHANNELS"}, rows)
 		})
 	a.selectorFlags(cmd, &s, &attributes)
-	pageFlags(cmd, &after, &limit)
+	a.pageFlags(cmd)
 	return cmd
 }
 

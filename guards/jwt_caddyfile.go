@@ -141,24 +141,17 @@ func (g *JWT) setting(d *caddyfile.Dispenser, word string) error {
 	if err := only(d, word, values); err != nil {
 		return err
 	}
-	switch value := values[0]; word {
-	case "leeway":
-		leeway, err := caddy.ParseDuration(value)
+	if word == "leeway" {
+		leeway, err := caddy.ParseDuration(values[0])
 		if err != nil || leeway < time.Second || leeway > maxLeeway {
-			return d.Errf("leeway %s: write a duration of 1s to %s", value, maxLeeway)
+			return d.Errf("leeway %s: write a duration of 1s to %s", values[0], maxLeeway)
 		}
 		g.Leeway = caddy.Duration(leeway)
-	case "header":
-		g.Header = value
-	case "cookie":
-		g.Cookie = value
-	case "query":
-		g.Query = value
-	case "user_claim":
-		g.UserClaim = value
-	case "grant_claim":
-		g.GrantClaim = value
+		return nil
 	}
+	*map[string]*string{
+		"header": &g.Header, "cookie": &g.Cookie, "query": &g.Query, "user_claim": &g.UserClaim, "grant_claim": &g.GrantClaim,
+	}[word] = values[0]
 	return nil
 }
 

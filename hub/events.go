@@ -4,7 +4,6 @@
 package hub
 
 import (
-	"strings"
 	"sync"
 	"time"
 )
@@ -175,10 +174,7 @@ func (a *Agent) agentEvent(name EventName) Event {
 func (n *node) tellLocked(name EventName) {
 	if q := n.home.events; q.wants(name) {
 		e := Event{Name: name, Pattern: n.home.patterns}
-		var found bool
-		if e.Namespace, e.Channel, found = strings.Cut(n.key, "\x00"); !found {
-			e.Namespace, e.Channel = "", n.key
-		}
+		e.Namespace, e.Channel, _ = cutKey(n.key)
 		if e.Pattern {
 			e.Channel += "*"
 		}

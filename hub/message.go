@@ -6,12 +6,13 @@ package hub
 import (
 	"bytes"
 	"crypto/sha256"
-	"encoding/binary"
 	"math"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/push-it/pushit/hub/internal/packed"
 )
 
 // A Message was published on a channel. It is immutable. All agents share it, and it is
@@ -115,7 +116,7 @@ func (m *Message) keepBy(p *Policy) {
 func (m *Message) ID() [16]byte {
 	var b []byte
 	for _, part := range []string{m.key, m.who, m.UUID} {
-		b = append(binary.AppendUvarint(b, uint64(len(part))), part...)
+		b = packed.AppendText(b, part)
 	}
 	sum := sha256.Sum256(b)
 	return [16]byte(sum[:16])

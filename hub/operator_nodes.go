@@ -63,59 +63,41 @@ func (o *Operator) Channels(ctx context.Context, q ChannelQuery) (ChannelPage, e
 		page.Channels, page.More = o.topChannels(ctx, pages, q.Limit)
 		return page, nil
 	}
-	page.Channels, page.Next = merge(pages, q.Limit, func(p ChannelPage) ([]ChannelInfo, string) { return p.Channels, p.Next }, merging[ChannelInfo]{
-		compare: (*ChannelInfo).compare, next: (*ChannelInfo).next, join: (*ChannelInfo).join,
-	})
+	page.Channels, page.Next = merge(pages, q.Limit, func(p ChannelPage) ([]ChannelInfo, string) { return p.Channels, p.Next }, byChannel)
 	return page, err
 }
+
+// byChannel has one entry for each channel.
+var byChannel = merging[ChannelInfo]{compare: (*ChannelInfo).compare, next: (*ChannelInfo).next, join: (*ChannelInfo).join}
 
 // topChannels makes one list of those of all nodes. A node names only its own top, so all of
 // them are asked about each channel of the list.
 func (o *Operator) topChannels(ctx context.Context, pages []ChannelPage, limit int) (list []ChannelInfo, more bool) {
-	for _, p := range pages {
-		list = append(list, p.Channels...)
-		more = more || p.More
-	}
-	joined := joinEqual(list)
 	limit, _ = pageLimit(limit) // it was checked
-	cut := func() {
+	top := func(pages []ChannelPage) []ChannelInfo {
+		joined := []ChannelInfo{}
+		for _, p := range pages {
+			joined = append(joined, p.Channels...)
+			more = more || p.More
+		}
+		joined = byChannel.joined(joined)
 		slices.SortFunc(joined, func(a, b ChannelInfo) int { return a.compareSubscribers(&b) })
 		more = more || len(joined) > limit
-		joined = joined[:min(len(joined), limit)]
+		return joined[:min(len(joined), limit)]
 	}
-	cut()
+	list = top(pages)
 	if len(pages) < 2 {
-		return joined, more
+		return list, more
 	}
-	names := make([]string, len(joined))
-	for i := range joined {
-		names[i] = joined[i].next()
+	names := make([]string, len(list))
+	for i := range list {
+		names[i] = list[i].next()
 	}
 	exact, _, err := ask[ChannelPage](ctx, o.hub, order{Do: "named", Names: names})
 	if err != nil || len(exact) < len(pages) {
-		return joined, more // the numbers of the nodes that named them
+		return list, more // the numbers of the nodes that named them
 	}
-	list = nil
-	for _, p := range exact {
-		list = append(list, p.Channels...)
-	}
-	joined = joinEqual(list)
-	cut()
-	return joined, more
-}
-
-// joinEqual joins the entries of each channel.
-func joinEqual(list []ChannelInfo) []ChannelInfo {
-	slices.SortStableFunc(list, func(a, b ChannelInfo) int { return a.compare(&b) })
-	joined := []ChannelInfo{}
-	for i := range list {
-		if n := len(joined); n > 0 && joined[n-1].compare(&list[i]) == 0 {
-			joined[n-1].join(&list[i])
-			continue
-		}
-		joined = append(joined, list[i])
-	}
-	return joined
+	return top(exact), more
 }
 
 // Refusals returns what was refused recently, on all machines, the newest first: at most 100
@@ -315,23 +297,32 @@ func merge[P, T any](pages []P, limit int, list func(P) ([]T, string), m merging
 			}
 		}
 	}
-	slices.SortStableFunc(out, func(a, b T) int { return m.compare(&a, &b) })
+	out = m.joined(out)
 	n := 0
-	for i := range out {
-		switch {
-		case m.join != nil && n > 0 && m.compare(&out[n-1], &out[i]) == 0:
-			m.join(&out[n-1], &out[i])
-			continue
-		case n == limit || end != nil && m.compare(&out[i], end) > 0:
-			return out[:n], m.next(&out[n-1])
-		}
-		out[n] = out[i]
+	for n < min(len(out), limit) && (end == nil || m.compare(&out[n], end) <= 0) {
 		n++
 	}
-	if end != nil {
+	switch {
+	case n < len(out):
+		next = m.next(&out[n-1])
+	case end != nil:
 		next = m.next(end)
 	}
 	return out[:n], next
+}
+
+// joined sorts a list, and makes one item of those that are equal.
+func (m merging[T]) joined(list []T) []T {
+	slices.SortStableFunc(list, func(a, b T) int { return m.compare(&a, &b) })
+	out := list[:0]
+	for i := range list {
+		if n := len(out); m.join != nil && n > 0 && m.compare(&out[n-1], &list[i]) == 0 {
+			m.join(&out[n-1], &list[i])
+			continue
+		}
+		out = append(out, list[i])
+	}
+	return out
 }
 
 // otherNodes are the other nodes that are up.

@@ -110,9 +110,6 @@ func (r *Reload) Effects() Effects {
 	}
 }
 
-// To returns the policy that the agents moved to, or nil if there is none.
-func (r *Reload) To() *Policy { return r.to }
-
 // countAsked counts a question. r may be nil.
 func (r *Reload) countAsked() {
 	if r != nil {

@@ -221,11 +221,7 @@ func checkAddress(text string) error {
 func (s *Server) Place(node string) error {
 	i := slices.IndexFunc(s.use.machines, func(m Machine) bool { return m.Name == node })
 	if i < 0 {
-		var names []string
-		for _, m := range s.use.machines {
-			names = append(names, m.Name)
-		}
-		return fmt.Errorf("embedded: this node is called %q, and the machines are %s: write in the block of the broker node {env.NODE}, with the name of this machine in the variable", node, strings.Join(names, ", "))
+		return fmt.Errorf("embedded: this node is called %q, and the machines are %s: write in the block of the broker node {env.NODE}, with the name of this machine in the variable", node, s.use.names())
 	}
 	s.self = s.use.machines[i]
 	u := &s.use

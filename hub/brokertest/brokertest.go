@@ -75,13 +75,45 @@ type Entry struct {
 	Message *hub.Message
 }
 
+// A changing records what comes, for a test that waits for it.
+type changing struct {
+	tb testing.TB
+
+	mu      sync.Mutex // guards the following, and what is recorded
+	changed chan struct{}
+}
+
+func newChanging(tb testing.TB) changing { return changing{tb: tb, changed: make(chan struct{})} }
+
+func (c *changing) tellLocked() {
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// await waits until done, which is called with the lock held, returns true.
+func (c *changing) await(what string, done func() bool) {
+	c.tb.Helper()
+	late := time.After(patience)
+	for {
+		c.mu.Lock()
+		ok, changed := done(), c.changed
+		c.mu.Unlock()
+		if ok {
+			return
+		}
+		select {
+		case <-changed:
+		case <-late:
+			c.tb.Fatalf("%s: waited for %v", what, patience)
+		}
+	}
+}
+
 // A Replica is a hub.Sink that records what it gets, and says when a Broker breaks a rule.
 type Replica struct {
 	hub.Broker
-	tb testing.TB
+	changing
 
-	mu      sync.Mutex // guards the following
-	changed chan struct{}
 	closed  bool
 	busy    bool // in Entry, with a number
 	epoch   hub.Epoch
@@ -98,7 +130,7 @@ type Replica struct {
 // open opens a Broker of a log with a Replica as its Sink.
 func open(tb testing.TB, l Log) *Replica {
 	tb.Helper()
-	r := &Replica{Broker: l.Open(tb), tb: tb, changed: make(chan struct{}), floors: make(map[string]uint64)}
+	r := &Replica{Broker: l.Open(tb), changing: newChanging(tb), floors: make(map[string]uint64)}
 	if err := r.Start(tb.Context(), r); err != nil {
 		tb.Fatal(err)
 	}
@@ -190,30 +222,6 @@ func (r *Replica) Lost(from, to uint64) { r.tb.Errorf("%d to %d are lost", from,
 
 // Behind implements hub.Sink.
 func (r *Replica) Behind(bool) {}
-
-func (r *Replica) tellLocked() {
-	close(r.changed)
-	r.changed = make(chan struct{})
-}
-
-// await waits until done, which is called with the lock held, returns true.
-func (r *Replica) await(what string, done func() bool) {
-	r.tb.Helper()
-	late := time.After(patience)
-	for {
-		r.mu.Lock()
-		ok, changed := done(), r.changed
-		r.mu.Unlock()
-		if ok {
-			return
-		}
-		select {
-		case <-changed:
-		case <-late:
-			r.tb.Fatalf("%s: waited for %v", what, patience)
-		}
-	}
-}
 
 // message makes a message of a channel with a history.
 func message(channel, uuid, data string) *hub.Message {

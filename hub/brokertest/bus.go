@@ -79,13 +79,11 @@ func nodes(tb testing.TB, l Log, names ...string) []*Replica {
 
 // A watcher records what a Bus says about other nodes.
 type watcher struct {
-	tb    testing.TB
+	changing
 	calls atomic.Int32
 
-	mu      sync.Mutex // guards the following
-	changed chan struct{}
-	events  []busEvent
-	up      map[hub.NodeID]bool
+	events []busEvent
+	up     map[hub.NodeID]bool
 }
 
 type busEvent struct {
@@ -94,7 +92,7 @@ type busEvent struct {
 }
 
 func watch(tb testing.TB, b hub.Bus) *watcher {
-	w := &watcher{tb: tb, changed: make(chan struct{}), up: make(map[hub.NodeID]bool)}
+	w := &watcher{changing: newChanging(tb), up: make(map[hub.NodeID]bool)}
 	b.Watch(func(node hub.NodeID, up bool) {
 		if w.calls.Add(1) != 1 {
 			tb.Error("a watcher is called twice at once")
@@ -110,8 +108,7 @@ func watch(tb testing.TB, b hub.Bus) *watcher {
 		}
 		w.up[node] = up
 		w.events = append(w.events, busEvent{node, up})
-		close(w.changed)
-		w.changed = make(chan struct{})
+		w.tellLocked()
 	})
 	return w
 }
@@ -119,20 +116,7 @@ func watch(tb testing.TB, b hub.Bus) *watcher {
 // await waits until a node is up, or down.
 func (w *watcher) await(node hub.NodeID, up bool) {
 	w.tb.Helper()
-	late := time.After(patience)
-	for {
-		w.mu.Lock()
-		ok, changed := w.up[node] == up, w.changed
-		w.mu.Unlock()
-		if ok {
-			return
-		}
-		select {
-		case <-changed:
-		case <-late:
-			w.tb.Fatalf("%v is not said to be up: %t", node, up)
-		}
-	}
+	w.changing.await(fmt.Sprintf("%v is up: %t", node, up), func() bool { return w.up[node] == up })
 }
 
 // soon returns a context for what should take no time.

@@ -183,13 +183,6 @@ func (c *wsConn) wake() {
 	}
 }
 
-// isResting reports whether no goroutine reads.
-func (c *wsConn) isResting() bool {
-	resting.mu.Lock()
-	defer resting.mu.Unlock()
-	return resting.holdsLocked(c)
-}
-
 func (rs *restingReaders) holdsLocked(c *wsConn) bool {
 	return rs.set != nil && int(c.place.fd) < len(rs.set.byFD) && rs.set.byFD[c.place.fd] == c
 }

@@ -24,6 +24,13 @@ var restingPairs = map[string]connPair{
 	"tls":  tlsPair,
 }
 
+// isResting reports whether no goroutine reads.
+func (c *wsConn) isResting() bool {
+	resting.mu.Lock()
+	defer resting.mu.Unlock()
+	return resting.holdsLocked(c)
+}
+
 func awaitRest(t *testing.T, c *wsConn) {
 	t.Helper()
 	waitFor(t, "rest", c.isResting)

@@ -20,5 +20,3 @@ func (*restingReaders) leave() {}
 func (c *wsConn) rest() bool { return false }
 
 func (c *wsConn) wake() {}
-
-func (c *wsConn) isResting() bool { return false }

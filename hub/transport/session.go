@@ -5,6 +5,7 @@ package transport
 
 import (
 	"errors"
+	"maps"
 	"net/http"
 	"os"
 	"slices"
@@ -95,11 +96,7 @@ func (ss *Sessions) remove(s *session) {
 func (ss *Sessions) all() []*session {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
-	all := make([]*session, 0, len(ss.byID))
-	for _, s := range ss.byID {
-		all = append(all, s)
-	}
-	return all
+	return slices.Collect(maps.Values(ss.byID))
 }
 
 // A session joins the requests of one client of a fallback transport. One response at a

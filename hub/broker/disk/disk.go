@@ -277,9 +277,6 @@ func bootID() string {
 
 var processStart = time.Now()
 
-// Path returns Options.Path.
-func (b *Broker) Path() string { return b.options.Path }
-
 // SetSync changes Options.Sync.
 func (b *Broker) SetSync(window time.Duration) {
 	b.window.Store(int64(window))

@@ -425,9 +425,9 @@ func TestFilesThatCannotBeUsed(t *testing.T) {
 	wantError(filepath.Join(dir, "none", "h"), "its directory is not there")
 
 	used := opened(t, Options{Path: filepath.Join(dir, "h")})
-	wantError(used.Path(), "in use by another process")
+	wantError(used.options.Path, "in use by another process")
 	_ = used.Close()
-	s, err := openStore(used.Path())
+	s, err := openStore(used.options.Path)
 	if err == nil {
 		err = s.write(&change{state: func(s *state) { s.Version++ }})
 	}
@@ -435,7 +435,7 @@ func TestFilesThatCannotBeUsed(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = s.db.Close()
-	wantError(used.Path(), "a newer pushit has written the file")
+	wantError(used.options.Path, "a newer pushit has written the file")
 }
 
 // A disk that is full refuses publishes, and nothing of them is in the log. When there is

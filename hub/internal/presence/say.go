@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"errors"
 	"time"
+
+	"github.com/push-it/pushit/hub/internal/packed"
 )
 
 // A Statement is what a node says about a member of a channel: how many tabs it has at that
@@ -55,7 +57,7 @@ type Writer struct {
 // Begin begins a group.
 func (w *Writer) Begin(key string, r Rule) {
 	w.key, w.rule = key, r
-	b := appendText(w.now, key)
+	b := packed.AppendText(w.now, key)
 	b = binary.AppendUvarint(b, uint64(r.Linger.Milliseconds()))
 	b = binary.AppendUvarint(b, uint64(r.Members))
 	count := byte(0)
@@ -82,10 +84,10 @@ func (w *Writer) Say(s *Statement) {
 	if s.Cut {
 		marks |= markCut
 	}
-	b := appendText(append(w.now, marks), s.Name)
+	b := packed.AppendText(append(w.now, marks), s.Name)
 	b = binary.AppendUvarint(b, uint64(s.Tabs))
 	b = binary.AppendVarint(b, s.At)
-	w.now = appendText(b, s.Info)
+	w.now = packed.AppendText(b, s.Info)
 }
 
 // End ends the group.
@@ -104,83 +106,29 @@ func (w *Writer) Chunks() [][]byte {
 	return w.chunks
 }
 
-func appendText(dst []byte, s string) []byte {
-	return append(binary.AppendUvarint(dst, uint64(len(s))), s...)
-}
-
 var errSaid = errors.New("this is no list of statements")
-
-// A reader takes values from what a Writer has made. Its first fault ends it.
-type reader struct {
-	rest   []byte
-	failed bool
-}
-
-func (r *reader) fail() {
-	r.rest, r.failed = nil, true
-}
-
-func (r *reader) byte() byte {
-	if len(r.rest) == 0 {
-		r.fail()
-		return 0
-	}
-	b := r.rest[0]
-	r.rest = r.rest[1:]
-	return b
-}
-
-func (r *reader) number(most uint64) uint64 {
-	n, size := binary.Uvarint(r.rest)
-	if size <= 0 || n > most {
-		r.fail()
-		return 0
-	}
-	r.rest = r.rest[size:]
-	return n
-}
-
-func (r *reader) signed() int64 {
-	n, size := binary.Varint(r.rest)
-	if size <= 0 {
-		r.fail()
-		return 0
-	}
-	r.rest = r.rest[size:]
-	return n
-}
-
-func (r *reader) text(most uint64) string {
-	n := r.number(most)
-	if n > uint64(len(r.rest)) {
-		r.fail()
-		return ""
-	}
-	s := string(r.rest[:n])
-	r.rest = r.rest[n:]
-	return s
-}
 
 // ParseGroups decodes a chunk of a Writer. It returns all of it or an error.
 func ParseGroups(chunk []byte) (all []Group, err error) {
-	r := &reader{rest: chunk}
-	for len(r.rest) > 0 {
-		g := Group{Key: r.text(maxKey)}
-		g.Rule.Linger = time.Duration(r.number(uint64(time.Hour.Milliseconds()))) * time.Millisecond
-		g.Rule.Members = int(r.number(maxTabs))
-		g.Rule.Count = r.number(1) == 1
+	r := &packed.Reader{Rest: chunk}
+	for len(r.Rest) > 0 {
+		g := Group{Key: r.Text(maxKey)}
+		g.Rule.Linger = time.Duration(r.Number(uint64(time.Hour.Milliseconds()))) * time.Millisecond
+		g.Rule.Members = int(r.Number(maxTabs))
+		g.Rule.Count = r.Number(1) == 1
 		for {
-			marks := r.byte()
-			if r.failed || marks == endOfGroup {
+			head := r.Bytes(1)
+			if r.Failed || head[0] == endOfGroup {
 				break
 			}
-			s := Statement{ID: ID{r.text(maxName), marks&markAnonymous != 0}, Tabs: int(r.number(maxTabs)), At: r.signed(), Info: r.text(maxInfo), Cut: marks&markCut != 0}
+			marks := head[0]
+			s := Statement{ID: ID{r.Text(maxName), marks&markAnonymous != 0}, Tabs: int(r.Number(maxTabs)), At: r.Signed(), Info: r.Text(maxInfo), Cut: marks&markCut != 0}
 			if marks&^(markAnonymous|markCut) != 0 || s.Name == "" || s.Anonymous && len(s.Name) != 16 || s.Info != "" && !json.Valid([]byte(s.Info)) {
-				r.fail()
+				r.Fail()
 			}
 			g.Statements = append(g.Statements, s)
 		}
-		if r.failed || g.Key == "" {
+		if r.Failed || g.Key == "" {
 			return nil, errSaid
 		}
 		all = append(all, g)

@@ -1,0 +1,59 @@
+// Copyright 2026 The pushit authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package packed writes and reads the parts of binary records: numbers, and texts with their
+// lengths.
+package packed
+
+import "encoding/binary"
+
+// AppendText appends a text with its length.
+func AppendText(dst []byte, text string) []byte {
+	return append(binary.AppendUvarint(dst, uint64(len(text))), text...)
+}
+
+// A Reader takes the parts of a record. Its first fault ends it: then Failed is set, and the
+// parts have no meaning.
+type Reader struct {
+	Rest   []byte
+	Failed bool
+}
+
+// Fail notes a fault.
+func (r *Reader) Fail() { r.Rest, r.Failed = nil, true }
+
+// Bytes takes n bytes. The result aliases Rest.
+func (r *Reader) Bytes(n uint64) []byte {
+	if n > uint64(len(r.Rest)) {
+		r.Fail()
+		return nil
+	}
+	b := r.Rest[:n]
+	r.Rest = r.Rest[n:]
+	return b
+}
+
+// Number takes a number up to most.
+func (r *Reader) Number(most uint64) uint64 {
+	n, size := binary.Uvarint(r.Rest)
+	if size <= 0 || n > most {
+		r.Fail()
+		return 0
+	}
+	r.Rest = r.Rest[size:]
+	return n
+}
+
+// Signed takes a number that may be negative.
+func (r *Reader) Signed() int64 {
+	n, size := binary.Varint(r.Rest)
+	if size <= 0 {
+		r.Fail()
+		return 0
+	}
+	r.Rest = r.Rest[size:]
+	return n
+}
+
+// Text takes a text with up to most bytes.
+func (r *Reader) Text(most uint64) string { return string(r.Bytes(r.Number(most))) }

@@ -8,7 +8,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
@@ -43,7 +42,7 @@ type machines struct {
 	// choose returns the machine for a request; nil goes round.
 	choose func(r *http.Request) int
 	next   atomic.Int32
-	log    bytes.Buffer
+	log    logBuffer
 }
 
 // newMachines starts n machines. change may change each endpoint.
@@ -51,8 +50,7 @@ func newMachines(t *testing.T, n int, p hub.Policy, change func(*Endpoint)) *mac
 	t.Helper()
 	m := &machines{t: t}
 	c := brokertest.NewCluster()
-	var mu sync.Mutex
-	log := slog.New(slog.NewTextHandler(lockedWriter{&mu, &m.log}, nil))
+	log := slog.New(slog.NewTextHandler(&m.log, nil))
 	for i := range n {
 		node := c.Node(string(rune('a' + i)))
 		h, err := hub.New("test", node)
@@ -108,15 +106,22 @@ func newMachines(t *testing.T, n int, p hub.Policy, change func(*Endpoint)) *mac
 	return m
 }
 
-type lockedWriter struct {
-	mu *sync.Mutex
-	w  io.Writer
+// A logBuffer has what was logged so far. Sessions that end may still log while a test reads it.
+type logBuffer struct {
+	mu sync.Mutex // guards b
+	b  bytes.Buffer
 }
 
-func (w lockedWriter) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.w.Write(p)
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 // RoundTrip implements http.RoundTripper.

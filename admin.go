@@ -52,40 +52,54 @@ type adminCall struct {
 	query url.Values
 }
 
-// adminReads answer GET requests, and adminChanges POST requests. An answer is written as
-// JSON; nil has been written already.
-var (
-	adminReads = map[string]func(*adminCall) (any, error){
-		"hubs": adminHubs, "channels": adminChannels, "agents": adminAgents,
-		"history": adminHistory, "members": adminMembers, "tail": adminTail,
-	}
-	adminChanges = map[string]func(*adminCall) (any, error){
-		"publish": adminPublish, "disconnect": adminDisconnect, "unsubscribe": adminUnsubscribe, "reauthorize": adminReauthorize,
-	}
-)
+// An adminRoute answers requests to one address of the admin API.
+type adminRoute struct {
+	method string
+	// serve returns an answer, which is written as JSON; nil has been written already.
+	serve func(*adminCall) (any, error)
+	query []string // the parameters that there are
+}
+
+var adminRoutes = map[string]adminRoute{
+	"hubs":     {http.MethodGet, adminHubs, nil},
+	"channels": {http.MethodGet, adminChannels, []string{"namespace", "prefix", "channel", "after", "hub", "limit"}},
+	"agents": {http.MethodGet, adminAgents, []string{
+		"agent", "agent_id", "user", "channel", "namespace", "address", "transport", "attribute", "after", "hub", "limit",
+	}},
+	"history":     {http.MethodGet, adminHistory, []string{"hub", "namespace", "channel", "before", "limit"}},
+	"members":     {http.MethodGet, adminMembers, []string{"hub", "namespace", "channel", "after"}},
+	"tail":        {http.MethodGet, adminTail, []string{"hub", "namespace", "channel", "last"}},
+	"publish":     {http.MethodPost, adminPublish, nil},
+	"disconnect":  {http.MethodPost, adminDisconnect, nil},
+	"unsubscribe": {http.MethodPost, adminUnsubscribe, nil},
+	"reauthorize": {http.MethodPost, adminReauthorize, nil},
+}
 
 func serveAdmin(w http.ResponseWriter, r *http.Request) error {
 	name := strings.TrimPrefix(r.URL.Path, adminPath)
-	read, reads := adminReads[name]
-	change, changes := adminChanges[name]
-	serve, method := read, http.MethodGet
-	if changes {
-		serve, method = change, http.MethodPost
-	}
-	if !reads && !changes {
-		all := slices.Sorted(maps.Keys(adminReads))
+	route, ok := adminRoutes[name]
+	if !ok {
+		there := make(map[string][]string)
+		for _, other := range slices.Sorted(maps.Keys(adminRoutes)) {
+			there[adminRoutes[other].method] = append(there[adminRoutes[other].method], other)
+		}
 		return adminError(http.StatusNotFound, "there is no %s%s: GET %s; POST %s", adminPath, name,
-			strings.Join(all, ", "), strings.Join(slices.Sorted(maps.Keys(adminChanges)), ", "))
+			strings.Join(there[http.MethodGet], ", "), strings.Join(there[http.MethodPost], ", "))
 	}
-	if r.Method != method {
-		w.Header().Set("Allow", method)
-		return adminError(http.StatusMethodNotAllowed, "%s%s takes %s, not %s", adminPath, name, method, r.Method)
+	if r.Method != route.method {
+		w.Header().Set("Allow", route.method)
+		return adminError(http.StatusMethodNotAllowed, "%s%s takes %s, not %s", adminPath, name, route.method, r.Method)
 	}
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return adminError(http.StatusBadRequest, "the query cannot be read: %v", err)
 	}
-	answer, err := serve(&adminCall{w, r, query})
+	for _, name := range slices.Sorted(maps.Keys(query)) {
+		if !slices.Contains(route.query, name) {
+			return adminError(http.StatusBadRequest, "there is no parameter %q: there are %s", name, strings.Join(route.query, ", "))
+		}
+	}
+	answer, err := route.serve(&adminCall{w, r, query})
 	if err != nil {
 		return asAdminError(err)
 	}
@@ -127,22 +141,8 @@ func asAdminError(err error) error {
 	return adminError(http.StatusServiceUnavailable, "%v", err)
 }
 
-// only returns an error if the query has other parameters than these.
-func (c *adminCall) only(names ...string) error {
-	for _, name := range slices.Sorted(maps.Keys(c.query)) {
-		if !slices.Contains(names, name) {
-			return adminError(http.StatusBadRequest, "there is no parameter %q: there are %s", name, strings.Join(names, ", "))
-		}
-	}
-	return nil
-}
-
-// list returns the hub and the limit, 0 if there is none, of a request that lists something. It
-// has these parameters besides.
-func (c *adminCall) list(names ...string) (h *hub.Hub, limit int, err error) {
-	if err = c.only(append(names, "hub", "limit")...); err != nil {
-		return nil, 0, err
-	}
+// list returns the hub and the limit, 0 if there is none, of a request that lists something.
+func (c *adminCall) list() (h *hub.Hub, limit int, err error) {
 	if limit, err = c.count("limit", "a number"); err != nil {
 		return nil, 0, err
 	}
@@ -166,9 +166,6 @@ func (c *adminCall) count(name, what string) (int, error) {
 
 // read reads the body of a request.
 func (c *adminCall) read(to any) error {
-	if err := c.only(); err != nil {
-		return err
-	}
 	body, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, maxAdminBody))
 	if err != nil {
 		return adminError(http.StatusRequestEntityTooLarge, "the body cannot be read: %v", err)
@@ -211,9 +208,6 @@ type hubListing struct {
 }
 
 func adminHubs(c *adminCall) (any, error) {
-	if err := c.only(); err != nil {
-		return nil, err
-	}
 	all := []hubListing{}
 	for _, name := range hubNames() {
 		h, ok := FindHub(name)
@@ -230,7 +224,7 @@ func adminHubs(c *adminCall) (any, error) {
 }
 
 func adminChannels(c *adminCall) (any, error) {
-	h, limit, err := c.list("namespace", "prefix", "channel", "after")
+	h, limit, err := c.list()
 	if err != nil {
 		return nil, err
 	}
@@ -239,7 +233,7 @@ func adminChannels(c *adminCall) (any, error) {
 }
 
 func adminAgents(c *adminCall) (any, error) {
-	h, limit, err := c.list("agent", "agent_id", "user", "channel", "namespace", "address", "transport", "attribute", "after")
+	h, limit, err := c.list()
 	if err != nil {
 		return nil, err
 	}
@@ -283,9 +277,6 @@ func (c *adminCall) named() (in *hub.Inside, channel string, err error) {
 }
 
 func adminHistory(c *adminCall) (any, error) {
-	if err := c.only("hub", "namespace", "channel", "before", "limit"); err != nil {
-		return nil, err
-	}
 	limit, err := c.count("limit", "a number")
 	if err != nil {
 		return nil, err
@@ -302,9 +293,6 @@ func adminHistory(c *adminCall) (any, error) {
 }
 
 func adminMembers(c *adminCall) (any, error) {
-	if err := c.only("hub", "namespace", "channel", "after"); err != nil {
-		return nil, err
-	}
 	var after uint64
 	if text := c.query.Get("after"); text != "" {
 		var err error
@@ -327,9 +315,6 @@ func adminMembers(c *adminCall) (any, error) {
 // adminTail writes the messages of channels as they come, one to a line, until the client
 // ends it.
 func adminTail(c *adminCall) (any, error) {
-	if err := c.only("hub", "namespace", "channel", "last"); err != nil {
-		return nil, err
-	}
 	last, err := c.count("last", "a number of messages")
 	if err != nil {
 		return nil, err

@@ -77,11 +77,7 @@ func checkTransport(name string) error {
 	if slices.Contains(transport.AllTransports, name) {
 		return nil
 	}
-	instead := "there are " + strings.Join(transport.AllTransports, ", ")
-	if near := guards.Nearest(name, transport.AllTransports); near != "" {
-		instead = fmt.Sprintf("did you mean %q?", near)
-	}
-	return fmt.Errorf("transports: there is no transport %q; %s", name, instead)
+	return fmt.Errorf("transports: there is no transport %q; %s", name, guards.Instead(name, transport.AllTransports))
 }
 
 func checkSessionCookies(names []string) error {

@@ -158,10 +158,7 @@ func checkGateName(name string) error {
 	if slices.Contains(gateNames, name) {
 		return nil
 	}
-	if near := guards.Nearest(name, gateNames); near != "" {
-		return fmt.Errorf("there is no gate %q; did you mean %q?", name, near)
-	}
-	return fmt.Errorf("there is no gate %q; the gates are %s", name, strings.Join(gateNames, ", "))
+	return fmt.Errorf("there is no gate %q; %s", name, guards.Instead(name, gateNames))
 }
 
 // checkTimeoutOf returns an error if a gate cannot have a timeout.

@@ -35,11 +35,14 @@ type subscriber struct {
 // frame.
 func socketSubscriber(ws *wireclient.WebSocket, hear func(payload []byte) (int, error)) *subscriber {
 	return &subscriber{conn: ws.Conn, ws: ws, done: make(chan struct{}), next: func() (int, bool, error) {
-		payload, err := ws.Read()
+		payload, ok, err := ws.Next() // not Read: behind a ping, it would wait before the deliveries are counted
 		if err != nil {
 			return 0, false, err
 		}
-		n, err := hear(payload)
+		n := 0
+		if ok {
+			n, err = hear(payload)
+		}
 		return n, ws.Buffered() > 0, err
 	}}
 }

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +19,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/push-it/pushit/internal/wireclient"
 )
 
 // The servers that are here: the programs of the others are not.
@@ -247,6 +250,26 @@ func TestProcessTreesAreMeasured(t *testing.T) {
 	if all, err := treeMemory(cmd.Process.Pid); err != nil || all <= of {
 		t.Errorf("%d bytes for all, %d for the first: %v", all, of, err)
 	}
+}
+
+// A ping that came behind the last deliveries does not keep them from being counted.
+func TestDeliveriesBeforeAPingCount(t *testing.T) {
+	server, client := net.Pipe()
+	defer func() { _ = server.Close() }()
+	s := socketSubscriber(wireclient.NewWebSocket(client, 4096), func([]byte) (int, error) { return 1, nil })
+	tally := &deliveryTally{changed: make(chan struct{}, 1)}
+	go s.read(tally)
+	go func() { _, _ = io.Copy(io.Discard, server) }() // the pong
+	if _, err := server.Write([]byte("\x81\x02[]\x81\x02[]\x89\x00")); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := tally.await(ctx, 2); err != nil {
+		t.Error(err)
+	}
+	_ = client.Close()
+	<-s.done
 }
 
 func TestTallyTellsOfLosses(t *testing.T) {

@@ -51,17 +51,24 @@ func processTree(pid int) ([]int, error) {
 
 // treeTime returns the processor time of a process, of those that descend from it, and of
 // those of them that have ended.
-func treeTime(pid int) (sum time.Duration, err error) {
+func treeTime(pid int) (time.Duration, error) { return sumOfTree(pid, timeWithEnded) }
+
+// treeMemory returns the resident memory of a process and of those that descend from it.
+func treeMemory(pid int) (int64, error) { return sumOfTree(pid, residentMemory) }
+
+// sumOfTree adds what of returns for a process and for each that descends from it. Those may
+// end meanwhile.
+func sumOfTree[N time.Duration | int64](pid int, of func(pid int) (N, error)) (sum N, err error) {
 	tree, err := processTree(pid)
 	if err != nil {
 		return 0, err
 	}
 	for i, id := range tree {
-		t, err := timeWithEnded(id)
+		n, err := of(id)
 		if err != nil && i == 0 {
 			return 0, err
 		}
-		sum += t
+		sum += n
 	}
 	return sum, nil
 }
@@ -84,22 +91,6 @@ func timeWithEnded(pid int) (sum time.Duration, err error) {
 			return 0, err
 		}
 		sum += t
-	}
-	return sum, nil
-}
-
-// treeMemory returns the resident memory of a process and of those that descend from it.
-func treeMemory(pid int) (sum int64, err error) {
-	tree, err := processTree(pid)
-	if err != nil {
-		return 0, err
-	}
-	for i, id := range tree {
-		n, err := residentMemory(id)
-		if err != nil && i == 0 {
-			return 0, err
-		}
-		sum += n
 	}
 	return sum, nil
 }

@@ -34,14 +34,6 @@ func (*AllowGuard) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "http.pushit.guards.allow", New: func() caddy.Module { return new(AllowGuard) }}
 }
 
-// Provision loads the matchers.
-func (g *AllowGuard) Provision(ctx caddy.Context) error {
-	if err := g.load(ctx, g); err != nil {
-		return fmt.Errorf("allow: %w", err)
-	}
-	return nil
-}
-
 // Decide implements Guard.
 func (g *AllowGuard) Decide(ctx context.Context, q *Question) Answer {
 	return g.decide(ctx, q, Answer{Kind: Allow})
@@ -62,14 +54,6 @@ type DenyGuard struct {
 // CaddyModule returns the Caddy module information.
 func (*DenyGuard) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "http.pushit.guards.deny", New: func() caddy.Module { return new(DenyGuard) }}
-}
-
-// Provision loads the matchers.
-func (g *DenyGuard) Provision(ctx caddy.Context) error {
-	if err := g.load(ctx, g); err != nil {
-		return fmt.Errorf("deny: %w", err)
-	}
-	return nil
 }
 
 // Decide implements Guard.
@@ -94,8 +78,8 @@ type Matching struct {
 	compared placeholder.Compared
 }
 
-// load loads the matchers of a guard.
-func (m *Matching) load(ctx caddy.Context, guard any) (err error) {
+// Provision loads the matchers.
+func (m *Matching) Provision(ctx caddy.Context) (err error) {
 	if m.reads, err = placeholder.CheckMatchers(m.MatcherSetsRaw); err != nil {
 		return err
 	}
@@ -105,7 +89,7 @@ func (m *Matching) load(ctx caddy.Context, guard any) (err error) {
 	if len(m.MatcherSetsRaw) == 0 {
 		return nil
 	}
-	loaded, err := ctx.LoadModule(guard, "MatcherSetsRaw")
+	loaded, err := ctx.LoadModule(m, "MatcherSetsRaw")
 	if err != nil {
 		return fmt.Errorf("loading matchers: %w", err)
 	}

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
@@ -139,14 +138,10 @@ func (p *matchingParser) setNamed(name string) error {
 
 func (p *matchingParser) unknownMatcher(name string) error {
 	known := p.names()
-	switch near := suggest.Nearest(name, known); {
-	case near != "":
-		return p.Errf("there is no matcher %s; did you mean %s?", name, near)
-	case len(known) > 0:
-		return p.Errf("there is no matcher %s; there are %s", name, strings.Join(known, ", "))
-	default:
+	if len(known) == 0 {
 		return p.Errf("there is no matcher %s; define it in the site or in pushit, as %s { … }", name, name)
 	}
+	return p.Errf("there is no matcher %s; %s", name, suggest.Instead(name, known))
 }
 
 // names returns the names of the matchers in scope, with their @. The Helper does not
@@ -191,14 +186,7 @@ func (p *matchingParser) block() error {
 			return look.Errf("write a named matcher on the line of %s: write %s %s", p.word, p.word, word)
 		}
 		if !isMatcher(word) {
-			var known []string
-			for _, m := range caddy.GetModules("http.matchers") {
-				known = append(known, m.ID.Name())
-			}
-			if near := suggest.Nearest(word, known); near != "" {
-				return look.Errf("unknown matcher %q; did you mean %s?", word, near)
-			}
-			return look.Errf("unknown matcher %q; known are %s", word, strings.Join(known, ", "))
+			return look.Errf("unknown matcher %q; %s", word, insteadOf(word, "http.matchers"))
 		}
 		look.NextSegment()
 	}

@@ -329,7 +329,7 @@ func TestMistakesInAllowAndDeny(t *testing.T) {
 		"allow editors":                    "allow takes the name of a matcher with its @: write allow @editors, at Caddyfile:8",
 		"allow edtors":                     "did you mean allow @editors?, at Caddyfile:8",
 		"allow everybody":                  "write allow @everybody, at Caddyfile:8",
-		"allow @edtors":                    "there is no matcher @edtors; did you mean @editors?, at Caddyfile:8",
+		"allow @edtors":                    `there is no matcher @edtors; did you mean "@editors"?, at Caddyfile:8`,
 		"allow @members":                   "there is no matcher @members; there are @editors, @nobody, @office, @sockets, at Caddyfile:8",
 		"allow @nobody":                    "an empty matcher matches everything; if you want that, leave it out, at Caddyfile:8",
 		"allow @sockets":                   "matcher header: sessions do not store the header field Upgrade",
@@ -339,8 +339,8 @@ func TestMistakesInAllowAndDeny(t *testing.T) {
 		"allow @editors {\npath /x\n}":     "allow has the matcher @editors and a block of matchers: keep one of them",
 		"allow remote_ip 10.0.0.0/8":       "write matchers in a block: allow { remote_ip 10.0.0.0/8 }, one a line",
 		"allow `agent.user == 'bob'`":      "allow takes no reason; write an expression as cel",
-		"allow {\nremote_pi 10.0.0.0/8\n}": `unknown matcher "remote_pi"; did you mean remote_ip?, at Caddyfile:9`,
-		"allow {\nsubnet 10.0.0.0/8\n}":    `unknown matcher "subnet"; known are `,
+		"allow {\nremote_pi 10.0.0.0/8\n}": `unknown matcher "remote_pi"; did you mean "remote_ip"?, at Caddyfile:9`,
+		"allow {\nsubnet 10.0.0.0/8\n}":    `unknown matcher "subnet"; there are `,
 		"allow {\n@editors\n}":             "write a named matcher on the line of allow: write allow @editors, at Caddyfile:9",
 		"allow {\nremote_ip\n}":            "it has no addresses; is an environment variable not set?",
 		"allow {\nmethod GET\n}":           "sessions do not store the method",
@@ -355,7 +355,7 @@ func TestMistakesInAllowAndDeny(t *testing.T) {
 		`deny "no {http.auth.user.id}"`:    "placeholders are not expanded in the reason",
 		"allow {\npath /x\n} extra":        "extra",
 		"deny @office \"a\" {\npath /x\n}": "deny has the matcher @office and a block of matchers",
-		"any {\nallow @edtors\n}":          "did you mean @editors?, at Caddyfile:9",
+		"any {\nallow @edtors\n}":          `did you mean "@editors"?, at Caddyfile:9`,
 	} {
 		t.Run(text, func(t *testing.T) {
 			_, err := adaptGuards(matchers, text)

@@ -77,10 +77,7 @@ func checkSend(what string) error {
 	if slices.Contains(sendable, what) {
 		return nil
 	}
-	if near := suggest.Nearest(what, sendable); near != "" {
-		return fmt.Errorf("send: there is no %q; did you mean %s?", what, near)
-	}
-	return fmt.Errorf("send: there is no %q; there are %s", what, strings.Join(sendable, ", "))
+	return fmt.Errorf("send: there is no %q; %s", what, suggest.Instead(what, sendable))
 }
 
 // A question is the JSON that is sent.

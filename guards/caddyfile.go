@@ -27,6 +27,9 @@ type HelperUnmarshaler interface {
 // "" if none is close. Errors of guards use it to say "did you mean ...?".
 func Nearest(word string, known []string) string { return suggest.Nearest(word, known) }
 
+// Instead says what to write in place of an unknown word: the nearest of known, or any.
+func Instead(word string, known []string) string { return suggest.Instead(word, known) }
+
 // directives are directives of Caddy's that people write as guards. They belong in a
 // route.
 var directives = []string{
@@ -114,12 +117,14 @@ func unknownGuard(h httpcaddyfile.Helper, word string) error {
 	case slices.Contains(directives, word):
 		return h.Errf("%s is a Caddy directive, not a guard; write: route { %s … }", word, word)
 	}
+	return h.Errf("unknown guard %q; %s", word, insteadOf(word, Namespace))
+}
+
+// insteadOf says which modules of a namespace there are in place of one that is unknown.
+func insteadOf(word, namespace string) string {
 	var known []string
-	for _, m := range caddy.GetModules(Namespace) {
+	for _, m := range caddy.GetModules(namespace) {
 		known = append(known, m.ID.Name())
 	}
-	if near := suggest.Nearest(word, known); near != "" {
-		return h.Errf("unknown guard %q; did you mean %s?", word, near)
-	}
-	return h.Errf("unknown guard %q; known are %s", word, strings.Join(known, ", "))
+	return suggest.Instead(word, known)
 }

@@ -99,7 +99,7 @@ func (c *CEL) Decide(_ context.Context, q *Question) Answer {
 	if p == nil {
 		return Answer{Kind: Unavailable, Err: fmt.Errorf("cel: the expression was not compiled for %s", q.Gate)}
 	}
-	yes, err := p.Bool(q.Question, subject{q})
+	yes, err := p.Bool(q.Question, session{q})
 	switch {
 	case yes:
 		return Answer{Kind: Pass}

@@ -40,7 +40,7 @@ func BenchmarkCEL(b *testing.B) {
 			}
 			b.ReportAllocs()
 			for b.Loop() {
-				if yes, err := p.Bool(q.Question, subject{q}); !yes || err != nil {
+				if yes, err := p.Bool(q.Question, session{q}); !yes || err != nil {
 					b.Fatal(yes, err)
 				}
 			}
@@ -54,7 +54,7 @@ func BenchmarkCEL(b *testing.B) {
 		}
 		b.ReportAllocs()
 		for b.Loop() {
-			if _, err := p.Value(q.Question, subject{q}); err != nil {
+			if _, err := p.Value(q.Question, session{q}); err != nil {
 				b.Fatal(err)
 			}
 		}

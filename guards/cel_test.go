@@ -89,7 +89,7 @@ func (c celQuestion) bool(t testing.TB, src string) (bool, error) {
 	if err != nil {
 		t.Fatalf("compiling %s: %v", src, err)
 	}
-	return p.Bool(q.Question, subject{q})
+	return p.Bool(q.Question, session{q})
 }
 
 // value compiles and evaluates an expression. The error is from the evaluation.
@@ -100,7 +100,7 @@ func (c celQuestion) value(t testing.TB, src string) (string, error) {
 	if err != nil {
 		t.Fatalf("compiling %s: %v", src, err)
 	}
-	data, err := p.Value(q.Question, subject{q})
+	data, err := p.Value(q.Question, session{q})
 	return string(data), err
 }
 
@@ -329,7 +329,7 @@ func celRule(t *testing.T, gate hub.GateName, rule string) func(*Question) strin
 			t.Fatal(err)
 		}
 		return func(q *Question) string {
-			data, err := p.Value(q.Question, subject{q})
+			data, err := p.Value(q.Question, session{q})
 			if err != nil {
 				return "deny"
 			}

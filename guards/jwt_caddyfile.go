@@ -98,10 +98,7 @@ func checkJWTWord(d *caddyfile.Dispenser, word string) error {
 	case word == "{":
 		return d.Err("the settings of jwt take no block")
 	}
-	if near := suggest.Nearest(word, jwtWords); near != "" {
-		return d.Errf("unknown setting %q of jwt; did you mean %s?", word, near)
-	}
-	return d.Errf("unknown setting %q of jwt; known are %s", word, strings.Join(jwtWords, ", "))
+	return d.Errf("unknown setting %q of jwt; %s", word, suggest.Instead(word, jwtWords))
 }
 
 // setting reads one setting, up to the end of its line.

@@ -105,11 +105,11 @@ func TestMistakesInJWT(t *testing.T) {
 		"jwt {\njwks a\nheader Sec-WebSocket-Protocol\n}": "header Sec-WebSocket-Protocol is not stored in sessions; present the token in the credentials",
 		"jwt {\njwks a\nheader Pushit-Token\n}":           "header Pushit-Token is not stored",
 		"jwt {\njwks a\ncookie a=b\n}":                    `"a=b" is not a valid name`,
-		"jwt {\njwks a\nkey_fiel x\n}":                    `unknown setting "key_fiel" of jwt; did you mean key_file?, at Caddyfile:5`,
+		"jwt {\njwks a\nkey_fiel x\n}":                    `unknown setting "key_fiel" of jwt; did you mean "key_file"?, at Caddyfile:5`,
 		"jwt {\njwks a\nalgorithm HS256\n}":               "unknown setting algorithm of jwt: the key decides the algorithm: leave it out",
 		"jwt {\njwks a\naud push\n}":                      "unknown setting aud of jwt: write audience",
 		"jwt {\njwks_url https://x/y\n}":                  "write jwks",
-		"jwt {\njwks a\nsomething else\n}":                `unknown setting "something" of jwt; known are secret, key, key_file, jwks, issuer`,
+		"jwt {\njwks a\nsomething else\n}":                `unknown setting "something" of jwt; there are secret, key, key_file, jwks, issuer`,
 		"jwt {\njwks a {\nb\n}\n}":                        "the settings of jwt take no block",
 		"jwt {\njwks a\n} x":                              "x",
 	} {

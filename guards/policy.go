@@ -74,7 +74,7 @@ type Policy struct {
 }
 
 type block struct {
-	match    []pattern
+	match    Match
 	patterns bool
 	gates    map[hub.GateName]*Chain
 	where    string
@@ -132,12 +132,9 @@ func compileBlock(b BlockConfig, compile func(hub.GateName, *GateConfig) (*Chain
 	if len(b.Match) == 0 {
 		return out, fmt.Errorf("channel, at %s: it needs at least one pattern, for example: channel news/*", b.Where)
 	}
-	for _, m := range b.Match {
-		pat, err := parsePattern(m)
-		if err != nil {
-			return out, fmt.Errorf("%w, at %s", err, b.Where)
-		}
-		out.match = append(out.match, pat)
+	var err error
+	if out.match, err = ParseMatch(b.Match); err != nil {
+		return out, fmt.Errorf("%w, at %s", err, b.Where)
 	}
 	for _, name := range gateNames {
 		g := b.Gates[name]
@@ -305,7 +302,7 @@ func (p *Policy) shadowed(b block) error {
 }
 
 // coversAll reports whether each name that a pattern in b matches is matched by one in a.
-func coversAll(a, b []pattern) bool {
+func coversAll(a, b Match) bool {
 	for _, q := range b {
 		if !slices.ContainsFunc(a, func(p pattern) bool { return p.covers(q) }) {
 			return false
@@ -439,14 +436,8 @@ func (p *Policy) Find(name hub.GateName, channel string) (*Chain, string) {
 	if channel != "" {
 		for i := range p.blocks {
 			b := &p.blocks[i]
-			c := b.gates[name]
-			if c == nil {
-				continue
-			}
-			for _, m := range b.match {
-				if m.matches(channel) {
-					return c, b.where
-				}
+			if c := b.gates[name]; c != nil && b.match.Matches(channel) {
+				return c, b.where
 			}
 		}
 	}

@@ -4,8 +4,6 @@
 package guards
 
 import (
-	"net/http"
-
 	"github.com/push-it/pushit/guards/internal/expr"
 	"github.com/push-it/pushit/hub"
 )
@@ -26,21 +24,6 @@ func CompileInfo(src string) (func(*hub.Question) ([]byte, error), error) {
 	return func(q *hub.Question) ([]byte, error) {
 		id := q.Identity
 		full := &Question{Question: q, Env: new(Env), Learned: Learned{User: id.User, Claims: id.Claims, Attributes: id.Attributes}}
-		return p.Value(q, subject{full})
+		return p.Value(q, session{full})
 	}, nil
 }
-
-// A subject is a question as expressions see it.
-type subject struct{ *Question }
-
-// Header implements expr.Subject.
-func (s subject) Header() http.Header { return s.header(s.Agent.Opening()) }
-
-// Claims implements expr.Subject.
-func (s subject) Claims() map[string]any { return s.Learned.Claims }
-
-// Attributes implements expr.Subject.
-func (s subject) Attributes() map[string]any { return s.Learned.Attributes }
-
-// Replaced implements expr.Subject.
-func (s subject) Replaced() []byte { return s.Learned.Data }

@@ -45,13 +45,13 @@ func (q *Question) fooled(r *http.Request, c *placeholder.Compared) error {
 	})
 }
 
-// A session is a question as requests are made from it.
+// A session is a question as requests are made from it, and as expressions see it.
 type session struct{ *Question }
 
 // Opening implements upstream.Session.
 func (s session) Opening() *hub.Opening { return s.Agent.Opening() }
 
-// Header implements upstream.Session.
+// Header implements upstream.Session and expr.Subject.
 func (s session) Header() http.Header { return s.header(s.Agent.Opening()) }
 
 // Server implements upstream.Session.
@@ -61,6 +61,15 @@ func (s session) Server() *caddyhttp.Server { return s.Env.Server }
 func (s session) Replace(r *http.Request, name string) (value any, known bool, err error) {
 	return s.replace(r, name)
 }
+
+// Claims implements expr.Subject.
+func (s session) Claims() map[string]any { return s.Learned.Claims }
+
+// Attributes implements expr.Subject.
+func (s session) Attributes() map[string]any { return s.Learned.Attributes }
+
+// Replaced implements expr.Subject.
+func (s session) Replaced() []byte { return s.Learned.Data }
 
 // Remembered returns the value of a placeholder of Caddy's for the session of a, as if a
 // new request had opened it. ok is false if the session does not store enough to tell.

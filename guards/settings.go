@@ -4,6 +4,8 @@
 package guards
 
 import (
+	"fmt"
+
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/push-it/pushit/guards/internal/placeholder"
@@ -22,16 +24,7 @@ func NoteSetting(d *caddyfile.Dispenser, what, text string) error {
 func ResolveSetting(what, text string) (string, error) {
 	value, err := placeholder.Resolve(text)
 	if err != nil {
-		return "", placeholder.WithPlace(text, &settingError{what, err})
+		return "", placeholder.WithPlace(text, fmt.Errorf("%s %w", what, err))
 	}
 	return value, nil
 }
-
-// A settingError is what is wrong with a setting.
-type settingError struct {
-	what string
-	err  error
-}
-
-func (e *settingError) Error() string { return e.what + " " + e.err.Error() }
-func (e *settingError) Unwrap() error { return e.err }

@@ -48,7 +48,7 @@ func (v *verbs) publishing(q *Question) (*hub.Publishing, error) {
 // transformed returns the data that transform makes of a message. The data must not be
 // larger than what an agent may send.
 func (v *verbs) transformed(q *Question) ([]byte, error) {
-	data, err := v.transform.Value(q.Question, subject{q})
+	data, err := v.transform.Value(q.Question, session{q})
 	if err != nil {
 		return nil, fmt.Errorf("transform: %w", err)
 	}

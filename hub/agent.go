@@ -172,10 +172,7 @@ func (a *Agent) Touch() { a.heard.Store(int64(a.hub.timers.now())) }
 func (a *Agent) Send(p []byte) {
 	a.mu.Lock()
 	notify := a.state < stateClosing && a.out.acceptLocked(item{bytes: p})
-	a.mu.Unlock()
-	if notify {
-		a.notify()
-	}
+	a.unlock(notify)
 }
 
 // reply queues the answer to a frame; object is one JSON object.
@@ -230,16 +227,21 @@ func (a *Agent) enqueue(f *fanout, s *subscription, before []*node) (notify bool
 // notify wakes the agent's flusher. The caller has set the writing flag of the outbox.
 func (a *Agent) notify() { a.hub.flushers[a.shard].add(a) }
 
+// unlock releases a.mu, and then wakes the agent's flusher if notify is set.
+func (a *Agent) unlock(notify bool) {
+	a.mu.Unlock()
+	if notify {
+		a.notify()
+	}
+}
+
 // Close ends the session in order: it writes what is queued, then /meta/close with code,
 // reason and retry, then closes the Conn with code and reason. Only the first call has an
 // effect. Close does not block.
 func (a *Agent) Close(code CloseCode, reason string, retry time.Duration) {
 	a.mu.Lock()
 	notify := a.closeLocked(code, reason, retry)
-	a.mu.Unlock()
-	if notify {
-		a.notify()
-	}
+	a.unlock(notify)
 }
 
 func (a *Agent) closeLocked(code CloseCode, reason string, retry time.Duration) (notify bool) {
@@ -377,10 +379,7 @@ func (a *Agent) tick() time.Duration {
 	if at := a.leases.next(); at != 0 {
 		next = min(next, at)
 	}
-	a.mu.Unlock()
-	if notify {
-		a.notify()
-	}
+	a.unlock(notify)
 	a.leases.seeTo(&due)
 	return max(next-now, timerGrain)
 }

@@ -15,8 +15,9 @@ import (
 // waits until the machine has come to it, for a bounded time.
 
 // aheadPatience is how long an operation waits for a position. It is longer than it takes a
-// Broker to find out that it has missed an entry.
-const aheadPatience = 2 * time.Second
+// Broker to find out that it has missed an entry, or that it is cut off with a server that has
+// missed it: then the machine is behind, and the position counts.
+const aheadPatience = 5 * time.Second
 
 // An awaited number is one that an operation waits for.
 type awaited struct {

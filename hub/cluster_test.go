@@ -359,7 +359,7 @@ func TestPositionsAheadOfTheirMachine(t *testing.T) {
 		if got := late.frames(lost); len(got) != 0 {
 			t.Errorf("at once: %+v", got)
 		}
-		time.Sleep(2 * time.Second)
+		time.Sleep(5 * time.Second)
 		got := late.frames(lost)
 		if len(got) != 2 || got[0].Recovered == nil || *got[0].Recovered || got[0].Reason != "epoch" {
 			t.Errorf("after %v: %+v", time.Since(begun), got)

@@ -11,6 +11,14 @@ import (
 // ErrWouldBlock is what Conn.TryWrite returns when not all bytes were taken.
 var ErrWouldBlock = errors.New("write would block")
 
+// An EndedError is what Conn.Write returns when the transport has ended the session for a
+// reason of its own, which it is about to give to Agent.Left.
+type EndedError struct {
+	Reason string // for the log
+}
+
+func (e *EndedError) Error() string { return "the session has ended: " + e.Reason }
+
 // A Conn carries an agent's frames to its peer. A transport implements it; the
 // hub writes to it from one goroutine at a time.
 type Conn interface {

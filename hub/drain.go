@@ -113,10 +113,7 @@ func (a *Agent) sendAway(retry time.Duration, by time.Time) {
 	if a.out.conn != nil && (before < stateClosing || before == stateClosing && a.out.closeBy.After(by)) {
 		a.out.expireLocked(by)
 	}
-	a.mu.Unlock()
-	if notify {
-		a.notify()
-	}
+	a.unlock(notify)
 }
 
 // cut closes all remaining Conns at once, and returns how many there were.

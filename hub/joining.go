@@ -27,7 +27,7 @@ const (
 type joining struct {
 	channel  string
 	ops      []*op // they have not been answered yet
-	keys     []publishKey
+	notes    []*remembered
 	messages []*Message
 	bytes    int
 }
@@ -36,14 +36,15 @@ var joinings = sync.Pool{New: func() any { return new(joining) }}
 
 func putJoining(j *joining) {
 	clear(j.ops)
+	clear(j.notes)
 	clear(j.messages)
-	*j = joining{ops: j.ops[:0], keys: j.keys[:0], messages: j.messages[:0]}
+	*j = joining{ops: j.ops[:0], notes: j.notes[:0], messages: j.messages[:0]}
 	joinings.Put(j)
 }
 
-// join adds the publish of o, or returns false if it must be published alone. key is that of
-// the repeat.
-func (o *op) join(key publishKey, messages []*Message) bool {
+// join adds the publish of o, or returns false if it must be published alone. note is what
+// repeats noted for it.
+func (o *op) join(note *remembered, messages []*Message) bool {
 	box := &o.agent.in
 	if !o.inTurn || o.agent.out.batch.Load() == noBatch || o.span != nil || len(messages) != 1 || messages[0].Kept() || !o.agent.hub.log.joins() {
 		return false
@@ -58,7 +59,7 @@ func (o *op) join(key publishKey, messages []*Message) bool {
 		box.joining.channel = m.Channel
 	}
 	j := box.joining
-	j.ops, j.keys, j.messages, j.bytes = append(j.ops, o), append(j.keys, key), append(j.messages, m), j.bytes+size
+	j.ops, j.notes, j.messages, j.bytes = append(j.ops, o), append(j.notes, note), append(j.messages, m), j.bytes+size
 	return true
 }
 
@@ -80,6 +81,8 @@ func (box *inbox) publishJoined() {
 	defer putJoining(j)
 	a := box.agent
 	n, err := a.hub.publishJoined(j.messages, j.bytes)
+	a.hub.repeats.published("", j.notes[:n]...)
+	a.hub.repeats.forget(j.notes[n:]...)
 	var few [8][]byte
 	answers, form := few[:0], a.out.conn.Form()
 	for _, o := range j.ops[:n] {
@@ -88,7 +91,6 @@ func (box *inbox) publishJoined() {
 	a.sendAll(answers)
 	for i, o := range j.ops[n:] {
 		a.hub.logFailure(a.policy.Load().Log, j.messages[n+i], err, slog.String("agent", a.UUID()))
-		a.hub.repeats.forget(j.keys[n+i])
 		a.refuse(o.gate, o.channel, &o.in, errNotPublished)
 	}
 }
@@ -111,10 +113,7 @@ func (a *Agent) sendAll(frames [][]byte) {
 	for _, p := range frames {
 		notify = a.state < stateClosing && a.out.acceptLocked(item{bytes: p}) || notify
 	}
-	a.mu.Unlock()
-	if notify {
-		a.notify()
-	}
+	a.unlock(notify)
 }
 
 // A Joiner is a Broker that can publish messages of one channel together if they are not kept.

@@ -202,10 +202,7 @@ func (l *Listener) Release() {
 	a.mu.Lock()
 	a.out.held = false
 	notify := a.out.hasWorkLocked() && a.out.wakeLocked()
-	a.mu.Unlock()
-	if notify {
-		a.notify()
-	}
+	a.unlock(notify)
 }
 
 // opensLocked reports whether l is a listener that has not begun yet. l may be nil.

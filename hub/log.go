@@ -38,7 +38,7 @@ func (h *Hub) logFailure(log *slog.Logger, m *Message, err error, attrs ...slog.
 	if !ok {
 		return
 	}
-	attrs = append(attrs, slog.String("channel", m.Channel), slog.Any("error", err))
+	attrs = append(attrs, slog.String("channel", m.Channel), slog.String("uuid", m.UUID), slog.Any("error", err))
 	if left > 0 {
 		attrs = append(attrs, slog.Int("left_out", left))
 	}

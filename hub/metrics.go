@@ -5,6 +5,7 @@ package hub
 
 import (
 	"maps"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -310,14 +311,14 @@ func (h *Hub) CountRefused(r *Refusal) {
 }
 
 func (c *counts) refuse(code Code) {
-	if i := indexOf(codes[:], code); i >= 0 {
+	if i := slices.Index(codes[:], code); i >= 0 {
 		c.refused[i].Add(1)
 	}
 }
 
 // asked counts the answer of a gate, and how long it took.
 func (c *counts) asked(gate GateName, answer AnswerName, took time.Duration) {
-	g, a := indexOf(timedGates[:], gate), indexOf(answerNames[:], answer)
+	g, a := slices.Index(timedGates[:], gate), slices.Index(answerNames[:], answer)
 	if g >= 0 && a >= 0 {
 		c.gates[g][a].Observe(took)
 	}
@@ -325,7 +326,7 @@ func (c *counts) asked(gate GateName, answer AnswerName, took time.Duration) {
 
 // asking counts a question: n is 1 when it begins, -1 when it ends.
 func (c *counts) asking(gate GateName, n int64) {
-	if g := indexOf(timedGates[:], gate); g >= 0 {
+	if g := slices.Index(timedGates[:], gate); g >= 0 {
 		c.questions[g].Add(n)
 	}
 }
@@ -336,15 +337,6 @@ func answerName(v *Verdict) AnswerName {
 		return Allowed
 	}
 	return AnswerName(v.Refusal.Code)
-}
-
-func indexOf[T comparable](all []T, one T) int {
-	for i := range all {
-		if all[i] == one {
-			return i
-		}
-	}
-	return -1
 }
 
 // Stats returns the hub's counts and its present state.

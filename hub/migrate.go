@@ -48,10 +48,7 @@ func (a *Agent) migrate(wait bool) {
 		a.cond.Broadcast()
 	}
 	notify := a.out.parked && a.out.wakeLocked()
-	a.mu.Unlock()
-	if notify {
-		a.notify()
-	}
+	a.unlock(notify)
 	if done {
 		a.migrated()
 	}
@@ -128,10 +125,7 @@ func (a *Agent) cutWith(reason string, retry time.Duration, byReload bool) (open
 		a.out.revokeLocked(func(*Message) bool { return false })
 	}
 	notify := a.closeLocked(CloseCut, reason, retry)
-	a.mu.Unlock()
-	if notify {
-		a.notify()
-	}
+	a.unlock(notify)
 	return open
 }
 

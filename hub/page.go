@@ -165,9 +165,6 @@ func (o *op) applyPage() (done bool) {
 		return true
 	}
 	notify := a.out.acceptLocked(item{bytes: answer})
-	a.mu.Unlock()
-	if notify {
-		a.notify()
-	}
+	a.unlock(notify)
 	return true
 }

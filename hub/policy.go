@@ -4,6 +4,7 @@
 package hub
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"time"
@@ -174,31 +175,23 @@ var DefaultLimits = Limits{
 
 // WithDefaults returns l with the default in each field that is 0.
 func (l Limits) WithDefaults() Limits {
-	d := DefaultLimits
-	for _, f := range []struct {
-		to   *int
-		from int
-	}{
-		{&d.MessageSize, l.MessageSize},
-		{&d.CredentialsSize, l.CredentialsSize},
-		{&d.NameLength, l.NameLength},
-		{&d.ChannelsPerAgent, l.ChannelsPerAgent},
-		{&d.Channels, l.Channels},
-		{&d.Agents, l.Agents},
-		{&d.AgentsPerIP, l.AgentsPerIP},
-		{&d.UnconnectedPerIP, l.UnconnectedPerIP},
-		{&d.QueueMessages, l.QueueMessages},
-		{&d.QueueBytes, l.QueueBytes},
-		{&d.HistoryBytes, l.HistoryBytes},
-		{&d.FramesPerSecond, l.FramesPerSecond},
-		{&d.PublishesPerSecond, l.PublishesPerSecond},
-		{&d.APIPublishesPerSecond, l.APIPublishesPerSecond},
-	} {
-		if f.from != 0 {
-			*f.to = f.from
-		}
+	d := &DefaultLimits
+	return Limits{
+		MessageSize:           cmp.Or(l.MessageSize, d.MessageSize),
+		CredentialsSize:       cmp.Or(l.CredentialsSize, d.CredentialsSize),
+		NameLength:            cmp.Or(l.NameLength, d.NameLength),
+		ChannelsPerAgent:      cmp.Or(l.ChannelsPerAgent, d.ChannelsPerAgent),
+		Channels:              cmp.Or(l.Channels, d.Channels),
+		Agents:                cmp.Or(l.Agents, d.Agents),
+		AgentsPerIP:           cmp.Or(l.AgentsPerIP, d.AgentsPerIP),
+		UnconnectedPerIP:      cmp.Or(l.UnconnectedPerIP, d.UnconnectedPerIP),
+		QueueMessages:         cmp.Or(l.QueueMessages, d.QueueMessages),
+		QueueBytes:            cmp.Or(l.QueueBytes, d.QueueBytes),
+		HistoryBytes:          cmp.Or(l.HistoryBytes, d.HistoryBytes),
+		FramesPerSecond:       cmp.Or(l.FramesPerSecond, d.FramesPerSecond),
+		PublishesPerSecond:    cmp.Or(l.PublishesPerSecond, d.PublishesPerSecond),
+		APIPublishesPerSecond: cmp.Or(l.APIPublishesPerSecond, d.APIPublishesPerSecond),
 	}
-	return d
 }
 
 // FrameSize returns the maximum size of any frame, in bytes. Transports limit their reads

@@ -532,7 +532,7 @@ func (r *roster) takeLocked() {
 // settlesLocked returns the time until all members from before the server's start have had
 // time to come back.
 func (r *roster) settlesLocked() time.Duration {
-	return max(r.state.Linger()-(r.now()-r.born), 0)
+	return max(r.state.Rule().Linger-(r.now()-r.born), 0)
 }
 
 // present updates the membership to the agent's present policy and identity. The caller holds

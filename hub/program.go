@@ -287,20 +287,43 @@ func (pr *Program) publish(ctx context.Context, p Publication) (Receipt, *Refusa
 		r.Retry = wait
 		return Receipt{}, r
 	}
-	var receipt Receipt
-	fresh, notes, r := pr.withoutRepeats(&p, &receipt)
-	if r != nil {
-		return Receipt{}, r
-	}
-	messages := make([]*Message, len(fresh))
-	for i, ch := range fresh {
-		messages[i] = pr.message(&p, ch)
-		if a.policy.Load().delivery(ch).Existing && !a.hub.exists(messages[i]) {
-			a.hub.repeats.forget(notes...)
-			return Receipt{}, missing(ch)
+	receipt := Receipt{Repeated: true}
+	for channels := p.Channels; len(channels) > 0; {
+		fresh, notes, open, r := pr.withoutRepeats(&p, channels, &receipt)
+		if r == nil {
+			r = pr.publishFresh(ctx, &p, fresh, notes, &receipt)
+		}
+		if r != nil {
+			return Receipt{}, r
+		}
+		channels = channels[:0:0]
+		for ch, note := range open { // only now: another request may wait for this one
+			select {
+			case <-note.ended:
+				channels = append(channels, ch)
+			case <-ctx.Done():
+				return Receipt{}, errPublishAgain
+			}
 		}
 	}
-	receipt.UUID, receipt.Repeated = p.UUID, len(fresh) == 0
+	receipt.UUID = p.UUID
+	return receipt, nil
+}
+
+var errPublishAgain = &Refusal{CodeUnavailable, "the server could not publish the message; try again with the same uuid", time.Second}
+
+// publishFresh publishes p on channels where it is new. notes are what repeats noted for them,
+// or nil.
+func (pr *Program) publishFresh(ctx context.Context, p *Publication, fresh []string, notes []*remembered, receipt *Receipt) *Refusal {
+	a := pr.agent
+	messages := make([]*Message, len(fresh))
+	for i, ch := range fresh {
+		messages[i] = pr.message(p, ch)
+		if a.policy.Load().delivery(ch).Existing && !a.hub.exists(messages[i]) {
+			a.hub.repeats.forget(notes...)
+			return missing(ch)
+		}
+	}
 	for i, ch := range fresh {
 		m := messages[i]
 		at, err := a.hub.Publish(ctx, m)
@@ -309,19 +332,20 @@ func (pr *Program) publish(ctx context.Context, p Publication) (Receipt, *Refusa
 				a.hub.repeats.forget(notes[i:]...)
 			}
 			if errors.Is(err, ErrConflict) {
-				return Receipt{}, uuidUsed(ch)
+				return uuidUsed(ch)
 			}
 			a.hub.logFailure(a.policy.Load().Log, m, err)
-			return Receipt{}, &Refusal{CodeUnavailable, "the server could not publish the message; try again with the same uuid", time.Second}
+			return errPublishAgain
 		}
+		receipt.Repeated = false
 		receipt.Subscriptions += int(m.queued.Load())
 		position := at.ofKept(m)
-		receipt.placed(&p, ch, position)
+		receipt.placed(p, ch, position)
 		if len(notes) > 0 {
-			a.hub.repeats.published(notes[i], position)
+			a.hub.repeats.published(position, notes[i])
 		}
 	}
-	return receipt, nil
+	return nil
 }
 
 // message returns the message of p on a channel.
@@ -340,29 +364,35 @@ func (pr *Program) message(p *Publication, channel string) *Message {
 	return m
 }
 
-// withoutRepeats returns the channels that p was not published on before, and what repeats
-// noted for them. It adds the positions of the others to receipt. A message without a uuid
-// repeats nothing: it gets a uuid and no note.
-func (pr *Program) withoutRepeats(p *Publication, receipt *Receipt) (fresh []string, notes []publishKey, r *Refusal) {
+// withoutRepeats returns those of the channels that p was not published on before, and what
+// repeats noted for them; and those where it is being published, with what to wait for. It adds
+// the positions of the others to receipt. A message without a uuid repeats nothing: it gets a
+// uuid and no note.
+func (pr *Program) withoutRepeats(p *Publication, channels []string, receipt *Receipt) (fresh []string, notes []*remembered, open map[string]*remembered, r *Refusal) {
 	if p.UUID == "" {
 		p.UUID = uuid.NewString()
-		return p.Channels, nil, nil
+		return channels, nil, nil, nil
 	}
 	a := pr.agent
-	for _, ch := range p.Channels {
-		key, kind, position := a.hub.repeats.note(time.Now(), pr.who, keyOf(a.opening.Namespace, ch), p.UUID, p.Data)
+	for _, ch := range channels {
+		note, kind, position := a.hub.repeats.note(time.Now(), pr.who, keyOf(a.opening.Namespace, ch), p.UUID, p.Data)
 		switch kind {
 		case repeatConflict:
 			a.hub.repeats.forget(notes...)
-			return nil, nil, uuidUsed(ch)
+			return nil, nil, nil, uuidUsed(ch)
 		case repeatSame:
 			a.hub.counts.drop(DropRepeated, 1)
 			receipt.placed(p, ch, position)
+		case repeatOpen:
+			if open == nil {
+				open = make(map[string]*remembered)
+			}
+			open[ch] = note
 		default:
-			fresh, notes = append(fresh, ch), append(notes, key)
+			fresh, notes = append(fresh, ch), append(notes, note)
 		}
 	}
-	return fresh, notes, nil
+	return fresh, notes, open, nil
 }
 
 func uuidUsed(channel string) *Refusal {

@@ -19,8 +19,10 @@ var errUUIDUsed = refuse(CodeInvalid, "this uuid was already used for other data
 func (o *op) publish() AnswerName {
 	a := o.agent
 	who := publisherOf(a)
-	key, kind, position := a.hub.repeats.note(time.Now(), who, keyOf(a.opening.Namespace, o.msg.Channel), o.msg.UUID, o.msg.Data)
+	note, kind, position := o.noteRepeat(who)
 	switch kind {
+	case repeatOpen:
+		return Abandoned
 	case repeatSame:
 		o.publishJoined()
 		a.hub.counts.drop(DropRepeated, 1)
@@ -35,12 +37,12 @@ func (o *op) publish() AnswerName {
 	for _, m := range messages {
 		if a.policy.Load().delivery(m.Channel).Existing && !a.hub.exists(m) {
 			o.publishJoined()
-			a.hub.repeats.forget(key)
+			a.hub.repeats.forget(note)
 			a.refuse(o.gate, o.channel, &o.in, missing("this channel")) // a gate may have chosen another one
 			return AnswerName(CodeMissing)
 		}
 	}
-	if o.join(key, messages) {
+	if o.join(note, messages) {
 		return Allowed
 	}
 	o.publishJoined()
@@ -52,10 +54,10 @@ func (o *op) publish() AnswerName {
 				position = at.ofKept(m)
 			}
 			continue
-		case errors.Is(err, ErrConflict) && (i > 0 || o.setsData()):
+		case errors.Is(err, ErrConflict) && (i > 0 || o.verdict.Publish != nil && o.verdict.Publish.Data != nil):
 			continue // it was published before; a gate may set other data each time
 		case errors.Is(err, ErrConflict):
-			a.hub.repeats.forget(key)
+			a.hub.repeats.forget(note)
 			a.refuse(o.gate, o.channel, &o.in, errUUIDUsed)
 			return AnswerName(CodeInvalid)
 		}
@@ -63,13 +65,31 @@ func (o *op) publish() AnswerName {
 		if i > 0 {
 			continue // a channel already has it, so the client must not send it again
 		}
-		a.hub.repeats.forget(key)
+		a.hub.repeats.forget(note)
 		a.refuse(o.gate, o.channel, &o.in, errNotPublished)
 		return AnswerName(CodeUnavailable)
 	}
-	a.hub.repeats.published(key, position)
+	a.hub.repeats.published(position, note)
 	a.reply(appendPublished(nil, o.in.uuid, position))
 	return Allowed
+}
+
+// noteRepeat notes the publish of o. If it repeats one that is being published, it waits for
+// the end of that one: it may fail, and then this one is new. It returns repeatOpen if the
+// agent leaves meanwhile: nobody would hear the answer, and the client repeats it elsewhere.
+func (o *op) noteRepeat(who string) (note *remembered, kind repeatKind, position string) {
+	a := o.agent
+	for {
+		note, kind, position = a.hub.repeats.note(time.Now(), who, keyOf(a.opening.Namespace, o.msg.Channel), o.msg.UUID, o.msg.Data)
+		if kind != repeatOpen {
+			return note, kind, position
+		}
+		o.publishJoined() // it may be among them
+		<-note.ended
+		if a.currently() != stateConnected {
+			return note, repeatOpen, ""
+		}
+	}
 }
 
 // publisherOf returns the name under which repeats and the log know who publishes: a user,
@@ -87,9 +107,6 @@ func publisherOf(a *Agent) string {
 	a.in.publisher.Store(&who)
 	return who
 }
-
-// setsData reports whether the gate has set the data of the message.
-func (o *op) setsData() bool { return o.verdict.Publish != nil && o.verdict.Publish.Data != nil }
 
 // publications returns the messages to publish after the gate has set channels, data or
 // discard. who is the publisher.

@@ -284,10 +284,7 @@ func (box *inbox) connected(in *inbound, v *Verdict, p *Policy, by Fingerprint) 
 	a.beat = a.hub.timers.now() + beat
 	a.hub.quota.connected(a.address)
 	notify := a.out.acceptLocked(item{bytes: answer})
-	a.mu.Unlock()
-	if notify {
-		a.notify()
-	}
+	a.unlock(notify)
 	a.hub.timers.set(a, beat)
 	a.leases.subscribeAll(v.Subscribe)
 	a.leases.setTimer()
@@ -328,10 +325,7 @@ func (box *inbox) refuseConnect(answer []byte, r *Refusal, p *Policy) bool {
 		}
 	}
 	notify = a.closeLocked(code, r.Reason, retry) || notify
-	a.mu.Unlock()
-	if notify {
-		a.notify()
-	}
+	a.unlock(notify)
 	return true
 }
 

@@ -116,7 +116,7 @@ func (k *refusalSlot) take(now time.Duration) (others uint64, ok bool) {
 // noteRefusal counts a refusal and lists it, unless there are too many like it. o says who
 // was refused, and user overrides its user. It takes no lock but a leaf.
 func (h *Hub) noteRefusal(op GateName, r *Refusal, guard, channel, user string, o *Opening) {
-	i, j := indexOf(refusedOps[:], op), indexOf(refusedCodes[:], r.Code)
+	i, j := slices.Index(refusedOps[:], op), slices.Index(refusedCodes[:], r.Code)
 	if i < 0 || j < 0 {
 		return
 	}

@@ -12,7 +12,8 @@ import (
 )
 
 // The hub remembers publishes. So a client that lost its connection can send a publish
-// again, and it is not published twice (PROTOCOL.md, "Repeated publishes").
+// again, and it is not published twice (PROTOCOL.md, "Repeated publishes"). A log can take
+// seconds, and fail then, while the client already repeats the publish in another session.
 const (
 	repeatFor     = 2 * time.Minute
 	repeatsPerHub = 100_000
@@ -29,6 +30,7 @@ const (
 	repeatNew      repeatKind = iota // not seen before: publish it
 	repeatSame                       // already published: only acknowledge it
 	repeatConflict                   // the uuid was used for other data
+	repeatOpen                       // the first one is being published: wait for its end
 )
 
 // A publishKey is a hash of publisher, channel and uuid: 128 bits, with secret seeds so
@@ -41,10 +43,12 @@ type remembered struct {
 	who  uint64
 	data uint64
 	at   time.Duration // since repeats.begin
-	// position is that of its message in the history, or empty.
-	position string
 	// its elements in the two lists that hold it
 	inAll, inOwn *list.Element
+
+	over     bool          // it has been published, or was forgotten
+	position string        // of its message in the history, or empty
+	ended    chan struct{} // closed when it is over; nil unless a repeat waits for that
 }
 
 // repeats remembers publishes. Make one with newRepeats.
@@ -70,9 +74,13 @@ func newRepeats() *repeats {
 
 // note remembers a publish and reports whether it is new. The caller publishes a new one
 // and calls published. If that fails, it calls forget, so that the client can try again.
-// Of one that is not new, note returns the position, if published has noted it.
-func (r *repeats) note(now time.Time, who, channel, uuid string, data []byte) (key publishKey, kind repeatKind, position string) {
-	key = publishKey{r.sum(0, who, channel, uuid), r.sum(1, who, channel, uuid)}
+// Of one that was published, note returns the position, if there is one.
+//
+// A publish can still fail, so nobody must acknowledge its repeats until it is over. The caller
+// waits until e.ended is closed, and calls note again. It must have published all that is new
+// before it waits, or two callers might wait for each other.
+func (r *repeats) note(now time.Time, who, channel, uuid string, data []byte) (e *remembered, kind repeatKind, position string) {
+	key := publishKey{r.sum(0, who, channel, uuid), r.sum(1, who, channel, uuid)}
 	owner := maphash.String(r.seeds[0], who)
 	content := maphash.Bytes(r.seeds[1], data)
 
@@ -80,10 +88,15 @@ func (r *repeats) note(now time.Time, who, channel, uuid string, data []byte) (k
 	defer r.mu.Unlock()
 	r.expireLocked(now)
 	if seen := r.byKey[key]; seen != nil {
-		if seen.data == content {
-			return key, repeatSame, seen.position
+		switch {
+		case seen.data != content:
+			return seen, repeatConflict, ""
+		case seen.over:
+			return seen, repeatSame, seen.position
+		case seen.ended == nil:
+			seen.ended = make(chan struct{})
 		}
-		return key, repeatConflict, ""
+		return seen, repeatOpen, ""
 	}
 	own := r.byWho[owner]
 	if own == nil {
@@ -101,33 +114,41 @@ func (r *repeats) note(now time.Time, who, channel, uuid string, data []byte) (k
 		r.removeLocked(r.all.Front().Value.(*remembered))
 		r.byWho[owner] = own // removeLocked has deleted it if that was its only entry
 	}
-	e := &remembered{key: key, who: owner, data: content, at: now.Sub(r.begin)}
+	e = &remembered{key: key, who: owner, data: content, at: now.Sub(r.begin)}
 	e.inAll, e.inOwn = r.all.PushBack(e), own.PushBack(e)
 	r.byKey[key] = e
-	return key, repeatNew, ""
+	return e, repeatNew, ""
 }
 
-// published notes the position that a message got in the history.
-func (r *repeats) published(key publishKey, position string) {
-	if position == "" {
-		return
-	}
+// published notes that new ones were published. position is that of the message in the
+// history, or empty.
+func (r *repeats) published(position string, notes ...*remembered) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if e := r.byKey[key]; e != nil {
+	for _, e := range notes {
 		e.position = position
+		e.endLocked()
 	}
 }
 
 // forget undoes note.
-func (r *repeats) forget(keys ...publishKey) {
+func (r *repeats) forget(notes ...*remembered) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, key := range keys {
-		if e := r.byKey[key]; e != nil {
+	for _, e := range notes {
+		if r.byKey[e.key] == e { // else there were too many
 			r.removeLocked(e)
 		}
+		e.endLocked()
 	}
+}
+
+// endLocked has the repeats that wait for e go on.
+func (e *remembered) endLocked() {
+	if e.ended != nil && !e.over {
+		close(e.ended)
+	}
+	e.over = true
 }
 
 // expire forgets publishes that are older than repeatFor.

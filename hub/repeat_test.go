@@ -13,7 +13,10 @@ import (
 func TestRepeatsAreForgotten(t *testing.T) {
 	start := time.Now()
 	note := func(r *repeats, at time.Duration, who string, n int) repeatKind {
-		_, kind, _ := r.note(start.Add(at), who, "c", strconv.Itoa(n), []byte("0"))
+		e, kind, _ := r.note(start.Add(at), who, "c", strconv.Itoa(n), []byte("0"))
+		if kind == repeatNew {
+			r.published("", e)
+		}
 		return kind
 	}
 	t.Run("after a time", func(t *testing.T) {

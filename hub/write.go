@@ -487,5 +487,8 @@ func (o *outbox) failLocked(err error, messages int) {
 		a.closeCode, a.closeReason = CloseSlow, "the connection does not take any more data"
 	}
 	a.leftBecause = "write failed: " + err.Error()
+	if ended, ok := errors.AsType[*EndedError](err); ok {
+		a.leftBecause = ended.Reason
+	}
 	a.stateChangedLocked()
 }

@@ -120,8 +120,11 @@ func (s *server) loadJSON(c map[string]any) error {
 	s.t.Helper()
 	c["admin"] = object{"disabled": s.admin == "", "listen": s.admin, "config": object{"persist": false}}
 	c["logging"] = object{"logs": object{"default": object{
-		"level":  "DEBUG",
-		"writer": object{"output": "file", "filename": s.logFile, "roll": false},
+		"level": "DEBUG",
+		// For the log of an event, Caddy reads its whole tls app: at a handshake that may be
+		// while the app starts, which the race detector reports.
+		"exclude": []string{"events"},
+		"writer":  object{"output": "file", "filename": s.logFile, "roll": false},
 	}}}
 	c["storage"] = object{"module": "file_system", "root": s.t.TempDir()}
 	all := at(c, "apps", "http", "servers")

@@ -80,27 +80,36 @@ export async function cutAtRandom(proxy, random, cuts, between) {
 }
 
 export class Publisher {
-  sent = new Map(); // by name: channel, when, how often it ended, and whether it was accepted
+  /**
+   * By name: the channel, the uuid, when it was sent, and when it ended, how often it ended, whether
+   * it was accepted, at which position, or refused with which code, and in how many sessions it was
+   * sent.
+   */
+  sent = new Map();
   waiting = 0;
   #n = 0;
+  #sessions = 0;
   #timer;
 
   /** @param {number} [pause]  how many ms lie between two messages at most */
   constructor(id, push, random, pause = 200) {
     Object.assign(this, { id, push, random, pause });
+    push.on('state', ({ name }) => name === 'connected' && this.#sessions++);
   }
 
   publish(channel) {
     const name = `${this.id}-${++this.#n}`;
     const message = { channel, at: performance.now(), ends: 0, accepted: false };
+    const before = this.#sessions;
     this.sent.set(name, message);
     this.waiting++;
-    const end = (accepted) => {
+    const end = (accepted, { position, code } = {}) => {
       message.ends++;
       message.accepted ||= accepted;
+      Object.assign(message, { ended: performance.now(), position, code, sessions: 1 + this.#sessions - before });
       this.waiting--;
     };
-    this.push.publish(channel, name, () => end(false), () => end(true));
+    message.uuid = this.push.publish(channel, name, (refusal) => end(false, refusal), (answer) => end(true, answer));
   }
 
   start() {

@@ -9,7 +9,7 @@
  * @module
  */
 
-import { everybodyHears, withHistory } from './missed.mjs';
+import { everybodyHears, seconds, withHistory } from './missed.mjs';
 
 /** How long a member is listed after it left, in ms. */
 const LINGER = 1_000;
@@ -43,15 +43,20 @@ async function agreed(is, limit, late = limit, isLate = () => {}) {
   return performance.now() - begin;
 }
 
-/** Says which lists differ from the others, or have not as many members as there are. */
+/**
+ * Tells lists apart that differ, or have not as many members as there are.
+ *
+ * @returns lines about them, and the members that are odd: all of them if nobody knows which
+ */
 function differences(lists) {
   const all = lists.map((list) => new Set([...list].map(({ uuid }) => uuid)));
   const everybody = new Set(all.flatMap((uuids) => [...uuids]));
   const odd = [...everybody].filter((uuid) => !all.every((uuids) => uuids.has(uuid)));
-  return [
+  const lines = [
     `    there are ${lists.length}, and the lists count ${lists.map((list) => list.count).join(', ')}`,
     ...odd.map((uuid) => `    ${uuid} is in the lists ${all.flatMap((uuids, n) => (uuids.has(uuid) ? [n] : [])).join(', ')}`),
   ];
+  return { lines, odd: everybody.size > lists.length ? [...everybody] : odd };
 }
 
 /**
@@ -130,6 +135,14 @@ export function named(faults, texts = '') {
   return chosen;
 }
 
+/** Passes on what is said of a message or a member, and what the Caddys have logged about it. */
+function report(cluster, text, uuid, say) {
+  if (text) say(text);
+  for (const [n, node] of cluster.nodes.entries()) {
+    for (const line of node.log.split('\n')) if (uuid && line.includes(uuid)) say(`    Caddy ${n + 1}: ${line}`);
+  }
+}
+
 /**
  * @param {Cluster} cluster
  * @param {{publishers: number, subscribers: number, lasts: number, seed: number, loses?: number, scale?: number, faults?: string[], say?: (text: string) => void}} options
@@ -143,7 +156,7 @@ export async function clusterChaos(cluster, { publishers, subscribers, lasts, se
   let count = 0;
   for (const links of cluster.links) for (const link of links) link.loses = loses;
   const { url } = cluster.balancer;
-  const result = await everybodyHears({ url, steady: url }, { publishers, subscribers, pause: 400, seed }, async (random, readers) => {
+  const result = await everybodyHears({ url, steady: url }, { publishers, subscribers, pause: 400, seed, say: (text, uuid) => report(cluster, text, uuid, say) }, async (random, readers) => {
     const lists = readers.filter((reader) => reader.wanted.length > 1).map((reader) => reader.push.channel(reader.wanted.at(-1)).presence());
     const names = (list) => [...list].map(({ uuid }) => uuid).sort().join();
     const here = () => lists.every((list) => list.count === lists.length && names(list) === names(lists[0]));
@@ -153,14 +166,18 @@ export async function clusterChaos(cluster, { publishers, subscribers, lasts, se
     while (performance.now() < end) {
       if (left.length === 0) left = [...faults];
       const [name] = left.splice(Math.floor(random() * left.length), 1);
-      say(name);
+      say(`${name}, at ${seconds(performance.now())}`);
       await { ...FAULTS, ...CABLE_FAULTS }[name](cluster, random, scale);
       count++;
       const back = await agreed(() => readers.every((reader) => reader.subscribed), 60_000);
-      const took = await agreed(here, PRESENCE_LIMIT + 30_000, PRESENCE_LIMIT, () => {
-        for (const line of differences(lists)) say(line);
+      let late = [];
+      const took = await agreed(here, PRESENCE_LIMIT + 30_000, DOWN, () => {
+        const { lines, odd } = differences(lists);
+        for (const line of lines) say(line);
+        late = odd;
       });
       presence.push(took);
+      for (const uuid of late) report(cluster, '', uuid, say);
       say(`  all were subscribed after ${Math.round(back)} ms, and seen after ${Math.round(took)} ms more`);
       await pass(random() * 2_000 * scale);
     }

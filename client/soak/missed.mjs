@@ -31,10 +31,20 @@ class Reader {
   listeners = new Map();
   gaps = 0;
 
-  constructor(push, wanted) {
-    Object.assign(this, { push, wanted });
-    push.on('gap', () => this.gaps++);
-    push.onMessageReceived = (channel, { payload }) => this.heard.get(channel).push(payload);
+  /**
+   * @param {(text: string) => void} say  is told of gaps
+   * @param {Map<string, string>} [positions]  gets the position of each message
+   */
+  constructor(push, wanted, say, positions) {
+    Object.assign(this, { push, wanted, positions });
+    push.on('gap', ({ channel, reason }) => {
+      this.gaps++;
+      say(`    a client of ${wanted} was told of a gap on ${channel}, at ${seconds(performance.now())}: ${reason}`);
+    });
+    push.onMessageReceived = (channel, { payload, position }) => {
+      this.heard.get(channel).push(payload);
+      this.positions?.set(payload, position);
+    };
     for (const name of wanted) {
       const got = new Map(CHANNELS.map((channel) => [channel, []]));
       this.listeners.set(name, got);
@@ -68,11 +78,12 @@ async function run(server, given, disturb) {
  *
  * @param {{url: string, steady: string}} where  the URL to disturb, and one that is
  *   disturbed less, or not at all, to see the order of all messages
- * @param {{publishers: number, subscribers: number, pause: number, seed: number, options?: object}} run
- *   `pause` is how many ms a publisher waits at most between two messages
+ * @param {{publishers: number, subscribers: number, pause: number, seed: number, options?: object, say?: (text: string, uuid?: string) => void}} run
+ *   `pause` is how many ms a publisher waits at most between two messages; `say` is told of
+ *   gaps, how many were refused, and of each message that was accepted, and that nobody got
  * @param {(random: () => number, readers: Reader[]) => Promise<void>} disturb
  */
-export async function everybodyHears({ url, steady }, { publishers, subscribers, pause, seed, options = QUICK }, disturb) {
+export async function everybodyHears({ url, steady }, { publishers, subscribers, pause, seed, options = QUICK, say = () => {} }, disturb) {
   const random = randomFrom(seed);
   const pushes = [];
   const client = (given) => {
@@ -81,11 +92,12 @@ export async function everybodyHears({ url, steady }, { publishers, subscribers,
   };
   const by = (n) => ({ transports: [TRANSPORTS[n % 3]] });
   try {
-    const witness = new Reader(client({ endpoint: `${steady}/push` }), ['chaos/*']);
-    const readers = Array.from({ length: subscribers }, (_, n) => new Reader(client(by(n)), WANTED[Math.floor(n / 3) % 3]));
+    const witness = new Reader(client({ endpoint: `${steady}/push` }), ['chaos/*'], say, new Map());
+    const readers = Array.from({ length: subscribers }, (_, n) => new Reader(client(by(n)), WANTED[Math.floor(n / 3) % 3], say));
     const writers = Array.from({ length: publishers }, (_, n) => new Publisher(n, client(by(n)), random, pause));
     const all = [witness, ...readers];
     await until('all are subscribed', () => all.every((each) => each.subscribed));
+    for (const each of all) each.gaps = 0; // a server may have begun before its log: nobody has missed anything yet
     for (const writer of writers) writer.start();
     await disturb(random, readers);
     for (const writer of writers) writer.stop();
@@ -96,20 +108,36 @@ export async function everybodyHears({ url, steady }, { publishers, subscribers,
     const ends = (heard) => CHANNELS.every((channel) => heard.get(channel).at(-1)?.startsWith('last-'));
     // A client with a half-open connection notices that after a while.
     await until('all have heard the last', () => all.every((each) => ends(each.heard) && [...each.listeners].every(([name, heard]) => (name === 'chaos/*' ? ends(heard) : heard.get(name).at(-1)?.startsWith('last-')))));
-    return verdict(witness, readers, [...writers, last]);
+    return verdict(witness, readers, [...writers, last], say);
   } finally {
     for (const push of pushes) push.close();
   }
 }
 
-function verdict(witness, readers, writers) {
+/** Says what is known of a message that was accepted, and that nobody got. */
+function describe(name, { channel, uuid, at, ended, position, sessions }, witness) {
+  const others = [...witness.positions].filter(([, place]) => position && place === position).map(([other]) => other);
+  return [
+    `${name} on ${channel} was accepted, and nobody got it: uuid ${uuid}`,
+    `sent at ${seconds(at)}, in ${sessions} sessions, and accepted at ${seconds(ended)}`,
+    `its position is ${position ?? 'not known'}, where ${others.join(', ') || 'nothing'} came`,
+  ].join('; ');
+}
+
+/** A time, as clusterChaos says it. */
+export const seconds = (time) => `${(time / 1000).toFixed(2)} s`;
+
+function verdict(witness, readers, writers, say) {
   const result = { published: 0, accepted: 0, delivered: 0, wanted: 0, endedOtherwise: 0, unheard: 0, missed: 0, doubled: 0, reordered: 0, gaps: witness.gaps };
   const sent = new Map(writers.flatMap((writer) => [...writer.sent]));
-  for (const { ends, accepted } of sent.values()) {
+  const refused = new Map();
+  for (const { ends, accepted, code } of sent.values()) {
     result.published++;
     if (accepted) result.accepted++;
+    else refused.set(code, (refused.get(code) ?? 0) + 1);
     if (ends !== 1) result.endedOtherwise++;
   }
+  say(`refused: ${[...refused].map(([code, count]) => `${count} as ${code}`).join(', ') || 'none'}`);
   /** Compares what a client got with what was published. */
   const compare = (got, order) => {
     const heard = new Set(got);
@@ -126,7 +154,11 @@ function verdict(witness, readers, writers) {
     const order = witness.heard.get(channel);
     const all = new Set(order);
     result.doubled += order.length - all.size;
-    for (const [name, message] of sent) if (message.accepted && message.channel === channel && !all.has(name)) result.unheard++;
+    for (const [name, message] of sent) {
+      if (!message.accepted || message.channel !== channel || all.has(name)) continue;
+      result.unheard++;
+      say(describe(name, message, witness), message.uuid);
+    }
     for (const reader of readers) {
       compare(reader.heard.get(channel), order);
       for (const [name, heard] of reader.listeners) if (name === channel || name === 'chaos/*') compare(heard.get(channel), order);

@@ -137,7 +137,7 @@ func open(tb testing.TB, l Log) *Replica {
 	if r.resets == 0 {
 		tb.Error("Start has not called Reset")
 	}
-	if r.last > r.head {
+	if r.last > r.head && l.Node == nil { // else what was published just before can come after Reset
 		tb.Errorf("Start replayed up to %d, but Reset said up to %d", r.last, r.head)
 	}
 	tb.Cleanup(func() { r.close() })

@@ -169,37 +169,30 @@ func (c *Conn) tookLocked(p []byte) {
 // AwaitWrite waits until something is written that Lines has not returned yet, or until
 // the timeout.
 func (c *Conn) AwaitWrite(timeout time.Duration) {
-	late := time.After(timeout)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for c.written.Len() == 0 {
-		changed := c.changed
-		c.mu.Unlock()
-		select {
-		case <-changed:
-		case <-late:
-			c.mu.Lock()
-			return
-		}
-		c.mu.Lock()
-	}
+	c.await(timeout, func() bool { return c.written.Len() > 0 })
 }
 
 // AwaitBlocked waits until a Write waits for the peer, for at most the given time.
 func (c *Conn) AwaitBlocked(timeout time.Duration) {
+	c.await(timeout, func() bool { return c.blocked })
+}
+
+// await waits until done, which is called with the lock held, or until the timeout.
+func (c *Conn) await(timeout time.Duration, done func() bool) {
 	late := time.After(timeout)
-	c.mu.Lock()
-	for !c.blocked {
-		changed := c.changed
+	for {
+		c.mu.Lock()
+		ok, changed := done(), c.changed
 		c.mu.Unlock()
+		if ok {
+			return
+		}
 		select {
 		case <-changed:
 		case <-late:
 			return
 		}
-		c.mu.Lock()
 	}
-	c.mu.Unlock()
 }
 
 // waitLocked waits until something has changed or the deadline has passed.

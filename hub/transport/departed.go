@@ -35,22 +35,12 @@ func ConnContext(ctx context.Context, c net.Conn) context.Context {
 
 // socketFor returns the socket that a request has come over, nil if it is not known.
 func socketFor(r *http.Request) syscall.RawConn {
-	nc, _ := r.Context().Value(connKey{}).(net.Conn)
-	return socketOf(innermostConn(nc))
-}
-
-// innermostConn returns what nc is a wrapper of, if that is known.
-func innermostConn(nc net.Conn) net.Conn {
-	for {
-		switch outer := nc.(type) {
-		case interface{ NetConn() net.Conn }: // *tls.Conn
-			nc = outer.NetConn()
-		case interface{ Raw() net.Conn }: // of a PROXY protocol listener
-			nc = outer.Raw()
-		default:
-			return nc
-		}
+	outermost, _ := r.Context().Value(connKey{}).(net.Conn)
+	var innermost net.Conn
+	for nc := range wrapped(outermost) {
+		innermost = nc
 	}
+	return socketOf(innermost)
 }
 
 // hasLeft reports whether the client that r was written for has left, as far as the socket

@@ -325,17 +325,9 @@ func readBody(w http.ResponseWriter, r *http.Request, jsonp bool, most int) ([]b
 	if r.ContentLength > int64(most) {
 		return nil, tooLarge
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(most)))
-	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return nil, tooLarge
-	}
-	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		closeAfter(w, r)
-		return nil, errBodyTime
-	case err != nil:
-		closeAfter(w, r)
-		return nil, errBody
+	body, wrong := readWhole(w, r, most, tooLarge)
+	if wrong != nil {
+		return nil, wrong
 	}
 	r.Body = http.NoBody
 	if !form {
@@ -346,6 +338,22 @@ func readBody(w http.ResponseWriter, r *http.Request, jsonp bool, most int) ([]b
 		return nil, errForm
 	}
 	return []byte(fields["d"][0]), nil
+}
+
+// readWhole reads a body with most bytes. tooLarge is the answer to a longer one.
+func readWhole(w http.ResponseWriter, r *http.Request, most int, tooLarge *httpError) ([]byte, *httpError) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(most)))
+	switch _, large := errors.AsType[*http.MaxBytesError](err); {
+	case large:
+		return nil, tooLarge
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		closeAfter(w, r)
+		return nil, errBodyTime
+	case err != nil:
+		closeAfter(w, r)
+		return nil, errBody
+	}
+	return body, nil
 }
 
 func bodyTooLarge(most int) *httpError {

@@ -4,6 +4,7 @@
 package transport
 
 import (
+	"cmp"
 	"net/http"
 	"testing"
 	"testing/synctest"
@@ -22,9 +23,11 @@ func TestClientsOfMachinesThatWereAway(t *testing.T) {
 		by *claimant
 	}
 	const hangs = 1500 * time.Millisecond
+	const late = pulseEvery + lateBy + time.Millisecond
 	for name, c := range map[string]struct {
 		happens func(m machine)
 		lasts   time.Duration // the session, from then on
+		every   time.Duration // the beats from then on; 0: pulseEvery
 	}{
 		"nothing": {func(m machine) {
 			for range 4 {
@@ -32,26 +35,28 @@ func TestClientsOfMachinesThatWereAway(t *testing.T) {
 				time.Sleep(pulseEvery)
 			}
 			m.detach(true, "")
-		}, disconnectDelay},
+		}, disconnectDelay, 0},
 		"it hangs between two requests": {func(m machine) {
 			m.beat(false)
 			m.detach(true, "")
 			time.Sleep(hangs)
 			m.beat(false)
-		}, doubtDelay},
+		}, doubtDelay, 0},
 		"a response ends when it goes on": {func(m machine) {
 			m.beat(false)
 			time.Sleep(hangs)
 			m.detach(true, "")
 			m.beat(false)
-		}, doubtDelay},
+		}, doubtDelay, 0},
 		"a response ends soon after": {func(m machine) {
 			m.beat(false)
 			time.Sleep(hangs)
-			m.beat(false)
-			time.Sleep(doubtFor / 2)
+			for range doubtFor / 2 / pulseEvery {
+				time.Sleep(pulseEvery)
+				m.beat(false)
+			}
 			m.detach(true, "")
-		}, doubtDelay},
+		}, doubtDelay, 0},
 		"a response ends later": {func(m machine) {
 			m.beat(false)
 			time.Sleep(hangs)
@@ -60,31 +65,59 @@ func TestClientsOfMachinesThatWereAway(t *testing.T) {
 				time.Sleep(pulseEvery)
 			}
 			m.detach(true, "")
-		}, disconnectDelay},
+		}, disconnectDelay, 0},
 		"it was cut off": {func(m machine) {
-			for range cutOffBeats {
-				m.beat(true)
-				time.Sleep(pulseEvery)
-			}
-			m.beat(false)
-			m.detach(true, "")
-		}, doubtDelay},
-		"it was behind for a moment": {func(m machine) {
 			m.beat(true)
 			time.Sleep(pulseEvery)
 			m.beat(false)
 			m.detach(true, "")
-		}, disconnectDelay},
+		}, doubtDelay, 0},
+		"it is busy": {func(m machine) {
+			for range 4 {
+				m.beat(true)
+				time.Sleep(late)
+			}
+			m.beat(false)
+			m.detach(true, "")
+		}, disconnectDelay, late},
+		"it was busy": {func(m machine) {
+			for range 4 {
+				m.beat(true)
+				time.Sleep(late)
+			}
+			m.beat(false)
+			m.detach(true, "")
+		}, disconnectDelay, 0},
+		"it is so busy that it seems to hang": {func(m machine) {
+			m.beat(false)
+			for range 3 {
+				time.Sleep(hangs)
+				m.beat(false)
+			}
+			m.detach(true, "")
+		}, disconnectDelay, 0},
+		"it becomes busy soon after": {func(m machine) {
+			m.beat(false)
+			time.Sleep(hangs)
+			m.beat(false)
+			m.detach(true, "")
+		}, disconnectDelay, late},
+		"it is stuck when time is over": {func(m machine) {
+			m.beat(false)
+			time.Sleep(hangs)
+			m.beat(false)
+			m.detach(true, "")
+		}, disconnectDelay, time.Hour},
 		"a machine that relays was away": {func(m machine) {
 			m.detach(true, "")
 			q := relayRequest{ID: "1", Do: relayWritten, OK: true, Mount: m.key.mount, Session: []byte(m.key.id), Claim: m.by.claim(nil), Away: true}
 			m.answerRelay(t.Context(), hub.NodeID{}, appendRelay(q, nil))
-		}, doubtDelay},
+		}, doubtDelay, 0},
 		"somebody else says so": {func(m machine) {
 			m.detach(true, "")
 			q := relayRequest{ID: "1", Do: relayWritten, OK: true, Mount: m.key.mount, Session: []byte(m.key.id), Away: true}
 			m.answerRelay(t.Context(), hub.NodeID{}, appendRelay(q, nil))
-		}, disconnectDelay},
+		}, disconnectDelay, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -102,8 +135,15 @@ func TestClientsOfMachinesThatWereAway(t *testing.T) {
 				s := ss.newSession(sessionKey{"test", "x"}, by.owner(nil), nil, a, defaultTimes)
 				a.Start(s)
 				ss.add(s)
-				c.happens(machine{ss, s, by})
-				time.Sleep(c.lasts - time.Millisecond)
+				m := machine{ss, s, by}
+				c.happens(m)
+				every := cmp.Or(c.every, pulseEvery)
+				end := time.Now().Add(c.lasts - time.Millisecond)
+				for time.Until(end) > every {
+					time.Sleep(every)
+					m.beat(false)
+				}
+				time.Sleep(time.Until(end))
 				synctest.Wait()
 				if ss.find(s.key) == nil {
 					t.Error("it has ended too early")

@@ -69,18 +69,11 @@ func opener(o *hub.Opening) claimant {
 
 // owner identifies c with the help of these cookies. It keeps a hash, not the secrets
 // themselves.
-func (c *claimant) owner(cookies []string) (o owner) {
-	h := sha256.New()
-	part := func(s string) {
-		var size [8]byte
-		binary.BigEndian.PutUint64(size[:], uint64(len(s)))
-		_, _ = h.Write(size[:]) // a hash returns no errors
-		_, _ = h.Write([]byte(s))
-	}
+func (c *claimant) owner(cookies []string) owner {
+	b := make([]byte, 0, 512)
+	part := func(s string) { b = append(binary.BigEndian.AppendUint64(b, uint64(len(s))), s...) }
 	list := func(values []string) {
-		var count [8]byte
-		binary.BigEndian.PutUint64(count[:], uint64(len(values)))
-		_, _ = h.Write(count[:]) // likewise
+		b = binary.BigEndian.AppendUint64(b, uint64(len(values)))
 		for _, v := range values {
 			part(v)
 		}
@@ -97,8 +90,7 @@ func (c *claimant) owner(cookies []string) (o owner) {
 		}
 		list(c.cookie(name))
 	}
-	h.Sum(o[:0])
-	return o
+	return sha256.Sum256(b)
 }
 
 // cookie returns the values of all cookies of that name.

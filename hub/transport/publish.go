@@ -12,7 +12,6 @@ import (
 	"io"
 	"mime"
 	"net/http"
-	"os"
 	"strconv"
 	"time"
 
@@ -137,19 +136,10 @@ func (e *Endpoint) publishBody(w http.ResponseWriter, r *http.Request, program *
 		return
 	}
 	done := e.readBy(w, r, e.patience().message)
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxPublishBody))
+	body, wrong := readWhole(w, r, maxPublishBody, errPublishSize)
 	done()
-	switch _, large := errors.AsType[*http.MaxBytesError](err); {
-	case large:
-		fail(w, errPublishSize)
-		return
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		closeAfter(w, r)
-		fail(w, errBodyTime)
-		return
-	case err != nil:
-		closeAfter(w, r)
-		fail(w, errBody)
+	if wrong != nil {
+		fail(w, wrong)
 		return
 	}
 	objects, array, wrong := splitBody(body)

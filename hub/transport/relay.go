@@ -397,7 +397,7 @@ func (rl *relay) receive(w http.ResponseWriter, r *http.Request, kind *framing, 
 // must not make its next request before the home knows.
 func (rl *relay) written(ok bool, why string) {
 	q := rl.request
-	q.Do, q.OK, q.Away = relayWritten, ok, rl.e.Sessions.pulse.wasAway()
+	q.Do, q.OK, q.Away = relayWritten, ok, rl.e.Sessions.pulse.wasAway() && !rl.e.Sessions.pulse.wasBusy()
 	if !ok {
 		q.Why = why
 	}

@@ -135,7 +135,7 @@ func (s *epollSet) add(fd uintptr) {
 	if more := int(fd) + 1 - len(s.byFD); more > 0 {
 		s.byFD = append(s.byFD, make([]*wsConn, more)...)
 	}
-	if former := s.takeLocked(int32(fd)); former != nil { //nolint:gosec // G115: a descriptor
+	if former := s.takeLocked(int32(fd)); former != nil {
 		go former.resume() // its socket was closed, and wake will come too late to find it
 	}
 	c := s.next
@@ -143,7 +143,7 @@ func (s *epollSet) add(fd uintptr) {
 	if !c.place.known {
 		op = syscall.EPOLL_CTL_ADD
 	}
-	event := syscall.EpollEvent{Events: syscall.EPOLLIN | syscall.EPOLLRDHUP | syscall.EPOLLONESHOT, Fd: int32(fd)} //nolint:gosec // G115: a descriptor
+	event := syscall.EpollEvent{Events: syscall.EPOLLIN | syscall.EPOLLRDHUP | syscall.EPOLLONESHOT, Fd: int32(fd)}
 	if s.failed = syscall.EpollCtl(s.fd, op, int(fd), &event); s.failed == nil {
 		c.place = restingPlace{fd: event.Fd, known: true}
 		s.byFD[fd] = c

@@ -121,9 +121,11 @@ type session struct {
 	response *response                             // nil between two requests to receive
 	expiry   *time.Timer                           // ends a session without a response; removes a session that has ended
 	expires  time.Time                             // when expiry is due: it may fire while it is being reset
+	whole    time.Time                             // when it would be if nobody doubted that the client is there; else zero
 	greeted  bool                                  // a response has carried the o frame
 	received int64                                 // the highest number of a request to receive
 	bye      string                                // if the session has ended: its close frame
+	left     string                                // if the session has ended: why, for the log
 	writeBy  time.Time                             // the write deadline; zero for none
 	bodies   map[*http.ResponseController]struct{} // of requests to send whose bodies are being read
 	changed  chan struct{}                         // closed when one of the above changes; nil if nothing waits
@@ -134,8 +136,6 @@ var (
 	_ hub.Cutter = (*session)(nil)
 	_ hub.Waiter = (*session)(nil)
 )
-
-var errOver = errors.New("the session has ended")
 
 func (ss *Sessions) newSession(key sessionKey, by owner, cookies []string, a *hub.Agent, t *times) *session {
 	return &session{sessions: ss, key: key, owner: by, cookies: cookies, agent: a, times: t, turn: make(chan struct{}, 1), bodies: make(map[*http.ResponseController]struct{})}
@@ -176,12 +176,12 @@ func (s *session) Write(p []byte) (int, error) {
 	}
 	defer putMessage(buffer)
 	s.mu.Lock()
-	r, by, over := s.response, s.writeBy, s.bye != ""
+	r, by, over, left := s.response, s.writeBy, s.bye != "", s.left
 	ready := r != nil && r.isReady()
 	s.mu.Unlock()
 	switch {
 	case over:
-		return 0, errOver
+		return 0, &hub.EndedError{Reason: left}
 	case ready:
 		err := s.send(r, by, frame, heartbeat)
 		switch {
@@ -290,7 +290,7 @@ func (s *session) endLocked(bye, left string) {
 		s.mu.Unlock()
 		return
 	}
-	s.bye = bye
+	s.bye, s.left = bye, left
 	s.leaveBodiesLocked()
 	r := s.response
 	told := r != nil && r.isReady()
@@ -391,11 +391,10 @@ func (s *session) detach(inOrder bool, why string) {
 		return
 	}
 	if s.bye == "" {
-		in := s.times.disconnect
-		if s.sessions.pulse.wasAway() {
-			in = min(in, s.times.doubt)
+		s.expireInLocked(s.times.disconnect)
+		if s.sessions.pulse.wasAway() && s.times.doubt < s.times.disconnect {
+			s.doubtLocked()
 		}
-		s.expireInLocked(in)
 	}
 	s.changeLocked()
 	s.mu.Unlock()
@@ -404,7 +403,7 @@ func (s *session) detach(inOrder bool, why string) {
 // expireInLocked sets when the session expires, unless a response is attached before. The
 // caller holds s.mu.
 func (s *session) expireInLocked(in time.Duration) {
-	s.expires = time.Now().Add(in)
+	s.expires, s.whole = time.Now().Add(in), time.Time{}
 	if s.expiry == nil {
 		s.expiry = time.AfterFunc(in, s.expire)
 	} else {
@@ -415,7 +414,7 @@ func (s *session) expireInLocked(in time.Duration) {
 // expire ends the session, or removes it if it has ended already.
 func (s *session) expire() {
 	s.mu.Lock()
-	due := !time.Now().Before(s.expires)
+	due := !time.Now().Before(s.expires) && !s.trustLocked()
 	ended := s.bye != ""
 	s.mu.Unlock()
 	switch {
@@ -435,12 +434,12 @@ func (s *session) forget() {
 		s.mu.Unlock()
 		return
 	}
-	s.bye = closeFrame(closeInterrupted, interrupted)
+	s.bye, s.left = closeFrame(closeInterrupted, interrupted), "the client made no request to receive in time"
 	s.leaveBodiesLocked()
 	s.changeLocked()
 	s.mu.Unlock()
 	s.sessions.remove(s)
-	s.leave("the client made no request to receive in time")
+	s.leave(s.left)
 }
 
 // leaveBodiesLocked stops the reading of bodies, because the agent takes no more frames. The

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"iter"
 	"net"
 	"os"
 	"sync"
@@ -303,17 +304,26 @@ type halfCloser interface{ CloseWrite() error }
 
 // halfClosers returns the halfClosers of the conn, the outermost first.
 func (c *wsConn) halfClosers() (all []halfCloser) {
-	for nc := c.nc; ; {
+	for nc := range wrapped(c.nc) {
 		if half, ok := nc.(halfCloser); ok {
 			all = append(all, half)
 		}
-		switch outer := nc.(type) {
-		case interface{ NetConn() net.Conn }: // *tls.Conn
-			nc = outer.NetConn()
-		case interface{ Raw() net.Conn }: // of a PROXY protocol listener
-			nc = outer.Raw()
-		default:
-			return all
+	}
+	return all
+}
+
+// wrapped yields nc, what it is a wrapper of, and so on, as far as that is known.
+func wrapped(nc net.Conn) iter.Seq[net.Conn] {
+	return func(yield func(net.Conn) bool) {
+		for yield(nc) {
+			switch outer := nc.(type) {
+			case interface{ NetConn() net.Conn }: // *tls.Conn
+				nc = outer.NetConn()
+			case interface{ Raw() net.Conn }: // of a PROXY protocol listener
+				nc = outer.Raw()
+			default:
+				return
+			}
 		}
 	}
 }

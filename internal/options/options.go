@@ -32,7 +32,11 @@ func Parse(d *caddyfile.Dispenser, parent string, known []Option) error {
 		word := d.Val()
 		i := slices.IndexFunc(known, func(o Option) bool { return o.Name == word })
 		if i < 0 {
-			return d.Errf("unrecognized option %q of %s; %s", word, parent, instead(word, known))
+			var names []string
+			for _, k := range known {
+				names = append(names, k.Name)
+			}
+			return d.Errf("unrecognized option %q of %s; %s", word, parent, guards.Instead(word, names))
 		}
 		if first, ok := seen[word]; ok && !known[i].Repeats {
 			return d.Errf("%s is given twice in %s, first in line %d: keep one", word, parent, first)
@@ -43,18 +47,6 @@ func Parse(d *caddyfile.Dispenser, parent string, known []Option) error {
 		}
 	}
 	return nil
-}
-
-// instead says what to write in place of a word that is not an option.
-func instead(word string, known []Option) string {
-	var names []string
-	for _, k := range known {
-		names = append(names, k.Name)
-	}
-	if near := guards.Nearest(word, names); near != "" {
-		return `did you mean "` + near + `"?`
-	}
-	return "there are " + strings.Join(names, ", ")
 }
 
 // parse reads the arguments and the block of an option, which is the current word.

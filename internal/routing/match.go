@@ -92,16 +92,7 @@ func (w *walk) matcher(m any) certainty {
 		}
 		return w.matcher(sets)
 	case negation:
-		switch w.anyOf(m) {
-		case no:
-			return yes
-		case maybe:
-			return maybe
-		case yes:
-			return no
-		case fails:
-			return fails
-		}
+		return [...]certainty{no: yes, maybe: maybe, yes: no, fails: fails}[w.anyOf(m)]
 	}
 	return maybe
 }
@@ -215,14 +206,22 @@ func matcherNames(n *routeNode) (names []string) {
 	return names
 }
 
-// pathsOf returns the paths in the matchers of a route.
-func pathsOf(n *routeNode) (paths []string) {
+// matchersOf returns the matchers of a route that have a type.
+func matchersOf[M any](n *routeNode) (all []M) {
 	for _, set := range n.sets {
 		for _, m := range set {
-			if p, ok := m.(*caddyhttp.MatchPath); ok {
-				paths = append(paths, *p...)
+			if m, ok := m.(M); ok {
+				all = append(all, m)
 			}
 		}
+	}
+	return all
+}
+
+// pathsOf returns the paths in the matchers of a route.
+func pathsOf(n *routeNode) (paths []string) {
+	for _, m := range matchersOf[*caddyhttp.MatchPath](n) {
+		paths = append(paths, *m...)
 	}
 	return paths
 }

@@ -314,14 +314,16 @@ func (n *routeNode) isBlock() bool {
 // each wildcard it returns one host that matches.
 func (o *occurrence) hosts() []string {
 	var all []string
-	eachHostMatcher(o.around, func(hosts caddyhttp.MatchHost) {
-		for _, host := range hosts {
-			if strings.Contains(host, "{") {
-				host = ""
+	for _, n := range o.around {
+		for _, m := range matchersOf[*caddyhttp.MatchHost](n) {
+			for _, host := range *m {
+				if strings.Contains(host, "{") {
+					host = ""
+				}
+				all = append(all, strings.ReplaceAll(host, "*", "any"))
 			}
-			all = append(all, strings.ReplaceAll(host, "*", "any"))
 		}
-	})
+	}
 	if len(all) == 0 || slices.Contains(all, "") {
 		return []string{""}
 	}
@@ -334,18 +336,6 @@ func (o *occurrence) hosts() []string {
 
 // maxHosts bounds how many hosts of a site are checked.
 const maxHosts = 32
-
-func eachHostMatcher(routes []*routeNode, f func(caddyhttp.MatchHost)) {
-	for _, n := range routes {
-		for _, set := range n.sets {
-			for _, m := range set {
-				if hosts, ok := m.(*caddyhttp.MatchHost); ok {
-					f(*hosts)
-				}
-			}
-		}
-	}
-}
 
 // isForHost reports whether a route is for that host, or for any.
 func isForHost(n *routeNode, host string) bool {

@@ -188,12 +188,8 @@ func reconstructed(name string, h *handlerNode, n *routeNode) string {
 
 // tried returns the file matcher of a route, or nil.
 func tried(n *routeNode) *fileserver.MatchFile {
-	for _, set := range n.sets {
-		for _, m := range set {
-			if files, ok := m.(*fileserver.MatchFile); ok {
-				return files
-			}
-		}
+	if all := matchersOf[*fileserver.MatchFile](n); len(all) > 0 {
+		return all[0]
 	}
 	return nil
 }

@@ -30,14 +30,14 @@ type metric struct {
 // metrics are all metrics. No label has a value that clients choose, because each channel,
 // user or address would make a series of its own.
 var metrics = []*metric{
-	labelled("agents", "Open sessions, connected or not.", gauge, "transport", func(s *hub.Stats) map[string]int { return s.Agents }, itself),
+	labelled("agents", "Open sessions, connected or not.", gauge, "transport", func(s *hub.Stats) map[string]int { return s.Agents }, itself[string]),
 	number("subscriptions", "Subscriptions of agents to channels and patterns.", gauge, func(s *hub.Stats) int { return s.Subscriptions }),
 	number("channels", "Channels that have subscribers.", gauge, func(s *hub.Stats) int { return s.Channels }),
 	number("patterns", "Patterns that have subscribers.", gauge, func(s *hub.Stats) int { return s.Patterns }),
 	number("presence_members", "Members of channels that tell who is in them, counted once in each channel.", gauge, func(s *hub.Stats) int { return s.Members }),
 	number("presence_watchers", "Subscriptions that are told who is in their channel.", gauge, func(s *hub.Stats) int { return s.Watchers }),
 	labelled("questions_in_flight", "Questions to gates that ask a backend and have not answered yet.", gauge, "gate",
-		func(s *hub.Stats) map[hub.GateName]int { return s.Questions }, gateName),
+		func(s *hub.Stats) map[hub.GateName]int { return s.Questions }, itself[hub.GateName]),
 
 	ofBroker("broker_connected", "Whether the engine that connects this machine with others can be reached.", gauge, func(b *hub.BrokerStats) int { return oneIf(b.Connected) }),
 	ofBroker("broker_behind", "Whether messages of other machines may be missing here for now.", gauge, func(b *hub.BrokerStats) int { return oneIf(b.Behind) }),
@@ -55,7 +55,7 @@ var metrics = []*metric{
 	number("received_bytes_total", "Bytes of the frames that agents sent.", counter, func(s *hub.Stats) uint64 { return s.BytesReceived }),
 	number("sent_bytes_total", "Bytes written to agents, including the framing of their transports.", counter, func(s *hub.Stats) uint64 { return s.BytesSent }),
 	labelled("sessions_refused_total", "Sessions that were not opened, by the code of the refusal.", counter, "code",
-		func(s *hub.Stats) map[hub.Code]uint64 { return s.Refused }, func(c hub.Code) string { return string(c) }),
+		func(s *hub.Stats) map[hub.Code]uint64 { return s.Refused }, itself[hub.Code]),
 	labelled("sessions_ended_total", "Sessions that have ended, by close code; 1000 if the server did not close the session.", counter, "code",
 		func(s *hub.Stats) map[hub.CloseCode]uint64 { return s.Ended }, func(c hub.CloseCode) string { return strconv.Itoa(int(c)) }),
 	labelled("queue_overflows_total", "How often a queue was full, by queue.", counter, "queue",
@@ -91,9 +91,7 @@ const (
 	counter = prometheus.CounterValue
 )
 
-func itself(label string) string { return label }
-
-func gateName(name hub.GateName) string { return string(name) }
+func itself[K ~string](label K) string { return string(label) }
 
 // number returns a metric that is one number of a hub.
 func number[N int | uint64](name, help string, kind prometheus.ValueType, of func(*hub.Stats) N) *metric {

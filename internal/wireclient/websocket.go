@@ -121,30 +121,37 @@ func (e *CloseError) Error() string { return fmt.Sprintf("closed with %d %s", e.
 // answers pings and close frames. After a close frame the error is a *CloseError.
 func (ws *WebSocket) Read() ([]byte, error) {
 	for {
-		op, payload, err := ws.ReadFrame()
-		if err != nil {
-			return nil, err
+		if payload, ok, err := ws.Next(); ok || err != nil {
+			return payload, err
 		}
-		switch op {
-		case OpText:
-			return payload, nil
-		case OpPing:
-			err = ws.Write(OpPong, payload)
-			ws.Pings.Add(1)
-		case OpPong:
-		case OpClose:
-			e := &CloseError{Code: 1005}
-			if len(payload) >= 2 {
-				e.Code, e.Reason = int(binary.BigEndian.Uint16(payload)), string(payload[2:])
-			}
-			_ = ws.Write(OpClose, payload[:min(2, len(payload))]) // the server may be gone already
-			return nil, e
-		default:
-			return nil, fmt.Errorf("a frame with opcode %d", op)
+	}
+}
+
+// Next is Read for one frame. ok is false if it was a ping or a pong: a caller that counts
+// what has come can do so before it waits for more.
+func (ws *WebSocket) Next() (payload []byte, ok bool, err error) {
+	op, payload, err := ws.ReadFrame()
+	if err != nil {
+		return nil, false, err
+	}
+	switch op {
+	case OpText:
+		return payload, true, nil
+	case OpPing:
+		err = ws.Write(OpPong, payload)
+		ws.Pings.Add(1)
+		return nil, false, err
+	case OpPong:
+		return nil, false, nil
+	case OpClose:
+		e := &CloseError{Code: 1005}
+		if len(payload) >= 2 {
+			e.Code, e.Reason = int(binary.BigEndian.Uint16(payload)), string(payload[2:])
 		}
-		if err != nil {
-			return nil, err
-		}
+		_ = ws.Write(OpClose, payload[:min(2, len(payload))]) // the server may be gone already
+		return nil, false, e
+	default:
+		return nil, false, fmt.Errorf("a frame with opcode %d", op)
 	}
 }
 

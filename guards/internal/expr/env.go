@@ -67,20 +67,18 @@ var messageFields = fields{
 // deliveryFields are the fields of a message on its way to a receiver. user and agent are
 // null if the publisher is unknown or not an agent.
 var deliveryFields = fields{
-	"uuid": messageFields["uuid"],
-	"data": messageFields["data"],
-	"user": {nullableString, func(v *activation) (any, error) {
-		if v.q.Message.From == nil {
-			return types.NullValue, nil
-		}
-		return textOrNull(v.q.Message.From.User), nil
-	}},
-	"agent": {nullableString, func(v *activation) (any, error) {
-		if v.q.Message.From == nil {
-			return types.NullValue, nil
-		}
-		return textOrNull(v.q.Message.From.UUID), nil
-	}},
+	"uuid":  messageFields["uuid"],
+	"data":  messageFields["data"],
+	"user":  {nullableString, func(v *activation) (any, error) { return textOrNull(v.sender().User), nil }},
+	"agent": {nullableString, func(v *activation) (any, error) { return textOrNull(v.sender().UUID), nil }},
+}
+
+// sender returns the publisher of the message, which is empty if it is unknown.
+func (v *activation) sender() (s hub.Sender) {
+	if from := v.q.Message.From; from != nil {
+		s = *from
+	}
+	return s
 }
 
 var requestFields = fields{

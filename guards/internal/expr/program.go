@@ -121,7 +121,7 @@ func checkLiterals(src string, checked *cel.Ast) (err error) {
 		}
 		call := e.AsCall()
 		switch name := call.FunctionName(); {
-		case takesPattern(call):
+		case slices.Contains(patternFunctions, name):
 			checkPattern(name, call, report)
 		case call.IsMemberFunction() && len(call.Args()) == 1 && timeZoned[name] != nil:
 			if zone, ok := literal(call.Args()[0]); ok {
@@ -130,10 +130,6 @@ func checkLiterals(src string, checked *cel.Ast) (err error) {
 		}
 	}))
 	return err
-}
-
-func takesPattern(call ast.CallExpr) bool {
-	return slices.Contains(patternFunctions, call.FunctionName())
 }
 
 // checkPattern refuses patterns that are not literals: a pattern made from values could

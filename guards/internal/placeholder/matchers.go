@@ -29,17 +29,22 @@ import (
 // CheckMatchers returns what the matchers read that some sessions lack. The error is
 // about what all sessions lack.
 func CheckMatchers(sets []caddy.ModuleMap) (r Reads, err error) {
+	err = checkSets(sets, &r)
+	return r, err
+}
+
+func checkSets(sets []caddy.ModuleMap, r *Reads) error {
 	for _, set := range sets {
 		if len(set) == 0 {
-			return r, errors.New("an empty matcher matches everything; if you want that, leave it out")
+			return errors.New("an empty matcher matches everything; if you want that, leave it out")
 		}
 		for _, name := range slices.Sorted(maps.Keys(set)) {
-			if err := checkMatcher(name, set[name], &r); err != nil {
-				return r, fmt.Errorf("matcher %s: %w", name, err)
+			if err := checkMatcher(name, set[name], r); err != nil {
+				return fmt.Errorf("matcher %s: %w", name, err)
 			}
 		}
 	}
-	return r, nil
+	return nil
 }
 
 // checkMatcher checks one matcher, given as JSON.
@@ -50,13 +55,7 @@ func checkMatcher(name string, raw json.RawMessage, r *Reads) error {
 	}
 	switch module := info.New(); module.(type) {
 	case *caddyhttp.MatchNot:
-		return decoded(raw, func(not *caddyhttp.MatchNot) error {
-			inner, err := CheckMatchers(not.MatcherSetsRaw)
-			r.remoteAddr = r.remoteAddr || inner.remoteAddr
-			r.clientIP = r.clientIP || inner.clientIP
-			r.LookedUp = append(r.LookedUp, inner.LookedUp...)
-			return err
-		})
+		return decoded(raw, func(not *caddyhttp.MatchNot) error { return checkSets(not.MatcherSetsRaw, r) })
 	case *caddyhttp.MatchRemoteIP:
 		r.remoteAddr = true
 		return decoded(raw, func(m *caddyhttp.MatchRemoteIP) error { return notEmpty(len(m.Ranges), "addresses") })
@@ -232,7 +231,7 @@ func CheckInMatcher(name string, r *Reads) error {
 		return nil
 	case strings.HasPrefix(name, Prefix):
 		return CheckName(name)
-	case name == "http.auth.user.id", slices.ContainsFunc(remembered, func(p string) bool { return strings.HasPrefix(name, p) }):
+	case name == "http.auth.user.id", hasPrefix(name, remembered...):
 		return nil
 	}
 	switch need, err := MustLookUp(name); {

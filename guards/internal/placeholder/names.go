@@ -195,12 +195,7 @@ func checkRewrite(rewrite map[string]any) (about string, err error) {
 // IsInSnapshot reports whether every session stores all that the value of a placeholder
 // of Caddy's depends on.
 func IsInSnapshot(name string) bool {
-	for _, prefix := range []string{"http.request.header.", "http.request.cookie.", "http.request.uri", "http.request.orig_uri", "http.request.host"} {
-		if strings.HasPrefix(name, prefix) {
-			return true
-		}
-	}
-	return slices.Contains([]string{
+	return hasPrefix(name, "http.request.header.", "http.request.cookie.", "http.request.uri", "http.request.orig_uri", "http.request.host") || slices.Contains([]string{
 		"http.request.method", "http.request.orig_method", "http.request.scheme", "http.request.port", "http.request.body", "http.request.body_base64",
 		"http.auth.user.id", "http.vars." + caddyhttp.ClientIPVarKey,
 	}, name)
@@ -209,12 +204,13 @@ func IsInSnapshot(name string) bool {
 // IsVariable reports whether the value of a placeholder of Caddy's can differ between
 // questions before anything was asked.
 func IsVariable(name string) bool {
-	for _, prefix := range []string{"env.", "file.", "system.", "http.reverse_proxy.", "http.error."} {
-		if strings.HasPrefix(name, prefix) {
-			return false
-		}
-	}
-	return !strings.ContainsAny(name, "\"'{ \t\r\n") // braces around JSON are no placeholder
+	return !hasPrefix(name, "env.", "file.", "system.", "http.reverse_proxy.", "http.error.") &&
+		!strings.ContainsAny(name, "\"'{ \t\r\n") // braces around JSON are no placeholder
+}
+
+// hasPrefix reports whether a name has one of the prefixes.
+func hasPrefix(name string, prefixes ...string) bool {
+	return slices.ContainsFunc(prefixes, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 }
 
 // EachObject calls f for v and every object in it.

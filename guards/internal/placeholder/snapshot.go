@@ -86,9 +86,7 @@ func Snapshot(r *http.Request, names []string) (string, error) {
 // mayBeAbsent reports whether a placeholder that is unknown for one request may be known
 // for others. Then it has no value here.
 func mayBeAbsent(name string) bool {
-	return slices.ContainsFunc([]string{"http.auth.user.", "http.regexp.", "http.matchers.", "http.url_pattern.", "http.request."}, func(prefix string) bool {
-		return strings.HasPrefix(name, prefix)
-	})
+	return hasPrefix(name, "http.auth.user.", "http.regexp.", "http.matchers.", "http.url_pattern.", "http.request.")
 }
 
 // LookUp returns what a session knows about a placeholder.
@@ -158,9 +156,7 @@ func MustLookUp(name string) (bool, error) {
 		return false, fmt.Errorf("there is no placeholder {%s}", name)
 	case mayBeAbsent(name):
 		return true, nil
-	case slices.ContainsFunc([]string{"time.", "http.response.", "http.intercept.", "http.shutting_down", "http.time_until_shutdown"}, func(prefix string) bool {
-		return strings.HasPrefix(name, prefix)
-	}):
+	case hasPrefix(name, "time.", "http.response.", "http.intercept.", "http.shutting_down", "http.time_until_shutdown"):
 		return false, nil
 	case !foreignPlaceholder.MatchString(name):
 		return false, nil
@@ -238,8 +234,7 @@ func ToLookUp(texts []json.RawMessage, others bool) (names []string, err error) 
 		names = append(names, named...)
 	}
 	return Filter(names, func(name string) bool {
-		isSet := set[name] || slices.ContainsFunc(setPrefixes, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
-		return !isSet && (!others || strings.HasPrefix(name, "http."))
+		return !set[name] && !hasPrefix(name, setPrefixes...) && (!others || strings.HasPrefix(name, "http."))
 	})
 }
 

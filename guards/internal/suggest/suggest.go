@@ -31,6 +31,14 @@ func Nearest(word string, known []string) string {
 	return ""
 }
 
+// Instead says what to write in place of an unknown word: the nearest of known, or any.
+func Instead(word string, known []string) string {
+	if near := Nearest(word, known); near != "" {
+		return fmt.Sprintf("did you mean %q?", near)
+	}
+	return "there are " + strings.Join(known, ", ")
+}
+
 // Distance returns how many letters to insert, delete, replace or swap with a neighbor to
 // get from a to b.
 func Distance(a, b string) int {

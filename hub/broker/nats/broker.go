@@ -230,7 +230,7 @@ func (b *Broker) Publish(ctx context.Context, m *hub.Message) (hub.Position, err
 	p.out = &nats.Msg{
 		Subject: b.names.publish(m.Key()),
 		Data:    m.AppendRecord(make([]byte, 0, len(m.Data)+len(m.Channel)+len(m.UUID)+96)),
-		Header:  nats.Header{nats.MsgIdHdr: {hex.EncodeToString(p.id[:])}},
+		Header:  nats.Header{nats.MsgIdHdr: {nameOf(p.id)}},
 	}
 	at, err := p.run(ctx)
 	if err == nil {
@@ -238,6 +238,9 @@ func (b *Broker) Publish(ctx context.Context, m *hub.Message) (hub.Position, err
 	}
 	return at, err
 }
+
+// nameOf returns the ID of a message as the stream knows it.
+func nameOf(id [16]byte) string { return hex.EncodeToString(id[:]) }
 
 // A publishing is one call of Publish.
 type publishing struct {
@@ -357,8 +360,10 @@ func (p *publishing) await(wait <-chan time.Time, done *<-chan struct{}) (at hub
 				}
 				wait = time.After(tryAgain)
 			case e.answer.Duplicate:
-				at, err := p.b.first(e.answer.Seq, p.message)
-				return at, err, true
+				if at, err := p.b.confirm(e.answer.Seq, p.message); !errors.Is(err, hub.ErrUnknown) {
+					return at, err, true
+				}
+				wait = time.After(tryAgain)
 			case e.answer.Seq == 0: // there is no stream now, or no leader
 				p.open--
 				p.refused = errNoStream
@@ -375,15 +380,9 @@ func (p *publishing) await(wait <-chan time.Time, done *<-chan struct{}) (at hub
 			}
 			ending = time.After(contextPatience)
 		case <-wait:
-			if stored != nil {
-				return p.b.placeOf(stored.Seq), nil, true
-			}
-			return hub.Position{}, nil, false
+			return p.late(stored)
 		case <-ending:
-			if stored == nil {
-				return hub.Position{}, nil, false
-			}
-			return p.b.placeOf(stored.Seq), nil, true
+			return p.late(stored)
 		case <-p.b.life.Done():
 			return hub.Position{}, nil, false
 		}
@@ -399,23 +398,26 @@ func (p *publishing) refusedBy(e *apiError) (again bool) {
 	return e.ErrCode == codeSameIDInProcess || e.Code == 503 || p.open > 0
 }
 
-// placeOf returns the position of an entry that the stream has, and that did not come here in
-// time. Without an answer from the stream, the position has no check.
-func (b *Broker) placeOf(seq uint64) hub.Position {
-	at := hub.Position{Epoch: b.log.epochNow(), Seq: seq}
-	if e, _, err := b.log.lookUp(seq); err == nil {
-		at.Check = hub.CheckOf(e.at)
+// late returns the outcome if the message did not come here in time. stored is the answer of the
+// stream, nil if there is none.
+func (p *publishing) late(stored *publishAnswer) (at hub.Position, err error, over bool) { //nolint:revive // as await
+	if stored == nil {
+		return hub.Position{}, nil, false
 	}
-	return at
+	at, err = p.b.confirm(stored.Seq, p.message)
+	return at, err, true
 }
 
-// first returns the position of an entry that is said to be m, published before.
-func (b *Broker) first(seq uint64, m *hub.Message) (hub.Position, error) {
+// confirm returns the position of the entry that is m, as the stream has answered. Nobody is told
+// so before the entry was seen: NATS can lose what it has acknowledged, such as when servers that
+// keep the stream die one after the other, and then nobody gets it. It returns ErrUnknown if the
+// stream does not show the entry now.
+func (b *Broker) confirm(seq uint64, m *hub.Message) (hub.Position, error) {
 	e, epoch, err := b.log.lookUp(seq)
 	switch {
-	case isCode(err, codeNoMessage): // it was dropped since, so nobody can compare it
+	case isCode(err, codeNoMessage) && seq <= b.log.reached.Load(): // dropped since it was here
 		return hub.Position{Epoch: epoch, Seq: seq}, nil
-	case err != nil:
+	case err != nil, e.id != nameOf(m.ID()):
 		return hub.Position{}, hub.ErrUnknown
 	}
 	if first, err := hub.ParseRecord(e.data); err != nil || string(first.Data) != string(m.Data) || first.ID() != m.ID() {

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -226,6 +227,98 @@ func testFaults(t *testing.T, v *natsserver.Version) {
 			t.Errorf("node %d has other entries than node 0", i)
 		}
 		r.mu.Unlock()
+	}
+}
+
+// A node that knows that it misses something, and cannot read it at once, is behind.
+func TestSlowFill(t *testing.T) {
+	t.Parallel()
+	b, err := New(Options{Hub: "slow", URLs: []string{natsserver.New(t, "").URL()}, Log: logger(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.end()
+	r := &replica{Broker: b, byUUID: make(map[string]int)}
+	b.sink, b.shortFor = r, 0
+	l, err := b.dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.close()
+	b.link.Store(l)
+	awaitConnected(t, l)
+	await(t, "the stream", func() bool { return b.log.begin(b) == nil && !r.isBehind() && len(r.epochs) == 1 })
+	if err := b.log.fill(1); err != nil { // no server has it
+		t.Fatal(err)
+	}
+	if !r.isBehind() {
+		t.Error("it does not say that it is behind")
+	}
+	await(t, "it to know the end of the stream", func() bool { return b.log.look() == nil })
+	if r.isBehind() {
+		t.Error("it is behind, though it has all that there is")
+	}
+}
+
+// A leader that is alone answers for a while as if nothing had happened. But the others may go on
+// without it, so a node that is connected to it is behind.
+func TestLeaderAlone(t *testing.T) { eachVersion(t, testLeaderAlone) }
+
+func testLeaderAlone(t *testing.T, v *natsserver.Version) {
+	if runtime.GOOS != "linux" {
+		t.Skip("this test stops processes as only Linux does here")
+	}
+	servers := v.NewCluster(t, 3, "")
+	var nodes []*replica
+	for i, s := range servers {
+		nodes = append(nodes, started(t, Options{Hub: "alone", Node: fmt.Sprint("n", i), URLs: []string{s.URL()}, Replicas: 3, Log: logger(t)}))
+	}
+	nodes[0].say(t, message("a", "1"))
+	leader := -1
+	await(t, "a leader", func() bool {
+		info, err := nodes[0].info()
+		if err != nil || info.isCutOff() {
+			return false
+		}
+		leader = slices.Index([]string{"n0", "n1", "n2"}, info.Cluster.Leader)
+		return leader >= 0
+	})
+	r := nodes[leader]
+	await(t, "the beginning", func() bool { return !r.isBehind() })
+	for i, s := range servers {
+		if i != leader {
+			s.Hang(true)
+		}
+	}
+	await(t, "it to be behind, while the leader answers", func() bool {
+		_, err := r.info()
+		return err == nil && r.isBehind()
+	})
+	for i, s := range servers {
+		if i != leader {
+			s.Hang(false)
+		}
+	}
+	await(t, "the end of the fault", func() bool { return !r.isBehind() })
+	r.say(t, message("a", "2"))
+	await(t, "the message", func() bool { return r.has("2") })
+}
+
+func TestIsCutOff(t *testing.T) {
+	for text, want := range map[string]bool{
+		`{}`:                           false,
+		`{"cluster": {"leader": "a"}}`: false,
+		`{"cluster": {"leader": "a", "replicas": [{"active": 100000000}, {"active": 900000000}]}}`:                                          false,
+		`{"cluster": {"leader": "a", "replicas": [{"active": 100000000}, {"active": 9000000000, "offline": true}]}}`:                        false,
+		`{"cluster": {"leader": "a", "replicas": [{"active": 4000000000}, {"active": 9000000000}]}}`:                                        true,
+		`{"cluster": {"leader": "a", "replicas": [{"active": 1}, {"active": 9000000000}, {"active": 9000000000}, {"active": 9000000000}]}}`: true,
+		`{"cluster": {"leader": "a", "replicas": [{"active": 1}, {"active": 1}, {"active": 9000000000}, {"active": 9000000000}]}}`:          false,
+		`{"cluster": {"leader": "a", "replicas": [{"active": 9000000000}]}}`:                                                                true,
+	} {
+		i := new(streamInfo)
+		if err := json.Unmarshal([]byte(text), i); err != nil || i.isCutOff() != want {
+			t.Errorf("%s: cut off %t, %v", text, i.isCutOff(), err)
+		}
 	}
 }
 

@@ -26,6 +26,8 @@ const (
 	// stalePatience is when it asks the leader.
 	staleRetry    = 20 * time.Millisecond
 	stalePatience = 2 * time.Second
+	// fillPatience is how long reading may take until the hub is behind.
+	fillPatience = 500 * time.Millisecond
 	// shortFor is how long the stream may be shorter than what is here: a server that was the
 	// leader may answer for a while.
 	shortFor = 10 * time.Second
@@ -39,6 +41,8 @@ type logLoop struct {
 	epoch atomic.Pointer[hub.Epoch]
 	away  atomic.Int64 // since when the stream could not be asked, in nanoseconds; 0: it can be
 	asked atomic.Int64 // when it was asked last with success
+	// reached is last, for all: entries up to this number were applied here, or were dropped.
+	reached atomic.Uint64
 
 	last      uint64    // the number of the newest entry that is here
 	at        time.Time // its time
@@ -184,6 +188,9 @@ func (l *logLoop) look() error {
 	if err != nil {
 		return err
 	}
+	if info.isCutOff() {
+		return errCutOff
+	}
 	l.asked.Store(time.Now().UnixNano())
 	l.suspect = false
 	if err := l.follow(info); err != nil {
@@ -256,6 +263,8 @@ func (l *logLoop) follow(info *streamInfo) error {
 	return l.fill(last)
 }
 
+var errCutOff = errors.New("the NATS server is cut off from most of those that have the stream, and may not have the newest messages")
+
 var errShort = errors.New("the stream is shorter than what was read from it before")
 
 // reset begins to apply another stream, or what is left of this one.
@@ -268,6 +277,7 @@ func (l *logLoop) reset(info *streamInfo) {
 	first = min(first, last+1)
 	l.epoch.Store(&epoch)
 	l.last, l.replayed, l.at, l.short = first-1, last, time.Time{}, time.Time{}
+	l.reached.Store(l.last)
 	l.b.sink.Reset(epoch, first, last)
 }
 
@@ -300,6 +310,7 @@ func (l *logLoop) take(m *nats.Msg) {
 // apply applies an entry that follows all those before it.
 func (l *logLoop) apply(e *stored) {
 	l.last, l.at = e.seq, e.at
+	l.reached.Store(l.last)
 	m, err := hub.ParseRecord(e.data)
 	if err != nil {
 		if l.b.counts.skipped.Add(1) == 1 {
@@ -317,6 +328,7 @@ func (l *logLoop) apply(e *stored) {
 func (l *logLoop) lose(to uint64) {
 	from := l.last + 1
 	l.last = to
+	l.reached.Store(l.last)
 	if to <= l.replayed {
 		return // dropped before this node began
 	}
@@ -326,10 +338,15 @@ func (l *logLoop) lose(to uint64) {
 	l.b.sink.Lost(from, to)
 }
 
-// fill reads entries up to a number.
+// fill reads entries up to a number. If that takes long, the hub is told that it is behind, until
+// the stream was looked at: agents from other machines may have positions in what is missing.
 func (l *logLoop) fill(to uint64) error {
-	since := time.Now()
+	begun := time.Now()
+	since := begun
 	for l.last < to {
+		if time.Since(begun) > fillPatience {
+			l.behind(true)
+		}
 		before := l.last
 		if err := l.readBatch(to); err != nil {
 			return err

@@ -28,6 +28,9 @@ const (
 	// that was away for a moment finds what it has missed, also of channels without a
 	// history.
 	leastCount = 1000
+	// quorumPatience is how long a leader may not hear of another server, which answers it once a
+	// second at least.
+	quorumPatience = 2500 * time.Millisecond
 	// autoReplicas is how many servers have the stream if Options do not say it.
 	autoReplicas = 3
 )
@@ -41,9 +44,28 @@ type streamInfo struct {
 		Last  uint64 `json:"last_seq"`
 	} `json:"state"`
 	Cluster *struct {
-		Name   string `json:"name"`
-		Leader string `json:"leader"`
+		Name     string `json:"name"`
+		Leader   string `json:"leader"`
+		Replicas []struct {
+			Active time.Duration `json:"active"` // since when the leader has not heard of it
+		} `json:"replicas"` // without the leader
 	} `json:"cluster"`
+}
+
+// isCutOff reports whether the leader, which has answered, has lost most of the servers that have
+// the stream. It does not notice that itself for ten seconds or more, and meanwhile others may
+// have another leader, and newer messages.
+func (i *streamInfo) isCutOff() bool {
+	if i.Cluster == nil {
+		return false
+	}
+	there := 1
+	for _, r := range i.Cluster.Replicas {
+		if r.Active < quorumPatience {
+			there++
+		}
+	}
+	return there <= (1+len(i.Cluster.Replicas))/2
 }
 
 // isAlone reports whether NATS is a single server. Some versions of it have a leader in their

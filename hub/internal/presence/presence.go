@@ -403,9 +403,6 @@ func (c *Channel) Next(now time.Duration) time.Duration {
 	}
 }
 
-// Linger returns how long members stay listed after they are gone.
-func (c *Channel) Linger() time.Duration { return c.rule.Linger }
-
 // Count returns how many members the watchers know.
 func (c *Channel) Count() int { return c.listed }
 

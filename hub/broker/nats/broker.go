@@ -34,6 +34,10 @@ const (
 	// publishPatience is that of all of them.
 	tryPatience     = time.Second
 	publishPatience = 4 * time.Second
+	// awayPatience is publishPatience if NATS has been away for longer than that already. The
+	// frames of an agent wait for one another: with many publishes, it would be listed long
+	// after its client has left.
+	awayPatience = 250 * time.Millisecond
 	// tryAgain is how long a publish waits that nobody has taken.
 	tryAgain = 50 * time.Millisecond
 	// contextPatience is how long a publish waits whose context has ended, if the message may
@@ -218,7 +222,7 @@ func (b *Broker) Publish(ctx context.Context, m *hub.Message) (hub.Position, err
 		return hub.Position{}, err
 	}
 	begun := time.Now()
-	p := publishing{b: b, waiter: waiter{message: m, events: make(chan event, 8)}, id: m.ID(), deadline: begun.Add(publishPatience)}
+	p := publishing{b: b, waiter: waiter{message: m, events: make(chan event, 8)}, id: m.ID(), deadline: begun.Add(b.patience())}
 	b.mu.Lock()
 	if b.closed || !b.started {
 		b.mu.Unlock()
@@ -237,6 +241,14 @@ func (b *Broker) Publish(ctx context.Context, m *hub.Message) (hub.Position, err
 		b.counts.publishes.Observe(time.Since(begun))
 	}
 	return at, err
+}
+
+// patience returns how long a publish may take.
+func (b *Broker) patience() time.Duration {
+	if b.isAway() {
+		return awayPatience
+	}
+	return publishPatience
 }
 
 // nameOf returns the ID of a message as the stream knows it.

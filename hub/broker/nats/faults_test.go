@@ -335,6 +335,10 @@ func testAwayAtStart(t *testing.T, v *natsserver.Version) {
 	if _, err := r.Publish(t.Context(), message("a", "1")); !errors.Is(err, ErrAway) {
 		t.Errorf("a publish without NATS: %v", err)
 	}
+	await(t, "NATS to be away for long", r.isAway)
+	if r.patience() != awayPatience {
+		t.Errorf("a publish may take %v", r.patience())
+	}
 	if err := r.Bus().Broadcast("x", nil); err == nil {
 		t.Error("a broadcast without NATS succeeds")
 	}
@@ -342,6 +346,9 @@ func testAwayAtStart(t *testing.T, v *natsserver.Version) {
 	r.say(t, message("a", "2"))
 	await(t, "the message", func() bool { return r.has("2") })
 	await(t, "its end", func() bool { return !r.isBehind() && r.Stats().Connected })
+	if r.patience() != publishPatience {
+		t.Errorf("a publish may take %v when NATS is back", r.patience())
+	}
 	if r.has("1") {
 		t.Error("a message that was refused was published later")
 	}

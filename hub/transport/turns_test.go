@@ -82,7 +82,7 @@ func TestAllNewcomersGetATurn(t *testing.T) {
 // round has turns for.
 func TestNewcomersLetOthersGoFirst(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("newcomers wait only on Linux")
+		t.Skip("this is a wait that only Linux has")
 	}
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	// When the system stops this process for a while, the runtime asks its poller at once

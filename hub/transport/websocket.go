@@ -154,8 +154,8 @@ func (e *Endpoint) serveWebSocket(w http.ResponseWriter, r *http.Request, sockJS
 	go newWSReader(nc, a, sockJS, e.patience()).run(early)
 }
 
-// openAgent opens a session over a transport, when it is its turn. If the request may not open one, openAgent
-// answers it and returns nil.
+// openAgent opens a session over a transport, when it is its turn. If the request may not open
+// one, openAgent answers it and returns nil.
 func (e *Endpoint) openAgent(w http.ResponseWriter, r *http.Request, transport string) *hub.Agent {
 	if transport != webSocket { // its first request is that of its connection, see Turn
 		newcomers.take()

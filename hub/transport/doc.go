@@ -78,12 +78,12 @@
 //
 // # Many that come at once
 //
-// Sessions that begin take turns: when they are opened, and before the first reads of their
-// WebSockets. The user of this package should call [Turn] in the ConnState of the http.Server,
-// before it accepts a connection and before it handles its first request. A few turns are free
-// in each millisecond. Otherwise newcomers wait until Go's scheduler has nothing else to run,
-// or its poller has been asked, which it is each 10 ms. So they take what is left of the
-// processor, and a share of it if nothing is left.
+// On Linux, sessions that begin take turns: when they are opened, and before the first reads of
+// their WebSockets. The user of this package should call [AwaitAccepting] in the ConnState of the
+// http.Server for each new connection, so that it accepts them in turn, too. A few turns are free
+// in each millisecond. Otherwise newcomers wait until Go's scheduler has nothing else to run, or
+// its poller has been asked, which it is each 10 ms. So they take what is left of the processor,
+// and a share of it if nothing is left.
 //
 // # Goroutines
 //

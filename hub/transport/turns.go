@@ -20,8 +20,8 @@ const (
 	// turnRound is how long a round lasts at least in which newcomers need not wait.
 	turnRound = time.Millisecond
 	// fewTurns and mostTurns are how many turns are given at once, for each processor. A turn
-	// takes about 0.1 ms.
-	fewTurns, mostTurns = 4, 40
+	// takes about 0.1 ms. If nothing else takes long, there are 40 at most: see idleWait.
+	fewTurns, mostTurns = 4, 400
 	// turnShare is the time after which there is one more, if the server never runs out of
 	// other work. So newcomers get a share of a busy server, too.
 	turnShare = 250 * time.Microsecond
@@ -29,20 +29,20 @@ const (
 	keptWaiting = 256
 )
 
-// newcomers are the sessions of this process that begin, and the connections that Caddy
-// accepts.
-var newcomers turns
+// newcomers are the sessions of this process that begin. The connections that Caddy accepts
+// wait apart: each listener accepts one at a time, so it would wait for many sessions each time.
+var newcomers, accepted turns
 
-// Turn waits until it is the turn of a new connection. The documentation of the package says
-// when to call it.
-func Turn() { newcomers.take() }
+// AwaitAccepting waits until the next connection should be accepted. The documentation of the
+// package says when to call it.
+func AwaitAccepting() { accepted.take() }
 
 // turns are given in the order in which they are asked for. The first that waits leads: it
 // waits until nothing else is ready, and gives turns to itself and to those behind it. So
 // there is no goroutine for it. The zero value is ready.
 type turns struct {
 	mu      sync.Mutex // guards the following; no other lock is taken under it
-	begun   time.Time  // of the round
+	begun   time.Time  // when this round began
 	free    int        // turns that are left in this round
 	waiting []*newcomer
 	idle    idleWait // owned by the leader: the first that waits

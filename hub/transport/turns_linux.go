@@ -9,10 +9,10 @@ import (
 	"syscall"
 )
 
-// An idleWait waits until no goroutine is ready to run. Go's scheduler asks its poller when it
-// has nothing else to run, and every 10 ms at the latest. So a goroutine that waits for a
-// counter of the kernel (eventfd(2)) which it has just increased goes on when the others are
-// done, behind all whose sockets became ready before. The zero value is ready.
+// An idleWait waits until no goroutine is ready to run. Go's scheduler asks its poller which
+// files are ready when it has nothing else to run, and every 10 ms. A counter of the kernel
+// (eventfd(2)) is such a file. A goroutine increases it and waits for it: the poller then tells
+// of it, after the sockets that were ready before. The zero value is ready.
 type idleWait struct {
 	file    *os.File // the counter; nil until it is needed, and then open for ever
 	conn    syscall.RawConn

@@ -215,8 +215,8 @@ func (w *waiter) tell(e event) {
 	}
 }
 
-// Publish implements hub.Broker. A message is published when the stream says so, or when it
-// comes back from the stream, whichever is first.
+// Publish implements hub.Broker. A message is published when it comes back from the stream. If
+// the stream has answered, and it does not come in time, Publish looks whether the stream has it.
 func (b *Broker) Publish(ctx context.Context, m *hub.Message) (hub.Position, error) {
 	if err := ctx.Err(); err != nil {
 		return hub.Position{}, err
@@ -356,6 +356,11 @@ func (p *publishing) send() error {
 func (p *publishing) await(wait <-chan time.Time, done *<-chan struct{}) (at hub.Position, err error, over bool) { //nolint:revive // err says what over has
 	var stored *publishAnswer
 	ending := (<-chan time.Time)(nil)
+	retry := func() {
+		if stored == nil {
+			wait = time.After(tryAgain)
+		}
+	}
 	for {
 		select {
 		case e := <-p.events:
@@ -370,17 +375,17 @@ func (p *publishing) await(wait <-chan time.Time, done *<-chan struct{}) (at hub
 				if again := p.refusedBy(e.answer.Error); !again {
 					return hub.Position{}, e.answer.Error, true
 				}
-				wait = time.After(tryAgain)
+				retry()
 			case e.answer.Duplicate:
 				if at, err := p.b.confirm(e.answer.Seq, p.message); !errors.Is(err, hub.ErrUnknown) {
 					return at, err, true
 				}
-				wait = time.After(tryAgain)
+				retry()
 			case e.answer.Seq == 0: // there is no stream now, or no leader
 				p.open--
 				p.refused = errNoStream
 				p.b.look()
-				wait = time.After(tryAgain)
+				retry()
 			default:
 				stored = e.answer // soon it comes here, too
 				wait = time.After(time.Until(p.deadline))
@@ -410,14 +415,14 @@ func (p *publishing) refusedBy(e *apiError) (again bool) {
 	return e.ErrCode == codeSameIDInProcess || e.Code == 503 || p.open > 0
 }
 
-// late returns the outcome if the message did not come here in time. stored is the answer of the
-// stream, nil if there is none.
+// late returns the outcome if the message did not come here in time: there is none if the stream
+// does not show it. stored is the answer of the stream, nil if there is none.
 func (p *publishing) late(stored *publishAnswer) (at hub.Position, err error, over bool) { //nolint:revive // as await
 	if stored == nil {
 		return hub.Position{}, nil, false
 	}
 	at, err = p.b.confirm(stored.Seq, p.message)
-	return at, err, true
+	return at, err, !errors.Is(err, hub.ErrUnknown)
 }
 
 // confirm returns the position of the entry that is m, as the stream has answered. Nobody is told

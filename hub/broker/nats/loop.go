@@ -41,7 +41,8 @@ type logLoop struct {
 	epoch atomic.Pointer[hub.Epoch]
 	away  atomic.Int64 // since when the stream could not be asked, in nanoseconds; 0: it can be
 	asked atomic.Int64 // when it was asked last with success
-	// reached is last, for all: entries up to this number were applied here, or were dropped.
+	// reached is a copy of last for other goroutines: entries up to this number were applied
+	// here, or were dropped.
 	reached atomic.Uint64
 
 	last      uint64    // the number of the newest entry that is here
@@ -149,7 +150,7 @@ func (b *Broker) servers() []string {
 	return b.options.URLs
 }
 
-// behind tells the hub whether it is behind, if that has changed.
+// behind notes whether NATS is away, and tells the hub whether it is behind.
 func (l *logLoop) behind(behind bool) {
 	if behind && l.away.Load() == 0 {
 		l.away.Store(time.Now().UnixNano())
@@ -157,6 +158,11 @@ func (l *logLoop) behind(behind bool) {
 	if !behind {
 		l.away.Store(0)
 	}
+	l.tell(behind)
+}
+
+// tell tells the hub whether it is behind, if that has changed.
+func (l *logLoop) tell(behind bool) {
 	if behind == l.told {
 		return
 	}
@@ -345,7 +351,7 @@ func (l *logLoop) fill(to uint64) error {
 	since := begun
 	for l.last < to {
 		if time.Since(begun) > fillPatience {
-			l.behind(true)
+			l.tell(true)
 		}
 		before := l.last
 		if err := l.readBatch(to); err != nil {

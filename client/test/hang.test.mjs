@@ -45,13 +45,13 @@ test('clients that leave while the server hangs are gone when it goes on', async
   const server = await Server.start('Caddyfile.example');
   t.after(() => server.stop());
   const sessions = Array.from({ length: CLIENTS }, () => new Session(server));
-  for (const session of sessions) await session.open();
+  await Promise.all(sessions.map((session) => session.open()));
   await sessions[0].post('xhr_send', [{ channel: 'room', data: 'this waits for all' }]);
   server.signal('SIGSTOP');
-  for (const session of sessions) await session.askAndLeave();
+  await Promise.all(sessions.map((session) => session.askAndLeave()));
   server.signal('SIGCONT');
   const reasons = () => [...server.log.matchAll(/"agent gone".*"reason":"([^"]*)"/g)].map(([, reason]) => reason);
   await eventually('the end of all sessions', () => reasons().length === CLIENTS);
-  // They would have expired, too, but in five seconds.
+  // They would have expired, too, but five seconds after they opened.
   assert.deepEqual(reasons(), Array(CLIENTS).fill('the client cancelled the request'));
 });

@@ -59,15 +59,19 @@ class WebDriver {
   static async start(t) {
     const env = { ...process.env, DISPLAY: await screen(t), GDK_BACKEND: 'x11', LIBGL_ALWAYS_SOFTWARE: '1', WEBKIT_DISABLE_COMPOSITING_MODE: '1', NO_AT_BRIDGE: '1' };
     const port = await freePort();
-    start(t, driver, [`--port=${port}`, '--host=127.0.0.1'], { env });
     const web = new WebDriver();
+    t.after(() => web.#end()); // before the driver ends: what is registered first is called first
+    start(t, driver, [`--port=${port}`, '--host=127.0.0.1'], { env });
     web.url = `http://127.0.0.1:${port}`;
     await within('WebKitWebDriver', web.#there());
     const capabilities = { alwaysMatch: { 'webkitgtk:browserOptions': { binary: miniBrowser(), args: ['--automation'] } } };
     const { sessionId } = await within('starting WebKit', web.#post('/session', { capabilities }));
     web.url += `/session/${sessionId}`;
-    t.after(() => fetch(web.url, { method: 'DELETE' }).catch(() => {}));
     return web;
+  }
+
+  async #end() {
+    if (this.url) await fetch(this.url, { method: 'DELETE' }).catch(() => {});
   }
 
   async #there() {

@@ -79,11 +79,11 @@
 // # Many that come at once
 //
 // On Linux, sessions that begin take turns: when they are opened, and before the first reads of
-// their WebSockets. The user of this package should call [AwaitAccepting] in the ConnState of the
-// http.Server for each new connection, so that it accepts them in turn, too. A few turns are free
-// in each millisecond. Otherwise newcomers wait until Go's scheduler has nothing else to run, or
-// its poller has been asked, which it is each 10 ms. So they take what is left of the processor,
-// and a share of it if nothing is left.
+// their WebSockets. The user of this package should call [AcceptTurn] in the ConnState of the
+// http.Server for each new connection, and [Turn] before it handles its first request. A few
+// turns are free in each millisecond. Otherwise newcomers wait until Go's scheduler has nothing
+// else to run, or its poller has been asked, which it is each 10 ms. So they take what is left of
+// the processor, and a share of it if nothing is left.
 //
 // # Goroutines
 //

@@ -20,8 +20,9 @@ const (
 	// turnRound is how long a round lasts at least in which newcomers need not wait.
 	turnRound = time.Millisecond
 	// fewTurns and mostTurns are how many turns are given at once, for each processor. A turn
-	// takes about 0.1 ms. If nothing else takes long, there are 40 at most: see idleWait.
-	fewTurns, mostTurns = 4, 400
+	// takes about 0.1 ms. More at once would delay messages; so newcomers wait long if other
+	// work keeps the server busy for long.
+	fewTurns, mostTurns = 4, 40
 	// turnShare is the time after which there is one more, if the server never runs out of
 	// other work. So newcomers get a share of a busy server, too.
 	turnShare = 250 * time.Microsecond
@@ -29,13 +30,17 @@ const (
 	keptWaiting = 256
 )
 
-// newcomers are the sessions of this process that begin. The connections that Caddy accepts
-// wait apart: each listener accepts one at a time, so it would wait for many sessions each time.
-var newcomers, accepted turns
+// newcomers are the sessions of this process that begin, and the connections that Caddy
+// accepts.
+var newcomers turns
 
-// AwaitAccepting waits until the next connection should be accepted. The documentation of the
-// package says when to call it.
-func AwaitAccepting() { accepted.take() }
+// Turn waits until it is the turn of a new connection that sends its first request, and
+// AcceptTurn until that of a listener. The documentation of the package says when to call them.
+func Turn() { newcomers.take(false) }
+
+// AcceptTurn is like [Turn]. A listener goes before others that wait: it accepts one connection
+// in each turn, so behind them it would be kept from accepting by anybody who opens many sessions.
+func AcceptTurn() { newcomers.take(true) }
 
 // turns are given in the order in which they are asked for. The first that waits leads: it
 // waits until nothing else is ready, and gives turns to itself and to those behind it. So
@@ -56,8 +61,9 @@ type newcomer struct {
 	leads  bool // set before asleep is unlocked
 }
 
-// take waits for a turn, which takes only as long as other work is ready.
-func (t *turns) take() {
+// take waits for a turn, which takes only as long as other work is ready. first goes before those
+// that wait, but for the leader.
+func (t *turns) take(first bool) {
 	t.mu.Lock()
 	if len(t.waiting) == 0 {
 		now := time.Now()
@@ -72,10 +78,14 @@ func (t *turns) take() {
 	}
 	me := new(newcomer)
 	me.asleep.Lock()
-	first := len(t.waiting) == 0
-	t.waiting = append(t.waiting, me)
+	leads := len(t.waiting) == 0
+	if first && !leads {
+		t.waiting = slices.Insert(t.waiting, 1, me)
+	} else {
+		t.waiting = append(t.waiting, me)
+	}
 	t.mu.Unlock()
-	if !first {
+	if !leads {
 		me.asleep.Lock() // until a leader unlocks it
 		if !me.leads {
 			return

@@ -65,8 +65,8 @@ func TestAllNewcomersGetATurn(t *testing.T) {
 		}
 		for range 300 {
 			coming.Go(func() {
-				ts.take()
-				ts.take()
+				ts.take(false)
+				ts.take(false)
 			})
 		}
 		coming.Wait()
@@ -96,7 +96,7 @@ func TestNewcomersLetOthersGoFirst(t *testing.T) {
 			others.Go(func() { ran.Add(1) })
 		}
 		ts := &turns{begun: time.Now()} // none is left in this round
-		ts.take()
+		ts.take(false)
 		before := ran.Load()
 		others.Wait()
 		if before == n {
@@ -106,10 +106,33 @@ func TestNewcomersLetOthersGoFirst(t *testing.T) {
 	t.Errorf("in %d tries, a newcomer did not wait for all that was ready", tries)
 }
 
+// A listener need not wait for all who came before it.
+func TestListenersGoFirst(t *testing.T) {
+	ts := &turns{begun: time.Now().Add(time.Hour)} // no turn is free, whatever the time is
+	leader, other := new(newcomer), new(newcomer)
+	ts.waiting = []*newcomer{leader, other}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		ts.take(true)
+	}()
+	waitFor(t, "the listener", func() bool {
+		ts.mu.Lock()
+		defer ts.mu.Unlock()
+		return len(ts.waiting) == 3
+	})
+	if ts.waiting[0] != leader || ts.waiting[2] != other {
+		t.Error("it is not behind the leader, and before the other")
+	}
+	other.asleep.Lock()
+	ts.lead()
+	<-done
+}
+
 // In a new round, the first newcomers do not wait.
 func TestFewNewcomersDoNotWait(t *testing.T) {
 	ts := &turns{begun: time.Now().Add(-2 * turnRound)}
-	ts.take()
+	ts.take(false)
 	if want := turnsFor(0) - 1; ts.free != want || ts.idle != (idleWait{}) {
 		t.Errorf("%d turns are left, want %d; the wait is %+v", ts.free, want, ts.idle)
 	}

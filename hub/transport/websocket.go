@@ -157,7 +157,9 @@ func (e *Endpoint) serveWebSocket(w http.ResponseWriter, r *http.Request, sockJS
 // openAgent opens a session over a transport, when it is its turn. If the request may not open
 // one, openAgent answers it and returns nil.
 func (e *Endpoint) openAgent(w http.ResponseWriter, r *http.Request, transport string) *hub.Agent {
-	newcomers.take()
+	if transport != webSocket { // its first request is that of its connection, see Turn
+		newcomers.take(false)
+	}
 	if r.Context().Err() != nil { // the client did not wait
 		return nil
 	}

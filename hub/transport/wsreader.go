@@ -157,7 +157,7 @@ func (r *wsReader) read() {
 		}
 		if r.turns > 0 {
 			r.turns--
-			newcomers.take()
+			newcomers.take(false)
 		}
 		if err = r.filled(p, err); err != nil {
 			r.end(err)

@@ -47,8 +47,8 @@ func (c *stampedConn) Read(p []byte) (n int, err error) {
 	err = c.raw.Read(func(fd uintptr) (done bool) {
 		for {
 			n, control, _, _, failed = syscall.Recvmsg(int(fd), p, c.control[:], 0)
-			if failed != syscall.EINTR { //nolint:errorlint // it is an Errno
-				return failed != syscall.EAGAIN //nolint:errorlint // likewise
+			if failed != syscall.EINTR {
+				return failed != syscall.EAGAIN
 			}
 		}
 	})
@@ -78,7 +78,7 @@ func stampIn(control []byte) (t time.Time, ok bool) {
 		}
 		switch order := binary.NativeEndian; len(m.Data) { // a timespec
 		case 16:
-			return time.Unix(int64(order.Uint64(m.Data)), int64(order.Uint64(m.Data[8:]))), true //nolint:gosec // G115: the kernel's are signed
+			return time.Unix(int64(order.Uint64(m.Data)), int64(order.Uint64(m.Data[8:]))), true
 		case 8:
 			return time.Unix(int64(order.Uint32(m.Data)), int64(order.Uint32(m.Data[4:]))), true
 		}

@@ -14,9 +14,9 @@ import (
 // position may also be of a log that has lost its end. So an operation with such a position
 // waits until the machine has come to it, for a bounded time.
 
-// aheadPatience is how long an operation waits for a position. It is longer than it takes a
-// Broker to find out that it has missed an entry, or that it is cut off with a server that has
-// missed it: then the machine is behind, and the position counts.
+// aheadPatience is how long an operation waits for a position. A Broker needs less time to find
+// out that it has missed an entry. It also needs less to find out that its server is cut off from
+// the others: then the machine is behind, and the position counts.
 const aheadPatience = 5 * time.Second
 
 // An awaited number is one that an operation waits for.

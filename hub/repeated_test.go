@@ -24,12 +24,22 @@ type slowBroker struct {
 	ends  map[string]chan error
 }
 
-func newSlowBroker(channels ...string) *slowBroker {
-	s := &slowBroker{Broker: hub.NewMemoryBroker(), asked: make(chan string, 100), ends: make(map[string]chan error)}
+// newSlowHub makes a hub with a slowBroker, in the bubble of a test.
+func newSlowHub(t *testing.T, channels ...string) (*hub.Hub, *slowBroker) {
+	t.Helper()
+	b := &slowBroker{Broker: hub.NewMemoryBroker(), asked: make(chan string, 100), ends: make(map[string]chan error)}
 	for _, ch := range channels {
-		s.ends[ch] = make(chan error)
+		b.ends[ch] = make(chan error)
 	}
-	return s
+	h, err := hub.New("test", b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		h.Close()
+		synctest.Wait()
+	})
+	return h, b
 }
 
 func (s *slowBroker) Publish(ctx context.Context, m *hub.Message) (hub.Position, error) {
@@ -60,13 +70,7 @@ func TestRepeatsOfWhatIsBeingPublished(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				b := newSlowBroker("news")
-				h, err := hub.New("test", b)
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer synctest.Wait()
-				defer h.Close()
+				h, b := newSlowHub(t, "news")
 				p := h.Use(&hub.Policy{Mount: "test", Histories: kept{Count: 10, TTL: time.Hour}})
 				var pages []*hubtest.Peer
 				for range sessions {
@@ -108,13 +112,7 @@ func TestRepeatsOfWhatIsBeingPublished(t *testing.T) {
 // A repeat does not outlive its session.
 func TestRepeatsOfSessionsThatHaveEnded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newSlowBroker("news")
-		h, err := hub.New("test", b)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer synctest.Wait()
-		defer h.Close()
+		h, b := newSlowHub(t, "news")
 		p := h.Use(&hub.Policy{Mount: "test"})
 		for range 2 {
 			page := hubtest.Open(t, h, p, hub.Opening{}, hubtest.NewConn())
@@ -137,12 +135,7 @@ func TestRepeatsOfProgramsAtTheSameTime(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				b := newSlowBroker("a", "b", "c")
-				h, err := hub.New("test", b)
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer h.Close()
+				h, b := newSlowHub(t, "a", "b", "c")
 				p := h.Use(&hub.Policy{Mount: "test", Gates: apiGate(allowAPI), Histories: kept{Count: 10, TTL: time.Hour}})
 				program, r := h.Authorize(t.Context(), p, hub.Opening{})
 				if r != nil {

@@ -24,7 +24,7 @@ import (
 //
 // A machine that is only busy seems to hang, or to be cut off, as well. But its clients are there:
 // it is late for their requests itself. If it ended their sessions, they would make it even busier.
-// So a machine that has not been in time since gives clients the whole time after all.
+// So a machine that has been late since then gives clients the whole time after all.
 
 const (
 	// pulseEvery is how often a machine looks at the time, and whether it is behind. If it has
@@ -44,7 +44,7 @@ type pulse struct {
 	began time.Time    // the zero of the following
 	last  atomic.Int64 // when it was felt, as a time.Duration; 0: never
 	woke  atomic.Int64 // when the machine was back, likewise
-	busy  atomic.Int64 // when a beat was late, likewise, but for the first one after a hang
+	busy  atomic.Int64 // when a beat was late, likewise; a hang alone does not count
 
 	behind bool  // at the last beat; owned by feel
 	late   int64 // when the last late beat was; owned by feel

@@ -20,8 +20,8 @@ const (
 	// turnRound is how long a round lasts at least in which newcomers need not wait.
 	turnRound = time.Millisecond
 	// fewTurns and mostTurns are how many turns are given at once, for each processor. A turn
-	// takes about 0.1 ms. More at once would delay messages; so newcomers wait long if other
-	// work keeps the server busy for long.
+	// takes about 0.1 ms, and messages that come meanwhile wait. If other work keeps the
+	// processors busy for long, newcomers wait long, too.
 	fewTurns, mostTurns = 4, 40
 	// turnShare is the time after which there is one more, if the server never runs out of
 	// other work. So newcomers get a share of a busy server, too.
@@ -34,12 +34,12 @@ const (
 // accepts.
 var newcomers turns
 
-// Turn waits until it is the turn of a new connection that sends its first request, and
-// AcceptTurn until that of a listener. The documentation of the package says when to call them.
+// Turn waits until a new connection may have its first request handled. The documentation of the
+// package says when to call it.
 func Turn() { newcomers.take(false) }
 
-// AcceptTurn is like [Turn]. A listener goes before others that wait: it accepts one connection
-// in each turn, so behind them it would be kept from accepting by anybody who opens many sessions.
+// AcceptTurn waits until a listener may accept its next connection. It goes before others that
+// wait: behind them, anybody who opens many sessions could keep the listener from accepting.
 func AcceptTurn() { newcomers.take(true) }
 
 // turns are given in the order in which they are asked for. The first that waits leads: it
@@ -61,8 +61,8 @@ type newcomer struct {
 	leads  bool // set before asleep is unlocked
 }
 
-// take waits for a turn, which takes only as long as other work is ready. first goes before those
-// that wait, but for the leader.
+// take waits for a turn, which takes only as long as other work is ready. With first, the caller
+// goes before all that wait but the leader.
 func (t *turns) take(first bool) {
 	t.mu.Lock()
 	if len(t.waiting) == 0 {

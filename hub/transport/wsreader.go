@@ -22,8 +22,8 @@ const maxDropped = 16 << 20
 // more.
 const talkative = 4
 
-// firstTurns is how many of the first bytes that arrive wait for their turn, because the
-// session is a newcomer: it connects, and subscribes.
+// firstTurns is how often a new session waits for its turn when something has arrived: to
+// connect, and to subscribe.
 const firstTurns = 2
 
 // An agent is what a wsReader needs of a *hub.Agent.
@@ -57,7 +57,7 @@ type wsReader struct {
 	begun     bool // a message has come, and legacy is known
 	legacy    bool // messages are objects, because the client is of 2011
 	spoken    int8 // messages since the last ping or pong, up to talkative
-	turns     int8 // that it still has to wait for, see firstTurns
+	turns     int8 // how often it still has to wait, see firstTurns
 	dropped   int  // bytes read after the close frame
 }
 

@@ -282,8 +282,8 @@ func (l *logLoop) reset(info *streamInfo) {
 	first, last := max(info.State.First, 1), info.State.Last
 	first = min(first, last+1)
 	l.epoch.Store(&epoch)
-	l.last, l.replayed, l.at, l.short = first-1, last, time.Time{}, time.Time{}
-	l.reached.Store(l.last)
+	l.replayed, l.at, l.short = last, time.Time{}, time.Time{}
+	l.reach(first - 1)
 	l.b.sink.Reset(epoch, first, last)
 }
 
@@ -315,8 +315,8 @@ func (l *logLoop) take(m *nats.Msg) {
 
 // apply applies an entry that follows all those before it.
 func (l *logLoop) apply(e *stored) {
-	l.last, l.at = e.seq, e.at
-	l.reached.Store(l.last)
+	l.at = e.at
+	l.reach(e.seq)
 	m, err := hub.ParseRecord(e.data)
 	if err != nil {
 		if l.b.counts.skipped.Add(1) == 1 {
@@ -330,11 +330,16 @@ func (l *logLoop) apply(e *stored) {
 	l.b.applied(e.id, at, m)
 }
 
+// reach notes the number of the newest entry that is here.
+func (l *logLoop) reach(seq uint64) {
+	l.last = seq
+	l.reached.Store(seq)
+}
+
 // lose notes that entries up to a number are gone, and were not applied here.
 func (l *logLoop) lose(to uint64) {
 	from := l.last + 1
-	l.last = to
-	l.reached.Store(l.last)
+	l.reach(to)
 	if to <= l.replayed {
 		return // dropped before this node began
 	}

@@ -183,15 +183,24 @@ var loopback = func() string {
 	return fmt.Sprintf("127.%d.%d.%d", 64+rand.IntN(128), rand.IntN(256), 1+rand.IntN(254)) //nolint:gosec // G404: an address is no secret
 }()
 
-// freeAddress returns an address where nobody listens.
+// given has the addresses that freeAddress has returned.
+var given sync.Map
+
+// freeAddress returns an address where nobody listens. It returns each only once: the system may
+// offer one again that a server which is not started yet, or again, still needs.
 func freeAddress(tb testing.TB) string {
 	tb.Helper()
-	l, err := net.Listen("tcp", loopback+":0")
-	if err != nil {
-		tb.Fatal(err)
+	for {
+		l, err := net.Listen("tcp", loopback+":0")
+		if err != nil {
+			tb.Fatal(err)
+		}
+		addr := l.Addr().String()
+		_ = l.Close()
+		if _, before := given.LoadOrStore(addr, true); !before {
+			return addr
+		}
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
 }
 
 // URL returns the address for clients.

@@ -168,7 +168,7 @@ type Bus interface {
 	// if the process is gone or the node is down, and ErrNoAnswer if there will be no
 	// answer. Any other error, such as that of ctx, leaves open whether the node got b.
 	Request(ctx context.Context, to NodeID, topic string, b []byte) ([]byte, error)
-	// Ask sends b to all other nodes that are up. answer gets the answers as they come, one
+	// Ask sends b to all other nodes that are up, or were heard of and may be. answer gets the answers as they come, one
 	// at a time, except the nil ones, and reports whether it wants more. Ask returns nil
 	// when answer wants no more, or all of these nodes have answered or are down. If ctx
 	// ends before, it returns the error of ctx.

@@ -317,12 +317,12 @@ func (e *Endpoint) receiveElsewhere(w http.ResponseWriter, r *http.Request, kind
 		rl, wrong := e.relayTo(r, key, by, relayReceive, number, number <= 1)
 		switch {
 		case wrong != nil:
-			e.abandon(e.relayed(key, by, relayReceive, number), e.Sessions.abandonments.all()...)
+			e.abandonUnfound(e.relayed(key, by, relayReceive, number))
 			failRelay(w, wrong)
 			return true
 		case rl == nil:
-			if number > 1 { // a machine that is cut off may have it
-				e.abandon(e.relayed(key, by, relayReceive, number), e.Sessions.abandonments.down()...)
+			if number > 1 { // a machine that is cut off, or about to join, may have it
+				e.abandonUnfound(e.relayed(key, by, relayReceive, number))
 			}
 			return false
 		}

@@ -19,7 +19,8 @@ import (
 // A client whose request to receive fails gives its session up, and opens another one. If it
 // failed because the home of the session could not be reached, the home does not know that: the
 // agent would stay subscribed, and be listed as present, until its session expires. So the
-// machine that has answered the client tells the home, as soon as that can be reached again.
+// machine that has answered the client tells the home, as soon as that can be reached again. If it
+// does not know the home, it tells all machines, also those that come up a little later.
 
 const (
 	// abandonTopic is that of lists of sessions that were given up.
@@ -39,10 +40,18 @@ type abandoned struct {
 	until   time.Time
 }
 
+// An unfound session was given up by its client, and no machine that was asked had it.
+type unfound struct {
+	e       *Endpoint // that was asked for it
+	request relayRequest
+	until   time.Time // when it has expired, wherever it is
+}
+
 // abandonments are the sessions whose homes do not know that they were given up.
 type abandonments struct {
 	mu      sync.Mutex // guards the following; a leaf
 	list    []abandoned
+	unfound []unfound                // sessions whose homes are not known
 	telling bool                     // a goroutine tells homes
 	nodes   map[hub.NodeID]time.Time // other machines, and since when they are down: zero if they are up
 }
@@ -58,26 +67,17 @@ func (ab *abandonments) watch(node hub.NodeID, up bool) {
 	}
 	if ab.nodes[node] = (time.Time{}); !up {
 		ab.nodes[node] = now
+		return
+	}
+	ab.dropUnfoundLocked(now)
+	for _, s := range ab.unfound {
+		s.e.abandonLocked(s.request, node)
 	}
 }
 
-// all returns the other machines that are up, or were a short time ago.
-func (ab *abandonments) all() []hub.NodeID {
-	ab.mu.Lock()
-	defer ab.mu.Unlock()
-	return slices.Collect(maps.Keys(ab.nodes))
-}
-
-// down returns the other machines that are down since a short time ago.
-func (ab *abandonments) down() (nodes []hub.NodeID) {
-	ab.mu.Lock()
-	defer ab.mu.Unlock()
-	for node, down := range ab.nodes {
-		if !down.IsZero() && time.Since(down) < abandonFor {
-			nodes = append(nodes, node)
-		}
-	}
-	return nodes
+// dropUnfoundLocked forgets sessions that have expired. The caller holds ab.mu.
+func (ab *abandonments) dropUnfoundLocked(now time.Time) {
+	ab.unfound = slices.DeleteFunc(ab.unfound, func(s unfound) bool { return s.until.Before(now) })
 }
 
 // abandon notes that the client of a session has given it up, because its home did not answer
@@ -86,6 +86,24 @@ func (e *Endpoint) abandon(q relayRequest, homes ...hub.NodeID) {
 	ab := &e.Sessions.abandonments
 	ab.mu.Lock()
 	defer ab.mu.Unlock()
+	e.abandonLocked(q, homes...)
+}
+
+// abandonUnfound is abandon for a session whose home was not found.
+func (e *Endpoint) abandonUnfound(q relayRequest) {
+	ab := &e.Sessions.abandonments
+	ab.mu.Lock()
+	defer ab.mu.Unlock()
+	now := time.Now()
+	if ab.dropUnfoundLocked(now); len(ab.unfound) < maxAbandoned {
+		ab.unfound = append(ab.unfound, unfound{e, q, now.Add(e.patience().disconnect)})
+	}
+	e.abandonLocked(q, slices.Collect(maps.Keys(ab.nodes))...)
+}
+
+// abandonLocked is abandon for a caller that holds abandonments.mu.
+func (e *Endpoint) abandonLocked(q relayRequest, homes ...hub.NodeID) {
+	ab := &e.Sessions.abandonments
 	if len(homes) == 0 || len(ab.list)+len(homes) > maxAbandoned {
 		return // the session expires
 	}

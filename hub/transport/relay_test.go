@@ -412,8 +412,15 @@ func TestHomesThatFail(t *testing.T) {
 }
 
 // A client that is told that there is no such session gives it up, though a machine has it that
-// is cut off. That machine hears of it when it is back.
+// is cut off, or that the others do not know yet. That machine hears of it when it is there.
 func TestSessionsOfMachinesThatAreDown(t *testing.T) {
+	t.Parallel()
+	for _, known := range []bool{true, false} {
+		t.Run(fmt.Sprintf("known=%t", known), func(t *testing.T) { testSessionsOfMachinesThatAreDown(t, known) })
+	}
+}
+
+func testSessionsOfMachinesThatAreDown(t *testing.T, known bool) {
 	t.Parallel()
 	m := newMachines(t, 2, hub.Policy{}, nil)
 	m.choose = func(*http.Request) int { return 0 }
@@ -427,6 +434,11 @@ func TestSessionsOfMachinesThatAreDown(t *testing.T) {
 		status, _, _ := other.post("/xhr_send", jsonArray(publication(t, "y")))
 		return status == http.StatusNotFound
 	})
+	if ab := &m.all[1].e.Sessions.abandonments; !known {
+		ab.mu.Lock()
+		clear(ab.nodes)
+		ab.mu.Unlock()
+	}
 	if status, answer, _ := other.post("/xhr?n=7", ""); status != http.StatusNotFound {
 		t.Errorf("a request to receive: %d %q", status, answer)
 	}

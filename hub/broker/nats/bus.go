@@ -9,6 +9,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -56,6 +58,7 @@ type bus struct {
 	requests chan *nats.Msg
 	calls    chan func() // what the goroutine does besides
 	work     sync.WaitGroup
+	ended    bool // this node says goodbye; owned by the goroutine
 
 	mu       sync.Mutex // guards the following; a leaf
 	handlers map[string]busHandler
@@ -131,6 +134,9 @@ func (u *bus) run() {
 
 // beat sends a heartbeat.
 func (u *bus) beat() {
+	if u.ended {
+		return // others would take this node for one that is up again
+	}
 	u.mu.Lock()
 	u.sent++
 	u.sentAt = time.Now()
@@ -149,10 +155,25 @@ func (u *bus) connected() {
 
 func (u *bus) sayGoodbye() {
 	l := u.b.link.Load()
-	if l == nil || l.nc.Publish(u.b.names.goodbye(), u.framed(nil)) != nil {
-		return // the others find out in some seconds
+	if l == nil {
+		return
 	}
-	_ = l.nc.FlushTimeout(time.Second)
+	said := make(chan struct{})
+	patience := time.After(time.Second) // without it, the others find out in some seconds
+	select {
+	case <-patience:
+		return
+	case u.calls <- func() {
+		u.ended = true
+		_ = l.nc.Publish(u.b.names.goodbye(), u.framed(nil))
+		close(said)
+	}:
+	}
+	select {
+	case <-patience:
+	case <-said:
+		_ = l.nc.FlushTimeout(time.Second)
+	}
 }
 
 // framed returns b with this node before it.
@@ -390,7 +411,7 @@ func (u *bus) Request(ctx context.Context, to hub.NodeID, topic string, b []byte
 	u.mu.Lock()
 	p := u.peers[to]
 	u.mu.Unlock()
-	if p == nil || !p.up {
+	if p == nil {
 		return nil, hub.ErrNoNode
 	}
 	waiting, cancel := context.WithCancelCause(ctx)
@@ -482,12 +503,7 @@ func (u *bus) Ask(ctx context.Context, topic string, b []byte, answer func(hub.N
 	}
 	b = bytes.Clone(b) // requests that nobody waits for may go on for a moment
 	u.mu.Lock()
-	var ids []hub.NodeID
-	for id, p := range u.peers {
-		if p.up {
-			ids = append(ids, id)
-		}
-	}
+	ids := slices.Collect(maps.Keys(u.peers)) // also those that are not announced yet: they serve already
 	u.mu.Unlock()
 	return hub.AskEach(ctx, ids, func(ctx context.Context, id hub.NodeID) ([]byte, error) { return u.Request(ctx, id, topic, b) }, answer)
 }

@@ -52,6 +52,8 @@ export class GoResults {
   tally = new Tally();
   /** @type {{name: string, seconds: number}[]} */
   slow = [];
+  /** What the failed tests gave as reasons: what they logged besides can be long. @type {string[]} */
+  reasons = [];
 
   /** @param {(text: string) => void} say */
   constructor(say) {
@@ -107,7 +109,11 @@ export class GoResults {
     if (action === 'fail' && tally.failed === 0) tally.failed = 1; // it does not build, or fails after its tests
     this.tally.add(tally);
     if (tally.failed > 0) {
-      for (const { test, text } of pkg.written) if (!test || bad(pkg.tests.get(test))) this.#say(text);
+      for (const { test, text } of pkg.written) {
+        if (test && !bad(pkg.tests.get(test))) continue;
+        this.#say(text);
+        if (test && /^ +\w+\.go:\d+: (?!\{)/.test(text)) this.reasons.push(`${test}: ${text.trim().slice(0, 300)}`);
+      }
     }
     if (pkg.tests.size > 0 || tally.failed > 0) this.#say(`${tally.failed > 0 ? 'FAIL' : 'ok  '} ${name} ${seconds.toFixed(1)}s: ${tally}\n`);
   }
@@ -125,6 +131,7 @@ export class NodeResults {
   #say;
   tally = new Tally();
   slow = [];
+  reasons = []; // what node writes ends with them
 
   /** @param {(text: string) => void} say */
   constructor(say) {
@@ -303,6 +310,7 @@ function keepBusy() {
 export async function runParts(parts, env, say) {
   const tally = new Tally();
   const slow = [];
+  const reasons = [];
   await Promise.all(
     parts.map(async ([name, dir, command, Results, more]) => {
       const from = Date.now();
@@ -311,11 +319,13 @@ export async function runParts(parts, env, say) {
       results.end(status);
       tally.add(results.tally);
       slow.push(...results.slow);
+      reasons.push(...results.reasons);
       say(`== ${name}: ${seconds(from)}, ${status === 0 ? 'passed' : `FAILED (${status})`}\n`);
     }),
   );
   slow.sort((a, b) => b.seconds - a.seconds);
   if (slow.length > 0) say(`== slowest: ${slow.slice(0, 8).map((each) => `${each.name} ${each.seconds.toFixed(0)} s`).join(', ')}\n`);
+  for (const reason of reasons.slice(0, 30)) say(`== failed: ${reason}\n`);
   return tally;
 }
 

@@ -45,6 +45,17 @@ describe('the count of the tests in Go', () => {
     assert.equal(said, 'b says\nFAIL p 1.5s: 2 passed, 1 failed, 0 skipped\n');
   });
 
+  test('says why tests failed in the end, and not what was logged', async () => {
+    const lines = [...ran('TestB', 'fail', '    b_test.go:7: got 1, want 2\n'), { Action: 'output', Test: 'TestB', Output: '        {"level":"info"}\n' }, packageEnds('fail')];
+    let said = '';
+    await runParts(
+      [['go', tmpdir(), [process.execPath, '-e', `console.log(${JSON.stringify(lines.map((line) => JSON.stringify({ Package: 'p', ...line })).join('\n'))}); process.exitCode = 1`], GoResults]],
+      {},
+      (text) => (said += text),
+    );
+    assert.match(said, /"level"[^]*\n== failed: TestB: b_test.go:7: got 1, want 2\n$/);
+  });
+
   test('has a test that fails though its subtests pass', () => {
     assert.equal(read(1, { Action: 'run', Test: 'TestB' }, ...ran('TestB/1', 'pass'), { Action: 'fail', Test: 'TestB', Elapsed: 1 }, packageEnds('fail'))[0], '1 passed, 1 failed, 0 skipped');
   });

@@ -101,7 +101,7 @@
 //	relayed    relays.obtain                                session.detach, the result of a relay        the frame is written, or given up      nothing
 //	hurrying   Sessions.hurry                               nothing: it asks the home to end a response  the response has ended, in a second    nothing
 //	giving up  relay.receive                                nothing: it tells the home                   the home has heard it, in two seconds  nothing
-//	abandoning Endpoint.abandon                             abandonments.list                            all homes have heard it, in 30 s        nothing
+//	abandoning Endpoint.abandonLocked                       abandonments.list                            all homes have heard it, in 30 s        nothing
 //	pulse      Sessions.feelPulse                           Sessions.pulse                               the hub ends                            nothing
 //	forgetting relays.answered                              relays.byID                                  at once                                nothing
 //

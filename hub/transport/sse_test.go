@@ -655,7 +655,8 @@ func TestStreamEnds(t *testing.T) {
 
 // TestStreamThatIsNotRead: a client that does not read is closed as slow, and delays nobody.
 func TestStreamThatIsNotRead(t *testing.T) {
-	s, e := newStreamServer(t, &hub.Policy{Limits: hub.Limits{QueueBytes: 64 << 10, MessageSize: 64 << 10, APIPublishesPerSecond: hub.Unlimited}}, func(e *Endpoint) {
+	// A queue has room for more than one message: what the reader has read may still be counted.
+	s, e := newStreamServer(t, &hub.Policy{Limits: hub.Limits{QueueBytes: 256 << 10, MessageSize: 64 << 10, APIPublishesPerSecond: hub.Unlimited}}, func(e *Endpoint) {
 		short := *defaultTimes
 		short.write = 200 * time.Millisecond
 		e.times = &short

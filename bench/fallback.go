@@ -16,9 +16,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/quic-go/quic-go"
-	"github.com/quic-go/quic-go/http3"
-
 	"github.com/push-it/pushit/internal/wireclient"
 )
 
@@ -142,7 +139,6 @@ func (r *httpClients) newFallback(origin string, by route) *wireclient.Fallback 
 		Header:    http.Header{"Content-Type": {"text/plain"}},
 		OnRequest: func() { r.unread.requests.Add(1) },
 		OnUnread:  func(reused bool) { r.unread.count(by.version, reused, 1) },
-		IsUnread:  isUnread,
 	}
 }
 
@@ -202,22 +198,6 @@ func (a *fallbackAgent) ask(ctx context.Context, channel, data string) error {
 	case <-ctx.Done():
 		return fmt.Errorf("%s: %w", channel, ctx.Err())
 	}
-}
-
-// isUnread reports whether the error means that a server may not have read the request. If
-// the server has read it, and its answer is lost, the book reports that.
-func isUnread(err error) bool {
-	if _, ok := errors.AsType[*quic.HandshakeTimeoutError](err); ok {
-		return true
-	}
-	if e, ok := errors.AsType[*http3.Error](err); ok && e.ErrorCode == http3.ErrCodeRequestRejected {
-		return true
-	}
-	if e, ok := errors.AsType[*quic.TransportError](err); ok {
-		return e.ErrorCode == quic.ConnectionRefused
-	}
-	// quic-go has no name for this error.
-	return strings.Contains(err.Error(), "connection in graceful shutdown") || wireclient.IsUnread(err)
 }
 
 // run receives until the session ends. It closes opened when the session has begun.

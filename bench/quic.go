@@ -13,6 +13,8 @@ import (
 
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
+
+	"github.com/push-it/pushit/internal/wireclient"
 )
 
 const (
@@ -51,7 +53,7 @@ func (q *quicTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 			}
 		}
 		resp, err := c.RoundTrip(r)
-		if err == nil || try == tries || r.Context().Err() != nil || !isUnread(err) {
+		if err == nil || try == tries || r.Context().Err() != nil || !wireclient.IsUnread(err) {
 			return resp, err
 		}
 		q.unread.count(3, true, 1)

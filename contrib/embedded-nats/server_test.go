@@ -451,7 +451,7 @@ func TestOneMachine(t *testing.T) {
 // their end.
 func goroutinesOfServers() (left string) {
 	buffer := make([]byte, 1<<20)
-	for late := time.Now().Add(5 * time.Second); time.Now().Before(late); time.Sleep(10 * time.Millisecond) {
+	for late := time.Now().Add(30 * time.Second); time.Now().Before(late); time.Sleep(10 * time.Millisecond) {
 		left = ""
 		for g := range strings.SplitSeq(string(buffer[:runtime.Stack(buffer, true)]), "\n\n") {
 			if strings.Contains(g, "nats-server/v2/server.") {

@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -50,6 +51,7 @@ func Run(t *testing.T, newLog func(t *testing.T) Log) {
 		"Order":       testOrder,
 		"Messages":    testMessages,
 		"Unkept":      testUnkept,
+		"Joined":      testJoined,
 		"Reopen":      testReopen,
 		"Repeats":     testRepeats,
 		"ContextEnds": testContextEnds,
@@ -343,13 +345,55 @@ func testUnkept(t *testing.T, l Log) {
 		})
 	}
 	all.Wait()
-	r.await("the messages", func() bool { return len(r.entries)+len(r.unkept) >= 4*each })
+	r.wantUnkept(4 * each)
+}
+
+// wantUnkept waits for messages without a history, whose uuids count those of their channels.
+func (r *Replica) wantUnkept(n int) {
+	r.tb.Helper()
+	r.await("the messages", func() bool { return len(r.entries)+len(r.unkept) >= n })
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := slices.Concat(r.entries, r.unkept)
+	if len(all) != n {
+		r.tb.Errorf("%d messages came, want %d", len(all), n)
+	}
 	next := make(map[string]int)
-	for _, e := range append(r.entries, r.unkept...) {
+	for _, e := range all {
 		if want := fmt.Sprint(next[e.Message.Channel]); e.Message.UUID != want {
-			t.Fatalf("message %s of %s came, want %s", e.Message.UUID, e.Message.Channel, want)
+			r.tb.Fatalf("message %s of %s came, want %s", e.Message.UUID, e.Message.Channel, want)
 		}
 		next[e.Message.Channel]++
+	}
+}
+
+// A Joiner publishes messages together: all come, in order, or none.
+func testJoined(t *testing.T, l Log) {
+	r := open(t, l)
+	joiner, ok := r.Broker.(hub.Joiner)
+	if !ok {
+		t.Skip("this Broker publishes each message alone")
+	}
+	const each, together = 20, 5
+	var all sync.WaitGroup
+	for p := range 4 {
+		all.Go(func() {
+			for n := range each {
+				var messages []*hub.Message
+				for i := range together {
+					messages = append(messages, hub.NewMessage(fmt.Sprint("c", p), fmt.Sprint(n*together+i), nil))
+				}
+				if err := joiner.PublishJoined(messages); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	r.wantUnkept(4 * each * together)
+	r.close()
+	if err := joiner.PublishJoined([]*hub.Message{hub.NewMessage("c", "late", nil)}); err == nil {
+		t.Error("it publishes after Close")
 	}
 }
 

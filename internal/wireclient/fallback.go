@@ -64,9 +64,6 @@ type Fallback struct {
 	// if its connection had been used before. The request is then repeated, at most five
 	// times. Without OnUnread, such a request is an error.
 	OnUnread func(reused bool)
-	// IsUnread reports whether an error means that no server has read the request.
-	// Default: the function IsUnread.
-	IsUnread func(error) bool
 
 	// OnResponse, if not nil, checks each response to a request to receive. Its error
 	// fails the reading.
@@ -84,16 +81,12 @@ func NewSession(endpoint string) string { return endpoint + "/000/" + uuid.NewSt
 
 // Do makes a request to the session. path begins with a slash.
 func (f *Fallback) Do(ctx context.Context, method, path, body string) (*http.Response, error) {
-	isUnread := f.IsUnread
-	if isUnread == nil {
-		isUnread = IsUnread
-	}
 	if f.OnRequest != nil {
 		f.OnRequest()
 	}
 	for try := 1; ; try++ {
 		resp, reused, err := f.doOnce(ctx, method, path, body)
-		if err == nil || f.OnUnread == nil || ctx.Err() != nil || !isUnread(err) {
+		if err == nil || f.OnUnread == nil || ctx.Err() != nil || !IsUnread(err) {
 			return resp, err
 		}
 		f.OnUnread(reused)
@@ -145,8 +138,9 @@ func IsUnread(err error) bool {
 	if e, ok := errors.AsType[*net.OpError](err); ok && e.Op == "dial" {
 		return true
 	}
-	for _, text := range []string{ // errors without a name
+	for _, text := range []string{ // errors without a name, and those of quic-go, which not all that use this package need
 		"server closed idle connection", "client connection lost", "GOAWAY",
+		"connection in graceful shutdown", "H3_REQUEST_REJECTED", "H3_NO_ERROR", "CONNECTION_REFUSED", "handshake did not complete in time",
 	} {
 		if strings.Contains(err.Error(), text) {
 			return true

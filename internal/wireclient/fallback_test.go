@@ -324,6 +324,8 @@ func TestIsUnread(t *testing.T) {
 		{refused, true},
 		{errors.New("http: server closed idle connection"), true},
 		{errors.New("http2: server sent GOAWAY and closed the connection"), true},
+		{errors.New("H3_REQUEST_REJECTED"), true},
+		{errors.New("connection in graceful shutdown"), true},
 		{context.Canceled, false},
 		{io.ErrUnexpectedEOF, false},
 		{errors.New("an answer that makes no sense"), false},

@@ -46,7 +46,7 @@ func administered(t *testing.T, directives string, team ...string) site {
 		_ = json.NewEncoder(w).Encode(object{"user": q.Credentials, "attributes": object{"plan": plan, "secret": "s3cret"}})
 	}))
 	t.Cleanup(backend.Close)
-	s := &server{t: t, admin: freeUDP(t)}
+	s := &server{t: t, admin: freeAddress(t)}
 	s.start("http://localhost {\n\tpushit {\n\t\tdefault allow\n\t\tconnect ask " + strings.TrimPrefix(backend.URL, "http://") + " {\n\t\t\turi /\n\t\t\tsend credentials\n\t\t}\n\t\t" + directives + "\n\t}\n}\n")
 	return s.site("localhost")
 }
@@ -220,8 +220,8 @@ func TestAdminTables(t *testing.T) {
 			t.Errorf("%q: %v\n%s", wrong.args, err, out)
 		}
 	}
-	nobody := &server{t: t, admin: freeUDP(t)}
-	if out, err := nobody.command("", "hubs"); err == nil || !strings.Contains(err.Error(), "asking the server at "+nobody.admin) {
+	away := &server{t: t, admin: nowhere}
+	if out, err := away.command("", "hubs"); err == nil || !strings.Contains(err.Error(), "asking the server at "+nowhere) {
 		t.Errorf("a server that there is not: %v\n%s", err, out)
 	}
 	out, err = s.command("", "unsubscribe", "news", "--user", "alice", "--reason", "enough")
@@ -329,7 +329,7 @@ func TestAdminTail(t *testing.T) {
 		}
 	}
 	cancel()
-	for end := time.Now().Add(3 * patience); hubAgents("default") > 0; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(fallbackPatience); hubAgents("default") > 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("the reader is gone, and its agent is not")
 		}

@@ -35,12 +35,12 @@ type agent struct {
 type patientConn struct{ net.Conn }
 
 func (c patientConn) Read(p []byte) (int, error) {
-	_ = c.SetReadDeadline(time.Now().Add(3 * patience)) // if it fails, reading fails too
+	_ = c.SetReadDeadline(time.Now().Add(fallbackPatience)) // if it fails, reading fails too
 	return c.Conn.Read(p)
 }
 
 func (c patientConn) Write(p []byte) (int, error) {
-	_ = c.SetWriteDeadline(time.Now().Add(3 * patience)) // if it fails, writing fails too
+	_ = c.SetWriteDeadline(time.Now().Add(fallbackPatience)) // if it fails, writing fails too
 	return c.Conn.Write(p)
 }
 

@@ -50,7 +50,7 @@ func (s site) postBody(path, contentType string, body io.Reader, header http.Hea
 	s.t.Helper()
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return s.dial(ctx) }}
 	s.t.Cleanup(transport.CloseIdleConnections)
-	client := http.Client{Timeout: 2 * patience, Transport: transport}
+	client := http.Client{Timeout: burstPatience, Transport: transport}
 	r, err := http.NewRequestWithContext(s.t.Context(), http.MethodPost, "http://"+s.host+path, body)
 	if err != nil {
 		s.t.Fatal(err)

@@ -17,7 +17,7 @@ import (
 func TestEmbeddedNATS(t *testing.T) {
 	store := t.TempDir()
 	config := joined("broker nats {\n node web1\n embedded {\n machine web1 127.0.0.1:1\n store " + store + "\n}\n}")
-	s := &server{t: t, admin: freeUDP(t)}
+	s := &server{t: t, admin: freeAddress(t)}
 	s.start(config)
 	here := s.site("site.test")
 	a, _ := here.open("/push/websocket", nil, nil)

@@ -37,14 +37,7 @@ func joined(broker string) string {
 func (s *server) otherMachine(config string) (other site, kill func()) {
 	t := s.t
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String()
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	binary, address := caddyBinary(t), freeAddress(t)
 	_, port, _ := net.SplitHostPort(address)
 	_, rest, _ := strings.Cut(config, "http://")
 	host, _, ok := strings.Cut(rest, " {")
@@ -56,7 +49,7 @@ func (s *server) otherMachine(config string) (other site, kill func()) {
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p := startProgram(t, address, caddyBinary(t), "run", "--config", file)
+	p := startProgram(t, address, binary, "run", "--config", file)
 	other = s.site(host)
 	other.elsewhere, other.host = address, host+":"+port
 	return other, func() { _ = p.cmd.Process.Kill() }

@@ -37,7 +37,7 @@ func contribCheck(t *testing.T) func(args ...string) (out string, ok bool) {
 // rules and dashboards name.
 func metricsOfAll(t *testing.T) (path string) {
 	t.Helper()
-	s := serve(t, metricsSite("pushit {\n\t\tdefault allow\n\t\tbroker nats "+natsserver.New(t, "").URL()+"\n\t\tsubscribe cel true\n\t\tchannel asked/* {\n\t\t\tsubscribe ask "+freeUDP(t)+" {\n\t\t\t\turi /\n\t\t\t}\n\t\t}\n\t}")).site("localhost")
+	s := serve(t, metricsSite("pushit {\n\t\tdefault allow\n\t\tbroker nats "+natsserver.New(t, "").URL()+"\n\t\tsubscribe cel true\n\t\tchannel asked/* {\n\t\t\tsubscribe ask "+nowhere+" {\n\t\t\t\turi /\n\t\t\t}\n\t\t}\n\t}")).site("localhost")
 	a := s.connect("/push/websocket", nil).subscribe("news")
 	a.publish("news", 1)
 	a.wantRefused(a.askToSubscribe("asked/1"), hub.CodeUnavailable)

@@ -8,11 +8,13 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,7 +26,7 @@ import (
 )
 
 // fallbackPatience bounds a request of a fallback. It is longer than any test needs.
-const fallbackPatience = 3 * patience
+const fallbackPatience = 2 * patience
 
 // streams are the transports whose responses have more than one frame.
 var streams = []string{"xhr_streaming", "eventsource", "htmlfile"}
@@ -289,7 +291,7 @@ func (c *fallbackClient) echo(channel string, count int) {
 type numberStream struct {
 	stopping chan struct{}
 	done     chan struct{}
-	last     float64
+	last     atomic.Int64 // -1 before the first
 }
 
 // count starts a numberStream over a WebSocket.
@@ -297,13 +299,14 @@ func (s site) count(path, channel string, every time.Duration) *numberStream {
 	s.t.Helper()
 	a := s.connect(path, nil)
 	c := &numberStream{stopping: make(chan struct{}), done: make(chan struct{})}
+	c.last.Store(-1)
 	go func() {
 		defer close(c.done)
 		tick := time.NewTicker(every)
 		defer tick.Stop()
-		for n := 0.0; ; n++ {
+		for n := int64(0); ; n++ {
 			a.publish(channel, n)
-			c.last = n
+			c.last.Store(n)
 			select {
 			case <-tick.C:
 			case <-c.stopping:
@@ -316,14 +319,65 @@ func (s site) count(path, channel string, every time.Duration) *numberStream {
 }
 
 // stop stops it and returns the last number.
-func (c *numberStream) stop() float64 {
+func (c *numberStream) stop() int64 {
 	select {
 	case <-c.done:
 	default:
 		close(c.stopping)
 		<-c.done
 	}
-	return c.last
+	return c.last.Load()
+}
+
+// A follower receives the numbers of a numberStream: each once, and in order.
+type follower struct {
+	*fallbackClient
+	name string
+	ends bool  // each reload ends its response
+	next int64 // the number to receive next
+}
+
+// follow receives until done returns true.
+func (f *follower) follow(done func() bool) {
+	for late := time.Now().Add(fallbackPatience); !done(); f.next++ {
+		if got := f.receive()["data"]; got != float64(f.next) {
+			f.t.Fatalf("%s: got %v, want %v", f.name, got, f.next)
+		}
+		if time.Now().After(late) {
+			f.t.Fatalf("%s: at number %d, %d responses have ended", f.name, f.next, f.Ended)
+		}
+	}
+}
+
+// reloadUnder reloads while all receive. It returns when each of them has a number that was
+// published after the reload: only then has it made the request that the next reload ends.
+func (s site) reloadUnder(numbers *numberStream, all []*follower, config string) {
+	s.t.Helper()
+	var after atomic.Int64
+	after.Store(math.MaxInt64)
+	var following sync.WaitGroup
+	for _, f := range all {
+		before := f.Ended
+		following.Go(func() {
+			f.follow(func() bool { return f.next > after.Load() && (!f.ends || f.Ended > before) })
+		})
+	}
+	if err := s.load(config); err != nil {
+		s.t.Error(err)
+	}
+	after.Store(numbers.last.Load() + 2) // the next one may be under way
+	following.Wait()
+	if s.t.Failed() {
+		s.t.FailNow()
+	}
+}
+
+// end stops the numbers. Each must have arrived.
+func (c *numberStream) end(all []*follower) {
+	last := c.stop()
+	for _, f := range all {
+		f.follow(func() bool { return f.next > last })
+	}
 }
 
 // concurrently calls fn with each of the names at the same time, and waits. If fn fails

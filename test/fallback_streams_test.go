@@ -23,7 +23,7 @@ func fallbackSite(address, around string) string {
 // exchange messages with each other and with a WebSocket.
 func TestFallbacksOverEveryHTTP(t *testing.T) {
 	cert, key := certificate(t, "localhost")
-	srv := &server{t: t, listen: freeUDP(t), http3: true}
+	srv := &server{t: t, listen: freeAddress(t), http3: true}
 	srv.start(fallbackSite("https://localhost", "tls "+cert+" "+key+"\n\tencode"))
 	s := srv.site("localhost")
 	s.tls = true

@@ -58,7 +58,7 @@ var guideBackends = []guideBackend{
 		return "unix/" + socket, command(t, "flask", "--app", "flask_shop", "run", "--host", "unix://"+socket)
 	}, shipped: isShipped},
 	{name: "django", folder: "python", upstream: "localhost:8000", start: func(t *testing.T, _ string) (string, *exec.Cmd) {
-		address := freeUDP(t)
+		address := freeAddress(t)
 		return address, command(t, "django-admin", "runserver", "--noreload", "--settings", "shop.settings", address)
 	}, shipped: isShipped},
 	{name: "express", folder: "node", upstream: "localhost:8000", start: func(t *testing.T, dir string) (string, *exec.Cmd) {
@@ -266,7 +266,7 @@ func startBackend(t *testing.T, address string, cmd *exec.Cmd) (listening func()
 	}
 	return func() {
 		// Frameworks in Python read many files at first, which takes long on a new machine.
-		for end := time.Now().Add(6 * patience); ; {
+		for end := time.Now().Add(2 * patience); ; {
 			conn, err := net.Dial(network, path)
 			if err == nil {
 				_ = conn.Close() // it listens; that is all

@@ -100,7 +100,7 @@ func TestAccessLogShows101(t *testing.T) {
 	s.connect("/push/websocket", nil)
 	// Caddy writes the line when the handler has returned, which may be after the session
 	// works.
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); runtime.Gosched() {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); runtime.Gosched() {
 		for line := range strings.Lines(s.log()) {
 			if strings.Contains(line, "http.log.access") && strings.Contains(line, `"status":101`) {
 				return

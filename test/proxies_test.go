@@ -132,7 +132,7 @@ func (p proxied) RoundTrip(r *http.Request) (*http.Response, error) {
 // fixedServer runs a Caddy that keeps its address, with a Caddyfile of the page.
 func fixedServer(t *testing.T, config string) *server {
 	t.Helper()
-	s := &server{t: t, listen: freeUDP(t)}
+	s := &server{t: t, listen: freeAddress(t)}
 	s.start(config)
 	return s
 }
@@ -140,7 +140,7 @@ func fixedServer(t *testing.T, config string) *server {
 // startNginx runs nginx with a configuration of the page, as a proxy of a server.
 func startNginx(t *testing.T, config, upstream string) (address string) {
 	t.Helper()
-	address = freeUDP(t)
+	address = freeAddress(t)
 	cert, key := certificate(t, "example.com")
 	dir := t.TempDir()
 	config = replaced(t, config, "listen 443 ", "listen "+address+" ", "/etc/ssl/example.com.pem", cert, "/etc/ssl/example.com.key", key, "127.0.0.1:8080", upstream)
@@ -164,7 +164,7 @@ func startNginx(t *testing.T, config, upstream string) (address string) {
 // servers.
 func startHaproxy(t *testing.T, config string, upstreams ...string) (address string) {
 	t.Helper()
-	address = freeUDP(t)
+	address = freeAddress(t)
 	cert, key := certificate(t, "example.com")
 	both := filepath.Join(t.TempDir(), "both.pem")
 	var text []byte
@@ -207,7 +207,7 @@ func caddyBinary(t *testing.T) string {
 // reload makes it load the configuration again.
 func startCaddy(t *testing.T, config, upstream string) (address string, reload func()) {
 	t.Helper()
-	address = freeUDP(t)
+	address = freeAddress(t)
 	_, port, err := net.SplitHostPort(address)
 	if err != nil {
 		t.Fatal(err)

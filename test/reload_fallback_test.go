@@ -5,9 +5,7 @@ package test
 
 import (
 	"fmt"
-	"net"
 	"net/http"
-	"sync"
 	"testing"
 	"time"
 
@@ -75,80 +73,29 @@ func TestReloadDuringAPoll(t *testing.T) {
 	}
 }
 
-// freeUDP returns an address that is free for TCP and UDP.
-func freeUDP(t *testing.T) string {
-	t.Helper()
-	for range 20 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		addr := l.Addr().String()
-		p, err := net.ListenPacket("udp", addr)
-		_ = l.Close()
-		if err == nil {
-			_ = p.Close()
-			return addr
-		}
-	}
-	t.Fatal("no port is free for TCP and UDP")
-	return ""
-}
-
 // During reloads streams continue, or end in order and the next one continues. No message
-// is lost, and none comes twice. With grace_period, Caddy ends the streams of HTTP/3.
+// is lost, and none comes twice. pushit ends the streams of HTTP/3 before Caddy cuts them.
 func TestReloadOfStreamsLosesNothing(t *testing.T) {
 	cert, key := certificate(t, "localhost")
-	addr := freeUDP(t)
 	config := func(global, block string) string {
 		return global + "\nhttps://localhost {\n\ttls " + cert + " " + key + "\n\tpushit {\n\t\tdefault allow\n\t\t" + block + "\n\t}\n}\n"
 	}
-	const graceful = "{\n\tgrace_period 1s\n}"
-	s := serveAt(t, addr, config(graceful, "")).site("localhost")
+	// Responses that Caddy cuts, because a grace period is over, lose what is under way.
+	const graceful = "{\n\tgrace_period 30s\n}"
+	s := serveAt(t, freeAddress(t), config(graceful, "")).site("localhost")
 	s.tls = true
-	ws := s.connect("/push/websocket", nil)
-	var readers sync.WaitGroup
+	var readers []*follower
 	for _, version := range []string{"h1", "h2", "h3"} {
 		for _, transport := range []string{"xhr_streaming", "eventsource"} {
 			c := s.fallback(s.client(version), "/push", transport).connect("news")
-			readers.Go(func() {
-				for want := 1.0; ; want++ {
-					switch got := c.receive()["data"]; got {
-					case want:
-						continue
-					case "end":
-					default:
-						t.Errorf("%s over %s: got %v, want message %v", transport, version, got, want)
-					}
-					return
-				}
-			})
+			readers = append(readers, &follower{fallbackClient: c, name: transport + " over " + version, ends: version == "h3"})
 		}
 	}
-	n := 0.0
-	publish := func() {
-		for range 3 {
-			n++
-			ws.publish("news", n)
-		}
-	}
+	numbers := s.count("/push/websocket", "news", 20*time.Millisecond)
 	for i := range 4 {
-		publish()
-		s.reload(config(graceful, fmt.Sprintf("heartbeat %ds", 10+i)))
-		publish()
-		// Messages in a stream that Caddy ends after the grace period are not lost.
-		grace := time.NewTimer(250 * time.Millisecond)
-		for wait := true; wait; {
-			select {
-			case <-grace.C:
-				wait = false
-			case <-time.After(20 * time.Millisecond):
-				publish()
-			}
-		}
+		s.reloadUnder(numbers, readers, config(graceful, fmt.Sprintf("heartbeat %ds", 20+i)))
 	}
-	ws.publish("news", "end")
-	readers.Wait()
+	numbers.end(readers)
 }
 
 // A session still belongs to its owner after a reload has changed session_cookies.

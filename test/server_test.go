@@ -7,7 +7,7 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
-	"crypto/rand"
+	cryptorand "crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -17,12 +17,14 @@ import (
 	"io"
 	"maps"
 	"math/big"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -36,8 +38,9 @@ import (
 	"github.com/push-it/pushit/internal/hubpool"
 )
 
-// patience is how long the tests wait for an event before they fail.
-const patience = 10 * time.Second
+// patience is how long the tests wait for an event before they fail. On a busy machine, a
+// process may get no processor for many seconds.
+const patience = 30 * time.Second
 
 func init() {
 	caddy.RegisterModule(failing{})
@@ -167,6 +170,37 @@ func (s *server) stop() {
 		s.t.Fatal(err)
 	}
 }
+
+// given has the addresses that freeAddress has returned.
+var given sync.Map
+
+// freeAddress returns an address that is free for TCP and UDP, and each only once. Systems
+// take ports from 32768 on for connections and for port 0. This one is below, so that nobody
+// gets it before its server listens, or while it restarts.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	for range 100 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000))
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			continue
+		}
+		p, err := net.ListenPacket("udp", addr)
+		_ = l.Close()
+		if err != nil {
+			continue
+		}
+		_ = p.Close()
+		if _, before := given.LoadOrStore(addr, true); !before {
+			return addr
+		}
+	}
+	t.Fatal("no port is free for TCP and UDP")
+	return ""
+}
+
+// nowhere is an address where nobody listens.
+const nowhere = "127.0.0.1:1"
 
 type object = map[string]any
 
@@ -309,7 +343,7 @@ func (s site) request(client *http.Client, method, path string, header http.Head
 // certificate writes a certificate for host and its key, in PEM, to files.
 func certificate(t *testing.T, host string) (certFile, keyFile string) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), cryptorand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -319,7 +353,7 @@ func certificate(t *testing.T, host string) (certFile, keyFile string) {
 		NotBefore:    time.Now().Add(-time.Hour),
 		NotAfter:     time.Now().Add(time.Hour),
 	}
-	cert, err := x509.CreateCertificate(rand.Reader, &template, &template, &key.PublicKey, key)
+	cert, err := x509.CreateCertificate(cryptorand.Reader, &template, &template, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -108,7 +109,7 @@ func TestStopEndsInTime(t *testing.T) {
 // TestShutdownDelayComesFirst: during shutdown_delay Caddy serves as usual. Agents stay,
 // and others connect.
 func TestShutdownDelayComesFirst(t *testing.T) {
-	s := serve(t, strings.Replace(eventsSite("late", "pushit"), "{\n", "{\n\tshutdown_delay 500ms\n", 1)).site("localhost")
+	s := serve(t, strings.Replace(eventsSite("late", "pushit"), "{\n", "{\n\tshutdown_delay 5s\n", 1)).site("localhost")
 	a := s.connect("/push/websocket", nil).subscribe("chat")
 	s.elsewhere = s.addr(s.name) // unknown after Caddy has stopped
 	stopped := s.stopping()
@@ -135,7 +136,7 @@ func TestShutdownDelayComesFirst(t *testing.T) {
 // TestStopDoesNotWaitForClientsThatPollNoMore has a session whose client does not poll any
 // more, and one whose client has cancelled its stream.
 func TestStopDoesNotWaitForClientsThatPollNoMore(t *testing.T) {
-	s := serve(t, "http://localhost {\n\tpushit\n}\n").site("localhost")
+	s := serve(t, "http://localhost {\n\tpushit {\n\t\tdrain 1m\n\t}\n}\n").site("localhost")
 	for _, session := range []string{"s3ss10n1/xhr", "s3ss10n2/xhr_streaming"} {
 		ctx, giveUp := context.WithCancel(t.Context())
 		defer giveUp()
@@ -172,10 +173,18 @@ func TestStopDoesNotWaitForClientsThatPollNoMore(t *testing.T) {
 	}
 }
 
-// TestNoSessionOpensWhileTheServerStops has an agent that delays the stop, and a connection
+// TestNoSessionOpensWhileTheServerStops has a backend that delays the stop, and a connection
 // from before the stop.
 func TestNoSessionOpensWhileTheServerStops(t *testing.T) {
-	s := serve(t, "http://localhost {\n\tpushit {\n\t\tdrain 5s\n\t}\n}\n").site("localhost")
+	asked, hold := make(chan struct{}, 1), make(chan struct{})
+	release := sync.OnceFunc(func() { close(hold) })
+	defer release()
+	address := backend(t, func(w http.ResponseWriter, _ *http.Request) {
+		asked <- struct{}{}
+		<-hold
+		w.WriteHeader(http.StatusNoContent)
+	})
+	s := serve(t, withRules("default allow\ndrain 1m\ntimeout disconnect 1m\ndisconnect ask "+address+" {\nuri /\n}")).site("localhost")
 	a := s.connect("/push/websocket", nil)
 	conn, err := s.dial(t.Context())
 	if err != nil {
@@ -183,14 +192,13 @@ func TestNoSessionOpensWhileTheServerStops(t *testing.T) {
 	}
 	defer func() { _ = conn.Close() }()
 	stopped := s.stopping()
-	if f := a.receive(); f["channel"] != "/meta/close" { // it does not answer the close frame yet
-		t.Fatalf("got %v, want /meta/close", f)
-	}
+	a.wantSentAway(1)
+	<-asked
 	resp := upgradeOn(t, conn)
 	if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
 		t.Errorf("status %d, Retry-After %q, want 503 and a time", resp.StatusCode, resp.Header.Get("Retry-After"))
 	}
-	_ = a.conn.Close()
+	release()
 	<-stopped
 }
 

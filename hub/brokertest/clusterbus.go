@@ -136,7 +136,7 @@ func (n *Node) greet() {
 func (n *Node) beat() {
 	ticker := time.NewTicker(beatEvery)
 	defer ticker.Stop()
-	for {
+	for last := time.Now(); ; {
 		select {
 		case <-n.ended:
 			return
@@ -144,6 +144,10 @@ func (n *Node) beat() {
 		}
 		n.greet()
 		n.mu.Lock()
+		if time.Since(last) > 2*beatEvery { // the process did not run, nor did the other nodes
+			n.seenAllLocked()
+		}
+		last = time.Now()
 		for id, p := range n.peers {
 			if !n.cut && n.isRunningLocked() && time.Since(p.seen) >= hub.BusTimeout-beatEvery {
 				n.downLocked(id)

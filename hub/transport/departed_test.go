@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/push-it/pushit/hub"
 )
@@ -73,12 +72,7 @@ func TestClientsThatLeaveAServerThatHangs(t *testing.T) {
 				return err == nil && waiting == clients
 			})
 			hung.gate.hung.Unlock()
-			// They expire after patience.
-			for late := time.Now().Add(patience / 4); home.Agents() > 0; time.Sleep(time.Millisecond) {
-				if time.Now().After(late) {
-					t.Fatalf("%d of %d sessions go on without a client", home.Agents(), clients)
-				}
-			}
+			waitFor(t, "all sessions without a client to end", func() bool { return home.Agents() == 0 })
 		})
 	}
 }
@@ -121,9 +115,5 @@ func TestClientsThatLeaveWhileTheHomeHangs(t *testing.T) {
 		t.Fatal(err)
 	}
 	close(goesOn)
-	for late := time.Now().Add(patience / 4); home.e.Hub.Agents() > 0; time.Sleep(time.Millisecond) {
-		if time.Now().After(late) {
-			t.Fatal("the session goes on without a client")
-		}
-	}
+	waitFor(t, "the session without a client to end", func() bool { return home.e.Hub.Agents() == 0 })
 }

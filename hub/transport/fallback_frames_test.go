@@ -44,18 +44,11 @@ func (e *Endpoint) waitsFor(t *testing.T, other *sockJSClient) {
 	}
 }
 
-// patientEndpoint makes attach wait for the end of another response as long as the test does.
-func patientEndpoint(e *Endpoint) {
-	long := *defaultTimes
-	long.abandoned, long.goodbye = patience, patience
-	e.times = &long
-}
-
 // TestPollRightAfterAnAbort makes the next request before the server knows that the first one
 // was cancelled. The client gets 1002, not 2010.
 func TestPollRightAfterAnAbort(t *testing.T) {
 	t.Parallel()
-	s, e := newFallbackServer(t, &hub.Policy{}, patientEndpoint)
+	s, e := newFallbackServer(t, &hub.Policy{}, nil)
 	for _, name := range fallbackNames {
 		for _, second := range fallbackNames {
 			t.Run(name+" then "+second, func(t *testing.T) {
@@ -96,7 +89,7 @@ func TestPollRightAfterAnAbort(t *testing.T) {
 // ended in order.
 func TestRequestThatComesEarlyIsNext(t *testing.T) {
 	t.Parallel()
-	s, e := newFallbackServer(t, &hub.Policy{}, patientEndpoint)
+	s, e := newFallbackServer(t, &hub.Policy{}, nil)
 	for _, name := range []string{"xhr", "jsonp"} {
 		for _, second := range fallbackNames {
 			t.Run(name+" then "+second, func(t *testing.T) {

@@ -13,11 +13,13 @@ import (
 // TestGreetingEndsForWhoDoesNotHearIt: if a client sends nothing, a proxy may be holding the o
 // frame back, so the stream ends. The stream of a client that has sent something goes on.
 func TestGreetingEndsForWhoDoesNotHearIt(t *testing.T) {
+	t.Parallel()
 	for _, transport := range []string{"xhr_streaming", "eventsource", "htmlfile"} {
 		t.Run(transport, func(t *testing.T) {
 			t.Parallel()
-			// Of its own: what is published in another test must not come between the answers.
-			s, _ := newFallbackServer(t, &hub.Policy{Handshake: 4 * time.Second, Heartbeat: time.Hour}, nil)
+			// Of its own: what is published in another test must not come between the answers. When
+			// the stream ends, mute has half the handshake time left.
+			s, _ := newFallbackServer(t, &hub.Policy{Handshake: 10 * time.Second, Heartbeat: time.Hour}, nil)
 			spoken, mute := newSockJSClient(t, s), newSockJSClient(t, s)
 			spoken.connect(transport)
 			mute.receiveOver(transport)

@@ -87,13 +87,8 @@ func TestChunkedAndSlowBodies(t *testing.T) {
 	var s *httptest.Server
 	var c *sockJSClient
 	serve := func(message time.Duration) {
-		s, _ = newFallbackServer(t, &hub.Policy{Limits: smallLimits}, func(e *Endpoint) {
-			changed := *defaultTimes
-			changed.message = message
-			e.times = &changed
-		})
+		s, _ = newFallbackServer(t, &hub.Policy{Limits: smallLimits}, func(e *Endpoint) { e.times.message = message })
 		c = newSockJSClient(t, s)
-		c.connect("xhr_streaming")
 	}
 	post := func(head string, pieces ...string) *http.Response {
 		nc := dial(t, s)
@@ -102,6 +97,7 @@ func TestChunkedAndSlowBodies(t *testing.T) {
 	}
 	chunk := func(s string) string { return fmt.Sprintf("%x\r\n%s\r\n", len(s), s) }
 	serve(defaultTimes.message)
+	c.connect("xhr_streaming")
 	body := jsonArray(publication(t, "in pieces"))
 	if resp := post("Transfer-Encoding: chunked\r\n", chunk(body[:7]), chunk(body[7:30]), chunk(body[30:]), chunk("")); resp.StatusCode != 204 {
 		t.Errorf("in pieces: status %d", resp.StatusCode)
@@ -109,22 +105,22 @@ func TestChunkedAndSlowBodies(t *testing.T) {
 	if got := c.messages("xhr_streaming", 1); got[0] != `"in pieces"` {
 		t.Errorf("got %q", got)
 	}
-	serve(100 * time.Millisecond)
-	for head, want := range map[string]int{
-		"Content-Length: 100\r\n":         http.StatusRequestTimeout, // never sent
-		"Content-Length: 1000000\r\n":     http.StatusRequestEntityTooLarge,
-		"Transfer-Encoding: chunked\r\n":  http.StatusRequestEntityTooLarge,
-		"Transfer-Encoding: chunked \r\n": http.StatusRequestTimeout,
-	} {
-		var sent string
-		if strings.HasPrefix(head, "Transfer-Encoding: chunked\r") {
-			sent = chunk(strings.Repeat("x", 10_000))
-		}
-		if resp := post(head, sent); resp.StatusCode != want {
+	want := func(status int, head, sent string) {
+		t.Helper()
+		if resp := post(head, sent); resp.StatusCode != status {
 			text, _ := io.ReadAll(io.LimitReader(resp.Body, 200))
-			t.Errorf("%q: status %d, want %d: %s", head, resp.StatusCode, want, text)
+			t.Errorf("%q: status %d, want %d: %s", head, resp.StatusCode, status, text)
 		}
 	}
+	want(http.StatusRequestEntityTooLarge, "Content-Length: 1000000\r\n", "")
+	want(http.StatusRequestEntityTooLarge, "Transfer-Encoding: chunked\r\n", chunk(strings.Repeat("x", 10_000)))
+	serve(100 * time.Millisecond)
+	c.receiveOver("xhr_streaming")
+	if f := c.frame(); f != "o" { // to connect it would send a body, which may take longer here
+		t.Fatalf("the session begins with %q", f)
+	}
+	want(http.StatusRequestTimeout, "Content-Length: 100\r\n", "")
+	want(http.StatusRequestTimeout, "Transfer-Encoding: chunked \r\n", "")
 }
 
 // TestFallbackAnswers checks the rules for methods, unknown sessions and other sites' pages.
@@ -549,11 +545,7 @@ func stalledReader(t *testing.T, s *httptest.Server, name string) *sockJSClient 
 func TestStalledReaders(t *testing.T) {
 	t.Parallel()
 	limits := hub.Limits{QueueMessages: 64, QueueBytes: 256 << 10, PublishesPerSecond: hub.Unlimited, FramesPerSecond: hub.Unlimited}
-	s, e := newFallbackServer(t, &hub.Policy{Limits: limits}, func(e *Endpoint) {
-		hasty := *defaultTimes
-		hasty.write = 20 * time.Minute
-		e.times = &hasty
-	})
+	s, e := newFallbackServer(t, &hub.Policy{Limits: limits}, func(e *Endpoint) { e.times.write = 20 * time.Minute })
 	var stalled []*sockJSClient
 	for _, name := range []string{"xhr_streaming", "eventsource", "htmlfile"} {
 		stalled = append(stalled, stalledReader(t, s, name))
@@ -582,9 +574,7 @@ func TestStalledReaders(t *testing.T) {
 func TestWhoNeverReceivesIsForgotten(t *testing.T) {
 	t.Parallel()
 	s, e := newFallbackServer(t, &hub.Policy{Limits: hub.Limits{PublishesPerSecond: hub.Unlimited, FramesPerSecond: hub.Unlimited, QueueMessages: 20}}, func(e *Endpoint) {
-		hasty := *defaultTimes
-		hasty.disconnect = 2 * time.Second // a busy client is not as late as that
-		e.times = &hasty
+		e.times.disconnect = 6 * time.Second // a busy client is not as late as that between two of its requests
 	})
 	c := newSockJSClient(t, s)
 	c.connect("xhr")

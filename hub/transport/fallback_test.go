@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -22,8 +23,8 @@ import (
 var fallbackNames = []string{"xhr", "xhr_streaming", "eventsource", "htmlfile", "jsonp"}
 
 // newFallbackServer serves an endpoint with all transports at /push, after change,
-// if it is not nil, has changed it. If the test does not say how long a client may take, it
-// may take as long as the test: a client on a busy machine has not gone.
+// if it is not nil, has changed it. If p does not say how long a client may take to connect, it
+// may take as long as the test.
 func newFallbackServer(t *testing.T, p *hub.Policy, change func(*Endpoint)) (*httptest.Server, *Endpoint) {
 	t.Helper()
 	e := newEndpoint(t, hub.Limits{}, "https://friend.example", "null")
@@ -31,9 +32,6 @@ func newFallbackServer(t *testing.T, p *hub.Policy, change func(*Endpoint)) (*ht
 	if p.Handshake == 0 {
 		p.Handshake = time.Hour
 	}
-	slow := *defaultTimes
-	slow.disconnect = patience
-	e.times = &slow
 	e.Policy = e.Hub.Use(p)
 	e.Transports = AllTransports
 	if change != nil {
@@ -47,11 +45,11 @@ func newFallbackServer(t *testing.T, p *hub.Policy, change func(*Endpoint)) (*ht
 	return s, e
 }
 
-// newBystanders returns a server of e's hub with the times that are the default: for clients
-// that a short time of e's, which a test is about, must not end.
+// newBystanders returns a server of e's hub with calmTimes: for clients that a short time of e's,
+// which a test is about, must not end.
 func newBystanders(t *testing.T, e *Endpoint) *httptest.Server {
 	t.Helper()
-	s := httptest.NewServer(handler(&Endpoint{Hub: e.Hub, Policy: e.Policy, Sessions: e.Sessions, Origins: e.Origins, Transports: e.Transports, Caller: e.Caller, Opening: e.Opening}))
+	s := httptest.NewServer(handler(&Endpoint{Hub: e.Hub, Policy: e.Policy, Sessions: e.Sessions, Origins: e.Origins, Transports: e.Transports, times: calmTimes(), Caller: e.Caller, Opening: e.Opening}))
 	t.Cleanup(func() {
 		e.Hub.Drop(e.Policy)
 		s.Close()
@@ -278,12 +276,7 @@ func (e *Endpoint) only(t *testing.T) agent {
 // wantAgents waits until the hub has that many agents.
 func (e *Endpoint) wantAgents(t *testing.T, want int) {
 	t.Helper()
-	for end := time.Now().Add(patience); e.Hub.Agents() != want; {
-		if time.Now().After(end) {
-			t.Fatalf("%d agents are there, want %d", e.Hub.Agents(), want)
-		}
-		<-time.After(time.Millisecond)
-	}
+	waitFor(t, fmt.Sprintf("%d agents", want), func() bool { return e.Hub.Agents() == want })
 }
 
 // TestFallbackHeartbeats waits for the h frame. It ends a poll, and a stream that has been open
@@ -292,11 +285,11 @@ func TestFallbackHeartbeats(t *testing.T) {
 	for _, name := range fallbackNames {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel() // most of the time it waits
-			// Long enough that a client on a busy machine does not look silent.
-			s, _ := newFallbackServer(t, &hub.Policy{Heartbeat: 2 * time.Second}, nil)
+			// After a heartbeat, a client on a busy machine has three seconds before it looks silent.
+			s, _ := newFallbackServer(t, &hub.Policy{Heartbeat: 4 * time.Second}, nil)
 			c := newSockJSClient(t, s)
 			c.connect(name)
-			for i := range 4 { // more than three intervals: silence would have ended it
+			for i := range 3 { // at least two intervals: silence would have ended it
 				if i > 0 || framings[name].poll {
 					c.receiveOver(name)
 				}
@@ -370,11 +363,7 @@ func TestStreamEndsAtItsLimit(t *testing.T) {
 // the first (SockJS protocol, test_abort_xhr_streaming, test_abort_xhr_polling).
 func TestSecondReceiverIsTurnedAway(t *testing.T) {
 	t.Parallel()
-	s, e := newFallbackServer(t, &hub.Policy{}, func(e *Endpoint) {
-		hasty := *defaultTimes
-		hasty.abandoned = 20 * time.Millisecond
-		e.times = &hasty
-	})
+	s, e := newFallbackServer(t, &hub.Policy{}, func(e *Endpoint) { e.times.abandoned = 20 * time.Millisecond })
 	for _, name := range fallbackNames {
 		for _, second := range fallbackNames {
 			t.Run(name+" then "+second, func(t *testing.T) {
@@ -409,19 +398,13 @@ func TestSecondReceiverIsTurnedAway(t *testing.T) {
 // wantReceiver waits until a session has a response attached.
 func (e *Endpoint) wantReceiver(t *testing.T) {
 	t.Helper()
-	for end := time.Now().Add(patience); ; <-time.After(time.Millisecond) {
-		for _, f := range e.Sessions.all() {
+	waitFor(t, "a request to receive", func() bool {
+		return slices.ContainsFunc(e.Sessions.all(), func(f *session) bool {
 			f.mu.Lock()
-			attached := f.bye == "" && f.response != nil && !f.response.isComplete()
-			f.mu.Unlock()
-			if attached {
-				return
-			}
-		}
-		if time.Now().After(end) {
-			t.Fatal("nothing receives")
-		}
-	}
+			defer f.mu.Unlock()
+			return f.bye == "" && f.response != nil && !f.response.isComplete()
+		})
+	})
 }
 
 // TestAbortEndsTheSession: if a client cancels a request to receive, frames may be lost, so the

@@ -16,7 +16,7 @@ import (
 // TestMain fails when a goroutine of this package outlives the tests.
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if left := leaked(10 * time.Second); code == 0 && left != "" {
+	if left := leaked(30 * time.Second); code == 0 && left != "" {
 		fmt.Fprintln(os.Stderr, "goroutines left:\n"+left)
 		code = 1
 	}

@@ -362,7 +362,7 @@ func TestStreamRefusals(t *testing.T) {
 // waitFor waits until done returns true.
 func waitFor(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); !done(); runtime.Gosched() {
+	for end := time.Now().Add(patience); !done(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("waited for %s in vain", what)
 		}
@@ -656,11 +656,7 @@ func TestStreamEnds(t *testing.T) {
 // TestStreamThatIsNotRead: a client that does not read is closed as slow, and delays nobody.
 func TestStreamThatIsNotRead(t *testing.T) {
 	// A queue has room for more than one message: what the reader has read may still be counted.
-	s, e := newStreamServer(t, &hub.Policy{Limits: hub.Limits{QueueBytes: 256 << 10, MessageSize: 64 << 10, APIPublishesPerSecond: hub.Unlimited}}, func(e *Endpoint) {
-		short := *defaultTimes
-		short.write = 200 * time.Millisecond
-		e.times = &short
-	})
+	s, e := newStreamServer(t, &hub.Policy{Limits: hub.Limits{QueueBytes: 256 << 10, MessageSize: 64 << 10, APIPublishesPerSecond: hub.Unlimited}}, func(e *Endpoint) { e.times.write = 200 * time.Millisecond })
 	_ = listen(t, s, "channel=a")
 	s = newBystanders(t, e)
 	reader := listen(t, s, "channel=a")

@@ -87,7 +87,7 @@ func tlsPairOver(t *testing.T, between func(net.Conn) net.Conn) (ours, theirs ne
 }
 
 // quick are times for tests on real sockets, whose clock cannot be faked.
-var quick = &times{message: 50 * time.Millisecond, goodbye: 50 * time.Millisecond, closing: 50 * time.Millisecond, notice: 10 * time.Second}
+var quick = &times{message: 50 * time.Millisecond, goodbye: patience, closing: 50 * time.Millisecond, notice: 10 * time.Second}
 
 // patient are times that never pass.
 var patient = &times{message: time.Hour, goodbye: time.Hour, closing: time.Hour, notice: time.Hour}

@@ -26,14 +26,16 @@ export async function chaos(server, { publishers, subscribers, cuts, between, se
   const random = randomFrom(seed);
   const proxy = await Proxy.start(() => server.port);
   const pushes = [];
-  const client = (options) => {
-    pushes.push(new PushIt({ endpoint: `${proxy.url}/push`, ...QUICK, ...options }));
+  const start = (options) => {
+    pushes.push(new PushIt(options));
     return pushes.at(-1);
   };
+  const client = (options) => start({ endpoint: `${proxy.url}/push`, ...QUICK, ...options });
+  const steady = () => start({ endpoint: `${server.url}/push` });
   const transports = ['websocket', 'xhr_streaming', 'xhr'];
   const transportOf = (n) => ({ transports: [transports[n % 3]] });
   try {
-    const witness = new Subscriber(client({ endpoint: `${server.url}/push` }));
+    const witness = new Subscriber(steady());
     const readers = Array.from({ length: subscribers }, (_, n) => new Subscriber(client(transportOf(n)), n % 2 ? ['chaos/*'] : CHANNELS));
     const writers = Array.from({ length: publishers }, (_, n) => new Publisher(n, client(transportOf(n)), random));
     const all = [witness, ...readers];
@@ -45,7 +47,7 @@ export async function chaos(server, { publishers, subscribers, cuts, between, se
     for (const writer of writers) writer.stop();
     await until('each publish has ended', () => writers.every((writer) => writer.waiting === 0));
     await until('all are subscribed again', () => all.every((each) => each.subscribed));
-    const last = new Publisher('last', client({ endpoint: `${server.url}/push` }), random);
+    const last = new Publisher('last', steady(), random);
     // A client with a half-open connection notices that after a while, and gets the next message.
     let said = -Infinity;
     await until('all have heard the last', () => {

@@ -163,7 +163,7 @@ export async function clusterChaos(cluster, { publishers, subscribers, lasts, se
     const end = performance.now() + lasts;
     // Each once, in a random order, and then again.
     let left = [];
-    while (performance.now() < end) {
+    while (performance.now() < end || count < 2) {
       if (left.length === 0) left = [...faults];
       const [name] = left.splice(Math.floor(random() * left.length), 1);
       say(`${name}, at ${seconds(performance.now())}`);

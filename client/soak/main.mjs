@@ -79,7 +79,7 @@ if (wanted('jitter')) {
 if (wanted('reload')) {
   console.log('\nclient: the server is reloaded, over HTTP/1.1');
   const result = await reloads({ reloads: 60, browsers: ['chrome', 'firefox'], every: 100 });
-  report.note(`${result.participants} programs and pages, ${result.sent} published`);
+  report.note(`${result.participants} programs and pages, ${result.sent} published; ${result.late} sessions ended because they did not poll in time`);
   for (const fault of result.faults) report.note(fault);
   report.exactly(0, 'publishes that failed', result.failed);
   report.exactly(0, 'connections that were lost', result.gaps);

@@ -97,6 +97,8 @@ class InPage {
 /**
  * @param {{reloads: number, browsers: ('chrome' | 'firefox')[], every: number}} options
  *   `every` is how many ms lie between two messages of each participant
+ * @returns also `late`, how many sessions ended because the machine was so busy that they did
+ *   not poll in time
  */
 export async function reloads({ reloads: times, browsers: names, every }) {
   const dir = await mkdtemp(join(tmpdir(), 'pushit-reload-'));
@@ -138,8 +140,9 @@ export async function reloads({ reloads: times, browsers: names, every }) {
     await reach('all has arrived', (list) => list.every((each) => each.got >= total)).catch(() => {}); // what is missing is counted
     const last = await states();
     const got = await Promise.all(all.map((each) => each.call('all')));
+    const late = server.log.split('made no request to receive in time').length - 1;
     for (const each of all) await each.call('close');
-    const result = { participants: all.length, sent: total, failed: 0, gaps: 0, lost: 0, doubled: 0, reordered: 0, faults: [] };
+    const result = { participants: all.length, sent: total, late, failed: 0, gaps: 0, lost: 0, doubled: 0, reordered: 0, faults: [] };
     for (const [i, each] of last.entries()) {
       const seen = new Map();
       const high = new Map();

@@ -147,60 +147,67 @@ export async function realStorm(server, { clients, away, seed }) {
   for (let n = 0; n < clients; n++) pushes.push(new PushIt({ endpoint: `${server.url}/push`, channels: ['news'], global }));
   try {
     await until('all are connected', () => pushes.every((push) => push.channels.length === 1));
-    const times = [];
-    for (const push of pushes) push.on('subscribe', () => times.push(Date.now()));
+    const back = new Map(); // when each of them was
+    for (const push of pushes) push.on('subscribe', () => back.has(push) || back.set(push, Date.now()));
     await server.kill();
     await new Promise((resolve) => setTimeout(resolve, away));
     await server.start();
-    await until('all are back', () => times.length === clients);
+    await until('all are back', () => back.size === clients);
+    const times = [...back.values()];
     return { times, back: Math.min(...times) };
   } finally {
     for (const push of pushes) push.close();
   }
 }
 
+/** How many publishes of a client wait for their answers at most: half of what its outbox takes. */
+const UNDER_WAY = 50;
+
 /**
  * Clients publish all the time while the server is stopped and started again, each time
  * as soon as all of them are back.
  *
- * The time that Caddy takes does not matter: while it stops and starts, each client
- * publishes a fifth of what its outbox takes, and then waits for it.
+ * The time that Caddy takes does not matter: a client with UNDER_WAY publishes waits.
  *
  * @param {import('../test/harness.mjs').Server} server
  * @param {{clients: number, restarts: number, every: number}} options  `every` is how many ms lie between two publishes of a client
  * @returns {Promise<{published: number, accepted: number, refused: Record<string, number>, away: number}>} `refused` by code
  */
 export async function quickRestarts(server, { clients, restarts, every }) {
-  const pushes = Array.from({ length: clients }, () => new PushIt({ endpoint: `${server.url}/push` }));
+  const all = Array.from({ length: clients }, () => ({ push: new PushIt({ endpoint: `${server.url}/push` }), waiting: 0 }));
   const total = { published: 0, accepted: 0, refused: {}, away: 0 };
-  let may = Infinity; // publishes of each client
   const timer = setInterval(() => {
-    if (may-- <= 0) return;
-    for (const push of pushes) {
+    for (const each of all) {
+      if (each.waiting === UNDER_WAY) continue;
+      each.waiting++;
       total.published++;
-      push.publish('restarts', 1, ({ code }) => (total.refused[code] = (total.refused[code] ?? 0) + 1), () => total.accepted++);
+      const refused = ({ code }) => {
+        each.waiting--;
+        total.refused[code] = (total.refused[code] ?? 0) + 1;
+      };
+      each.push.publish('restarts', 1, refused, () => {
+        each.waiting--;
+        total.accepted++;
+      });
     }
   }, every);
-  const all = (is) => pushes.every(({ state }) => is(state.name === 'connected'));
+  const connected = (is) => all.every(({ push }) => (push.state.name === 'connected') === is);
   try {
     for (let n = 0; n < restarts; n++) {
-      await until('all are connected', () => all((connected) => connected));
-      may = 20;
+      await until('all are connected', () => connected(true));
       await server.kill('SIGTERM');
-      await until('all know', () => all((connected) => !connected));
+      await until('all know', () => connected(false));
       await server.start();
-      may = Infinity;
       const back = Date.now();
-      await until('all are back', () => all((connected) => connected));
+      await until('all are back', () => connected(true));
       total.away = Math.max(total.away, Date.now() - back);
     }
-    may = 0;
-    const ended = () => total.accepted + Object.values(total.refused).reduce((sum, each) => sum + each, 0);
-    await until('each publish has ended', () => ended() === total.published);
+    clearInterval(timer);
+    await until('each publish has ended', () => all.every(({ waiting }) => waiting === 0));
     return total;
   } finally {
     clearInterval(timer);
-    for (const push of pushes) push.close();
+    for (const { push } of all) push.close();
   }
 }
 

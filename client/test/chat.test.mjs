@@ -77,9 +77,8 @@ for (const name of ['chrome', 'firefox']) {
       const mallory = await ChatPage.open(browser, server.url);
       const victim = await ChatPage.open(browser, server.url);
       await mallory.rename(evil);
-      await mallory.page.type('#text', evil);
-      await victim.page.waitForFunction(() => document.querySelector('#typing').textContent !== '');
-      assert.equal(await victim.page.$eval('#typing', (p) => p.textContent), `${evil} is typing …`);
+      const typing = (want) => document.querySelector('#typing').textContent === want;
+      await Promise.all([victim.page.waitForFunction(typing, {}, `${evil} is typing …`), mallory.page.type('#text', evil)]); // it stays for a few seconds
       await mallory.page.keyboard.press('Enter');
       await victim.sees(evil);
       assert.deepEqual((await victim.entries()).at(-1), { name: evil, text: evil, status: 'sent', mine: false });
@@ -124,8 +123,7 @@ for (const name of ['chrome', 'firefox']) {
       await margaret.rename('Margaret');
       await ada.here('Grace Hopper, Linus, Margaret and you are here');
       await grace.here('Ada, Linus, Margaret and you are here');
-      await linus.page.type('#text', 'h');
-      await ada.page.waitForSelector('#faces .typing');
+      await Promise.all([ada.page.waitForSelector('#faces .typing'), linus.page.type('#text', 'h')]);
       await ada.page.click('#here');
       await ada.page.waitForFunction(() => document.querySelector('#people-dialog').open);
       assert.deepEqual(await ada.page.$$eval('#people .name', (names) => names.map((name) => name.textContent)), ['Grace Hopper', 'Linus', 'Margaret', 'Ada']);

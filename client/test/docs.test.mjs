@@ -127,8 +127,10 @@ describe('the examples of README.md', () => {
       const push = new Here();
       const fetch = async () => new Response('token');
       const made = await new (Object.getPrototypeOf(async () => {}).constructor)('PushIt', 'push', 'fetch', `${text.replace('const push = new', 'return new')}`)(Here, push, fetch);
-      await new Promise((resolve) => setTimeout(resolve, 20));
-      await settle();
+      for (let n = 0; n < 10; n++) {
+        await new Promise((resolve) => setImmediate(resolve));
+        await settle();
+      }
       assert.equal((made ?? push).state.name, 'connected');
       if (n === 0) assert.deepEqual(said, ['the server has taken it']);
       if (text.includes('presence()')) assert.deepEqual(said, ['ann is here', '1 ann,1,']);

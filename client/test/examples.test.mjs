@@ -65,6 +65,7 @@ describe('the examples', { skip }, () => {
     await ada.waitForSelector('.flower');
     const grace = await open('Grace Hopper', { width: 390, height: 780, dark: true });
     await who(grace, 'Ada and you are here');
+    await who(ada, 'Grace Hopper and you are here');
     await grace.waitForSelector('.flower'); // planted before
     await ada.mouse.move(300, 300);
     await ada.mouse.move(840, 380, { steps: 12 });

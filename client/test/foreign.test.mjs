@@ -103,7 +103,7 @@ async function attempts(base, leaked, some = '') {
   const sockJS = (transport) =>
     first((done) => {
       const options = { transports: [transport], sessionId: () => leaked || `foreign${++count}${crypto.randomUUID().slice(0, 8)}` };
-      const socket = new SockJS(base, null, options);
+      const socket = startSockJS(base, options);
       socket.onopen = () => {
         done('opened');
         socket.onclose = null;
@@ -172,7 +172,7 @@ async function attempts(base, leaked, some = '') {
 function listen(base, id) {
   return new Promise((resolve, reject) => {
     window.heard = [];
-    window.socket = new SockJS(base, null, { transports: ['xhr-streaming'], server: '000', sessionId: () => id });
+    window.socket = startSockJS(base, { transports: ['xhr-streaming'], server: '000', sessionId: () => id });
     window.say = (channel, data) => window.socket.send(JSON.stringify({ channel, uuid: crypto.randomUUID(), agentId: 'page', data }));
     window.socket.onopen = () => window.say('/meta/connect', {});
     window.socket.onclose = ({ code, reason }) => {

@@ -44,14 +44,22 @@ class Session {
 test('clients that leave while the server hangs are gone when it goes on', async (t) => {
   const server = await Server.start('Caddyfile.example');
   t.after(() => server.stop());
-  const sessions = Array.from({ length: CLIENTS }, () => new Session(server));
-  await Promise.all(sessions.map((session) => session.open()));
-  await sessions[0].post('xhr_send', [{ channel: 'room', data: 'this waits for all' }]);
-  server.signal('SIGSTOP');
-  await Promise.all(sessions.map((session) => session.askAndLeave()));
-  server.signal('SIGCONT');
   const reasons = () => [...server.log.matchAll(/"agent gone".*"reason":"([^"]*)"/g)].map(([, reason]) => reason);
-  await eventually('the end of all sessions', () => reasons().length === CLIENTS);
-  // They would have expired, too, but five seconds after they opened.
-  assert.deepEqual(reasons(), Array(CLIENTS).fill('the client cancelled the request'));
+  for (let round = 1; ; round++) {
+    const begin = performance.now();
+    const sessions = Array.from({ length: CLIENTS }, () => new Session(server));
+    await Promise.all(sessions.map((session) => session.open()));
+    await sessions[0].post('xhr_send', [{ channel: 'room', data: 'this waits for all' }]);
+    server.signal('SIGSTOP');
+    await Promise.all(sessions.map((session) => session.askAndLeave()));
+    server.signal('SIGCONT');
+    await fetch(server.url); // it comes after all the requests to receive
+    const took = performance.now() - begin;
+    await eventually('the end of all sessions', () => reasons().length === round * CLIENTS);
+    // Sessions expire, too: five seconds after they opened, or two after the server has hung. If
+    // the machine was as slow as that, another round decides.
+    if (took > 1_900 && round < 5) continue;
+    assert.deepEqual(reasons().slice(-CLIENTS), Array(CLIENTS).fill('the client cancelled the request'));
+    return;
+  }
 });

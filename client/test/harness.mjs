@@ -294,7 +294,7 @@ export async function startBrowser(name = 'chrome', { windows = false } = {}) {
     args: name === 'chrome' ? flags.split(' ').map((flag) => flag.replaceAll('\u00a0', ' ')) : [],
     ignoreDefaultArgs: name === 'chrome' ? ['--disable-back-forward-cache'] : [],
     timeout: DEADLINE,
-    protocolTimeout: DEADLINE,
+    protocolTimeout: 3 * DEADLINE, // a page may do much in one action
   });
   return new Browser(browser, name);
 }

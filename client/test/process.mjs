@@ -8,6 +8,7 @@
  */
 
 import { spawn } from 'node:child_process';
+import { randomInt } from 'node:crypto';
 import net from 'node:net';
 
 /** A process that can be killed, held up for a while, and started again. */
@@ -46,14 +47,26 @@ export class Process {
   }
 }
 
-/** @returns {Promise<number>} a port of an address where nobody listens */
+const given = new Set(); // by freePort
+
+/**
+ * Returns a port that a process can use which starts later. Systems give higher ports than these
+ * to programs that ask for any.
+ *
+ * @returns {Promise<number>} a port of an address where nobody listens; each only once
+ */
 export async function freePort(host = '127.0.0.1') {
-  const server = net.createServer();
-  await new Promise((resolve, reject) => {
-    server.once('error', reject);
-    server.listen(0, host, resolve);
-  });
-  const { port } = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  return port;
+  for (;;) {
+    const port = randomInt(10_000, 30_000);
+    if (given.has(port)) continue;
+    const server = net.createServer();
+    const free = await new Promise((resolve, reject) => {
+      server.once('error', (error) => (error.code === 'EADDRINUSE' ? resolve(false) : reject(error)));
+      server.listen(port, host, () => resolve(true));
+    });
+    if (!free) continue;
+    await new Promise((resolve) => server.close(resolve));
+    given.add(port);
+    return port;
+  }
 }

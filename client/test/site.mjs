@@ -40,9 +40,10 @@ addEventListener('pageshow', ({ persisted }) => shown.push(persisted));
 window.start = (options) => {
   window.push = new PushIt(options);
   window.states = [];
+  window.seen = []; // when, in ms
   window.got = [];
   window.ended = [];
-  push.on('state', (state) => states.push(state));
+  push.on('state', (state) => states.push(state) && seen.push(Date.now()));
   push.on('error', (error) => ended.push('error ' + error.code));
   push.onMessageReceived = (channel, { payload }) => got.push(payload);
 };

@@ -35,10 +35,14 @@ const page = `<!doctype html>
  * messages, and rejects if the session ends early, or at the deadline.
  */
 const session = `'use strict';
+/** Opens a session. Without a timeout, sockjs-client gives up a transport after less than a second. */
+function startSockJS(url, options) {
+  return new SockJS(url, null, { timeout: 30_000, ...options });
+}
 function echoes(url, transport, count, ms) {
   return new Promise((resolve, reject) => {
     const channel = 'echo/' + crypto.randomUUID();
-    const socket = new SockJS(url, null, { transports: [transport] });
+    const socket = startSockJS(url, { transports: [transport] });
     const got = [];
     let sent = 0;
     let open = 0; // what is missing for the last publish: the message, the acknowledgement

@@ -61,7 +61,7 @@ describe('sockjs-client in chrome', { skip: without('chrome') }, () => {
     const used = await page.evaluate(
       () =>
         new Promise((resolve, reject) => {
-          const socket = new SockJS('/push');
+          const socket = startSockJS('/push');
           socket.onopen = () => {
             resolve(socket.transport);
             socket.close();

@@ -20,10 +20,13 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
+// patientGates has the directives that let backends take their time: the machine may be busy.
+const patientGates = "timeout connect 30s\ntimeout subscribe 30s\ntimeout publish 30s\ntimeout disconnect 30s\ntimeout debug 30s\n"
+
 // gated returns a site on localhost whose pushit has that block.
 func gated(t *testing.T, block string) site {
 	t.Helper()
-	return serve(t, "http://localhost {\n\tpushit {\n"+block+"\n\t}\n}\n").site("localhost")
+	return serve(t, withRules(block)).site("localhost")
 }
 
 // asUser is the header of a login. The policies of these tests take the user from it.

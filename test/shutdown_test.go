@@ -184,7 +184,7 @@ func TestNoSessionOpensWhileTheServerStops(t *testing.T) {
 		<-hold
 		w.WriteHeader(http.StatusNoContent)
 	})
-	s := serve(t, withRules("default allow\ndrain 1m\ntimeout disconnect 1m\ndisconnect ask "+address+" {\nuri /\n}")).site("localhost")
+	s := serve(t, withRules("default allow\ndrain 1m\ndisconnect ask "+address+" {\nuri /\n}")).site("localhost")
 	a := s.connect("/push/websocket", nil)
 	conn, err := s.dial(t.Context())
 	if err != nil {

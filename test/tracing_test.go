@@ -129,7 +129,7 @@ func TestTraces(t *testing.T) {
 	}))
 	defer backend.Close()
 	address := strings.TrimPrefix(backend.URL, "http://")
-	gates := "pushit {\n\t\tconnect forward_auth " + address + " {\n\t\t\turi /connect\n\t\t\tcache 1m\n\t\t}\n" +
+	gates := "pushit {\n" + patientGates + "\t\tconnect forward_auth " + address + " {\n\t\t\turi /connect\n\t\t\tcache 1m\n\t\t}\n" +
 		"\t\tsubscribe cel `channel != \"secret\"`\n\t\tpublish forward_auth " + address + " {\n\t\t\turi /publish\n\t\t}\n\t}"
 	traced := "tracing {\n\t\tspan opened\n\t}\n\t" + gates
 	site := serve(t, reloadSite(traced)).site("localhost")

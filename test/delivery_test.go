@@ -87,12 +87,13 @@ func TestConflatedChannelsOfPages(t *testing.T) {
 	s := serve(t, deliveryConfig).site("site.test")
 	reader, _ := s.open("/push/websocket", nil, nil)
 	reader.subscribe("prices/1")
-	c := s.fallback(s.client("h1"), "/push", "xhr").connect("prices/1", "news")
-	c.finish()
-	reader.publish("news", "first")
-	for n := range 40 {
-		reader.wantAllowed(reader.ask("prices/1", n))
-	}
+	join := func() *fallbackClient { return s.fallback(s.client("h1"), "/push", "xhr").connect("prices/1", "news") }
+	c := join().betweenPolls(join, func() {
+		reader.publish("news", "first")
+		for n := range 40 {
+			reader.wantAllowed(reader.ask("prices/1", n))
+		}
+	})
 	c.wantMessage("news", "first")
 	last := -1.0
 	for count := 1; last < 39; count++ {

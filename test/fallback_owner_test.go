@@ -66,7 +66,7 @@ func TestLeakedSessionNameGivesNothing(t *testing.T) {
 			for _, opened := range everyFallback {
 				c := s.fallback(by, "/push", opened)
 				c.Header = tc.owner
-				c.connect("room")
+				c.connect("room").begin()
 				agents := hubAgents("default")
 				for who, h := range tc.others {
 					want := tc.statuses[who]
@@ -122,6 +122,7 @@ func TestSessionNamesOfOtherSites(t *testing.T) {
 	s := serve(t, one+strings.ReplaceAll(one, "//localhost", "//other.localhost")).site("localhost")
 	by := s.client("h1")
 	c := s.fallback(by, "/push", "xhr").connect("room")
+	c.begin()
 	host, endpoint := *c, *c
 	host.Host = "other.localhost"
 	endpoint.URL = strings.Replace(c.URL, "/push/", "/live/", 1)

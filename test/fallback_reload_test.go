@@ -35,19 +35,18 @@ func TestReloadBetweenPolls(t *testing.T) {
 		t.Run(transport, func(t *testing.T) {
 			s := serveStill(t, generation("heartbeat 10m", "0"), false)
 			publisher := s.connect("/push/websocket", nil)
-			c := s.fallback(s.client("h1"), "/push", transport).connect("room")
-			c.finish()
+			join := func() *fallbackClient { return s.fallback(s.client("h1"), "/push", transport).connect("room") }
+			c := join()
 			for _, n := range []string{"1", "2", "3"} {
-				publisher.publish("room", "before "+n)
-				if err := s.load(generation("heartbeat 10m", n)); err != nil {
-					t.Fatal(err)
-				}
-				publisher.publish("room", "after "+n)
+				c = c.betweenPolls(join, func() {
+					publisher.publish("room", "before "+n)
+					s.reload(generation("heartbeat 10m", n))
+					publisher.publish("room", "after "+n)
+				})
 				c.wantMessage("room", "before "+n)
 				c.wantMessage("room", "after "+n)
 				c.publish("room", "sent "+n)
 				c.wantMessage("room", "sent "+n)
-				c.finish()
 			}
 		})
 	}
@@ -166,15 +165,17 @@ func TestDeniedMessagesDoNotReachTheNextPoll(t *testing.T) {
 			gate, _, _ := strings.Cut(denies, " ")
 			t.Run(transport+" "+gate, func(t *testing.T) {
 				s := serveStill(t, generation("heartbeat 10m\n\t\tdefault allow", "0"), false)
-				publisher := s.connect("/push/websocket", nil)
-				c := s.fallback(s.client("h1"), "/push", transport).connect("room")
-				c.finish()
-				for n := range 40 {
-					publisher.publish("room", float64(n))
+				join := func() *fallbackClient {
+					s.reload(generation("heartbeat 10m\n\t\tdefault allow", "0"))
+					return s.fallback(s.client("h1"), "/push", transport).connect("room")
 				}
-				if err := s.load(generation("heartbeat 10m\n\t\tdefault allow\n\t\t"+denies, "1")); err != nil {
-					t.Fatal(err)
-				}
+				c := join().betweenPolls(join, func() {
+					publisher := s.connect("/push/websocket", nil)
+					for n := range 40 {
+						publisher.publish("room", float64(n))
+					}
+					s.reload(generation("heartbeat 10m\n\t\tdefault allow\n\t\t"+denies, "1"))
+				})
 				if gate == "deliver" { // the session goes on, with its answers
 					id := c.send("elsewhere", "x")
 					if f := c.receive(); f["channel"] != "/meta/successful" || f["uuid"] != id {

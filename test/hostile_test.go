@@ -4,6 +4,7 @@
 package test
 
 import (
+	"errors"
 	"io"
 	"maps"
 	"net"
@@ -17,9 +18,9 @@ import (
 	"github.com/push-it/pushit/internal/wireclient"
 )
 
-// hostileSite is a Caddyfile with the shortest heartbeats, because they show what proxies
-// do to sessions.
-const hostileSite = "http://localhost {\n\tpushit {\n\t\t" + allTransports + "\n\t\theartbeat 1s\n\t\thandshake 3s\n\t}\n}\n"
+// hostileSite is a Caddyfile with short heartbeats, because they show what proxies do to
+// sessions. They are not shorter, because a session ends after 1.75 heartbeats of silence.
+const hostileSite = "http://localhost {\n\tpushit {\n\t\t" + allTransports + "\n\t\theartbeat 4s\n\t\thandshake 8s\n\t}\n}\n"
 
 // holding serves a proxy before s. It holds each response back until it is complete, and
 // removes Upgrade from requests. If refuse is not 0, it answers upgrades with that
@@ -66,6 +67,7 @@ func holding(t *testing.T, s *server, refuse int) site {
 func TestProxyThatHoldsResponsesBack(t *testing.T) {
 	s := serve(t, hostileSite)
 	through := holding(t, s, 0)
+	direct := s.site("localhost").client("h1")
 	var connected, published sync.WaitGroup
 	connected.Add(len(everyFallback))
 	published.Go(func() {
@@ -81,6 +83,7 @@ func TestProxyThatHoldsResponsesBack(t *testing.T) {
 		for n := range 20 {
 			c.wantMessage("room", float64(n))
 		}
+		c.HTTP = direct // its last request is not held back
 	})
 	published.Wait()
 }
@@ -100,7 +103,9 @@ func TestProxyThatRefusesWebSockets(t *testing.T) {
 				t.Errorf("%s: %s: want status %d", name, path, want)
 			}
 		}
-		through.fallback(through.client("h1"), "/push", "xhr").connect("room").echo("room", 2)
+		c := through.fallback(through.client("h1"), "/push", "xhr").connect("room")
+		c.echo("room", 2)
+		c.HTTP = s.site("localhost").client("h1") // its last request is not held back
 	}
 }
 
@@ -156,10 +161,10 @@ func cutting(t *testing.T, s *server, silence time.Duration, cuts *atomic.Int64)
 	return through
 }
 
-// TestProxyThatCutsSilentConnections: the proxy cuts connections that are silent for 3 s,
+// TestProxyThatCutsSilentConnections: the proxy cuts connections that are silent for 12 s,
 // but each transport sends a heartbeat before that.
 func TestProxyThatCutsSilentConnections(t *testing.T) {
-	const silence, long = 3 * time.Second, 7 * time.Second
+	const silence, long = 12 * time.Second, 13 * time.Second
 	s := serve(t, hostileSite)
 	var cuts atomic.Int64
 	through := cutting(t, s, silence, &cuts)
@@ -185,10 +190,12 @@ func TestProxyThatCutsSilentConnections(t *testing.T) {
 			return
 		}
 		c := through.fallback(through.client("h1"), "/push", transport).connect("own/" + transport)
-		c.idle(long)
+		end := time.Now().Add(long)
+		c.idle(func() bool { return time.Now().Before(end) })
 		c.echo("own/"+transport, 1)
 	})
-	if cuts.Load() == 0 {
-		t.Error("nothing was cut, so that nothing is tried here")
+	_ = mute.SetReadDeadline(time.Now().Add(patience))
+	if _, err := mute.Read(make([]byte, 1)); !errors.Is(err, io.EOF) || cuts.Load() == 0 {
+		t.Errorf("nothing was cut, so that nothing is tried here: %v", err)
 	}
 }

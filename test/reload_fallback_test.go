@@ -16,18 +16,22 @@ import (
 func TestReloadBetweenTwoPollsLosesNothing(t *testing.T) {
 	s := serve(t, withRules("default allow")).site("localhost")
 	ws := s.connect("/push/websocket", nil)
-	a := s.fallback(s.client("h1"), "/push", "xhr").connect("news", "other")
-	for i, block := range []string{"default allow\nheartbeat 20s", "default allow\nlimits {\nagents 5\n}", "default allow\nchannel other {\nsubscribe deny\n}"} {
-		ws.publish("news", float64(2*i))
-		s.reload(withRules(block))
-		ws.publish("news", float64(2*i+1))
+	join := func() *fallbackClient {
+		s.reload(withRules("default allow"))
+		return s.fallback(s.client("h1"), "/push", "xhr").connect("news", "other")
+	}
+	a := join()
+	for i, block := range []string{"default allow\nheartbeat 20s", "default allow\nlimits {\nagents 50\n}", "default allow\nchannel other {\nsubscribe deny\n}"} {
+		a = a.betweenPolls(join, func() {
+			ws.publish("news", float64(2*i))
+			s.reload(withRules(block))
+			ws.publish("news", float64(2*i+1))
+		})
 		if i == 2 {
 			break
 		}
 		for n := range 2 {
-			if f := a.receive(); f["data"] != float64(2*i+n) {
-				t.Fatalf("got %v, want message %d", f, 2*i+n)
-			}
+			a.wantMessage("news", float64(2*i+n))
 		}
 	}
 	ws.publish("other", "nobody's")
@@ -47,7 +51,7 @@ func TestReloadBetweenTwoPollsLosesNothing(t *testing.T) {
 			t.Errorf("got %v, want the end of a subscription", f)
 		}
 	}
-	s.reload(withRules("default allow\nconnect deny \"members only\""))
+	a = a.betweenPolls(join, func() { s.reload(withRules("default allow\nconnect deny \"members only\"")) })
 	if f := a.receive(); f["channel"] != "/meta/close" || f["code"] != float64(hub.CloseCut) {
 		t.Errorf("got %v, want it cut", f)
 	}
@@ -104,7 +108,7 @@ func TestReloadOfSessionCookies(t *testing.T) {
 	mine := http.Header{"Cookie": {"sid=mine; theme=dark"}}
 	a := s.fallback(s.client("h1"), "/push", "xhr")
 	a.Header = mine
-	a.connect("news")
+	a.connect("news").begin()
 	foreign := *a
 	foreign.Header = http.Header{"Cookie": {"sid=other; theme=dark"}}
 	const publication = `["{\"channel\":\"news\",\"uuid\":\"x\",\"agentId\":\"tester\",\"data\":\"not mine\"}"]`
@@ -114,6 +118,7 @@ func TestReloadOfSessionCookies(t *testing.T) {
 	a.receive()
 	a.receive() // the message, and its acknowledgement
 	for _, cookies := range []string{"sid", "sid theme", "theme sid"} {
+		a.begin()
 		s.reload(withRules("default allow\nsession_cookies " + cookies))
 		if status, answer := foreign.ask(http.MethodPost, "/xhr_send", publication); status != http.StatusNotFound {
 			t.Errorf("session_cookies %s: another's xhr_send was answered %d %s", cookies, status, answer)
@@ -127,9 +132,11 @@ func TestReloadOfTransports(t *testing.T) {
 	s := serve(t, withRules("default allow")).site("localhost")
 	ws := s.connect("/push/websocket", nil)
 	a := s.fallback(s.client("h1"), "/push", "xhr").connect("news")
+	a.begin()
 	s.reload(withRules("default allow\ntransports websocket xhr"))
 	a.send("news", "still")
 	a.receive()
+	a.begin()
 	s.reload(withRules("default allow\ntransports websocket"))
 	s.wantLog("agents moved to a new configuration", func(f object) bool { return f["agents_cut"] == 1.0 && f["agents"] == 2.0 })
 	ws.subscribe("news")

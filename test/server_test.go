@@ -22,6 +22,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -41,6 +42,42 @@ import (
 // patience is how long the tests wait for an event before they fail. On a busy machine, a
 // process may get no processor for many seconds.
 const patience = 30 * time.Second
+
+// An attempt is a test whose failure may be the machine's.
+type attempt struct {
+	testing.TB
+	failure string
+}
+
+func (a *attempt) Fatal(args ...any) {
+	a.failure = fmt.Sprint(args...)
+	runtime.Goexit()
+}
+
+func (a *attempt) Fatalf(format string, args ...any) { a.Fatal(fmt.Sprintf(format, args...)) }
+
+func (a *attempt) Errorf(format string, args ...any) { a.Fatal(fmt.Sprintf(format, args...)) }
+
+// eventually calls fn, and again as long as it fails with that text in the failure.
+func eventually(t *testing.T, text string, fn func(t testing.TB)) {
+	t.Helper()
+	for late := time.Now().Add(fallbackPatience); ; {
+		a := &attempt{TB: t}
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			fn(a)
+		}()
+		<-ended
+		switch {
+		case a.failure == "":
+			return
+		case !strings.Contains(a.failure, text) || time.Now().After(late):
+			t.Fatal(a.failure)
+		}
+		t.Logf("once more, because: %s", a.failure)
+	}
+}
 
 func init() {
 	caddy.RegisterModule(failing{})

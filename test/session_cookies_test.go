@@ -67,7 +67,7 @@ func TestRenewedCookiesAreLogged(t *testing.T) {
 	for _, opened := range []string{"xhr", "xhr_streaming"} {
 		c := s.fallback(by, "/push", opened)
 		c.Header = mine
-		c.connect("room")
+		c.connect("room").begin()
 		for _, tc := range []struct {
 			name   string
 			header http.Header
@@ -118,7 +118,7 @@ func TestRenewedCookiesAreLogged(t *testing.T) {
 
 	c := s.fallback(by, "/push", "xhr")
 	c.Header = mine
-	c.connect("room")
+	c.connect("room").begin()
 	c.Header = renewed
 	began := len(s.logged(cookiesDiffer))
 	seconds := make(map[int64]bool)

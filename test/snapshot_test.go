@@ -76,6 +76,7 @@ func TestClientCertificates(t *testing.T) {
 	opened := s.fallback(s.client("h1"), "/push", "xhr").connect("devices/sensor-1")
 	wantNoOther := func() {
 		t.Helper()
+		opened.begin()
 		for who, c := range map[string]*tls.Certificate{"another device": devices[1], "nobody": nil} {
 			s.certificate = c
 			other := *opened
@@ -83,6 +84,7 @@ func TestClientCertificates(t *testing.T) {
 			other.wantRefusedEverywhere(who, http.StatusNotFound)
 		}
 		opened.echo("devices/sensor-1", 1)
+		opened.begin()
 	}
 	wantNoOther()
 	// The owner of a session is still known after a reload has changed session_cookies.
@@ -105,7 +107,7 @@ func TestBackendsGetValuesThatEarlierHandlersSet(t *testing.T) {
 	c, address := newCounter(t)
 	c.says(tenants)
 	config := func(block string) string {
-		return "http://localhost {\n\tmap {header.X-Key} {tenant} {\n\t\tk1 acme\n\t\tk2 evil\n\t}\n\troute {\n\t\tvars tenant {tenant}\n\t\tpushit {\n" + block + "\n\t\t}\n\t}\n}\n"
+		return "http://localhost {\n\tmap {header.X-Key} {tenant} {\n\t\tk1 acme\n\t\tk2 evil\n\t}\n\troute {\n\t\tvars tenant {tenant}\n\t\tpushit {\n" + patientGates + block + "\n\t\t}\n\t}\n}\n"
 	}
 	gate := func(field string) string {
 		return "default allow\nsubscribe ask " + address + " {\nuri /\nheader_up X-Tenant " + field + "\ncache 1m\n}"

@@ -129,7 +129,7 @@ func (s site) crowd(users map[string]int) map[string][]*agent {
 // server with 1,000 agents.
 func TestAdminExamples(t *testing.T) {
 	curl := needs.Program(t, "curl")
-	s := administered(t, "history 10 1h\n\t\tlimits {\n\t\t\tagents_per_ip 5000\n\t\t}", "alice")
+	s := administered(t, "history 10 1h\n\t\theartbeat 10m\n\t\tlimits {\n\t\t\tagents_per_ip 5000\n\t\t}", "alice")
 	crowd := s.crowd(map[string]int{"alice": 3, "bob": 2, "eve": 3, "mallory": 2})
 	_, section, _ := strings.Cut(doctable.Read(t, "docs/operations.md"), "\n## Seeing and steering\n")
 	section, _, _ = strings.Cut(section, "\n## ")

@@ -152,12 +152,18 @@ func (a *agent) request(channel string, data any) {
 func (a *agent) send(channel string, data any) (uuid string) {
 	a.t.Helper()
 	uuid = "u" + strconv.FormatInt(uuids.Add(1), 10)
+	a.sendAs(uuid, channel, data)
+	return uuid
+}
+
+// sendAs is send with a uuid.
+func (a *agent) sendAs(uuid, channel string, data any) {
+	a.t.Helper()
 	text, err := json.Marshal(object{"channel": channel, "uuid": uuid, "agentId": "tester", "data": data})
 	if err != nil {
 		a.t.Fatal(err)
 	}
 	a.write(wireclient.OpText, text)
-	return uuid
 }
 
 // publish publishes, and waits until it is acknowledged. It keeps messages that come

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/cookiejar"
@@ -236,14 +237,14 @@ func startCaddy(t *testing.T, config, upstream string) (address string, reload f
 	}
 }
 
-// deployed returns the page's Caddyfile for a Caddy behind a proxy, with an access log.
+// deployed returns the page's Caddyfile for a Caddy behind a proxy, with an access log. Its
+// heartbeat is rare, because a heartbeat could push out what a proxy holds back.
 func deployed(t *testing.T) string {
 	t.Helper()
-	return replaced(t, deploymentBlock(t, "Caddy behind a proxy", "caddyfile", 0), "\tpushit", "\tlog\n\tpushit")
+	return replaced(t, deploymentBlock(t, "Caddy behind a proxy", "caddyfile", 0), "\tpushit /push", "\tlog\n\tpushit /push {\n\t\theartbeat 10m\n\t}")
 }
 
-// checkThrough tests all transports through a proxy. Messages must arrive at once: long
-// before a heartbeat could push them out. Sessions must continue when config, pushit's
+// checkThrough tests all transports through a proxy. Messages must arrive. Sessions must continue when config, pushit's
 // configuration, is reloaded.
 func checkThrough(t *testing.T, s site, config string) {
 	t.Helper()
@@ -279,16 +280,12 @@ func checkTalk(t *testing.T, s site) through {
 		for _, c := range sessions {
 			c.begin()
 		}
-		begin := time.Now()
 		listener.publish("room", data)
 		listener.wantMessage("room", data)
 		for _, c := range sessions {
 			c.wantMessage("room", data)
 			c.publish("from/fallbacks", c.Transport)
 			listener.wantMessage("from/fallbacks", c.Transport)
-		}
-		if took := time.Since(begin); took > 2*patience {
-			t.Errorf("a message took %v: it was held back", took)
 		}
 	}
 	round("one")
@@ -301,6 +298,7 @@ func checkReload(t *testing.T, s site, config string, over through) {
 	sessions := over.sessions
 	ended := make([]int, len(sessions))
 	for i, c := range sessions {
+		c.begin() // a session without a request ends after 5 s
 		ended[i] = c.Ended
 	}
 	if err := s.load(replaced(t, config, "\tpushit", "\theader X-Reload yes\n\tpushit")); err != nil {
@@ -428,12 +426,17 @@ func TestDeploymentManyServers(t *testing.T) {
 	front := s.behind(address)
 	talk := func() {
 		for _, transport := range []string{"xhr", "xhr_streaming", "eventsource"} {
-			c := front.fallback(front.client("h1"), "/push", transport)
-			c.connect("news")
-			c.echo("news", 3)
+			by := front.client("h1")
+			// A server that asks the other one for a session waits a second for its answer.
+			eventually(t, "503", func(t testing.TB) {
+				channel := fmt.Sprint("news/", uuids.Add(1))
+				c := front.fallback(by, "/push", transport)
+				c.t = t
+				c.connect(channel).echo(channel, 3)
+			})
 		}
 		a := front.connect("/push/websocket", nil).subscribe("news")
-		a.publish("news", "here")
+		a.insist("news", "here")
 		a.wantMessage("news", "here")
 	}
 	for range 3 {

@@ -29,7 +29,8 @@ func TestPublishingFromEachLanguage(t *testing.T) {
 			programs[f.language()] = append(programs[f.language()], f.text)
 		}
 	}
-	site := serve(t, strings.Replace(config, "example.com {", "http://:8080 {", 1)).site("localhost")
+	// The reader does not read while a program is built, so its heartbeat is long.
+	site := serve(t, replaced(t, config, "example.com {", "http://:8080 {", "pushit /push {", "pushit /push {\n\t\theartbeat 10m")).site("localhost")
 	reader, _ := site.open("/push/websocket", nil, nil)
 	reader.subscribe("news")
 	for language, c := range map[string]struct {

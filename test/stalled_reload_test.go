@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/push-it/pushit/internal/wireclient"
 )
@@ -83,20 +84,30 @@ func (s site) stalledStream(version, transport string) *stalledAgent {
 // messages, they never arrive, over any transport, whichever gate denies them. The metrics
 // account for each message.
 func TestDeniedMessagesDoNotReachAStalledAgent(t *testing.T) {
-	// 1 MiB: eight times what Linux holds. A response ends after 128 KiB, and its session 5 s
-	// later: all has to be published by then, on a busy machine too.
-	const messages, size = 32, 32 << 10
 	cert, key := certificate(t, "localhost")
 	for _, scheme := range []string{"http", "https"} {
 		for _, denies := range []string{"connect deny", "subscribe deny", "deliver {\n\t\t\tdeny\n\t\t}"} {
 			gate, _, _ := strings.Cut(denies, " ")
-			t.Run(scheme+" "+gate, func(t *testing.T) {
-				config := func(rules, generation string) string {
-					site := "http://localhost {\n"
-					if scheme == "https" {
-						site = "https://localhost {\n\ttls " + cert + " " + key + "\n"
-					}
-					return site + "\tmetrics /metrics\n\theader X-Generation " + generation + "\n\tpushit {\n\t\t" + allTransports + `
+			for again := true; again; {
+				again = false
+				t.Run(scheme+" "+gate, func(t *testing.T) { again = !denyWhatWaits(t, scheme, gate, denies, cert+" "+key) })
+			}
+		}
+	}
+}
+
+// denyWhatWaits is TestDeniedMessagesDoNotReachAStalledAgent for one gate. It returns false if
+// the machine was too busy for a verdict.
+func denyWhatWaits(t *testing.T, scheme, gate, denies, pair string) (ok bool) {
+	// 1 MiB: eight times what Linux holds. A response ends after 128 KiB, and its session 5 s
+	// later: all has to be published by then.
+	const messages, size = 32, 32 << 10
+	config := func(rules, generation string) string {
+		site := "http://localhost {\n"
+		if scheme == "https" {
+			site = "https://localhost {\n\ttls " + pair + "\n"
+		}
+		return site + "\tmetrics /metrics\n\theader X-Generation " + generation + "\n\tpushit {\n\t\t" + allTransports + `
 		heartbeat 10m
 		limits {
 			frames_per_second unlimited
@@ -106,56 +117,59 @@ func TestDeniedMessagesDoNotReachAStalledAgent(t *testing.T) {
 		}
 		default allow
 		` + rules + "\n\t}\n}\n"
-				}
-				s := serveStill(t, config("", "0"), false)
-				s.tls = scheme == "https"
-				publisher := s.connect("/push/websocket", nil)
+	}
+	s := serveStill(t, config("", "0"), false)
+	s.tls = scheme == "https"
+	publisher := s.connect("/push/websocket", nil)
 
-				slow := s
-				slow.narrow = true
-				agents := []*stalledAgent{slow.stalledWebSocket()}
-				for _, transport := range streams {
-					agents = append(agents, slow.stalledStream("h1", transport))
-					if s.tls {
-						agents = append(agents, slow.stalledStream("h2", transport))
-					}
-				}
-
-				data := strings.Repeat("x", size)
-				for n := range messages {
-					publisher.send("room", object{"n": n, "x": data})
-				}
-				for range messages {
-					if f := publisher.receive(); f["channel"] != "/meta/successful" {
-						t.Fatalf("got %v, want the answer to a publish", f)
-					}
-				}
-				s.reload(config(denies, "1"))
-
-				// All at once: a session ends 5 s after the end of its response.
-				var read atomic.Int64
-				var readers sync.WaitGroup
-				for _, a := range agents {
-					readers.Go(func() { read.Add(int64(a.readAfter(t, gate, messages))) })
-				}
-				readers.Wait()
-				received := float64(read.Load())
-				dropped := "reason=revoked"
-				if gate == "deliver" {
-					dropped = "reason=gate"
-				}
-				total := float64(messages * len(agents))
-				if gate != "connect" { // a write to an agent that is cut may continue
-					s.awaitMetrics(scrape{of("messages_delivered_total"): received, of("messages_dropped_total", dropped): total - received})
-				} else if got := s.awaitMetrics(scrape{of("agents", "transport=websocket"): 0}); got[of("messages_dropped_total", dropped)] < total/2 || got[of("messages_delivered_total")] < received {
-					t.Errorf("%v of %v were received, but %v delivered and %v dropped", received, total, got[of("messages_delivered_total")], got[of("messages_dropped_total", dropped)])
-				}
-				for _, a := range agents {
-					a.close()
-				}
-			})
+	slow := s
+	slow.narrow = true
+	agents := []*stalledAgent{slow.stalledWebSocket()}
+	for _, transport := range streams {
+		agents = append(agents, slow.stalledStream("h1", transport))
+		if s.tls {
+			agents = append(agents, slow.stalledStream("h2", transport))
 		}
 	}
+
+	data := strings.Repeat("x", size)
+	began := time.Now()
+	for n := range messages {
+		publisher.send("room", object{"n": n, "x": data})
+	}
+	for range messages {
+		if f := publisher.receive(); f["channel"] != "/meta/successful" {
+			t.Fatalf("got %v, want the answer to a publish", f)
+		}
+	}
+	s.reload(config(denies, "1"))
+	if took := time.Since(began); took > 3*time.Second {
+		t.Logf("once more: sessions may have ended in the %v until the reload", took)
+		return false
+	}
+
+	// All at once: a session ends 5 s after the end of its response.
+	var read atomic.Int64
+	var readers sync.WaitGroup
+	for _, a := range agents {
+		readers.Go(func() { read.Add(int64(a.readAfter(t, gate, messages))) })
+	}
+	readers.Wait()
+	received := float64(read.Load())
+	dropped := "reason=revoked"
+	if gate == "deliver" {
+		dropped = "reason=gate"
+	}
+	total := float64(messages * len(agents))
+	if gate != "connect" { // a write to an agent that is cut may continue
+		s.awaitMetrics(scrape{of("messages_delivered_total"): received, of("messages_dropped_total", dropped): total - received})
+	} else if got := s.awaitMetrics(scrape{of("agents", "transport=websocket"): 0}); got[of("messages_dropped_total", dropped)] < total/2 || got[of("messages_delivered_total")] < received {
+		t.Errorf("%v of %v were received, but %v delivered and %v dropped", received, total, got[of("messages_delivered_total")], got[of("messages_dropped_total", dropped)])
+	}
+	for _, a := range agents {
+		a.close()
+	}
+	return true
 }
 
 // readAfter reads what comes after a reload, up to its notice or the answer to a ping. It

@@ -98,7 +98,7 @@ func TestRefusals(t *testing.T) {
 	} {
 		o := c.o
 		o.Hub, o.URLs, o.Log = "h", []string{c.at.URL()}, logger(t)
-		_, err := start(t, o, nil)
+		err := refusal(t, o)
 		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), secret) {
 			t.Errorf("%s: %v, want %q", c.what, err, c.want)
 		}
@@ -176,7 +176,7 @@ func TestForeignStream(t *testing.T) {
 			t.Fatal(err)
 		}
 		hubName := map[string]string{"pushit-queue": "queue", "mine": "taken"}[name]
-		_, err := start(t, Options{Hub: hubName, URLs: []string{s.URL()}, Log: logger(t)}, nil)
+		err := refusal(t, Options{Hub: hubName, URLs: []string{s.URL()}, Log: logger(t)})
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}
@@ -208,7 +208,7 @@ func TestReconnect(t *testing.T) {
 	}()
 	for i := range 4 {
 		for _, r := range []*replica{a, b} {
-			if err := r.Reconnect(options([]string{"two", "one"}[i%2], r.options.Node)); err != nil {
+			if err := unlessAway(func() error { return r.Reconnect(options([]string{"two", "one"}[i%2], r.options.Node)) }); err != nil {
 				t.Fatal(err)
 			}
 			if user := r.conn().Opts.User; user != []string{"two", "one"}[i%2] {
@@ -228,7 +228,7 @@ func TestReconnect(t *testing.T) {
 	}
 	wrong := options("one", "a")
 	wrong.Password = "wrong"
-	if err := a.Reconnect(wrong); err == nil || !strings.Contains(err.Error(), "does not let this node in") {
+	if err := unlessAway(func() error { return a.Reconnect(wrong) }); err == nil || !strings.Contains(err.Error(), "does not let this node in") {
 		t.Errorf("with a wrong password: %v", err)
 	}
 	a.say(t, message("a", "still connected"))

@@ -265,7 +265,7 @@ func TestAdminAPIRefuses(t *testing.T) {
 		{"POST", "publish", `{"channel":"a","data":1} {}`, 400, "one JSON object"},
 		{"POST", "publish", `{"channel":"a","channels":["b"],"data":1}`, 400, "not both"},
 		{"POST", "publish", `{"channel":"a","data":"` + strings.Repeat("x", 100_000) + `"}`, 413, "bytes"},
-		{"POST", "publish", `{"channel":"a","data":"` + strings.Repeat("x", 2_000_000) + `"}`, 413, "too large"},
+		{"POST", "publish", `{"channel":"a","data":"` + strings.Repeat("x", 1_100_000) + `"}`, 413, "too large"},
 		{"POST", "disconnect", `{}`, 400, "it names no agents"},
 		{"POST", "disconnect", `{"user":"a","all":true}`, 400, "all selects every agent"},
 		{"POST", "disconnect", `{"user":"a","retry":"-1s"}`, 400, "retry must be"},

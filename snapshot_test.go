@@ -100,7 +100,7 @@ func served(t *testing.T, config string) *http.Client {
 		t.Fatal(err)
 	}
 	address := app.(*caddyhttp.App).Servers["srv0"].Listeners()[0].Addr().String()
-	return &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+	return &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true},
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {

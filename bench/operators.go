@@ -72,7 +72,9 @@ func measureOperators(ctx context.Context, caddy string, load operatorLoad) (res
 	go func() {
 		polled <- each(load.pollers, func(i int) error { return poll(polling, st.server, i, load.pause, &answers) })
 	}()
-	res.during, err = st.p99(ctx, load.window)
+	if res.during, err = st.p99(ctx, load.window); err == nil {
+		err = untilWithin(ctx, startTimeout, often, "waiting for an answer", func() (bool, error) { return answers.Load() > 0, st.server.alive() })
+	}
 	stop()
 	err = errors.Join(err, <-polled)
 	res.answers = answers.Load()

@@ -264,8 +264,8 @@ func (a *audience) steadily(ctx context.Context, rate int, window time.Duration)
 	})
 }
 
-// atOnce publishes bursts of n messages until window is over. At most ahead bursts are under
-// way. It returns the processor time of a delivery, and how many deliveries there were a
+// atOnce publishes bursts of n messages until window is over, and the server has used time of a
+// processor, which is counted in steps. At most ahead bursts are under way. It returns the processor time of a delivery, and how many deliveries there were a
 // second.
 func (a *audience) atOnce(ctx context.Context, n, ahead int, window time.Duration) (each time.Duration, perSecond float64, err error) {
 	if err := a.publish(ctx, n, 1); err != nil { // to warm up
@@ -276,18 +276,23 @@ func (a *audience) atOnce(ctx context.Context, n, ahead int, window time.Duratio
 		return 0, 0, err
 	}
 	begun, first := time.Now(), a.published
-	for time.Since(begun) < window {
-		if err := a.publish(ctx, n, ahead); err != nil {
+	after := before
+	for after == before {
+		for more := true; more; more = time.Since(begun) < window {
+			if err := a.publish(ctx, n, ahead); err != nil {
+				return 0, 0, err
+			}
+		}
+		if err := a.await(ctx, a.published); err != nil {
+			return 0, 0, err
+		}
+		if after, err = a.server.processorTime(); err != nil {
 			return 0, 0, err
 		}
 	}
-	if err := a.await(ctx, a.published); err != nil {
-		return 0, 0, err
-	}
 	took := time.Since(begun)
-	after, err := a.server.processorTime()
 	deliveries := float64(a.published-first) * float64(len(a.subscribers))
-	return time.Duration(float64(after-before) / deliveries), deliveries / took.Seconds(), err
+	return time.Duration(float64(after-before) / deliveries), deliveries / took.Seconds(), nil
 }
 
 // weigh returns the processor time for each of the deliveries of n messages.

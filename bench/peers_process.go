@@ -39,7 +39,7 @@ func startPeer(ctx context.Context, command func(dir, addr string) (*exec.Cmd, e
 			s.stop()
 		}
 	}()
-	if s.at.addr, _, err = freeAddresses(); err != nil {
+	if s.at.addr, err = freeAddress(); err != nil {
 		return nil, err
 	}
 	cmd, err := command(s.dir, s.at.addr)

@@ -208,10 +208,14 @@ func (c *cutting) measure(ctx context.Context, channel string, n int, ordered bo
 	if err := resetPeak(pid); err != nil {
 		return out, err
 	}
+	files, err := openFiles(pid)
+	if err != nil {
+		return out, err
+	}
 	if err := cut(ctx, channel, n); err != nil {
 		return out, err
 	}
-	early, err := c.early(ctx, seen)
+	early, err := c.early(ctx, seen, files)
 	if err != nil {
 		return out, err
 	}
@@ -232,16 +236,17 @@ func (c *cutting) measure(ctx context.Context, channel string, n int, ordered bo
 }
 
 // early waits until what was published before the cut has come. The server has noticed the
-// cut when it has no file open of the connections any more, and nothing comes then.
-func (c *cutting) early(ctx context.Context, seen *tallying) (n int, err error) {
+// cut when it has no more files open than before, and nothing comes then.
+func (c *cutting) early(ctx context.Context, seen *tallying, files int) (n int, err error) {
 	const still = 10
 	rounds := 0
 	err = until(ctx, 5*often, "waiting until the server has noticed the cut", func() (bool, error) {
+		open, err := openFiles(c.server.pid())
 		now := seen.received()
-		if rounds++; now != n {
+		if rounds++; now != n || open > files {
 			n, rounds = now, 0
 		}
-		return rounds >= still, c.server.alive()
+		return rounds >= still, errors.Join(err, c.server.alive())
 	})
 	return n, err
 }

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -18,6 +19,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -240,7 +242,7 @@ func (s *server) reload(ctx context.Context, heartbeat string) error {
 func (s *server) serve(ctx context.Context, format string, arguments ...any) (at target, err error) {
 	const tries = 5
 	for try := 1; ; try++ {
-		if at.addr, _, err = freeAddresses(); err != nil {
+		if at.addr, err = freeAddress(); err != nil {
 			return at, err
 		}
 		text := fmt.Appendf(nil, format, append([]any{s.dir, at.addr}, arguments...)...)
@@ -397,16 +399,32 @@ func (s *server) emptied(ctx context.Context, before census) (left census, err e
 	return left, err
 }
 
-// freeAddresses returns two addresses of the loopback that are free now.
-func freeAddresses() (one, other string, err error) {
-	var addresses [2]string
-	for i := range addresses {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return "", "", err
+// given has the addresses that freeAddress has returned.
+var given sync.Map
+
+// freeAddress returns an address of the loopback where nobody listens, each only once. Systems
+// give higher ports than these to programs that ask for any.
+func freeAddress() (string, error) {
+	for {
+		addr := fmt.Sprint("127.0.0.1:", 10_000+rand.IntN(20_000)) //nolint:gosec // G404: a port is no secret
+		if _, before := given.LoadOrStore(addr, true); before {
+			continue
 		}
-		defer func() { _ = l.Close() }()
-		addresses[i] = l.Addr().String()
+		l, err := net.Listen("tcp", addr)
+		if err == nil {
+			return addr, l.Close()
+		}
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			return "", err
+		}
 	}
-	return addresses[0], addresses[1], nil
+}
+
+// freeAddresses returns two of them.
+func freeAddresses() (one, other string, err error) {
+	if one, err = freeAddress(); err != nil {
+		return "", "", err
+	}
+	other, err = freeAddress()
+	return one, other, err
 }

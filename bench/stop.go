@@ -223,7 +223,7 @@ func measureStop(ctx context.Context, caddy string, load stopLoad) (res stopResu
 	if err := c.publish(ctx, publisher, 1); err != nil {
 		return res, err
 	}
-	if err := untilWithin(ctx, 10*time.Second, often, "waiting for the first message", func() (bool, error) {
+	if err := untilWithin(ctx, startTimeout, often, "waiting for the first message", func() (bool, error) {
 		return c.got.Load() == int64(load.agents), s.alive()
 	}); err != nil {
 		return res, err
@@ -348,7 +348,7 @@ func (c *stopCrowd) publish(ctx context.Context, publisher *agent, n int) error 
 // counted returns the agents and the deliveries that the server's metrics tell, when
 // the latter are those of one message.
 func (c *stopCrowd) counted(ctx context.Context) (out [2]float64, err error) {
-	err = untilWithin(ctx, 5*time.Second, often, "waiting for the metrics", func() (bool, error) {
+	err = untilWithin(ctx, startTimeout, often, "waiting for the metrics", func() (bool, error) {
 		body, err := c.server.get(ctx, "/metrics")
 		if err != nil {
 			return false, err
@@ -430,7 +430,7 @@ func (c *stopCrowd) count(res *stopResult) {
 
 // knock asks for a session on a connection, and returns the answer.
 func knock(conn net.Conn, t target) string {
-	_ = conn.SetDeadline(time.Now().Add(2 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(startTimeout))
 	_, resp, err := wireclient.Open(conn, upgradeTo(t, bare.path, socketOptions{}))
 	if resp == nil {
 		return err.Error()

@@ -145,7 +145,7 @@ func TestReloadIsLogged(t *testing.T) {
 			if err := json.Unmarshal(text, &line); err != nil {
 				t.Fatal(err)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(30 * time.Second):
 			t.Fatal("nothing is logged")
 		}
 		return line

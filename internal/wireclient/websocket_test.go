@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // pipe returns both ends of a connection, with a deadline.
 func pipe(t *testing.T) (client, server net.Conn) {

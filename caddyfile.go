@@ -41,6 +41,7 @@ func init() {
 //	    origins   <origin...>
 //	    transports      websocket|xhr_streaming|xhr|eventsource|htmlfile|jsonp|sse...
 //	    session_cookies <name...>
+//	    compression
 //	    heartbeat <duration>
 //	    handshake <duration>
 //	    drain     <duration>

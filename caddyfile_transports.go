@@ -35,6 +35,7 @@ func transportSubdirectives() []subdirective {
 			}
 			return nil
 		}},
+		{name: "compression", parse: func(p *parser) error { return flag("compression", &p.handler.Compression).parse(p) }},
 	}
 }
 

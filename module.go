@@ -42,6 +42,8 @@ func init() {
 // is reloaded, if the new configuration has an endpoint with the same name and path,
 // and its gates allow it. Gates that have changed are asked again about each agent
 // and each of its subscriptions.
+//
+// It has more than 25 fields because each option of the configuration is one.
 type Handler struct {
 	// The hub that this endpoint belongs to. Required. Endpoints with the same name share
 	// their agents and channels, also on different sites. Others share nothing. Letters,
@@ -73,6 +75,11 @@ type Handler struct {
 	// else: the server sets it for load balancers that keep a client at one server.
 	// Default: none.
 	SessionCookies []string `json:"session_cookies,omitempty"`
+
+	// Compresses messages of at least 256 bytes on WebSockets, if the client offers
+	// permessage-deflate (RFC 7692), as browsers do. Each message is compressed once for
+	// all who get it. Default: false.
+	Compression bool `json:"compression,omitempty"`
 
 	// How often the server sends each agent a sign of life. It closes an agent that
 	// was silent for two intervals. Between 1s and 10m; above 30s a proxy may close
@@ -258,6 +265,7 @@ func (h *Handler) newEndpoint(origins *transport.Origins) *transport.Endpoint {
 		Origins:        origins,
 		Transports:     h.Transports,
 		SessionCookies: h.SessionCookies,
+		Compression:    h.Compression,
 		ResponseTime:   h.site.responseTime(),
 		KeepsHTTP3:     h.site.keepsHTTP3(),
 		Caller:         caller,

@@ -398,7 +398,7 @@ func TestEverySettingHasToAgree(t *testing.T) {
 	s := &server{t: t, logFile: filepath.Join(t.TempDir(), "log")}
 	t.Cleanup(func() { _ = caddy.Stop() })
 	others := map[string]any{
-		"origins": []any{"null"}, "transports": []any{"xhr"}, "session_cookies": []any{"sid"},
+		"origins": []any{"null"}, "transports": []any{"xhr"}, "session_cookies": []any{"sid"}, "compression": true,
 		"heartbeat": "20s", "handshake": "20s", "drain": "2s", "grace": "20s",
 		"limits": object{"agents": 5}, "namespace": "{http.request.host}", "history": object{"count": 5, "ttl": "1m"}, "presence": object{"linger": "20s"},
 		"broker":  object{"engine": "nats"},

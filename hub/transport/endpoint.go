@@ -49,6 +49,8 @@ type Endpoint struct {
 	// session only if it has the values that the session was opened with. JSESSIONID is
 	// different: the endpoint sets it, for load balancers.
 	SessionCookies []string
+	// Compression says that messages on WebSockets are compressed, if clients offer it.
+	Compression bool
 	// ResponseTime is how long a response may last if the server cuts longer ones; 0 for
 	// no limit.
 	ResponseTime time.Duration

@@ -46,7 +46,7 @@ var (
 
 // checkUpgrade returns the key of a request for a WebSocket, or why the request is none (RFC
 // 6455, section 4.2.1). Clients may offer extensions and subprotocols; the answer accepts
-// none.
+// at most one extension, see agreeOnDeflate.
 func checkUpgrade(r *http.Request) (key string, refusal *httpError) {
 	keys := r.Header["Sec-Websocket-Key"]
 	switch {
@@ -146,12 +146,20 @@ func (e *Endpoint) serveWebSocket(w http.ResponseWriter, r *http.Request, sockJS
 	if a == nil {
 		return
 	}
-	nc, early, err := upgrade(w, hijacker, key)
+	extension := ""
+	if e.Compression {
+		extension = agreeOnDeflate(r.Header["Sec-Websocket-Extensions"])
+	}
+	nc, early, err := upgrade(w, hijacker, key, extension)
 	if err != nil {
 		a.Left("the connection could not be handed over: " + err.Error())
 		return
 	}
-	go newWSReader(nc, a, sockJS, e.patience()).run(early)
+	reader := newWSReader(nc, a, sockJS, e.patience())
+	if extension != "" {
+		reader.deflate()
+	}
+	go reader.run(early)
 }
 
 // openAgent opens a session over a transport, when it is its turn. If the request may not open
@@ -198,12 +206,15 @@ func innermostHijacker(w http.ResponseWriter) (found http.Hijacker) {
 }
 
 // upgrade answers 101 and takes over the connection. early is what the peer has sent
-// already. The answer goes through w and all writers around it: header directives apply, and
+// already, and extension what is agreed on. The answer goes through w and all writers around it: header directives apply, and
 // the access log sees the status.
-func upgrade(w http.ResponseWriter, hijacker http.Hijacker, key string) (nc net.Conn, early []byte, err error) {
+func upgrade(w http.ResponseWriter, hijacker http.Hijacker, key, extension string) (nc net.Conn, early []byte, err error) {
 	h := w.Header()
 	// This is how RFC 6455 spells the name, and some clients compare it byte by byte.
 	h["Sec-WebSocket-Accept"] = []string{acceptKey(key)}
+	if extension != "" {
+		h["Sec-WebSocket-Extensions"] = []string{extension}
+	}
 	h.Set("Upgrade", "websocket")
 	h.Set("Connection", "Upgrade")
 	w.WriteHeader(http.StatusSwitchingProtocols) // net/http sends it when the connection is hijacked

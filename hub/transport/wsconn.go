@@ -101,7 +101,13 @@ func (c *wsConn) Form() *hub.Form { return c.form.Load() }
 
 // speakLegacy switches to the form for a client of 2011. Only the reader calls it, before it
 // hands the first frame to the hub.
-func (c *wsConn) speakLegacy() { c.form.Store(legacyForm) }
+func (c *wsConn) speakLegacy(deflated bool) {
+	form := legacyForm
+	if deflated {
+		form = deflatedForms[form]
+	}
+	c.form.Store(form)
+}
 
 // TryWrite implements hub.Conn.
 func (c *wsConn) TryWrite(p []byte) (n int, err error) {
@@ -189,7 +195,7 @@ func (c *wsConn) Close(code hub.CloseCode, reason string) {
 	}
 	c.mu.Unlock()
 	var bye []byte
-	if c.Form() != bareForm {
+	if c.Form().Opening != nil { // SockJS
 		bye = appendSockJSClose(nil, code, reason)
 	}
 	said := c.goodbye(appendClose(bye, inFrame, reason))

@@ -54,7 +54,7 @@ func broken(rfc hub.CloseCode, reason string) error {
 
 // The violations in a frame's header. After them, it is unknown where the next frame begins.
 var (
-	errReserved   = broken(rfcProtocol, "a frame has a reserved bit set: no extension was agreed on")
+	errReserved   = broken(rfcProtocol, "a frame has a reserved bit set that no extension explains")
 	errOpcode     = broken(rfcProtocol, "a frame has an opcode that RFC 6455 does not define")
 	errUnmasked   = broken(rfcProtocol, "a frame from a client must be masked")
 	errBigControl = broken(rfcProtocol, "a control frame must be whole and have at most 125 bytes")
@@ -65,6 +65,7 @@ var (
 type header struct {
 	op   byte
 	fin  bool
+	rsv1 bool // the message is compressed, if that was agreed on
 	size uint64
 	mask [4]byte
 }
@@ -75,10 +76,10 @@ func parseHeader(p []byte) (h header, n int, err error) {
 	if len(p) < 2 {
 		return h, 0, nil
 	}
-	h.op, h.fin = p[0]&0xF, p[0]&0x80 != 0
+	h.op, h.fin, h.rsv1 = p[0]&0xF, p[0]&0x80 != 0, p[0]&compressed != 0
 	length := p[1] & 0x7F
 	switch {
-	case p[0]&0x70 != 0:
+	case p[0]&0x30 != 0, h.rsv1 && h.op != opText:
 		return h, 0, errReserved
 	case h.op > opPong || h.op > opBinary && h.op < opClose:
 		return h, 0, errOpcode

@@ -40,7 +40,8 @@ func TestHeaderBreakingRules(t *testing.T) {
 		in   string
 		want error
 	}{
-		{"RSV1, as with compression", "\xc1\x80", errReserved},
+		{"RSV1 of a ping", "\xc9\x80", errReserved},
+		{"RSV1 of a continuation", "\xc0\x80", errReserved},
 		{"RSV2", "\xa1\x80", errReserved},
 		{"RSV3", "\x91\x80", errReserved},
 		{"HTTP", "GET / HTTP/1.1\r\n", errReserved},

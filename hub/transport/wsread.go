@@ -37,6 +37,7 @@ var (
 	errNoMessage = broken(rfcProtocol, "a continuation frame came without a message to continue")
 	errInMessage = broken(rfcProtocol, "a new message began before the last one had ended")
 	errNotUTF8   = broken(rfcNotUTF8, "text must be valid UTF-8")
+	errDeflated  = broken(rfcNotUTF8, "a message is marked as compressed, but is not what permessage-deflate makes")
 	errClose     = broken(rfcProtocol, "a close frame must have no payload, or a valid code and a reason in UTF-8")
 )
 
@@ -48,7 +49,8 @@ const firstMessage = 1 << 10
 // size. It hands messages and control frames to its sink. Between calls it keeps only what is
 // incomplete.
 type frameReader struct {
-	sink sink
+	sink     sink
+	deflated bool // messages may be compressed
 
 	head [maxHeader]byte // an incomplete header
 	have int             // bytes in head
@@ -58,10 +60,11 @@ type frameReader struct {
 	at      uint64 // bytes of the payload that have arrived
 
 	inMessage bool    // more fragments of a message will follow
+	packed    bool    // the message is compressed
 	max       int     // the most bytes that the message may have
 	total     uint64  // bytes of the message that headers have announced
 	partial   *[]byte // the bytes of the message so far; nil if there are none
-	checked   int     // bytes of partial that are whole characters; negative if it is no UTF-8
+	checked   int     // bytes of partial that are whole characters, or all if it is compressed; negative if it is no UTF-8
 	control   []byte  // the payload of an incomplete control frame
 	ended     bool    // a frame or message has ended since the last call of progress
 
@@ -167,6 +170,9 @@ func (f *frameReader) begin(p []byte) (rest []byte, err error) {
 		head = f.head[:f.have+n]
 	}
 	h, n, err := parseHeader(head)
+	if err == nil && h.rsv1 && !f.deflated {
+		err = errReserved
+	}
 	if err != nil {
 		f.lost, f.have = true, 0
 		return nil, err
@@ -200,7 +206,7 @@ func (f *frameReader) admit() error {
 		return errInMessage
 	}
 	if f.frame.op == opText {
-		f.max, f.total, f.checked = f.sink.limit(), 0, 0
+		f.max, f.total, f.checked, f.packed = f.sink.limit(), 0, 0, f.frame.rsv1
 	}
 	if most := uint64(max(f.max, maxSkipped)); f.frame.size > most || f.total+f.frame.size > most {
 		return &violation{hub.CloseTooLarge, rfcTooLarge, fmt.Sprintf("a message may have at most %d bytes here", f.max)}
@@ -235,7 +241,7 @@ func (f *frameReader) payload(p []byte) error {
 		return nil
 	case whole && f.frame.fin && !f.inMessage:
 		kept := p[:min(len(p), f.max)] // like keep
-		f.checked = wholeCharacters(kept)
+		f.checked = f.whole(kept)
 		return f.endMessage(kept)
 	}
 	if f.keep(p); f.checked < 0 {
@@ -268,11 +274,20 @@ func (f *frameReader) keep(p []byte) {
 		b = grown
 	}
 	*f.partial = append(b, p...)
-	if whole := wholeCharacters((*f.partial)[f.checked:]); whole >= 0 {
+	if whole := f.whole((*f.partial)[f.checked:]); whole >= 0 {
 		f.checked += whole
 	} else {
 		f.checked = -1
 	}
+}
+
+// whole returns how many bytes of a message, or of its beginning, are whole characters. Those of
+// a compressed message are looked at later.
+func (f *frameReader) whole(p []byte) int {
+	if f.packed {
+		return len(p)
+	}
+	return wholeCharacters(p)
 }
 
 // wholeCharacters returns how many bytes of p are whole characters, if the rest is the
@@ -296,7 +311,18 @@ func wholeCharacters(p []byte) int {
 // endMessage checks the text of a message and passes it to the sink. p is the stored part.
 func (f *frameReader) endMessage(p []byte) error {
 	f.ended = true
-	switch large := f.total > uint64(f.max); {
+	large := f.total > uint64(f.max)
+	if f.packed {
+		b := messages.Get().(*[]byte)
+		defer putMessage(b)
+		more, err := false, error(nil)
+		if *b, more, err = inflate(*b, p, f.max, large); err != nil && !large {
+			return errDeflated
+		}
+		p, large = *b, large || more
+		f.checked = wholeCharacters(p)
+	}
+	switch {
 	case f.checked < 0 || f.checked < len(p) && !large: // it may end with half a character only if it was cut
 		return errNotUTF8
 	case large:

@@ -52,8 +52,14 @@ func (s *recordingSink) idle() error {
 // returns the events, including errors.
 func readAll(t *testing.T, in []byte, limit int, sizes ...byte) []string {
 	t.Helper()
+	return readAllBy(t, new(frameReader), in, limit, sizes...)
+}
+
+// readAllBy is readAll with that frameReader.
+func readAllBy(t *testing.T, f *frameReader, in []byte, limit int, sizes ...byte) []string {
+	t.Helper()
 	s := &recordingSink{max: limit}
-	f := &frameReader{sink: s}
+	f.sink = s
 	in = bytes.Clone(in)
 	for len(in) > 0 {
 		n := len(in)

@@ -46,9 +46,10 @@ var _ agent = (*hub.Agent)(nil)
 // nothing of the request.
 type wsReader struct {
 	// Immutable.
-	conn   *wsConn
-	agent  agent
-	sockJS bool // messages are SockJS arrays of strings
+	conn     *wsConn
+	agent    agent
+	sockJS   bool // messages are SockJS arrays of strings
+	deflated bool // messages may be compressed; immutable after deflate
 
 	// Owned by the goroutine that is in run or read.
 	frames    *frameReader // nil while nothing is incomplete
@@ -72,6 +73,13 @@ func newWSReader(nc net.Conn, a agent, sockJS bool, t *times) *wsReader {
 	}
 	r.conn.resume = r.read // a func value, because making one for each message would allocate
 	return r
+}
+
+// deflate makes the reader take compressed messages, and has the hub send them. Call it before
+// run.
+func (r *wsReader) deflate() {
+	r.deflated = true
+	r.conn.form.Store(deflatedForms[r.conn.Form()])
 }
 
 var (
@@ -192,6 +200,7 @@ func (r *wsReader) filled(p []byte, err error) error {
 func (r *wsReader) take(p []byte) error {
 	if r.frames == nil {
 		r.frames = newFrameReader(r)
+		r.frames.deflated = r.deflated
 	}
 	if !r.frames.dropping && r.conn.isClosing() {
 		r.frames.drop()
@@ -291,7 +300,7 @@ func (r *wsReader) message(p []byte) error {
 	if !r.begun {
 		r.begun = true
 		if r.legacy = isLegacy(p); r.legacy {
-			r.conn.speakLegacy()
+			r.conn.speakLegacy(r.deflated)
 		}
 	}
 	if r.legacy {

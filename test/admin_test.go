@@ -47,7 +47,7 @@ func administered(t *testing.T, directives string, team ...string) site {
 	}))
 	t.Cleanup(backend.Close)
 	s := &server{t: t, admin: freeAddress(t)}
-	s.start("http://localhost {\n\tpushit {\n\t\tdefault allow\n\t\tconnect ask " + strings.TrimPrefix(backend.URL, "http://") + " {\n\t\t\turi /\n\t\t\tsend credentials\n\t\t}\n\t\t" + directives + "\n\t}\n}\n")
+	s.start("http://localhost {\n\tpushit {\n" + patientGates + "\t\tdefault allow\n\t\tconnect ask " + strings.TrimPrefix(backend.URL, "http://") + " {\n\t\t\turi /\n\t\t\tsend credentials\n\t\t}\n\t\t" + directives + "\n\t}\n}\n")
 	return s.site("localhost")
 }
 

@@ -56,7 +56,7 @@ func (s *server) stopping() (stopped <-chan struct{}) {
 
 func TestStopTellsEachAgentWhenToComeBack(t *testing.T) {
 	const agents = 20
-	s := serve(t, "http://localhost {\n\tpushit /a {\n\t\tname a\n\t}\n\tpushit /b {\n\t\tname b\n\t}\n}\n").site("localhost")
+	s := serve(t, "http://localhost {\n\tpushit /a {\n\t\tname a\n\t\tdrain 1m\n\t}\n\tpushit /b {\n\t\tname b\n\t\tdrain 1m\n\t}\n}\n").site("localhost")
 	all := make([]*agent, agents)
 	for i := range all {
 		all[i] = s.connect([]string{"/a", "/b"}[i%2]+"/websocket", nil).subscribe("chat")

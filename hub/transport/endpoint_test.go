@@ -31,7 +31,7 @@ import (
 func calmTimes() *times {
 	calm := *defaultTimes
 	calm.disconnect, calm.doubt = 3*patience, 3*patience // longer than a test waits for an end that has another reason
-	calm.abandoned, calm.goodbye, calm.relay = patience, patience, patience
+	calm.abandoned, calm.write, calm.goodbye, calm.relay = patience, patience, patience, patience
 	return &calm
 }
 

@@ -51,6 +51,11 @@ func newMachines(t *testing.T, n int, p hub.Policy, change func(*Endpoint)) *mac
 	m := &machines{t: t}
 	c := brokertest.NewCluster()
 	log := slog.New(slog.NewTextHandler(&m.log, nil))
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log("the machines have logged:\n", m.log.String())
+		}
+	})
 	for i := range n {
 		node := c.Node(string(rune('a' + i)))
 		h, err := hub.New("test", node)
@@ -620,7 +625,8 @@ func TestRequestsThatAreGivenUpBeforeTheyCome(t *testing.T) {
 // take silence for that.
 func TestRelayedFramesThatAreNotWritten(t *testing.T) {
 	t.Parallel()
-	m := newMachines(t, 2, hub.Policy{}, func(e *Endpoint) { e.times.write, e.times.relay = 50*time.Millisecond, 5*time.Second })
+	m := newMachines(t, 2, hub.Policy{}, nil)
+	m.all[0].e.times.write, m.all[0].e.times.relay = 3*time.Second, time.Millisecond // how long the home waits
 	m.choose = func(*http.Request) int { return 0 }
 	c := m.client(t)
 	c.connect("xhr")

@@ -7,8 +7,10 @@ import (
 	"bytes"
 	"compress/flate"
 	"io"
+	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/push-it/pushit/hub"
 )
@@ -18,8 +20,8 @@ import (
 // it is compressed once for all its recipients, a connection keeps no memory for it, and the
 // size of a message says nothing about those before it.
 
-// deflateFrom is the smallest payload that is compressed, in bytes. A smaller one does not
-// become much smaller.
+// deflateFrom is the smallest frame that is compressed, in bytes. A smaller one does not become
+// much smaller.
 const deflateFrom = 256
 
 // compressed is the bit in the first byte of a frame which says that the message is compressed.
@@ -86,9 +88,10 @@ func (d *deflater) deflate(p []byte) []byte {
 }
 
 func (d *deflater) putBack() {
-	if d.out.Cap() <= maxPooled {
-		deflaters.Put(d)
+	if d.out.Cap() > maxPooled { // the rest is larger than that
+		d.out = bytes.Buffer{}
 	}
+	deflaters.Put(d)
 }
 
 // An inflater undoes what a client has compressed.
@@ -116,7 +119,7 @@ func inflate(dst, p []byte, max int, cut bool) (_ []byte, more bool, err error) 
 	}
 	for begin := len(dst); ; {
 		if len(dst) == cap(dst) {
-			dst = append(dst, 0)[:len(dst)]
+			dst = slices.Grow(dst, min(len(dst)+firstMessage, begin+max+1-len(dst)))
 		}
 		n, err := i.r.Read(dst[len(dst):min(cap(dst), begin+max+1)])
 		switch dst = dst[:len(dst)+n]; {
@@ -129,6 +132,32 @@ func inflate(dst, p []byte, max int, cut bool) (_ []byte, more bool, err error) 
 		}
 	}
 }
+
+// A message of a few bytes can become one of the largest size, and the tables of compressed
+// blocks can take a thousand times as long to read as other bytes. So a connection may use only
+// a share of the time of a processor for it: after a message, it waits inflateWait times as long
+// as that took until the next one is read, but not longer than longestInflate.
+const (
+	inflateWait    = 19 // 5 %
+	longestInflate = 2 * time.Second
+)
+
+// inflate implements sink.
+func (r *wsReader) inflate(dst, p []byte, max int, cut bool) (_ []byte, more bool, err error) {
+	if wait := r.inflates - time.Since(inflateEpoch); wait > 0 && r.inflates != 0 {
+		r.agent.EndBatch()
+		time.Sleep(wait)
+		r.agent.BeginBatch()
+	}
+	begun := time.Since(inflateEpoch)
+	dst, more, err = inflate(dst, p, max, cut)
+	end := time.Since(inflateEpoch)
+	r.inflates = end + min(inflateWait*(end-begun), longestInflate)
+	return dst, more, err
+}
+
+// inflateEpoch is what wsReader.inflates counts from.
+var inflateEpoch = time.Now()
 
 // agreeOnDeflate returns the extension to agree on (RFC 7692, section 7.1), empty for none.
 // offers are the header fields Sec-WebSocket-Extensions of the client.

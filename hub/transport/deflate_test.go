@@ -8,11 +8,14 @@ import (
 	"compress/flate"
 	"crypto/rand"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/push-it/pushit/hub"
 )
@@ -135,7 +138,7 @@ func TestReadCompressedMessages(t *testing.T) {
 		{"a bit in a continuation", join(packed(frame(opText, false, hello)), packed(frame(opContinuation, true, ""))), bad(errReserved)},
 		{"a bit in a ping", packed(frame(opPing, true, "")), bad(errReserved)},
 		{"another bit", withRSV(2, text("")), bad(errReserved)},
-		{"binary", packed(frame(opBinary, true, hello)), bad(errReserved)},
+		{"binary", packed(frame(opBinary, true, hello)), bad(errBinary)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			for _, sizes := range [][]byte{nil, {0}} {
@@ -146,6 +149,41 @@ func TestReadCompressedMessages(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What is compressed may take long to read. A connection has only a share of the processor's time
+// for that.
+func TestCompressedMessagesWait(t *testing.T) {
+	bomb := []byte(deflated(t, strings.Repeat("x", 4<<20), 9))
+	r := newWSReader(nil, newFakeAgent(hub.Limits{}), false, defaultTimes)
+	begun := time.Since(inflateEpoch)
+	if _, more, err := r.inflate(nil, bomb, 4<<20-1, false); !more || err != nil {
+		t.Fatal(more, err)
+	}
+	if end := time.Since(inflateEpoch); r.inflates <= end || r.inflates > end+inflateWait*(end-begun) {
+		t.Errorf("after %v, the next one is read in %v", end-begun, r.inflates-end)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		a := newFakeAgent(hub.Limits{})
+		ours, theirs := net.Pipe()
+		r := newWSReader(ours, a, false, defaultTimes)
+		r.deflate()
+		r.inflates = time.Since(inflateEpoch) + longestInflate
+		go r.run(nil)
+		p := newPeer(t, theirs)
+		p.send(text("plain"), packed(text(deflated(t, "packed", 6))))
+		synctest.Wait()
+		if got := a.messages(); !slices.Equal(got, []string{"plain"}) {
+			t.Errorf("at once came %q", got)
+		}
+		time.Sleep(longestInflate)
+		synctest.Wait()
+		if got := a.messages(); !slices.Equal(got, []string{"plain", "packed"}) {
+			t.Errorf("then there was %q", got)
+		}
+		p.send(closing(1000, ""))
+		<-a.left
+	})
 }
 
 // FuzzReadCompressed: no message panics, or has more than the limit, and the sizes of the pieces

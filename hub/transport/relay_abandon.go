@@ -77,7 +77,12 @@ func (ab *abandonments) watch(node hub.NodeID, up bool) {
 
 // dropUnfoundLocked forgets sessions that have expired. The caller holds ab.mu.
 func (ab *abandonments) dropUnfoundLocked(now time.Time) {
-	ab.unfound = slices.DeleteFunc(ab.unfound, func(s unfound) bool { return s.until.Before(now) })
+	n := 0 // they expire in their order
+	for n < len(ab.unfound) && ab.unfound[n].until.Before(now) {
+		n++
+	}
+	clear(ab.unfound[:n])
+	ab.unfound = ab.unfound[n:]
 }
 
 // abandon notes that the client of a session has given it up, because its home did not answer
@@ -98,7 +103,13 @@ func (e *Endpoint) abandonUnfound(q relayRequest) {
 	if ab.dropUnfoundLocked(now); len(ab.unfound) < maxAbandoned {
 		ab.unfound = append(ab.unfound, unfound{e, q, now.Add(e.patience().disconnect)})
 	}
-	e.abandonLocked(q, slices.Collect(maps.Keys(ab.nodes))...)
+	var homes []hub.NodeID
+	for node, down := range ab.nodes {
+		if down.IsZero() || now.Sub(down) < abandonFor {
+			homes = append(homes, node)
+		}
+	}
+	e.abandonLocked(q, homes...)
 }
 
 // abandonLocked is abandon for a caller that holds abandonments.mu.
@@ -123,6 +134,7 @@ func (e *Endpoint) tellHomes() {
 		ab.mu.Lock()
 		now := time.Now()
 		ab.list = slices.DeleteFunc(ab.list, func(a abandoned) bool { return a.until.Before(now) })
+		ab.dropUnfoundLocked(now)
 		bus := e.Hub.Bus()
 		if len(ab.list) == 0 || bus == nil {
 			ab.list, ab.telling = nil, false

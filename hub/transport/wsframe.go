@@ -79,7 +79,7 @@ func parseHeader(p []byte) (h header, n int, err error) {
 	h.op, h.fin, h.rsv1 = p[0]&0xF, p[0]&0x80 != 0, p[0]&compressed != 0
 	length := p[1] & 0x7F
 	switch {
-	case p[0]&0x30 != 0, h.rsv1 && h.op != opText:
+	case p[0]&0x30 != 0, h.rsv1 && h.op != opText && h.op != opBinary:
 		return h, 0, errReserved
 	case h.op > opPong || h.op > opBinary && h.op < opClose:
 		return h, 0, errOpcode

@@ -29,6 +29,8 @@ type sink interface {
 	closed(code hub.CloseCode) error
 	// idle counts a frame that carries nothing.
 	idle() error
+	// inflate does what the function inflate does, and may wait before.
+	inflate(dst, p []byte, max int, cut bool) (_ []byte, more bool, err error)
 }
 
 // The violations in what frames carry. After them, it is known where the next frame begins.
@@ -316,7 +318,7 @@ func (f *frameReader) endMessage(p []byte) error {
 		b := messages.Get().(*[]byte)
 		defer putMessage(b)
 		more, err := false, error(nil)
-		if *b, more, err = inflate(*b, p, f.max, large); err != nil && !large {
+		if *b, more, err = f.sink.inflate(*b, p, f.max, large); err != nil && !large {
 			return errDeflated
 		}
 		p, large = *b, large || more

@@ -48,6 +48,10 @@ func (s *recordingSink) idle() error {
 	return nil
 }
 
+func (s *recordingSink) inflate(dst, p []byte, max int, cut bool) ([]byte, bool, error) {
+	return inflate(dst, p, max, cut)
+}
+
 // readAll feeds in to a frameReader in pieces of these sizes, repeating the last size, and
 // returns the events, including errors.
 func readAll(t *testing.T, in []byte, limit int, sizes ...byte) []string {

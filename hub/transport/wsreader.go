@@ -54,12 +54,13 @@ type wsReader struct {
 	// Owned by the goroutine that is in run or read.
 	frames    *frameReader // nil while nothing is incomplete
 	allowance allowance
-	timed     bool // a read deadline is set
-	begun     bool // a message has come, and legacy is known
-	legacy    bool // messages are objects, because the client is of 2011
-	spoken    int8 // messages since the last ping or pong, up to talkative
-	turns     int8 // how often it still has to wait, see firstTurns
-	dropped   int  // bytes read after the close frame
+	timed     bool          // a read deadline is set
+	begun     bool          // a message has come, and legacy is known
+	legacy    bool          // messages are objects, because the client is of 2011
+	spoken    int8          // messages since the last ping or pong, up to talkative
+	turns     int8          // how often it still has to wait, see firstTurns
+	dropped   int           // bytes read after the close frame
+	inflates  time.Duration // when the next compressed message may be read, since inflateEpoch; 0: at once
 }
 
 func newWSReader(nc net.Conn, a agent, sockJS bool, t *times) *wsReader {

@@ -78,8 +78,11 @@ func TestProxyThatHoldsResponsesBack(t *testing.T) {
 		}
 	})
 	concurrently(everyFallback, func(transport string) {
-		c := through.fallback(through.client("h1"), "/push", transport).connect("room")
-		connected.Done()
+		c := through.fallback(through.client("h1"), "/push", transport)
+		func() {
+			defer connected.Done() // also if it fails, so that the others go on
+			c.connect("room")
+		}()
 		for n := range 20 {
 			c.wantMessage("room", float64(n))
 		}

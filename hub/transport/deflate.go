@@ -103,10 +103,10 @@ type inflater struct {
 
 var inflaters = sync.Pool{New: func() any { return &inflater{r: flate.NewReader(nil)} }}
 
-// inflate appends the message of p to dst, but at most max bytes. more reports whether it has
+// inflate appends the message of p to dst, no more than most bytes. more reports whether it has
 // more. cut says that p is only the beginning of a message: then there is always an error, and
 // what could be read is appended. Any other error means that p is no compressed message.
-func inflate(dst, p []byte, max int, cut bool) (_ []byte, more bool, err error) {
+func inflate(dst, p []byte, most int, cut bool) (_ []byte, more bool, err error) {
 	i := inflaters.Get().(*inflater)
 	defer inflaters.Put(i)
 	i.p.Reset(p)
@@ -119,13 +119,13 @@ func inflate(dst, p []byte, max int, cut bool) (_ []byte, more bool, err error) 
 	}
 	for begin := len(dst); ; {
 		if len(dst) == cap(dst) {
-			dst = slices.Grow(dst, min(len(dst)+firstMessage, begin+max+1-len(dst)))
+			dst = slices.Grow(dst, min(len(dst)+firstMessage, begin+most+1-len(dst)))
 		}
-		n, err := i.r.Read(dst[len(dst):min(cap(dst), begin+max+1)])
+		n, err := i.r.Read(dst[len(dst):min(cap(dst), begin+most+1)])
 		switch dst = dst[:len(dst)+n]; {
-		case len(dst) > begin+max:
-			return dst[:begin+max], true, nil
-		case err == io.EOF: //nolint:errorlint // a Reader returns it as it is
+		case len(dst) > begin+most:
+			return dst[:begin+most], true, nil
+		case err == io.EOF:
 			return dst, false, nil
 		case err != nil:
 			return dst, false, err
@@ -143,14 +143,14 @@ const (
 )
 
 // inflate implements sink.
-func (r *wsReader) inflate(dst, p []byte, max int, cut bool) (_ []byte, more bool, err error) {
+func (r *wsReader) inflate(dst, p []byte, most int, cut bool) (_ []byte, more bool, err error) {
 	if wait := r.inflates - time.Since(inflateEpoch); wait > 0 && r.inflates != 0 {
 		r.agent.EndBatch()
 		time.Sleep(wait)
 		r.agent.BeginBatch()
 	}
 	begun := time.Since(inflateEpoch)
-	dst, more, err = inflate(dst, p, max, cut)
+	dst, more, err = inflate(dst, p, most, cut)
 	end := time.Since(inflateEpoch)
 	r.inflates = end + min(inflateWait*(end-begun), longestInflate)
 	return dst, more, err

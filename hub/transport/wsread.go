@@ -30,7 +30,7 @@ type sink interface {
 	// idle counts a frame that carries nothing.
 	idle() error
 	// inflate does what the function inflate does, and may wait before.
-	inflate(dst, p []byte, max int, cut bool) (_ []byte, more bool, err error)
+	inflate(dst, p []byte, most int, cut bool) (_ []byte, more bool, err error)
 }
 
 // The violations in what frames carry. After them, it is known where the next frame begins.

@@ -48,8 +48,8 @@ func (s *recordingSink) idle() error {
 	return nil
 }
 
-func (s *recordingSink) inflate(dst, p []byte, max int, cut bool) ([]byte, bool, error) {
-	return inflate(dst, p, max, cut)
+func (s *recordingSink) inflate(dst, p []byte, most int, cut bool) ([]byte, bool, error) {
+	return inflate(dst, p, most, cut)
 }
 
 // readAll feeds in to a frameReader in pieces of these sizes, repeating the last size, and

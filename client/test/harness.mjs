@@ -332,9 +332,18 @@ class Browser {
         window.violations.push(`${event.effectiveDirective}: ${event.blockedURI} ${event.sample}`);
       });
     });
+    const failed = []; // requests that had no answer
+    page.on('requestfailed', (request) => failed.push(`${request.method()} ${request.url()}: ${request.failure()?.errorText}`));
     // Looking at each picture that is drawn would make the browser draw all the time.
     const wait = page.waitForFunction.bind(page);
-    page.waitForFunction = (what, options, ...args) => wait(what, { polling: LOOK, ...options }, ...args);
+    page.waitForFunction = async (what, options, ...args) => {
+      try {
+        return await wait(what, { polling: LOOK, ...options }, ...args);
+      } catch (error) {
+        error.message = [error.message, ...page.complaints, ...failed].join('\n');
+        throw error;
+      }
+    };
     await page.setViewport({ width, height });
     if (this.#name === 'chrome') {
       await page.emulateMediaFeatures([{ name: 'prefers-color-scheme', value: dark ? 'dark' : 'light' }]);

@@ -21,7 +21,7 @@ import (
 
 // withRules returns a Caddyfile with a site on localhost whose pushit has that block.
 func withRules(block string) string {
-	return "http://localhost {\n\tpushit {\n" + patientGates + block + "\n\t}\n}\n"
+	return "http://localhost {\n\tpushit {\n" + block + "\n" + patientGates + "\t}\n}\n" // errors name lines of the block
 }
 
 // reload loads another Caddyfile, which must be valid.

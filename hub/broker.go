@@ -168,10 +168,10 @@ type Bus interface {
 	// if the process is gone or the node is down, and ErrNoAnswer if there will be no
 	// answer. Any other error, such as that of ctx, leaves open whether the node got b.
 	Request(ctx context.Context, to NodeID, topic string, b []byte) ([]byte, error)
-	// Ask sends b to all other nodes that are up, or were heard of and may be. answer gets the answers as they come, one
-	// at a time, except the nil ones, and reports whether it wants more. Ask returns nil
-	// when answer wants no more, or all of these nodes have answered or are down. If ctx
-	// ends before, it returns the error of ctx.
+	// Ask sends b to all other nodes that are up, or were heard of and may be. answer gets
+	// the answers as they come, one at a time, except the nil ones, and reports whether it
+	// wants more. Ask returns nil when answer wants no more, or all of these nodes have
+	// answered or are down. If ctx ends before, it returns the error of ctx.
 	Ask(ctx context.Context, topic string, b []byte, answer func(from NodeID, b []byte) (more bool)) error
 	// Handle sets what handles messages about a topic, also in place of an earlier f. f
 	// gets requests and questions concurrently, and returns nil for no answer. It also gets

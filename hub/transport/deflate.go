@@ -136,10 +136,10 @@ func inflate(dst, p []byte, most int, cut bool) (_ []byte, more bool, err error)
 // A message of a few bytes can become one of the largest size, and the tables of compressed
 // blocks can take a thousand times as long to read as other bytes. So a connection may use only
 // a share of the time of a processor for it: after a message, it waits inflateWait times as long
-// as that took until the next one is read, but not longer than longestInflate.
+// as that took until the next one is read, but not longer than longestInflate: pongs wait, too.
 const (
 	inflateWait    = 19 // 5 %
-	longestInflate = 2 * time.Second
+	longestInflate = time.Second
 )
 
 // inflate implements sink.

@@ -205,9 +205,9 @@ func innermostHijacker(w http.ResponseWriter) (found http.Hijacker) {
 	}
 }
 
-// upgrade answers 101 and takes over the connection. early is what the peer has sent
-// already, and extension what is agreed on. The answer goes through w and all writers around it: header directives apply, and
-// the access log sees the status.
+// upgrade answers 101 and takes over the connection. extension is what was agreed on, and early
+// is what the peer has sent already. The answer goes through w and all writers around it:
+// header directives apply, and the access log sees the status.
 func upgrade(w http.ResponseWriter, hijacker http.Hijacker, key, extension string) (nc net.Conn, early []byte, err error) {
 	h := w.Header()
 	// This is how RFC 6455 spells the name, and some clients compare it byte by byte.

@@ -29,7 +29,7 @@ var layers = [][]string{
 }
 
 // onlyTests are packages that no server contains.
-var onlyTests = []string{"/internal/wireclient", "/internal/needs", "/internal/doctable", "/hub/hubtest", "/hub/brokertest", "/internal/natsserver"}
+var onlyTests = []string{"/internal/wireclient", "/internal/needs", "/internal/doctable", "/hub/hubtest", "/hub/brokertest", "/internal/natsserver", "/internal/freeaddr"}
 
 // layerOf returns the layer of a package, and the path that matches it.
 func layerOf(pkg string) (layer int, path string) {

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -19,9 +18,10 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
+
+	"github.com/push-it/pushit/internal/freeaddr"
 )
 
 // A server is a Caddy with pushit in a process of its own.
@@ -399,26 +399,8 @@ func (s *server) emptied(ctx context.Context, before census) (left census, err e
 	return left, err
 }
 
-// given has the addresses that freeAddress has returned.
-var given sync.Map
-
-// freeAddress returns an address of the loopback where nobody listens, each only once. Systems
-// give higher ports than these to programs that ask for any.
-func freeAddress() (string, error) {
-	for {
-		addr := fmt.Sprint("127.0.0.1:", 10_000+rand.IntN(20_000)) //nolint:gosec // G404: a port is no secret
-		if _, before := given.LoadOrStore(addr, true); before {
-			continue
-		}
-		l, err := net.Listen("tcp", addr)
-		if err == nil {
-			return addr, l.Close()
-		}
-		if !errors.Is(err, syscall.EADDRINUSE) {
-			return "", err
-		}
-	}
-}
+// freeAddress returns an address for a server, see freeaddr.On.
+func freeAddress() (string, error) { return freeaddr.On("127.0.0.1") }
 
 // freeAddresses returns two of them.
 func freeAddresses() (one, other string, err error) {

@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -20,6 +19,7 @@ import (
 	"time"
 
 	"github.com/push-it/pushit/hub"
+	"github.com/push-it/pushit/internal/freeaddr"
 	"github.com/push-it/pushit/internal/needs"
 )
 
@@ -116,27 +116,15 @@ func TestAskExamples(t *testing.T) {
 	} {
 		t.Run(example.name, func(t *testing.T) {
 			needs.Program(t, example.needs)
-			addr := freeAddr(t)
+			addr, err := freeaddr.On("127.0.0.1")
+			if err != nil {
+				t.Fatal(err)
+			}
 			_, port, _ := net.SplitHostPort(addr)
 			startBackend(t, "tcp", addr, []string{"PORT=" + port}, example.command(t, addr)...)
 			runDialogues(t, addr, "/", "")
 		})
 	}
-}
-
-// freeAddr returns an address that nothing listens on. Its port is below those that
-// systems give out, so that no other process gets it meanwhile.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	for range 100 {
-		l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", 10_000+rand.IntN(20_000)))
-		if err == nil {
-			defer l.Close() //nolint:errcheck // nothing came over it
-			return l.Addr().String()
-		}
-	}
-	t.Fatal("no port is free")
-	return ""
 }
 
 // startBackend runs a program until the test ends, and returns when it listens.

@@ -7,7 +7,7 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
-	cryptorand "crypto/rand"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -17,7 +17,6 @@ import (
 	"io"
 	"maps"
 	"math/big"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -25,7 +24,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -36,6 +34,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	_ "github.com/caddyserver/caddy/v2/modules/standard" // the Caddyfiles of the tests use them
 
+	"github.com/push-it/pushit/internal/freeaddr"
 	"github.com/push-it/pushit/internal/hubpool"
 )
 
@@ -208,32 +207,14 @@ func (s *server) stop() {
 	}
 }
 
-// given has the addresses that freeAddress has returned.
-var given sync.Map
-
-// freeAddress returns an address that is free for TCP and UDP, and each only once. Systems
-// take ports from 32768 on for connections and for port 0. This one is below, so that nobody
-// gets it before its server listens, or while it restarts.
+// freeAddress returns an address for a server, see freeaddr.On.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	for range 100 {
-		addr := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000))
-		l, err := net.Listen("tcp", addr)
-		if err != nil {
-			continue
-		}
-		p, err := net.ListenPacket("udp", addr)
-		_ = l.Close()
-		if err != nil {
-			continue
-		}
-		_ = p.Close()
-		if _, before := given.LoadOrStore(addr, true); !before {
-			return addr
-		}
+	addr, err := freeaddr.On("127.0.0.1")
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("no port is free for TCP and UDP")
-	return ""
+	return addr
 }
 
 // nowhere is an address where nobody listens.
@@ -380,7 +361,7 @@ func (s site) request(client *http.Client, method, path string, header http.Head
 // certificate writes a certificate for host and its key, in PEM, to files.
 func certificate(t *testing.T, host string) (certFile, keyFile string) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), cryptorand.Reader)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -390,7 +371,7 @@ func certificate(t *testing.T, host string) (certFile, keyFile string) {
 		NotBefore:    time.Now().Add(-time.Hour),
 		NotAfter:     time.Now().Add(time.Hour),
 	}
-	cert, err := x509.CreateCertificate(cryptorand.Reader, &template, &template, &key.PublicKey, key)
+	cert, err := x509.CreateCertificate(rand.Reader, &template, &template, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -264,9 +264,9 @@ func (a *audience) steadily(ctx context.Context, rate int, window time.Duration)
 	})
 }
 
-// atOnce publishes bursts of n messages until window is over, and the server has used time of a
-// processor, which is counted in steps. At most ahead bursts are under way. It returns the processor time of a delivery, and how many deliveries there were a
-// second.
+// atOnce publishes bursts of n messages until window is over. It goes on until the server's
+// processor time has changed, which systems count in steps. At most ahead bursts are under way.
+// It returns the processor time of a delivery, and how many deliveries there were a second.
 func (a *audience) atOnce(ctx context.Context, n, ahead int, window time.Duration) (each time.Duration, perSecond float64, err error) {
 	if err := a.publish(ctx, n, 1); err != nil { // to warm up
 		return 0, 0, err

@@ -244,8 +244,8 @@ func deployed(t *testing.T) string {
 	return replaced(t, deploymentBlock(t, "Caddy behind a proxy", "caddyfile", 0), "\tpushit /push", "\tlog\n\tpushit /push {\n\t\theartbeat 10m\n\t}")
 }
 
-// checkThrough tests all transports through a proxy. Messages must arrive. Sessions must continue when config, pushit's
-// configuration, is reloaded.
+// checkThrough tests all transports through a proxy. Messages must arrive, and no heartbeat pushes
+// them out meanwhile. Sessions must continue when config, pushit's configuration, is reloaded.
 func checkThrough(t *testing.T, s site, config string) {
 	t.Helper()
 	checkReload(t, s, config, checkTalk(t, s))

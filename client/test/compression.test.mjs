@@ -9,23 +9,9 @@
  */
 
 import assert from 'node:assert/strict';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { describe, test } from 'node:test';
-import { Server, startBrowser, without } from './harness.mjs';
-
-/** Starts a site whose pushit has that line. */
-async function site(t, line) {
-  const dir = await mkdtemp(join(tmpdir(), 'pushit-compression-'));
-  t.after(() => rm(dir, { recursive: true, force: true }));
-  await writeFile(join(dir, 'index.html'), '<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,">');
-  const caddyfile = join(dir, 'Caddyfile');
-  await writeFile(caddyfile, `http://localhost:8080 {\n\troot ${dir}\n\tfile_server\n\tpushit /push {\n\t\tdefault allow\n\t\t${line}\n\t}\n}\n`);
-  const server = await Server.start(caddyfile);
-  t.after(() => server.stop());
-  return server;
-}
+import { startBrowser, without } from './harness.mjs';
+import { startSite } from './sockjs.mjs';
 
 /** In a page: publishes messages of many sizes, and returns what came back, and what was agreed on. */
 async function echo(path) {
@@ -79,8 +65,9 @@ for (const name of ['chrome', 'firefox']) {
     test('come as they were sent', async (t) => {
       const browser = await startBrowser(name);
       t.after(() => browser.close());
-      for (const [line, want] of [['compression', /^permessage-deflate/], ['', /^$/]]) {
-        const server = await site(t, line);
+      for (const [line, want] of [['\t\tcompression', /^permessage-deflate/], ['', /^$/]]) {
+        const server = await startSite(line);
+        t.after(() => server.stop());
         const page = await browser.open(server.url);
         for (const path of ['/push/websocket', '/push/0/a/websocket']) {
           const { extensions, wrong } = await page.evaluate(echo, path);

@@ -57,7 +57,7 @@ type wsConn struct {
 	times  *times
 	resume func() // goes on with reading; set by newWSReader
 
-	form atomic.Pointer[hub.Form] // speakLegacy changes it, once
+	form atomic.Pointer[hub.Form] // speak changes it
 
 	// Owned by the reader.
 	small  *[smallSize]byte // nil until fill needs it
@@ -99,10 +99,9 @@ func newConn(nc net.Conn, form *hub.Form, t *times) *wsConn {
 // Form implements hub.Conn.
 func (c *wsConn) Form() *hub.Form { return c.form.Load() }
 
-// speakLegacy switches to the form for a client of 2011. Only the reader calls it, before it
-// hands the first frame to the hub.
-func (c *wsConn) speakLegacy(deflated bool) {
-	form := legacyForm
+// speak switches to another form, or to its twin with compressed messages. Only the reader calls
+// it, before it hands the first frame to the hub.
+func (c *wsConn) speak(form *hub.Form, deflated bool) {
 	if deflated {
 		form = deflatedForms[form]
 	}

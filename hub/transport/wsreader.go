@@ -80,7 +80,7 @@ func newWSReader(nc net.Conn, a agent, sockJS bool, t *times) *wsReader {
 // run.
 func (r *wsReader) deflate() {
 	r.deflated = true
-	r.conn.form.Store(deflatedForms[r.conn.Form()])
+	r.conn.speak(r.conn.Form(), true)
 }
 
 var (
@@ -301,7 +301,7 @@ func (r *wsReader) message(p []byte) error {
 	if !r.begun {
 		r.begun = true
 		if r.legacy = isLegacy(p); r.legacy {
-			r.conn.speakLegacy(r.deflated)
+			r.conn.speak(legacyForm, r.deflated)
 		}
 	}
 	if r.legacy {

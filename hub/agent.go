@@ -33,59 +33,87 @@ const (
 //
 // It has more than 40 methods because gates, transports and the hub's parts all meet here.
 type Agent struct {
-	// What a delivery touches is in four cache lines: the first, and the first three of out.
+	// What a delivery touches is in three cache lines: the first, and the first two of out.
 	// TestDeliveryTouchesFewLines checks it.
-	hub     *Hub   // immutable
-	shard   uint16 // index of its flusher in hub.flushers; immutable
-	state   state  // guarded by mu
-	policy  atomic.Pointer[Policy]
-	applied *Policy    // the policy in effect; differs from policy only until migrate has run; guarded by mu
-	mu      sync.Mutex // taken after hub.mu and node.mu
-	leases  leases     // guarded by mu
+	hub       *Hub   // immutable
+	shard     uint16 // index of its flusher in hub.flushers; immutable
+	state     state  // guarded by mu
+	migrating bool   // a goroutine runs a migration; guarded by mu
+	joined    bool   // the connect gate has allowed it to connect; guarded by mu
+	asking    bool   // leases.reauthorize runs a goroutine; guarded by mu
+	awaits    bool   // it waits for a reauthorizer; guarded by reauthorizers.mu
+	policy    atomic.Pointer[Policy]
+	applied   *Policy    // the policy in effect; differs from policy only until migrate has run; guarded by mu
+	mu        sync.Mutex // taken after hub.mu and node.mu
+	sent      int64      // bytes; owned by the goroutine that writes, see outbox.writing
+	leases    leases     // guarded by mu
 
-	reload   atomic.Pointer[Reload]   // the reload that still has to decide about the agent, or nil
-	identity atomic.Pointer[Identity] // never nil
-	id       uuid.UUID                // immutable
+	reload atomic.Pointer[Reload] // the reload that still has to decide about the agent, or nil
 
 	out outbox // partly guarded by mu
+
+	identity atomic.Pointer[Identity] // never nil
+	id       uuid.UUID                // immutable
 
 	// Immutable after Open.
 	opening Opening
 	address netip.Prefix
 	opened  time.Duration // on the hub's clock
 
-	due dueEntry // guarded by timers.mu
 	liveness
 
 	in inbox // partly guarded by mu
 
 	// Guarded by mu.
-	cond      sync.Cond // on mu: state, in.held, ops, out.full or migrating have changed
-	ops       *ops      // nil until a gate is asked that does not answer at once
-	migrating bool      // a goroutine runs a migration
-	joined    bool      // the connect gate has allowed it to connect
-
-	awaitsReauthorizer bool // guarded by reauthorizers.mu
-
-	agentID     string // set by /meta/connect
-	credentials []byte
-	ending
+	cond        *sync.Cond // on mu: state, in.held, ops, out.full or migrating have changed; nil until a goroutine waits
+	ops         *ops       // nil until a gate is asked that does not answer at once
+	agentID     string     // set by /meta/connect
+	credentials *[]byte    // of /meta/connect; nil if it had none
+	ending      *ending    // nil until the session ends
 }
 
 // liveness is how the hub notices that a peer is gone.
 type liveness struct {
-	heard     atomic.Int64  // when bytes last came from the peer, on the hub's clock
+	due       int32         // place in the heap of the timers, from 1 on; 0 if it is not there; guarded by timers.mu
 	receiving atomic.Bool   // Receive runs: the peer is not silent, we are busy with its frame
+	heard     atomic.Int64  // when bytes last came from the peer, on the hub's clock
 	beat      time.Duration // when the next heartbeat is due, on the hub's clock; guarded by Agent.mu
 }
 
-// ending is how a session ends.
+// An ending is how a session ends. It is apart from the Agent, which is alive most of the
+// time. The agent's mu guards it.
 type ending struct {
-	closeCode   CloseCode
-	closeReason string
-	closeRetry  time.Duration
-	closeAbout  string // the channel of a listener whose subscription has ended
-	leftBecause string // for the log
+	code    CloseCode
+	reason  string
+	retry   time.Duration
+	about   string        // the channel of a listener whose subscription has ended
+	because string        // for the log; empty for the reason of the transport
+	by      time.Time     // the write deadline; zero for none
+	closed  bool          // Conn.Close was called
+	written chan struct{} // if not nil, closed when the writing ends
+}
+
+// endingLocked returns how the session ends, to be filled in.
+func (a *Agent) endingLocked() *ending {
+	if a.ending == nil {
+		a.ending = new(ending)
+	}
+	return a.ending
+}
+
+// waitLocked waits until wakeWaitersLocked is called. Few agents ever need it.
+func (a *Agent) waitLocked() {
+	if a.cond == nil {
+		a.cond = sync.NewCond(&a.mu)
+	}
+	a.cond.Wait()
+}
+
+// wakeWaitersLocked wakes every goroutine that waits for the agent.
+func (a *Agent) wakeWaitersLocked() {
+	if a.cond != nil {
+		a.cond.Broadcast()
+	}
 }
 
 // UUID returns the name that the server gave the agent.
@@ -111,7 +139,23 @@ func (a *Agent) User() string {
 func (a *Agent) Credentials() []byte {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.credentials
+	return a.credentialsLocked()
+}
+
+func (a *Agent) credentialsLocked() []byte {
+	if a.credentials == nil {
+		return nil
+	}
+	return *a.credentials
+}
+
+// setCredentialsLocked keeps credentials, which must not change afterwards.
+func (a *Agent) setCredentialsLocked(credentials []byte) {
+	a.credentials = nil
+	if credentials != nil {
+		kept := credentials // a variable of its own, so that an agent without any allocates nothing
+		a.credentials = &kept
+	}
 }
 
 // Identity returns what the connect gate learned about the agent. It is never nil.
@@ -144,9 +188,6 @@ func (a *Agent) Start(c Conn) {
 	_, err := c.TryWrite(nil)
 	a.mu.Lock()
 	a.out.conn, a.out.blocks = c, err != nil
-	if err != nil {
-		a.out.roomer, _ = c.(Roomer)
-	}
 	closing := a.state == stateClosing // the hub closed while the Conn was made
 	if closing {
 		a.out.queue.add(item{bytes: a.noticeLocked()})
@@ -195,7 +236,7 @@ func (a *Agent) enqueue(f *fanout, s *subscription, before []*node) (notify bool
 			break
 		}
 		if m.seq != 0 {
-			a.leases.catchUp.seen = m.seq
+			a.leases.seen = m.seq
 		}
 		switch {
 		case s.isPast(m):
@@ -249,8 +290,8 @@ func (a *Agent) closeLocked(code CloseCode, reason string, retry time.Duration) 
 		return false
 	}
 	a.state = stateClosing
-	a.closeCode, a.closeReason, a.closeRetry = code, reason, retry
-	a.leftBecause = reason
+	e := a.endingLocked()
+	e.code, e.reason, e.retry, e.because = code, reason, retry, reason
 	a.noteClose(code, reason)
 	a.stateChangedLocked()
 	if code == CloseCut || code == CloseEndpoint || code == CloseDenied {
@@ -270,9 +311,10 @@ func (a *Agent) closeLocked(code CloseCode, reason string, retry time.Duration) 
 
 // noticeLocked returns the /meta/close frame.
 func (a *Agent) noticeLocked() []byte {
-	notice := appendClose(nil, a.closeCode, a.closeReason, a.closeRetry)
-	if a.closeAbout != "" {
-		notice = appendAbout(notice, a.closeAbout)
+	e := a.ending
+	notice := appendClose(nil, e.code, e.reason, e.retry)
+	if e.about != "" {
+		notice = appendAbout(notice, e.about)
 	}
 	return a.out.conn.Form().encode(notice)
 }
@@ -292,7 +334,7 @@ func (a *Agent) stateChangedLocked() {
 	}
 	a.in.held = nil
 	a.out.caughtUpLocked()
-	a.cond.Broadcast()
+	a.wakeWaitersLocked()
 }
 
 // Left ends the agent because the peer is gone; reason goes to the log. The transport
@@ -301,31 +343,32 @@ func (a *Agent) stateChangedLocked() {
 func (a *Agent) Left(reason string) {
 	a.mu.Lock()
 	wasConnected := a.joined
+	e := a.endingLocked()
 	a.state = stateGone
 	a.stateChangedLocked()
 	for a.ops != nil && a.ops.applying {
-		a.cond.Wait() // an operation that is being applied completes first
+		a.waitLocked() // an operation that is being applied completes first
 	}
-	if a.leftBecause != "" {
-		reason = a.leftBecause
+	if e.because != "" {
+		reason = e.because
 	}
 	subs := a.leases.subs
 	a.leases.subs = nil
 	a.out.dropLocked(DropGone)
-	var idle chan struct{}
+	var written chan struct{}
 	if a.out.parked {
 		a.out.parked, a.out.writing = false, false
 	}
 	if a.out.writing {
-		idle = make(chan struct{})
-		a.out.idle = idle
+		written = make(chan struct{})
+		e.written = written
 		a.out.expireLocked(time.Unix(1, 0)) // ends a write that is under way
 	}
-	agentID, code := a.agentID, a.closeCode
+	agentID, code := a.agentID, e.code
 	lasted := a.hub.timers.now() - a.opened
 	a.mu.Unlock()
-	if idle != nil {
-		<-idle
+	if written != nil {
+		<-written
 	}
 	for _, s := range subs {
 		a.hub.leave(s)

@@ -40,11 +40,30 @@ const (
 	maxOwn = 1000
 )
 
-// A catchUp is what an agent has to catch up with. The agent's mu guards it.
+// A catchUp is what an agent has to catch up with. It is apart from the Agent, because most
+// agents are live. The agent's mu guards it.
 type catchUp struct {
-	behind []*laggards // subscriptions that catch up
-	seen   uint64      // the number of the last kept message that was fanned out to the agent
 	agent  *Agent      // its owner; immutable
+	behind []*laggards // subscriptions that catch up
+	later  []laterItem // messages that wait for them, in the order in which they came
+}
+
+// catchUpLocked returns what the agent has to catch up with, to add to it.
+func (ls *leases) catchUpLocked() *catchUp {
+	if ls.catchUp == nil {
+		ls.catchUp = &catchUp{agent: ls.agent}
+	}
+	return ls.catchUp
+}
+
+// isBehind reports whether subscriptions catch up. The caller holds the agent's mu.
+func (ls *leases) isBehind() bool { return ls.catchUp != nil && len(ls.catchUp.behind) > 0 }
+
+// releaseLocked releases c once nothing is left in it.
+func (c *catchUp) releaseLocked() {
+	if len(c.behind) == 0 && len(c.later) == 0 {
+		c.agent.leases.catchUp = nil
+	}
 }
 
 // laggards are subscriptions of one agent that catch up together. The agent's mu guards
@@ -330,7 +349,7 @@ func (c *catchUp) startLocked(l laggard) {
 				c.mergeLocked(g, other)
 				continue
 			}
-			s.fed = c.broughtLocked(s)
+			s.fed = c.agent.leases.broughtLocked(s)
 			g.add(laggard{subscription: s, drops: c.agent.hub.history.droppedNow(), begun: c.agent.hub.history.clock(time.Now())})
 		}
 	}
@@ -339,14 +358,14 @@ func (c *catchUp) startLocked(l laggard) {
 // wideLocked returns the number up to which a wider pattern of the agent has already brought
 // the messages that follow from. Without such a pattern, it returns from. A client that comes
 // back must not get these messages again.
-func (c *catchUp) wideLocked(channel string, from uint64) uint64 {
+func (ls *leases) wideLocked(channel string, from uint64) uint64 {
 	brought := from
-	for _, s := range c.agent.leases.subs {
+	for _, s := range ls.subs {
 		if s.channel == channel || s.from > from || !IsPattern(s.channel) || !strings.HasPrefix(strings.TrimSuffix(channel, "*"), patternPrefix(s.channel)) {
 			continue
 		}
 		if s.behind == nil {
-			brought = max(brought, c.broughtLocked(s))
+			brought = max(brought, ls.broughtLocked(s))
 		} else {
 			brought = max(brought, s.fed)
 		}
@@ -362,9 +381,9 @@ func (h *history) positionOf(seq uint64) Position {
 }
 
 // overlapsLocked reports whether a subscription that catches up overlaps with a channel or
-// pattern.
+// pattern. c may be nil.
 func (c *catchUp) overlapsLocked(channel string) bool {
-	return slices.ContainsFunc(c.behind, func(g *laggards) bool {
+	return c != nil && slices.ContainsFunc(c.behind, func(g *laggards) bool {
 		return slices.ContainsFunc(g.subs, func(l laggard) bool { return overlap(l.channel, channel) })
 	})
 }
@@ -394,16 +413,20 @@ func (c *catchUp) mergeLocked(g, other *laggards) {
 	}
 	g.ended = append(g.ended, other.ended...)
 	g.own = append(g.own, other.own...)
-	c.agent.out.queue.later.move(other, g)
+	for i := range c.later {
+		if c.later[i].group == other {
+			c.later[i].group = g
+		}
+	}
 	c.behind = slices.DeleteFunc(c.behind, func(each *laggards) bool { return each == other })
 }
 
 // broughtLocked returns the number up to which a live subscription has brought everything.
 // The newest message may be on its way: it is in the history, and was not handed to the
 // agent yet. There is at most one such message, see Sink.Entry.
-func (c *catchUp) broughtLocked(s *subscription) uint64 {
-	newest := c.agent.hub.history.newest()
-	if newest > 0 && c.seen != newest {
+func (ls *leases) broughtLocked(s *subscription) uint64 {
+	newest := ls.agent.hub.history.newest()
+	if newest > 0 && ls.seen != newest {
 		newest--
 	}
 	return max(s.fed, s.from, newest)
@@ -416,9 +439,10 @@ func (h *history) droppedNow() uint32 {
 	return h.drops
 }
 
-// feedLocked queues messages for the subscriptions that catch up, if there is room.
+// feedLocked queues messages for the subscriptions that catch up, if there is room. c may be
+// nil.
 func (c *catchUp) feedLocked() {
-	if c.behind == nil || c.agent.out.waitsForBatchLocked() {
+	if c == nil || len(c.behind) == 0 || c.agent.out.waitsForBatchLocked() {
 		return
 	}
 	q := &c.agent.out.queue
@@ -448,12 +472,10 @@ func (c *catchUp) feedLocked() {
 			for _, l := range g.subs {
 				l.behind = nil
 			}
-			q.unhold(g, nil)
+			c.unholdLocked(g, nil)
 		}
 	}
-	if len(c.behind) == 0 {
-		c.behind = nil
-	}
+	c.releaseLocked()
 }
 
 // States of outbox.batch.
@@ -503,7 +525,7 @@ func (c *catchUp) queueLocked(g *laggards, pieces []piece) {
 			q.add(item{bytes: form.encode(appendMissed(nil, uuid.NewString(), p.missed.channel, p.missed.position.String(), p.missed.why))})
 			continue
 		}
-		q.unhold(g, func(l *laterItem) bool { return l.after < p.msg.seq })
+		c.unholdLocked(g, func(l *laterItem) bool { return l.after < p.msg.seq })
 		q.add(item{bytes: p.msg.encoded(form), msg: p.msg})
 	}
 }
@@ -514,7 +536,10 @@ func (o *outbox) holdLocked(g *laggards, it item) (notify bool) {
 	if !o.queue.fits(len(it.bytes)) {
 		return o.overflowLocked(it)
 	}
-	o.queue.hold(laterItem{item: it, group: g, after: o.agent.hub.history.newest()})
+	o.queue.count++
+	o.queue.bytes += len(it.bytes)
+	c := o.agent.leases.catchUpLocked()
+	c.later = append(c.later, laterItem{item: it, group: g, after: o.agent.hub.history.newest()})
 	return false
 }
 
@@ -528,16 +553,17 @@ func (s *subscription) stopLocked() {
 	g.ended = append(g.ended, s.span())
 	g.subs = slices.DeleteFunc(g.subs, func(l laggard) bool { return l.subscription == s })
 	// What it has brought goes out before the notice of its end.
-	a.out.queue.unhold(g, func(l *laterItem) bool {
+	c := a.leases.catchUp
+	if c == nil {
+		return // its listener has not begun, and nothing has come
+	}
+	c.unholdLocked(g, func(l *laterItem) bool {
 		return !slices.ContainsFunc(g.subs, func(other laggard) bool { return other.matches(l.msg.Channel) })
 	})
 	if len(g.subs) == 0 {
-		c := &a.leases.catchUp
 		c.behind = slices.DeleteFunc(c.behind, func(each *laggards) bool { return each == g })
-		if len(c.behind) == 0 {
-			c.behind = nil
-		}
 	}
+	c.releaseLocked()
 }
 
 // excludeLocked notes that the agent must not get a message when it catches up.
@@ -547,47 +573,30 @@ func (s *subscription) excludeLocked(m *Message) {
 	}
 }
 
-// endLocked is for an agent that is being closed. It gets what came live.
+// endLocked is for an agent that is being closed. It gets what came live. c may be nil.
 func (c *catchUp) endLocked() {
+	if c == nil {
+		return
+	}
 	for _, g := range c.behind {
-		c.agent.out.queue.unhold(g, nil)
+		c.unholdLocked(g, nil)
 	}
 	c.behind = nil
+	c.releaseLocked()
 }
 
 // A laterItem is a message that no history keeps. It waits for subscriptions that catch up:
-// it comes after the message with a number.
+// it comes after the message with a number. It counts in the queue.
 type laterItem struct {
 	item
 	group *laggards
 	after uint64
 }
 
-// laterItems are in the order in which they came.
-type laterItems []laterItem
-
-// move gives those of one group to another one.
-func (ls laterItems) move(from, to *laggards) {
-	for i := range ls {
-		if ls[i].group == from {
-			ls[i].group = to
-		}
-	}
-}
-
-// hold keeps an item out of the queue, and counts it.
-func (q *queue) hold(l laterItem) {
-	q.count++
-	q.bytes += len(l.bytes)
-	q.later = append(q.later, l)
-}
-
-// unhold queues the items of a group for which due returns true. nil is for all.
-func (q *queue) unhold(g *laggards, due func(*laterItem) bool) {
-	if q.later == nil {
-		return
-	}
-	q.later = slices.DeleteFunc(q.later, func(l laterItem) bool {
+// unholdLocked queues the items of a group for which due returns true. nil is for all.
+func (c *catchUp) unholdLocked(g *laggards, due func(*laterItem) bool) {
+	q := &c.agent.out.queue
+	c.later = slices.DeleteFunc(c.later, func(l laterItem) bool {
 		if l.group != g || due != nil && !due(&l) {
 			return false
 		}
@@ -595,7 +604,23 @@ func (q *queue) unhold(g *laggards, due func(*laterItem) bool) {
 		q.add(l.item)
 		return true
 	})
-	if len(q.later) == 0 {
-		q.later = nil
+}
+
+// dropLater drops the later items for which keep returns false. If keep is nil, it drops all
+// of them. It returns how many. c may be nil. The caller holds the agent's mu.
+func (c *catchUp) dropLater(keep func(*Message) bool) (messages int) {
+	if c == nil {
+		return 0
 	}
+	q := &c.agent.out.queue
+	c.later = slices.DeleteFunc(c.later, func(l laterItem) bool {
+		if keep != nil && keep(l.msg) {
+			return false
+		}
+		q.release(1, len(l.bytes))
+		messages++
+		return true
+	})
+	c.releaseLocked()
+	return messages
 }

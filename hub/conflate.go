@@ -19,13 +19,23 @@ type conflation struct {
 	fresh int           // at least the number that were added since the last conflate
 }
 
+// waits reports whether messages wait that were added since the last conflate. c may be nil.
+func (c *conflation) waits() bool { return c != nil && c.fresh > 0 }
+
+// forget notes that nothing waits any more. c may be nil.
+func (c *conflation) forget() {
+	if c != nil {
+		*c = conflation{}
+	}
+}
+
 // conflates reports whether newer messages of its channel replace the item.
 func (it *item) conflates() bool { return it.msg != nil && it.msg.conflate }
 
 // lags reports whether messages that can be conflated have waited for long, or leave little
 // room in the queue. A recovery takes half of the queue, which is not yet lagging.
 func (q *queue) lags(now time.Duration) bool {
-	if q.conflation.fresh == 0 {
+	if !q.conflation.waits() {
 		return false
 	}
 	l := q.currentLimits()
@@ -36,7 +46,9 @@ func (q *queue) lags(now time.Duration) bool {
 // of next's channel are all dropped; next may be nil. The others keep their order, so that
 // the positions that an agent gets still rise. It returns how many messages it dropped.
 func (q *queue) conflate(next *Message) (dropped int) {
-	q.conflation.fresh = 0
+	if q.conflation != nil {
+		q.conflation.fresh = 0
+	}
 	if q.list() == nil {
 		return 0
 	}
@@ -67,16 +79,19 @@ func (q *queue) conflate(next *Message) (dropped int) {
 	return dropped
 }
 
-// noteTaken notes that a take took all items that waited, or only some.
+// noteTaken notes that a take took all items that waited, or only some. c may be nil.
 func (c *conflation) noteTaken(all bool) {
+	if c == nil {
+		return
+	}
 	if c.taken = c.since; all {
 		c.since, c.fresh = 0, 0
 	}
 }
 
-// notePutBack notes that items wait again.
+// notePutBack notes that items wait again. c may be nil.
 func (c *conflation) notePutBack(items []item) {
-	if c.taken == 0 {
+	if c == nil || c.taken == 0 {
 		return
 	}
 	for i := range items {
@@ -95,6 +110,9 @@ func (o *outbox) makeRoomLocked(it item) {
 	var next *Message
 	if it.conflates() {
 		next = it.msg
+		if q.conflation == nil {
+			q.conflation = new(conflation)
+		}
 		if q.conflation.since == 0 {
 			q.conflation.since = now
 		}

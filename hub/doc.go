@@ -111,7 +111,7 @@
 //	goroutine     started by                     owns                                 ends when                      awaited by
 //	reader        the transport                  Receive, Left, reading from the Conn the Conn ends, or is idle      nothing: Left is its last call
 //	flusher       newFlusher                     writes of the agents on its list     Close                          Close
-//	writer        writers.start                  one agent's writes                   the agent's queue is empty     Close; Left, by outbox.idle
+//	writer        writers.start                  one agent's writes                   the agent's queue is empty     Close; Left, by ending.written
 //	timers        newTimers                      handshakes, heartbeats, leases       Close                          Close
 //	question      Question.askRemote             one call of Gate.Decide              the gate returns               nothing: a gate may hang
 //	position      op.ask                         nothing: it waits for the log        the position is there, timeout nothing

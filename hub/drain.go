@@ -110,7 +110,7 @@ func (a *Agent) sendAway(retry time.Duration, by time.Time) {
 	before := a.state
 	notify := a.closeLocked(CloseUnavailable, goingAway.Reason, retry)
 	// An agent that is already being closed gets no more time than it has.
-	if a.out.conn != nil && (before < stateClosing || before == stateClosing && a.out.closeBy.After(by)) {
+	if a.out.conn != nil && (before < stateClosing || before == stateClosing && a.ending.by.After(by)) {
 		a.out.expireLocked(by)
 	}
 	a.unlock(notify)

@@ -179,8 +179,7 @@ func (h *Hub) listLocked(a *Agent) {
 // newAgent makes an agent that the hub does not list, and that has no policy yet.
 func (h *Hub) newAgent(o Opening) *Agent {
 	a := &Agent{hub: h, id: uuid.New(), opening: o}
-	a.cond.L = &a.mu
-	a.in.agent, a.out.agent, a.leases.agent, a.leases.catchUp.agent = a, a, a, a
+	a.in.agent, a.out.agent, a.leases.agent = a, a, a
 	a.identity.Store(noIdentity)
 	return a
 }

@@ -79,7 +79,7 @@ func (box *inbox) hold(frame []byte) bool {
 		if box.held.add(frame) {
 			return true
 		}
-		a.cond.Wait()
+		a.waitLocked()
 	}
 	return a.state >= stateClosing
 }
@@ -96,11 +96,11 @@ func (box *inbox) releaseHeld() {
 		if frame == nil {
 			break
 		}
-		a.cond.Broadcast()
+		a.wakeWaitersLocked()
 		a.mu.Unlock()
 		box.handle(frame, false)
 		a.mu.Lock()
 	}
 	box.held = nil
-	a.cond.Broadcast()
+	a.wakeWaitersLocked()
 }

@@ -29,11 +29,16 @@ const (
 )
 
 // A lease is a right that a gate granted: to be connected, or to one subscription. It
-// may end, and its gate may be asked again. Times are on the hub's clock; 0 is never.
+// may end, and its gate may be asked again.
 //
 // The agent's mu guards its leases.
 type lease struct {
-	by    Fingerprint   // of the gate that granted it
+	by     Fingerprint // of the gate that granted it
+	limits *term       // nil for a lease without an end, whose gate is not asked again: most are like that
+}
+
+// A term is what limits a lease. Times are on the hub's clock; 0 is never.
+type term struct {
 	again time.Duration // when to ask its gate again
 	ends  time.Duration // when it ends, unless it is renewed before
 	grace bool          // a reload has replaced its gate, and the new one has not answered yet
@@ -41,115 +46,189 @@ type lease struct {
 	asked bool          // its gate is being asked again
 }
 
+// term returns what limits the lease.
+func (l *lease) term() term {
+	if l.limits == nil {
+		return term{}
+	}
+	return *l.limits
+}
+
+// setTerm replaces what limits the lease.
+func (l *lease) setTerm(t term) {
+	switch {
+	case t == term{}:
+		l.limits = nil
+	case l.limits == nil:
+		l.limits = &t
+	default:
+		*l.limits = t
+	}
+}
+
 // newLease returns the lease that v grants now; by is the fingerprint of the gate.
 func newLease(v *Verdict, by Fingerprint, now time.Duration) lease {
 	l := lease{by: by}
+	l.setTerm(newTerm(v, now))
+	return l
+}
+
+func newTerm(v *Verdict, now time.Duration) (t term) {
 	if v.Recheck > 0 {
-		l.again = now + v.Recheck
+		t.again = now + v.Recheck
 	}
 	if !v.Expires.IsZero() {
 		life := min(max(time.Until(v.Expires), 0), longest)
-		l.ends = now + life
-		if again := l.ends - min(life/10, expiryLead); l.again == 0 || again < l.again {
-			l.again = again
+		t.ends = now + life
+		if again := t.ends - min(life/10, expiryLead); t.again == 0 || again < t.again {
+			t.again = again
 		}
 	}
-	return l
+	return t
 }
 
 // renew replaces the lease by the one that v grants now. If the new one ends no later than
 // the old one, for example because the same token still limits it, the gate is not asked
 // again before the end: it would give the same answer.
 func (l *lease) renew(v *Verdict, by Fingerprint, now time.Duration) {
-	before := l.ends
-	if l.grace {
+	old, t := l.term(), newTerm(v, now)
+	before := old.ends
+	if old.grace {
 		before = 0 // the grace period set this end, not a verdict
 	}
-	asked := l.asked
-	*l = newLease(v, by, now)
-	l.asked = asked
-	if before != 0 && l.ends != 0 && l.ends <= before+timerGrain && (v.Recheck == 0 || l.again > l.ends) {
-		l.again = 0
+	if before != 0 && t.ends != 0 && t.ends <= before+timerGrain && (v.Recheck == 0 || t.again > t.ends) {
+		t.again = 0
 	}
+	t.asked = old.asked
+	l.by = by
+	l.setTerm(t)
 }
 
 // startGrace keeps a lease that a replaced gate granted until the grace period ends. The
 // new gate is asked at a random moment within spread. A second call does not prolong the
 // grace period.
 func (l *lease) startGrace(now, grace, spread time.Duration) {
-	if !l.grace {
+	t := l.term()
+	if !t.grace {
 		ends := now + grace - rand.N(grace/10+1) //nolint:gosec // G404: nothing secret; it spreads the ends
-		if l.ends == 0 || ends < l.ends {
-			l.ends = ends
+		if t.ends == 0 || ends < t.ends {
+			t.ends = ends
 		}
-		l.grace = true
+		t.grace = true
 	}
-	l.wants = byFrame
-	l.again = max(now, 1) + rand.N(spread+1) //nolint:gosec // G404: nothing secret
+	t.wants = byFrame
+	t.again = max(now, 1) + rand.N(spread+1) //nolint:gosec // G404: nothing secret
+	l.setTerm(t)
 }
 
 // postpone keeps a lease whose gate could not decide, and has the gate asked again after
 // pause. The lease ends when it would have ended, at the latest after grace.
 func (l *lease) postpone(now, pause, grace time.Duration) {
-	if l.ends == 0 {
-		l.ends = now + grace
+	t := l.term()
+	if t.ends == 0 {
+		t.ends = now + grace
 	}
-	if l.grace { // after a reload many leases are postponed at the same moment
+	if t.grace { // after a reload many leases are postponed at the same moment
 		pause += rand.N(pause) //nolint:gosec // G404: nothing secret
 	}
-	l.again = now + pause
+	t.again = now + pause
+	l.setTerm(t)
 }
+
+// askBy has the gate asked at a time, unless it is asked earlier.
+func (l *lease) askBy(at time.Duration) {
+	t := l.term()
+	if t.again == 0 || t.again > at {
+		t.again = at
+	}
+	l.setTerm(t)
+}
+
+// leaveUnasked has the gate not asked again, until there is a reason.
+func (l *lease) leaveUnasked() {
+	t := l.term()
+	t.again = 0
+	l.setTerm(t)
+}
+
+// want notes why the gate must be asked now.
+func (l *lease) want(why reason) {
+	t := l.term()
+	t.wants = why
+	l.setTerm(t)
+}
+
+// answered notes that the gate is not being asked any more.
+func (l *lease) answered() {
+	t := l.term()
+	t.asked = false
+	l.setTerm(t)
+}
+
+// inGrace reports whether the lease is in its grace period.
+func (l *lease) inGrace() bool { return l.limits != nil && l.limits.grace }
+
+// isAsked reports whether the gate is being asked again.
+func (l *lease) isAsked() bool { return l.limits != nil && l.limits.asked }
 
 // next returns when the lease is due: its gate must be asked, or it ends; 0 is never.
 func (l *lease) next() time.Duration {
-	switch {
-	case l.again == 0:
-		return l.ends
-	case l.ends == 0:
-		return l.again
+	switch t := l.term(); {
+	case t.again == 0:
+		return t.ends
+	case t.ends == 0:
+		return t.again
 	default:
-		return min(l.again, l.ends)
+		return min(t.again, t.ends)
 	}
 }
 
 // hasEnded reports whether the lease has ended.
-func (l *lease) hasEnded(now time.Duration) bool { return l.ends != 0 && l.ends <= now }
+func (l *lease) hasEnded(now time.Duration) bool {
+	t := l.term()
+	return t.ends != 0 && t.ends <= now
+}
 
 // look notes why the gate must be asked if the time for it has come, and returns why.
 func (l *lease) look(now time.Duration) reason {
-	if l.again == 0 || l.again > now {
+	t := l.limits
+	if t == nil || t.again == 0 || t.again > now {
 		return byFrame
 	}
-	l.again = 0
+	t.again = 0
 	switch {
-	case l.asked: // the answer under way will set the next time
-	case l.grace:
-		l.wants = byReload
+	case t.asked: // the answer under way will set the next time
+	case t.grace:
+		t.wants = byReload
 	default:
-		l.wants = byTime
+		t.wants = byTime
 	}
-	return l.wants
+	return t.wants
 }
 
 // take returns why the gate must be asked now, and notes that it is being asked. It
 // returns byFrame if the gate must not be asked. reload selects between questions because
 // of a reload and all others.
 func (l *lease) take(reload bool) reason {
-	why := l.wants
-	if why == byFrame || l.asked || (why == byReload) != reload {
+	t := l.limits
+	if t == nil {
 		return byFrame
 	}
-	l.wants, l.asked = byFrame, true
+	why := t.wants
+	if why == byFrame || t.asked || (why == byReload) != reload {
+		return byFrame
+	}
+	t.wants, t.asked = byFrame, true
 	return why
 }
 
 // leases are the rights of one agent.
 type leases struct {
-	catchUp catchUp // what the subscriptions have to catch up with
-	agent   *Agent  // their owner; immutable
+	catchUp *catchUp // what the subscriptions have to catch up with; nil if that is nothing
+	seen    uint64   // the number of the last kept message that was fanned out to the agent
+	agent   *Agent   // their owner; immutable
 	subs    []*subscription
 	connect lease
-	asking  bool // reauthorize runs a goroutine
 }
 
 // find returns the index of the subscription on n, or -1. An agent has few
@@ -269,12 +348,15 @@ func (ls *leases) take(reload bool) (l *lease, s *subscription, why reason) {
 
 // isUndecided reports whether one of the leases is in a grace period.
 func (ls *leases) isUndecided() bool {
-	return ls.connect.grace || ls.any(func(l *lease) bool { return l.grace })
+	return ls.connect.inGrace() || ls.any((*lease).inGrace)
 }
 
 // isWaiting reports whether a gate must be asked now, for a reason other than a reload.
 func (ls *leases) isWaiting() bool {
-	waits := func(l *lease) bool { return !l.asked && (l.wants == byTime || l.wants == byConnect) }
+	waits := func(l *lease) bool {
+		t := l.term()
+		return !t.asked && (t.wants == byTime || t.wants == byConnect)
+	}
 	return waits(&ls.connect) || ls.any(waits)
 }
 

@@ -25,8 +25,11 @@ func TestLeaseOfAVerdict(t *testing.T) {
 			"expired":                          {Verdict{Expires: time.Now().Add(-time.Hour)}, now, now},
 		} {
 			l := newLease(&c.verdict, "gate", now)
-			if l.again != c.again || l.ends != c.ends || l.by != "gate" {
-				t.Errorf("%s: asked again at %v, ends at %v; want %v and %v", name, l.again, l.ends, c.again, c.ends)
+			if got := l.term(); got.again != c.again || got.ends != c.ends || l.by != "gate" {
+				t.Errorf("%s: asked again at %v, ends at %v; want %v and %v", name, got.again, got.ends, c.again, c.ends)
+			}
+			if limited := c.again != 0 || c.ends != 0; limited != (l.limits != nil) {
+				t.Errorf("%s: it has a term: %t", name, !limited)
 			}
 			want := c.again
 			if want == 0 || c.ends != 0 && c.ends < want {
@@ -49,43 +52,48 @@ func TestLeaseThatIsNotProlonged(t *testing.T) {
 			t.Fatal("its gate is not asked a tenth of its life before the end")
 		}
 		l.renew(&v, "gate", 90*time.Second)
-		if l.again != 0 || l.ends != 100*time.Second || !l.asked {
-			t.Errorf("asked again at %v, ends at %v, being asked %t", l.again, l.ends, l.asked)
+		if got := l.term(); got.again != 0 || got.ends != 100*time.Second || !got.asked {
+			t.Errorf("asked again at %v, ends at %v, being asked %t", got.again, got.ends, got.asked)
 		}
 		longer := Verdict{Expires: time.Now().Add(200 * time.Second)}
 		l.renew(&longer, "gate", 90*time.Second)
-		if l.again == 0 || l.ends != 290*time.Second {
-			t.Errorf("prolonged: asked again at %v, ends at %v", l.again, l.ends)
+		if got := l.term(); got.again == 0 || got.ends != 290*time.Second {
+			t.Errorf("prolonged: asked again at %v, ends at %v", got.again, got.ends)
+		}
+		l.answered()
+		if l.renew(&Verdict{}, "gate", 90*time.Second); l.limits != nil {
+			t.Errorf("it is for ever, and keeps the term %+v", l.term())
 		}
 	})
 }
 
 func TestLeaseInItsGracePeriod(t *testing.T) {
 	const now, grace = time.Hour, time.Minute
-	l := lease{by: "old", wants: byTime}
+	l := lease{by: "old", limits: &term{wants: byTime}}
 	l.startGrace(now, grace, time.Second)
-	if !l.grace || l.wants != byFrame || l.ends < now+grace*9/10 || l.ends > now+grace || l.again < now || l.again > now+time.Second {
-		t.Fatalf("%+v", l)
+	got := l.term()
+	if !got.grace || got.wants != byFrame || got.ends < now+grace*9/10 || got.ends > now+grace || got.again < now || got.again > now+time.Second {
+		t.Fatalf("%+v", got)
 	}
-	ends := l.ends
+	ends := got.ends
 	l.startGrace(now+grace/2, grace, 0)
-	if l.ends != ends {
-		t.Errorf("a second reload has moved the end from %v to %v", ends, l.ends)
+	if got = l.term(); got.ends != ends {
+		t.Errorf("a second reload has moved the end from %v to %v", ends, got.ends)
 	}
 	if why := l.look(now + grace/2); why != byReload {
 		t.Errorf("asked for reason %d, want that of a reload", why)
 	}
 	l.postpone(now+grace/2, time.Second, grace)
-	if l.ends != ends || l.again < now+grace/2+time.Second || l.again > now+grace/2+2*time.Second {
-		t.Errorf("postponed: asked again at %v, ends at %v", l.again, l.ends)
+	if got = l.term(); got.ends != ends || got.again < now+grace/2+time.Second || got.again > now+grace/2+2*time.Second {
+		t.Errorf("postponed: asked again at %v, ends at %v", got.again, got.ends)
 	}
 	if l.hasEnded(ends-1) || !l.hasEnded(ends) {
 		t.Errorf("it does not end at %v", ends)
 	}
-	shorter := lease{ends: now + time.Second}
+	shorter := lease{limits: &term{ends: now + time.Second}}
 	shorter.startGrace(now, grace, 0)
-	if shorter.ends != now+time.Second {
-		t.Errorf("the grace period has prolonged a lease to %v", shorter.ends)
+	if got = shorter.term(); got.ends != now+time.Second {
+		t.Errorf("the grace period has prolonged a lease to %v", got.ends)
 	}
 }
 
@@ -93,17 +101,16 @@ func TestLeaseInItsGracePeriod(t *testing.T) {
 func TestLeaseThatIsPostponedEnds(t *testing.T) {
 	var l lease
 	l.postpone(time.Hour, time.Second, time.Minute)
-	if l.ends != time.Hour+time.Minute || l.again != time.Hour+time.Second {
-		t.Errorf("%+v", l)
+	if got := l.term(); got.ends != time.Hour+time.Minute || got.again != time.Hour+time.Second {
+		t.Errorf("%+v", got)
 	}
 }
 
 func TestLeasesAreTakenOneAfterTheOther(t *testing.T) {
 	a, b, c := &subscription{channel: "a"}, &subscription{channel: "b"}, &subscription{channel: "c"}
 	ls := leases{subs: []*subscription{a, b, c}}
-	ls.connect.again, a.lease.again, b.lease.again, c.lease.again = 3, 2, 1, 9
-	b.lease.grace = true
-	c.lease.ends = 4
+	ls.connect.limits, a.lease.limits = &term{again: 3}, &term{again: 2}
+	b.lease.limits, c.lease.limits = &term{again: 1, grace: true}, &term{again: 9, ends: 4}
 	if ls.next() != 1 {
 		t.Errorf("next at %d, want 1", ls.next())
 	}
@@ -125,8 +132,8 @@ func TestLeasesAreTakenOneAfterTheOther(t *testing.T) {
 	if _, _, why := ls.take(false); why != byFrame || ls.isWaiting() {
 		t.Error("there is one more")
 	}
-	a.lease.again = 6
-	if ls.look(7); a.lease.wants != byFrame || a.lease.again != 0 {
+	a.lease.askBy(6)
+	if ls.look(7); a.lease.term().wants != byFrame || a.lease.term().again != 0 {
 		t.Error("what is being asked is to be asked once more")
 	}
 }

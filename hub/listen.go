@@ -114,7 +114,7 @@ func Listen(ctx context.Context, a *Agent, l Listening) (*Listener, *ListenError
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.state != stateConnected {
-		own.refuseLocked("", a.refusal())
+		own.refuseLocked("", a.endingLocked().refusal())
 	}
 	if own.refused != nil {
 		return nil, own.refused
@@ -158,7 +158,7 @@ func (l *Listener) beginLocked() {
 	}
 	l.opened, l.begins = nil, true
 	if len(l.group.subs) > 0 {
-		c := &a.leases.catchUp
+		c := a.leases.catchUpLocked()
 		c.behind = append(c.behind, &l.group)
 		c.feedLocked()
 	}
@@ -188,7 +188,7 @@ func (l *Listener) await(done func() bool) {
 	l.agent.mu.Lock()
 	defer l.agent.mu.Unlock()
 	for l.agent.state < stateClosing && !done() {
-		l.agent.cond.Wait()
+		l.agent.waitLocked()
 	}
 }
 
@@ -220,7 +220,7 @@ func (l *Listener) refuseLocked(channel string, r *Refusal) {
 func (l *Listener) endLocked(channel string, r *Refusal) (notify bool) {
 	l.refuseLocked(channel, r)
 	a := l.agent
-	a.closeAbout = channel
+	a.endingLocked().about = channel
 	retry := r.Retry
 	if retry <= 0 {
 		retry = cutRetry()
@@ -242,8 +242,8 @@ func (o *op) refuseSubscribe(r *Refusal) {
 
 // refusal returns why the agent was closed.
 func (e *ending) refusal() *Refusal {
-	r := &Refusal{Code: CodeUnavailable, Reason: e.closeReason, Retry: e.closeRetry}
-	switch e.closeCode {
+	r := &Refusal{Code: CodeUnavailable, Reason: e.reason, Retry: e.retry}
+	switch e.code {
 	case CloseDenied, CloseCut:
 		r.Code = CodeDenied
 	case CloseLimit, CloseSlow:

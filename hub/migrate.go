@@ -35,7 +35,7 @@ func (a *Agent) migrate(wait bool) {
 			break
 		}
 		if a.migrating {
-			a.cond.Wait()
+			a.waitLocked()
 			continue
 		}
 		done = true
@@ -45,7 +45,7 @@ func (a *Agent) migrate(wait bool) {
 		(&migration{agent: a, from: before, to: p}).run()
 		a.mu.Lock()
 		a.migrating, a.applied = false, p
-		a.cond.Broadcast()
+		a.wakeWaitersLocked()
 	}
 	notify := a.out.parked && a.out.wakeLocked()
 	a.unlock(notify)
@@ -171,7 +171,7 @@ func (m *migration) connect() bool {
 		}
 		a.mu.Lock()
 		l := &a.leases.connect
-		changed := l.grace || !l.by.is(o.by)
+		changed := l.inGrace() || !l.by.is(o.by)
 		if changed && !o.local {
 			m.startGraceLocked(l)
 		}
@@ -251,8 +251,8 @@ func (m *migration) reauthorize(gate GateName, s *subscription, all bool, made [
 	}
 	byConnect := s.byConnect && gate == GateSubscribe
 	granted := byConnect && (made == nil || slices.Contains(made, s.channel))
-	changed := all || l.grace || byConnect || !l.by.is(o.by)
-	connectWaits := a.leases.connect.grace
+	changed := all || l.inGrace() || byConnect || !l.by.is(o.by)
+	connectWaits := a.leases.connect.inGrace()
 	if !granted && changed && !o.local {
 		m.startGraceLocked(l)
 	}
@@ -270,7 +270,7 @@ func (m *migration) reauthorize(gate GateName, s *subscription, all bool, made [
 		a.mu.Lock()
 		if l = o.leaseLocked(); l != nil {
 			m.startGraceLocked(l)
-			l.again = 0
+			l.leaveUnasked()
 		}
 		a.mu.Unlock()
 		return true

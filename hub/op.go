@@ -101,7 +101,7 @@ func (o *op) nextGate() (Gate, *Question) {
 			f.by, g = "", nil // not asked, so a reload that adds presence or a history must not take it for an answer
 		}
 		if g != nil {
-			return g, &Question{Gate: f.gate, Agent: a, Channel: o.channel, Pattern: IsPattern(o.channel), Credentials: a.credentials, Identity: o.identity, within: o.ctx}
+			return g, &Question{Gate: f.gate, Agent: a, Channel: o.channel, Pattern: IsPattern(o.channel), Credentials: a.credentialsLocked(), Identity: o.identity, within: o.ctx}
 		}
 		o.asked++
 	}
@@ -190,7 +190,8 @@ func abandon(ops []*op) {
 // answered. It returns nil if that is a right to a list of members which has ended.
 func (o *op) leaseLocked() *lease {
 	if o.taken != nil {
-		o.taken.asked, o.taken = false, nil
+		o.taken.answered()
+		o.taken = nil
 	}
 	if o.sub != nil && o.gate == GatePresence {
 		return o.sub.watchLease()
@@ -250,7 +251,7 @@ func (o *op) do() {
 	}
 	w := a.opsLocked()
 	for len(w.pending) >= maxQuestions && a.state == stateConnected && o.why != byReload {
-		a.cond.Wait()
+		a.waitLocked()
 	}
 	if a.state != stateConnected {
 		a.mu.Unlock()
@@ -330,7 +331,7 @@ func (o *op) resolveGate() (Gate, *Question) {
 	}
 	q := &Question{
 		Gate: o.gate, Agent: a, Channel: o.channel, Pattern: IsPattern(o.channel), Message: o.msg,
-		Credentials: a.credentials, Identity: o.identity, within: o.ctx,
+		Credentials: a.credentialsLocked(), Identity: o.identity, within: o.ctx,
 	}
 	if o.gate == GateConnect && o.why == byFrame {
 		q.Credentials = o.in.data
@@ -462,10 +463,10 @@ func (a *Agent) applyReady() {
 		}
 		a.mu.Lock()
 		w.remove(o) // only now, so that no later operation on its channel overtakes it
-		a.cond.Broadcast()
+		a.wakeWaitersLocked()
 	}
 	w.applying = false
-	a.cond.Broadcast()
+	a.wakeWaitersLocked()
 }
 
 // apply carries out the verdict and answers the frame. It returns false and changes

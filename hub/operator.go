@@ -388,12 +388,12 @@ func (ls *leases) askAgain(in time.Duration) bool {
 		return false
 	}
 	l, at := &ls.connect, max(a.hub.timers.now(), 1)+in
-	switch {
-	case l.wants != byFrame: // it is asked anyhow
-	case in == 0 && !l.grace && !l.asked:
-		l.wants = byTime
-	case l.again == 0 || l.again > at:
-		l.again = at
+	switch t := l.term(); {
+	case t.wants != byFrame: // it is asked anyhow
+	case in == 0 && !t.grace && !t.asked:
+		l.want(byTime)
+	default:
+		l.askBy(at)
 	}
 	a.mu.Unlock()
 	ls.reauthorize()

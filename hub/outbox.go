@@ -40,11 +40,10 @@ type queue struct {
 	one   item    // the item that waits, if it is the only one and has bytes; then items is nil
 	items *[]item // all items that wait; nil if there is none, or one
 
-	conflation conflation
-
-	limits *Limits
-	former *Limits    // the limits before a reload, while the queue exceeds the new ones
-	later  laterItems // wait for subscriptions that catch up
+	conflation *conflation // nil until there is a message that a newer one may replace
+	former     *Limits     // the limits before a reload, while the queue exceeds the new ones
+	lag        *lag        // not nil while so much waits that publishers wait
+	limits     *Limits
 }
 
 // fits reports whether n more bytes may be added. One item always fits an empty queue.
@@ -189,16 +188,8 @@ func (q *queue) putBack(items []item) {
 // drop drops the waiting messages for which keep returns false. If keep is nil, it drops
 // every item. It returns how many messages it dropped.
 func (q *queue) drop(keep func(*Message) bool) (messages int) {
-	q.later = slices.DeleteFunc(q.later, func(l laterItem) bool {
-		if keep != nil && keep(l.msg) {
-			return false
-		}
-		q.release(1, len(l.bytes))
-		messages++
-		return true
-	})
 	if q.list() == nil {
-		return messages
+		return 0
 	}
 	*q.items = slices.DeleteFunc(*q.items, func(it item) bool {
 		if keep != nil && (it.msg == nil || keep(it.msg)) {
@@ -213,7 +204,7 @@ func (q *queue) drop(keep func(*Message) bool) (messages int) {
 	if len(*q.items) == 0 {
 		putItems(q.items)
 		q.items = nil
-		q.conflation = conflation{}
+		q.conflation.forget()
 	}
 	return messages
 }
@@ -262,32 +253,22 @@ type outbox struct {
 	deadline bool // the Conn has a write deadline; owned by the goroutine that writes, see writing
 
 	// Guarded by Agent.mu.
-	writing bool // a flusher has the agent on its list, a writer runs, or the outbox is parked
-	parked  bool // nothing is written until the migration is complete
-	held    bool // nothing is written until Listener.Release
-	full    bool // the agent's reader waits until the queue is half empty
-	queue   queue
-	lag     *lag // not nil while so much waits that publishers wait
+	writing  bool // a flusher has the agent on its list, a writer runs, or the outbox is parked
+	parked   bool // nothing is written until the migration is complete
+	held     bool // nothing is written until Listener.Release
+	full     bool // the agent's reader waits until the queue is half empty
+	silenced bool // no message goes out any more: the agent was cut, or is too slow
+	queue    queue
 
-	// Owned by the goroutine that writes; see writing.
-	sent    int64         // bytes
-	renewed time.Duration // when the write deadline was set, on the hub's clock
-
-	roomer Roomer // conn, if it blocks and is one; else nil; set by Agent.Start
-
-	// Guarded by Agent.mu.
-	idle     chan struct{} // if not nil, closed when writing ends
-	closeBy  time.Time     // the write deadline of an agent that is being closed
-	moved    time.Duration // when the agent last took something from a writer, on the hub's clock; 0 without a writer
-	silenced bool          // no message goes out any more: the agent was cut, or is too slow
-	closed   bool          // conn.Close was called
+	renewed time.Duration // when the write deadline was set, on the hub's clock; owned by the goroutine that writes, see writing
+	moved   time.Duration // when the agent last took something from a writer, on the hub's clock; 0 without a writer; guarded by Agent.mu
 }
 
 // acceptLocked queues an item. If the item does not fit, it first drops messages that newer
 // ones replace. If that is not enough, it closes the agent with CloseSlow. It reports whether
 // the caller must call Agent.notify after it has released the agent's mu.
 func (o *outbox) acceptLocked(it item) (notify bool) {
-	if it.conflates() || o.queue.conflation.fresh > 0 {
+	if it.conflates() || o.queue.conflation.waits() {
 		o.makeRoomLocked(it)
 	}
 	if !o.queue.fits(len(it.bytes)) {
@@ -310,7 +291,7 @@ func (o *outbox) overflowLocked(it item) (notify bool) {
 // hasWorkLocked reports whether there is something to write, or something to look for that
 // may have to be written.
 func (o *outbox) hasWorkLocked() bool {
-	return !o.queue.isEmpty() || o.agent.leases.catchUp.behind != nil && !o.waitsForBatchLocked()
+	return !o.queue.isEmpty() || o.agent.leases.isBehind() && !o.waitsForBatchLocked()
 }
 
 // wakeLocked sets the writing flag if nothing writes for the agent yet. It reports whether
@@ -331,7 +312,7 @@ func (o *outbox) wakeLocked() bool {
 
 // dropLocked drops the whole queue.
 func (o *outbox) dropLocked(why DropReason) {
-	o.agent.hub.counts.drop(why, o.queue.drop(nil))
+	o.agent.hub.counts.drop(why, o.agent.leases.catchUp.dropLater(nil)+o.queue.drop(nil))
 }
 
 // revokeLocked drops the waiting messages for which keep returns false, because their
@@ -339,7 +320,7 @@ func (o *outbox) dropLocked(why DropReason) {
 // the new count in revoked, and puts them back or drops them.
 func (o *outbox) revokeLocked(keep func(*Message) bool) {
 	o.revoked.Add(1)
-	o.agent.hub.counts.drop(DropRevoked, o.queue.drop(keep))
+	o.agent.hub.counts.drop(DropRevoked, o.agent.leases.catchUp.dropLater(keep)+o.queue.drop(keep))
 	o.roomLocked()
 }
 
@@ -357,7 +338,7 @@ func (o *outbox) awaitRoom() {
 			continue
 		}
 		o.full = true
-		a.cond.Wait()
+		a.waitLocked()
 	}
 }
 
@@ -366,13 +347,14 @@ func (o *outbox) roomLocked() {
 	o.caughtUpLocked()
 	if o.full && !o.queue.isCrowded() {
 		o.full = false
-		o.agent.cond.Broadcast()
+		o.agent.wakeWaitersLocked()
 	}
 }
 
-// expireLocked sets the last write deadline: setDeadline cannot set a later one.
+// expireLocked sets the last write deadline, of an agent that is being closed or gone:
+// setDeadline cannot set a later one.
 func (o *outbox) expireLocked(t time.Time) {
-	o.closeBy = t
+	o.agent.endingLocked().by = t
 	_ = o.conn.SetWriteDeadline(t) // if this fails, the next write fails too
 }
 
@@ -387,8 +369,10 @@ func (o *outbox) setDeadline(t time.Time) error {
 // setDeadlineLocked is setDeadline for a caller that holds the agent's mu, which keeps the
 // call in order with expireLocked.
 func (o *outbox) setDeadlineLocked(t time.Time) error {
-	if !o.closeBy.IsZero() && (t.IsZero() || o.closeBy.Before(t)) {
-		t = o.closeBy
+	if a := o.agent; a.state >= stateClosing {
+		if by := a.endingLocked().by; !by.IsZero() && (t.IsZero() || by.Before(t)) {
+			t = by
+		}
 	}
 	return o.conn.SetWriteDeadline(t)
 }

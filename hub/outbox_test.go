@@ -224,7 +224,7 @@ func TestConflatedMessagesThatArePutBack(t *testing.T) {
 		it.msg.conflate = true
 		q.add(it)
 	}
-	q.conflation = conflation{since: 1, fresh: 3}
+	q.conflation = &conflation{since: 1, fresh: 3}
 	const late = 1 + lagAfter
 	for _, most := range []int{math.MaxInt, 12, 100} {
 		var some taken

@@ -107,21 +107,21 @@ func (q *queue) isBehind(share int) bool {
 
 // lagLocked returns the agent's lag if it lags, else nil.
 func (o *outbox) lagLocked() *lag {
-	if o.lag == nil && o.queue.isBehind(paceShare) && o.agent.state == stateConnected {
-		o.lag = &lag{agent: o.agent, over: make(chan struct{})}
+	if o.queue.lag == nil && o.queue.isBehind(paceShare) && o.agent.state == stateConnected {
+		o.queue.lag = &lag{agent: o.agent, over: make(chan struct{})}
 		if o.moved != 0 && o.clock()-o.moved > deafAfter {
-			o.lag.deaf = o.moved
+			o.queue.lag.deaf = o.moved
 		}
 	}
-	return o.lag
+	return o.queue.lag
 }
 
 // caughtUpLocked ends the agent's lag if less waits for it now: half of what begins one, so
 // that writes join many messages. It also ends if the agent is being closed.
 func (o *outbox) caughtUpLocked() {
-	if o.lag != nil && (o.agent.state >= stateClosing || !o.queue.isBehind(2*paceShare)) {
-		close(o.lag.over)
-		o.lag = nil
+	if o.queue.lag != nil && (o.agent.state >= stateClosing || !o.queue.isBehind(2*paceShare)) {
+		close(o.queue.lag.over)
+		o.queue.lag = nil
 	}
 }
 

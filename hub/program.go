@@ -242,7 +242,8 @@ func (pr *Program) isCurrent() bool {
 		return false
 	}
 	a.policy.Store(p)
-	return !pr.lease.hasEnded(now) && (pr.lease.again == 0 || pr.lease.again > now)
+	next := pr.lease.next()
+	return next == 0 || next > now
 }
 
 // Check returns what is wrong with p, if it can never be published.

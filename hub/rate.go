@@ -9,11 +9,9 @@ import "time"
 // reconnects sends all its subscriptions and waiting publishes in one burst.
 const rateBurst = 5
 
-// A bucket is a token bucket that limits a rate. Its zero value is full.
-type bucket struct {
-	taken float64       // missing tokens at the time last
-	last  time.Duration // on the hub's clock
-}
+// A bucket is a token bucket that limits a rate: the time on the hub's clock at which it is
+// full. Its zero value is full.
+type bucket time.Duration
 
 // take takes a token from a bucket that gains rate tokens each second. If there is none,
 // it returns how long until there is one.
@@ -23,16 +21,16 @@ func (b *bucket) take(now time.Duration, rate int) (wait time.Duration, ok bool)
 
 // takeN takes n tokens or none; more than fit in the bucket count as a full one.
 func (b *bucket) takeN(now time.Duration, rate, n int) (wait time.Duration, ok bool) {
-	if rate < 0 {
+	if rate <= 0 {
 		return 0, true
 	}
-	limit := float64(rate) * rateBurst
-	b.taken = min(limit, max(0, b.taken-(now-b.last).Seconds()*float64(rate)))
-	b.last = now
-	want := min(float64(n), limit)
-	if left := limit - b.taken; left < want {
-		return time.Duration((want - left) / float64(rate) * float64(time.Second)), false
+	const empty = rateBurst * time.Second // how long an empty bucket needs until it is full
+	lacks := min(empty, max(0, time.Duration(*b)-now))
+	costs := min(empty, time.Duration(float64(n)/float64(rate)*float64(time.Second)))
+	*b = bucket(now + lacks)
+	if wait = lacks + costs - empty; wait > 0 {
+		return wait, false
 	}
-	b.taken += want
+	*b += bucket(costs)
 	return 0, true
 }

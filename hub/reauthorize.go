@@ -37,10 +37,10 @@ type reauthorizers struct {
 func (r *reauthorizers) add(a *Agent) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if a.awaitsReauthorizer {
+	if a.awaits {
 		return
 	}
-	a.awaitsReauthorizer = true
+	a.awaits = true
 	r.waiting = append(r.waiting, a)
 	if r.running < maxReauthorizers {
 		r.running++
@@ -71,7 +71,7 @@ func (r *reauthorizers) next() *Agent {
 	a := r.waiting[0]
 	r.waiting[0] = nil
 	r.waiting = r.waiting[1:]
-	a.awaitsReauthorizer = false
+	a.awaits = false
 	return a
 }
 
@@ -119,8 +119,8 @@ func (ls *leases) nextOp(reload bool) *op {
 func (ls *leases) reauthorize() {
 	a := ls.agent
 	a.mu.Lock()
-	start := !ls.asking && a.state == stateConnected
-	ls.asking = ls.asking || start
+	start := !a.asking && a.state == stateConnected
+	a.asking = a.asking || start
 	a.mu.Unlock()
 	if !start {
 		return
@@ -134,7 +134,7 @@ func (ls *leases) reauthorize() {
 			o.do()
 		}
 		a.mu.Lock()
-		ls.asking = false
+		a.asking = false
 		again := a.leases.isWaiting() && a.state == stateConnected // a lease may want it since nextOp
 		a.mu.Unlock()
 		if again {
@@ -148,7 +148,7 @@ func (ls *leases) isReauthorizing() bool {
 	a := ls.agent
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return ls.asking
+	return a.asking
 }
 
 // reauthorizeSubscriptions reauthorizes the subscriptions after a refresh of the connect.
@@ -157,11 +157,11 @@ func (ls *leases) reauthorizeSubscriptions(made []string) {
 	a := ls.agent
 	a.mu.Lock()
 	for _, s := range a.leases.subs {
-		if !slices.Contains(made, s.channel) && !s.lease.asked {
-			s.lease.wants = byConnect
+		if !slices.Contains(made, s.channel) && !s.lease.isAsked() {
+			s.lease.want(byConnect)
 		}
-		if l := s.watchLease(); l != nil && !l.asked {
-			l.wants = byConnect
+		if l := s.watchLease(); l != nil && !l.isAsked() {
+			l.want(byConnect)
 		}
 	}
 	a.mu.Unlock()
@@ -174,7 +174,7 @@ func (ls *leases) tickLocked(now time.Duration) (due dueLeases, notify bool) {
 	a := ls.agent
 	if l := &a.leases.connect; l.hasEnded(now) {
 		r := expiredConnect
-		if l.grace {
+		if l.inGrace() {
 			r = tooLate()
 			if reload := a.reload.Load(); reload != nil {
 				reload.cut.Add(1)
@@ -191,7 +191,7 @@ func (ls *leases) seeTo(due *dueLeases) {
 	a := ls.agent
 	for _, s := range due.ended {
 		a.mu.Lock()
-		late := s.lease.grace
+		late := s.lease.inGrace()
 		a.mu.Unlock()
 		r := expired
 		if late {
@@ -202,7 +202,7 @@ func (ls *leases) seeTo(due *dueLeases) {
 	for _, s := range due.blind {
 		a.mu.Lock()
 		l := s.watchLease()
-		late := l != nil && l.grace
+		late := l != nil && l.inGrace()
 		a.mu.Unlock()
 		if late {
 			ls.unwatch(s, tooLate(), nil)
@@ -323,7 +323,7 @@ func (o *op) applyConnect() (done bool) {
 		return false
 	}
 	if o.why == byFrame {
-		a.credentials = o.in.data
+		a.setCredentialsLocked(o.in.data)
 	}
 	same := reload && before.same(v.Identity)
 	if !same { // keep the old one if it is the same, so that no pending operation becomes stale

@@ -210,8 +210,8 @@ func (box *inbox) connectFirst(in *inbound, credentials []byte) {
 		return
 	}
 	a.state = stateConnecting
-	a.agentID = strings.Clone(in.agentID)    // it shares an allocation with the rest of the frame
-	a.credentials = bytes.Clone(credentials) // the frame is the transport's
+	a.agentID = strings.Clone(in.agentID)            // it shares an allocation with the rest of the frame
+	a.setCredentialsLocked(bytes.Clone(credentials)) // the frame is the transport's
 	in.data = nil
 	p := a.policy.Load()
 	if p.gate(GateConnect, "") == nil {

@@ -106,7 +106,7 @@ func (o *op) subscribeLocked(n *node, in *inbound, limits Limits, pr *presentati
 		if f := o.furtherVerdict(GateHistory); f != nil {
 			l.by = f.by
 		}
-		a.leases.catchUp.startLocked(l)
+		a.leases.catchUpLocked().startLocked(l)
 		s.behind.ended = append(s.behind.ended, again...)
 		a.leases.catchUp.feedLocked()
 		notify = a.out.hasWorkLocked() && a.out.wakeLocked() || notify
@@ -121,7 +121,7 @@ func (s *subscription) beginAgainLocked(b *beginning) (brought []span) {
 		return nil
 	}
 	if s.behind == nil {
-		s.fed = s.agent.leases.catchUp.broughtLocked(s)
+		s.fed = s.agent.leases.broughtLocked(s)
 	}
 	brought = []span{s.span()}
 	s.from, s.fed = b.from, b.from
@@ -150,7 +150,7 @@ func (o *op) beginLocked(n *node, in *inbound) (b beginning) {
 		return b
 	}
 	b.recovery = a.hub.history.recoverUnless(o.whyNotRecovered(), o.recover, n)
-	if from := a.leases.catchUp.wideLocked(o.channel, b.from); from > b.from {
+	if from := a.leases.wideLocked(o.channel, b.from); from > b.from {
 		b.from, b.position = from, a.hub.history.positionOf(from)
 	}
 	b.fed = b.from

@@ -26,14 +26,6 @@ type timers struct {
 	closed bool
 }
 
-// A dueEntry is an agent's entry in the heap. It is a part of the agent. timers.mu guards
-// it.
-type dueEntry struct {
-	at    time.Duration // on the hub's clock
-	index int           // in the heap; valid while on is set
-	on    bool          // the agent is in the heap
-}
-
 func newTimers() *timers {
 	s := &timers{start: time.Now(), done: make(chan struct{}), wake: make(chan struct{}, 1)}
 	go s.run()
@@ -52,17 +44,17 @@ func (s *timers) setNoLater(a *Agent, in time.Duration) { s.plan(a, in, true) }
 func (s *timers) plan(a *Agent, in time.Duration, keepEarlier bool) {
 	at := (s.now() + in + timerGrain - 1).Truncate(timerGrain)
 	s.mu.Lock()
-	if s.closed || keepEarlier && a.due.on && a.due.at <= at {
+	if s.closed || keepEarlier && a.due != 0 && s.heap[a.due-1].at <= at {
 		s.mu.Unlock()
 		return
 	}
-	a.due.at = at
-	if a.due.on {
-		heap.Fix(&s.heap, a.due.index)
-	} else {
-		heap.Push(&s.heap, a)
+	if a.due == 0 {
+		s.heap = append(s.heap, dueAgent{agent: a})
+		a.due = int32(len(s.heap))
 	}
-	first := a.due.index == 0
+	s.heap[a.due-1].at = at
+	heap.Fix(&s.heap, int(a.due-1))
+	first := a.due == 1
 	s.mu.Unlock()
 	if first {
 		s.kick()
@@ -73,8 +65,8 @@ func (s *timers) plan(a *Agent, in time.Duration, keepEarlier bool) {
 func (s *timers) drop(a *Agent) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if a.due.on {
-		heap.Remove(&s.heap, a.due.index)
+	if a.due != 0 {
+		heap.Remove(&s.heap, int(a.due-1))
 	}
 }
 
@@ -129,35 +121,39 @@ func (s *timers) pop(now time.Duration) (a *Agent, wait time.Duration, open bool
 		return nil, 0, false
 	case len(s.heap) == 0:
 		return nil, -1, true
-	case s.heap[0].due.at > now:
-		return nil, s.heap[0].due.at - now, true
+	case s.heap[0].at > now:
+		return nil, s.heap[0].at - now, true
 	default:
 		return heap.Pop(&s.heap).(*Agent), 0, true
 	}
 }
 
+// A dueAgent is an agent that is due at a time, on the hub's clock. The time is not in the
+// agent: the heap compares times without a look at each agent.
+type dueAgent struct {
+	at    time.Duration
+	agent *Agent
+}
+
 // dueHeap implements heap.Interface. The agent that is due next is the first.
-type dueHeap []*Agent
+type dueHeap []dueAgent
 
 func (h dueHeap) Len() int           { return len(h) }
-func (h dueHeap) Less(i, j int) bool { return h[i].due.at < h[j].due.at }
+func (h dueHeap) Less(i, j int) bool { return h[i].at < h[j].at }
 func (h dueHeap) Swap(i, j int) {
 	h[i], h[j] = h[j], h[i]
-	h[i].due.index, h[j].due.index = i, j
+	h[i].agent.due, h[j].agent.due = int32(i+1), int32(j+1)
 }
 
-func (h *dueHeap) Push(x any) {
-	a := x.(*Agent)
-	a.due.index, a.due.on = len(*h), true
-	*h = append(*h, a)
-}
+// Push is not used: timers.plan adds agents.
+func (h *dueHeap) Push(x any) { *h = append(*h, x.(dueAgent)) }
 
 func (h *dueHeap) Pop() any {
 	old := *h
 	last := len(old) - 1
-	a := old[last]
-	old[last] = nil
+	a := old[last].agent
+	old[last] = dueAgent{}
 	*h = old[:last]
-	a.due.on = false
+	a.due = 0
 	return a
 }

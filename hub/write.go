@@ -153,7 +153,7 @@ func (o *outbox) awaitReader(w Waiter) {
 	beat := o.conn.Form().Heartbeat
 	isOther := func(it item) bool { return len(it.bytes) == 0 || len(beat) == 0 || &it.bytes[0] != &beat[0] }
 	q := &o.queue
-	matters := o.agent.leases.catchUp.behind != nil || q.one.bytes != nil && isOther(q.one) || q.items != nil && slices.ContainsFunc(*q.items, isOther)
+	matters := o.agent.leases.isBehind() || q.one.bytes != nil && isOther(q.one) || q.items != nil && slices.ContainsFunc(*q.items, isOther)
 	if matters && o.deadline {
 		o.deadline = false // it was for the previous write
 		_ = o.setDeadlineLocked(time.Time{})
@@ -200,7 +200,7 @@ func (o *outbox) take(t *taken, most int, wait bool) (r rules, more bool) {
 	if a.state >= stateClosing { // it is not migrated any more
 		r.policy = a.policy.Load()
 	}
-	if o.queue.conflation.fresh > 0 && o.queue.lags(a.hub.timers.now()) {
+	if o.queue.conflation.waits() && o.queue.lags(a.hub.timers.now()) {
 		o.conflateLocked(nil)
 	}
 	o.queue.take(most, t)
@@ -250,15 +250,15 @@ func (o *outbox) writeItem(b []byte, r rules, write func([]byte) (int, error)) (
 func (o *outbox) writeItems(items []item, r rules, join *joinBuffer, write func([]byte) (int, error), flusher bool) (done int, err error) {
 	gates := r.policy.Gates
 	join.bytes, join.ends = join.bytes[:0], join.ends[:0]
-	before := o.sent
-	defer func() { o.shard().sent.Add(uint64(o.sent - before)) }()
+	before := o.agent.sent
+	defer func() { o.shard().sent.Add(uint64(o.agent.sent - before)) }()
 	flush := func() error {
 		if o.isOutdated(r) {
 			join.bytes = join.bytes[:0]
 			return errOutdated
 		}
 		n, err := write(join.bytes)
-		o.sent += int64(n)
+		o.agent.sent += int64(n)
 		done += join.wrote(n)
 		return err
 	}
@@ -341,13 +341,14 @@ const promptSize = 4 << 10
 // isPrompt reports whether a flusher can write all that waits to a Conn that blocks. If more
 // waits, a writer joins it in fewer writes. A writer also closes the Conn.
 func (o *outbox) isPrompt() bool {
-	if o.roomer == nil {
+	roomer, is := o.conn.(Roomer)
+	if !is {
 		return false
 	}
 	o.agent.mu.Lock()
 	few := o.queue.bytes <= promptSize && o.agent.state < stateClosing
 	o.agent.mu.Unlock()
-	return few && o.roomer.HasRoom(promptSize)
+	return few && roomer.HasRoom(promptSize)
 }
 
 // writePromptly is writeBlocking for a flusher, whose Conn has room.
@@ -361,7 +362,7 @@ func (o *outbox) writePromptly(p []byte) (int, error) {
 func (o *outbox) shard() *shardCount { return &o.agent.hub.counts.shards[o.agent.shard] }
 
 func (o *outbox) noteSent(n int) {
-	o.sent += int64(n)
+	o.agent.sent += int64(n)
 	o.shard().sent.Add(uint64(n))
 }
 
@@ -387,7 +388,7 @@ func (o *outbox) putBack(t *taken, done int, r rules) {
 		switch {
 		case it.msg == withheld, a.state == stateGone:
 			drop(it, DropGone)
-		case it.msg != nil && o.silenced && a.closeCode == CloseSlow:
+		case it.msg != nil && o.silenced && a.ending.code == CloseSlow:
 			drop(it, DropSlow)
 		case it.msg != nil && (o.silenced || outdated && !a.leases.cover(it.msg)):
 			drop(it, DropRevoked)
@@ -445,22 +446,22 @@ func (o *outbox) wrote(t *taken, err error) bool {
 // goroutine that writes calls it with the agent's mu held; endLocked releases it.
 func (o *outbox) endLocked() {
 	a := o.agent
-	if a.state == stateClosing && !o.closed {
+	if a.state == stateClosing && !a.ending.closed {
 		if o.prompt { // a writer finds nothing to write, and gets here again
 			a.mu.Unlock()
 			a.hub.writers.start(func() { o.write(nil) })
 			return
 		}
-		o.closed = true
-		code, reason := a.closeCode, a.closeReason
+		a.ending.closed = true
+		code, reason := a.ending.code, a.ending.reason
 		a.mu.Unlock()
 		o.conn.Close(code, reason)
 		a.mu.Lock()
 	}
 	o.writing, o.moved = false, 0
-	if o.idle != nil {
-		close(o.idle)
-		o.idle = nil
+	if a.state == stateGone && a.ending.written != nil {
+		close(a.ending.written)
+		a.ending.written = nil
 	}
 	a.mu.Unlock()
 }
@@ -471,7 +472,7 @@ func (o *outbox) endLocked() {
 func (o *outbox) failLocked(err error, messages int) {
 	a := o.agent
 	closing := a.state >= stateClosing
-	slow := errors.Is(err, os.ErrDeadlineExceeded) && !closing || closing && a.closeCode == CloseSlow
+	slow := errors.Is(err, os.ErrDeadlineExceeded) && !closing || closing && a.endingLocked().code == CloseSlow
 	why := DropGone
 	if slow {
 		why = DropSlow
@@ -482,13 +483,14 @@ func (o *outbox) failLocked(err error, messages int) {
 		return
 	}
 	a.state = stateClosing
-	a.closeCode, a.closeReason = CloseNormal, "the connection is gone"
+	e := a.endingLocked()
+	e.code, e.reason = CloseNormal, "the connection is gone"
 	if slow {
-		a.closeCode, a.closeReason = CloseSlow, "the connection does not take any more data"
+		e.code, e.reason = CloseSlow, "the connection does not take any more data"
 	}
-	a.leftBecause = "write failed: " + err.Error()
+	e.because = "write failed: " + err.Error()
 	if ended, ok := errors.AsType[*EndedError](err); ok {
-		a.leftBecause = ended.Reason
+		e.because = ended.Reason
 	}
 	a.stateChangedLocked()
 }

@@ -14,18 +14,19 @@ const (
 
 // An allowance is a token bucket for such frames. Its zero value is full.
 type allowance struct {
-	full time.Time // when the bucket is full again
+	full int64 // when the bucket is full again, in nanoseconds of Unix time
 }
 
 // take takes a token, and reports whether there was one.
 func (a *allowance) take(now time.Time) bool {
-	const each = time.Second / idlePerSecond
-	if a.full.Before(now) {
-		a.full = now
+	const each = int64(time.Second / idlePerSecond)
+	at := now.UnixNano()
+	if a.full < at || a.full-at > idleBurst*each { // the latter if the clock was set back
+		a.full = at
 	}
-	if a.full.Sub(now) > (idleBurst-1)*each {
+	if a.full-at > (idleBurst-1)*each {
 		return false
 	}
-	a.full = a.full.Add(each)
+	a.full += each
 	return true
 }

@@ -144,20 +144,17 @@ const (
 
 // inflate implements sink.
 func (r *wsReader) inflate(dst, p []byte, most int, cut bool) (_ []byte, more bool, err error) {
-	if wait := r.inflates - time.Since(inflateEpoch); wait > 0 && r.inflates != 0 { // a clock of a test may be before the epoch
+	if wait := r.inflates - time.Since(epoch); wait > 0 && r.inflates != 0 { // a clock of a test may be before the epoch
 		r.agent.EndBatch()
 		time.Sleep(wait)
 		r.agent.BeginBatch()
 	}
-	begun := time.Since(inflateEpoch)
+	begun := time.Since(epoch)
 	dst, more, err = inflate(dst, p, most, cut)
-	end := time.Since(inflateEpoch)
+	end := time.Since(epoch)
 	r.inflates = end + min(inflateWait*(end-begun), longestInflate)
 	return dst, more, err
 }
-
-// inflateEpoch is what wsReader.inflates counts from.
-var inflateEpoch = time.Now()
 
 // agreeOnDeflate returns the extension to agree on (RFC 7692, section 7.1), empty for none.
 // offers are the header fields Sec-WebSocket-Extensions of the client.

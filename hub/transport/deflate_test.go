@@ -156,11 +156,11 @@ func TestReadCompressedMessages(t *testing.T) {
 func TestCompressedMessagesWait(t *testing.T) {
 	bomb := []byte(deflated(t, strings.Repeat("x", 4<<20), 9))
 	r := newWSReader(nil, newFakeAgent(hub.Limits{}), false, defaultTimes)
-	begun := time.Since(inflateEpoch)
+	begun := time.Since(epoch)
 	if _, more, err := r.inflate(nil, bomb, 4<<20-1, false); !more || err != nil {
 		t.Fatal(more, err)
 	}
-	if end := time.Since(inflateEpoch); r.inflates <= end || r.inflates > end+inflateWait*(end-begun) {
+	if end := time.Since(epoch); r.inflates <= end || r.inflates > end+inflateWait*(end-begun) {
 		t.Errorf("after %v, the next one is read in %v", end-begun, r.inflates-end)
 	}
 	synctest.Test(t, func(t *testing.T) {
@@ -168,7 +168,7 @@ func TestCompressedMessagesWait(t *testing.T) {
 		ours, theirs := net.Pipe()
 		r := newWSReader(ours, a, false, defaultTimes)
 		r.deflate()
-		r.inflates = time.Since(inflateEpoch) + longestInflate
+		r.inflates = time.Since(epoch) + longestInflate
 		go r.run(nil)
 		p := newPeer(t, theirs)
 		p.send(text("plain"), packed(text(deflated(t, "packed", 6))))

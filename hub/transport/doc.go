@@ -14,6 +14,7 @@
 //	form.go                     the encodings of frames for WebSockets
 //	allowance.go                the rate of frames that carry nothing for the hub
 //	rawconn_unix.go             reads and writes a socket without buffers
+//	baresocket_unix.go          a socket that needs no net.Conn while nobody waits for it
 //	resting_linux.go            waits for idle WebSockets without a goroutine for each
 //	turns.go                    has sessions that begin take turns, so that messages do not wait
 //	tlsbuffers.go               frees what crypto/tls holds for an idle WebSocket

@@ -6,6 +6,7 @@ package transport
 import (
 	"bufio"
 	"encoding/binary"
+	"errors"
 	"net"
 	"sync"
 	"testing"
@@ -157,7 +158,11 @@ func (a *fakeAgent) Touch() {
 
 // Send writes p after everything that was sent before.
 func (a *fakeAgent) Send(p []byte) {
-	a.write(func() { _, _ = a.conn.Write(p) })
+	a.write(func() { // as the hub does
+		if n, err := a.conn.TryWrite(p); errors.Is(err, hub.ErrWouldBlock) {
+			_, _ = a.conn.Write(p[n:])
+		}
+	})
 }
 
 func (a *fakeAgent) Close(code hub.CloseCode, reason string, _ time.Duration) {

@@ -19,6 +19,17 @@ func isReadable(uintptr) bool { return true }
 
 func peek(syscall.RawConn) (waits, ended bool) { return false, false }
 
-func readSocket(syscall.RawConn) (*readBuffer, int, error) { return nil, 0, errors.ErrUnsupported }
+// There are no bareSockets on this system.
+type bareSocket struct{ net.Conn }
 
-func writeSocket(syscall.RawConn, []byte) (int, error) { return 0, errors.ErrUnsupported }
+func (*bareSocket) own(net.Conn, syscall.RawConn) {}
+
+func (*bareSocket) control(func(fd uintptr)) error { return errors.ErrUnsupported }
+
+func (*bareSocket) read() (*readBuffer, int, error) { return nil, 0, errors.ErrUnsupported }
+
+func (*bareSocket) tryRead() (*readBuffer, int, error) { return nil, 0, errors.ErrUnsupported }
+
+func (*bareSocket) tryWrite([]byte) (int, error) { return 0, errors.ErrUnsupported }
+
+func (*bareSocket) CloseWrite() error { return errors.ErrUnsupported }

@@ -17,8 +17,8 @@ import (
 // no buffer while it waits for bytes, and writing does not block. A transfer has func values of
 // its own, because making one for each call would allocate.
 type transfer struct {
-	tryRead  func(fd uintptr) bool
-	tryWrite func(fd uintptr)
+	readNow, writeNow func(fd uintptr)      // do not wait
+	awaitRead         func(fd uintptr) bool // for RawConn.Read
 
 	p   []byte      // to write
 	got *readBuffer // what was read
@@ -28,7 +28,8 @@ type transfer struct {
 
 var transfers = sync.Pool{New: func() any {
 	t := new(transfer)
-	t.tryRead, t.tryWrite = t.readOnce, t.writeOnce
+	t.readNow, t.writeNow = func(fd uintptr) { t.readOnce(fd) }, t.writeOnce
+	t.awaitRead = t.readOnce
 	return t
 }}
 
@@ -58,7 +59,7 @@ func socketOf(nc net.Conn) (rc syscall.RawConn) {
 	return rc
 }
 
-// isReadable reports whether a read from the socket would not block. Like tryRead, it must
+// isReadable reports whether a read from the socket would not block. Like readOnce, it must
 // try each time, so it looks at the next byte.
 func isReadable(fd uintptr) bool {
 	var next [1]byte
@@ -83,13 +84,6 @@ func peek(rc syscall.RawConn) (waits, ended bool) {
 	return waits, ended || err != nil
 }
 
-// readSocket waits for bytes and returns them in a buffer from the pool, which the caller puts
-// back. The net.Conn's read deadline applies.
-func readSocket(rc syscall.RawConn) (b *readBuffer, n int, err error) {
-	t := transfers.Get().(*transfer)
-	return t.done(rc.Read(t.tryRead))
-}
-
 // readOnce reports whether there was anything to read. It must try each time: the runtime's
 // poller reports only changes, so a goroutine that waits without an EAGAIN before waits for
 // ever.
@@ -109,15 +103,6 @@ func (t *transfer) readOnce(fd uintptr) bool {
 	}
 	t.got, t.n, t.err = b, n, err
 	return true
-}
-
-// writeSocket writes as much as the socket takes at once. It uses RawConn.Control, because
-// RawConn.Write fails if an earlier write deadline has passed.
-func writeSocket(rc syscall.RawConn, p []byte) (n int, err error) {
-	t := transfers.Get().(*transfer)
-	t.p = p
-	_, n, err = t.done(rc.Control(t.tryWrite))
-	return n, err
 }
 
 func (t *transfer) writeOnce(fd uintptr) {

@@ -154,7 +154,7 @@ func (s *epollSet) add(fd uintptr) {
 // read, and by wake. If it returns false, the reader must go on itself. Only the reader calls
 // it, as its last act.
 func (c *wsConn) rest() bool {
-	if c.socket == nil {
+	if !c.hasSocket() {
 		return false
 	}
 	resting.mu.Lock()
@@ -163,10 +163,42 @@ func (c *wsConn) rest() bool {
 	if s == nil || c.isClosing() { // Close has set a read deadline, or will wake it
 		return false
 	}
+	if c.bare && c.socket.shed(s, c.place.known) {
+		c.place.known = false
+	}
 	s.next = c
-	err := c.socket.Control(s.addFunc) // fails if the socket is closed
+	err := c.control(s.addFunc) // fails if the socket is closed
 	s.next = nil
 	return err == nil && s.failed == nil
+}
+
+// shed makes the socket a mere descriptor, if nobody is about to wait for it, and reports
+// whether the descriptor has changed. known says that the old one is in the epoll set. The caller
+// holds restingReaders.mu.
+//
+// Go cannot take a descriptor away from a net.Conn. So the socket gets another one, and the
+// net.Conn is closed, together with its own. An epoll set goes on to watch a descriptor that is
+// closed while the socket has another one, so the old one is taken out.
+func (s *bareSocket) shed(set *epollSet, known bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.file == nil || s.using > 0 || s.closed {
+		return false
+	}
+	var fd uintptr
+	var errno syscall.Errno
+	err := s.file.raw.Control(func(old uintptr) {
+		fd, _, errno = syscall.Syscall(syscall.SYS_FCNTL, old, syscall.F_DUPFD_CLOEXEC, 3) // not one of the standard files
+		if errno == 0 && known {
+			_ = syscall.EpollCtl(set.fd, syscall.EPOLL_CTL_DEL, int(old), nil) // it is there
+		}
+	})
+	if err != nil || errno != 0 { // perhaps no descriptor is free
+		return false
+	}
+	_ = s.file.file.Close() // nothing waits for it, so this does not block
+	s.file, s.fd = nil, int32(fd)
+	return true
 }
 
 // wake makes a reader that rests go on, so that it notices a read deadline, or that the conn

@@ -48,7 +48,7 @@ func rest(t *testing.T, pair connPair, waits *times) (*wsReader, *fakeAgent, *pe
 	p := newPeer(t, theirs)
 	p.send(frame(opPing, true, ""))
 	p.want(opPong, "")
-	awaitRest(t, r.conn)
+	awaitRest(t, &r.conn)
 	return r, a, p
 }
 
@@ -66,7 +66,7 @@ func TestReadersRestWhenAllIsRead(t *testing.T) {
 				want = append(want, message)
 				p.send(text(message))
 				a.await(t, "Receive", got)
-				awaitRest(t, r.conn)
+				awaitRest(t, &r.conn)
 			}
 
 			halves := text("in two halves")
@@ -77,7 +77,7 @@ func TestReadersRestWhenAllIsRead(t *testing.T) {
 			p.send(halves[5:])
 			want = append(want, "in two halves")
 			a.await(t, "Receive", got)
-			awaitRest(t, r.conn)
+			awaitRest(t, &r.conn)
 
 			for i := range talkative {
 				want = append(want, fmt.Sprint(i))
@@ -89,7 +89,7 @@ func TestReadersRestWhenAllIsRead(t *testing.T) {
 			}
 			p.send(frame(opPing, true, "still there"))
 			p.want(opPong, "still there")
-			awaitRest(t, r.conn)
+			awaitRest(t, &r.conn)
 
 			p.send(closing(1000, ""))
 			p.wantClose(1000, "")
@@ -149,7 +149,7 @@ func TestAReaderThatIsWokenForNothingGoesOn(t *testing.T) {
 			r.conn.wake()
 			p.send(text("hello"))
 			a.await(t, "Receive", func() bool { return slices.Equal(a.received, []string{"hello"}) })
-			awaitRest(t, r.conn)
+			awaitRest(t, &r.conn)
 			_ = p.nc.Close()
 			<-a.left
 		})
@@ -167,14 +167,14 @@ func TestADescriptorThatIsUsedAgain(t *testing.T) {
 	byFD := resting.set.byFD
 	byFD[former.conn.place.fd] = nil
 	former.conn.place.fd = later.conn.place.fd
-	byFD[later.conn.place.fd] = former.conn
+	byFD[later.conn.place.fd] = &former.conn
 	resting.mu.Unlock()
 	go later.conn.resume()
 	p.send(text("hello"))
 	laterAgent.await(t, "Receive", func() bool { return len(laterAgent.received) == 1 })
 	<-formerAgent.left
 	former.conn.Cut()
-	awaitRest(t, later.conn)
+	awaitRest(t, &later.conn)
 	_ = p.nc.Close()
 	<-laterAgent.left
 }
@@ -263,7 +263,7 @@ func TestRestingReadersOfTLSHoldNoBuffers(t *testing.T) {
 		if message != "" {
 			p.send(text(message))
 			a.await(t, "Receive", func() bool { return len(a.received) == 1 })
-			awaitRest(t, r.conn)
+			awaitRest(t, &r.conn)
 		}
 		resting.mu.Lock() // it cannot be woken meanwhile
 		size := bufferedBy(r.conn.nc.(*tls.Conn))

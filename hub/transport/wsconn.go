@@ -48,21 +48,24 @@ type times struct {
 // kbit/s. The hub calls Conn.Close within 2 s, and gives up a write after 10 s.
 var defaultTimes = &times{disconnect: disconnectDelay, doubt: doubtDelay, abandoned: 500 * time.Millisecond, write: 10 * time.Second, message: 30 * time.Second, goodbye: time.Second, closing: 2 * time.Second, notice: 5 * time.Second, relay: relayPatience}
 
+// epoch is what times are counted from that an idle connection keeps: as a time.Time, each
+// would take three times the memory.
+var epoch = time.Now()
+
 // A wsConn is a WebSocket. The hub writes to it, and a wsReader reads from it.
 type wsConn struct {
-	// Immutable after newConn.
-	nc     net.Conn
-	socket syscall.RawConn // nc itself, or what is below TLS; nil if neither is a socket
-	bare   bool            // nc is the socket: it is read and written by its own system calls
+	// Immutable after init.
+	nc     byteStream
+	below  syscall.RawConn // the socket below TLS; nil if there is none
 	times  *times
 	resume func() // goes on with reading; set by newWSReader
 
-	form atomic.Pointer[hub.Form] // speak changes it
+	socket bareSocket // nc, if bare
+	form   atomic.Pointer[hub.Form]
 
 	// Owned by the reader.
 	small  *[smallSize]byte // nil until fill needs it
 	pooled *readBuffer      // the buffer that fill has returned, if it is from the pool
-	empty  bool             // all that has arrived at nc is read, so fill can wait on the socket below
 
 	place restingPlace
 
@@ -72,12 +75,21 @@ type wsConn struct {
 
 	peerClosed atomic.Bool // the peer sent a close frame, and still reads
 
-	mu      sync.Mutex       // guards the following
-	closing bool             // Close was called, and sets the read deadline from now on
-	rfc     [2]hub.CloseCode // if Close is called with the first code, the close frame has the second
-	said    bool             // a close frame was sent
-	closed  chan struct{}    // closed when Close has returned; nil if nothing waits
+	bare bool // nc is a socket: it is read and written by its own system calls; immutable after init
+
+	// Owned by the reader.
+	empty bool // all that has arrived at nc is read, so fill can wait on the socket below
+	stays bool // the next fill waits in its goroutine, even if the reader could rest
+
+	closing bool          // Close was called, and sets the read deadline from now on; guarded by mu
+	said    bool          // a close frame was sent; guarded by mu
+	mu      sync.Mutex    // guards closing, said and the following
+	rfc     *rfcCode      // what closeWith was called with; nil for most conns
+	closed  chan struct{} // closed when Close has returned; nil if nothing waits
 }
+
+// An rfcCode says that if Close is called with code, the close frame has another one.
+type rfcCode struct{ code, inFrame hub.CloseCode }
 
 var (
 	_ hub.Conn   = (*wsConn)(nil)
@@ -85,15 +97,34 @@ var (
 	_ hub.Roomer = (*wsConn)(nil)
 )
 
-func newConn(nc net.Conn, form *hub.Form, t *times) *wsConn {
-	c := &wsConn{nc: nc, socket: socketOf(nc), times: t}
+// A byteStream is what a wsConn needs of a net.Conn.
+type byteStream interface {
+	io.WriteCloser
+	SetReadDeadline(t time.Time) error
+	SetWriteDeadline(t time.Time) error
+}
+
+// init makes c the owner of nc.
+func (c *wsConn) init(nc net.Conn, form *hub.Form, t *times) {
+	c.nc, c.times, c.stays = nc, t, true
 	c.form.Store(form)
-	if c.bare = c.socket != nil; !c.bare {
-		if t, ok := nc.(*tls.Conn); ok {
-			c.socket = socketOf(t.NetConn())
-		}
+	if raw := socketOf(nc); raw != nil {
+		c.bare, c.nc = true, &c.socket
+		c.socket.own(nc, raw)
+	} else if t, ok := nc.(*tls.Conn); ok {
+		c.below = socketOf(t.NetConn())
 	}
-	return c
+}
+
+// hasSocket reports whether the socket of the conn is known, so that its reader can rest.
+func (c *wsConn) hasSocket() bool { return c.bare || c.below != nil }
+
+// control calls f with the descriptor of the socket, which there must be.
+func (c *wsConn) control(f func(fd uintptr)) error {
+	if c.bare {
+		return c.socket.control(f)
+	}
+	return c.below.Control(f)
 }
 
 // Form implements hub.Conn.
@@ -116,7 +147,7 @@ func (c *wsConn) TryWrite(p []byte) (n int, err error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	n, err = writeSocket(c.socket, p)
+	n, err = c.socket.tryWrite(p)
 	if c.wrote(n, len(p), err); err == nil && n < len(p) {
 		err = hub.ErrWouldBlock
 	}
@@ -126,12 +157,12 @@ func (c *wsConn) TryWrite(p []byte) (n int, err error) {
 // HasRoom implements hub.Roomer. It counts what TLS adds, and what the system adds to each of
 // the packets, in which it may have to put even single bytes.
 func (c *wsConn) HasRoom(n int) bool {
-	if c.bare || c.socket == nil || c.failed.Load() {
+	if c.below == nil || c.failed.Load() {
 		return false
 	}
 	look := looks.Get().(*look)
 	look.room = 0
-	err := c.socket.Control(look.at)
+	err := c.below.Control(look.at)
 	room := look.room
 	looks.Put(look)
 	return err == nil && room >= 4*n+(4<<10)
@@ -181,7 +212,7 @@ func (c *wsConn) SetWriteDeadline(t time.Time) error {
 func (c *wsConn) closeWith(code, inFrame hub.CloseCode) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.rfc = [2]hub.CloseCode{code, inFrame}
+	c.rfc = &rfcCode{code, inFrame}
 }
 
 // Close implements hub.Conn.
@@ -189,8 +220,8 @@ func (c *wsConn) Close(code hub.CloseCode, reason string) {
 	c.mu.Lock()
 	c.closing = true // from now on, the reader does not change the read deadline
 	inFrame := code
-	if c.rfc[0] == code && c.rfc[1] != noCode {
-		inFrame = c.rfc[1]
+	if c.rfc != nil && c.rfc.code == code && c.rfc.inFrame != noCode {
+		inFrame = c.rfc.inFrame
 	}
 	c.mu.Unlock()
 	var bye []byte
@@ -309,7 +340,11 @@ type halfCloser interface{ CloseWrite() error }
 
 // halfClosers returns the halfClosers of the conn, the outermost first.
 func (c *wsConn) halfClosers() (all []halfCloser) {
-	for nc := range wrapped(c.nc) {
+	nc, ok := c.nc.(net.Conn)
+	if !ok {
+		return []halfCloser{&c.socket}
+	}
+	for nc := range wrapped(nc) {
 		if half, ok := nc.(halfCloser); ok {
 			all = append(all, half)
 		}
@@ -353,26 +388,41 @@ var errEmpty = errors.New("all that has arrived is read")
 // the peer is likely to be silent for some time, so that waiting should cost little memory.
 func (c *wsConn) fill(more, rest bool) (p []byte, err error) {
 	switch {
-	case c.bare: // waiting costs little anyhow
-		b, n, err := readSocket(c.socket)
-		if err != nil {
-			return nil, err
-		}
-		c.pooled = b
-		return b[:n], nil
+	case c.bare:
+		return c.fillBare(rest)
 	case c.empty: // which only drain sets
 		c.empty = false
-		if err := c.socket.Read(isReadable); err != nil {
+		if err := c.below.Read(isReadable); err != nil {
 			return nil, err
 		}
 		more = true // the buffer is needed only for a moment
-	case rest && c.socket != nil:
+	case rest && c.below != nil:
 		return c.drain()
 	}
 	return c.read(more)
 }
 
-// read reads from nc.
+// fillBare is fill for a bare socket. To wait for it, a file is needed, so a reader that can
+// rest does not.
+func (c *wsConn) fillBare(rest bool) (p []byte, err error) {
+	var b *readBuffer
+	var n int
+	if rest && !c.stays && !c.isClosing() { // Close has set a deadline, or will
+		if b, n, err = c.socket.tryRead(); b == nil && err == nil {
+			return nil, errEmpty
+		}
+	} else {
+		c.stays = false
+		b, n, err = c.socket.read()
+	}
+	if err != nil {
+		return nil, err
+	}
+	c.pooled = b
+	return b[:n], nil
+}
+
+// read reads from nc, which is not bare.
 func (c *wsConn) read(more bool) (p []byte, err error) {
 	switch {
 	case more:
@@ -385,7 +435,7 @@ func (c *wsConn) read(more bool) (p []byte, err error) {
 		p = c.small[:]
 	}
 	for range 100 {
-		n, err := c.nc.Read(p)
+		n, err := c.nc.(net.Conn).Read(p)
 		if n > 0 {
 			return p[:n], nil // the next read returns the error again
 		}

@@ -92,6 +92,13 @@ var quick = &times{message: 50 * time.Millisecond, goodbye: patience, closing: 5
 // patient are times that never pass.
 var patient = &times{message: time.Hour, goodbye: time.Hour, closing: time.Hour, notice: time.Hour}
 
+// newConn returns a conn that owns nc.
+func newConn(nc net.Conn, form *hub.Form, t *times) *wsConn {
+	c := new(wsConn)
+	c.init(nc, form, t)
+	return c
+}
+
 func needRaw(t *testing.T, c *wsConn) {
 	t.Helper()
 	switch {
@@ -106,7 +113,7 @@ func needRaw(t *testing.T, c *wsConn) {
 func needSocketBelow(t *testing.T, c *wsConn) {
 	t.Helper()
 	switch {
-	case c.socket != nil && !c.bare:
+	case c.below != nil:
 	case runtime.GOOS == "windows": // which rawconn_other.go is for
 		t.Skip("only on Unix a reader waits on the socket below TLS")
 	default:

@@ -46,21 +46,21 @@ var _ agent = (*hub.Agent)(nil)
 // nothing of the request.
 type wsReader struct {
 	// Immutable.
-	conn     *wsConn
+	conn     wsConn
 	agent    agent
 	sockJS   bool // messages are SockJS arrays of strings
 	deflated bool // messages may be compressed; immutable after deflate
 
 	// Owned by the goroutine that is in run or read.
+	timed     bool         // a read deadline is set
+	begun     bool         // a message has come, and legacy is known
+	legacy    bool         // messages are objects, because the client is of 2011
+	spoken    int8         // messages since the last ping or pong, up to talkative
+	turns     int8         // how often it still has to wait, see firstTurns
 	frames    *frameReader // nil while nothing is incomplete
 	allowance allowance
-	timed     bool          // a read deadline is set
-	begun     bool          // a message has come, and legacy is known
-	legacy    bool          // messages are objects, because the client is of 2011
-	spoken    int8          // messages since the last ping or pong, up to talkative
-	turns     int8          // how often it still has to wait, see firstTurns
 	dropped   int           // bytes read after the close frame
-	inflates  time.Duration // when the next compressed message may be read, since inflateEpoch; 0: at once
+	inflates  time.Duration // when the next compressed message may be read, since epoch; 0: at once
 }
 
 func newWSReader(nc net.Conn, a agent, sockJS bool, t *times) *wsReader {
@@ -68,8 +68,9 @@ func newWSReader(nc net.Conn, a agent, sockJS bool, t *times) *wsReader {
 	if sockJS {
 		form = sockJSForm
 	}
-	r := &wsReader{conn: newConn(nc, form, t), agent: a, sockJS: sockJS}
-	if r.conn.socket != nil {
+	r := &wsReader{agent: a, sockJS: sockJS}
+	r.conn.init(nc, form, t)
+	if r.conn.hasSocket() {
 		r.turns = firstTurns
 	}
 	r.conn.resume = r.read // a func value, because making one for each message would allocate
@@ -104,10 +105,10 @@ func (e *peerClosed) Error() string {
 // run starts the agent and reads until the conn ends. early is what the peer sent right after
 // the handshake.
 func (r *wsReader) run(early []byte) {
-	if r.conn.socket != nil {
+	if r.conn.hasSocket() {
 		resting.enter()
 	}
-	r.agent.Start(r.conn)
+	r.agent.Start(&r.conn)
 	if err := r.take(early); err != nil {
 		r.end(err)
 		return
@@ -117,7 +118,7 @@ func (r *wsReader) run(early []byte) {
 
 // end ends the session. err says how the reading ended.
 func (r *wsReader) end(err error) {
-	if r.conn.socket != nil {
+	if r.conn.hasSocket() {
 		defer resting.leave()
 	}
 	r.stopMessages()
@@ -177,6 +178,7 @@ func (r *wsReader) read() {
 		}
 	}
 	if !r.rests() || !r.conn.rest() {
+		r.conn.stays = true
 		go r.conn.resume()
 	}
 }

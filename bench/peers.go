@@ -320,9 +320,12 @@ func spreadOf(values []float64) spread {
 	return spread{middle, v[0], v[len(v)-1]}
 }
 
-// String prints two digits of small figures, and one of large ones.
+// String prints up to three digits behind the point: fewer of large figures.
 func (s spread) String() string {
 	digits := 2
+	if s.median < 0.1 {
+		digits = 3
+	}
 	if s.median >= 10 {
 		digits = 1
 	}

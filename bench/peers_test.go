@@ -45,16 +45,23 @@ func TestPeersAreMeasured(t *testing.T) {
 		t.Fatal(err)
 	}
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
-	if want := len(peersRows(load)) + 3; len(lines) != want || !strings.Contains(lines[0], "pushit") {
+	want := 1 // the names
+	for _, row := range peersRows(load) {
+		if want++; row.compared {
+			want++
+		}
+	}
+	if len(lines) != want || !strings.Contains(lines[0], "pushit") {
 		t.Errorf("%d lines, want %d:\n%s", len(lines), want, &out)
 	}
 }
 
 // The limits are those of pushit, the second peer, and the first one is what it is compared with.
 func TestPeersLimits(t *testing.T) {
+	const us = time.Microsecond
 	good := []peerFigures{
-		{few: time.Microsecond, many: time.Microsecond},
-		{few: time.Microsecond, many: time.Microsecond, joined: time.Nanosecond, flood: time.Nanosecond, floodsSecond: 7e6, memory: 1000, connect: time.Microsecond},
+		{few: us, many: us, joined: 10 * us, flood: 10 * us, floodsSecond: 100_000, connect: 200 * us},
+		{few: us, many: us, joined: us / 10, flood: us / 10, floodsSecond: 7e6, memory: 1000, connect: us},
 	}
 	check := func(change func(f *peerFigures)) int {
 		changed := slices.Clone(good)
@@ -69,11 +76,15 @@ func TestPeersLimits(t *testing.T) {
 	for i, change := range []func(f *peerFigures){
 		func(f *peerFigures) { f.few = 1060 }, func(f *peerFigures) { f.many = 1160 }, func(f *peerFigures) { f.joined = 510 },
 		func(f *peerFigures) { f.flood = 210 }, func(f *peerFigures) { f.floodsSecond = 5.9e6 }, func(f *peerFigures) { f.memory = 3300 },
-		func(f *peerFigures) { f.connect = 201 * time.Microsecond },
+		func(f *peerFigures) { f.connect = 201 * us },
 	} {
 		if n := check(change); n != 1 {
 			t.Errorf("change %d: %d figures fail, want 1", i, n)
 		}
+	}
+	good[0] = peerFigures{few: us, many: us, joined: us, flood: us, floodsSecond: 400_000, connect: us / 3}
+	if n := check(func(*peerFigures) {}); n != 4 {
+		t.Errorf("beside a faster bare server, %d figures fail, want 4", n)
 	}
 }
 
@@ -291,6 +302,7 @@ func TestSpreads(t *testing.T) {
 		values []float64
 		want   string
 	}{
+		{[]float64{0.03, 0.0123}, "0.021 (0.012 to 0.030)"},
 		{[]float64{3, 1, 2}, "2.00 (1.00 to 3.00)"},
 		{[]float64{10, 40, 20, 30}, "25.0 (10.0 to 40.0)"},
 		{[]float64{1234}, "1234 (1234 to 1234)"},

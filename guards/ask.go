@@ -106,7 +106,7 @@ type questionData struct {
 
 // question returns the JSON to send, without the agent's uuid.
 func (g *Ask) question(q *Question) *question {
-	out := &question{Gate: q.Gate, Channel: q.Channel, Pattern: q.Pattern, Namespace: q.Agent.Opening().Namespace}
+	out := &question{Gate: q.Gate, Channel: q.Channel, Pattern: q.Pattern, Namespace: q.Agent.Opening().Namespace()}
 	if user := q.User(); user != "" {
 		out.Agent.User = &user
 	}

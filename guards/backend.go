@@ -263,15 +263,17 @@ func (q *Question) appendRules(b []byte, gate hub.Fingerprint) []byte {
 // fingerprint.
 func (q *Question) key(gate hub.Fingerprint, values []string, sent []byte) upstream.Key {
 	o := q.Agent.Opening()
-	peer, _, err := net.SplitHostPort(o.RemoteAddr)
+	address, uri := o.RemoteAddr(), o.URI()
+	peer, _, err := net.SplitHostPort(address)
 	if err != nil {
-		peer = o.RemoteAddr
+		peer = address
 	}
-	b := make([]byte, 0, 512+len(o.Header)+len(o.URI)+len(q.Credentials)+len(sent))
+	header, ownHeader := o.HeaderKey()
+	b := make([]byte, 0, 512+len(header)+len(ownHeader)+len(uri)+len(q.Credentials)+len(sent))
 	b = q.appendRules(b, gate)
 	for _, s := range []string{
-		string(q.Gate), o.Namespace, q.Channel, strconv.FormatBool(q.Pattern), o.Scheme, o.Host, o.URI, o.Header,
-		o.RemoteIP.String(), peer, q.User(), string(q.Credentials), string(sent),
+		string(q.Gate), o.Namespace(), q.Channel, strconv.FormatBool(q.Pattern), o.Scheme(), o.Host(), uri, header, ownHeader,
+		o.RemoteIP().String(), peer, q.User(), string(q.Credentials), string(sent),
 	} {
 		b = upstream.AppendField(b, s)
 	}
@@ -293,7 +295,7 @@ func (b *backend) operatorsKey(ctx context.Context, q *Question) (upstream.Key, 
 	}
 	repl := req.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	fields := q.appendRules(nil, b.gate)
-	fields = upstream.AppendField(upstream.AppendField(fields, string(q.Gate)), q.Agent.Opening().Namespace)
+	fields = upstream.AppendField(upstream.AppendField(fields, string(q.Gate)), q.Agent.Opening().Namespace())
 	for _, template := range b.Key {
 		fields = upstream.AppendField(fields, repl.ReplaceAll(template, ""))
 	}

@@ -122,7 +122,7 @@ func (q *Question) plain(name string) string {
 	case "channel":
 		return q.Channel
 	case "namespace":
-		return o.Namespace
+		return o.Namespace()
 	case "agent.uuid":
 		return q.Agent.UUID()
 	case "agent.agent_id":
@@ -130,8 +130,8 @@ func (q *Question) plain(name string) string {
 	case "agent.user":
 		return q.User()
 	case "agent.remote_ip":
-		if o.RemoteIP.IsValid() {
-			return o.RemoteIP.String()
+		if ip := o.RemoteIP(); ip.IsValid() {
+			return ip.String()
 		}
 	case "agent.credentials":
 		return base64.RawURLEncoding.EncodeToString(q.Credentials)

@@ -31,7 +31,7 @@ type Question struct {
 
 // User returns the agent's user, or "" if it is unknown.
 func (q *Question) User() string {
-	if u := q.Agent.Opening().User; u != "" {
+	if u := q.Agent.Opening().User(); u != "" {
 		return u
 	}
 	return q.Learned.User

@@ -49,7 +49,7 @@ func (q *Question) fooled(r *http.Request, c *placeholder.Compared) error {
 type session struct{ *Question }
 
 // Opening implements upstream.Session.
-func (s session) Opening() *hub.Opening { return s.Agent.Opening() }
+func (s session) Opening() *hub.Opened { return s.Agent.Opening() }
 
 // Header implements upstream.Session and expr.Subject.
 func (s session) Header() http.Header { return s.header(s.Agent.Opening()) }
@@ -94,7 +94,7 @@ func Remembered(a *hub.Agent, env *Env, name string) (value string, ok bool) {
 // isRewritten reports whether a placeholder may have another value in a session than it
 // had in the request. The path of a session is the endpoint's, and its host is what a
 // trusted proxy says.
-func isRewritten(placeholder string, o *hub.Opening) bool {
+func isRewritten(placeholder string, o *hub.Opened) bool {
 	switch {
 	case strings.HasPrefix(placeholder, "http.request.uri.query."):
 		return false
@@ -112,7 +112,7 @@ func isRewritten(placeholder string, o *hub.Opening) bool {
 
 // header returns the header fields of the session, without those that must not come from
 // clients, and with those that guards have learned.
-func (q *Question) header(o *hub.Opening) http.Header {
+func (q *Question) header(o *hub.Opened) http.Header {
 	header := make(http.Header)
 	for name, value := range o.Fields {
 		// CGI does not distinguish Remote_User from Remote-User.

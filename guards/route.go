@@ -74,7 +74,7 @@ func (g *Route) ask(ctx context.Context, q *Question) outcome {
 	}
 	l := &out.Learned
 	l.Header, out.size = fieldsOf(x.End.Header, changed)
-	if user := x.Placeholder("http.auth.user.id"); q.Agent.Opening().User == "" && user != q.User() {
+	if user := x.Placeholder("http.auth.user.id"); q.Agent.Opening().User() == "" && user != q.User() {
 		l.User, l.UserBy = user, UserByLogin
 		out.size += len(user)
 	}

@@ -36,7 +36,7 @@ func Snapshot(r *http.Request, names []string) (string, error) {
 
 // SnapshotHas reports whether every name was looked up when the session was opened. A
 // name that had no value then counts as looked up.
-func SnapshotHas(o *hub.Opening, names []string) bool { return placeholder.WasLookedUp(o, names) }
+func SnapshotHas(o *hub.Opened, names []string) bool { return placeholder.WasLookedUp(o, names) }
 
 // NeedsSnapshot reports whether the value of a placeholder must be looked up when a
 // session opens, because it is unknown afterwards. The error says that it is unknown

@@ -42,7 +42,7 @@ func (p *tokenPlaces) find(q *Question) (text string, presented bool) {
 		}
 	}
 	if p.query != "" {
-		_, query, _ := strings.Cut(q.Agent.Opening().URI, "?")
+		_, query, _ := strings.Cut(q.Agent.Opening().URI(), "?")
 		if values, _ := url.ParseQuery(query); values.Has(p.query) {
 			return values.Get(p.query), true
 		}

@@ -5,7 +5,6 @@ package hub
 
 import (
 	"math/rand/v2"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -56,8 +55,7 @@ type Agent struct {
 	id       uuid.UUID                // immutable
 
 	// Immutable after Open.
-	opening Opening
-	address netip.Prefix
+	opening Opened
 	opened  time.Duration // on the hub's clock
 
 	liveness
@@ -122,14 +120,14 @@ func (a *Agent) UUID() string { return a.id.String() }
 // Policy returns the agent's policy. A reload replaces it, so do not keep the result.
 func (a *Agent) Policy() *Policy { return a.policy.Load() }
 
-// Opening returns the snapshot of the request that opened the session.
-func (a *Agent) Opening() *Opening { return &a.opening }
+// Opening returns what the session keeps of the request that opened it.
+func (a *Agent) Opening() *Opened { return &a.opening }
 
 // User returns the name of the user that the server authenticated when the session opened,
 // or else of the user that the connect gate named. It is empty if there is neither.
 func (a *Agent) User() string {
-	if a.opening.User != "" {
-		return a.opening.User
+	if user := a.opening.User(); user != "" {
+		return user
 	}
 	return a.identity.Load().User
 }
@@ -384,7 +382,7 @@ func (a *Agent) Left(reason string) {
 	if r := a.reload.Swap(nil); r != nil {
 		r.leave()
 	}
-	a.hub.quota.leave(a.address, wasConnected)
+	a.hub.quota.leave(a.opening.address(), wasConnected)
 	if wasConnected {
 		a.tellDisconnect(p)
 	}

@@ -161,10 +161,10 @@ func (q *eventQueue) close() {
 // agentEvent returns an event about the agent.
 func (a *Agent) agentEvent(name EventName) Event {
 	e := Event{
-		Name: name, Agent: a.UUID(), User: a.User(), Transport: a.opening.Transport, Namespace: a.opening.Namespace,
+		Name: name, Agent: a.UUID(), User: a.User(), Transport: a.opening.Transport(), Namespace: a.opening.Namespace(),
 	}
-	if a.opening.RemoteIP.IsValid() {
-		e.RemoteIP = a.opening.RemoteIP.String()
+	if ip := a.opening.RemoteIP(); ip.IsValid() {
+		e.RemoteIP = ip.String()
 	}
 	return e
 }

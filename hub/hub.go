@@ -137,7 +137,7 @@ func (h *Hub) Open(p *Policy, o Opening) (*Agent, error) {
 	a, r := h.open(p, o)
 	if r != nil {
 		h.counts.refuse(r.Code)
-		h.noteRefusal(opSession, r, "", "", o.User, &o)
+		h.noteRefusal(opSession, r, "", "", o.User, o.Namespace)
 		return nil, r
 	}
 	return a, nil
@@ -149,7 +149,7 @@ func (h *Hub) open(p *Policy, o Opening) (*Agent, *Refusal) {
 		return nil, r
 	}
 	a := h.newAgent(o)
-	a.address, a.opened = key, h.timers.now()
+	a.opened = h.timers.now()
 	a.shard = uint16(h.nextShard.Add(1) % uint32(len(h.flushers)))
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -173,12 +173,12 @@ func (h *Hub) open(p *Policy, o Opening) (*Agent, *Refusal) {
 // listLocked adds a to the hub's agents, and counts it.
 func (h *Hub) listLocked(a *Agent) {
 	h.agents[a] = struct{}{}
-	h.counts.openedLocked(a.opening.Transport)
+	h.counts.openedLocked(a.opening.Transport())
 }
 
 // newAgent makes an agent that the hub does not list, and that has no policy yet.
 func (h *Hub) newAgent(o Opening) *Agent {
-	a := &Agent{hub: h, id: uuid.New(), opening: o}
+	a := &Agent{hub: h, id: uuid.New(), opening: newOpened(&o)}
 	a.in.agent, a.out.agent, a.leases.agent = a, a, a
 	a.identity.Store(noIdentity)
 	return a
@@ -251,7 +251,7 @@ func (h *Hub) forget(a *Agent, code CloseCode, lasted time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.agents, a)
-	h.counts.endedLocked(a.opening.Transport, code, lasted)
+	h.counts.endedLocked(a.opening.Transport(), code, lasted)
 }
 
 // appendNodes appends the nodes that get m: its channel, and the patterns that match it, the

@@ -183,7 +183,7 @@ func (i *Inside) open() *Agent {
 	if h.goingAwayLocked() != nil {
 		return nil
 	}
-	_ = h.quota.enter(a.address, Limits{Agents: Unlimited, AgentsPerIP: Unlimited, UnconnectedPerIP: Unlimited}) // nothing limits it
+	_ = h.quota.enter(a.opening.address(), Limits{Agents: Unlimited, AgentsPerIP: Unlimited, UnconnectedPerIP: Unlimited}) // nothing limits it
 	h.listLocked(a)
 	return a
 }

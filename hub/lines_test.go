@@ -15,9 +15,8 @@ import (
 // puts a header before each of them, and an Agent may begin inside a cache line. So what an idle
 // agent does not use is behind pointers that are nil.
 func TestIdleAgentsAreSmall(t *testing.T) {
-	var a Agent
-	if size := unsafe.Sizeof(a) - unsafe.Sizeof(a.opening) - unsafe.Sizeof(a.address); size > 464 {
-		t.Errorf("an Agent has %d bytes beside its opening and its address, more than 464", size)
+	if size := unsafe.Sizeof(Agent{}); size > 512 {
+		t.Errorf("an Agent has %d bytes, more than 512", size)
 	}
 }
 

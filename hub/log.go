@@ -22,7 +22,7 @@ func logEnd(a *Agent, log *slog.Logger, agentID, reason string, code CloseCode, 
 	}
 	attrs := []slog.Attr{
 		slog.String("agent", a.UUID()), slog.String("agent_id", agentID), slog.String("user", a.User()),
-		slog.String("transport", a.opening.Transport), slog.String("remote_ip", a.opening.RemoteIP.String()),
+		slog.String("transport", a.opening.Transport()), slog.String("remote_ip", a.opening.RemoteIP().String()),
 		slog.Duration("duration", lasted), slog.Int64("bytes_received", a.in.bytes), slog.Int64("bytes_sent", a.sent),
 		slog.String("reason", reason), slog.Int("code", int(code)),
 	}

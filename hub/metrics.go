@@ -307,7 +307,7 @@ func (c *counts) drop(why DropReason, n int) {
 // reason is for operators.
 func (h *Hub) CountRefused(r *Refusal) {
 	h.counts.refuse(r.Code)
-	h.noteRefusal(opSession, r, "", "", "", new(Opening))
+	h.noteRefusal(opSession, r, "", "", "", "")
 }
 
 func (c *counts) refuse(code Code) {

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// An Opening is a flat snapshot of the request that opened a session. An agent keeps the
-// snapshot and not the request, which would hold 10 to 20 KB in memory.
+// An Opening is a flat snapshot of the request that opens a session. An agent keeps it, as an
+// Opened, and not the request, which would hold 10 to 20 KB in memory.
 type Opening struct {
 	// Transport is the name of the session's transport, such as "websocket".
 	Transport string
@@ -59,9 +59,14 @@ func HeaderBlock(fields func(yield func(name, value string) bool)) string {
 // Fields yields the name and value of each header field of the snapshot.
 func (o *Opening) Fields(yield func(name, value string) bool) {
 	for line := range strings.Lines(o.Header) {
-		name, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ":")
-		if !yield(name, value) {
+		if name, value := cutField(line); !yield(name, value) {
 			return
 		}
 	}
+}
+
+// cutField returns the name and value in a line of a header block.
+func cutField(line string) (name, value string) {
+	name, value, _ = strings.Cut(strings.TrimSuffix(line, "\n"), ":")
+	return name, value
 }

@@ -140,9 +140,9 @@ func (s *selection) matches(a *Agent) bool {
 	o := &a.opening
 	switch {
 	case s.Agent != "" && s.Agent != a.UUID(),
-		s.Namespace != "" && s.Namespace != o.Namespace,
-		s.Transport != "" && s.Transport != o.Transport,
-		s.network.IsValid() && !s.network.Contains(o.RemoteIP.Unmap().WithZone("")),
+		s.Namespace != "" && s.Namespace != o.Namespace(),
+		s.Transport != "" && s.Transport != o.Transport(),
+		s.network.IsValid() && !s.network.Contains(o.RemoteIP().Unmap().WithZone("")),
 		s.User != "" && s.User != a.User(),
 		s.AgentID != "" && s.AgentID != a.AgentID():
 		return false
@@ -473,13 +473,13 @@ func (h operated) infoOf(a *Agent, node string, most int) AgentInfo {
 		Node:      node,
 		Agent:     a.UUID(),
 		User:      a.User(),
-		Namespace: a.opening.Namespace,
+		Namespace: a.opening.Namespace(),
 		Endpoint:  a.policy.Load().Mount,
-		Transport: a.opening.Transport,
+		Transport: a.opening.Transport(),
 		Since:     time.Now().Add(a.opened - h.timers.now()).Truncate(time.Millisecond).UTC(),
 	}
-	if a.opening.RemoteIP.IsValid() {
-		i.Address = a.opening.RemoteIP.String()
+	if ip := a.opening.RemoteIP(); ip.IsValid() {
+		i.Address = ip.String()
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -372,7 +372,7 @@ func (p *Policy) presentation(a *Agent, i *Identity, channel string) (out presen
 	if out.rule == nil {
 		return out
 	}
-	user := a.opening.User
+	user := a.opening.User()
 	if user == "" {
 		user = i.User
 	}
@@ -617,7 +617,7 @@ func (o *op) watchLocked(s *subscription) *Refusal {
 // stale, and then returns false.
 func (h *Hub) tellMembers(o *op) (done bool) {
 	a := o.agent
-	n := h.channels.find(keyOf(a.opening.Namespace, o.channel))
+	n := h.channels.find(keyOf(a.opening.Namespace(), o.channel))
 	if n == nil {
 		a.answer(&o.in, notSubscribed)
 		return true

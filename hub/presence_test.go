@@ -244,7 +244,7 @@ func (w *world) reload() {
 				User  string
 				Claim int
 			}
-			if c.User = q.Agent.Opening().User; c.User != "" {
+			if c.User = q.Agent.Opening().User(); c.User != "" {
 				// a listener, which has none
 			} else if err := json.Unmarshal(q.Credentials, &c); err != nil {
 				return deniedVerdict("no credentials")

@@ -353,7 +353,7 @@ func (pr *Program) publishFresh(ctx context.Context, p *Publication, fresh []str
 func (pr *Program) message(p *Publication, channel string) *Message {
 	a := pr.agent
 	policy := a.policy.Load()
-	m := NewMessage(channel, p.UUID, p.Data).in(a.opening.Namespace).By(pr.who)
+	m := NewMessage(channel, p.UUID, p.Data).in(a.opening.Namespace()).By(pr.who)
 	m.From = pr.from
 	m.conflate = policy.conflates(channel, policy.delivery(channel))
 	if p.Except != "" {
@@ -376,7 +376,7 @@ func (pr *Program) withoutRepeats(p *Publication, channels []string, receipt *Re
 	}
 	a := pr.agent
 	for _, ch := range channels {
-		note, kind, position := a.hub.repeats.note(time.Now(), pr.who, keyOf(a.opening.Namespace, ch), p.UUID, p.Data)
+		note, kind, position := a.hub.repeats.note(time.Now(), pr.who, keyOf(a.opening.Namespace(), ch), p.UUID, p.Data)
 		switch kind {
 		case repeatConflict:
 			a.hub.repeats.forget(notes...)

@@ -80,7 +80,7 @@ func (o *op) publish() AnswerName {
 func (o *op) noteRepeat(who string) (note *remembered, kind repeatKind, position string) {
 	a := o.agent
 	for {
-		note, kind, position = a.hub.repeats.note(time.Now(), who, keyOf(a.opening.Namespace, o.msg.Channel), o.msg.UUID, o.msg.Data)
+		note, kind, position = a.hub.repeats.note(time.Now(), who, keyOf(a.opening.Namespace(), o.msg.Channel), o.msg.UUID, o.msg.Data)
 		if kind != repeatOpen {
 			return note, kind, position
 		}
@@ -144,7 +144,7 @@ func (o *op) publications(who string) []*Message {
 		if o.in.noEcho || d.NoEcho {
 			m.except = &exclusion{agent: a.id}
 		}
-		if out[i] = m.in(a.opening.Namespace).By(who); !o.in.noHistory {
+		if out[i] = m.in(a.opening.Namespace()).By(who); !o.in.noHistory {
 			m.keepBy(p)
 		}
 	}

@@ -375,7 +375,7 @@ func (a *Agent) identify(i *Identity) {
 // disappear, because the new configuration may begin or cease to ask for one.
 func (o *op) mayBecome(v *Verdict, reload bool) bool {
 	a := o.agent
-	user := a.opening.User
+	user := a.opening.User()
 	if user == "" && v.Identity != nil {
 		user = v.Identity.User
 	}

@@ -282,7 +282,7 @@ func (box *inbox) connected(in *inbound, v *Verdict, p *Policy, by Fingerprint) 
 	}
 	beat := firstHeartbeat(a.policy.Load().Heartbeat)
 	a.beat = a.hub.timers.now() + beat
-	a.hub.quota.connected(a.address)
+	a.hub.quota.connected(a.opening.address())
 	notify := a.out.acceptLocked(item{bytes: answer})
 	a.unlock(notify)
 	a.hub.timers.set(a, beat)
@@ -445,7 +445,7 @@ func (box *inbox) publish(p *Policy, in *inbound, inTurn bool) {
 	msg := NewMessage(in.channel, in.uuid, in.data)
 	in.data = nil
 	o := &op{agent: a, gate: GatePublish, channel: in.channel, in: *in, msg: msg, inTurn: inTurn}
-	if a.opening.Tracer != nil {
+	if a.opening.tracer() != nil {
 		o.ctx, o.span = a.trace(context.Background(), SpanPublish, in.channel)
 	}
 	o.do()

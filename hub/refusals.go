@@ -113,15 +113,15 @@ func (k *refusalSlot) take(now time.Duration) (others uint64, ok bool) {
 	}
 }
 
-// noteRefusal counts a refusal and lists it, unless there are too many like it. o says who
-// was refused, and user overrides its user. It takes no lock but a leaf.
-func (h *Hub) noteRefusal(op GateName, r *Refusal, guard, channel, user string, o *Opening) {
+// noteRefusal counts a refusal and lists it, unless there are too many like it. It takes no
+// lock but a leaf.
+func (h *Hub) noteRefusal(op GateName, r *Refusal, guard, channel, user, namespace string) {
 	i, j := slices.Index(refusedOps[:], op), slices.Index(refusedCodes[:], r.Code)
 	if i < 0 || j < 0 {
 		return
 	}
 	k := &h.refusals.kinds[i][j]
-	others, ok := k.take(o.Namespace, h.timers.now())
+	others, ok := k.take(namespace, h.timers.now())
 	if !ok {
 		return
 	}
@@ -133,7 +133,7 @@ func (h *Hub) noteRefusal(op GateName, r *Refusal, guard, channel, user string, 
 		Reason:    shortened(r.Reason, 256),
 		Channel:   shortened(channel, MaxNameLength),
 		User:      shortened(user, 128),
-		Namespace: shortened(o.Namespace, MaxNameLength),
+		Namespace: shortened(namespace, MaxNameLength),
 		Count:     1,
 		Others:    others,
 	})
@@ -141,7 +141,7 @@ func (h *Hub) noteRefusal(op GateName, r *Refusal, guard, channel, user string, 
 
 // refused notes what the agent is refused.
 func (a *Agent) refused(op GateName, channel string, r *Refusal) {
-	a.hub.noteRefusal(op, r, "", channel, a.User(), &a.opening)
+	a.hub.noteRefusal(op, r, "", channel, a.User(), a.opening.Namespace())
 }
 
 // refuse answers a frame about op with r, which no gate gave.
@@ -156,7 +156,7 @@ func (q *Question) noteRefusal(v *Verdict) {
 		return
 	}
 	a := q.Agent
-	a.hub.noteRefusal(q.Gate, v.Refusal, v.Guard, q.Channel, a.User(), &a.opening)
+	a.hub.noteRefusal(q.Gate, v.Refusal, v.Guard, q.Channel, a.User(), a.opening.Namespace())
 }
 
 // noteClose notes that the agent is closed because of something that it did.

@@ -735,7 +735,7 @@ type door struct {
 
 func (d *door) Stays(a *hub.Agent, before hub.Admission) *hub.Refusal {
 	d.asked.Add(1)
-	if old, ok := before.(*door); ok && old.key == d.key || a.Opening().Host == d.key {
+	if old, ok := before.(*door); ok && old.key == d.key || a.Opening().Host() == d.key {
 		return nil
 	}
 	return &hub.Refusal{Code: hub.CodeDenied, Reason: "another host"}

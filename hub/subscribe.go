@@ -13,9 +13,9 @@ import (
 // nodeOf returns the directory and the key of the node of a channel or pattern.
 func (a *Agent) nodeOf(channel string) (d *directory, key string) {
 	if IsPattern(channel) {
-		return a.hub.patterns, keyOf(a.opening.Namespace, patternPrefix(channel))
+		return a.hub.patterns, keyOf(a.opening.Namespace(), patternPrefix(channel))
 	}
-	return a.hub.channels, keyOf(a.opening.Namespace, channel)
+	return a.hub.channels, keyOf(a.opening.Namespace(), channel)
 }
 
 // subscribe subscribes the agent of o to a channel or pattern. It queues the answer under

@@ -38,19 +38,21 @@ func (noSpan) End(AnswerName) {}
 
 // trace begins a span, if the session is traced.
 func (a *Agent) trace(ctx context.Context, name SpanName, channel string) (context.Context, Span) {
-	if a.opening.Tracer == nil {
+	tracer := a.opening.tracer()
+	if tracer == nil {
 		return ctx, noSpan{}
 	}
-	return a.opening.Tracer.Start(ctx, name, channel)
+	return tracer.Start(ctx, name, channel)
 }
 
 // trace begins the span of a question.
 func (q *Question) trace(ctx context.Context) (context.Context, Span) {
 	a := q.Agent
-	if a.opening.Tracer == nil {
+	tracer := a.opening.tracer()
+	if tracer == nil {
 		return ctx, noSpan{}
 	}
-	return a.opening.Tracer.Start(ctx, GateSpan(q.Gate), q.Channel)
+	return tracer.Start(ctx, GateSpan(q.Gate), q.Channel)
 }
 
 // joined is a context that ends when its Context ends. It also has the values of another

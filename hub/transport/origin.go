@@ -135,16 +135,15 @@ func likelyCause(origin, scheme, host string) string {
 	}
 }
 
-// Admit reports whether a session may stay, judging by the snapshot of the request that
-// opened it.
-func (o *Origins) Admit(opening *hub.Opening) bool {
+// Admit reports whether a session may stay, judging by the request that opened it.
+func (o *Origins) Admit(opening *hub.Opened) bool {
 	h := make(http.Header, 2)
 	for name, value := range opening.Fields {
 		if name == "Origin" || name == "Sec-Fetch-Site" {
 			h[name] = append(h[name], value)
 		}
 	}
-	_, allowed := o.check(h, opening.Scheme, opening.Host)
+	_, allowed := o.check(h, opening.Scheme(), opening.Host())
 	return allowed
 }
 

@@ -51,7 +51,7 @@ type claimant struct {
 }
 
 // opener returns the client that opened a session.
-func opener(o *hub.Opening) claimant {
+func opener(o *hub.Opened) claimant {
 	r := &http.Request{Header: make(http.Header)}
 	for name, value := range o.Fields {
 		switch name {
@@ -60,11 +60,11 @@ func opener(o *hub.Opening) claimant {
 		}
 	}
 	cross := r.Header.Get("Origin")
-	own, isOrigin := parseOrigin(o.Scheme + "://" + o.Host)
+	own, isOrigin := parseOrigin(o.Scheme() + "://" + o.Host())
 	if key, ok := parseOrigin(cross); ok && isOrigin && key == own {
 		cross = ""
 	}
-	return claimant{r: r, caller: Caller{Scheme: o.Scheme, Host: o.Host, User: o.User, Certificate: o.Certificate}, cross: cross}
+	return claimant{r: r, caller: Caller{Scheme: o.Scheme(), Host: o.Host(), User: o.User(), Certificate: o.Certificate()}, cross: cross}
 }
 
 // owner identifies c with the help of these cookies. It keeps a hash, not the secrets

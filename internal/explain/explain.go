@@ -490,7 +490,7 @@ func verdict(r *hub.Refusal) string {
 // consequences writes what an allowing verdict changes.
 func (e *explanation) consequences(q *hub.Question, v *hub.Verdict) {
 	if id := v.Identity; id != nil {
-		e.value("user", id.User, id.User != "" && q.Agent.Opening().User == "")
+		e.value("user", id.User, id.User != "" && q.Agent.Opening().User() == "")
 		e.value("claims", id.Claims, id.Claims != nil)
 		e.value("attributes", id.Attributes, id.Attributes != nil)
 		e.value("grants", id.Grants, id.Grants != nil)

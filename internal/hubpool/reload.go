@@ -43,7 +43,7 @@ func (ad *Admission) Stays(a *hub.Agent, before hub.Admission) *hub.Refusal {
 	if !slices.Equal(old.Listed, ad.Listed) && !ad.Origins.Admit(a.Opening()) {
 		return errForeign
 	}
-	if !slices.Equal(old.Transports, ad.Transports) && !slices.Contains(ad.Transports, a.Opening().Transport) {
+	if !slices.Equal(old.Transports, ad.Transports) && !slices.Contains(ad.Transports, a.Opening().Transport()) {
 		return errWay
 	}
 	if !guards.SnapshotHas(a.Opening(), ad.Env.Snapshot) {
@@ -66,7 +66,7 @@ func (ad *Admission) isIn(a *hub.Agent) bool {
 		}
 		now = value
 	}
-	return now == a.Opening().Namespace
+	return now == a.Opening().Namespace()
 }
 
 // A reloaded describes the effects of a reload on the agents of one Use.

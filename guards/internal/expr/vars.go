@@ -101,7 +101,7 @@ func (v *activation) credentials() (any, error) {
 }
 
 func (v *activation) remoteIP() (any, error) {
-	ip := v.q.Agent.Opening().RemoteIP
+	ip := v.q.Agent.Opening().RemoteIP()
 	if !ip.IsValid() {
 		return types.NullValue, nil
 	}
@@ -139,7 +139,7 @@ func (v *activation) raw() []byte {
 // host returns the host that the session was opened on, in lower case and without the
 // port, like {http.request.host}.
 func (v *activation) host() (any, error) {
-	host := v.q.Agent.Opening().Host
+	host := v.q.Agent.Opening().Host()
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name
 	}
@@ -147,7 +147,7 @@ func (v *activation) host() (any, error) {
 }
 
 func (v *activation) path() (any, error) {
-	path, _, _ := strings.Cut(v.q.Agent.Opening().URI, "?")
+	path, _, _ := strings.Cut(v.q.Agent.Opening().URI(), "?")
 	path, err := url.PathUnescape(path)
 	if err != nil {
 		return nil, fmt.Errorf("request.path: %w", err)
@@ -190,7 +190,7 @@ func (v *activation) cookies() (any, error) {
 // are left out.
 func (v *activation) query() (any, error) {
 	if v.queryOf == nil {
-		_, raw, _ := strings.Cut(v.q.Agent.Opening().URI, "?")
+		_, raw, _ := strings.Cut(v.q.Agent.Opening().URI(), "?")
 		values, _ := url.ParseQuery(raw)
 		v.queryOf = make(map[string]string, len(values))
 		for name, all := range values {

@@ -358,13 +358,13 @@ type Reads struct {
 }
 
 // Missing returns an error if a session lacks something of r.
-func (r Reads) Missing(o *hub.Opening) error {
+func (r Reads) Missing(o *hub.Opened) error {
 	for _, name := range r.LookedUp {
 		if err := Lacks(o, name); err != nil {
 			return err
 		}
 	}
-	if r.clientIP && !o.RemoteIP.IsValid() {
+	if r.clientIP && !o.RemoteIP().IsValid() {
 		return errors.New("the client's address is unknown: the request came through a unix socket, and trusted_proxies is not set")
 	}
 	if r.remoteAddr {
@@ -382,11 +382,14 @@ func (r Reads) Missing(o *hub.Opening) error {
 
 // RemoteAddr returns the address of the other end of the connection that the session was
 // opened with. If a proxy is in between, that is the proxy's.
-func RemoteAddr(o *hub.Opening) string {
-	if o.RemoteAddr == "" && o.RemoteIP.IsValid() {
-		return net.JoinHostPort(o.RemoteIP.String(), "0")
+func RemoteAddr(o *hub.Opened) string {
+	address := o.RemoteAddr()
+	if address == "" {
+		if ip := o.RemoteIP(); ip.IsValid() {
+			return net.JoinHostPort(ip.String(), "0")
+		}
 	}
-	return o.RemoteAddr
+	return address
 }
 
 // dropped are header fields that sessions do not store. They belong to the connection or

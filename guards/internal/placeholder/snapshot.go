@@ -90,8 +90,8 @@ func mayBeAbsent(name string) bool {
 }
 
 // LookUp returns what a session knows about a placeholder.
-func LookUp(o *hub.Opening, name string) (value string, kind byte) {
-	for line := range strings.Lines(o.Values) {
+func LookUp(o *hub.Opened, name string) (value string, kind byte) {
+	for line := range strings.Lines(o.Values()) {
 		if rest, ok := strings.CutPrefix(line, name+"\t"); ok {
 			return strings.TrimSuffix(rest[1:], "\n"), rest[0]
 		}
@@ -100,7 +100,7 @@ func LookUp(o *hub.Opening, name string) (value string, kind byte) {
 }
 
 // Lacks returns an error if the value of a placeholder is not reliable.
-func Lacks(o *hub.Opening, name string) error {
+func Lacks(o *hub.Opened, name string) error {
 	switch _, kind := LookUp(o, name); kind {
 	case HasValue, HasNone:
 		return nil
@@ -113,7 +113,7 @@ func Lacks(o *hub.Opening, name string) error {
 
 // WasLookedUp reports whether all names were looked up when the session was opened. They
 // may have had no value.
-func WasLookedUp(o *hub.Opening, names []string) bool {
+func WasLookedUp(o *hub.Opened, names []string) bool {
 	return !slices.ContainsFunc(names, func(name string) bool {
 		_, kind := LookUp(o, name)
 		return kind == NeverLookedUp
@@ -121,8 +121,8 @@ func WasLookedUp(o *hub.Opening, names []string) bool {
 }
 
 // SetVars sets the variables of r to the values that the session stores.
-func SetVars(o *hub.Opening, r *http.Request) {
-	for line := range strings.Lines(o.Values) {
+func SetVars(o *hub.Opened, r *http.Request) {
+	for line := range strings.Lines(o.Values()) {
 		name, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "\t")
 		if variable, ok := strings.CutPrefix(name, VarsPrefix); ok && rest[0] == HasValue {
 			caddyhttp.SetVar(r.Context(), variable, rest[1:])

@@ -42,7 +42,17 @@ func TestSnapshot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := &hub.Opening{Values: values}
+	h, err := hub.New("snapshot", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(h.Close)
+	a, err := h.Open(h.Use(&hub.Policy{}), hub.Opening{Values: values})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.Left("the test is over") })
+	o := a.Opening()
 	if value, kind := placeholder.LookUp(o, "http.vars.tenant"); value != "acme" || kind != placeholder.HasValue {
 		t.Errorf("tenant is %q, %c", value, kind)
 	}

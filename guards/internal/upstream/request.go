@@ -25,7 +25,7 @@ import (
 
 // A Session is what requests to a backend are made from.
 type Session interface {
-	Opening() *hub.Opening
+	Opening() *hub.Opened
 	// User returns the agent's user, or "" if it is unknown.
 	User() string
 	// Header returns the header fields of a new request, which owns them.
@@ -44,7 +44,7 @@ type Session interface {
 // request, check Unanswerable.
 func NewRequest(ctx context.Context, s Session, w http.ResponseWriter, body []byte) (*http.Request, error) {
 	o, user := s.Opening(), s.User()
-	uri := o.URI
+	uri := o.URI()
 	if uri == "" {
 		uri = "/"
 	}
@@ -56,7 +56,7 @@ func NewRequest(ctx context.Context, s Session, w http.ResponseWriter, body []by
 		return nil, placeholder.ControlError("http.auth.user.id")
 	}
 	r := &http.Request{
-		Method: http.MethodGet, URL: target, RequestURI: uri, Host: o.Host,
+		Method: http.MethodGet, URL: target, RequestURI: uri, Host: o.Host(),
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: s.Header(), Body: http.NoBody, RemoteAddr: placeholder.RemoteAddr(o),
 	}
@@ -67,7 +67,7 @@ func NewRequest(ctx context.Context, s Session, w http.ResponseWriter, body []by
 		r.Header["Content-Length"] = []string{strconv.Itoa(len(body))}
 		r.Header["Accept"] = []string{"application/json, text/plain"}
 	}
-	if o.Scheme == "https" {
+	if o.Scheme() == "https" {
 		r.TLS = &tls.ConnectionState{HandshakeComplete: true}
 	}
 
@@ -95,9 +95,9 @@ func NewRequest(ctx context.Context, s Session, w http.ResponseWriter, body []by
 	}
 	r = r.WithContext(context.WithValue(ctx, missesKey{}, misses))
 	r = caddyhttp.PrepareRequest(r, repl, w, server)
-	if o.RemoteIP.IsValid() {
+	if ip := o.RemoteIP(); ip.IsValid() {
 		// Use the address as it was resolved then: the trusted proxies may have changed.
-		caddyhttp.SetVar(r.Context(), caddyhttp.ClientIPVarKey, o.RemoteIP.String())
+		caddyhttp.SetVar(r.Context(), caddyhttp.ClientIPVarKey, ip.String())
 	}
 	placeholder.SetVars(o, r)
 	return r, nil

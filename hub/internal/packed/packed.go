@@ -57,3 +57,19 @@ func (r *Reader) Signed() int64 {
 
 // Text takes a text with up to most bytes.
 func (r *Reader) Text(most uint64) string { return string(r.Bytes(r.Number(most))) }
+
+// CutText returns the text that s begins with, as AppendText wrote it, and what follows it.
+// Of anything else, it returns nothing.
+func CutText(s string) (text, rest string) {
+	var n uint64
+	for i := 0; i < len(s) && i < binary.MaxVarintLen64; i++ {
+		n |= uint64(s[i]&0x7f) << (7 * i)
+		if s[i] < 0x80 {
+			if rest = s[i+1:]; n <= uint64(len(rest)) {
+				return rest[:n], rest[n:]
+			}
+			break
+		}
+	}
+	return "", ""
+}

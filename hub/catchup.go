@@ -94,7 +94,7 @@ type span struct {
 func (s *span) has(seq uint64) bool { return s.from < seq && seq <= s.fed }
 
 // span returns what a subscription that catches up has brought.
-func (s *subscription) span() span { return span{s.channel, s.from, s.fed} }
+func (s *subscription) span() span { return span{s.channel(), s.from, s.fed} }
 
 // isPast reports whether a kept message does not come live: the subscription began after it,
 // or got it when it caught up.
@@ -103,9 +103,9 @@ func (s *subscription) isPast(m *Message) bool { return m.seq != 0 && m.seq <= s
 // coversKey reports whether the subscription is to a channel, or to a pattern above it.
 func (s *subscription) coversKey(key string) bool {
 	if s.node.home.patterns {
-		return isBelow(key, s.node.key)
+		return isBelow(key, s.node.key())
 	}
-	return key == s.node.key
+	return key == s.node.key()
 }
 
 // hasBrought reports whether one of the subscriptions has brought a message.
@@ -213,7 +213,7 @@ func (h *history) missedLocked(g *laggards, low uint64) (out []piece) {
 			continue
 		}
 		floor, why := max(low, l.floor), ""
-		switch r := h.rings[l.node.key]; {
+		switch r := h.rings[l.node.key()]; {
 		case low < h.base: // another log has come
 			floor, why = h.base, "epoch"
 		case l.node.home.patterns:
@@ -229,7 +229,7 @@ func (h *history) missedLocked(g *laggards, low uint64) (out []piece) {
 			continue
 		}
 		l.floor, l.fed, l.drops = floor, floor, h.drops
-		if r := h.rings[l.node.key]; r != nil && !l.node.home.patterns { // it may have older messages than those that were lost
+		if r := h.rings[l.node.key()]; r != nil && !l.node.home.patterns { // it may have older messages than those that were lost
 			if next := following(r.entries, low); len(next) > 0 {
 				l.fed = min(floor, next[0].seq-1)
 			}
@@ -261,7 +261,7 @@ func (f *feeding) collectLocked(most, looks int) {
 		if pattern = l.node.home.patterns; pattern {
 			break
 		}
-		if r := f.h.rings[l.node.key]; r != nil {
+		if r := f.h.rings[l.node.key()]; r != nil {
 			lists = append(lists, following(r.entries, f.low))
 		}
 	}
@@ -341,7 +341,7 @@ func (c *catchUp) startLocked(l laggard) {
 	for grown := true; grown; {
 		grown = false
 		for _, s := range c.agent.leases.subs {
-			if s.behind == g || !slices.ContainsFunc(g.subs, func(l laggard) bool { return overlap(l.channel, s.channel) }) {
+			if s.behind == g || !slices.ContainsFunc(g.subs, func(l laggard) bool { return overlap(l.channel(), s.channel()) }) {
 				continue
 			}
 			grown = true
@@ -361,7 +361,7 @@ func (c *catchUp) startLocked(l laggard) {
 func (ls *leases) wideLocked(channel string, from uint64) uint64 {
 	brought := from
 	for _, s := range ls.subs {
-		if s.channel == channel || s.from > from || !IsPattern(s.channel) || !strings.HasPrefix(strings.TrimSuffix(channel, "*"), patternPrefix(s.channel)) {
+		if s.channel() == channel || s.from > from || !IsPattern(s.channel()) || !strings.HasPrefix(strings.TrimSuffix(channel, "*"), patternPrefix(s.channel())) {
 			continue
 		}
 		if s.behind == nil {
@@ -384,7 +384,7 @@ func (h *history) positionOf(seq uint64) Position {
 // pattern. c may be nil.
 func (c *catchUp) overlapsLocked(channel string) bool {
 	return c != nil && slices.ContainsFunc(c.behind, func(g *laggards) bool {
-		return slices.ContainsFunc(g.subs, func(l laggard) bool { return overlap(l.channel, channel) })
+		return slices.ContainsFunc(g.subs, func(l laggard) bool { return overlap(l.channel(), channel) })
 	})
 }
 
@@ -522,7 +522,7 @@ func (c *catchUp) queueLocked(g *laggards, pieces []piece) {
 	q, form := &c.agent.out.queue, c.agent.out.conn.Form()
 	for _, p := range pieces {
 		if p.msg == nil {
-			q.add(item{bytes: form.encode(appendMissed(nil, uuid.NewString(), p.missed.channel, p.missed.position.String(), p.missed.why))})
+			q.add(item{bytes: form.encode(appendMissed(nil, uuid.NewString(), p.missed.channel(), p.missed.position.String(), p.missed.why))})
 			continue
 		}
 		c.unholdLocked(g, func(l *laterItem) bool { return l.after < p.msg.seq })

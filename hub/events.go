@@ -174,10 +174,7 @@ func (a *Agent) agentEvent(name EventName) Event {
 func (n *node) tellLocked(name EventName) {
 	if q := n.home.events; q.wants(name) {
 		e := Event{Name: name, Pattern: n.home.patterns}
-		e.Namespace, e.Channel, _ = cutKey(n.key)
-		if e.Pattern {
-			e.Channel += "*"
-		}
+		e.Namespace, e.Channel, _ = cutKey(n.name)
 		q.put(e)
 	}
 }

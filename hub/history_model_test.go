@@ -132,11 +132,11 @@ type asked struct {
 	owed   bool            // it must be told, and was not when it began
 }
 
-func (s *asked) String() string { return fmt.Sprintf("%+v of %q, after %d", s.req, s.channel, s.after) }
+func (s *asked) String() string { return fmt.Sprintf("%+v of %q, after %d", s.req, s.channel(), s.after) }
 
 // wants reports whether the request is about a message, if it is kept.
 func (s *asked) wants(e modelEntry) bool {
-	return e.seq > s.after && matches(s.channel, e.channel) && !e.at.Before(s.since)
+	return e.seq > s.after && matches(s.channel(), e.channel) && !e.at.Before(s.since)
 }
 
 // ask makes a random request. For a pattern, it has messages be published during the search.
@@ -167,12 +167,12 @@ func (m *historyModel) recover() {
 	var requests []*recovering
 	for range 1 + m.random.IntN(3) {
 		s := m.ask()
-		if slices.ContainsFunc(all, func(other *asked) bool { return other.channel == s.channel }) {
+		if slices.ContainsFunc(all, func(other *asked) bool { return other.channel() == s.channel() }) {
 			continue
 		}
 		asked := newRecovering(s.req)
 		if s.node.home.patterns {
-			asked.searched = m.h.search(s.req, s.node.key)
+			asked.searched = m.h.search(s.req, s.node.key())
 			m.meanwhile(8)
 		}
 		all, requests = append(all, s), append(requests, asked)
@@ -180,7 +180,7 @@ func (m *historyModel) recover() {
 	var g laggards
 	due := make(map[uint64][]*asked) // by number: who must get it, or be told
 	for i, s := range all {
-		s.recovery = m.h.recover(requests[i], s.node.key, s.node.home.patterns)
+		s.recovery = m.h.recover(requests[i], s.node.key(), s.node.home.patterns)
 		s.begin(&g, s.recovery)
 		m.checkBeginning(s, due)
 	}
@@ -188,7 +188,7 @@ func (m *historyModel) recover() {
 	got := m.feed(&g, all)
 	for _, e := range m.all[begun:] {
 		for _, s := range all {
-			if matches(s.channel, e.channel) {
+			if matches(s.channel(), e.channel) {
 				due[e.seq] = append(due[e.seq], s)
 			}
 		}
@@ -295,7 +295,7 @@ func (m *historyModel) feed(g *laggards, all []*asked) map[uint64]bool {
 	}
 	for _, l := range g.subs {
 		if l.fed != uint64(len(m.all)) {
-			t.Fatalf("seed %d: %q has caught up to %d, of %d", m.seed, l.channel, l.fed, len(m.all))
+			t.Fatalf("seed %d: %q has caught up to %d, of %d", m.seed, l.channel(), l.fed, len(m.all))
 		}
 	}
 	return got
@@ -303,7 +303,7 @@ func (m *historyModel) feed(g *laggards, all []*asked) map[uint64]bool {
 
 // seesAfter reports whether e was published after s began.
 func (m *historyModel) seesAfter(s *asked, e modelEntry) bool {
-	return e.seq > s.head && matches(s.channel, e.channel)
+	return e.seq > s.head && matches(s.channel(), e.channel)
 }
 
 // compare compares a message with what was published.

@@ -47,11 +47,11 @@ func (h *history) at(seq uint64) string { return h.positionOf(seq).String() }
 
 // subscriptionTo returns a subscription to a channel, or to the channels below a prefix.
 func subscriptionTo(key string, pattern bool) *subscription {
-	s := &subscription{channel: key, node: &node{key: key, home: &directory{patterns: pattern}}}
+	n := &node{name: key, home: &directory{patterns: pattern}}
 	if pattern {
-		s.channel += "*"
+		n.name += "*"
 	}
-	return s
+	return &subscription{node: n}
 }
 
 // begin has s begin with r, as one of g.

@@ -269,7 +269,7 @@ func (s *subscription) covers(m *Message) bool {
 }
 
 // matches reports whether the subscription is to a channel, or to a pattern that matches it.
-func (s *subscription) matches(channel string) bool { return matches(s.channel, channel) }
+func (s *subscription) matches(channel string) bool { return matches(s.channel(), channel) }
 
 // matches reports whether a name or pattern matches a channel.
 func matches(pattern, channel string) bool {

@@ -107,7 +107,7 @@ func TestLeaseThatIsPostponedEnds(t *testing.T) {
 }
 
 func TestLeasesAreTakenOneAfterTheOther(t *testing.T) {
-	a, b, c := &subscription{channel: "a"}, &subscription{channel: "b"}, &subscription{channel: "c"}
+	a, b, c := new(subscription), new(subscription), new(subscription)
 	ls := leases{subs: []*subscription{a, b, c}}
 	ls.connect.limits, a.lease.limits = &term{again: 3}, &term{again: 2}
 	b.lease.limits, c.lease.limits = &term{again: 1, grace: true}, &term{again: 9, ends: 4}

@@ -130,7 +130,7 @@ func (l *Listener) search() {
 	l.agent.mu.Unlock()
 	for _, s := range all {
 		if s.recover != nil && s.node.home.patterns && !s.none && s.whyNot == "" {
-			s.recover.searched = l.agent.hub.history.search(s.recover.recoveryRequest, s.node.key)
+			s.recover.searched = l.agent.hub.history.search(s.recover.recoveryRequest, s.node.key())
 		}
 	}
 }
@@ -153,7 +153,7 @@ func (l *Listener) beginLocked() {
 			lowest, l.Begun.Position = r.from, r.position.String()
 		}
 		if s.recover != nil && !r.whole {
-			l.Begun.Gaps = append(l.Begun.Gaps, Gap{s.channel, r.why})
+			l.Begun.Gaps = append(l.Begun.Gaps, Gap{s.channel(), r.why})
 		}
 	}
 	l.opened, l.begins = nil, true
@@ -167,7 +167,7 @@ func (l *Listener) beginLocked() {
 // opensWithLocked notes a subscription, which o has asked for.
 func (l *Listener) opensWithLocked(o *op, s *subscription) {
 	s.behind = &l.group
-	made := opened{subscription: s, recover: o.recover, whyNot: o.whyNotRecovered(), none: !l.agent.policy.Load().keeps(s.channel)}
+	made := opened{subscription: s, recover: o.recover, whyNot: o.whyNotRecovered(), none: !l.agent.policy.Load().keeps(s.channel())}
 	if f := o.furtherVerdict(GateHistory); f != nil {
 		made.by = f.by
 	}

@@ -204,7 +204,7 @@ func (m *migration) subscriptions(all bool, made []string) {
 		m.stopCatchingUp(s)
 		for !m.reauthorize(GateSubscribe, s, all, made) {
 		}
-		if all || m.from == nil || !m.from.presence(s.channel).is(m.to.presence(s.channel)) {
+		if all || m.from == nil || !m.from.presence(s.channel()).is(m.to.presence(s.channel())) {
 			s.present()
 		}
 		for !m.reauthorize(GatePresence, s, all, made) {
@@ -220,10 +220,10 @@ func (m *migration) stopCatchingUp(s *subscription) {
 	a.mu.Lock()
 	l := s.laggardLocked()
 	a.mu.Unlock()
-	if l == nil || !l.asked || l.by.is(fingerprintOf(m.to.gate(GateHistory, s.channel))) {
+	if l == nil || !l.asked || l.by.is(fingerprintOf(m.to.gate(GateHistory, s.channel()))) {
 		return
 	}
-	o := &op{agent: a, gate: GateHistory, channel: s.channel, sub: s, why: byReload, policy: m.to, identity: a.identity.Load()}
+	o := &op{agent: a, gate: GateHistory, channel: s.channel(), sub: s, why: byReload, policy: m.to, identity: a.identity.Load()}
 	a.revoke(s, &Refusal{CodeUnavailable, "other rules decide about kept messages now; subscribe again", time.Second}, o)
 }
 
@@ -232,7 +232,7 @@ func (m *migration) stopCatchingUp(s *subscription) {
 // identity has changed meanwhile.
 func (m *migration) reauthorize(gate GateName, s *subscription, all bool, made []string) (done bool) {
 	a := m.agent
-	o := &op{agent: a, gate: gate, channel: s.channel, sub: s, why: byReload}
+	o := &op{agent: a, gate: gate, channel: s.channel(), sub: s, why: byReload}
 	a.mu.Lock()
 	absent := o.leaseLocked() == nil
 	a.mu.Unlock()
@@ -250,7 +250,7 @@ func (m *migration) reauthorize(gate GateName, s *subscription, all bool, made [
 		return true
 	}
 	byConnect := s.byConnect && gate == GateSubscribe
-	granted := byConnect && (made == nil || slices.Contains(made, s.channel))
+	granted := byConnect && (made == nil || slices.Contains(made, s.channel()))
 	changed := all || l.inGrace() || byConnect || !l.by.is(o.by)
 	connectWaits := a.leases.connect.inGrace()
 	if !granted && changed && !o.local {

@@ -5,33 +5,36 @@ package hub
 
 import (
 	"hash/maphash"
+	"strings"
 	"sync"
 	"sync/atomic"
 )
 
 // A subscription makes an agent a member of a node.
 type subscription struct {
-	agent   *Agent
-	behind  *laggards // nil: it is live; else none come live, because it catches up; guarded by agent.mu
-	fed     uint64    // kept messages up to this number do not come live; guarded by agent.mu
-	node    *node
-	channel string // or pattern
-	index   int    // in node.members; guarded by node.mu
-	seat    *seat  // nil: its channel has no presence; written with node.mu and agent.mu held, read with either
+	agent     *Agent
+	behind    *laggards // nil: it is live; else none come live, because it catches up; guarded by agent.mu
+	fed       uint64    // kept messages up to this number do not come live; guarded by agent.mu
+	node      *node
+	index     int32  // in node.members; guarded by node.mu
+	byConnect bool   // the connect gate made it, and no other gate was asked; guarded by agent.mu
+	lists     bool   // in a seat: its endpoint lists members, and does not only count them; guarded as seat
+	seat      *seat  // nil: its channel has no presence; written with node.mu and agent.mu held, read with either
+	lease     lease  // guarded by agent.mu
+	from      uint64 // it brings all kept messages that follow this number; guarded by agent.mu
+}
 
-	// Guarded by agent.mu.
-	lease     lease
-	from      uint64 // it brings all kept messages that follow this number
-	byConnect bool   // the connect gate made it, and no other gate was asked
-
-	lists bool // in a seat: its endpoint lists members, and does not only count them; guarded as seat
+// channel returns the channel or pattern.
+func (s *subscription) channel() string {
+	_, channel, _ := cutKey(s.node.name)
+	return channel
 }
 
 // A node is a channel or pattern that has subscribers. The first subscriber makes it; when
 // the last one leaves, it is dead.
 type node struct {
 	// Immutable.
-	key  string
+	name string // the channel or pattern, after its namespace: see keyOf
 	home *directory
 
 	mu      sync.RWMutex // guards the following; read-held while a fan-out enqueues a message for the members
@@ -43,9 +46,17 @@ type node struct {
 	pace pace
 }
 
+// key returns the key of n in its directory. That of a pattern ends with its prefix.
+func (n *node) key() string {
+	if n.home.patterns {
+		return patternPrefix(n.name)
+	}
+	return n.name
+}
+
 // addLocked adds s. The caller holds n.mu.
 func (n *node) addLocked(s *subscription) {
-	s.index = len(n.members)
+	s.index = int32(len(n.members))
 	n.members = append(n.members, s)
 	n.home.members.Add(1)
 	if !n.told {
@@ -132,18 +143,22 @@ func (d *directory) obtain(key string, fits func() bool) *node {
 		d.count.Add(-1)
 		return nil
 	}
-	n := &node{key: key, home: d}
-	s.nodes[key] = n
+	n := &node{name: strings.Clone(key), home: d} // the key shares an allocation with the rest of a frame
+	if d.patterns {
+		n.name = key + "*"
+	}
+	s.nodes[n.key()] = n
 	return n
 }
 
 // release removes a dead node.
 func (d *directory) release(n *node) {
-	s := &d.shards[maphash.String(d.seed, n.key)%directoryShards]
+	key := n.key()
+	s := &d.shards[maphash.String(d.seed, key)%directoryShards]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.nodes[n.key] == n {
-		delete(s.nodes, n.key)
+	if s.nodes[key] == n {
+		delete(s.nodes, key)
 		d.count.Add(-1)
 	}
 }

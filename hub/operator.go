@@ -172,7 +172,7 @@ func attributeText(value any) string {
 func (ls *leases) has(channel string) bool {
 	ls.agent.mu.Lock()
 	defer ls.agent.mu.Unlock()
-	return slices.ContainsFunc(ls.subs, func(s *subscription) bool { return s.channel == channel })
+	return slices.ContainsFunc(ls.subs, func(s *subscription) bool { return s.channel() == channel })
 }
 
 // lookAt is how many agents or channels are looked at before others may have the lock.
@@ -337,7 +337,7 @@ func (h operated) unsubscribeSelected(ctx context.Context, sel Selector, channel
 	n := 0
 	for _, a := range agents {
 		a.mu.Lock()
-		i := slices.IndexFunc(a.leases.subs, func(s *subscription) bool { return s.channel == channel })
+		i := slices.IndexFunc(a.leases.subs, func(s *subscription) bool { return s.channel() == channel })
 		var sub *subscription
 		if i >= 0 {
 			sub = a.leases.subs[i]
@@ -486,7 +486,7 @@ func (h operated) infoOf(a *Agent, node string, most int) AgentInfo {
 	i.AgentID, i.Connected = a.agentID, a.state == stateConnected
 	i.Subscriptions = len(a.leases.subs)
 	for _, s := range a.leases.subs[:min(most, len(a.leases.subs))] {
-		i.Channels = append(i.Channels, s.channel)
+		i.Channels = append(i.Channels, s.channel())
 	}
 	slices.Sort(i.Channels)
 	i.QueuedFrames, i.QueuedBytes = a.out.queue.count, a.out.queue.bytes

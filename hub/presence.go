@@ -130,9 +130,9 @@ func (r *roster) now() time.Duration { return max(r.hub.timers.now(), 1) }
 func (ps *presences) join(h *Hub, n *node, channel string, p *presentation) (*roster, *presence.Member) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	r := ps.rosters[n.key]
+	r := ps.rosters[n.key()]
 	if r == nil {
-		r = ps.addLocked(h, n.key, channel, p.rule.shared())
+		r = ps.addLocked(h, n.key(), channel, p.rule.shared())
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -417,13 +417,13 @@ func (s *subscription) seatLocked(p *presentation) {
 		s.seat = nil
 	case t == nil:
 		s.seat = new(seat)
-		s.seat.roster, s.seat.member = s.agent.hub.presences.join(s.agent.hub, s.node, s.channel, p)
+		s.seat.roster, s.seat.member = s.agent.hub.presences.join(s.agent.hub, s.node, s.channel(), p)
 		s.lists = !p.rule.Count
 	case t.member != nil && t.member.ID() == p.id:
 		t.roster.restate(t.member, p, s.lists)
 		s.listLocked(!p.rule.Count)
 	default: // a reload has given the agent another user
-		_, m := s.agent.hub.presences.join(s.agent.hub, s.node, s.channel, p) // first, so that the roster stays
+		_, m := s.agent.hub.presences.join(s.agent.hub, s.node, s.channel(), p) // first, so that the roster stays
 		s.vacateLocked(false)
 		t.member = m
 		s.listLocked(!p.rule.Count)
@@ -544,10 +544,10 @@ func (s *subscription) present() {
 		seated := s.seat != nil
 		a.mu.Unlock()
 		p, i := a.policy.Load(), a.identity.Load()
-		if !seated && p.presence(s.channel) == nil {
+		if !seated && p.presence(s.channel()) == nil {
 			return
 		}
-		pr := p.presentation(a, i, s.channel)
+		pr := p.presentation(a, i, s.channel())
 		s.node.mu.Lock()
 		a.mu.Lock()
 		current := pr.policy == a.policy.Load() && pr.identity == a.identity.Load()
@@ -599,7 +599,7 @@ func (o *op) membersLocked(s *subscription, answer []byte) []byte {
 func (o *op) watchLocked(s *subscription) *Refusal {
 	f := o.furtherVerdict(GatePresence)
 	switch {
-	case IsPattern(s.channel):
+	case IsPattern(s.channel()):
 		return noPatternPresence
 	case o.members.refused != nil: // an earlier watch goes on
 		return o.members.refused

@@ -29,7 +29,7 @@ func (l *Listener) shows(channel string) bool { return l != nil && slices.Contai
 func (o *op) listenLocked(s *subscription) (notify bool) {
 	a := o.agent
 	if r := o.watchLocked(s); r != nil {
-		return a.out.acceptLocked(item{bytes: a.out.conn.Form().encode(appendUnwatched(nil, s.channel, r))})
+		return a.out.acceptLocked(item{bytes: a.out.conn.Form().encode(appendUnwatched(nil, s.channel(), r))})
 	}
 	r, w := s.seat.roster, s.seat.watch
 	w.pager = new(pager)

@@ -108,9 +108,9 @@ func (ls *leases) nextOp(reload bool) *op {
 	case s == nil:
 		return &op{agent: a, gate: GateConnect, why: why, taken: l}
 	case l == &s.lease:
-		return &op{agent: a, gate: GateSubscribe, channel: s.channel, why: why, sub: s, taken: l}
+		return &op{agent: a, gate: GateSubscribe, channel: s.channel(), why: why, sub: s, taken: l}
 	default:
-		return &op{agent: a, gate: GatePresence, channel: s.channel, why: why, sub: s, taken: l}
+		return &op{agent: a, gate: GatePresence, channel: s.channel(), why: why, sub: s, taken: l}
 	}
 }
 
@@ -157,7 +157,7 @@ func (ls *leases) reauthorizeSubscriptions(made []string) {
 	a := ls.agent
 	a.mu.Lock()
 	for _, s := range a.leases.subs {
-		if !slices.Contains(made, s.channel) && !s.lease.isAsked() {
+		if !slices.Contains(made, s.channel()) && !s.lease.isAsked() {
 			s.lease.want(byConnect)
 		}
 		if l := s.watchLease(); l != nil && !l.isAsked() {
@@ -411,9 +411,9 @@ func (a *Agent) end(s *subscription, r *Refusal, o *op, late bool) (ended bool) 
 			}
 		}
 		if l := a.in.listener; l != nil {
-			notify = l.endLocked(s.channel, r)
+			notify = l.endLocked(s.channel(), r)
 		} else {
-			notice := appendEnded(nil, uuid.NewString(), s.channel, r)
+			notice := appendEnded(nil, uuid.NewString(), s.channel(), r)
 			notify = a.out.acceptLocked(item{bytes: a.out.conn.Form().encode(notice)})
 		}
 	}
@@ -450,5 +450,5 @@ func (ls *leases) unwatch(s *subscription, r *Refusal, o *op) (ended bool) {
 func (ls *leases) tellUnwatchedLocked(s *subscription, r *Refusal) (notify bool) {
 	a := ls.agent
 	a.out.revokeLocked(a.leases.cover)
-	return a.out.acceptLocked(item{bytes: a.out.conn.Form().encode(appendUnwatched(nil, s.channel, r))})
+	return a.out.acceptLocked(item{bytes: a.out.conn.Form().encode(appendUnwatched(nil, s.channel(), r))})
 }

@@ -419,7 +419,7 @@ func (box *inbox) takePage() *Refusal {
 func (ls *leases) watches(channel string) bool {
 	ls.agent.mu.Lock()
 	defer ls.agent.mu.Unlock()
-	return slices.ContainsFunc(ls.subs, func(s *subscription) bool { return s.channel == channel && s.watchLease() != nil })
+	return slices.ContainsFunc(ls.subs, func(s *subscription) bool { return s.channel() == channel && s.watchLease() != nil })
 }
 
 // publish handles a frame for any channel that is not under /meta/. It enforces the

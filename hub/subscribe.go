@@ -5,7 +5,6 @@ package hub
 
 import (
 	"fmt"
-	"strings"
 
 	"github.com/google/uuid"
 )
@@ -81,7 +80,7 @@ func (o *op) subscribeLocked(n *node, in *inbound, limits Limits, pr *presentati
 		again = s.beginAgainLocked(&began)
 	} else {
 		s = &subscription{
-			agent: a, node: n, channel: strings.Clone(o.channel), lease: newLease(v, o.by, now), byConnect: o.gate == GateConnect,
+			agent: a, node: n, lease: newLease(v, o.by, now), byConnect: o.gate == GateConnect,
 			from: began.from, fed: began.fed,
 		}
 		n.addLocked(s)
@@ -100,7 +99,7 @@ func (o *op) subscribeLocked(n *node, in *inbound, limits Limits, pr *presentati
 		return notify, false, nil
 	}
 	notify = a.out.acceptLocked(item{bytes: a.out.conn.Form().encode(began.answer)})
-	behind := began.from < began.head && (i < 0 || again != nil) || i < 0 && a.leases.catchUp.overlapsLocked(s.channel)
+	behind := began.from < began.head && (i < 0 || again != nil) || i < 0 && a.leases.catchUp.overlapsLocked(s.channel())
 	if behind && a.state == stateConnected {
 		l := laggard{subscription: s, drops: began.drops, begun: began.begun, floor: began.floor, asked: o.recover != nil}
 		if f := o.furtherVerdict(GateHistory); f != nil {
@@ -140,7 +139,7 @@ type beginning struct {
 func (o *op) beginLocked(n *node, in *inbound) (b beginning) {
 	a := o.agent
 	if !a.policy.Load().keeps(o.channel) {
-		b.recovery = a.hub.history.recover(nil, n.key, n.home.patterns) // a reload may keep messages from now on
+		b.recovery = a.hub.history.recover(nil, n.key(), n.home.patterns) // a reload may keep messages from now on
 		b.whole = false
 		b.answer = appendSubscribed(nil, in, nil)
 		if o.recover != nil {
@@ -164,9 +163,9 @@ func (o *op) beginLocked(n *node, in *inbound) (b beginning) {
 // recoverUnless returns what a subscription to n begins with: nothing kept if why is set.
 func (h *history) recoverUnless(why string, req *recovering, n *node) recovery {
 	if why == "" {
-		return h.recover(req, n.key, n.home.patterns)
+		return h.recover(req, n.key(), n.home.patterns)
 	}
-	r := h.recover(nil, n.key, n.home.patterns)
+	r := h.recover(nil, n.key(), n.home.patterns)
 	r.whole, r.why = false, why
 	return r
 }

@@ -63,11 +63,10 @@ type Agent struct {
 	in inbox // partly guarded by mu
 
 	// Guarded by mu.
-	cond        *sync.Cond // on mu: state, in.held, ops, out.full or migrating have changed; nil until a goroutine waits
-	ops         *ops       // nil until a gate is asked that does not answer at once
-	agentID     string     // set by /meta/connect
-	credentials *[]byte    // of /meta/connect; nil if it had none
-	ending      *ending    // nil until the session ends
+	cond   *sync.Cond // on mu: state, in.held, ops, out.full or migrating have changed; nil until a goroutine waits
+	ops    *ops       // nil until a gate is asked that does not answer at once
+	ending *ending    // nil until the session ends
+	presented
 }
 
 // liveness is how the hub notices that a peer is gone.
@@ -76,6 +75,28 @@ type liveness struct {
 	receiving atomic.Bool   // Receive runs: the peer is not silent, we are busy with its frame
 	heard     atomic.Int64  // when bytes last came from the peer, on the hub's clock
 	beat      time.Duration // when the next heartbeat is due, on the hub's clock; guarded by Agent.mu
+}
+
+// presented is what the agent has presented in /meta/connect. The agent's mu guards it.
+type presented struct {
+	agentID     string
+	credentials *[]byte // nil if there were none
+}
+
+func (p *presented) credentialsLocked() []byte {
+	if p.credentials == nil {
+		return nil
+	}
+	return *p.credentials
+}
+
+// setCredentialsLocked keeps credentials, which must not change afterwards.
+func (p *presented) setCredentialsLocked(credentials []byte) {
+	p.credentials = nil
+	if credentials != nil {
+		kept := credentials // a variable of its own, so that an agent without any allocates nothing
+		p.credentials = &kept
+	}
 }
 
 // An ending is how a session ends. It is apart from the Agent, which is alive most of the
@@ -138,22 +159,6 @@ func (a *Agent) Credentials() []byte {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.credentialsLocked()
-}
-
-func (a *Agent) credentialsLocked() []byte {
-	if a.credentials == nil {
-		return nil
-	}
-	return *a.credentials
-}
-
-// setCredentialsLocked keeps credentials, which must not change afterwards.
-func (a *Agent) setCredentialsLocked(credentials []byte) {
-	a.credentials = nil
-	if credentials != nil {
-		kept := credentials // a variable of its own, so that an agent without any allocates nothing
-		a.credentials = &kept
-	}
 }
 
 // Identity returns what the connect gate learned about the agent. It is never nil.

@@ -132,7 +132,9 @@ type asked struct {
 	owed   bool            // it must be told, and was not when it began
 }
 
-func (s *asked) String() string { return fmt.Sprintf("%+v of %q, after %d", s.req, s.channel(), s.after) }
+func (s *asked) String() string {
+	return fmt.Sprintf("%+v of %q, after %d", s.req, s.channel(), s.after)
+}
 
 // wants reports whether the request is about a message, if it is kept.
 func (s *asked) wants(e modelEntry) bool {

@@ -7,7 +7,7 @@ import "testing"
 
 // Repeats are recognized by who publishes, so the name must follow the identity.
 func TestPublisherFollowsTheIdentity(t *testing.T) {
-	a := &Agent{agentID: "ann"}
+	a := &Agent{presented: presented{agentID: "ann"}}
 	want := func(who string) {
 		t.Helper()
 		for range 2 { // the second call takes what is kept

@@ -20,7 +20,7 @@ import (
 type Opened struct {
 	site   unique.Handle[site]
 	common unique.Handle[string] // the header block, with an empty line for each line in own
-	own    string                // the agent's own part; see newOpened
+	own    string                // the agent's own part; see ownIP
 	rare   *rare                 // nil if all its fields are zero
 }
 
@@ -45,32 +45,30 @@ func isCommon(name string) bool {
 	return strings.HasPrefix(name, "Sec-Ch-") || strings.HasPrefix(name, "Sec-Fetch-") || name == "Sec-Gpc"
 }
 
-// noIP stands for an invalid RemoteIP in own. No address has one byte.
-const noIP = "-"
+// The texts at the beginning of own. Header lines follow.
+const (
+	ownIP         = iota // in binary, because guards need it often; empty if it is invalid
+	ownRemoteAddr        // text, because it may be none, as of a unix socket
+	ownURI               // empty if the URI is in site: with a query, it may hold a token
+	ownValues
+	ownHeader
+)
 
-// newOpened packs o. The own part consists of the RemoteIP, the RemoteAddr, the URI and the
-// Values, and then the header lines. The RemoteIP is empty if the RemoteAddr tells it. The URI
-// is empty if it is in site: with a query, which may be a token, it is the agent's own.
+// newOpened packs o.
 func newOpened(o *Opening) Opened {
 	s := site{transport: o.Transport, namespace: o.Namespace, scheme: o.Scheme, host: o.Host}
-	query := ""
+	uri := ""
 	if strings.Contains(o.URI, "?") {
-		query = o.URI
+		uri = o.URI
 	} else {
 		s.uri = o.URI
 	}
 	lines, own := getJoin(len(o.Header)), getJoin(len(o.Header))
 	defer putJoin(lines)
 	defer putJoin(own)
-	ip := noIP
-	if o.RemoteIP.IsValid() {
-		ip = ""
-		if peerIP(o.RemoteAddr) != o.RemoteIP {
-			b, _ := o.RemoteIP.MarshalBinary() // never fails
-			ip = string(b)
-		}
-	}
-	for _, text := range [...]string{ip, o.RemoteAddr, query, o.Values} {
+	var room [16]byte
+	ip, _ := o.RemoteIP.AppendBinary(room[:0]) // never fails
+	for _, text := range [ownHeader]string{ownIP: string(ip), ownRemoteAddr: o.RemoteAddr, ownURI: uri, ownValues: o.Values} {
 		own.bytes = packed.AppendText(own.bytes, text)
 	}
 	for line := range strings.Lines(o.Header) {
@@ -88,22 +86,20 @@ func newOpened(o *Opening) Opened {
 	return d
 }
 
-// peerIP returns the IP address in a RemoteAddr, which is invalid if there is none.
-func peerIP(remoteAddr string) netip.Addr {
-	peer, err := netip.ParseAddrPort(remoteAddr)
-	if err != nil {
-		return netip.Addr{}
+// from returns the part of own that begins with a text, or, with ownHeader, with the header
+// lines.
+func (o *Opened) from(text int) string {
+	rest := o.own
+	for range text {
+		_, rest = packed.CutText(rest)
 	}
-	return peer.Addr().Unmap()
+	return rest
 }
 
-// unpack returns the parts of own.
-func (o *Opened) unpack() (ip, remoteAddr, query, values, lines string) {
-	ip, lines = packed.CutText(o.own)
-	remoteAddr, lines = packed.CutText(lines)
-	query, lines = packed.CutText(lines)
-	values, lines = packed.CutText(lines)
-	return ip, remoteAddr, query, values, lines
+// text returns a text of own.
+func (o *Opened) text(text int) string {
+	s, _ := packed.CutText(o.from(text))
+	return s
 }
 
 // Transport returns the name of the session's transport.
@@ -120,29 +116,19 @@ func (o *Opened) Host() string { return o.site.Value().host }
 
 // URI returns the URI of the Opening.
 func (o *Opened) URI() string {
-	if _, _, query, _, _ := o.unpack(); query != "" {
-		return query
+	if uri := o.text(ownURI); uri != "" {
+		return uri
 	}
 	return o.site.Value().uri
 }
 
 // RemoteAddr returns the RemoteAddr of the Opening.
-func (o *Opened) RemoteAddr() string {
-	_, address, _, _, _ := o.unpack()
-	return address
-}
+func (o *Opened) RemoteAddr() string { return o.text(ownRemoteAddr) }
 
 // RemoteIP returns the RemoteIP of the Opening.
 func (o *Opened) RemoteIP() (ip netip.Addr) {
-	switch text, address, _, _, _ := o.unpack(); text {
-	case "":
-		return peerIP(address)
-	case noIP:
-		return netip.Addr{}
-	default:
-		_ = ip.UnmarshalBinary([]byte(text)) // newOpened wrote it
-		return ip
-	}
+	_ = ip.UnmarshalBinary([]byte(o.text(ownIP))) // newOpened wrote it
+	return ip
 }
 
 // address returns the key under which the session counts. It stays the same as long as the
@@ -174,14 +160,11 @@ func (o *Opened) tracer() Tracer {
 }
 
 // Values returns the Values of the Opening.
-func (o *Opened) Values() string {
-	_, _, _, values, _ := o.unpack()
-	return values
-}
+func (o *Opened) Values() string { return o.text(ownValues) }
 
 // Fields yields the name and value of each header field of the Opening, in order.
 func (o *Opened) Fields(yield func(name, value string) bool) {
-	_, _, _, _, own := o.unpack()
+	own := o.from(ownHeader)
 	for line := range strings.Lines(o.common.Value()) {
 		if line == "\n" {
 			line, own = cutLine(own)
@@ -195,8 +178,7 @@ func (o *Opened) Fields(yield func(name, value string) bool) {
 // HeaderKey returns two strings that are both equal for sessions whose header fields are the
 // same in the same order, and for no others. The second has credentials in it.
 func (o *Opened) HeaderKey() (common, own string) {
-	_, _, _, _, own = o.unpack()
-	return o.common.Value(), own
+	return o.common.Value(), o.from(ownHeader)
 }
 
 // cutLine returns the first line of text, and what follows it.

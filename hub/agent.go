@@ -64,7 +64,7 @@ type Agent struct {
 
 	// Guarded by mu.
 	cond   *sync.Cond // on mu: state, in.held, ops, out.full or migrating have changed; nil until a goroutine waits
-	ops    *ops       // nil until a gate is asked that does not answer at once
+	ops    *ops       // nil unless a gate is asked that does not answer at once
 	ending *ending    // nil until the session ends
 	presented
 }

@@ -13,8 +13,7 @@ import (
 
 // There is an Agent for each connection, and most connections are idle. Above 512 bytes, Go also
 // puts a header before each of them, and an Agent may begin inside a cache line. So what an idle
-// agent does not use is behind pointers that are nil.
-// It also has a few subscriptions.
+// agent does not use is behind pointers that are nil. It also has a few subscriptions.
 func TestIdleAgentsAreSmall(t *testing.T) {
 	if size := unsafe.Sizeof(Agent{}); size > 512 {
 		t.Errorf("an Agent has %d bytes, more than 512", size)
@@ -25,7 +24,8 @@ func TestIdleAgentsAreSmall(t *testing.T) {
 }
 
 // What a single delivery touches of an agent is in three cache lines of 64 bytes, and of a
-// subscription in one; or two, because the sizes of subscriptions are no multiple of a line. With thousands of agents, a line costs more than what is done in it.
+// subscription in one, or in two of a subscription that crosses a line. With thousands of agents,
+// a line costs more than what is done in it.
 func TestDeliveryTouchesFewLines(t *testing.T) {
 	const line = 64
 	var a Agent

@@ -144,7 +144,8 @@ func (w *ops) remove(o *op) {
 	w.pending = slices.DeleteFunc(w.pending, func(p *op) bool { return p == o })
 }
 
-// opsLocked returns the agent's operations. Most agents never need them.
+// opsLocked returns the agent's operations. Do not keep them while the agent's mu is released,
+// unless one of them is pending or being applied: see releaseOpsLocked.
 func (a *Agent) opsLocked() *ops {
 	if a.ops == nil {
 		ctx, cancel := context.WithCancel(context.Background())
@@ -154,6 +155,14 @@ func (a *Agent) opsLocked() *ops {
 		}
 	}
 	return a.ops
+}
+
+// releaseOpsLocked releases the agent's operations if none waits. Most agents wait for no gate
+// most of the time, and the context takes memory.
+func (a *Agent) releaseOpsLocked() {
+	if w := a.ops; w != nil && a.state == stateConnected && len(w.pending) == 0 && !w.applying {
+		a.ops = nil
+	}
 }
 
 // context returns the context of o's span, or an empty one.
@@ -252,6 +261,7 @@ func (o *op) do() {
 	w := a.opsLocked()
 	for len(w.pending) >= maxQuestions && a.state == stateConnected && o.why != byReload {
 		a.waitLocked()
+		w = a.opsLocked()
 	}
 	if a.state != stateConnected {
 		a.mu.Unlock()
@@ -440,7 +450,7 @@ func (a *Agent) applyReady() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	w := a.ops
-	if w.applying {
+	if w == nil || w.applying {
 		return
 	}
 	w.applying = true
@@ -466,6 +476,7 @@ func (a *Agent) applyReady() {
 		a.wakeWaitersLocked()
 	}
 	w.applying = false
+	a.releaseOpsLocked()
 	a.wakeWaitersLocked()
 }
 

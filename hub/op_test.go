@@ -5,7 +5,10 @@ package hub
 
 import (
 	"bytes"
+	"context"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 func TestOpsAreReadyInTheOrderOfTheirChannel(t *testing.T) {
@@ -35,6 +38,72 @@ func TestOpsAreReadyInTheOrderOfTheirChannel(t *testing.T) {
 	if (*ops)(nil).isPending("a") {
 		t.Error("an agent that has asked nothing waits")
 	}
+}
+
+// A backend is a gate that takes a second. It decides about connects and subscriptions.
+type backend struct{ Gates }
+
+func (b backend) Gate(name GateName, _ string) Gate {
+	if name == GateConnect || name == GateSubscribe {
+		return b
+	}
+	return nil
+}
+func (backend) DeliverGate(string) DeliverGate { return nil }
+func (backend) Timeout() time.Duration         { return time.Minute }
+func (backend) Decide(context.Context, *Question) Verdict {
+	time.Sleep(time.Second)
+	return Allow
+}
+
+// A silent Conn takes everything.
+type silent struct{}
+
+func (silent) Form() *Form                      { return feedForm }
+func (silent) TryWrite(p []byte) (int, error)   { return len(p), nil }
+func (silent) Write(p []byte) (int, error)      { return len(p), nil }
+func (silent) SetWriteDeadline(time.Time) error { return nil }
+func (silent) Close(CloseCode, string)          {}
+
+// An agent that waits for no gate holds no context for questions.
+func TestIdleAgentsHaveNoOps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, err := New("test", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer h.Close()
+		a, err := h.Open(h.Use(&Policy{Mount: "test", Gates: backend{}}), Opening{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.Start(silent{})
+		defer a.Left("the end")
+		for _, frame := range []string{
+			`{"channel":"/meta/connect","uuid":"1","agentId":"ann"}`,
+			`{"channel":"/meta/subscribe","uuid":"2","data":{"channel":"news"}}`,
+			`{"channel":"/meta/connect","uuid":"3","agentId":"ann"}`, // has the gate subscribe asked again
+		} {
+			a.Receive([]byte(frame))
+			synctest.Wait()
+			a.mu.Lock()
+			if a.ops == nil {
+				t.Errorf("%s: nothing waits for the gate", frame)
+			}
+			a.mu.Unlock()
+			time.Sleep(3 * time.Second)
+			synctest.Wait()
+			a.mu.Lock()
+			if a.ops != nil || a.state != stateConnected {
+				t.Errorf("%s: the gate has answered, but %+v is held in state %d", frame, a.ops, a.state)
+			}
+			a.mu.Unlock()
+		}
+		if a.mu.Lock(); len(a.leases.subs) != 1 {
+			t.Errorf("%d subscriptions, want 1", len(a.leases.subs))
+		}
+		a.mu.Unlock()
+	})
 }
 
 func TestHeldFramesAreBounded(t *testing.T) {

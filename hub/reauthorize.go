@@ -79,10 +79,11 @@ func (r *reauthorizers) next() *Agent {
 // reauthorizePatience is over.
 func (o *op) doAndWait() {
 	o.done = make(chan struct{})
-	o.agent.mu.Lock()
-	ctx := o.agent.opsLocked().ctx
-	o.agent.mu.Unlock()
 	o.do()
+	o.agent.mu.Lock()
+	ctx := o.agent.opsLocked().ctx // of an agent that is being closed, it has ended
+	o.agent.releaseOpsLocked()
+	o.agent.mu.Unlock()
 	late := time.NewTimer(reauthorizePatience)
 	defer late.Stop()
 	select {

@@ -244,15 +244,15 @@ func (box *inbox) askConnect(in *inbound) {
 		box.releaseHeld()
 	}
 	q := &Question{Gate: GateConnect, Agent: a, Credentials: a.Credentials(), Identity: noIdentity}
-	a.mu.Lock()
-	ctx := a.opsLocked().ctx
-	a.mu.Unlock()
 	switch {
 	case g == nil:
 		done(Allow)
 	case isLocal(g):
-		done(q.askLocal(ctx, g))
+		done(q.askLocal(context.Background(), g))
 	default:
+		a.mu.Lock()
+		ctx := a.opsLocked().ctx
+		a.mu.Unlock()
 		q.askRemote(ctx, g, done)
 	}
 }
@@ -272,6 +272,7 @@ func (box *inbox) connected(in *inbound, v *Verdict, p *Policy, by Fingerprint) 
 		return gone
 	}
 	a.state, a.joined = stateConnected, true
+	a.releaseOpsLocked()
 	a.out.form = a.out.conn.Form() // it does not change any more
 	a.identify(v.Identity)
 	a.leases.connect.renew(v, by, a.hub.timers.now())

@@ -64,7 +64,7 @@ type Agent struct {
 
 	// Guarded by mu.
 	cond   *sync.Cond // on mu: state, in.held, ops, out.full or migrating have changed; nil until a goroutine waits
-	ops    *ops       // nil unless a gate is asked that does not answer at once
+	ops    *ops       // nil unless an operation waits, mostly for a gate
 	ending *ending    // nil until the session ends
 	presented
 }
@@ -106,7 +106,7 @@ type ending struct {
 	reason  string
 	retry   time.Duration
 	about   string        // the channel of a listener whose subscription has ended
-	because string        // for the log; empty for the reason of the transport
+	because string        // for the log; empty: the transport's reason counts
 	by      time.Time     // the write deadline; zero for none
 	closed  bool          // Conn.Close was called
 	written chan struct{} // if not nil, closed when the writing ends

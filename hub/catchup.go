@@ -555,7 +555,7 @@ func (s *subscription) stopLocked() {
 	// What it has brought goes out before the notice of its end.
 	c := a.leases.catchUp
 	if c == nil {
-		return // its listener has not begun, and nothing has come
+		return // its listener has not begun, and nothing has come, or the agent is being closed
 	}
 	c.unholdLocked(g, func(l *laterItem) bool {
 		return !slices.ContainsFunc(g.subs, func(other laggard) bool { return other.matches(l.msg.Channel) })

@@ -33,8 +33,8 @@ const (
 //
 // The agent's mu guards its leases.
 type lease struct {
-	by     Fingerprint // of the gate that granted it
-	limits *term       // nil for a lease without an end, whose gate is not asked again: most are like that
+	by    Fingerprint // of the gate that granted it
+	terms *term       // nil for a lease without an end, whose gate is not asked again: most are like that
 }
 
 // A term is what limits a lease. Times are on the hub's clock; 0 is never.
@@ -48,21 +48,22 @@ type term struct {
 
 // term returns what limits the lease.
 func (l *lease) term() term {
-	if l.limits == nil {
+	if l.terms == nil {
 		return term{}
 	}
-	return *l.limits
+	return *l.terms
 }
 
 // setTerm replaces what limits the lease.
 func (l *lease) setTerm(t term) {
 	switch {
 	case t == term{}:
-		l.limits = nil
-	case l.limits == nil:
-		l.limits = &t
+		l.terms = nil
+	case l.terms == nil:
+		kept := t // t itself would be allocated at each call
+		l.terms = &kept
 	default:
-		*l.limits = t
+		*l.terms = t
 	}
 }
 
@@ -144,7 +145,7 @@ func (l *lease) askBy(at time.Duration) {
 	l.setTerm(t)
 }
 
-// leaveUnasked has the gate not asked again, until there is a reason.
+// leaveUnasked cancels the next question to the gate, until there is a reason to ask.
 func (l *lease) leaveUnasked() {
 	t := l.term()
 	t.again = 0
@@ -166,10 +167,10 @@ func (l *lease) answered() {
 }
 
 // inGrace reports whether the lease is in its grace period.
-func (l *lease) inGrace() bool { return l.limits != nil && l.limits.grace }
+func (l *lease) inGrace() bool { return l.terms != nil && l.terms.grace }
 
 // isAsked reports whether the gate is being asked again.
-func (l *lease) isAsked() bool { return l.limits != nil && l.limits.asked }
+func (l *lease) isAsked() bool { return l.terms != nil && l.terms.asked }
 
 // next returns when the lease is due: its gate must be asked, or it ends; 0 is never.
 func (l *lease) next() time.Duration {
@@ -191,7 +192,7 @@ func (l *lease) hasEnded(now time.Duration) bool {
 
 // look notes why the gate must be asked if the time for it has come, and returns why.
 func (l *lease) look(now time.Duration) reason {
-	t := l.limits
+	t := l.terms
 	if t == nil || t.again == 0 || t.again > now {
 		return byFrame
 	}
@@ -210,7 +211,7 @@ func (l *lease) look(now time.Duration) reason {
 // returns byFrame if the gate must not be asked. reload selects between questions because
 // of a reload and all others.
 func (l *lease) take(reload bool) reason {
-	t := l.limits
+	t := l.terms
 	if t == nil {
 		return byFrame
 	}

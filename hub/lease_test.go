@@ -28,7 +28,7 @@ func TestLeaseOfAVerdict(t *testing.T) {
 			if got := l.term(); got.again != c.again || got.ends != c.ends || l.by != "gate" {
 				t.Errorf("%s: asked again at %v, ends at %v; want %v and %v", name, got.again, got.ends, c.again, c.ends)
 			}
-			if limited := c.again != 0 || c.ends != 0; limited != (l.limits != nil) {
+			if limited := c.again != 0 || c.ends != 0; limited != (l.terms != nil) {
 				t.Errorf("%s: it has a term: %t", name, !limited)
 			}
 			want := c.again
@@ -61,7 +61,7 @@ func TestLeaseThatIsNotProlonged(t *testing.T) {
 			t.Errorf("prolonged: asked again at %v, ends at %v", got.again, got.ends)
 		}
 		l.answered()
-		if l.renew(&Verdict{}, "gate", 90*time.Second); l.limits != nil {
+		if l.renew(&Verdict{}, "gate", 90*time.Second); l.terms != nil {
 			t.Errorf("it is for ever, and keeps the term %+v", l.term())
 		}
 	})
@@ -69,7 +69,7 @@ func TestLeaseThatIsNotProlonged(t *testing.T) {
 
 func TestLeaseInItsGracePeriod(t *testing.T) {
 	const now, grace = time.Hour, time.Minute
-	l := lease{by: "old", limits: &term{wants: byTime}}
+	l := lease{by: "old", terms: &term{wants: byTime}}
 	l.startGrace(now, grace, time.Second)
 	got := l.term()
 	if !got.grace || got.wants != byFrame || got.ends < now+grace*9/10 || got.ends > now+grace || got.again < now || got.again > now+time.Second {
@@ -90,7 +90,7 @@ func TestLeaseInItsGracePeriod(t *testing.T) {
 	if l.hasEnded(ends-1) || !l.hasEnded(ends) {
 		t.Errorf("it does not end at %v", ends)
 	}
-	shorter := lease{limits: &term{ends: now + time.Second}}
+	shorter := lease{terms: &term{ends: now + time.Second}}
 	shorter.startGrace(now, grace, 0)
 	if got = shorter.term(); got.ends != now+time.Second {
 		t.Errorf("the grace period has prolonged a lease to %v", got.ends)
@@ -109,8 +109,8 @@ func TestLeaseThatIsPostponedEnds(t *testing.T) {
 func TestLeasesAreTakenOneAfterTheOther(t *testing.T) {
 	a, b, c := new(subscription), new(subscription), new(subscription)
 	ls := leases{subs: []*subscription{a, b, c}}
-	ls.connect.limits, a.lease.limits = &term{again: 3}, &term{again: 2}
-	b.lease.limits, c.lease.limits = &term{again: 1, grace: true}, &term{again: 9, ends: 4}
+	ls.connect.terms, a.lease.terms = &term{again: 3}, &term{again: 2}
+	b.lease.terms, c.lease.terms = &term{again: 1, grace: true}, &term{again: 9, ends: 4}
 	if ls.next() != 1 {
 		t.Errorf("next at %d, want 1", ls.next())
 	}

@@ -143,9 +143,11 @@ func (d *directory) obtain(key string, fits func() bool) *node {
 		d.count.Add(-1)
 		return nil
 	}
-	n := &node{name: strings.Clone(key), home: d} // the key shares an allocation with the rest of a frame
+	n := &node{home: d}
 	if d.patterns {
 		n.name = key + "*"
+	} else {
+		n.name = strings.Clone(key) // the key shares an allocation with the rest of a frame
 	}
 	s.nodes[n.key()] = n
 	return n

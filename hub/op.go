@@ -111,7 +111,7 @@ func (o *op) nextGate() (Gate, *Question) {
 // ops are an agent's operations that wait for gates. The first two fields are immutable;
 // the agent's mu guards the others.
 type ops struct {
-	ctx    context.Context //nolint:containedctx // ends with the agent, whose part this is
+	ctx    context.Context //nolint:containedctx // ends with the agent, if it is not released before
 	cancel context.CancelFunc
 
 	pending  []*op // in the order of their frames

@@ -34,8 +34,8 @@ type rare struct {
 }
 
 // isCommon reports whether many clients send the same value in a header field. All other
-// fields, also unknown ones, are the agent's own, so that agents never share credentials. A
-// wrong guess here costs memory, and nothing else.
+// fields, also unknown ones, are the agent's own, so that agents never share credentials: no
+// field that may hold some belongs here. A name that is missing here costs memory, and nothing else.
 func isCommon(name string) bool {
 	switch name {
 	case "Accept", "Accept-Charset", "Accept-Encoding", "Accept-Language", "Cache-Control", "Dnt", "Origin", "Pragma",

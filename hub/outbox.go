@@ -351,7 +351,7 @@ func (o *outbox) roomLocked() {
 	}
 }
 
-// expireLocked sets the last write deadline, of an agent that is being closed or gone:
+// expireLocked sets the last write deadline of an agent that is being closed or is gone:
 // setDeadline cannot set a later one.
 func (o *outbox) expireLocked(t time.Time) {
 	o.agent.endingLocked().by = t

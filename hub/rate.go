@@ -10,7 +10,7 @@ import "time"
 const rateBurst = 5
 
 // A bucket is a token bucket that limits a rate: the time on the hub's clock at which it is
-// full. Its zero value is full.
+// full. A token costs the time in which the bucket gains one. Its zero value is full.
 type bucket time.Duration
 
 // take takes a token from a bucket that gains rate tokens each second. If there is none,

@@ -137,3 +137,17 @@ func TestLeasesAreTakenOneAfterTheOther(t *testing.T) {
 		t.Error("what is being asked is to be asked once more")
 	}
 }
+
+// TestPlainLeasesAllocateNothing: each subscription has one, and a reload renews all.
+func TestPlainLeasesAllocateNothing(t *testing.T) {
+	for name, act := range map[string]func(l *lease){
+		"newLease":   func(l *lease) { *l = newLease(&Verdict{}, "", 0) },
+		"startGrace": func(l *lease) { l.startGrace(0, time.Second, 0) },
+	} {
+		l := new(lease)
+		act(l) // it may allocate the terms once
+		if n := testing.AllocsPerRun(100, func() { act(l) }); n != 0 {
+			t.Errorf("%s: %v allocations", name, n)
+		}
+	}
+}

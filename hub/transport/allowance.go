@@ -14,14 +14,14 @@ const (
 
 // An allowance is a token bucket for such frames. Its zero value is full.
 type allowance struct {
-	full int64 // when the bucket is full again, in nanoseconds of Unix time
+	full time.Duration // when the bucket is full again, since epoch
 }
 
 // take takes a token, and reports whether there was one.
 func (a *allowance) take(now time.Time) bool {
-	const each = int64(time.Second / idlePerSecond)
-	at := now.UnixNano()
-	if a.full < at || a.full-at > idleBurst*each { // the latter if the clock was set back
+	const each = time.Second / idlePerSecond
+	at := now.Sub(epoch)
+	if a.full < at || a.full-at > idleBurst*each { // the latter if a clock of a test is before the epoch
 		a.full = at
 	}
 	if a.full-at > (idleBurst-1)*each {

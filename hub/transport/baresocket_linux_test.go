@@ -19,20 +19,32 @@ import (
 	"github.com/push-it/pushit/hub"
 )
 
-// isMere reports whether the socket is only a descriptor.
-func (s *bareSocket) isMere() bool {
+// isOnlyDescriptor reports whether the socket is only a descriptor.
+func (s *bareSocket) isOnlyDescriptor() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.file == nil && !s.closed
 }
 
-// mereSocket returns a conn whose socket is only a descriptor, and its peer.
-func mereSocket(t *testing.T, network string, waits *times) (*wsConn, net.Conn) {
+// shed calls bareSocket.shed with an epoll set that nobody waits for.
+func shed(t *testing.T, c *wsConn) bool {
+	t.Helper()
+	set, err := newEpollSet()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = set.file.Close() }()
+	set.next, c.place = c, restingPlace{}
+	return c.socket.shed(set)
+}
+
+// shedSocket returns a conn whose socket is only a descriptor, and its peer.
+func shedSocket(t *testing.T, network string, waits *times) (*wsConn, net.Conn) {
 	t.Helper()
 	ours, theirs := socketPair(t, network)
 	_ = theirs.SetDeadline(time.Now().Add(patience))
 	c := newConn(ours, bareForm, waits)
-	if !c.socket.shed(nil, false) || !c.socket.isMere() {
+	if !shed(t, c) || !c.socket.isOnlyDescriptor() {
 		t.Fatal("the socket has kept its net.Conn")
 	}
 	t.Cleanup(func() { _ = c.nc.Close() })
@@ -52,22 +64,22 @@ func TestIdleConnsAreSmall(t *testing.T) {
 		t.Errorf("a wsReader, with its wsConn, takes %d bytes, more than the 224 of its size class", size)
 	}
 	r, a, p := rest(t, restingPairs["tcp"], patient)
-	if !r.conn.socket.isMere() {
+	if !r.conn.socket.isOnlyDescriptor() {
 		t.Error("the socket of a reader that rests has a file")
 	}
 	_ = p.nc.Close()
 	<-a.left
 }
 
-// TestMereSocketsAreConns: a socket that is only a descriptor writes without waiting, waits to
+// TestShedSocketsAreConns: a socket that is only a descriptor writes without waiting, waits to
 // write more, and goes on being read.
-func TestMereSocketsAreConns(t *testing.T) {
+func TestShedSocketsAreConns(t *testing.T) {
 	t.Parallel()
 	eachNetwork(t, func(t *testing.T, network string) {
-		c, theirs := mereSocket(t, network, patient)
+		c, theirs := shedSocket(t, network, patient)
 		frame := appendBare(nil, bytes.Repeat([]byte("x"), 70000))
 		taken := fillUp(t, c, frame)
-		if !c.socket.isMere() {
+		if !c.socket.isOnlyDescriptor() {
 			t.Error("TryWrite needs a file")
 		}
 		done := make(chan error, 1)
@@ -90,7 +102,7 @@ func TestMereSocketsAreConns(t *testing.T) {
 				t.Fatalf("read %q, %v", got, err)
 			}
 			c.done()
-			c.socket.shed(nil, false)
+			shed(t, c)
 			if _, err := theirs.Write([]byte("hello")); err != nil {
 				t.Fatal(err)
 			}
@@ -98,11 +110,11 @@ func TestMereSocketsAreConns(t *testing.T) {
 	})
 }
 
-// TestDeadlinesOfMereSockets: those that were set before there is a file apply to it.
-func TestDeadlinesOfMereSockets(t *testing.T) {
+// TestDeadlinesOfShedSockets: those that were set before there is a file apply to it.
+func TestDeadlinesOfShedSockets(t *testing.T) {
 	t.Parallel()
 	eachNetwork(t, func(t *testing.T, network string) {
-		c, theirs := mereSocket(t, network, patient)
+		c, theirs := shedSocket(t, network, patient)
 		fillUp(t, c, appendBare(nil, bytes.Repeat([]byte("x"), 70000)))
 		for _, passed := range []time.Time{longAgo, time.Now().Add(time.Millisecond)} {
 			if err := errors.Join(c.nc.SetWriteDeadline(passed), c.nc.SetReadDeadline(passed)); err != nil {
@@ -114,7 +126,7 @@ func TestDeadlinesOfMereSockets(t *testing.T) {
 			if _, _, err := c.socket.read(); !errors.Is(err, os.ErrDeadlineExceeded) {
 				t.Errorf("read: %v", err)
 			}
-			if !c.socket.shed(nil, false) {
+			if !shed(t, c) {
 				t.Error("the socket has kept its file")
 			}
 		}
@@ -130,7 +142,7 @@ func TestDeadlinesOfMereSockets(t *testing.T) {
 			_, _, err := c.socket.read()
 			read <- err
 		}()
-		waitFor(t, "read", func() bool { return !c.socket.isMere() })
+		waitFor(t, "read", func() bool { return !c.socket.isOnlyDescriptor() })
 		if err := c.nc.SetReadDeadline(longAgo); err != nil {
 			t.Fatal(err)
 		}
@@ -144,15 +156,15 @@ func TestDeadlinesOfMereSockets(t *testing.T) {
 func TestSocketsInUseKeepTheirFiles(t *testing.T) {
 	t.Parallel()
 	eachNetwork(t, func(t *testing.T, network string) {
-		c, theirs := mereSocket(t, network, patient)
+		c, theirs := shedSocket(t, network, patient)
 		taken := fillUp(t, c, appendBare(nil, bytes.Repeat([]byte("x"), 70000)))
 		written := make(chan error, 1)
 		go func() {
 			_, err := c.Write([]byte("more"))
 			written <- err
 		}()
-		waitFor(t, "Write", func() bool { return !c.socket.isMere() })
-		if c.socket.shed(nil, false) {
+		waitFor(t, "Write", func() bool { return !c.socket.isOnlyDescriptor() })
+		if shed(t, c) {
 			t.Fatal("the file was closed under a Write that waits")
 		}
 		if _, err := io.CopyN(io.Discard, theirs, int64(taken)); err != nil {
@@ -161,7 +173,7 @@ func TestSocketsInUseKeepTheirFiles(t *testing.T) {
 		if err := <-written; err != nil {
 			t.Errorf("Write: %v", err)
 		}
-		if !c.socket.shed(nil, false) {
+		if !shed(t, c) {
 			t.Error("after the Write, the file stays")
 		}
 	})
@@ -172,23 +184,23 @@ func TestSocketsInUseKeepTheirFiles(t *testing.T) {
 func TestClosedSockets(t *testing.T) {
 	t.Parallel()
 	eachNetwork(t, func(t *testing.T, network string) {
-		for _, mere := range []bool{true, false} {
-			c, _ := mereSocket(t, network, patient)
+		for _, withFile := range []bool{false, true} {
+			c, _ := shedSocket(t, network, patient)
 			written := make(chan error, 1)
-			if !mere {
+			if withFile {
 				fillUp(t, c, appendBare(nil, bytes.Repeat([]byte("x"), 70000)))
 				go func() {
 					_, err := c.Write([]byte("more"))
 					written <- err
 				}()
-				waitFor(t, "Write", func() bool { return !c.socket.isMere() })
+				waitFor(t, "Write", func() bool { return !c.socket.isOnlyDescriptor() })
 			}
 			if err := c.nc.Close(); err != nil {
 				t.Fatal(err)
 			}
-			if !mere {
-				if err := <-written; err == nil {
-					t.Error("Write has returned without an error")
+			if withFile {
+				if err := <-written; !errors.Is(err, net.ErrClosed) {
+					t.Errorf("Write = %v, want it closed", err)
 				}
 			}
 			_, err := c.TryWrite([]byte("x"))
@@ -201,7 +213,7 @@ func TestClosedSockets(t *testing.T) {
 					t.Errorf("call %d after Close: %v", i, err)
 				}
 			}
-			if c.socket.shed(nil, false) {
+			if shed(t, c) {
 				t.Error("a socket that is closed has got another descriptor")
 			}
 		}
@@ -220,11 +232,11 @@ func TestTalkativePeersUseOneDescriptor(t *testing.T) {
 			p.send(text(want[len(want)-1]))
 			a.await(t, "Receive", func() bool { return slices.Equal(a.received, want) })
 		}
-		waitFor(t, "a file", func() bool { return !r.conn.socket.isMere() })
+		waitFor(t, "a file", func() bool { return !r.conn.socket.isOnlyDescriptor() })
 		p.send(frame(opPing, true, ""))
 		p.want(opPong, "")
 		awaitRest(t, &r.conn)
-		if !r.conn.socket.isMere() {
+		if !r.conn.socket.isOnlyDescriptor() {
 			t.Error("the socket of a reader that rests has a file")
 		}
 	}
@@ -281,7 +293,7 @@ func TestShedForgetsTheOldDescriptor(t *testing.T) {
 	if err := errors.Join(c.control(set.addFunc), set.failed); err != nil {
 		t.Fatal(err)
 	}
-	if !c.socket.shed(set, true) {
+	if !c.socket.shed(set) {
 		t.Fatal("the socket has kept its net.Conn")
 	}
 	if _, err := theirs.Write([]byte("x")); err != nil {
@@ -297,15 +309,16 @@ func TestShedForgetsTheOldDescriptor(t *testing.T) {
 		_ = c.control(func(fd uintptr) { ready = isReadable(fd) })
 		return ready
 	})
-	var events [1]syscall.EpollEvent
-	if n, err := syscall.EpollWait(set.fd, events[:], 0); n != 0 || err != nil {
-		t.Errorf("the set has %d events, %v", n, err)
+	var events [3]syscall.EpollEvent
+	n, err := syscall.EpollWait(set.fd, events[:], 0)
+	if n != 1 || events[0].Fd != c.place.fd || err != nil {
+		t.Errorf("the set has the events %v, %v; want one, of %d", events[:max(n, 0)], err, c.place.fd)
 	}
 	_ = c.nc.Close()
 }
 
-// TestPeersOfMereSocketsSeeTheClose: frames, a close frame and the end come in order.
-func TestPeersOfMereSocketsSeeTheClose(t *testing.T) {
+// TestPeersOfShedSocketsSeeTheClose: frames, a close frame and the end come in order.
+func TestPeersOfShedSocketsSeeTheClose(t *testing.T) {
 	t.Parallel()
 	eachNetwork(t, func(t *testing.T, network string) {
 		_, a, p := rest(t, restingPairs[network], patient)
@@ -315,4 +328,35 @@ func TestPeersOfMereSocketsSeeTheClose(t *testing.T) {
 		p.wantEnd()
 		<-a.left
 	})
+}
+
+// TestSocketsThatCannotRestStay: if the epoll set takes no more, the socket keeps its net.Conn,
+// which Go's poller waits for.
+func TestSocketsThatCannotRestStay(t *testing.T) {
+	t.Parallel()
+	ours, theirs := socketPair(t, "tcp")
+	c := newConn(ours, bareForm, patient)
+	file, err := os.Open(os.DevNull) // is no epoll set
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = file.Close() }()
+	set := &epollSet{fd: int(file.Fd()), next: c}
+	if c.socket.shed(set) || c.socket.isOnlyDescriptor() || c.place.known {
+		t.Fatal("the socket has only a descriptor")
+	}
+	var link string
+	if err := c.control(func(fd uintptr) { link = linkOf(t, int(fd)) }); err != nil {
+		t.Fatal(err)
+	}
+	if open := descriptorsOf(t, link); len(open) != 1 {
+		t.Errorf("the socket has the descriptors %v", open)
+	}
+	if _, err := theirs.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := c.fill(false, true); string(p) != "x" || err != nil {
+		t.Errorf("read %q, %v", p, err)
+	}
+	c.done()
 }

@@ -6,6 +6,7 @@
 package transport
 
 import (
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -22,7 +23,7 @@ import (
 //
 // Nobody else may close the net.Conn.
 type bareSocket struct {
-	mu      sync.Mutex    // guards the following; no other lock is taken under it
+	mu      sync.Mutex    // guards the following; no other lock of this package is taken under it
 	fd      int32         // the descriptor, while file is nil
 	using   int16         // how many calls use file, and may be waiting
 	closed  bool          // Close was called
@@ -117,7 +118,8 @@ func (s *bareSocket) read() (b *readBuffer, n int, err error) {
 	}
 	defer s.unuse()
 	t := transfers.Get().(*transfer)
-	return t.done(f.raw.Read(t.awaitRead))
+	b, n, err = t.done(f.raw.Read(t.awaitRead))
+	return b, n, alike(err)
 }
 
 // tryRead is read that does not wait, and ignores the deadline. If nothing has arrived, b is nil.
@@ -141,7 +143,16 @@ func (s *bareSocket) Write(p []byte) (n int, err error) {
 		return 0, err
 	}
 	defer s.unuse()
-	return f.file.Write(p)
+	n, err = f.file.Write(p)
+	return n, alike(err)
+}
+
+// alike returns the same error for a closed os.File as for a closed net.Conn.
+func alike(err error) error {
+	if errors.Is(err, os.ErrClosed) {
+		return net.ErrClosed
+	}
+	return err
 }
 
 // SetReadDeadline sets the deadline of read, also of one that waits.

@@ -11,9 +11,9 @@ import (
 )
 
 // resting are the readers of this process that rest: no goroutine waits for their sockets.
-// The sockets are in an epoll set of this package, in addition to the one that Go's net
-// package has them in. One goroutine waits for all of them, and starts a goroutine for each
-// reader that has something to read.
+// The sockets are in an epoll set of this package. One goroutine waits for all of them, and
+// starts a goroutine for each reader that has something to read. A socket that is more than a
+// descriptor is also in the set of Go's poller.
 //
 // A reader that is woken for nothing just waits in its goroutine for the next bytes. So an
 // event may be late, and about a descriptor that another socket has got meanwhile.
@@ -163,37 +163,48 @@ func (c *wsConn) rest() bool {
 	if s == nil || c.isClosing() { // Close has set a read deadline, or will wake it
 		return false
 	}
-	if c.bare && c.socket.shed(s, c.place.known) {
-		c.place.known = false
-	}
 	s.next = c
+	defer func() { s.next = nil }()
+	if c.bare && c.socket.shed(s) {
+		return true
+	}
 	err := c.control(s.addFunc) // fails if the socket is closed
-	s.next = nil
 	return err == nil && s.failed == nil
 }
 
-// shed makes the socket a mere descriptor, if nobody is about to wait for it, and reports
-// whether the descriptor has changed. known says that the old one is in the epoll set. The caller
-// holds restingReaders.mu.
+// shed makes the socket that set.next has only a descriptor, which rests in the set, unless
+// somebody is about to wait for it. It reports whether it has. The caller holds
+// restingReaders.mu.
 //
 // Go cannot take a descriptor away from a net.Conn. So the socket gets another one, and the
 // net.Conn is closed, together with its own. An epoll set goes on to watch a descriptor that is
 // closed while the socket has another one, so the old one is taken out.
-func (s *bareSocket) shed(set *epollSet, known bool) bool {
+func (s *bareSocket) shed(set *epollSet) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.file == nil || s.using > 0 || s.closed {
 		return false
 	}
 	var fd uintptr
-	var errno syscall.Errno
+	done := false
 	err := s.file.raw.Control(func(old uintptr) {
+		var errno syscall.Errno
 		fd, _, errno = syscall.Syscall(syscall.SYS_FCNTL, old, syscall.F_DUPFD_CLOEXEC, 3) // not one of the standard files
-		if errno == 0 && known {
+		if errno != 0 {                                                                    // perhaps no descriptor is free
+			return
+		}
+		before := set.next.place
+		set.next.place = restingPlace{}
+		if set.add(fd); set.failed != nil { // perhaps the set is full
+			set.next.place = before
+			_ = syscall.Close(int(fd))
+			return
+		}
+		if done = true; before.known {
 			_ = syscall.EpollCtl(set.fd, syscall.EPOLL_CTL_DEL, int(old), nil) // it is there
 		}
 	})
-	if err != nil || errno != 0 { // perhaps no descriptor is free
+	if err != nil || !done {
 		return false
 	}
 	_ = s.file.file.Close() // nothing waits for it, so this does not block

@@ -48,8 +48,8 @@ type times struct {
 // kbit/s. The hub calls Conn.Close within 2 s, and gives up a write after 10 s.
 var defaultTimes = &times{disconnect: disconnectDelay, doubt: doubtDelay, abandoned: 500 * time.Millisecond, write: 10 * time.Second, message: 30 * time.Second, goodbye: time.Second, closing: 2 * time.Second, notice: 5 * time.Second, relay: relayPatience}
 
-// epoch is what times are counted from that an idle connection keeps: as a time.Time, each
-// would take three times the memory.
+// An idle connection keeps times as durations since epoch. A time.Time takes three times the
+// memory.
 var epoch = time.Now()
 
 // A wsConn is a WebSocket. The hub writes to it, and a wsReader reads from it.
@@ -79,7 +79,6 @@ type wsConn struct {
 
 	// Owned by the reader.
 	empty bool // all that has arrived at nc is read, so fill can wait on the socket below
-	stays bool // the next fill waits in its goroutine, even if the reader could rest
 
 	closing bool          // Close was called, and sets the read deadline from now on; guarded by mu
 	said    bool          // a close frame was sent; guarded by mu
@@ -106,7 +105,7 @@ type byteStream interface {
 
 // init makes c the owner of nc.
 func (c *wsConn) init(nc net.Conn, form *hub.Form, t *times) {
-	c.nc, c.times, c.stays = nc, t, true
+	c.nc, c.times = nc, t
 	c.form.Store(form)
 	if raw := socketOf(nc); raw != nil {
 		c.bare, c.nc = true, &c.socket
@@ -402,17 +401,15 @@ func (c *wsConn) fill(more, rest bool) (p []byte, err error) {
 	return c.read(more)
 }
 
-// fillBare is fill for a bare socket. To wait for it, a file is needed, so a reader that can
-// rest does not.
+// fillBare is fill for a bare socket. A reader that rests is mostly woken because something has
+// arrived, which can be read without a file to wait with.
 func (c *wsConn) fillBare(rest bool) (p []byte, err error) {
 	var b *readBuffer
 	var n int
-	if rest && !c.stays && !c.isClosing() { // Close has set a deadline, or will
-		if b, n, err = c.socket.tryRead(); b == nil && err == nil {
-			return nil, errEmpty
-		}
-	} else {
-		c.stays = false
+	if rest {
+		b, n, err = c.socket.tryRead()
+	}
+	if b == nil && err == nil {
 		b, n, err = c.socket.read()
 	}
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 const (
 	idleAgents = 5000
 	// mostIdleMemory is what an idle agent may keep resident.
-	mostIdleMemory = 5.0 // KiB
+	mostIdleMemory = 3.0 // KiB
 	// mostSecureMemory is the same with TLS. Go's crypto/tls keeps 3 KiB of it.
 	mostSecureMemory = 10.0 // KiB
 )

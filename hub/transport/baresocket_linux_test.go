@@ -207,8 +207,9 @@ func TestClosedSockets(t *testing.T) {
 			_, errWrite := c.Write([]byte("x"))
 			_, _, errRead := c.socket.read()
 			_, _, errTry := c.socket.tryRead()
-			for i, err := range []error{err, errWrite, errRead, errTry, c.nc.Close(), c.socket.CloseWrite(),
-				c.nc.SetReadDeadline(time.Time{}), c.nc.SetWriteDeadline(time.Time{})} {
+			all := []error{err, errWrite, errRead, errTry, c.nc.Close(), c.socket.CloseWrite()}
+			all = append(all, c.nc.SetReadDeadline(time.Time{}), c.nc.SetWriteDeadline(time.Time{}))
+			for i, err := range all {
 				if !errors.Is(err, net.ErrClosed) {
 					t.Errorf("call %d after Close: %v", i, err)
 				}

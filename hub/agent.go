@@ -146,11 +146,14 @@ func (a *Agent) Opening() *Opened { return &a.opening }
 
 // User returns the name of the user that the server authenticated when the session opened,
 // or else of the user that the connect gate named. It is empty if there is neither.
-func (a *Agent) User() string {
-	if user := a.opening.User(); user != "" {
+func (a *Agent) User() string { return a.userWith(a.identity.Load()) }
+
+// userWith is User for an agent about which the connect gate learned i, which may be nil.
+func (a *Agent) userWith(i *Identity) string {
+	if user := a.opening.User(); user != "" || i == nil {
 		return user
 	}
-	return a.identity.Load().User
+	return i.User
 }
 
 // Credentials returns the credentials of /meta/connect, as JSON. Do not log or change

@@ -606,9 +606,9 @@ func (c *catchUp) unholdLocked(g *laggards, due func(*laterItem) bool) {
 	})
 }
 
-// dropLater drops the later items for which keep returns false. If keep is nil, it drops all
-// of them. It returns how many. c may be nil. The caller holds the agent's mu.
-func (c *catchUp) dropLater(keep func(*Message) bool) (messages int) {
+// dropLaterLocked drops the later items for which keep returns false. If keep is nil, it drops all
+// of them. It returns how many. c may be nil.
+func (c *catchUp) dropLaterLocked(keep func(*Message) bool) (messages int) {
 	if c == nil {
 		return 0
 	}

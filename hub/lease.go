@@ -34,11 +34,11 @@ const (
 // The agent's mu guards its leases.
 type lease struct {
 	by    Fingerprint // of the gate that granted it
-	terms *term       // nil for a lease without an end, whose gate is not asked again: most are like that
+	noted *terms      // nil for a lease without an end, whose gate is not asked again: most are like that
 }
 
-// A term is what limits a lease. Times are on the hub's clock; 0 is never.
-type term struct {
+// terms are what limits a lease. Times are on the hub's clock; 0 is never.
+type terms struct {
 	again time.Duration // when to ask its gate again
 	ends  time.Duration // when it ends, unless it is renewed before
 	grace bool          // a reload has replaced its gate, and the new one has not answered yet
@@ -46,35 +46,35 @@ type term struct {
 	asked bool          // its gate is being asked again
 }
 
-// term returns what limits the lease.
-func (l *lease) term() term {
-	if l.terms == nil {
-		return term{}
+// terms returns what limits the lease.
+func (l *lease) terms() terms {
+	if l.noted == nil {
+		return terms{}
 	}
-	return *l.terms
+	return *l.noted
 }
 
-// setTerm replaces what limits the lease.
-func (l *lease) setTerm(t term) {
+// setTerms replaces what limits the lease.
+func (l *lease) setTerms(t terms) {
 	switch {
-	case t == term{}:
-		l.terms = nil
-	case l.terms == nil:
+	case t == terms{}:
+		l.noted = nil
+	case l.noted == nil:
 		kept := t // t itself would be allocated at each call
-		l.terms = &kept
+		l.noted = &kept
 	default:
-		*l.terms = t
+		*l.noted = t
 	}
 }
 
 // newLease returns the lease that v grants now; by is the fingerprint of the gate.
 func newLease(v *Verdict, by Fingerprint, now time.Duration) lease {
 	l := lease{by: by}
-	l.setTerm(newTerm(v, now))
+	l.setTerms(newTerms(v, now))
 	return l
 }
 
-func newTerm(v *Verdict, now time.Duration) (t term) {
+func newTerms(v *Verdict, now time.Duration) (t terms) {
 	if v.Recheck > 0 {
 		t.again = now + v.Recheck
 	}
@@ -92,7 +92,7 @@ func newTerm(v *Verdict, now time.Duration) (t term) {
 // the old one, for example because the same token still limits it, the gate is not asked
 // again before the end: it would give the same answer.
 func (l *lease) renew(v *Verdict, by Fingerprint, now time.Duration) {
-	old, t := l.term(), newTerm(v, now)
+	old, t := l.terms(), newTerms(v, now)
 	before := old.ends
 	if old.grace {
 		before = 0 // the grace period set this end, not a verdict
@@ -102,14 +102,14 @@ func (l *lease) renew(v *Verdict, by Fingerprint, now time.Duration) {
 	}
 	t.asked = old.asked
 	l.by = by
-	l.setTerm(t)
+	l.setTerms(t)
 }
 
 // startGrace keeps a lease that a replaced gate granted until the grace period ends. The
 // new gate is asked at a random moment within spread. A second call does not prolong the
 // grace period.
 func (l *lease) startGrace(now, grace, spread time.Duration) {
-	t := l.term()
+	t := l.terms()
 	if !t.grace {
 		ends := now + grace - rand.N(grace/10+1) //nolint:gosec // G404: nothing secret; it spreads the ends
 		if t.ends == 0 || ends < t.ends {
@@ -119,13 +119,13 @@ func (l *lease) startGrace(now, grace, spread time.Duration) {
 	}
 	t.wants = byFrame
 	t.again = max(now, 1) + rand.N(spread+1) //nolint:gosec // G404: nothing secret
-	l.setTerm(t)
+	l.setTerms(t)
 }
 
 // postpone keeps a lease whose gate could not decide, and has the gate asked again after
 // pause. The lease ends when it would have ended, at the latest after grace.
 func (l *lease) postpone(now, pause, grace time.Duration) {
-	t := l.term()
+	t := l.terms()
 	if t.ends == 0 {
 		t.ends = now + grace
 	}
@@ -133,48 +133,48 @@ func (l *lease) postpone(now, pause, grace time.Duration) {
 		pause += rand.N(pause) //nolint:gosec // G404: nothing secret
 	}
 	t.again = now + pause
-	l.setTerm(t)
+	l.setTerms(t)
 }
 
 // askBy has the gate asked at a time, unless it is asked earlier.
 func (l *lease) askBy(at time.Duration) {
-	t := l.term()
+	t := l.terms()
 	if t.again == 0 || t.again > at {
 		t.again = at
 	}
-	l.setTerm(t)
+	l.setTerms(t)
 }
 
 // leaveUnasked cancels the next question to the gate, until there is a reason to ask.
 func (l *lease) leaveUnasked() {
-	t := l.term()
+	t := l.terms()
 	t.again = 0
-	l.setTerm(t)
+	l.setTerms(t)
 }
 
 // want notes why the gate must be asked now.
 func (l *lease) want(why reason) {
-	t := l.term()
+	t := l.terms()
 	t.wants = why
-	l.setTerm(t)
+	l.setTerms(t)
 }
 
 // answered notes that the gate is not being asked any more.
 func (l *lease) answered() {
-	t := l.term()
+	t := l.terms()
 	t.asked = false
-	l.setTerm(t)
+	l.setTerms(t)
 }
 
 // inGrace reports whether the lease is in its grace period.
-func (l *lease) inGrace() bool { return l.terms != nil && l.terms.grace }
+func (l *lease) inGrace() bool { return l.noted != nil && l.noted.grace }
 
 // isAsked reports whether the gate is being asked again.
-func (l *lease) isAsked() bool { return l.terms != nil && l.terms.asked }
+func (l *lease) isAsked() bool { return l.noted != nil && l.noted.asked }
 
 // next returns when the lease is due: its gate must be asked, or it ends; 0 is never.
 func (l *lease) next() time.Duration {
-	switch t := l.term(); {
+	switch t := l.terms(); {
 	case t.again == 0:
 		return t.ends
 	case t.ends == 0:
@@ -186,13 +186,13 @@ func (l *lease) next() time.Duration {
 
 // hasEnded reports whether the lease has ended.
 func (l *lease) hasEnded(now time.Duration) bool {
-	t := l.term()
+	t := l.terms()
 	return t.ends != 0 && t.ends <= now
 }
 
 // look notes why the gate must be asked if the time for it has come, and returns why.
 func (l *lease) look(now time.Duration) reason {
-	t := l.terms
+	t := l.noted
 	if t == nil || t.again == 0 || t.again > now {
 		return byFrame
 	}
@@ -211,7 +211,7 @@ func (l *lease) look(now time.Duration) reason {
 // returns byFrame if the gate must not be asked. reload selects between questions because
 // of a reload and all others.
 func (l *lease) take(reload bool) reason {
-	t := l.terms
+	t := l.noted
 	if t == nil {
 		return byFrame
 	}
@@ -355,7 +355,7 @@ func (ls *leases) isUndecided() bool {
 // isWaiting reports whether a gate must be asked now, for a reason other than a reload.
 func (ls *leases) isWaiting() bool {
 	waits := func(l *lease) bool {
-		t := l.term()
+		t := l.terms()
 		return !t.asked && (t.wants == byTime || t.wants == byConnect)
 	}
 	return waits(&ls.connect) || ls.any(waits)

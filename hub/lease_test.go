@@ -25,11 +25,11 @@ func TestLeaseOfAVerdict(t *testing.T) {
 			"expired":                          {Verdict{Expires: time.Now().Add(-time.Hour)}, now, now},
 		} {
 			l := newLease(&c.verdict, "gate", now)
-			if got := l.term(); got.again != c.again || got.ends != c.ends || l.by != "gate" {
+			if got := l.terms(); got.again != c.again || got.ends != c.ends || l.by != "gate" {
 				t.Errorf("%s: asked again at %v, ends at %v; want %v and %v", name, got.again, got.ends, c.again, c.ends)
 			}
-			if limited := c.again != 0 || c.ends != 0; limited != (l.terms != nil) {
-				t.Errorf("%s: it has a term: %t", name, !limited)
+			if limited := c.again != 0 || c.ends != 0; limited != (l.noted != nil) {
+				t.Errorf("%s: it has terms: %t", name, !limited)
 			}
 			want := c.again
 			if want == 0 || c.ends != 0 && c.ends < want {
@@ -52,47 +52,47 @@ func TestLeaseThatIsNotProlonged(t *testing.T) {
 			t.Fatal("its gate is not asked a tenth of its life before the end")
 		}
 		l.renew(&v, "gate", 90*time.Second)
-		if got := l.term(); got.again != 0 || got.ends != 100*time.Second || !got.asked {
+		if got := l.terms(); got.again != 0 || got.ends != 100*time.Second || !got.asked {
 			t.Errorf("asked again at %v, ends at %v, being asked %t", got.again, got.ends, got.asked)
 		}
 		longer := Verdict{Expires: time.Now().Add(200 * time.Second)}
 		l.renew(&longer, "gate", 90*time.Second)
-		if got := l.term(); got.again == 0 || got.ends != 290*time.Second {
+		if got := l.terms(); got.again == 0 || got.ends != 290*time.Second {
 			t.Errorf("prolonged: asked again at %v, ends at %v", got.again, got.ends)
 		}
 		l.answered()
-		if l.renew(&Verdict{}, "gate", 90*time.Second); l.terms != nil {
-			t.Errorf("it is for ever, and keeps the term %+v", l.term())
+		if l.renew(&Verdict{}, "gate", 90*time.Second); l.noted != nil {
+			t.Errorf("it is for ever, and keeps the terms %+v", l.terms())
 		}
 	})
 }
 
 func TestLeaseInItsGracePeriod(t *testing.T) {
 	const now, grace = time.Hour, time.Minute
-	l := lease{by: "old", terms: &term{wants: byTime}}
+	l := lease{by: "old", noted: &terms{wants: byTime}}
 	l.startGrace(now, grace, time.Second)
-	got := l.term()
+	got := l.terms()
 	if !got.grace || got.wants != byFrame || got.ends < now+grace*9/10 || got.ends > now+grace || got.again < now || got.again > now+time.Second {
 		t.Fatalf("%+v", got)
 	}
 	ends := got.ends
 	l.startGrace(now+grace/2, grace, 0)
-	if got = l.term(); got.ends != ends {
+	if got = l.terms(); got.ends != ends {
 		t.Errorf("a second reload has moved the end from %v to %v", ends, got.ends)
 	}
 	if why := l.look(now + grace/2); why != byReload {
 		t.Errorf("asked for reason %d, want that of a reload", why)
 	}
 	l.postpone(now+grace/2, time.Second, grace)
-	if got = l.term(); got.ends != ends || got.again < now+grace/2+time.Second || got.again > now+grace/2+2*time.Second {
+	if got = l.terms(); got.ends != ends || got.again < now+grace/2+time.Second || got.again > now+grace/2+2*time.Second {
 		t.Errorf("postponed: asked again at %v, ends at %v", got.again, got.ends)
 	}
 	if l.hasEnded(ends-1) || !l.hasEnded(ends) {
 		t.Errorf("it does not end at %v", ends)
 	}
-	shorter := lease{terms: &term{ends: now + time.Second}}
+	shorter := lease{noted: &terms{ends: now + time.Second}}
 	shorter.startGrace(now, grace, 0)
-	if got = shorter.term(); got.ends != now+time.Second {
+	if got = shorter.terms(); got.ends != now+time.Second {
 		t.Errorf("the grace period has prolonged a lease to %v", got.ends)
 	}
 }
@@ -101,7 +101,7 @@ func TestLeaseInItsGracePeriod(t *testing.T) {
 func TestLeaseThatIsPostponedEnds(t *testing.T) {
 	var l lease
 	l.postpone(time.Hour, time.Second, time.Minute)
-	if got := l.term(); got.ends != time.Hour+time.Minute || got.again != time.Hour+time.Second {
+	if got := l.terms(); got.ends != time.Hour+time.Minute || got.again != time.Hour+time.Second {
 		t.Errorf("%+v", got)
 	}
 }
@@ -109,8 +109,8 @@ func TestLeaseThatIsPostponedEnds(t *testing.T) {
 func TestLeasesAreTakenOneAfterTheOther(t *testing.T) {
 	a, b, c := new(subscription), new(subscription), new(subscription)
 	ls := leases{subs: []*subscription{a, b, c}}
-	ls.connect.terms, a.lease.terms = &term{again: 3}, &term{again: 2}
-	b.lease.terms, c.lease.terms = &term{again: 1, grace: true}, &term{again: 9, ends: 4}
+	ls.connect.noted, a.lease.noted = &terms{again: 3}, &terms{again: 2}
+	b.lease.noted, c.lease.noted = &terms{again: 1, grace: true}, &terms{again: 9, ends: 4}
 	if ls.next() != 1 {
 		t.Errorf("next at %d, want 1", ls.next())
 	}
@@ -133,7 +133,7 @@ func TestLeasesAreTakenOneAfterTheOther(t *testing.T) {
 		t.Error("there is one more")
 	}
 	a.lease.askBy(6)
-	if ls.look(7); a.lease.term().wants != byFrame || a.lease.term().again != 0 {
+	if ls.look(7); a.lease.terms().wants != byFrame || a.lease.terms().again != 0 {
 		t.Error("what is being asked is to be asked once more")
 	}
 }

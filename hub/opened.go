@@ -63,8 +63,8 @@ func newOpened(o *Opening) Opened {
 	} else {
 		s.uri = o.URI
 	}
-	lines, own := getJoin(len(o.Header)), getJoin(len(o.Header))
-	defer putJoin(lines)
+	common, own := getJoin(len(o.Header)), getJoin(len(o.Header))
+	defer putJoin(common)
 	defer putJoin(own)
 	var room [16]byte
 	ip, _ := o.RemoteIP.AppendBinary(room[:0]) // never fails
@@ -73,13 +73,13 @@ func newOpened(o *Opening) Opened {
 	}
 	for line := range strings.Lines(o.Header) {
 		if name, _, ok := strings.Cut(line, ":"); ok && isCommon(name) {
-			lines.bytes = append(lines.bytes, line...)
+			common.bytes = append(common.bytes, line...)
 		} else {
 			own.bytes = append(own.bytes, line...)
-			lines.bytes = append(lines.bytes, '\n')
+			common.bytes = append(common.bytes, '\n')
 		}
 	}
-	d := Opened{site: unique.Make(s), common: unique.Make(string(lines.bytes)), own: string(own.bytes)}
+	d := Opened{site: unique.Make(s), common: unique.Make(string(common.bytes)), own: string(own.bytes)}
 	if o.User != "" || o.Certificate != "" || o.Tracer != nil {
 		d.rare = &rare{o.User, o.Certificate, o.Tracer}
 	}

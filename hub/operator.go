@@ -388,7 +388,7 @@ func (ls *leases) askAgain(in time.Duration) bool {
 		return false
 	}
 	l, at := &ls.connect, max(a.hub.timers.now(), 1)+in
-	switch t := l.term(); {
+	switch t := l.terms(); {
 	case t.wants != byFrame: // it is asked anyhow
 	case in == 0 && !t.grace && !t.asked:
 		l.want(byTime)

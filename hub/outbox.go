@@ -312,7 +312,7 @@ func (o *outbox) wakeLocked() bool {
 
 // dropLocked drops the whole queue.
 func (o *outbox) dropLocked(why DropReason) {
-	o.agent.hub.counts.drop(why, o.agent.leases.catchUp.dropLater(nil)+o.queue.drop(nil))
+	o.agent.hub.counts.drop(why, o.agent.leases.catchUp.dropLaterLocked(nil)+o.queue.drop(nil))
 }
 
 // revokeLocked drops the waiting messages for which keep returns false, because their
@@ -320,7 +320,7 @@ func (o *outbox) dropLocked(why DropReason) {
 // the new count in revoked, and puts them back or drops them.
 func (o *outbox) revokeLocked(keep func(*Message) bool) {
 	o.revoked.Add(1)
-	o.agent.hub.counts.drop(DropRevoked, o.agent.leases.catchUp.dropLater(keep)+o.queue.drop(keep))
+	o.agent.hub.counts.drop(DropRevoked, o.agent.leases.catchUp.dropLaterLocked(keep)+o.queue.drop(keep))
 	o.roomLocked()
 }
 
@@ -369,10 +369,8 @@ func (o *outbox) setDeadline(t time.Time) error {
 // setDeadlineLocked is setDeadline for a caller that holds the agent's mu, which keeps the
 // call in order with expireLocked.
 func (o *outbox) setDeadlineLocked(t time.Time) error {
-	if a := o.agent; a.state >= stateClosing {
-		if by := a.endingLocked().by; !by.IsZero() && (t.IsZero() || by.Before(t)) {
-			t = by
-		}
+	if e := o.agent.ending; e != nil && !e.by.IsZero() && (t.IsZero() || e.by.Before(t)) {
+		t = e.by
 	}
 	return o.conn.SetWriteDeadline(t)
 }

@@ -372,10 +372,7 @@ func (p *Policy) presentation(a *Agent, i *Identity, channel string) (out presen
 	if out.rule == nil {
 		return out
 	}
-	user := a.opening.User()
-	if user == "" {
-		user = i.User
-	}
+	user := a.userWith(i)
 	out.id = presence.ID{Name: user}
 	if user == "" {
 		out.id = presence.ID{Name: string(a.id[:]), Anonymous: true}

@@ -80,15 +80,17 @@ func (r *reauthorizers) next() *Agent {
 func (o *op) doAndWait() {
 	o.done = make(chan struct{})
 	o.do()
+	var gone <-chan struct{}
 	o.agent.mu.Lock()
-	ctx := o.agent.opsLocked().ctx // of an agent that is being closed, it has ended
-	o.agent.releaseOpsLocked()
+	if w := o.agent.ops; w != nil { // else o is complete
+		gone = w.ctx.Done()
+	}
 	o.agent.mu.Unlock()
 	late := time.NewTimer(reauthorizePatience)
 	defer late.Stop()
 	select {
 	case <-o.done:
-	case <-ctx.Done():
+	case <-gone:
 	case <-late.C:
 	}
 }
@@ -376,10 +378,7 @@ func (a *Agent) identify(i *Identity) {
 // disappear, because the new configuration may begin or cease to ask for one.
 func (o *op) mayBecome(v *Verdict, reload bool) bool {
 	a := o.agent
-	user := a.opening.User()
-	if user == "" && v.Identity != nil {
-		user = v.Identity.User
-	}
+	user := a.userWith(v.Identity)
 	return user == a.User() || reload && (user == "" || a.User() == "")
 }
 

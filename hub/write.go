@@ -472,7 +472,7 @@ func (o *outbox) endLocked() {
 func (o *outbox) failLocked(err error, messages int) {
 	a := o.agent
 	closing := a.state >= stateClosing
-	slow := errors.Is(err, os.ErrDeadlineExceeded) && !closing || closing && a.endingLocked().code == CloseSlow
+	slow := errors.Is(err, os.ErrDeadlineExceeded) && !closing || closing && a.ending.code == CloseSlow
 	why := DropGone
 	if slow {
 		why = DropSlow

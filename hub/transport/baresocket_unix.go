@@ -7,7 +7,6 @@ package transport
 
 import (
 	"errors"
-	"io"
 	"net"
 	"os"
 	"sync"
@@ -32,22 +31,10 @@ type bareSocket struct {
 	writeBy time.Duration
 }
 
-// A socketFile is a socket that Go's poller waits for.
+// A socketFile is a socket that Go's poller waits for: a net.Conn or an *os.File.
 type socketFile struct {
-	file interface { // a net.Conn or an *os.File
-		io.Closer
-		io.Writer
-		SetReadDeadline(t time.Time) error
-		SetWriteDeadline(t time.Time) error
-	}
+	byteStream
 	raw syscall.RawConn // the same
-}
-
-func sinceEpoch(t time.Time) time.Duration {
-	if t.IsZero() {
-		return 0
-	}
-	return t.Sub(epoch)
 }
 
 // own makes s the owner of nc, whose socket raw is.
@@ -99,12 +86,12 @@ func (s *bareSocket) unuse() {
 // setDeadlinesLocked gives a new file the deadlines that were set before.
 func (s *bareSocket) setDeadlinesLocked() error {
 	if s.readBy != 0 {
-		if err := s.file.file.SetReadDeadline(epoch.Add(s.readBy)); err != nil {
+		if err := s.file.SetReadDeadline(epoch.Add(s.readBy)); err != nil {
 			return err
 		}
 	}
 	if s.writeBy != 0 {
-		return s.file.file.SetWriteDeadline(epoch.Add(s.writeBy))
+		return s.file.SetWriteDeadline(epoch.Add(s.writeBy))
 	}
 	return nil
 }
@@ -143,7 +130,7 @@ func (s *bareSocket) Write(p []byte) (n int, err error) {
 		return 0, err
 	}
 	defer s.unuse()
-	n, err = f.file.Write(p)
+	n, err = f.Write(p)
 	return n, alike(err)
 }
 
@@ -157,29 +144,26 @@ func alike(err error) error {
 
 // SetReadDeadline sets the deadline of read, also of one that waits.
 func (s *bareSocket) SetReadDeadline(t time.Time) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.readBy = sinceEpoch(t)
-	switch {
-	case s.closed:
-		return net.ErrClosed
-	case s.file != nil:
-		return s.file.file.SetReadDeadline(t)
-	default:
-		return nil
-	}
+	return s.setDeadline(&s.readBy, t, (*socketFile).SetReadDeadline)
 }
 
 // SetWriteDeadline sets the deadline of Write, also of one that waits.
 func (s *bareSocket) SetWriteDeadline(t time.Time) error {
+	return s.setDeadline(&s.writeBy, t, (*socketFile).SetWriteDeadline)
+}
+
+// setDeadline keeps a deadline in by, and sets it if there is a file.
+func (s *bareSocket) setDeadline(by *time.Duration, t time.Time, set func(*socketFile, time.Time) error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.writeBy = sinceEpoch(t)
+	if *by = 0; !t.IsZero() {
+		*by = t.Sub(epoch)
+	}
 	switch {
 	case s.closed:
 		return net.ErrClosed
 	case s.file != nil:
-		return s.file.file.SetWriteDeadline(t)
+		return set(s.file, t)
 	default:
 		return nil
 	}
@@ -204,7 +188,7 @@ func (s *bareSocket) Close() error {
 	s.closed = true
 	if f := s.file; f != nil {
 		s.mu.Unlock() // calls that wait need it to end
-		return f.file.Close()
+		return f.Close()
 	}
 	defer s.mu.Unlock()
 	return os.NewSyscallError("close", syscall.Close(int(s.fd)))

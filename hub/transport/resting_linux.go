@@ -207,7 +207,7 @@ func (s *bareSocket) shed(set *epollSet) bool {
 	if err != nil || !done {
 		return false
 	}
-	_ = s.file.file.Close() // nothing waits for it, so this does not block
+	_ = s.file.Close() // nothing waits for it, so this does not block
 	s.file, s.fd = nil, int32(fd)
 	return true
 }

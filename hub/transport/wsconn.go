@@ -339,11 +339,10 @@ type halfCloser interface{ CloseWrite() error }
 
 // halfClosers returns the halfClosers of the conn, the outermost first.
 func (c *wsConn) halfClosers() (all []halfCloser) {
-	nc, ok := c.nc.(net.Conn)
-	if !ok {
+	if c.bare {
 		return []halfCloser{&c.socket}
 	}
-	for nc := range wrapped(nc) {
+	for nc := range wrapped(c.nc.(net.Conn)) {
 		if half, ok := nc.(halfCloser); ok {
 			all = append(all, half)
 		}

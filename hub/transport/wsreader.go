@@ -161,12 +161,14 @@ func because(err error) string {
 // shrinks a stack back to 2 KiB. So a new goroutine goes on, with half the memory. A talkative
 // peer is waited for in its goroutine: the way to rest and back takes more time than that.
 func (r *wsReader) read() {
-	for {
+	for grown := false; ; grown = true {
 		p, err := r.conn.fill(r.timed, r.rests())
 		if err == errEmpty { //nolint:errorlint // fill does not wrap it
 			break
 		}
-		growStack()
+		if !grown {
+			growStack()
+		}
 		if r.turns > 0 {
 			r.turns--
 			newcomers.take(false)
